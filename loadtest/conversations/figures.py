@@ -34,10 +34,10 @@ RATIO_TARGETS: Final = {"64k": 0.20, "256k": 0.10, "1m": 0.08}
 COLD_TARGET: Final = 1.05
 """A first turn through the same without the table, at most."""
 CASES: Final = {
-    "new_prompt": "a next turn with another system prompt",
-    "trimmed": "a next turn without the ten oldest messages",
-    "edited": "a next turn with a byte changed in every message",
-    "thrashed": "a next turn, more conversations than the smallest table holds",
+    "new_prompt": "another system prompt",
+    "trimmed": "without the ten oldest messages",
+    "edited": "a byte changed in every message",
+    "thrashed": "more of them than the table holds",
     "tiny": "a first turn of 1,500 messages",
 }
 """Requests that the table can help only in part, or not at all."""
@@ -119,7 +119,7 @@ def turns_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) 
         ]
         for size in sizes
     ]
-    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "known bytes",
+    columns = ("body", "no table µs", "first µs", "next µs", "REV next µs", "known",
                "table MB")  # fmt: skip
     return Grid("CPU of a new conversation of 40 messages, and of its next turn", columns, rows)
 
@@ -153,7 +153,7 @@ def growth_grid(figures: Mapping[str, float], engine: str, shapes: Sequence[Shap
             shown = [f"{costs[turn - 1]:,.0f}" for turn in marks]
             rows.append([shape.value, words, f"{len(costs)}", f"{kib:,.0f}", *shown, known])
     columns = ("conversation", "side", "turns", "KiB at last", "first µs", "middle µs", "last µs",
-               "known bytes")  # fmt: skip
+               "known")  # fmt: skip
     return Grid("CPU of Egret by turn", columns, rows, labels=2)
 
 
@@ -170,8 +170,8 @@ def cases_grid(figures: Mapping[str, float], engine: str) -> Grid:
         for case, words in CASES.items()
         if f"{engine}.{case}.ratio" in figures
     ]
-    columns = ("requests", "no table µs", "with it µs", "ratio", "range", "target",
-               "known bytes")  # fmt: skip
+    columns = ("next turns", "no table µs", "with it µs", "ratio", "range", "target",
+               "known")  # fmt: skip
     return Grid("Requests that the table can hardly help", columns, rows)
 
 
