@@ -45,6 +45,10 @@ _FILTER: Final = "envoy.filters.http.ext_proc"
 """The key of the filter's attributes, whatever name the filter was given (Envoy 1.40)."""
 
 
+VIEWED_BYTES: Final = 4_096
+"""A message of more is read without Protocol Buffers, whose parser copies a body twice."""
+
+
 class BodyMode(enum.Enum):
     """How Envoy sends a body, by the names of its `ProcessingMode.BodySendMode`."""
 
@@ -70,15 +74,16 @@ class MessageKind(enum.StrEnum):
 class Message(msgspec.Struct, frozen=True):
     """One message of Envoy.
 
-    `ends` is its `end_of_stream`. `source_address` is the client's, without a port; None where
-    Envoy was not configured to send it, or the client has none. `modes` are the body modes of
-    request and response in force, which the first message of a stream states. In observability
-    mode Envoy goes on without an answer, so nothing can be refused.
+    A long `body` is a view of its message. `ends` is its `end_of_stream`. `source_address` is the
+    client's, without a port; None where Envoy was not configured to send it, or the client has
+    none. `modes` are the body modes of request and response in force, which the first message of
+    a stream states. In observability mode Envoy goes on without an answer, so nothing can be
+    refused.
     """
 
     kind: MessageKind
     headers: Headers | None = None
-    body: bytes = b""
+    body: bytes | memoryview = b""
     ends: bool = False
     source_address: str | None = None
     modes: tuple[BodyMode, BodyMode] | None = None
@@ -94,6 +99,13 @@ _WITH_BODY: Final = frozenset({_REQUEST_BODY, MessageKind.RESPONSE_BODY})
 _BODY_MODES: Final = {
     number: BodyMode(name) for name, number in modes.ProcessingMode.BodySendMode.items()
 }
+_BODY_FIELDS: Final = {
+    ext.ProcessingRequest.DESCRIPTOR.fields_by_name[kind.value].number << 3 | 2: kind
+    for kind in _WITH_BODY
+}
+_BODY_TAG: Final = ext.HttpBody.DESCRIPTOR.fields_by_name["body"].number << 3 | 2
+_ENDS: Final = (b"\x10\x01", b"")
+_NO_CONTEXT: Final = (b"\x42\x00", b"")
 _SEND: Final = modes.ProcessingMode.SEND
 _SKIP: Final = modes.ProcessingMode.SKIP
 
@@ -108,6 +120,8 @@ def decode(message: bytes) -> Message:
     Raises:
         UnreadableMessageError: not a `ProcessingRequest`, or one of an unknown kind or mode.
     """
+    if len(message) > VIEWED_BYTES and (long := _long_body(message)) is not None:
+        return long
     try:
         request = ext.ProcessingRequest.FromString(message)
     except DecodeError as error:
@@ -150,6 +164,47 @@ def decode(message: bytes) -> Message:
             # Enums are open in proto3: a newer Envoy may send a number that has no name here.
             raise UnreadableMessageError(f"unknown body mode {number}") from None
     return Message(kind, headers, body, ends, source_address, opened, request.observability_mode)
+
+
+def _long_body(message: bytes) -> Message | None:
+    """Return a view of the body in its message; None if that has another form than Envoy's.
+
+    Its field and the body within have a tag and a length each (Protocol Buffers, "Encoding"),
+    `end_of_stream` may follow the body, and an empty `metadata_context` all of it.
+    """
+    kind = _BODY_FIELDS.get(message[0])
+    if kind is None:
+        return None
+    try:
+        size, at = _varint(message, 1)
+        end = at + size
+        size, start = _varint(message, at + 1)
+    except (IndexError, ValueError):
+        return None
+    stop = start + size
+    flag = message[stop:end]
+    if (
+        message[at] != _BODY_TAG
+        or stop > end
+        or end > len(message)
+        or flag not in _ENDS
+        or message[end:] not in _NO_CONTEXT
+    ):
+        return None
+    return Message(kind, None, memoryview(message)[start:stop], bool(flag))
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the length at this place, and the place behind it."""
+    value, shift, byte = 0, 0, 0x80
+    while byte & 0x80:
+        if shift > 28:  # noqa: PLR2004 - five bytes
+            raise ValueError("longer than any message")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift  # seven bits a byte
+        shift += 7
+    return value, at
 
 
 def _override(*, response_headers: bool, response_body: bool) -> bytes:
@@ -242,10 +297,12 @@ def request_body_answer(
     return response.SerializeToString() + _dynamic(metadata)
 
 
-def streamed_request_body(piece: bytes, *, ends: bool, metadata: MetadataFields = b"") -> bytes:
+def streamed_request_body(
+    piece: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
+) -> bytes:
     """Send a piece of the request body on (FULL_DUPLEX_STREAMED)."""
     tags = _LAST_OF_REQUEST if ends else _PIECE_OF_REQUEST
-    return _around(tags, len(piece)) + piece + _dynamic(metadata)
+    return b"".join((_around(tags, len(piece)), piece, _dynamic(metadata)))
 
 
 def response_headers_answer(
@@ -279,10 +336,12 @@ def response_body_answer(
     return response.SerializeToString() + _dynamic(metadata)
 
 
-def streamed_response_body(piece: bytes, *, ends: bool, metadata: MetadataFields = b"") -> bytes:
+def streamed_response_body(
+    piece: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
+) -> bytes:
     """Send a piece of the response body on (FULL_DUPLEX_STREAMED)."""
     tags = _LAST_OF_RESPONSE if ends else _PIECE_OF_RESPONSE
-    return _around(tags, len(piece)) + piece + _dynamic(metadata)
+    return b"".join((_around(tags, len(piece)), piece, _dynamic(metadata)))
 
 
 REQUEST_TRAILERS_ANSWER: Final = ext.ProcessingResponse(

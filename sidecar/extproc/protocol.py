@@ -116,7 +116,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     piece: bytes = b""
     piece_is_last: bool = False
     held_bytes: int = 0
-    _pieces: list[bytes] = []
+    _pieces: list[bytes | memoryview] = []
     _is_body_complete: bool = False
     _trailers_follow: bool = False
     _is_half_closed: bool = False
@@ -150,9 +150,10 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
-        if len(self._pieces) > 1:
-            self._pieces = [b"".join(self._pieces)]
-        return self._pieces[0] if self._pieces else b""
+        whole = b"".join(self._pieces)
+        if whole:
+            self._pieces = [whole]
+        return whole
 
     # Messages of Envoy.
 
@@ -295,7 +296,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         match self.phase:
             case Phase.AWAIT_PIECE:
                 self.phase = Phase.JUDGING_PIECE
-                self.piece, self.piece_is_last = message.body, message.ends
+                self.piece, self.piece_is_last = bytes(message.body), message.ends
                 return Event.ANSWER_PIECE
             case Phase.AWAIT_HEADERS:
                 raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
@@ -547,7 +548,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         self.phase = Phase.ENDED
         self.drop()
 
-    def _keep(self, piece: bytes, too_large: ErrorKind) -> None:
+    def _keep(self, piece: bytes | memoryview, too_large: ErrorKind) -> None:
         """Keep a piece of a body until it is judged; raise if there is no room for it."""
         size = len(piece)
         if not self.room.hold(size):
@@ -568,7 +569,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     def _stream(
         self,
         encode: Callable[..., bytes],
-        body: bytes,
+        body: bytes | memoryview,
         *,
         ends: bool,
         metadata: MetadataFields = b"",
@@ -577,12 +578,11 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         if len(body) <= MAX_CHUNK_BYTES:
             self.outgoing.append(encode(body, ends=ends, metadata=metadata))
             return
-        start = 0
-        while len(body) - start > MAX_CHUNK_BYTES:
-            piece = body[start : start + MAX_CHUNK_BYTES]
-            self.outgoing.append(encode(piece, ends=False))
-            start += MAX_CHUNK_BYTES
-        self.outgoing.append(encode(body[start:], ends=ends, metadata=metadata))
+        rest = memoryview(body)
+        while len(rest) > MAX_CHUNK_BYTES:
+            self.outgoing.append(encode(rest[:MAX_CHUNK_BYTES], ends=False))
+            rest = rest[MAX_CHUNK_BYTES:]
+        self.outgoing.append(encode(rest, ends=ends, metadata=metadata))
 
 
 def _content_length(body: bytes) -> tuple[str, bytes]:

@@ -34,7 +34,7 @@ from sidecar.server.grpc_wire import (
     GrpcStatus,
     GrpcWireError,
     MessageReader,
-    frame,
+    framed,
     status_headers,
     timeout_seconds,
 )
@@ -106,7 +106,7 @@ class GrpcCall:
         self._has_ended = ends
         opening, self._opening = self._opening, b""
         try:
-            await self._stream.write(opening, frame(messages), trailers if ends else b"")
+            await self._stream.write(opening, framed(messages), trailers if ends else b"")
         except StreamResetError as error:
             raise StreamGoneError from error
 

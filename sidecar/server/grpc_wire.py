@@ -52,53 +52,76 @@ class GrpcWireError(Exception):
 
 
 class MessageReader:
-    """Reassembles messages from pieces of DATA; buffers at most one incomplete message."""
+    """Reassembles messages from pieces of DATA; keeps at most one incomplete message."""
 
-    __slots__ = ("_buffer", "_max_message_bytes")
+    __slots__ = ("_head", "_max_message_bytes", "_missing", "_pieces")
 
     def __init__(self, *, max_message_bytes: int) -> None:
-        self._buffer = bytearray()
         self._max_message_bytes = max_message_bytes
+        self._head = b""
+        self._missing: int | None = None
+        self._pieces: list[bytearray | memoryview] = []
 
     @property
     def is_between_messages(self) -> bool:
         """Return whether the peer may end here without cutting a message short."""
-        return not self._buffer
+        return self._missing is None and not self._head
 
-    def feed(self, piece: bytes) -> list[bytes]:
+    def feed(self, piece: bytes | memoryview) -> list[bytes]:
         """Take the next bytes; return the messages they complete.
+
+        A view is kept until its message is whole.
 
         Raises:
             GrpcWireError: a compressed message, or one that is announced as too long.
         """
-        if not self._buffer and len(piece) >= PREFIX_BYTES:
-            # One message in one piece, the common case: no copy into the buffer.
-            size = len(piece) - PREFIX_BYTES
-            if _PREFIX.unpack_from(piece) == (0, size) and size <= self._max_message_bytes:
-                return [piece[PREFIX_BYTES:]]
-        self._buffer += piece
-        buffer, at = self._buffer, 0
+        at, size = 0, len(piece)
+        if size >= PREFIX_BYTES and self._missing is None and not self._head:
+            # One message in one piece, the common case.
+            length = size - PREFIX_BYTES
+            if _PREFIX.unpack_from(piece) == (0, length) and length <= self._max_message_bytes:
+                return [bytes(piece[PREFIX_BYTES:])]
         messages: list[bytes] = []
-        while len(buffer) - at >= PREFIX_BYTES:
-            if buffer[at]:
-                # No encoding was negotiated, so the peer must not compress.
-                raise GrpcWireError(GrpcStatus.UNIMPLEMENTED, "compressed messages are not taken")
-            size = int.from_bytes(buffer[at + 1 : at + PREFIX_BYTES], "big")
-            if size > self._max_message_bytes:
-                problem = f"a message of {size} bytes; {self._max_message_bytes} are taken"
-                raise GrpcWireError(GrpcStatus.RESOURCE_EXHAUSTED, problem)
-            end = at + PREFIX_BYTES + size
-            if len(buffer) < end:
+        while at < size:
+            missing = self._missing
+            if missing is None:
+                end = at + PREFIX_BYTES - len(self._head)
+                head = self._head + piece[at:end]
+                if end > size:
+                    self._head = head
+                    break
+                self._head, at = b"", end
+                missing = int.from_bytes(head[1:], "big")
+                if head[0]:
+                    # No encoding was negotiated, so the peer must not compress.
+                    problem = "compressed messages are not taken"
+                    raise GrpcWireError(GrpcStatus.UNIMPLEMENTED, problem)
+                if missing > self._max_message_bytes:
+                    problem = f"a message of {missing} bytes; {self._max_message_bytes} are taken"
+                    raise GrpcWireError(GrpcStatus.RESOURCE_EXHAUSTED, problem)
+            end = at + missing
+            rest = piece[at:end]
+            if end > size:
+                self._missing = end - size
+                self._keep(rest)
                 break
-            messages.append(bytes(memoryview(buffer)[at + PREFIX_BYTES : end]))
-            at = end
-        del buffer[:at]
+            messages.append(b"".join((*self._pieces, rest)) if self._pieces else bytes(rest))
+            self._missing, self._pieces, at = None, [], end
         return messages
 
+    def _keep(self, piece: bytes | memoryview) -> None:
+        """Keep a piece of an incomplete message; short ones are gathered."""
+        if isinstance(piece, memoryview):
+            self._pieces.append(piece)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(bytearray(piece))
 
-def frame(messages: Sequence[bytes]) -> bytes:
-    """Return *messages*, each with its prefix."""
-    return b"".join([_PREFIX.pack(0, len(one)) + one for one in messages])
+
+def framed(messages: Sequence[bytes]) -> list[bytes]:
+    """Return each of *messages* behind its prefix."""
+    return [part for one in messages for part in (_PREFIX.pack(0, len(one)), one)]
 
 
 def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, bytes]]:

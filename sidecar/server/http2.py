@@ -12,14 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias, TypeVar, cast
 
 from typing_extensions import override
 
 from sidecar.server.hpack import Field, HpackDecoder, HpackError
+
+Bytes: TypeAlias = bytes | memoryview
+"""Bytes of a body: a long piece is a view of what was read, and copied only where it is joined."""
+
+_Payload = TypeVar("_Payload", bytes, bytes | memoryview)
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME_BYTES: Final = 16_384
@@ -37,8 +43,10 @@ HANDSHAKE_SECONDS: Final = 10.0
 """A peer that has not sent its preface by then is cut off."""
 MAX_CONTROL_BYTES: Final = 1 << 20
 """Of answers to pings and settings that a peer does not read; then its connection is closed."""
-FLUSH_BYTES: Final = 1 << 16
+FLUSH_BYTES: Final = 1 << 18
 """Written at once, before the end of the loop's turn."""
+VIEWED_BYTES: Final = 8_192
+"""From here on a piece is a view; a shorter one would keep in memory all that was read with it."""
 HIGH_WATER_BYTES: Final = 1 << 20
 """From here on a stream that writes waits until the peer has read."""
 
@@ -135,12 +143,12 @@ class Http2Stream:
         self.is_half_closed = self.is_reset = False
         self.debt = 0
         self._connection = connection
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[Bytes] = deque()
         self._read_bytes = 0
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
-    def take(self) -> bytes | None:
+    def take(self) -> Bytes | None:
         """Return the next piece of the body; None if none is here now.
 
         Raises:
@@ -162,8 +170,8 @@ class Http2Stream:
         self._reader = reader = self._connection.loop.create_future()
         return reader
 
-    async def write(self, before: bytes, body: bytes, after: bytes) -> None:
-        """Send a block of headers *before* the bytes of *body*, and trailers *after* them.
+    async def write(self, before: bytes, body: Sequence[Bytes], after: bytes) -> None:
+        """Send a block of headers *before* the pieces of *body*, and trailers *after* them.
 
         An empty one is not sent. Trailers end the stream. Waits for the peer's windows, and while
         the peer reads too slowly.
@@ -172,43 +180,52 @@ class Http2Stream:
             StreamResetError: the stream is gone.
         """
         connection, number = self._connection, self.number
-        out = _frame(_HEADERS, _END_HEADERS, number, before) if before else b""
-        at, size = 0, len(body)
-        while at < size:
-            if self.is_reset:
-                raise StreamResetError
-            room = min(self.send_window, connection.send_window, MAX_FRAME_BYTES)
+        out: list[Bytes] = [_frame(_HEADERS, _END_HEADERS, number, before)] if before else []
+        size, pieces = sum(map(len, body)), iter(body)
+        piece = next(pieces, b"")
+        while not self.is_reset and size:
+            room = min(size, self.send_window, connection.send_window, FLUSH_BYTES)
             if room <= 0:
-                connection.send(out)
-                out = b""
+                connection.send(*out)
+                out = []
                 connection.blocked.add(self)
                 self._writer = connection.loop.create_future()
                 await self._writer
                 connection.blocked.discard(self)
                 continue
-            piece = body[at : at + room]
-            at += len(piece)
-            self.send_window -= len(piece)
-            connection.send_window -= len(piece)
-            out += _frame(_DATA, 0, number, piece)
-            if at < size:  # a long body: each byte is copied once
-                connection.send(out)
-                out = b""
+            size -= room
+            self.send_window -= room
+            connection.send_window -= room
+            while room:
+                length = min(room, MAX_FRAME_BYTES)
+                room -= length
+                out.append(_HEADER.pack(0, length, _DATA, 0, number))
+                while length and length >= len(piece):
+                    out.append(piece)
+                    length -= len(piece)
+                    piece = next(pieces, b"")
+                if length:
+                    view = memoryview(piece)
+                    out.append(view[:length])
+                    piece = view[length:]
+            if size:
+                connection.send(*out)
+                out = []
                 if connection.resumed is not None:
                     await connection.resumed.wait()
         if self.is_reset:
             raise StreamResetError
         if after:
-            out += _frame(_HEADERS, _END_HEADERS | _END_STREAM, number, after)
+            out.append(_frame(_HEADERS, _END_HEADERS | _END_STREAM, number, after))
             if not self.is_half_closed:
                 # The rest of the request is not wanted (section 8.1).
-                out += _frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR))
+                out.append(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR)))
             connection.forget(self)
-        connection.send(out)
+        connection.send(*out)
         if connection.resumed is not None and not after:
             await connection.resumed.wait()
 
-    def feed(self, piece: bytes, size: int, *, ends: bool) -> None:
+    def feed(self, piece: Bytes, size: int, *, ends: bool) -> None:
         """Take a *piece* of the body, for which the peer has used *size* bytes of its window."""
         self.debt += size
         self._read_bytes += size - len(piece)
@@ -260,13 +277,16 @@ class Http2Connection(asyncio.Protocol):
         self._last = 0
         self._decoder = HpackDecoder()
         self._rest = b""
+        self._is_encrypted = False
         self._block: tuple[int, int, bytes] | None = None
         self._expects_preface = True
         self._handshake: asyncio.TimerHandle | None = None
         self._initial_window = _DEFAULT_WINDOW
         self._outstanding = 0
         self._consumed = 0
-        self._outgoing: list[bytes] = []
+        self._data_left = 0
+        self._data_frame = 0, 0
+        self._outgoing: list[Bytes] = []
         self._outgoing_bytes = 0
 
     # The transport.
@@ -276,6 +296,11 @@ class Http2Connection(asyncio.Protocol):
         # A cast, for uvloop's transports have no common class with asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family == socket.AF_UNIX:
+            # Linux gives 208 KiB: a long body would wait several times for Envoy to read.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HIGH_WATER_BYTES)
         self._connections.add(self)
         self._handshake = self.loop.call_later(HANDSHAKE_SECONDS, self.abort)
         transport.write(_HELLO)
@@ -308,7 +333,9 @@ class Http2Connection(asyncio.Protocol):
         if self._rest:
             data = self._rest + data
         try:
-            at = self._read_frames(data)
+            at = self._read_preface(data) if self._expects_preface else 0
+            if not self._expects_preface:
+                at = self._read_frames(data, at)
         except Http2Error as error:
             self.close(error.code)
         except HpackError:
@@ -316,7 +343,7 @@ class Http2Connection(asyncio.Protocol):
         else:
             self._rest = data[at:] if at < len(data) else b""
 
-    def send(self, frames: bytes) -> None:
+    def send(self, *frames: Bytes) -> None:
         """Write whole frames, together with all others of this turn of the loop.
 
         Streams that were read in one piece are answered in one, which wakes Envoy once. After the
@@ -324,15 +351,19 @@ class Http2Connection(asyncio.Protocol):
         """
         if not self._outgoing:
             self.loop.call_soon(self._flush)
-        self._outgoing.append(frames)
-        self._outgoing_bytes += len(frames)
+        self._outgoing += frames
+        self._outgoing_bytes += sum(map(len, frames))
         if self._outgoing_bytes >= FLUSH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._outgoing:
-            if self._transport is not None:
+            if self._transport is None:
+                pass
+            elif self._outgoing_bytes < MAX_FRAME_BYTES or self._is_encrypted:
                 self._transport.write(b"".join(self._outgoing))
+            else:  # a long body is copied by the kernel alone
+                self._transport.writelines(self._outgoing)
             self._outgoing = []
             self._outgoing_bytes = 0
 
@@ -382,41 +413,52 @@ class Http2Connection(asyncio.Protocol):
 
     # Frames.
 
-    def _read_frames(self, data: bytes) -> int:
-        """Take all frames that are whole; return the place behind the last."""
-        at, size = 0, len(data)
-        if self._expects_preface:
-            if size < len(PREFACE):
-                if not PREFACE.startswith(data):
-                    raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-                return 0
-            if not data.startswith(PREFACE):
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-            self._expects_preface = False
-            if self._handshake is not None:
-                self._handshake.cancel()
-            at = len(PREFACE)
+    def _read_preface(self, data: bytes) -> int:
+        """Take the peer's preface once it is whole; return the place behind it."""
+        if not data.startswith(PREFACE[: len(data)]):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+        if len(data) < len(PREFACE):
+            return 0
+        self._expects_preface = False
+        if self._handshake is not None:
+            self._handshake.cancel()
+        return len(PREFACE)
+
+    def _read_frames(self, data: bytes, at: int) -> int:
+        """Take all frames from *at* on, and the beginning of the last if it is of a body.
+
+        Return the place behind them.
+        """
+        size = len(data)
+        if self._data_left:
+            at = min(self._data_left, size)
+            self._data_left -= at
+            number, flags = self._data_frame
+            self._on_data(number, 0 if self._data_left else flags, _cut(data, 0, at))
         while size - at >= _HEADER_BYTES:
             high, low, kind, flags, number = _HEADER.unpack_from(data, at)
-            length = high << 16 | low
+            length, number = high << 16 | low, number & MAX_WINDOW
             if length > MAX_FRAME_BYTES:
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+            if self._block is not None and kind != _CONTINUATION:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)  # a block is not interrupted (6.10)
             start = at + _HEADER_BYTES
             at = start + length
             if at > size:
-                return start - _HEADER_BYTES
-            if self._block is not None and kind != _CONTINUATION:
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR)  # a block is not interrupted (6.10)
-            payload = data[start:at]
+                if kind != _DATA or flags & _PADDED:
+                    return start - _HEADER_BYTES
+                # The beginning of a body's frame is taken as a frame of its own.
+                self._data_left, self._data_frame = at - size, (number, flags)
+                at, flags = size, 0
             if kind == _DATA:
-                self._on_data(number & MAX_WINDOW, flags, payload)
+                self._on_data(number, flags, _cut(data, start, at))
             elif kind in _BLOCKS:
-                self._on_headers(kind, number & MAX_WINDOW, flags, payload)
+                self._on_headers(kind, number, flags, data[start:at])
             else:
-                self._on_other(kind, number & MAX_WINDOW, flags, payload)
+                self._on_other(kind, number, flags, data[start:at])
         return at
 
-    def _on_data(self, number: int, flags: int, payload: bytes) -> None:
+    def _on_data(self, number: int, flags: int, payload: Bytes) -> None:
         if not number or number > self._last:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         size = len(payload)
@@ -550,7 +592,11 @@ class Http2Connection(asyncio.Protocol):
         self.send(frames)
 
 
-def _unpadded(payload: bytes) -> bytes:
+def _cut(data: bytes, start: int, end: int) -> Bytes:
+    return data[start:end] if end - start < VIEWED_BYTES else memoryview(data)[start:end]
+
+
+def _unpadded(payload: _Payload) -> _Payload:
     """Return a payload without its padding (section 6.1)."""
     if not payload or payload[0] >= len(payload):
         raise Http2Error(ErrorCode.PROTOCOL_ERROR)

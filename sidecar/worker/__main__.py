@@ -17,7 +17,12 @@ from sidecar.settings.process import SettingsError, read_settings
 from sidecar.storage.pool import InvalidDsnError
 from sidecar.storage.spool_files import SpoolError
 from sidecar.telemetry.logs import configure_logs
-from sidecar.worker.runtime import CANNOT_START, die_with_parent, speed_up_enums
+from sidecar.worker.runtime import (
+    CANNOT_START,
+    die_with_parent,
+    keep_freed_memory,
+    speed_up_enums,
+)
 from sidecar.worker.worker import run_worker
 
 
@@ -25,6 +30,7 @@ def main(index: int, parent: int, ready_pipe: int) -> int:
     """Serve until SIGTERM; return the exit code."""
     die_with_parent(parent)
     speed_up_enums()
+    keep_freed_memory()
     os.set_inheritable(ready_pipe, False)  # noqa: FBT003 - takes no keywords
     try:
         settings = read_settings()

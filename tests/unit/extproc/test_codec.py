@@ -75,13 +75,13 @@ def _event(read: Message) -> on.EnvoyEvent:
         case MessageKind.REQUEST_HEADERS:
             return on.RequestHeadersReceived(headers, read.ends, read.source_address)
         case MessageKind.REQUEST_BODY:
-            return on.RequestBodyReceived(read.body, read.ends)
+            return on.RequestBodyReceived(bytes(read.body), read.ends)
         case MessageKind.REQUEST_TRAILERS:
             return on.RequestTrailersReceived()
         case MessageKind.RESPONSE_HEADERS:
             return on.ResponseHeadersReceived(headers, read.ends)
         case MessageKind.RESPONSE_BODY:
-            return on.ResponseBodyReceived(read.body, read.ends)
+            return on.ResponseBodyReceived(bytes(read.body), read.ends)
         case MessageKind.RESPONSE_TRAILERS:
             return on.ResponseTrailersReceived()
 
@@ -269,6 +269,67 @@ def test_a_damaged_message_leads_to_no_other_error(data: st.DataObject) -> None:
 
 names = st.text(min_size=1, max_size=10)
 fields = st.lists(st.tuples(names, st.binary(max_size=10)), max_size=4).map(tuple)
+
+
+def read_or_refused(message: bytes) -> Message | None:
+    """Return the message; None if it is refused."""
+    try:
+        return codec.decode(message)
+    except UnreadableMessageError:
+        return None
+
+
+UNKNOWN_FIELD = b"\xa0\x06\x00"
+"""Changes no message; only Protocol Buffers' own parser reads one that begins with it."""
+
+FIELDS_BEHIND = st.lists(
+    st.sampled_from([b"\x10\x01", b"\x10\x00", b"\x42\x00", b"\x18\x01", b"\x0a\x01a", b"\x10"]),
+    max_size=2,
+).map(b"".join)
+
+
+@st.composite
+def lengths(draw: st.DrawFn, length: int) -> bytes:
+    """Return a length as Protocol Buffers write it, mostly right and as short as can be."""
+    length += draw(st.sampled_from([0, 0, 0, 1, -1, 2, -2]))
+    more = draw(st.sampled_from([0, 0, 0, 1, 4, 9]))
+    written = b""
+    while length > 0x7F or more > 0:
+        written += bytes((length & 0x7F | 0x80,))
+        length, more = length >> 7, more - 1
+    return written + bytes((length,))
+
+
+@given(st.data())
+def test_a_long_body_is_cut_out_only_where_protocol_buffers_read_the_same(
+    data: st.DataObject,
+) -> None:
+    """Lengths that are wrong or longer than needed, other fields, and fields in another order."""
+    body = bytes(codec.VIEWED_BYTES)
+    part = b"\x0a" + data.draw(lengths(len(body))) + body + data.draw(FIELDS_BEHIND)
+    field = data.draw(st.sampled_from([b"\x22", b"\x2a"]))
+    message = field + data.draw(lengths(len(part))) + part + data.draw(FIELDS_BEHIND)
+    assert read_or_refused(message) == read_or_refused(UNKNOWN_FIELD + message)
+
+
+@given(
+    part=st.builds(ext.HttpBody, body=st.binary(max_size=300), end_of_stream=st.booleans())
+    | st.builds(ext.HttpBody, body=st.integers(0, 70_000).map(bytes)),
+    kind=st.sampled_from([MessageKind.REQUEST_BODY, MessageKind.RESPONSE_BODY]),
+    has_context=st.booleans(),
+)
+def test_a_body_of_any_length_is_read_whole(
+    *, part: ext.HttpBody, kind: MessageKind, has_context: bool
+) -> None:
+    """Envoy sends an empty `metadata_context` with each."""
+    message = ext.ProcessingRequest()
+    getattr(message, kind.value).CopyFrom(part)
+    if has_context:
+        message.metadata_context.SetInParent()
+    data = message.SerializeToString()
+    read = codec.decode(data)
+    assert read == Message(kind, None, part.body, part.end_of_stream)
+    assert read == codec.decode(UNKNOWN_FIELD + data)
 
 
 @given(fields=fields)

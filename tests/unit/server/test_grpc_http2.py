@@ -7,7 +7,7 @@ import h2.events
 from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.engine import PROCESS_METHOD
 from sidecar.server.grpc_http2 import HEALTH_CHECK_METHOD, GrpcApplication
-from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, frame
+from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
 from tests.support.http2_peer import REQUEST, Http2Peer
 
 
@@ -34,21 +34,21 @@ async def talk(
 
 async def test_a_call_that_ends_within_a_message_fails() -> None:
     """OK would let Envoy go on with a request of which we have seen a part."""
-    assert await talk(frame([b"whole"]) + b"\0\0") == (
-        frame([b"whole"]),
+    assert await talk(b"".join(framed([b"whole"])) + b"\0\0") == (
+        b"".join(framed([b"whole"])),
         {"grpc-status": "13", "grpc-message": "the last message is cut short"},
     )
 
 
 async def test_a_deadline_nobody_can_read_fails_the_call() -> None:
     """It must not count as none."""
-    _, trailers = await talk(frame([b"a"]), more=(("grpc-timeout", "soon"),))
+    _, trailers = await talk(b"".join(framed([b"a"])), more=(("grpc-timeout", "soon"),))
     assert trailers["grpc-status"] == "3"
 
 
 async def test_a_health_check_that_is_no_message_fails() -> None:
     """Rubbish on the health method is told apart from an unknown service."""
-    _, trailers = await talk(frame([b"\xff\xff"]), path=HEALTH_CHECK_METHOD)
+    _, trailers = await talk(b"".join(framed([b"\xff\xff"])), path=HEALTH_CHECK_METHOD)
     assert trailers["grpc-status"] == "3"
 
 

@@ -27,7 +27,7 @@ OPENING = b"\x88"
 TRAILERS = b"\x00\x0bgrpc-status\x010"
 
 
-async def read(stream: Http2Stream) -> bytes | None:
+async def read(stream: Http2Stream) -> bytes | memoryview | None:
     """Return the next piece of the body, None behind the last."""
     while (piece := stream.take()) is None and not stream.is_half_closed:
         await stream.arrival()
@@ -38,17 +38,17 @@ async def echo(stream: Http2Stream) -> None:
     """Send the body back as it comes."""
     opening = OPENING
     while (piece := await read(stream)) is not None:
-        await stream.write(opening, piece, b"")
+        await stream.write(opening, [piece], b"")
         opening = b""
-    await stream.write(opening, b"", TRAILERS)
+    await stream.write(opening, [], TRAILERS)
 
 
 async def collect(stream: Http2Stream) -> None:
     """Send the body back once all of it is here."""
-    pieces: list[bytes] = []
+    pieces: list[bytes | memoryview] = []
     while (piece := await read(stream)) is not None:
         pieces.append(piece)
-    await stream.write(OPENING, b"".join(pieces), TRAILERS)
+    await stream.write(OPENING, pieces, TRAILERS)
 
 
 async def wait(stream: Http2Stream) -> None:
@@ -116,6 +116,24 @@ def test_frames_may_be_cut_anywhere(size: int) -> None:
         return peer.body(number)
 
     assert asyncio.run(converse()) == bytes(range(256)) * 3
+
+
+@given(st.integers(1, 60_000), st.integers(200, 70_000))
+def test_a_long_body_comes_back_whole_however_it_is_cut(length: int, size: int) -> None:
+    """Its last frame ends the stream, wherever the kernel cuts it."""
+
+    async def converse() -> None:
+        peer = await started(collect)
+        number, body = peer.request(), (bytes(range(251)) * 240)[:length]
+        frames = [body[at : at + MAX_FRAME_BYTES] for at in range(0, length, MAX_FRAME_BYTES)]
+        for index, frame in enumerate(frames, 1):
+            peer.client.send_data(number, frame, end_stream=index == len(frames))
+        peer.send(size=size)
+        await peer.settle()
+        assert peer.of(h2.events.StreamEnded)
+        assert peer.body(number) == body
+
+    asyncio.run(converse())
 
 
 async def test_a_long_body_waits_for_the_peers_window_and_others_do_not() -> None:
@@ -188,7 +206,7 @@ async def test_a_long_answer_takes_time_in_proportion_to_its_length() -> None:
     sent = 16 << 20
 
     async def answer(stream: Http2Stream) -> None:
-        await stream.write(OPENING, bytes(sent), TRAILERS)
+        await stream.write(OPENING, [bytes(sent)], TRAILERS)
 
     peer = await started(answer)
     peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: sent})
@@ -209,7 +227,7 @@ async def test_a_reset_cancels_the_answer_and_nothing_else() -> None:
             ended.append("cancelled")
             raise
         ended.append("answered")
-        await stream.write(OPENING, b"", TRAILERS)
+        await stream.write(OPENING, [], TRAILERS)
 
     peer = await started(answer)
     first, second = peer.request(), peer.request()
@@ -230,7 +248,7 @@ async def test_a_lost_connection_cancels_all_answers_and_writes_are_in_vain() ->
             await read(stream)
         finally:
             try:
-                await stream.write(OPENING, b"late", TRAILERS)
+                await stream.write(OPENING, [b"late"], TRAILERS)
             except StreamResetError as error:
                 failed.append(type(error))
 
@@ -249,7 +267,7 @@ async def test_an_answer_that_returns_too_early_is_an_error_of_ours() -> None:
     """The peer must not take it for an end."""
 
     async def answer(stream: Http2Stream) -> None:
-        await stream.write(OPENING, b"half", b"")
+        await stream.write(OPENING, [b"half"], b"")
 
     peer = await started(answer)
     peer.request(ends=True)
@@ -262,7 +280,7 @@ async def test_an_answer_before_the_end_of_the_request_tells_the_peer_to_stop() 
     """Its later bytes, and its own end, are ignored."""
 
     async def answer(stream: Http2Stream) -> None:
-        await stream.write(OPENING, b"enough", TRAILERS)
+        await stream.write(OPENING, [b"enough"], TRAILERS)
 
     peer = await started(answer)
     number = peer.request()
@@ -417,10 +435,10 @@ async def test_a_writer_waits_while_the_peer_reads_too_slowly() -> None:
     async def answer(stream: Http2Stream) -> None:
         opening = OPENING
         for number in range(3):
-            await stream.write(opening, b"piece", b"")
+            await stream.write(opening, [b"piece"], b"")
             opening = b""
             written.append(number)
-        await stream.write(b"", b"", TRAILERS)
+        await stream.write(b"", [], TRAILERS)
 
     peer = await started(answer)
     peer.connection.pause_writing()
