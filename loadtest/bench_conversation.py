@@ -91,8 +91,8 @@ PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
 LONG_ROUNDS: Final = 2
 """Rounds in which all turns are measured, and the smallest table is thrashed."""
-GROWING: Final = 60
-TURNS: Final = 12
+GROWING: Final = 40
+TURNS: Final = 10
 CHANGED: Final = 120
 TRIMMED: Final = 10
 THRASHING: Final = 2_500

@@ -203,10 +203,8 @@ def growth_plot(
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    figure, panels = plt.subplots(
-        1, len(shapes), figsize=(3.6 * len(shapes), 4), layout="constrained", squeeze=False
-    )
-    for axes, shape in zip(panels[0], shapes, strict=True):
+    figure, panels = plt.subplots(2, 3, figsize=(11, 6.5), layout="constrained")
+    for axes, shape in zip(panels.flat, shapes, strict=True):
         for number, (side, words) in enumerate(SIDES.items()):
             costs = _by_turn(figures, _key(shape, side, engine))
             if costs:
@@ -221,8 +219,8 @@ def growth_plot(
         kib = figures[f"{slug(shape)}.last_turn_kib"]
         axes.set(title=f"{shape.value}, to {kib:,.0f} KiB", xlabel="turn", ylim=(0, None))
         axes.grid(visible=True, alpha=0.3)
-    panels[0][0].set_ylabel("CPU of Egret, ms a request")
-    panels[0][0].legend(fontsize="small")
+    figure.supylabel("CPU of Egret, ms a request")
+    panels[0, 0].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -32,17 +32,27 @@ class Shape(enum.Enum):
     """The same; each question has an e-mail address, which the default policy redacts."""
     AGENT = "coding agent"
     """A long system prompt, tools and a task; then calls of tools and their results: code."""
+    CLOCK = "agent with a clock"
+    """The same; the system prompt ends with the time, so that it differs in each turn."""
     RETRIEVAL = "retrieval"
     """Questions, each below the documents that were found for it."""
+    WINDOW = "last messages only"
+    """Long questions and answers; each request has the last of them, as many as the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A request of an API client, and the messages that each later turn adds to it."""
+    """A request of an API client, and the messages that each later turn adds to it.
+
+    If it *has_clock*, the system prompt ends with the turn's time; with a *window*, a request has
+    only so many messages, the last ones, behind the system prompt.
+    """
 
     frame: Message
     opening: tuple[Message, ...]
     later: tuple[tuple[Message, ...], ...] = ()
+    has_clock: bool = False
+    window: int | None = None
 
     @property
     def turns(self) -> int:
@@ -51,8 +61,14 @@ class Conversation:
 
     def body(self, turn: int) -> bytes:
         """Return the request of *turn*, which counts from 1."""
-        added = (message for messages in self.later[: turn - 1] for message in messages)
-        return orjson.dumps({**self.frame, "messages": [*self.opening, *added]})
+        system, *messages = self.opening
+        messages += [message for added in self.later[: turn - 1] for message in added]
+        if self.has_clock:
+            time = f"{turn // 60:02}:{turn % 60:02}"
+            system = {**system, "content": f"{system['content']} The time is {time}."}
+        if self.window is not None:
+            messages = messages[-self.window :]
+        return orjson.dumps({**self.frame, "messages": [system, *messages]})
 
     def edited(self) -> Conversation:
         """Return it with the first character of every message replaced."""
@@ -118,10 +134,13 @@ def conversation(shape: Shape, *, seed: int, turns: int) -> Conversation:
     match shape:
         case Shape.CHAT | Shape.ADDRESSES:
             return _chat(seeds, turns, has_addresses=shape is Shape.ADDRESSES)
-        case Shape.AGENT:
-            return _agent(seeds, turns)
+        case Shape.AGENT | Shape.CLOCK:
+            return _agent(seeds, turns, has_clock=shape is Shape.CLOCK)
         case Shape.RETRIEVAL:
             return _retrieval(seeds, turns)
+        case Shape.WINDOW:
+            even = even_conversation(64 * 1024, seed=seed, turns=turns)
+            return replace(even, window=EVEN_MESSAGES - 1)
 
 
 def _seeds(seed: int) -> Iterator[int]:
@@ -199,7 +218,7 @@ def _tool(name: str, seed: int) -> Message:
     }
 
 
-def _agent(seeds: Iterator[int], turns: int) -> Conversation:
+def _agent(seeds: Iterator[int], turns: int, *, has_clock: bool) -> Conversation:
     def step() -> tuple[Message, ...]:
         one = next(seeds)
         call_id = f"call_{one:016x}"
@@ -223,7 +242,8 @@ def _agent(seeds: Iterator[int], turns: int) -> Conversation:
     }
     system = _text_message("system", benign_text(_AGENT_PROMPT_BYTES, seed=next(shared)))
     task = _text_message("user", benign_text(900, seed=next(seeds)))
-    return Conversation(frame, (system, task), tuple(step() for _ in range(turns - 1)))
+    steps = tuple(step() for _ in range(turns - 1))
+    return Conversation(frame, (system, task), steps, has_clock=has_clock)
 
 
 DOCUMENTS: Final = 4

@@ -33,7 +33,7 @@ def test_messages_need_room() -> None:
         even_conversation(1_000, seed=1)
 
 
-@pytest.mark.parametrize("shape", Shape)
+@pytest.mark.parametrize("shape", [one for one in Shape if one not in {Shape.CLOCK, Shape.WINDOW}])
 def test_each_turn_repeats_all_messages_before_it_and_adds_two(shape: Shape) -> None:
     """As clients send them, and ends with a message that the model is to answer."""
     talk = conversation(shape, seed=3, turns=4)
@@ -55,7 +55,7 @@ def test_a_seed_makes_one_conversation_and_others_share_no_text_with_it(shape: S
     )
     assert ours == same
     shared = set(ours) & set(theirs)
-    assert shared == ({ours[0]} if shape is Shape.AGENT else set())
+    assert shared == ({ours[0]} if shape in {Shape.AGENT, Shape.CLOCK} else set())
 
 
 def test_each_result_of_a_tool_belongs_to_the_call_before_it() -> None:
@@ -88,3 +88,19 @@ def test_a_conversation_may_lose_its_oldest_messages_and_get_another_system_prom
     system, *others = texts(talk.with_new_prompt().body(2))
     assert system != before[0]
     assert others == before[1:]
+
+
+def test_a_clock_changes_the_system_prompt_of_each_turn_and_nothing_else() -> None:
+    """As a prompt with the time of day does."""
+    talk = conversation(Shape.CLOCK, seed=1, turns=3)
+    second, third = (texts(talk.body(turn)) for turn in (2, 3))
+    assert (second[0][-6:], third[0][-6:]) == ("00:02.", "00:03.")
+    assert second[1:] == third[1 : len(second)]
+
+
+def test_a_window_keeps_the_system_prompt_and_the_last_messages() -> None:
+    """Each turn drops as many as it adds."""
+    talk = conversation(Shape.WINDOW, seed=1, turns=3)
+    first, third = (texts(talk.body(turn)) for turn in (1, 3))
+    assert len(first) == len(third) == 40
+    assert third[:36] == [first[0], *first[5:]]
