@@ -138,7 +138,7 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
     elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
         return model, ()  # mostly
     else:
-        named = [*_strings(model), *_further(fields)]
+        named = [*_strings(model), *further_models(fields)]
     if route.model is None:
         if not isinstance(model, str):
             return None, tuple(dict.fromkeys(named))
@@ -153,7 +153,8 @@ def _nested(fields: dict[str, JsonValue]) -> Iterator[str]:
             yield from _strings(item.get("model"))
 
 
-def _further(fields: dict[str, JsonValue]) -> Iterator[str]:
+def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
+    """Yield the models that a request names beside its own."""
     # Some gateways take a list of models to fall back to, Anthropic one of models and settings.
     # Its «default» lets the provider choose, and no policy has allowed that model.
     for name in ("models", "fallbacks"):
@@ -179,7 +180,7 @@ def _further(fields: dict[str, JsonValue]) -> Iterator[str]:
     inner = fields.get("additionalModelRequestFields")
     if isinstance(inner, dict):
         yield from _models_of(inner)
-        yield from _further(inner)
+        yield from further_models(inner)
 
 
 def _models_of(value: JsonValue) -> Iterator[str]:

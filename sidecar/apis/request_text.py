@@ -6,9 +6,11 @@ import enum
 import re
 from typing import Final
 
+from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
     asks_for_usage,
+    further_models,
     has_tokens,
     named_models,
     output_bound,
@@ -76,16 +78,27 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 class TextExtractor:
     """One pass over a document; `parts`, `unscanned` and `runs` are its result.
 
-    With more than `MAX_PARTS` parts the result is not whole. A run of one part is none.
+    With more than `MAX_PARTS` parts the result is not whole. A run of one part is none. Known
+    fragments of the document are met and noted in the *reading*, if there is one.
     """
 
-    __slots__ = ("_numbers", "_run", "_strings", "_words", "parts", "runs", "unscanned")
+    __slots__ = (
+        "_numbers",
+        "_reading",
+        "_run",
+        "_strings",
+        "_words",
+        "parts",
+        "runs",
+        "unscanned",
+    )
 
-    def __init__(self, words: Vocabulary) -> None:
+    def __init__(self, words: Vocabulary, reading: Reading | None = None) -> None:
         self.parts: list[TextPart] = []
-        self.unscanned: dict[UnscannedReason, None] = {}
+        self.unscanned: list[UnscannedReason] = [] if reading is None else reading.unscanned
         self.runs: list[list[int]] = []
         self._words = words
+        self._reading = reading
         self._run: list[int] | None = None
         self._strings = 0
         self._numbers = 0
@@ -93,7 +106,7 @@ class TextExtractor:
     # These run for every value of every body: arguments by position, and few calls.
     def document(self, document: dict[str, JsonValue]) -> None:
         """Collect everything in a request body."""
-        words = self._words
+        words, reading = self._words, self._reading
         for key, value in document.items():
             if key in words.plain_top:
                 role, place = key, _KNOWN
@@ -103,47 +116,110 @@ class TextExtractor:
                 place = self._key(key, role, _KNOWN)
                 if len(self.parts) > MAX_PARTS:
                     break
-            if isinstance(value, str):
+            if reading is not None and key in VALUE_FIELDS:
+                self._value(key, value, role, place, reading)
+            elif isinstance(value, str):
                 self._string(key, value, role, place)
             elif isinstance(value, (dict, list)):
-                collect = self._joined if key in words.run_fields else self._list
-                collect(key, value if isinstance(value, list) else [value], role, place)
+                items: list[JsonValue] = value if isinstance(value, list) else [value]
+                if key in words.run_fields:
+                    self._joined(key, items, role, place, reading)
+                else:
+                    self._list(key, items, role, place)
             elif key == "seed" and type(value) is int:
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
             else:
                 self._number(value, role)
+        if reading is not None:
+            names = {*VALUE_FIELDS, reading.list_field}.intersection(document)
+            named = further_models({name: document[name] for name in names if name})
+            reading.names_models = next(named, None) is not None
 
-    def _joined(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
+    def _value(
+        self, key: str, value: JsonValue, role: str, place: _Place, reading: Reading
+    ) -> None:
+        """Collect a field whose value may be a known fragment, and note its texts."""
+        before = Element(len(self.parts), len(self.unscanned), None, None)
+        if isinstance(value, dict) and isinstance(number := value.get(reading.mark), int):
+            reading.met.append(Met(number, before.part, is_in_list=False))
+            self.unscanned += reading.known[number].unscanned
+            return
+        items: list[JsonValue] = value if isinstance(value, list) else [value]
+        if key in self._words.run_fields and isinstance(value, (dict, list)):
+            self._joined(key, items, role, place)
+        else:
+            self._list(key, items, role, place)
+        behind = Element(len(self.parts), len(self.unscanned), None, None)
+        reading.values[key] = before, behind
+
+    def _joined(
+        self,
+        key: str,
+        items: list[JsonValue],
+        role: str,
+        place: _Place,
+        reading: Reading | None = None,
+    ) -> None:
         """Collect a field whose texts reach the model as one, or as one a role.
 
         Google takes one object for a list of one.
         """
         if key in self._words.message_fields:
-            self._messages(key, items, role, place)
+            is_list = reading is not None and key == reading.list_field
+            self._messages(key, items, role, place, reading if is_list else None)
         else:
             self._run = []
             self.runs.append(self._run)
             self._list(key, items, role, place)
             self._run = None
 
-    def _messages(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
-        """Collect messages; consecutive texts of one role reach the model as one text."""
+    def _messages(
+        self,
+        key: str,
+        items: list[JsonValue],
+        role: str,
+        place: _Place,
+        reading: Reading | None,
+    ) -> None:
+        """Collect messages; consecutive texts of one role reach the model as one text.
+
+        An item with a type instead of a role (OpenAI's responses) is a text of its own. Messages
+        within messages have no *reading*.
+        """
+        parts, unscanned = self.parts, self.unscanned
         speaker: str | None = None
         for message in items:
             if not isinstance(message, dict):
+                if reading is not None:
+                    reading.is_mixed = True
                 self._list(key, [message], role, place)  # a list of texts, each by itself
                 continue
-            now = message.get("role")
-            if not isinstance(now, str) or now not in ROLES:
-                now = OTHER_ROLE
-            if now != speaker:
-                speaker = now
+            if reading is not None and isinstance(number := message.get(reading.mark), int):
+                reading.met.append(Met(number, len(parts), is_in_list=True))
+                known = reading.known[number]
+                first, last = known.first_speaker, known.last_speaker
+                reading.has_seam |= speaker is not None and first == speaker
+                reading.elements.append(Element(len(parts), len(unscanned), first, last))
+                unscanned += known.unscanned
+                speaker, self._run = last, None
+                continue
+            said = message.get("role")
+            now = said if isinstance(said, str) and said in ROLES else OTHER_ROLE
+            is_alone = said is None and "type" in message
+            if now != speaker or is_alone:
                 self._run = []
                 self.runs.append(self._run)
+            elif self._run is None and reading is not None:
+                reading.has_seam = True
+            speaker = None if is_alone else now
+            if reading is not None:
+                reading.elements.append(Element(len(parts), len(unscanned), speaker, speaker))
             self._object(message, now, place)
             if len(self.parts) > MAX_PARTS:
                 break
         self._run = None
+        if reading is not None:
+            reading.elements.append(Element(len(parts), len(unscanned), None, None))
 
     def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         for item in items:
@@ -259,7 +335,7 @@ class TextExtractor:
                 and _PAYLOAD.fullmatch(value) is not None
             )
         if len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
-            self.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+            self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         return False
 
     def _media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
@@ -281,7 +357,7 @@ class TextExtractor:
                     and not (key == "source" and held.get("type") == "text")
                 )
             if is_media:
-                self.unscanned[_reason(key, held, node, words)] = None
+                self.unscanned.append(_reason(key, held, node, words))
                 found.append(key)
         return tuple(found)
 
@@ -318,9 +394,9 @@ _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
 def read_request(  # noqa: PLR0911 - one return a fault
-    route: Route, headers: Headers, body: bytes
+    route: Route, headers: Headers, body: bytes, reading: Reading | None = None
 ) -> Subject | Unreadable | Malformed:
-    """Read a whole body.
+    """Read a whole body, or the rest of one whose known fragments the *reading* has.
 
     Unreadable means that it was not looked at: it is encoded, or not said to be JSON in UTF-8.
     A request that should have no body and has none is an empty subject.
@@ -343,13 +419,13 @@ def read_request(  # noqa: PLR0911 - one return a fault
     problem = shape_problem(route.form, fields)
     if problem is not None:
         return Malformed(problem)
-    extractor = TextExtractor(VOCABULARIES[route.dialect])
+    extractor = TextExtractor(VOCABULARIES[route.dialect], reading)
     extractor.document(fields)
-    if len(extractor.parts) > MAX_PARTS:
+    if len(extractor.parts) + (reading.known_parts if reading else 0) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
     for name in _TOKEN_FIELDS.intersection(fields):
         if has_tokens(fields[name]):
-            extractor.unscanned[UnscannedReason.UNKNOWN_SHAPE] = None
+            extractor.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
     model, others = named_models(route, fields)
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
@@ -357,7 +433,7 @@ def read_request(  # noqa: PLR0911 - one return a fault
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,
         parts=tuple(extractor.parts),
-        unscanned=tuple(extractor.unscanned),
+        unscanned=tuple(dict.fromkeys(extractor.unscanned)),
         other_models=others,
         runs=tuple([tuple(run) for run in extractor.runs if len(run) > 1]),
         asks_for_usage=asks_for_usage(fields.get("stream_options")),

@@ -81,6 +81,8 @@ class GuardrailResult(NamedTuple):
     `error_type` is a class name or short code when the check failed, for spans and logs.
     `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it passed.
     `stage` is the side that was checked, never both.
+    `part_values` has what parts, by index, add to what is known without them: a score above that
+    of most texts, or the difference of a count to the number of bytes.
     A tuple, which is built faster than a frozen dataclass.
     """
 
@@ -93,6 +95,7 @@ class GuardrailResult(NamedTuple):
     score: float | None = None
     events: tuple[NotedEvent, ...] = ()
     stage: Stage = Stage.INPUT
+    part_values: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def failed(cls, guardrail: Guardrail, error_type: str) -> GuardrailResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Final, NamedTuple
 
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
@@ -104,8 +104,15 @@ class _RuleCheck:
         return (yield from disjoint_in_turns(located)) if located else ()
 
 
+_numbers: Final = count()
+
+
 class LocalScan:
-    """The local guardrails of one effective policy, ready to run."""
+    """The local guardrails of one effective policy, ready to run.
+
+    `number` is its own in this process. `passing` are the results of most texts; `most` has the
+    limits of guardrails that count, by index.
+    """
 
     def __init__(
         self,
@@ -149,6 +156,11 @@ class LocalScan:
             for index, check in enumerate(self._checks)
             if not isinstance(check, _RuleCheck)
         )
+
+        self.number = next(_numbers)
+        self.most = {
+            index: check.most for index, check in self._whole_checks if check.most is not None
+        }
 
     def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Results:
         """Return one result a guardrail, in the order of `guardrails`.

@@ -90,27 +90,29 @@ class GuardrailRunner:
         """
         started_at = self._clock()
         local = policy.local.start(subject.parts, subject.runs)
-        if isinstance(local, tuple):
-            # None of them has findings: nothing to make disjoint.
-            if not policy.remote:
-                return local
-        else:
-            done = self._advance(local, until=started_at + HOLD_SECONDS)
-            if done is None:
-                return self._inspect_later(policy, local, started_at, subject, about)
-            local = done
-        return self._with_remote(policy, local, started_at, subject, about)
+        if not isinstance(local, tuple):
+            later = self.run_cooperatively(local)
+            if not isinstance(later, tuple):
+                return self._inspect_later(policy, later, started_at, subject, about)
+            local = later
+        elif not policy.remote:
+            return local  # None of them has findings: nothing to make disjoint.
+        return self.complete(policy, local, started_at, subject, about)
+
+    def scan(self, policy: Inspectable, subject: Subject) -> Results | Awaitable[Results]:
+        """Return the results of the local guardrails: at once if the pass is short."""
+        local = policy.local.start(subject.parts, subject.runs)
+        return local if isinstance(local, tuple) else self.run_cooperatively(local)
 
     async def _inspect_later(
         self,
         policy: Inspectable,
-        steps: Cooperative[Results],
+        scanning: Awaitable[Results],
         started_at: float,
         subject: Subject,
         about: RequestInfo,
     ) -> Results:
-        local = await self._finish(steps)
-        results = self._with_remote(policy, local, started_at, subject, about)
+        results = self.complete(policy, await scanning, started_at, subject, about)
         return results if isinstance(results, tuple) else await results
 
     def run_cooperatively(
@@ -140,7 +142,7 @@ class GuardrailRunner:
                 outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return outcomes
 
-    def _with_remote(
+    def complete(
         self,
         policy: Inspectable,
         local: Results,
@@ -148,7 +150,10 @@ class GuardrailRunner:
         subject: Subject,
         about: RequestInfo,
     ) -> Results | Awaitable[Results]:
-        """Run the remote checks, unless the request is refused already or has no text."""
+        """Complete local results: by the remote checks, unless nothing depends on them.
+
+        They run if the request is not refused already, and has text.
+        """
         if not policy.remote:
             return _disjoint(local)
         now = self._clock()

@@ -7,17 +7,27 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final, assert_never
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
-from sidecar.domain.finding import NOTHING_REDACTED, Allow, Deny, Finding, Redact, Restoration
+from sidecar.domain.finding import (
+    NOTHING_REDACTED,
+    Allow,
+    Deny,
+    Finding,
+    Redact,
+    Restoration,
+    Results,
+)
 from sidecar.domain.limits import MICROS, Measure, Reservation
 from sidecar.domain.policy import StreamUsage, UnscannedAction
 from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.message_table import MIN_BODY_BYTES, Conversation
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
@@ -61,16 +71,11 @@ async def judge_body(
     worker: Worker,
 ) -> RequestAllowed | ClientError:
     """Read *body*, reserve its share of the limits, and judge its content."""
-    record.body_bytes = len(body)
-    read = read_request(route, stream.protocol.headers, body)
+    key, policy = caller
+    read, conversation = _read(body, route, policy, stream, record, worker)
     record.read = record.step()
     if isinstance(read, Malformed):
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
-    if isinstance(read, Subject):
-        record.subject, record.unscanned = read, read.unscanned
-        record.model, record.streamed = read.model, read.streamed
-        record.text_bytes = sum([len(part.content) for part in read.parts])
-    key, policy = caller
     if key.limits or record.subject is not None:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
@@ -82,14 +87,17 @@ async def judge_body(
         return refused
     policy = record.policy or policy
     began = worker.clocks.monotonic()
-    about = subject_of(record) if policy.remote else NO_REQUEST
-    results = worker.guardrail_runner.inspect(policy, read, about=about)
-    if not isinstance(results, tuple):
-        try:
-            results = await stream.wait_for(results)
-        finally:
-            record.guardrails = record.step(began)
-    record.results, record.guardrails = results, record.step(began)
+    try:
+        if conversation is not None:
+            results = await _inspect_conversation(conversation, policy, stream, record, worker)
+            read = record.subject or read
+        else:
+            about = subject_of(record) if policy.remote else NO_REQUEST
+            found = worker.guardrail_runner.inspect(policy, read, about=about)
+            results = found if isinstance(found, tuple) else await stream.wait_for(found)
+    finally:
+        record.guardrails = record.step(began)
+    record.results = results
     decision = decide(results)
     match decision:
         case Allow():
@@ -102,6 +110,66 @@ async def judge_body(
             return error
         case _:
             assert_never(decision)
+
+
+def _read(
+    body: bytes,
+    route: Route,
+    policy: EffectivePolicy,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> tuple[Subject | Unreadable | Malformed, Conversation | None]:
+    """Read *body*; if it may be a conversation, only the text that is not known."""
+    record.body_bytes = size = len(body)
+    headers, conversation = stream.protocol.headers, None
+    if size < MIN_BODY_BYTES or worker.messages is None:
+        read = read_request(route, headers, body)
+    else:
+        read, conversation = worker.messages.read(
+            route, headers, body, lambda model: policy.for_model(model).local
+        )
+    if isinstance(read, Subject):
+        record.subject, record.unscanned = read, read.unscanned
+        record.model, record.streamed = read.model, read.streamed
+        record.text_bytes = sum([len(part.content) for part in read.parts])
+        if conversation is not None:
+            record.text_bytes += conversation.known_text_bytes
+    return read, conversation
+
+
+async def _inspect_conversation(
+    conversation: Conversation,
+    policy: EffectivePolicy,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> Results:
+    """Return the results of all guardrails, of which the local ones search only new text.
+
+    If a part has a finding, or goes to remote checks, the record gets the whole subject.
+    """
+    runner, started_at = worker.guardrail_runner, worker.clocks.monotonic()
+    if conversation.scan is not policy.local:  # a variant for another model than it seemed
+        conversation.forget(policy.local)
+    local = await _done(runner.scan(policy, conversation.subject), stream)
+    results = conversation.joined(local)
+    if results is None:
+        conversation.forget(policy.local)
+        local = results = await _done(runner.scan(policy, conversation.subject), stream)
+    conversation.keep(local)
+    if policy.remote or any(map(_findings_of, results)):
+        record.subject = subject = conversation.whole()
+        about = subject_of(record)
+        results = await _done(runner.complete(policy, results, started_at, subject, about), stream)
+    return results
+
+
+_findings_of: Final = attrgetter("findings")
+
+
+async def _done(results: Results | Awaitable[Results], stream: ExtProcStream) -> Results:
+    return results if isinstance(results, tuple) else await stream.wait_for(results)
 
 
 async def judge_without_body(

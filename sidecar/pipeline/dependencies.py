@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sidecar.domain.principal import Principal
 from sidecar.extproc.stream import Budgets, OverloadGuard
+from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
 from sidecar.limits.limit_check import LimitCheck
@@ -66,6 +67,7 @@ class Worker:
     """The dependencies and settings of a worker.
 
     `redaction_key` keys the hashes of values. `contact` is the operator's line in refusals.
+    Without `messages` everything is searched each time.
     """
 
     keys: KeyCache
@@ -87,3 +89,4 @@ class Worker:
     default_output_tokens: int = 1_024
     redaction_key: bytes | None = field(default=None, repr=False)
     contact: str = ""
+    messages: MessageTable | None = None

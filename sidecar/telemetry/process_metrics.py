@@ -45,6 +45,19 @@ class PoolUse(NamedTuple):
     limit: int
 
 
+class TableUse(NamedTuple):
+    """Counts of the table of known messages since the worker's start, and its present bytes.
+
+    Fragments of bodies that were known or new, bytes of those that were known, entries dropped.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    saved_bytes: int = 0
+    evictions: int = 0
+    bytes: int = 0
+
+
 class GcPauses:
     """Durations of garbage collections, kept until `take`.
 
@@ -113,6 +126,41 @@ class ProcessMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+
+        messages = Counter(
+            MetricName.KNOWN_MESSAGES,
+            "Messages of long bodies, short neighbours as one, that were judged before or not.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._table_counters = (
+            messages.labels("hit"),
+            messages.labels("miss"),
+            Counter(
+                MetricName.KNOWN_MESSAGE_BYTES,
+                "Bytes of bodies that were neither read nor searched: they were judged before.",
+                registry=registry,
+            ),
+            Counter(
+                MetricName.KNOWN_MESSAGE_EVICTIONS,
+                "Entries dropped from the table of known messages to make room.",
+                registry=registry,
+            ),
+        )
+        self._table_bytes = Gauge(
+            MetricName.MESSAGE_TABLE_BYTES,
+            "Memory of the tables of known messages of all live workers, roughly.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._table = TableUse()
+
+    def table_is(self, use: TableUse) -> None:
+        """Show the use of the table of known messages."""
+        for counter, now, before in zip(self._table_counters, use, self._table, strict=False):
+            counter.inc(now - before)
+        self._table_bytes.set(use.bytes)
+        self._table = use
 
     def loop_was_late(self, seconds: float) -> None:
         """Count a timer that came *seconds* late."""

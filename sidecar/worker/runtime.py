@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Never, Self
 
+from sidecar.guardrails.message_table import MessageTable
 from sidecar.settings.serving import ServerSettings
 from sidecar.storage.pool import Pool
 from sidecar.telemetry.logs import exception_fields, get_logger
-from sidecar.telemetry.process_metrics import GcPauses, PoolUse, ProcessMetrics
+from sidecar.telemetry.process_metrics import GcPauses, PoolUse, ProcessMetrics, TableUse
 
 
 class BackgroundTasks:
@@ -114,11 +115,12 @@ BEAT_SECONDS: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSampler:
-    """Samples event-loop lag, tasks, GC pauses and pool usage four times a second."""
+    """Samples event-loop lag, tasks, GC pauses, pool and message table four times a second."""
 
     metrics: ProcessMetrics
     pool: Pool
     pauses: GcPauses
+    table: MessageTable | None = None
 
     async def run(self) -> Never:
         """Sample until cancelled."""
@@ -133,6 +135,16 @@ class RuntimeSampler:
                 self.metrics.collected(self.pauses.take())
                 size = self.pool.get_size()
                 busy = size - self.pool.get_idle_size()
+                if (table := self.table) is not None:
+                    self.metrics.table_is(
+                        TableUse(
+                            table.hits,
+                            table.misses,
+                            table.saved_bytes,
+                            table.evictions,
+                            table.bytes,
+                        )
+                    )
                 self.metrics.pool_is(PoolUse(busy=busy, open=size, limit=self.pool.get_max_size()))
         finally:
             self.pauses.stop()

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from socket import gethostname
@@ -20,6 +20,7 @@ from typing import Final, Protocol, assert_never
 
 from sidecar import __version__
 from sidecar.extproc.stream import Budgets, OverloadGuard
+from sidecar.guardrails.message_table import SECRET_BYTES, MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
@@ -82,6 +83,16 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             stores.pool, settings.postgres,
             host=gethostname(), socket=str(worker_socket(settings.server, index)),
         )  # fmt: skip
+        table = None
+        if settings.exchange.message_table_mb:
+            max_bytes = settings.exchange.message_table_mb << 20
+            table = MessageTable(max_bytes=max_bytes, secret=os.urandom(SECRET_BYTES))
+
+        def policies_loaded(versions: Mapping[str, int]) -> None:
+            status.policies_loaded(versions)
+            if table is not None:
+                table.clear()
+
         policies = PolicyReloader(
             PostgresPolicyStore(stores.pool, settings.postgres),
             # The supervisor's directory for metrics belongs to its workers alone.
@@ -89,13 +100,19 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             if directory is None
             else functools.partial(compile_shared, directory / "policies"),
             metrics=recorder.metrics,
-            on_loaded=status.policies_loaded,
+            on_loaded=policies_loaded,
         )
         # Before policies are read: a command that finds no row need not wait for this worker.
         await status.report()
         stack.push_async_callback(status.aclose)
         worker = await _build_worker(
-            settings, recorder, stack, stores=stores, policies=policies, status=status
+            settings,
+            recorder,
+            stack,
+            stores=stores,
+            policies=policies,
+            status=status,
+            messages=table,
         )
         engine = _engine(settings, index, worker, receive_log=stores.usage.receive_log)
         await engine.start()
@@ -180,6 +197,7 @@ async def _build_worker(
     stores: _Stores,
     policies: PolicyReloader,
     status: WorkerStatus,
+    messages: MessageTable | None,
 ) -> Worker:
     pool, keys, limits = stores.pool, stores.keys, stores.limits
     remote = await open_remote_checks(
@@ -194,7 +212,8 @@ async def _build_worker(
     tasks.start(uses.run(), name="key uses")
     tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
     tasks.start(
-        RuntimeSampler(recorder.metrics.process, pool, GcPauses()).run(), name="runtime sampler"
+        RuntimeSampler(recorder.metrics.process, pool, GcPauses(), messages).run(),
+        name="runtime sampler",
     )
     keys.start(tasks, on_policies=policies.note_change, on_barrier=status.barrier_received)
     limits.start(tasks)
@@ -226,6 +245,7 @@ async def _build_worker(
         route_by_model=exchange.route_by_model,
         default_output_tokens=settings.limits.default_output_tokens,
         contact=exchange.contact,
+        messages=messages,
     )
 
 

@@ -25,6 +25,14 @@ one, with separators between them.
 class WholeTextCheck(Protocol):
     """Judges the texts of one request together; built once a policy, so keeps nothing of them."""
 
+    @property
+    def most(self) -> int | None:
+        """The sum over all texts that it allows, which is no more than their bytes.
+
+        None if each text is judged by itself.
+        """
+        return None
+
     def load(self) -> None:
         """Read large tables before the first text, once a process."""
         return
@@ -69,24 +77,33 @@ class MaxInputCheck(WholeTextCheck):
 
     max_characters: int
 
+    @property
+    @override
+    def most(self) -> int:
+        return self.max_characters
+
     @override
     def judge(
         self, parts: Sequence[TextPart], texts: Texts, passing: GuardrailResult
     ) -> Cooperative[GuardrailResult]:
-        characters = 0
+        left = self.max_characters
+        fewer: list[tuple[int, float]] = []
         for index, part in enumerate(parts):
             content = part.content
             if content.isascii():
-                characters += len(content)
+                left -= len(content)
             else:
+                characters = 0
                 for start in range(0, len(content), SLICE_BYTES):
                     if start:
                         yield
                     chunk = content[start : start + SLICE_BYTES]
                     characters += len(chunk.translate(None, _CONTINUATION))
-            if characters > self.max_characters:
+                left -= characters
+                fewer.append((index, characters - len(content)))
+            if left < 0:
                 return whole_parts(parts, {index: "MAX_INPUT"}, passing)
-        return passing
+        return passing._replace(part_values=tuple(fewer)) if fewer else passing
 
 
 TOKEN_SLICE_BYTES: Final = 16_384
@@ -108,6 +125,11 @@ class MaxTokensCheck(WholeTextCheck):
 
     max_tokens: int
 
+    @property
+    @override
+    def most(self) -> int:
+        return self.max_tokens
+
     @override
     def load(self) -> None:
         # Half a second and 65 MB. If it is not installed, judging raises.
@@ -122,8 +144,9 @@ class MaxTokensCheck(WholeTextCheck):
         if sum(len(part.content) for part in parts) <= left:
             return passing
         count = _counter()
+        fewer: list[tuple[int, float]] = []
         for index, part in enumerate(parts):
-            content, start = part.content, 0
+            content, start, before = part.content, 0, left
             while start < len(content):
                 # Cut before a space, which no token crosses; without one, a token may be cut.
                 end = min(len(content), start + TOKEN_SLICE_BYTES)
@@ -139,7 +162,8 @@ class MaxTokensCheck(WholeTextCheck):
                 if left < 0:
                     return whole_parts(parts, {index: "MAX_TOKENS"}, passing)
                 yield
-        return passing
+            fewer.append((index, before - left - len(content)))
+        return passing._replace(part_values=tuple(fewer))
 
 
 @cache

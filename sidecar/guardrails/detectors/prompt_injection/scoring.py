@@ -389,21 +389,23 @@ class PromptInjectionCheck(WholeTextCheck):
             return self._judge_in_turns(parts, texts, passing)
         sums = self._scorer.sums_of_joined(texts, len(parts))
         types: dict[int, str] = {}
-        margin = self._weigh(parts, None, sums, types)
-        return _result(parts, types, passing, margin)
+        margins: dict[int, float] = {}
+        margin = self._weigh(parts, None, sums, types, margins)
+        return _result(parts, types, passing, margin, margins)
 
     def _judge_in_turns(
         self, parts: Sequence[TextPart], texts: Sequence[TextView], passing: GuardrailResult
     ) -> Cooperative[GuardrailResult]:
         types: dict[int, str] = {}
         margin = -math.inf
+        margins: dict[int, float] = {}
         views = _views_to_judge(texts)
         while some := tuple(islice(views, _PARTS_A_STEP)):
             sums = yield from self._scorer.sums([view.content for view in some])
-            margin = max(margin, self._weigh(parts, some, sums, types))
+            margin = max(margin, self._weigh(parts, some, sums, types, margins))
             if len(some) == _PARTS_A_STEP:
                 yield
-        return _result(parts, types, passing, margin)
+        return _result(parts, types, passing, margin, margins)
 
     def _weigh(
         self,
@@ -411,10 +413,12 @@ class PromptInjectionCheck(WholeTextCheck):
         views: Sequence[TextView] | None,
         sums: Sequence[Sum],
         types: dict[int, str],
+        margins: dict[int, float],
     ) -> float:
         """Add the parts whose sum reaches their role's threshold; return the most above `medium`.
 
-        The sums are those of *views* or, without them, of the parts themselves.
+        The sums are those of *views* or, without them, of the parts themselves. *margins* gets
+        that of each part that has a term.
         """
         margin = -math.inf
         for at, sum_ in enumerate(sums):
@@ -422,6 +426,8 @@ class PromptInjectionCheck(WholeTextCheck):
             role = parts[index].role
             cutoff = self._cutoffs.get(role, self._cutoff)
             margin = max(margin, total - cutoff.medium)
+            if total:
+                margins[index] = max(margins.get(index, -math.inf), total - cutoff.medium)
             if total >= cutoff.least and index not in types:
                 kinds = kinds_of(self._scorer.model, sum_)
                 if kinds and views is not None and ViewKind.DECODED in views[at].kinds:
@@ -437,14 +443,21 @@ class PromptInjectionCheck(WholeTextCheck):
 
 
 def _result(
-    parts: Sequence[TextPart], types: Mapping[int, str], passing: GuardrailResult, margin: float
+    parts: Sequence[TextPart],
+    types: Mapping[int, str],
+    passing: GuardrailResult,
+    margin: float,
+    margins: Mapping[int, float],
 ) -> GuardrailResult:
     certainty = _certainty(margin)
-    if types:
-        return whole_parts(parts, types, passing, score=certainty)
-    if certainty == passing.score:
+    if certainty == passing.score and not types:
         return passing
-    return GuardrailResult(passing.guardrail, Verdict.PASS, score=certainty)
+    least = passing.score or 0.0
+    scores = [(index, _certainty(margin)) for index, margin in sorted(margins.items())]
+    values = tuple([one for one in scores if one[1] > least])
+    if types:
+        return whole_parts(parts, types, passing, score=certainty)._replace(part_values=values)
+    return GuardrailResult(passing.guardrail, Verdict.PASS, score=certainty, part_values=values)
 
 
 @lru_cache(maxsize=1024)  # most texts have few terms, or none

@@ -1,0 +1,232 @@
+"""Fragments of a request body that a conversation sends again with each turn.
+
+A fragment is a piece of the body's text: consecutive elements of its list of messages, or the
+whole value of a field such as `tools`. A known fragment is cut out before the body is read, and a
+stand-in of the worker's own takes its place.
+
+It makes no difference to safety how the pieces were found. The text of a known fragment was read
+strictly when it was new. The reader must meet each stand-in as a whole element or value of its
+field, and no client can write one. JSON text in which elements replace an element is JSON text, so
+body and rest together say what the whole body says.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sidecar.domain.subject import UnscannedReason
+
+VALUE_FIELDS: Final = frozenset(
+    """
+    tools functions system instructions systemInstruction system_instruction toolConfig tool_config
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Fields whose value is one fragment: long, the same in each turn, and read by the extractor
+alone, but for the models that tools may name."""
+
+MIN_BUNDLE_BYTES: Final = 8_192
+"""Short messages are one fragment with their neighbours: to look one up and to keep it takes as
+long as to search a few hundred bytes."""
+_MAX_BUNDLE_BYTES: Final = 4 * MIN_BUNDLE_BYTES
+
+_MAX_ENDS: Final = 8
+"""Ends of messages at which a known beginning may end. A turn adds two messages, or one for each
+tool that was called."""
+_MAX_TURN_BYTES: Final = 1 << 16
+"""A longer turn is found among the bundles."""
+
+_SPACE: Final = b" \t\r\n"
+_BETWEEN: Final = frozenset(b" \t\r\n,")
+_MAX_GAP: Final = 64
+"""Bytes of a comma and the blanks around it; with more, fewer fragments are found."""
+
+
+class Span(NamedTuple):
+    """Bytes `start` to `end` of a body: a value, or `elements` of a list."""
+
+    start: int
+    end: int
+    elements: int = 1
+
+
+class KnownFragment(msgspec.Struct, frozen=True, gc=False):
+    """The facts that reading a fragment has found; none of its text.
+
+    It holds `parts` texts of `text_bytes` in all. The speakers are those of its first and last
+    message; None for one that is read as a text of its own.
+    """
+
+    parts: int
+    text_bytes: int
+    unscanned: tuple[UnscannedReason, ...]
+    first_speaker: str | None
+    last_speaker: str | None
+
+
+class Element(NamedTuple):
+    """One element of the list of messages as it was read, or a known fragment in its place.
+
+    `part` and `reason` are the numbers of texts and of reasons before it in the rest of the body.
+    """
+
+    part: int
+    reason: int
+    first_speaker: str | None
+    last_speaker: str | None
+
+
+class Met(NamedTuple):
+    """A known fragment that was met, with `place` texts before it in the rest of the body."""
+
+    number: int
+    place: int
+    is_in_list: bool
+
+
+class Reading(msgspec.Struct):
+    """The known fragments of a body, and the facts of reading the rest of it.
+
+    A stand-in is `{mark: number of a known fragment}`; `met` are those in the order of the body.
+    `elements` are those of `list_field`, with one more that marks its end; `values` has such a
+    pair for each value that is a fragment. `unscanned` are the reasons why content was not read.
+    With `has_seam` the text of a known fragment and of its neighbour reach the model as one.
+    With `is_mixed` the list holds something other than objects. With `names_models` a fragment
+    names a model to run.
+    """
+
+    mark: str
+    list_field: str | None = None
+    known: list[KnownFragment] = []
+    met: list[Met] = []
+    elements: list[Element] = []
+    values: dict[str, tuple[Element, Element]] = {}
+    unscanned: list[UnscannedReason] = []
+    has_seam: bool = False
+    is_mixed: bool = False
+    names_models: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Return whether the rest and the known fragments are read as the whole body would be."""
+        met = sorted([one.number for one in self.met])
+        return not self.has_seam and met == list(range(len(self.known)))
+
+    @property
+    def known_parts(self) -> int:
+        """Return how many texts the known fragments hold."""
+        return sum([one.parts for one in self.known])
+
+
+_TOP: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def top_values(body: bytes) -> dict[str, Span]:
+    """Return the place of each value of an object; nothing if its form is unusual.
+
+    Of a name that stands twice it is wrong: the reader refuses such a body.
+    """
+    try:
+        values = _TOP.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    places: dict[str, Span] = {}
+    at = 0
+    for name, value in values.items():
+        quote = body.find(b'"', at)
+        end = body.find(b'"', quote + 1)
+        if body[quote + 1 : end] != name.encode():
+            return {}  # written with escapes
+        at = body.find(b":", end) + 1
+        while body[at] in _SPACE:
+            at += 1
+        start = at
+        at += len(value)
+        places[name] = Span(start, at)
+    return places
+
+
+def list_start(body: bytes, fields: frozenset[str]) -> tuple[str, int] | None:
+    """Return the field and the first element's place of a list of objects, if one is found.
+
+    It may be a list within another value; then the reader does not meet its stand-in.
+    """
+    found = _starts_of(fields).search(body)
+    return None if found is None else (found.group(1).decode(), found.end() - 1)
+
+
+@cache
+def _starts_of(fields: frozenset[str]) -> re.Pattern[bytes]:
+    names = "|".join(sorted(fields)).encode()
+    return re.compile(rb'"(' + names + rb')"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{')
+
+
+def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
+    """Return where a known beginning of a list may end, in order: behind one of its elements."""
+    # Messages begin with the same name, most often; the items of `input` do not.
+    opening = b'{"'
+    if field != "input":
+        opening = body[start : body.find(b'"', start + 2) + 1][:_MAX_GAP]
+    ends: list[int] = []
+    at, least = len(body), max(start + 1, len(body) - _MAX_TURN_BYTES)
+    for _ in range(_MAX_GAP):
+        at = body.rfind(opening, least, at)
+        if at < 0 or len(ends) == _MAX_ENDS:
+            break
+        before = body[max(at - _MAX_GAP, start) : at]
+        left = before.rstrip(b" \t\r\n,")
+        if left.endswith(b"}") and len(left) < len(before):
+            ends.append(at - len(before) + len(left))
+    return ends[::-1]
+
+
+def elements_of(body: bytes, value: Span) -> Span | None:
+    """Return the place of all elements of a list of objects; None for another value."""
+    start, end = value.start + 1, value.end - 1
+    while body[start] in _SPACE:
+        start += 1
+    while body[end - 1] in _SPACE:
+        end -= 1
+    if body[value.start : value.start + 1] != b"[" or body[start : start + 1] != b"{":
+        return None
+    return Span(start, end)
+
+
+def bundles(body: bytes, value: Span) -> list[Span]:
+    """Return the elements of a list, short neighbours as one.
+
+    Where a bundle ends depends on the length of its last element, not on the place in the list:
+    a conversation that loses its first messages soon has the same bundles again.
+    """
+    try:
+        elements = _LIST.decode(memoryview(body)[value.start : value.end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    found: list[Span] = []
+    at = value.start + 1
+    start = count = 0
+    for element in elements:
+        while body[at] in _BETWEEN:
+            at += 1
+        start = start if count else at
+        size = len(element)
+        at += size
+        count += 1
+        length = at - start
+        if length >= MIN_BUNDLE_BYTES and (
+            size % 2 or size >= MIN_BUNDLE_BYTES or length >= _MAX_BUNDLE_BYTES
+        ):
+            found.append(Span(start, at, count))
+            count = 0
+    if count:
+        found.append(Span(start, at, count))
+    return found
+
+
+def stand_in(mark: str, number: int) -> bytes:
+    """Return the text that takes the place of a known fragment."""
+    return b'{"%s":%d}' % (mark.encode(), number)
