@@ -89,8 +89,7 @@ class KeyActivity:
             self._add(key_id, _Uses(last_used_at=at, requests=1, refused=int(refused)))
             return
         # In place, as each request comes here.
-        if at > known.last_used_at:
-            known.last_used_at = at
+        known.last_used_at = max(known.last_used_at, at)
         known.requests += 1
         known.refused += refused
 
