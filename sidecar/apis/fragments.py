@@ -36,8 +36,13 @@ _MAX_BUNDLE_BYTES: Final = 4 * MIN_BUNDLE_BYTES
 _MAX_ENDS: Final = 8
 """Ends of messages at which a known beginning may end. A turn adds two messages, or one for each
 tool that was called."""
+_MAX_OBJECTS: Final = 256
 _MAX_TURN_BYTES: Final = 1 << 16
 """A longer turn is found among the bundles."""
+
+_MESSAGE_OPENINGS: Final = (b'{"role"', b'{"content"')
+"""Clients write their own messages in one way, and those of the answers that they return in
+another: OpenAI's begins with the role, and with the content."""
 
 _SPACE: Final = b" \t\r\n"
 _BETWEEN: Final = frozenset(b" \t\r\n,")
@@ -167,16 +172,19 @@ def _starts_of(fields: frozenset[str]) -> re.Pattern[bytes]:
 
 def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
     """Return where a known beginning of a list may end, in order: behind one of its elements."""
-    # Messages begin with the same name, most often; the items of `input` do not.
-    opening = b'{"'
+    # Messages begin with one of few names; the items of `input` do not.
+    openings: tuple[bytes, ...] = (b'{"',)
     if field != "input":
-        opening = body[start : body.find(b'"', start + 2) + 1][:_MAX_GAP]
+        first = body[start : body.find(b'"', start + 2) + 1][:_MAX_GAP]
+        openings = (first, *_MESSAGE_OPENINGS)
     ends: list[int] = []
     at, least = len(body), max(start + 1, len(body) - _MAX_TURN_BYTES)
-    for _ in range(_MAX_GAP):
-        at = body.rfind(opening, least, at)
+    for _ in range(_MAX_OBJECTS):
+        at = body.rfind(b'{"', least, at)
         if at < 0 or len(ends) == _MAX_ENDS:
             break
+        if not body.startswith(openings, at):
+            continue
         before = body[max(at - _MAX_GAP, start) : at]
         left = before.rstrip(b" \t\r\n,")
         if left.endswith(b"}") and len(left) < len(before):

@@ -72,6 +72,16 @@ def test_a_beginning_may_end_behind_each_of_the_last_messages() -> None:
     assert elements.end in ends_of_beginnings(body, field, start)
 
 
+def test_a_beginning_may_end_before_an_answer_as_a_client_of_openai_returns_it() -> None:
+    said = {"role": "user", "content": "x" * 50}
+    answer = {"content": "y", "refusal": None, "role": "assistant", "tool_calls": [{"id": "c"}]}
+    turn = json.dumps({"messages": [said]}).encode()
+    body = json.dumps({"messages": [said, answer, said]}).encode()
+    elements = elements_of(turn, top_values(turn)["messages"])
+    assert elements is not None
+    assert elements.end in ends_of_beginnings(body, "messages", elements.start)
+
+
 @pytest.mark.parametrize("body", [b'{"messages":[]}', b'{"messages":["a"]}', b'{"messages":{}}'])
 def test_a_list_without_objects_has_no_place(body: bytes) -> None:
     assert list_start(body, FIELDS) is None
