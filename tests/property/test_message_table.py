@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -15,10 +17,13 @@ from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
+from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Route, Subject
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.policy.snapshot import EffectivePolicy
+from tests.support import events as on
 from tests.support.guardrails import effective, policy
+from tests.support.pipeline import KEY, World, headers
 from tests.support.secrets import SECRETS
 
 HEADERS: Final = Headers((("content-type", b"application/json"),))
@@ -215,8 +220,8 @@ def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectiveP
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("rules", POLICIES)
-@settings(max_examples=15, deadline=None)
-@given(rng=st.randoms(use_true_random=False), max_bytes=st.sampled_from([3_000, 1 << 20]))
+@settings(max_examples=6, deadline=None)
+@given(rng=st.randoms(use_true_random=True), max_bytes=st.sampled_from([3_000, 1 << 20]))
 def test_known_messages_have_the_findings_of_a_search(
     dialect: str, rules: str, rng: random.Random, max_bytes: int
 ) -> None:
@@ -231,3 +236,89 @@ def test_known_messages_have_the_findings_of_a_search(
             expected = report(results), read.unscanned
         assert with_table(table, route, body, in_force(rules)) == expected
         assert table.bytes <= max_bytes
+
+
+LIMITS: Final = tuple(
+    Limit(id=one.value, level=Level.TEAM, measure=one, window=Window.MINUTE, amount=10**9)
+    for one in (Measure.REQUESTS, Measure.TOKENS, Measure.COST)
+)
+SAID: Final = "I wrote to [EMAIL_1], [EMAIL_2] and ann.lee@example.org about [CREDIT_CARD_1]."
+ANSWERS: Final[dict[str, Message]] = {
+    "openai": {"choices": [{"message": {"role": "assistant", "content": SAID}}]},
+    "responses": {
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": SAID}]}]
+    },
+    "anthropic": {"role": "assistant", "content": [{"type": "text", "text": SAID}]},
+    "gemini": {"candidates": [{"content": {"parts": [{"text": SAID}]}}]},
+    "bedrock": {"output": {"message": {"content": [{"text": SAID}]}}},
+}
+"""In each of them values are named again."""
+REMOTE: Final = """
+  - {name: tone, type: webhook, action: flag, url: "http://127.0.0.1:9/"}
+"""
+
+
+async def exchanged(world: World, path: str, body: bytes, answer: bytes) -> list[object]:
+    """Return each thing that Envoy gets for a request and its answer."""
+    exchange = world.exchange()
+    came: list[object] = [await exchange.judge_headers(headers(path), has_body=True)]
+    if isinstance(came[0], on.BodyRequired):
+        came.append(await exchange.judge_body(body))
+    if isinstance(came[-1], on.RequestCleared) and came[-1].judges_answer:
+        status = Headers(((":status", b"200"), ("content-type", b"application/json")))
+        came.append(await exchange.judge_response_headers(status))
+        if isinstance(came[-1], on.ResponseHeld):
+            came.append(await exchange.judge_response_body(answer))
+        else:
+            came.append(await exchange.judge_response_piece(answer, is_last=True))
+    await exchange.end()
+    return came
+
+
+def traces(world: World) -> dict[str, object]:
+    """Return everything that requests have left behind."""
+    samples = [one for metric in world.registry.collect() for one in metric.samples]
+    return {
+        "usage": world.usage.noted,
+        "verdicts": [judged for _, judged in world.verdicts.noted],
+        "limits": (world.limiter.asked, world.limiter.settled),
+        "uses": world.uses.noted,
+        "metrics": [
+            (one.name, one.labels, one.value)
+            for one in samples
+            if not one.name.endswith("_created")
+        ],
+        "remote": [(one.subject, one.about) for one in world.remote.asked],
+    }
+
+
+async def equal_turns(dialect: str, rules: str, rng: random.Random, max_bytes: int) -> None:
+    unscanned = "block" if rules == POLICIES["blocks"] else "flag"
+    text = f"name: default\nunscanned: {unscanned}\nguardrails:\n{rules}"
+    table = MessageTable(max_bytes=max_bytes, secret=SECRET)
+    worlds = (World(text, messages=table), World(text))
+    for world in worlds:
+        record = world.store.records[KEY.key_id]
+        world.store.records[KEY.key_id] = replace(record, limits=LIMITS)
+    answer = json.dumps(ANSWERS[dialect]).encode()
+    for path, body in turns(dialect, rng, 5):
+        short, left = rng.choice((None, None, None, None, 1)), rng.choice((None, 50))
+        for world in worlds:
+            world.limiter.short, world.limiter.left = short, left
+        with_table, without = [await exchanged(one, path, body, answer) for one in worlds]
+        assert with_table == without
+        assert traces(worlds[0]) == traces(worlds[1])
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(max_examples=8, deadline=None)
+@given(
+    rules=st.sampled_from([*POLICIES.values(), POLICIES["redacts"] + REMOTE]),
+    rng=st.randoms(use_true_random=True),
+    max_bytes=st.sampled_from([3_000, 1 << 20]),
+)
+def test_envoy_and_all_reports_get_the_same_with_the_table_and_without(
+    dialect: str, rules: str, rng: random.Random, max_bytes: int
+) -> None:
+    """Bytes, headers, metadata, refusals, usage, limits, metrics; both engines run this code."""
+    asyncio.run(equal_turns(dialect, rules, rng, max_bytes))

@@ -23,6 +23,7 @@ from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.stream import Budgets, OverloadGuard
+from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
@@ -352,6 +353,7 @@ class World:
         *,
         timing: Timing = Timing.METADATA,
         route_by_model: RouteByModel = RouteByModel.OFF,
+        messages: MessageTable | None = None,
     ) -> None:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
@@ -379,6 +381,7 @@ class World:
             budgets=PATIENT,
             max_body_bytes=1 << 20,
             route_by_model=route_by_model,
+            messages=messages,
         )
 
     def exchange(
