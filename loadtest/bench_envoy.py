@@ -29,8 +29,9 @@ ANSWER: Final = (
     '"usage":{"prompt_tokens":200,"completion_tokens":2,"total_tokens":202}}'
 )
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
+_EXT_PROC: Final = "envoy.filters.http.ext_proc"
 _OF_EGRET: Final = {
-    "envoy.filters.http.ext_proc",
+    _EXT_PROC,
     "envoy.filters.http.set_filter_state",
     "envoy.access_loggers.open_telemetry",
 }
@@ -39,15 +40,26 @@ Config = dict[str, Any]
 
 
 def shipped_config(
-    text: str, *, provider: Config, over_http1: bool = False, is_bare: bool = False
+    text: str,
+    *,
+    provider: Config,
+    over_http1: bool = False,
+    is_bare: bool = False,
+    is_buffered: bool = False,
 ) -> str:
     """Return the rendered configuration *text* with its plain listener only and *provider*.
 
-    *is_bare* removes Egret.
+    *is_bare* removes Egret. With *is_buffered* Envoy keeps a request's body, and sends it whole.
     """
     config: Config = yaml.safe_load(text)
     resources = config["static_resources"]
     plain = next(one for one in resources["listeners"] if one["name"] == "http")
+    if is_buffered:
+        plain["per_connection_buffer_limit_bytes"] = 1 << 23
+        for manager in _managers(plain):
+            for one in manager["http_filters"]:
+                if one["name"] == _EXT_PROC:
+                    one["typed_config"]["processing_mode"]["request_body_mode"] = "BUFFERED"
     resources["listeners"] = [_bare_listener(plain) if is_bare else plain]
     resources["clusters"] = [
         _answered_here(cluster, provider, over_http1=over_http1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
 
 from sidecar.domain.limits import Limit, Priority
 
@@ -21,9 +22,11 @@ class Principal:
     organization_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyBinding:
-    """Names of the policies bound at each level; None if a level binds none."""
+class PolicyBinding(NamedTuple):
+    """Names of the policies bound at each level; None if a level binds none.
+
+    A tuple, which is hashed in C: each request looks its policy up by it.
+    """
 
     key: str | None = None
     team: str | None = None

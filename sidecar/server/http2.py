@@ -221,7 +221,7 @@ class Http2Stream:
                 # The rest of the request is not wanted (section 8.1).
                 out.append(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR)))
             connection.forget(self)
-        connection.send(*out)
+        connection.send(*out, is_answer=True)
         if connection.resumed is not None and not after:
             await connection.resumed.wait()
 
@@ -343,18 +343,20 @@ class Http2Connection(asyncio.Protocol):
         else:
             self._rest = data[at:] if at < len(data) else b""
 
-    def send(self, *frames: Bytes) -> None:
+    def send(self, *frames: Bytes, is_answer: bool = False) -> None:
         """Write whole frames, together with all others of this turn of the loop.
 
-        Streams that were read in one piece are answered in one, which wakes Envoy once. After the
-        connection is lost frames are dropped.
+        Streams that were read in one piece are answered in one, which wakes Envoy once. An answer
+        is written at once if there is no other stream: the rest of the turn is the end of the
+        request, which the peer need not wait for. After the connection is lost frames are dropped.
         """
-        if not self._outgoing:
-            self.loop.call_soon(self._flush)
+        is_first = not self._outgoing
         self._outgoing += frames
         self._outgoing_bytes += sum(map(len, frames))
-        if self._outgoing_bytes >= FLUSH_BYTES:
+        if self._outgoing_bytes >= FLUSH_BYTES or (is_answer and len(self._streams) <= 1):
             self._flush()
+        elif is_first:
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if self._outgoing:

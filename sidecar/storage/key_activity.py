@@ -84,7 +84,14 @@ class KeyActivity:
 
         Never waits and never raises. For a made-up id call it not: it would take up room.
         """
-        self._add(key_id, _Uses(last_used_at=at, requests=1, refused=int(refused)))
+        known = self._uses.get(key_id)
+        if known is None:
+            self._add(key_id, _Uses(last_used_at=at, requests=1, refused=int(refused)))
+            return
+        # In place, as each request comes here.
+        known.last_used_at = max(known.last_used_at, at)
+        known.requests += 1
+        known.refused += refused
 
     async def run(self) -> Never:
         """Write a batch every few seconds until cancelled."""

@@ -109,6 +109,33 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+_MADV_COLLAPSE: Final = 25
+_HUGE_PAGE_BYTES: Final = 2 << 20
+
+
+def use_huge_pages() -> None:
+    """Have the kernel move the memory of this process into huge pages, as far as it can.
+
+    The objects that a request uses are spread over tens of megabytes, and Envoy uses the CPU in
+    between: with pages of 4 KB most accesses begin with one to the page tables, which are nested
+    on virtual machines. `MADV_COLLAPSE` of madvise(2), Linux 6.1 and later; elsewhere nothing
+    changes.
+    """
+    if sys.platform != "linux":
+        return
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
+        span, access, _, _, inode, *name = line.split(maxsplit=5)  # proc_pid_maps(5)
+        if access != "rw-p" or inode != "0" or name not in ([], ["[heap]"]):
+            continue
+        start, end = (int(address, 16) for address in span.split("-"))
+        # One by one: a page that cannot be collapsed, as none of it is in use, keeps none back.
+        for page in range(-start // _HUGE_PAGE_BYTES * -_HUGE_PAGE_BYTES, end, _HUGE_PAGE_BYTES):
+            if page + _HUGE_PAGE_BYTES <= end:
+                madvise(page, _HUGE_PAGE_BYTES, _MADV_COLLAPSE)
+
+
 BEAT_SECONDS: Final = 0.25
 """Between two samples. A stall is measured from the next sample on."""
 

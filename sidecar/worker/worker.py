@@ -50,7 +50,12 @@ from sidecar.worker.keys import WorkerKeys, open_keys
 from sidecar.worker.limits import WorkerLimits, open_limits
 from sidecar.worker.policies import PolicyReloader
 from sidecar.worker.remote_checks import open_remote_checks
-from sidecar.worker.runtime import BackgroundTasks, RuntimeSampler, worker_socket
+from sidecar.worker.runtime import (
+    BackgroundTasks,
+    RuntimeSampler,
+    use_huge_pages,
+    worker_socket,
+)
 from sidecar.worker.supervisor import SchemaWatch
 from sidecar.worker.usage import UsageSettlement, WorkerUsage, open_usage
 
@@ -119,6 +124,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
         await wait_for_policies(policies, stopping)
         # All objects of now live as long as the worker: the collector need not walk them.
         gc.freeze()
+        use_huge_pages()
         await engine.set_ready(is_ready=True)
         os.write(ready_pipe, b"1")
         get_logger().info(

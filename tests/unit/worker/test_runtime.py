@@ -51,6 +51,30 @@ def test_every_member_is_found_without_the_hook_that_makes_it_slow() -> None:
     assert int(done.stdout) > 50
 
 
+HUGE: Final = """
+import platform
+from pathlib import Path
+from sidecar.worker.runtime import use_huge_pages
+
+numbers = [str(number) for number in range(200_000)]
+before = numbers[:], "".join(numbers)
+use_huge_pages()
+assert (numbers, "".join(numbers)) == before
+release = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+if release >= (6, 1) and Path("/sys/kernel/mm/transparent_hugepage").exists():
+    rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    print(next(line.split()[1] for line in rollup if line.startswith("AnonHugePages")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")
+def test_memory_that_moves_into_huge_pages_keeps_its_content() -> None:
+    """The kernel of the machine may be older than the call: then nothing moves."""
+    done = subprocess.run([sys.executable, "-c", HUGE], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout or 2048) >= 2048
+
+
 async def test_a_loop_that_is_held_up_is_seen_to_be_late() -> None:
     """A stall is a lag; the watch on garbage ends with the task."""
     registry = CollectorRegistry()
