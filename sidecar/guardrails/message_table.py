@@ -53,7 +53,7 @@ MIN_VALUE_BYTES: Final = 1_024
 
 TAIL_BYTES: Final = 256
 """The end of a list by which its next turn is recognised, before the whole of it is hashed."""
-MAX_TAILS: Final = 65_536
+MAX_TAILS: Final = 16_384
 
 MAX_JOINED_FINDINGS: Final = 100
 """Of one guardrail. A search treats thousands in one request in another way, and counts those

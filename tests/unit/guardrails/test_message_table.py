@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -205,3 +207,22 @@ def test_nothing_is_known_once_policies_have_changed() -> None:
     judge(known, chat(*json.loads(body)["messages"], message("user", "more", 50)))
     assert known.hits == 0
     assert known.bytes > 0
+
+
+@pytest.mark.parametrize("ending", ["", " ann@example.org and card 4111 1111 1111 1111"])
+def test_entries_take_no_more_memory_than_is_counted(ending: str) -> None:
+    known = table(max_bytes=1 << 30)
+    bodies = [
+        chat(message("user", f"{at}{ending}"), message("assistant", "hi")) for at in range(300)
+    ]
+    judge(known, bodies[0])
+    tracemalloc.start()
+    try:
+        before, counted = tracemalloc.get_traced_memory()[0], known.bytes
+        for body in bodies[1:]:
+            judge(known, body)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken <= known.bytes - counted
