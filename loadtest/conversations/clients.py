@@ -15,6 +15,7 @@ from loadtest.bench_stack import Gateway
 from loadtest.figures import per_request_us
 from loadtest.peers import Peer
 from loadtest.processes import cpu_seconds
+from sidecar.telemetry.names import MetricName
 from sidecar.telemetry.traffic_stats import parse_snapshot
 
 CONNECTIONS: Final = 4
@@ -116,12 +117,6 @@ async def _settled_cpu(one: Contestant) -> tuple[float, float]:
     return one.cpu()
 
 
-KNOWN: Final = "egret_known_messages_total"
-KNOWN_BYTES: Final = "egret_known_message_bytes_total"
-TABLE_BYTES: Final = "egret_message_table_bytes"
-EVICTIONS: Final = "egret_known_message_evictions_total"
-
-
 @dataclass(frozen=True, slots=True)
 class TableCounts:
     """Counts of the tables of known messages, of all workers together, and their size.
@@ -163,11 +158,11 @@ async def table_counts(one: Contestant) -> TableCounts | None:
         client.get(one.metrics_url) as answer,
     ):
         samples = parse_snapshot(await answer.text(), at=time.monotonic()).samples
-    if TABLE_BYTES not in samples:
+    if MetricName.MESSAGE_TABLE_BYTES not in samples:
         return None
 
     def outcome(name: str) -> float:
-        known = samples.get(KNOWN, {})
+        known = samples.get(f"{MetricName.KNOWN_MESSAGES}_total", {})
         return sum(value for labels, value in known.items() if ("outcome", name) in labels)
 
     def total(name: str) -> float:
@@ -176,7 +171,7 @@ async def table_counts(one: Contestant) -> TableCounts | None:
     return TableCounts(
         hits=outcome("hit"),
         misses=outcome("miss"),
-        known_bytes=total(KNOWN_BYTES),
-        evictions=total(EVICTIONS),
-        size_bytes=total(TABLE_BYTES),
+        known_bytes=total(f"{MetricName.KNOWN_MESSAGE_BYTES}_total"),
+        evictions=total(f"{MetricName.KNOWN_MESSAGE_EVICTIONS}_total"),
+        size_bytes=total(MetricName.MESSAGE_TABLE_BYTES),
     )
