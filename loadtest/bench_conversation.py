@@ -89,7 +89,7 @@ CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
 """How many of each size: some seconds of work for each side."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
-LONG_ROUNDS: Final = 2
+LONG_ROUNDS: Final = 1
 """Rounds in which all turns are measured, and the smallest table is thrashed."""
 GROWING: Final = 40
 TURNS: Final = 10
@@ -138,6 +138,7 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     figures = conversation_figures(series, engine)
+    path = write_json("bench-conversation", figures, run)
     grids = [
         turns_grid(figures, engine, plan.sizes),
         ratios_grid(figures, engine, plan.sizes),
@@ -149,7 +150,7 @@ def main() -> int:
         grids.append(peers_grid(figures, engine, peers, PEER_CONVERSATIONS))
     for grid in grids:
         grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-conversation', figures, run)}.")
+    console.print(f"\nWritten to {path}.")
     if options.markdown:
         tables = "\n\n".join(grid.as_markdown() for grid in grids)
         write_section("conversations", f"{run.as_sentence()}\n\n{tables}")
@@ -184,7 +185,12 @@ async def _measure(
         run_directory(Path(place) / "run") as run,
     ):
         console.print("Starting all sides …")
-        async with _running(sides, engine, run) as (gateways, peers, features):
+        has_peers = bool(plan.shapes) and is_installed()
+        async with _running(sides, engine, run, has_peers=has_peers) as (
+            gateways,
+            peers,
+            features,
+        ):
             if not peers:
                 console.print("Without other gateways (`make bench-peers` installs them).")
             runner = _Runner(gateways, plan, console)
@@ -194,9 +200,9 @@ async def _measure(
 
 @asynccontextmanager
 async def _running(
-    sides: Sequence[Side], engine: str, run: RunDirectory
+    sides: Sequence[Side], engine: str, run: RunDirectory, *, has_peers: bool
 ) -> AsyncIterator[tuple[dict[str, Gateway], list[Contestant], dict[str, str]]]:
-    """Start the provider, every side, and the peers that are installed."""
+    """Start the provider, every side, and the peers if they are wanted."""
     children, place = Children(), run.path / "peers"
     place.mkdir()
     async with AsyncExitStack() as parts:
@@ -206,7 +212,7 @@ async def _running(
             running_gateways(sides, (engine,), run=run, options=options)
         )
         gateways = {side.name: found[f"{side.name}.{engine}"] for side in sides}
-        if not is_installed():
+        if not has_peers:
             yield gateways, [], {}
             return
         body = place / "body.json"
