@@ -61,12 +61,15 @@ class Span(NamedTuple):
 class KnownFragment(msgspec.Struct, frozen=True, gc=False):
     """The facts that reading a fragment has found; none of its text.
 
-    It holds `parts` texts of `text_bytes` in all. The speakers are those of its first and last
+    It holds `parts` texts of `text_bytes` in all, and at most so many `containers` and `commas`
+    (see `JsonBound`). The speakers are those of its first and last
     message; None for one that is read as a text of its own.
     """
 
     parts: int
     text_bytes: int
+    containers: int
+    commas: int
     unscanned: tuple[UnscannedReason, ...]
     first_speaker: str | None
     last_speaker: str | None

@@ -41,7 +41,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.policy import Action, Mode
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.jsontext.strict import BOUND
+from sidecar.jsontext.strict import BOUND, most_values
 
 SECRET_BYTES: Final = 32
 
@@ -120,7 +120,7 @@ class MessageTable:
         if model is None and (found := _MODEL.search(body)) is not None:
             model = found.group(1).decode()
         conversation = Conversation(self, route, headers, body)
-        subject = conversation.read(scan_of(model), uses_known=not BOUND.is_exceeded_by(body))
+        subject = conversation.read(scan_of(model))
         return subject, conversation if conversation.is_worth_keeping else None
 
     def key(self, scan: LocalScan, route: Route, field: str) -> bytes:
@@ -163,13 +163,14 @@ _MODEL: Final = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*"([ !#-\[\]-~]*)"')
 class _Piece(NamedTuple):
     """A fragment of one reading, and how many elements of its list it has; known, or to be kept.
 
-    Without a digest it is too short to be kept.
+    Without a digest it is too short to be kept. `values` are its containers and commas, at most.
     """
 
     field: str
-    digest: bytes | None
-    elements: int
-    is_known: bool
+    digest: bytes | None = None
+    elements: int = 1
+    is_known: bool = False
+    values: tuple[int, int] = (0, 0)
 
 
 class Conversation:
@@ -187,14 +188,18 @@ class Conversation:
         self._headers = headers
         self._body = body
 
-    def read(self, scan: LocalScan, *, uses_known: bool) -> Subject | Unreadable | Malformed:
+    def read(
+        self, scan: LocalScan, *, uses_known: bool = True
+    ) -> Subject | Unreadable | Malformed:
         """Read the body, without the fragments that these guardrails know if it *uses* them."""
         self.scan, table = scan, self._table
         self._reading = reading = Reading(mark=table.mark)
         self._pieces: list[_Piece] = []
         self._list, self._tail = b"", 0
         self._is_next_turn = False
-        rest = self._rest(uses_known=uses_known)
+        self._text = rest = self._rest(uses_known=uses_known)
+        if reading.known and not self._is_within_bound(rest):
+            return self.read(scan, uses_known=False)
         subject = read_request(self._route, self._headers, rest, reading)
         if isinstance(subject, Subject) and reading.is_sound:
             self.subject = subject
@@ -205,6 +210,13 @@ class Conversation:
             # Read as a whole there is no seam, and the words for a fault are those for the body.
             return self.read(scan, uses_known=False)
         return subject
+
+    def _is_within_bound(self, rest: bytes) -> bool:
+        """Return whether the whole body holds no more values than are read of one."""
+        containers, commas = most_values(rest)
+        containers += sum([one.containers for one in self._reading.known])
+        commas += sum([one.commas for one in self._reading.known])
+        return BOUND.allows(containers, commas) or not BOUND.is_exceeded_by(self._body)
 
     def forget(self, scan: LocalScan) -> None:
         """Read the whole body as new, to be searched by *scan*."""
@@ -252,13 +264,16 @@ class Conversation:
                 if field not in fields or span.end - span.start >= MIN_BUNDLE_BYTES:
                     digest = self._digest(field, rest, span)
                 entry = table.get(digest) if uses_known and digest is not None else None
-                if entry is None:
-                    self._pieces.append(_Piece(field, digest, span.elements, is_known=False))
+                if digest is None:
+                    self._pieces.append(_Piece(field, None, span.elements))
+                elif entry is None:
+                    values = most_values(rest[span.start : span.end])
+                    self._pieces.append(_Piece(field, digest, span.elements, values=values))
                 else:
                     pieces += (rest[at : span.start], stand_in(table.mark, len(reading.known)))
                     at = span.end
                     reading.known.append(entry)
-                    self._pieces.append(_Piece(field, None, 1, is_known=True))
+                    self._pieces.append(_Piece(field, is_known=True))
         return b"".join((*pieces, rest[at:])) if pieces else rest
 
     def _digest(self, field: str, text: bytes, span: Span) -> bytes:
@@ -319,10 +334,9 @@ class Conversation:
         """
         if not self._reading.met:
             return results
-        parts, unscanned = self.subject.parts, self._reading.unscanned
-        search = _Search(self.scan, results, parts, unscanned)
-        start, end = Element(0, 0, None, None), Element(len(parts), 0, None, None)
-        whole = search.entry(start, end, known=self._known())
+        search = _Search(self.scan, results, self.subject.parts, self._reading.unscanned)
+        start, end = Element(0, 0, None, None), Element(len(self.subject.parts), 0, None, None)
+        whole = search.entry(start, end, (0, 0), known=self._known())
         joined: list[GuardrailResult] = []
         is_blocked = False
         for number, result in enumerate(results):
@@ -370,18 +384,18 @@ class Conversation:
         bundled = [one.elements for one in self._pieces if one.field == reading.list_field]
         # Else two ways of reading the list differ.
         is_counted = sum(bundled) == len(elements) - 1 and not reading.is_mixed
-        for field, digest, count, _ in self._pieces:
+        for field, digest, count, _, values in self._pieces:
             if field in reading.values and digest is not None:
-                self._put(digest, search, search.entry(*reading.values[field]))
+                self._put(digest, search, search.entry(*reading.values[field], values))
             elif field == reading.list_field and is_counted:
                 end = at + count
                 if digest is not None and not _joins(elements, at) and not _joins(elements, end):
-                    entry = search.entry(elements[at], elements[end], elements[end - 1])
-                    self._put(digest, search, entry)
+                    first, behind, last = elements[at], elements[end], elements[end - 1]
+                    self._put(digest, search, search.entry(first, behind, values, last))
                 at = end
         if self._list and elements and not reading.is_mixed:
-            known = self._known(in_list=True)
-            entry = search.entry(elements[0], elements[-1], elements[-2], known)
+            known, values = self._known(in_list=True), most_values(self._text)
+            entry = search.entry(elements[0], elements[-1], values, elements[-2], known)
             self._put(self._list, search, entry)
             self._table.put_tail(self._tail)
 
@@ -426,13 +440,15 @@ class _Search:
         self,
         first: Element,
         behind: Element,
+        most: tuple[int, int],
         last: Element | None = None,
         known: Sequence[tuple[int, Entry]] = (),
     ) -> Entry:
         """Return the entry of the parts from *first* to *behind*, with the *known* between them.
 
-        *last* is the last of several elements.
+        *last* is the last of several elements; *most* are the containers and commas of the text.
         """
+        containers, commas = most
         at, parts = first.part, behind.part - first.part
         text_bytes = self._bytes[behind.part] - self._bytes[at]
         findings: list[list[Finding]] = []
@@ -452,10 +468,14 @@ class _Search:
             before += entry.parts
             parts += entry.parts
             text_bytes += entry.text_bytes
+            containers += entry.containers
+            commas += entry.commas
         self._add(findings, values, at, behind.part, before)
         return Entry(
             parts,
             text_bytes,
+            containers,
+            commas,
             tuple(dict.fromkeys(self._unscanned[first.reason : behind.reason])),
             first.first_speaker,
             (last or first).last_speaker,

@@ -28,6 +28,10 @@ class JsonBound:
     containers: int
     commas: int
 
+    def allows(self, containers: int, commas: int) -> bool:
+        """Return whether so many are read."""
+        return containers <= self.containers and commas <= self.commas
+
     def is_exceeded_by(self, text: bytes) -> bool:
         """Return whether *text* holds more. Text in strings (CSV, code) does not count.
 
@@ -55,6 +59,12 @@ class JsonBound:
 
     def _has_more_commas(self, text: bytes) -> bool:
         return _count(b",", text, self.commas + 1) > self.commas
+
+
+def most_values(text: bytes) -> tuple[int, int]:
+    """Return how many containers and commas *text* holds at most: those in strings count."""
+    size = len(text)
+    return _count(b"{", text, size) + _count(b"[", text, size), _count(b",", text, size)
 
 
 # Here and below `replace` counts a byte, as it jumps from one to the next; `bytes.count` looks at

@@ -13,6 +13,7 @@ from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, UnscannedReason
 from sidecar.guardrails.message_table import MessageTable
+from sidecar.jsontext.strict import TOO_MANY_VALUES
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import effective, policy
 
@@ -226,3 +227,19 @@ def test_entries_take_no_more_memory_than_is_counted(ending: str) -> None:
     finally:
         tracemalloc.stop()
     assert taken <= known.bytes - counted
+
+
+def test_known_and_new_messages_together_hold_no_more_values_than_are_read() -> None:
+    known = table()
+    rows: list[list[int]] = [[]] * 60_000
+    calls: list[dict[str, Any]] = [
+        {"role": "assistant", "content": FILLER, "metadata": {"rows": rows}},
+        {"role": "user", "content": FILLER},
+    ]
+    judge(known, chat(*calls))
+    assert known.hits == 0
+    refused = judge(known, chat(*calls, calls[0]))
+    assert refused == TOO_MANY_VALUES
+    allowed = judge(known, chat(*calls, {"role": "assistant", "content": "{" * 60_000}))
+    assert not isinstance(allowed, Malformed)
+    assert known.hits == 1
