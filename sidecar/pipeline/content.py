@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final, assert_never
 
+from sidecar.apis.fragments import VALUE_FIELDS
 from sidecar.apis.request_text import read_request
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
@@ -24,7 +25,7 @@ from sidecar.domain.finding import (
 )
 from sidecar.domain.limits import MICROS, Measure, Reservation
 from sidecar.domain.policy import StreamUsage, UnscannedAction
-from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.message_table import MIN_BODY_BYTES, Conversation
@@ -42,6 +43,14 @@ from sidecar.redaction.redact import RedactionRules, redact
 
 NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
 """For policies without remote guardrails, which alone read it."""
+
+
+_FIRST_READ: Final = VALUE_FIELDS - {"system"}
+"""Roles that a model reads before all messages, wherever they stand in the body. Numbered first,
+their values keep their placeholders when a turn adds values to the messages: else the provider's
+prompt cache would be of no use."""
+
+_SYSTEM_IN_MESSAGES: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +296,8 @@ def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     worker: Worker,
 ) -> RequestAllowed:
     guardrails = {result.guardrail.name: result.guardrail for result in record.results}
-    rules = RedactionRules(guardrails, hash_key_of(record, worker))
+    first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
+    rules = RedactionRules(guardrails, hash_key_of(record, worker), first)
     redacted = redact(body, subject.parts, findings, rules=rules)
     asking = _asking_for_usage(subject, redacted.body, route, caller, stream)
     hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE

@@ -25,11 +25,13 @@ _DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")
 class RedactionRules:
     """The guardrails behind the findings, by name; each states its style of redaction.
 
-    `hash_key` is the organization's own; without one `hash` falls back to numbers.
+    `hash_key` is the organization's own; without one `hash` falls back to numbers. `first` are
+    the roles whose values are numbered before all others.
     """
 
     guardrails: Mapping[str, Guardrail]
     hash_key: bytes | None = field(default=None, repr=False)
+    first: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def replacements(
     by guessing its name, or its own text would turn into the address of another person.
     """
     ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
+    if rules.first:
+        ordered.sort(key=lambda found: parts[found.part].role not in rules.first)
     restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
     taken = _written(parts) if restores else frozenset[bytes]()
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken)
@@ -79,7 +83,9 @@ def replacements(
             if _DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after):
                 # Other digits stand right beside the number, which would merge with it.
                 style = RedactionStyle.PLACEHOLDER
-        text = placeholders.of(value, type_=found.type, style=style)
+        text = placeholders.of(
+            value, type_=found.type, style=style, may_be_taken=not guardrail.restore
+        )
         if guardrail.restore and text not in taken:
             originals[text] = value
         made.append(
@@ -109,8 +115,10 @@ class Placeholders:
         self._made: dict[tuple[RedactionStyle, str, bytes], bytes] = {}
         self._counts: Counter[str] = Counter()
 
-    def of(self, value: bytes, *, type_: str, style: RedactionStyle) -> bytes:
-        """Return the placeholder of *value*."""
+    def of(
+        self, value: bytes, *, type_: str, style: RedactionStyle, may_be_taken: bool = False
+    ) -> bytes:
+        """Return the placeholder of *value*, one that is taken only if it *may be*."""
         key = (style, type_, value)
         made = self._made.get(key)
         if made is not None:
@@ -121,23 +129,23 @@ class Placeholders:
                 digest = hmac.new(self._hash_key, message, hashlib.sha256).hexdigest()
                 made = f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
             case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
-                made = self._numbered(type_, value.decode())
+                made = self._numbered(type_, value.decode(), may_be_taken=may_be_taken)
             case (
                 RedactionStyle.PLACEHOLDER | RedactionStyle.HASH | RedactionStyle.FORMAT_PRESERVING
             ):
-                made = self._numbered(type_, None)
+                made = self._numbered(type_, None, may_be_taken=may_be_taken)
             case _:
                 assert_never(style)
         self._made[key] = made
         return made
 
-    def _numbered(self, type_: str, card: str | None) -> bytes:
+    def _numbered(self, type_: str, card: str | None, *, may_be_taken: bool) -> bytes:
         while True:
             self._counts[type_] += 1
             number = self._counts[type_]
             made = None if card is None else stand_in(card, number)
             made = made or f"[{type_}_{number}]".encode()
-            if made not in self._taken:
+            if may_be_taken or made not in self._taken:
                 return made
 
 

@@ -30,21 +30,22 @@ pytestmark = [pytest.mark.stack, CLIENTS, pytest.mark.asyncio(loop_scope="sessio
 TURNS: Final = 20
 CALLS_TOOL: Final = frozenset({4, 11})
 VALUES: Final = {
-    "ann.lee@example.org": "[EMAIL_1]",
+    "desk@example.com": "[EMAIL_1]",
+    "ann.lee@example.org": "[EMAIL_2]",
     "4111 1111 1111 1111": "[CREDIT_CARD_1]",
-    "bob.builder@example.com": "[EMAIL_2]",
-    "carol@example.net": "[EMAIL_3]",
+    "bob.builder@example.com": "[EMAIL_3]",
+    "carol@example.net": "[EMAIL_4]",
 }
-"""In the order in which the conversation names them."""
+"""In the order in which the model reads them: two clients send the system prompt last."""
 FILLER: Final = "The plan for spring says that people meet on Monday to talk about design. "
-SYSTEM: Final = "You plan the meetings of a team. " + FILLER * 40
+SYSTEM: Final = "You plan the meetings of a team, and write as desk@example.com. " + FILLER * 40
 FIRST: Final = FILLER * 60 + "It was agreed with ann.lee@example.org, by card 4111 1111 1111 1111."
 ASKS: Final = {
     4: "Which of them does bob.builder@example.com attend?",
     9: "Write to ann.lee@example.org again.",
 }
 RESULT: Final = json.dumps({"attendees": ["carol@example.net", "ann.lee@example.org"]})
-SAID: Final = "I asked [EMAIL_1] about it, in turn %d, and the plan stands."
+SAID: Final = "I asked [EMAIL_2] about it, in turn %d, and the plan stands."
 WAS_SAID: Final = "I asked ann.lee@example.org about it, in turn %d, and the plan stands."
 EPHEMERAL: Final = {"type": "ephemeral"}
 SCHEMA: Final = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -243,6 +244,29 @@ def test_a_placeholder_that_the_client_wrote_stands_for_nothing(
     (replaced,), restoration = replacements(parts, findings, rules=rules(style, restore=True))
     assert replaced.text == made
     assert restoration.restore(written + b", " + made) == written + b", " + value.encode()
+
+
+def test_without_restore_a_placeholder_from_an_earlier_answer_changes_no_other() -> None:
+    """The model repeats it, the client sends it again, and the value keeps its number."""
+    by = RedactionRules(
+        {
+            "pii": Guardrail("pii", PiiSettings()),
+            "more": Guardrail("more", PiiSettings(), restore=True),
+        }
+    )
+    parts = [part(FIRST, 1), part("I wrote to [EMAIL_1]", 2), part(SECOND, 3)]
+    restored = replace(found(parts, 2, SECOND), guardrail="more")
+    findings = (found(parts, 0, FIRST), restored)
+    assert placeholders(parts, *findings, by=by) == [b"[EMAIL_1]", b"[EMAIL_2]"]
+
+
+def test_values_of_the_roles_that_a_model_reads_first_are_numbered_first() -> None:
+    parts = [part(FIRST, 1), TextPart(SECOND.encode(), (2,), "system")]
+    findings = [found(parts, 0, FIRST), found(parts, 1, SECOND)]
+    by = replace(rules(restore=True), first=frozenset({"system"}))
+    made, restoration = replacements(parts, findings, rules=by)
+    assert {one.location: one.text for one in made} == {(1,): b"[EMAIL_2]", (2,): b"[EMAIL_1]"}
+    assert restoration.restore(b"[EMAIL_1]") == SECOND.encode()
 
 
 def test_a_hash_that_the_client_wrote_is_not_restored() -> None:
