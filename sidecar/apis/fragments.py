@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from sidecar.domain.subject import UnscannedReason
+from sidecar.domain.subject import Route, UnscannedReason
 
 VALUE_FIELDS: Final = frozenset(
     """
@@ -127,6 +127,17 @@ class Reading(msgspec.Struct):
     def known_parts(self) -> int:
         """Return how many texts the known fragments hold."""
         return sum([one.parts for one in self.known])
+
+
+_MODEL: Final = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*"([ !#-\[\]-~]*)"')
+
+
+def likely_model(route: Route, body: bytes) -> str | None:
+    """Return a guess at the model, to be compared with the one that the body is found to name."""
+    if route.model is not None:
+        return route.model
+    found = _MODEL.search(body)
+    return None if found is None else found.group(1).decode()
 
 
 _TOP: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final, assert_never
 
-from sidecar.apis.fragments import VALUE_FIELDS
+from sidecar.apis.fragments import VALUE_FIELDS, likely_model
 from sidecar.apis.request_text import read_request
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
@@ -28,7 +28,7 @@ from sidecar.domain.policy import StreamUsage, UnscannedAction
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.message_table import MIN_BODY_BYTES, Conversation
+from sidecar.guardrails.conversation import MIN_BODY_BYTES, Conversation, read_conversation
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
@@ -135,9 +135,9 @@ def _read(
     if size < MIN_BODY_BYTES or worker.messages is None:
         read = read_request(route, headers, body)
     else:
-        read, conversation = worker.messages.read(
-            route, headers, body, lambda model: policy.for_model(model).local
-        )
+        if policy.model_variants is not None:
+            policy = policy.for_model(likely_model(route, body))
+        read, conversation = read_conversation(worker.messages, route, headers, body, policy.local)
     if isinstance(read, Subject):
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed

@@ -19,6 +19,7 @@ from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Route, Subject
+from sidecar.guardrails.conversation import read_conversation
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support import events as on
@@ -202,7 +203,7 @@ def report(results: Results) -> list[tuple[object, ...]]:
 
 def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectivePolicy) -> object:
     """Judge with the table, as the pipeline does."""
-    read, conversation = table.read(route, HEADERS, body, lambda _: rules.local)
+    read, conversation = read_conversation(table, route, HEADERS, body, rules.local)
     if not isinstance(read, Subject):
         return read
     if conversation is None:

@@ -1,0 +1,433 @@
+"""Searches only the text that a turn of a conversation adds.
+
+An agent sends its whole conversation again with each turn. Known fragments are cut out of the
+body; the rest is read and searched by the same code as ever, and the results of both are joined.
+Where they could differ from one search of everything, everything is searched.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from operator import attrgetter, itemgetter
+from typing import Final, NamedTuple, TypeVar
+
+from blake3 import blake3
+
+from sidecar.apis.fragments import (
+    MIN_BUNDLE_BYTES,
+    VALUE_FIELDS,
+    Element,
+    Reading,
+    Span,
+    bundles,
+    elements_of,
+    ends_of_beginnings,
+    list_start,
+    stand_in,
+    top_values,
+)
+from sidecar.apis.request_text import read_request
+from sidecar.apis.vocabulary import VOCABULARIES
+from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results
+from sidecar.domain.http import Headers
+from sidecar.domain.policy import Action, Mode
+from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
+from sidecar.guardrails.local_scan import LocalScan
+from sidecar.guardrails.message_table import Entry, MessageTable
+from sidecar.jsontext.strict import BOUND, most_values
+
+MIN_BODY_BYTES: Final = 4_096
+MIN_VALUE_BYTES: Final = 1_024
+
+TAIL_BYTES: Final = 256
+"""The end of a list by which its next turn is recognised, before the whole of it is hashed."""
+
+MAX_JOINED_FINDINGS: Final = 100
+"""Of one guardrail. A search treats thousands in one request in another way, and counts those
+that overlap as well; with fewer it cannot come to that."""
+
+
+def read_conversation(
+    table: MessageTable, route: Route, headers: Headers, body: bytes, scan: LocalScan
+) -> tuple[Subject | Unreadable | Malformed, Conversation | None]:
+    """Read a body, of a conversation only the text that the guardrails of *scan* do not know.
+
+    There is no conversation without a fragment that is known, or that can be.
+    """
+    conversation = Conversation(table, route, headers, body)
+    subject = conversation.read(scan)
+    return subject, conversation if conversation.is_worth_keeping else None
+
+
+class _Piece(NamedTuple):
+    """A fragment of one reading, and how many elements of its list it has; known, or to be kept.
+
+    Without a digest it is too short to be kept. `values` are its containers and commas, at most.
+    """
+
+    field: str
+    digest: bytes | None = None
+    elements: int = 1
+    is_known: bool = False
+    values: tuple[int, int] = (0, 0)
+
+
+class Conversation:
+    """One body as known fragments and the rest, which is its `subject`.
+
+    `scan` are the guardrails to which the fragments are known.
+    """
+
+    scan: LocalScan
+    subject: Subject
+
+    def __init__(self, table: MessageTable, route: Route, headers: Headers, body: bytes) -> None:
+        self._table = table
+        self._route = route
+        self._headers = headers
+        self._body = body
+
+    def read(
+        self, scan: LocalScan, *, uses_known: bool = True
+    ) -> Subject | Unreadable | Malformed:
+        """Read the body, without the fragments that these guardrails know if it *uses* them."""
+        self.scan, table = scan, self._table
+        self._reading = reading = Reading(mark=table.mark)
+        self._pieces: list[_Piece] = []
+        self._list, self._tail = b"", 0
+        self._is_next_turn = False
+        self._text = rest = self._rest(uses_known=uses_known)
+        if reading.known and not self._is_within_bound(rest):
+            return self.read(scan, uses_known=False)
+        subject = read_request(self._route, self._headers, rest, reading)
+        if isinstance(subject, Subject) and reading.is_sound:
+            self.subject = subject
+            table.hits += len(reading.known)
+            table.misses += sum([not one.is_known for one in self._pieces])
+            table.saved_bytes += len(self._body) - len(rest)
+        elif reading.known:
+            # Read as a whole there is no seam, and the words for a fault are those for the body.
+            return self.read(scan, uses_known=False)
+        return subject
+
+    def _is_within_bound(self, rest: bytes) -> bool:
+        """Return whether the whole body holds no more values than are read of one."""
+        containers, commas = most_values(rest)
+        containers += sum([one.containers for one in self._reading.known])
+        commas += sum([one.commas for one in self._reading.known])
+        return BOUND.allows(containers, commas) or not BOUND.is_exceeded_by(self._body)
+
+    def forget(self, scan: LocalScan) -> None:
+        """Read the whole body as new, to be searched by *scan*."""
+        self.read(scan, uses_known=False)
+
+    def whole(self) -> Subject:
+        """Return the whole body as it was read, or as it would have been."""
+        if not self._reading.known:
+            return self.subject
+        whole = read_request(self._route, self._headers, self._body)
+        if not isinstance(whole, Subject):
+            raise AssertionError("a body was read in two ways")  # noqa: TRY004 - a bug
+        return whole
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Return whether there is a fragment that is known, or that can be."""
+        return bool(self._reading.known or self._pieces or self._list)
+
+    @property
+    def known_text_bytes(self) -> int:
+        """Return the bytes of text in the known fragments."""
+        return sum([one.text_bytes for one in self._reading.known])
+
+    def _rest(self, *, uses_known: bool) -> bytes:
+        """Return the body with stand-ins for known fragments, and note all that are to be kept."""
+        table, reading, rest = self._table, self._reading, self._body
+        fields = VOCABULARIES[self._route.dialect].message_fields
+        begun: tuple[int, int, blake3] | None = None
+        if uses_known and table.tails and (found := list_start(rest, fields)) is not None:
+            begun = self._known_beginning(*found)
+        if begun is not None:
+            start, end, _ = begun
+            rest = rest[:start] + stand_in(table.mark, 0) + rest[end:]
+        pieces: list[bytes] = []
+        at = 0
+        for field, value in top_values(rest).items():
+            spans: list[Span] = []
+            if field in fields and reading.list_field is None:
+                spans = self._spans_of_list(field, value, rest, begun)
+            elif field in VALUE_FIELDS and value.end - value.start >= MIN_VALUE_BYTES:
+                spans = [value]
+            for span in spans:
+                digest = None
+                if field not in fields or span.end - span.start >= MIN_BUNDLE_BYTES:
+                    digest = self._digest(field, rest, span)
+                entry = table.get(digest) if uses_known and digest is not None else None
+                if digest is None:
+                    self._pieces.append(_Piece(field, None, span.elements))
+                elif entry is None:
+                    values = most_values(rest[span.start : span.end])
+                    self._pieces.append(_Piece(field, digest, span.elements, values=values))
+                else:
+                    pieces += (rest[at : span.start], stand_in(table.mark, len(reading.known)))
+                    at = span.end
+                    reading.known.append(entry)
+                    self._pieces.append(_Piece(field, is_known=True))
+        return b"".join((*pieces, rest[at:])) if pieces else rest
+
+    def _digest(self, field: str, text: bytes, span: Span) -> bytes:
+        key = self._table.key(self.scan, self._route, field)
+        return blake3(memoryview(text)[span.start : span.end], key=key).digest()
+
+    def _known_beginning(self, field: str, start: int) -> tuple[int, int, blake3] | None:
+        """Return the longest known beginning of the list: its start and end, and its hash.
+
+        The entry of it is the first of the reading's known fragments.
+        """
+        ends = [
+            end
+            for end in ends_of_beginnings(self._body, field, start)
+            if _tail(self._body, start, end) in self._table.tails
+        ]
+        self._is_next_turn = bool(ends)
+        hasher = blake3(key=self._table.key(self.scan, self._route, field))
+        at, body = start, memoryview(self._body)
+        seen: list[tuple[int, blake3]] = []
+        for end in ends:
+            hasher.update(body[at:end])
+            at = end
+            seen.append((end, hasher.copy()))
+        for end, known in reversed(seen):
+            entry = self._table.get(known.digest())
+            if entry is not None:
+                self._reading.known.append(entry)
+                return start, end, known
+        return None
+
+    def _spans_of_list(
+        self, field: str, value: Span, rest: bytes, begun: tuple[int, int, blake3] | None
+    ) -> list[Span]:
+        """Note the digest of a list of messages; return its bundles if they may be known.
+
+        A conversation may go on with its beginning edited or cut. Then it is worth the time to
+        look at each message, and to keep each.
+        """
+        elements = elements_of(rest, value)
+        if elements is None:
+            return []
+        self._reading.list_field = field
+        self._tail = _tail(rest, elements.start, elements.end)
+        if begun is None:
+            self._list = self._digest(field, rest, elements)
+            return bundles(rest, value) if self._is_next_turn else []
+        start, end, hasher = begun
+        if elements.start == start:
+            behind = elements.end + len(self._body) - len(rest)
+            self._list = hasher.update(memoryview(self._body)[end:behind]).digest()
+        return []
+
+    def joined(self, results: Results) -> Results | None:
+        """Return the results for the whole body from those for the parts of the rest.
+
+        None if only a search of everything can give them.
+        """
+        if not self._reading.met:
+            return results
+        search = _Search(self.scan, results, self.subject.parts, self._reading.unscanned)
+        start, end = Element(0, 0, None, None), Element(len(self.subject.parts), 0, None, None)
+        whole = search.entry(start, end, (0, 0), known=self._known())
+        joined: list[GuardrailResult] = []
+        is_blocked = False
+        for number, result in enumerate(results):
+            passing, guardrail = self.scan.passing[number], result.guardrail
+            findings = whole.findings[number] if whole.findings else ()
+            value = whole.values[number] if whole.values else 0.0
+            if result.error_type is not None:
+                joined.append(result)
+            elif (most := self.scan.most.get(number)) is not None:
+                if findings or whole.text_bytes + value > most:
+                    return None  # the text that goes over the limit is to be found
+                joined.append(passing)
+            elif len(findings) > MAX_JOINED_FINDINGS:
+                return None
+            elif findings or value:
+                is_blocked |= bool(findings) and _blocks(result)
+                verdict = LOCAL_VERDICTS[guardrail.action] if findings else passing.verdict
+                score = None if passing.score is None else max(passing.score, value)
+                joined.append(GuardrailResult(guardrail, verdict, findings, score=score))
+            else:
+                joined.append(passing)
+        if is_blocked and any(
+            one.guardrail.action is Action.REDACT and one.findings for one in joined
+        ):
+            # Of a request that is refused nothing is searched again behind redacted text.
+            return None
+        return tuple(joined)
+
+    def _known(self, *, in_list: bool = False) -> list[tuple[int, Entry]]:
+        """Return known fragments in the order of the body, and the number of parts before each."""
+        known: list[tuple[int, Entry]] = []
+        for number, place, is_in_list in self._reading.met:
+            entry = self._reading.known[number]
+            if isinstance(entry, Entry) and (is_in_list or not in_list):
+                known.append((place, entry))
+        return known
+
+    def keep(self, results: Results) -> None:
+        """Keep the new fragments, once the *results* for the parts of the rest are there."""
+        reading = self._reading
+        if reading.names_models or any(map(_error_of, results)):
+            return
+        search = _Search(self.scan, results, self.subject.parts, reading.unscanned)
+        elements, at = reading.elements, 0
+        bundled = [one.elements for one in self._pieces if one.field == reading.list_field]
+        # Else two ways of reading the list differ.
+        is_counted = sum(bundled) == len(elements) - 1 and not reading.is_mixed
+        for field, digest, count, _, values in self._pieces:
+            if field in reading.values and digest is not None:
+                self._put(digest, search, search.entry(*reading.values[field], values))
+            elif field == reading.list_field and is_counted:
+                end = at + count
+                if digest is not None and not _joins(elements, at) and not _joins(elements, end):
+                    first, behind, last = elements[at], elements[end], elements[end - 1]
+                    self._put(digest, search, search.entry(first, behind, values, last))
+                at = end
+        if self._list and elements and not reading.is_mixed:
+            known, values = self._known(in_list=True), most_values(self._text)
+            entry = search.entry(elements[0], elements[-1], values, elements[-2], known)
+            self._put(self._list, search, entry)
+            self._table.put_tail(self._tail)
+
+    def _put(self, digest: bytes, search: _Search, entry: Entry) -> None:
+        if search.is_whole(entry):
+            self._table.put(digest, entry)
+
+
+def _tail(text: bytes, start: int, end: int) -> int:
+    return hash(text[max(start, end - TAIL_BYTES) : end])
+
+
+def _joins(elements: Sequence[Element], at: int) -> bool:
+    """Return whether an element may reach the model as one text with the one before it."""
+    speaker = elements[at].first_speaker
+    return at > 0 and speaker is not None and speaker == elements[at - 1].last_speaker
+
+
+def _blocks(result: GuardrailResult) -> bool:
+    guardrail = result.guardrail
+    return guardrail.action is Action.BLOCK and guardrail.mode is Mode.ENFORCE
+
+
+class _Search:
+    """The results for the parts of the rest of a body, to be divided among its fragments."""
+
+    def __init__(
+        self,
+        scan: LocalScan,
+        results: Results,
+        parts: Sequence[TextPart],
+        unscanned: Sequence[UnscannedReason],
+    ) -> None:
+        self._results = results
+        self._unscanned = unscanned
+        self._sums = scan.most.keys()
+        self._has_any = any(map(_findings_of, results)) or any(map(_values_of, results))
+        self._is_blocked = any(map(_findings_of, filter(_blocks, results)))
+        self._bytes = (0, *accumulate([len(one.content) for one in parts]))
+
+    def entry(
+        self,
+        first: Element,
+        behind: Element,
+        most: tuple[int, int],
+        last: Element | None = None,
+        known: Sequence[tuple[int, Entry]] = (),
+    ) -> Entry:
+        """Return the entry of the parts from *first* to *behind*, with the *known* between them.
+
+        *last* is the last of several elements; *most* are the containers and commas of the text.
+        """
+        containers, commas = most
+        at, parts = first.part, behind.part - first.part
+        text_bytes = self._bytes[behind.part] - self._bytes[at]
+        findings: list[list[Finding]] = []
+        values: list[float] = []
+        if self._has_any or any(one.findings or one.values for _, one in known):
+            findings = [[] for _ in self._results]
+            values = [0.0 for _ in self._results]
+        before = 0
+        for place, entry in known:
+            self._add(findings, values, at, place, before)
+            before += place - at
+            at = place
+            for number, more in enumerate(entry.findings):
+                findings[number] += [_moved(one, before) for one in more]
+            for number, value in enumerate(entry.values):
+                self._combine(values, number, (value,))
+            before += entry.parts
+            parts += entry.parts
+            text_bytes += entry.text_bytes
+            containers += entry.containers
+            commas += entry.commas
+        self._add(findings, values, at, behind.part, before)
+        return Entry(
+            parts,
+            text_bytes,
+            containers,
+            commas,
+            tuple(dict.fromkeys(self._unscanned[first.reason : behind.reason])),
+            first.first_speaker,
+            (last or first).last_speaker,
+            tuple(map(tuple, findings)) if any(findings) else (),
+            tuple(values) if any(values) else (),
+        )
+
+    def _add(
+        self, findings: list[list[Finding]], values: list[float], at: int, end: int, before: int
+    ) -> None:
+        """Add the findings and values of parts from *at* to *end*, the first after *before*."""
+        for number, result in enumerate(self._results if self._has_any else ()):
+            found = _between(result.findings, at, end, key=_part_of)
+            findings[number] += [_moved(one, before - at) for one in found]
+            pairs = _between(result.part_values, at, end, key=_first_of)
+            self._combine(values, number, [value for _, value in pairs])
+
+    def _combine(self, values: list[float], number: int, more: Iterable[float]) -> None:
+        combine = sum if number in self._sums else max
+        values[number] = combine((values[number], *more))
+
+    def is_whole(self, entry: Entry) -> bool:
+        """Return whether another request would find no more in a fragment.
+
+        In one that is refused nothing is searched again behind redacted text.
+        """
+        if not self._is_blocked or not entry.findings:
+            return True
+        return any(
+            found and _blocks(result)
+            for found, result in zip(entry.findings, self._results, strict=True)
+        )
+
+
+_error_of: Final = attrgetter("error_type")
+_findings_of: Final = attrgetter("findings")
+_values_of: Final = attrgetter("part_values")
+_part_of: Final = attrgetter("part")
+_first_of: Final = itemgetter(0)
+_Item = TypeVar("_Item")
+
+
+def _between(
+    items: Sequence[_Item], first: int, end: int, *, key: Callable[[_Item], int]
+) -> Sequence[_Item]:
+    """Return the items of parts from *first* to *end*; they are in the order of the parts."""
+    if not items:
+        return ()
+    return items[bisect_left(items, first, key=key) : bisect_left(items, end, key=key)]
+
+
+def _moved(finding: Finding, by: int) -> Finding:
+    return replace(finding, part=finding.part + by) if by else finding
