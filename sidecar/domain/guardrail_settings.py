@@ -169,6 +169,13 @@ WholeTextSettings = (
 """Checked over a text as a whole: a score or a count decides."""
 
 
+class RemoteScope(enum.Enum):
+    """The texts that a remote check judges together."""
+
+    CONVERSATION = "conversation"
+    MESSAGE = "message"
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteEndpoint:
     """The server of a remote check. `headers` may hold credentials and are never shown.
@@ -191,14 +198,16 @@ class ResilienceSettings:
 
     `retries` come within the guardrail's own time limit. After `hedge_after_seconds` without an
     answer a second request is sent, None never. `cache_seconds` keeps an answer for equal content,
-    0 none. `max_concurrent` checks of one server run in a worker at a time; more are an error at
-    once. After `breaker_failures` failures in a row the circuit breaker opens for
-    `breaker_seconds`, then lets one request probe the server.
+    0 none: for all texts of a request or for each message, by `scope`. `max_concurrent` checks of
+    one server run in a worker at a time; more are an error at once. After `breaker_failures`
+    failures in a row the circuit breaker opens for `breaker_seconds`, then lets one request probe
+    the server.
     """
 
     retries: int = 1
     hedge_after_seconds: float | None = None
     cache_seconds: float = 0.0
+    scope: RemoteScope = RemoteScope.CONVERSATION
     max_concurrent: int = 64
     breaker_failures: int = 5
     breaker_seconds: float = 10.0

@@ -55,6 +55,7 @@ _WORDS: Final = {
     "routes": "Operations it is for; every one where not given.",
     "rubric": "The question to the model: which texts it must object to.",
     "schema": "JSON Schema of the answer.",
+    "scope": "`message` calls the server for new messages only; verdicts on others are kept.",
     "stage": "Which side of the exchange it looks at.",
     "streams": "How a streamed answer is checked, or under `usage` how its tokens are counted.",
     "team": "ORGANIZATION/TEAM.",

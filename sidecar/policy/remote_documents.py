@@ -22,6 +22,7 @@ from sidecar.domain.guardrail_settings import (
     ModerationSettings,
     PresidioSettings,
     RemoteEndpoint,
+    RemoteScope,
     ResilienceSettings,
     WebhookSettings,
 )
@@ -39,6 +40,9 @@ FilePath = Annotated[str, Field(min_length=1, max_length=1_000, pattern=r"^/")]
 
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#\x00-\x1f\x7f][^\s#\x00-\x1f\x7f]*")
+MESSAGE_CACHE_SECONDS: Final = 600.0
+"""How long the verdict on a message is kept if the policy names no time."""
+
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 """A name or an IPv4 address; services of clusters may have underscores."""
@@ -62,6 +66,7 @@ class _RemoteFields(GuardrailFields):
     retries: Annotated[int, Field(strict=True, ge=0, le=5)] = 1
     hedge_after: Timeout | None = None
     cache: LongDuration = 0.0
+    scope: RemoteScope = RemoteScope.CONVERSATION
     max_concurrent: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 64
     breaker: BreakerDocument = BreakerDocument()
 
@@ -110,6 +115,19 @@ class _RemoteFields(GuardrailFields):
             raise ValueError("`hedge_after` is not shorter than `timeout`")
         return self
 
+    @model_validator(mode="after")
+    def _remembers_messages(self) -> Self:
+        if self.scope is RemoteScope.MESSAGE and not self.cache_seconds:
+            raise ValueError("`scope: message` keeps verdicts, and `cache: 0s` keeps none")
+        return self
+
+    @property
+    def cache_seconds(self) -> float:
+        """Return how long verdicts are kept."""
+        if self.scope is RemoteScope.MESSAGE and "cache" not in self.model_fields_set:
+            return MESSAGE_CACHE_SECONDS
+        return self.cache
+
     @classmethod
     def parsed_url(cls, value: str) -> AnyUrl | HttpUrl:
         """Read a URL; a type with other schemes overrides this."""
@@ -135,7 +153,8 @@ class _RemoteFields(GuardrailFields):
         return ResilienceSettings(
             retries=self.retries,
             hedge_after_seconds=self.hedge_after,
-            cache_seconds=self.cache,
+            cache_seconds=self.cache_seconds,
+            scope=self.scope,
             max_concurrent=self.max_concurrent,
             breaker_failures=self.breaker.failures,
             breaker_seconds=self.breaker.open_for,

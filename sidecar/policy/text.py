@@ -83,6 +83,7 @@ def _settings(settings: GuardrailSettings) -> dict[str, Any]:
         "retries": resilience.retries,
         **({} if hedge is None else {"hedge_after": _duration(hedge)}),
         "cache": _duration(resilience.cache_seconds),
+        "scope": resilience.scope.value,
         "max_concurrent": resilience.max_concurrent,
         "breaker": {
             "failures": resilience.breaker_failures,

@@ -51,6 +51,7 @@ guardrails:
     authorization: '***'
   retries: 1
   cache: 0ms
+  scope: conversation
   max_concurrent: 64
   breaker:
     failures: 5

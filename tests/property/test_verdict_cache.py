@@ -3,17 +3,25 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
-from hypothesis import settings
+import msgspec
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from typing_extensions import override
 
 from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
-from sidecar.domain.policy import Guardrail, Stage
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteRequest
+from sidecar.domain.policy import Action, Guardrail, Stage
+from sidecar.domain.subject import TextPart
+from sidecar.guardrails.remote.checks import (
+    RemoteAnswer,
+    RemoteCheckError,
+    RemoteRequest,
+    answer_for,
+)
 from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from tests.support.guardrails import subject_of
 from tests.support.remote_checks import ABOUT
@@ -126,3 +134,54 @@ class CacheModel(RuleBasedStateMachine):
 
 CacheModel.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestAnswerCache = CacheModel.TestCase
+
+
+class JudgingTexts:
+    """A server that judges each text by itself."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+
+    async def __call__(self, request: RemoteRequest) -> RemoteAnswer:
+        """Answer a check, and remember the texts."""
+        self.received += [part.content for part in request.subject.parts]
+        return self.judged(request)
+
+    @staticmethod
+    def judged(request: RemoteRequest) -> RemoteAnswer:
+        """Return the answer for all texts."""
+        found = tuple(
+            Finding("g", "X", at, place, place + 1)
+            for at, part in enumerate(request.subject.parts)
+            for place in range(len(part.content))
+            if part.content[place : place + 1] == b"x"
+        )
+        return answer_for(found, request.guardrail.action)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ust"), st.sampled_from(["a", "b", "axx", "x"])), min_size=1
+    ),
+    st.lists(st.integers(1, 30), max_size=6),
+    st.sampled_from(Action),
+)
+def test_by_message_a_server_that_judges_each_text_gives_the_answer_for_the_whole(
+    said: list[tuple[str, str]], ends: list[int], action: Action
+) -> None:
+    """Whatever part of the conversation came before; but that a block names its message alone."""
+    server, cache = JudgingTexts(), VerdictCache(clock=lambda: 0.0, secret=b"s")
+    guardrail = replace(GUARDRAIL, action=action)
+    for end in (*ends, len(said)):
+        parts = tuple(
+            TextPart(text.encode(), (at,), role) for at, (role, text) in enumerate(said[:end])
+        )
+        subject = msgspec.structs.replace(subject_of(""), parts=parts)
+        request = RemoteRequest(guardrail, subject, ABOUT, stage=Stage.INPUT)
+        answer = asyncio.run(cache.answer_by_message(request, server, keep_seconds=1))
+        whole = server.judged(request)
+        assert answer.verdict == whole.verdict
+        if action is Action.BLOCK:
+            assert set(answer.findings) <= set(whole.findings)
+        else:
+            assert answer == whole

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sidecar.domain.finding import RemoteEvent
-from sidecar.domain.guardrail_settings import RemoteEndpoint, RemoteSettings, ResilienceSettings
+from sidecar.domain.guardrail_settings import (
+    RemoteEndpoint,
+    RemoteScope,
+    RemoteSettings,
+    ResilienceSettings,
+)
 from sidecar.guardrails.remote.checks import (
     RemoteAnswer,
     RemoteCheckError,
@@ -208,6 +213,10 @@ class ResilientChecks:
         keep_seconds = settings.resilience.cache_seconds
         if not keep_seconds:
             return await self._ask(request, settings)
+        if settings.resilience.scope is RemoteScope.MESSAGE:
+            return await self._cache.answer_by_message(
+                request, lambda one: self._ask(one, settings), keep_seconds=keep_seconds
+            )
         return await self._cache.answer(
             request, lambda: self._ask(request, settings), keep_seconds=keep_seconds
         )

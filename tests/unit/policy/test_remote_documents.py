@@ -8,6 +8,7 @@ from sidecar.domain.guardrail_settings import (
     GrpcSettings,
     ModerationSettings,
     RemoteEndpoint,
+    RemoteScope,
     ResilienceSettings,
     WebhookSettings,
 )
@@ -23,19 +24,30 @@ def test_endpoint_and_resilience_reach_the_settings() -> None:
     """Each field of the document under its name in the domain."""
     assert settings_of(
         "type: grpc, url: 'grpcs://h:443', headers: {x-token: t}, ca_file: /ca, cert_file: /c,"
-        " key_file: /k, retries: 2, hedge_after: 100ms, cache: 1m, max_concurrent: 3,"
-        " breaker: {failures: 4, open_for: 5s}"
+        " key_file: /k, retries: 2, hedge_after: 100ms, cache: 1m, scope: message,"
+        " max_concurrent: 3, breaker: {failures: 4, open_for: 5s}"
     ) == GrpcSettings(
         endpoint=RemoteEndpoint("grpcs://h:443", (("x-token", "t"),), "/ca", "/c", "/k"),
         resilience=ResilienceSettings(
             retries=2,
             hedge_after_seconds=0.1,
             cache_seconds=60.0,
+            scope=RemoteScope.MESSAGE,
             max_concurrent=3,
             breaker_failures=4,
             breaker_seconds=5.0,
         ),
     )
+
+
+@pytest.mark.parametrize("scope", RemoteScope)
+def test_verdicts_on_messages_are_kept_for_ten_minutes_if_the_policy_names_no_time(
+    scope: RemoteScope,
+) -> None:
+    settings = settings_of(f"type: webhook, url: 'http://h/', scope: {scope.value}")
+    assert isinstance(settings, WebhookSettings)
+    by_message = scope is RemoteScope.MESSAGE
+    assert settings.resilience.cache_seconds == (600.0 if by_message else 0.0)
 
 
 def test_thresholds_of_a_moderation_keep_their_order() -> None:
@@ -56,9 +68,10 @@ def test_thresholds_of_a_moderation_keep_their_order() -> None:
         ("type: grpc, url: 'grpc://h:1', headers: {grpc-timeout: 1S}", "is gRPC's own"),
         ("type: webhook, url: 'http://h/', headers: {Host: x}", "is set by Egret"),
         ("type: webhook, url: 'http://h/', ca_file: /ca", "a URL without TLS"),
+        ("type: webhook, url: 'http://h/', scope: message, cache: 0s", "`cache: 0s` keeps none"),
     ],
 )
-def test_an_unsafe_endpoint_is_refused(fields: str, problem: str) -> None:
+def test_unsafe_or_useless_settings_are_refused(fields: str, problem: str) -> None:
     """When the policy is applied, not with the first check."""
     with pytest.raises(PolicyDocumentError, match=problem):
         settings_of(fields)

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 
 from sidecar.domain.finding import RemoteEvent
 from sidecar.domain.guardrail_settings import (
     RemoteEndpoint,
+    RemoteScope,
     ResilienceSettings,
     SecretsSettings,
     WebhookSettings,
@@ -23,7 +25,7 @@ from sidecar.guardrails.remote.checks import (
 )
 from sidecar.guardrails.remote.resilience import BreakerState, ResilienceOptions, ResilientChecks
 from sidecar.guardrails.remote.verdict_cache import VerdictCache
-from tests.support.guardrails import subject_of
+from tests.support.guardrails import parts_of, subject_of
 from tests.support.remote_checks import ABOUT
 
 PASS = RemoteAnswer("pass")
@@ -42,6 +44,7 @@ class World:
     steps: list[Step]
     now: float = 0.0
     asked: int = 0
+    texts: list[list[str]] = field(default_factory=list)
     cancelled: int = 0
     events: list[RemoteEvent] = field(default_factory=list)
     breaker: list[BreakerState] = field(default_factory=list)
@@ -61,8 +64,8 @@ class World:
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
         """Be the server: the next step, the last for ever."""
-        del request
         self.asked += 1
+        self.texts.append([part.content.decode() for part in request.subject.parts])
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
         if isinstance(step, RemoteCheckError):
             raise step
@@ -289,3 +292,20 @@ async def test_a_local_guardrail_is_no_question_for_a_server() -> None:
     request = replace(world.request(ONCE), guardrail=Guardrail("s", SecretsSettings()))
     with pytest.raises(RemoteCheckError, match="not_remote"):
         await world.checks.check(request)
+
+
+async def test_by_message_the_server_gets_what_it_has_not_judged_and_errors_stay_errors() -> None:
+    world = World([PASS, BROKEN, BLOCK])
+    care = ResilienceSettings(retries=0, cache_seconds=60, scope=RemoteScope.MESSAGE)
+    parts = parts_of(["a", "b"])
+    first = world.request(care)
+    request = replace(first, subject=msgspec.structs.replace(first.subject, parts=parts))
+    other = msgspec.structs.replace(parts[1], role="tool")
+    more = msgspec.structs.replace(first.subject, parts=(*parts, other))
+    assert await world.checks.check(request) == PASS
+    with pytest.raises(RemoteCheckError, match="status_500"):
+        await world.checks.check(replace(request, subject=more))
+    assert await world.checks.check(replace(request, subject=more)) == BLOCK
+    assert await world.checks.check(replace(request, subject=more)) == BLOCK
+    assert world.texts == [["a", "b"], ["b"], ["b"]]
+    assert world.events == [RemoteEvent.CACHE_HIT]
