@@ -84,7 +84,7 @@ def test_a_new_policy_is_shown_as_added_and_comes_into_force(egret: Egret, file:
     added = "".join(f"+{line}\n" for line in STRICT_SHOWN.splitlines())
     assert ran == Ran(
         0,
-        f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,34 @@\n{added}",
+        f"--- strict version 0\n+++ strict version 1\n@@ -0,0 +1,35 @@\n{added}",
         "strict: version 1 is stored; no worker is running\n",
     )
     assert egret("policy", "show", "strict") == Ran(0, STRICT_SHOWN, "strict, version 1\n")

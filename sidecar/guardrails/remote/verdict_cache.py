@@ -166,7 +166,7 @@ def _messages(parts: Sequence[TextPart]) -> list[tuple[int, ...]]:
     return [tuple(run) for _, run in runs] or [()]
 
 
-_RANKS: Final[dict[RemoteVerdict, int]] = {"pass": 0, "flag": 1, "redact": 2, "block": 3}
+_STRICTEST_FIRST: Final[tuple[RemoteVerdict, ...]] = ("block", "redact", "flag", "pass")
 
 
 def _joined(answers: Sequence[tuple[Sequence[int], RemoteAnswer]]) -> RemoteAnswer:
@@ -174,7 +174,8 @@ def _joined(answers: Sequence[tuple[Sequence[int], RemoteAnswer]]) -> RemoteAnsw
 
     Findings of others would be redacted, although their server has only flagged them.
     """
-    verdict = max((one.verdict for _, one in answers), key=_RANKS.__getitem__)
+    verdicts = {one.verdict for _, one in answers}
+    verdict: RemoteVerdict = next(one for one in _STRICTEST_FIRST if one in verdicts)
     findings = [
         replace(found, part=parts[found.part])
         for parts, one in answers
