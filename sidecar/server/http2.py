@@ -167,6 +167,7 @@ class Http2Stream:
 
     def arrival(self) -> asyncio.Future[None]:
         """Return a future of the next piece, of the end of the body, or of a reset."""
+        self._connection.unanswered.discard(self.number)
         self._reader = reader = self._connection.loop.create_future()
         return reader
 
@@ -221,6 +222,7 @@ class Http2Stream:
                 # The rest of the request is not wanted (section 8.1).
                 out.append(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR)))
             connection.forget(self)
+        connection.unanswered.discard(number)
         connection.send(*out, is_answer=True)
         if connection.resumed is not None and not after:
             await connection.resumed.wait()
@@ -256,7 +258,8 @@ class Http2Connection(asyncio.Protocol):
     """The server's side of one connection.
 
     `send_window` is the peer's, for all streams. `blocked` wait for a window; `resumed` is an
-    event while the peer reads too slowly. *answer* runs as one of `tasks` for each stream.
+    event while the peer reads too slowly. `unanswered` are the numbers of streams that were read
+    and may write in this turn. *answer* runs as one of `tasks` for each stream.
     """
 
     def __init__(
@@ -266,6 +269,7 @@ class Http2Connection(asyncio.Protocol):
     ) -> None:
         self.send_window = _DEFAULT_WINDOW
         self.blocked: set[Http2Stream] = set()
+        self.unanswered: set[int] = set()
         self.resumed: asyncio.Event | None = None
         self.closed = asyncio.Event()
         self._answer = answer
@@ -346,14 +350,14 @@ class Http2Connection(asyncio.Protocol):
     def send(self, *frames: Bytes, is_answer: bool = False) -> None:
         """Write whole frames, together with all others of this turn of the loop.
 
-        Streams that were read in one piece are answered in one, which wakes Envoy once. An answer
-        is written at once if there is no other stream: the rest of the turn is the end of the
-        request, which the peer need not wait for. After the connection is lost frames are dropped.
+        Streams that were read in one piece are answered in one, which wakes Envoy once: with the
+        last of these answers. The rest of the turn is the end of a request, for which the peer
+        need not wait. After the connection is lost frames are dropped.
         """
         is_first = not self._outgoing
         self._outgoing += frames
         self._outgoing_bytes += sum(map(len, frames))
-        if self._outgoing_bytes >= FLUSH_BYTES or (is_answer and len(self._streams) <= 1):
+        if self._outgoing_bytes >= FLUSH_BYTES or (is_answer and not self.unanswered):
             self._flush()
         elif is_first:
             self.loop.call_soon(self._flush)
@@ -396,6 +400,7 @@ class Http2Connection(asyncio.Protocol):
         """Let go of a stream that has ended; its unread bytes count as read."""
         if self._streams.pop(stream.number, None) is not None:
             self.blocked.discard(stream)
+            self.unanswered.discard(stream.number)
             self._credit(stream.debt)
 
     def give_back(self, stream: Http2Stream, size: int) -> None:
@@ -474,6 +479,7 @@ class Http2Connection(asyncio.Protocol):
         if stream.debt + size > STREAM_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
         piece = _unpadded(payload) if flags & _PADDED else payload
+        self.unanswered.add(number)
         stream.feed(piece, size, ends=bool(flags & _END_STREAM))
 
     def _on_headers(self, kind: int, number: int, flags: int, payload: bytes) -> None:

@@ -136,6 +136,31 @@ def test_a_long_body_comes_back_whole_however_it_is_cut(length: int, size: int) 
     asyncio.run(converse())
 
 
+async def test_answers_to_one_read_leave_together_before_the_last_stream_goes_on() -> None:
+    """A stream that waits for more, or for another check, keeps none of them back for long."""
+    written: list[bool] = []
+
+    async def answer(stream: Http2Stream) -> None:
+        if await read(stream) == b"later":
+            await read(stream)
+        await stream.write(OPENING, [b"done"], TRAILERS)
+        written.append(bool(peer.transport.written))
+
+    peer = await started(answer)
+    for body in (b"later", b"now", b"now"):
+        peer.client.send_data(peer.request(), body)
+    peer.send()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert written == [False, True]
+    assert peer.transport.written.count(b"done") == 2
+
+    peer.send()
+    peer.client.send_data(1, b"more")
+    await peer.settle()
+    assert written == [False, True, True]
+
+
 async def test_a_long_body_waits_for_the_peers_window_and_others_do_not() -> None:
     """Of two streams one is not acknowledged by the peer."""
     peer = await started(collect)
