@@ -62,7 +62,8 @@ const kinds = {
     path: MESSAGES,
     key: 'watched',
     body: message_stream,
-    wants: [ABORTED],
+    wants: [200, ABORTED],
+    end: 'message_stop',
     timeout: '80ms',
   },
   aborted_at_once: {
