@@ -99,8 +99,9 @@ class Reading(msgspec.Struct):
     """The known fragments of a body, and the facts of reading the rest of it.
 
     A stand-in is `{mark: number of a known fragment}`; `met` are those in the order of the body.
-    `elements` are those of `list_field`, with one more that marks its end; `values` has such a
-    pair for each value that is a fragment. `unscanned` are the reasons why content was not read.
+    `elements` are those of `list_field` if it *is_bundled*, else its first; one more has the place
+    of its end and the last speaker. `values` has such a pair for each value that is a fragment.
+    `unscanned` are the reasons why content was not read.
     With `has_seam` the text of a known fragment and of its neighbour reach the model as one.
     With `is_mixed` the list holds something other than objects. With `names_models` a fragment
     names a model to run.
@@ -108,6 +109,7 @@ class Reading(msgspec.Struct):
 
     mark: str
     list_field: str | None = None
+    is_bundled: bool = False
     known: list[KnownFragment] = []
     met: list[Met] = []
     elements: list[Element] = []

@@ -131,9 +131,16 @@ class TextExtractor:
             else:
                 self._number(value, role)
         if reading is not None:
-            names = {*VALUE_FIELDS, reading.list_field}.intersection(document)
-            named = further_models({name: document[name] for name in names if name})
-            reading.names_models = next(named, None) is not None
+            named = {name: document[name] for name in VALUE_FIELDS.intersection(document)}
+            if isinstance(messages := document.get(reading.list_field or ""), list):
+                # Those that may define a tool: most messages are one text.
+                named[reading.list_field or ""] = [
+                    one
+                    for one in messages
+                    if isinstance(one, dict)
+                    and ("tools" in one or isinstance(one.get("content"), list))
+                ]
+            reading.names_models = next(further_models(named), None) is not None
 
     def _value(
         self, key: str, value: JsonValue, role: str, place: _Place, reading: Reading
@@ -212,14 +219,14 @@ class TextExtractor:
             elif self._run is None and reading is not None:
                 reading.has_seam = True
             speaker = None if is_alone else now
-            if reading is not None:
+            if reading is not None and (reading.is_bundled or not reading.elements):
                 reading.elements.append(Element(len(parts), len(unscanned), speaker, speaker))
             self._object(message, now, place)
             if len(self.parts) > MAX_PARTS:
                 break
         self._run = None
         if reading is not None:
-            reading.elements.append(Element(len(parts), len(unscanned), None, None))
+            reading.elements.append(Element(len(parts), len(unscanned), None, speaker))
 
     def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
         for item in items:

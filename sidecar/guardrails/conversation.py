@@ -222,6 +222,7 @@ class Conversation:
         self._tail = _tail(rest, elements.start, elements.end)
         if begun is None:
             self._list = self._digest(field, rest, elements)
+            self._reading.is_bundled = self._is_next_turn
             return bundles(rest, value) if self._is_next_turn else []
         start, end, hasher = begun
         if elements.start == start:
@@ -295,9 +296,9 @@ class Conversation:
                     first, behind, last = elements[at], elements[end], elements[end - 1]
                     self._put(digest, search, search.entry(first, behind, values, last))
                 at = end
-        if self._list and elements and not reading.is_mixed:
+        if self._list and len(elements) > 1 and not reading.is_mixed:
             known, values = self._known(in_list=True), most_values(self._text)
-            entry = search.entry(elements[0], elements[-1], values, elements[-2], known)
+            entry = search.entry(elements[0], elements[-1], values, elements[-1], known)
             self._put(self._list, search, entry)
             self._table.put_tail(self._tail)
 
@@ -348,7 +349,8 @@ class _Search:
     ) -> Entry:
         """Return the entry of the parts from *first* to *behind*, with the *known* between them.
 
-        *last* is the last of several elements; *most* are the containers and commas of the text.
+        *last* has the last speaker, if it is another; *most* are the containers and commas of all
+        its text.
         """
         containers, commas = most
         at, parts = first.part, behind.part - first.part
