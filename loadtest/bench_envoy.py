@@ -46,10 +46,12 @@ def shipped_config(
     over_http1: bool = False,
     is_bare: bool = False,
     is_buffered: bool = False,
+    session_header: str = "",
 ) -> str:
     """Return the rendered configuration *text* with its plain listener only and *provider*.
 
     *is_bare* removes Egret. With *is_buffered* Envoy keeps a request's body, and sends it whole.
+    By a *session_header* all requests of a session go to one worker.
     """
     config: Config = yaml.safe_load(text)
     resources = config["static_resources"]
@@ -60,6 +62,8 @@ def shipped_config(
             for one in manager["http_filters"]:
                 if one["name"] == _EXT_PROC:
                     one["typed_config"]["processing_mode"]["request_body_mode"] = "BUFFERED"
+    if session_header:
+        _send_by_session(plain, resources["clusters"], session_header)
     resources["listeners"] = [_bare_listener(plain) if is_bare else plain]
     resources["clusters"] = [
         _answered_here(cluster, provider, over_http1=over_http1)
@@ -69,6 +73,26 @@ def shipped_config(
         if not (is_bare and cluster["name"] == "egret")
     ]
     return json.dumps(config, indent=1)
+
+
+def _send_by_session(listener: Config, clusters: Sequence[Config], header: str) -> None:
+    """Change a configuration as docs/envoy.md says under "Sessions"."""
+    for manager in _managers(listener):
+        for one in manager["http_filters"]:
+            if one["name"] == _EXT_PROC:
+                metadata = one["typed_config"]["grpc_service"].setdefault("initial_metadata", [])
+                metadata.append({"key": header, "value": f"%REQ({header})%"})
+    ring = f"{_TYPES}.load_balancing_policies.ring_hash.v3.RingHash"
+    hashing = {
+        "hash_balance_factor": 150,
+        "hash_policy": [{"header": {"header_name": header}}],
+    }
+    config = {"@type": ring, "consistent_hashing_lb_config": hashing}
+    policy = {"name": "envoy.load_balancing_policies.ring_hash", "typed_config": config}
+    for cluster in clusters:
+        if cluster["name"] == "egret":
+            del cluster["lb_policy"]
+            cluster["load_balancing_policy"] = {"policies": [{"typed_extension_config": policy}]}
 
 
 def provider_config(address: Config, *, streams: Config) -> str:

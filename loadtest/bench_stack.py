@@ -58,13 +58,15 @@ ANSWERS_IN_A_ROW: Final = 20
 class Side:
     """A checkout. Its name begins the names of its gateways and databases.
 
-    *settings* are variables of its workers, *workers* their number unless it is the stack's.
+    *settings* are variables of its workers, *workers* their number unless it is the stack's. By a
+    *session_header* Envoy sends all requests of a session to one worker.
     """
 
     name: str
     checkout: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
+    session_header: str = ""
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Return the environment in which `python -m sidecar` is this side's own."""
@@ -366,6 +368,7 @@ class _Starter:
             over_http1=self.options.provider is not None,
             is_bare=not sockets,
             is_buffered=name in self.options.buffered,
+            session_header=side.session_header,
         )
         pid, ports = await self._run_envoy(f"envoy-{name}", config)
         (port,) = ports.values()

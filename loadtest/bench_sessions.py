@@ -1,0 +1,137 @@
+"""How much of a conversation several workers know, by the worker that Envoy chooses for a turn.
+
+    python -m loadtest.bench_sessions [--conversations 40] [--markdown]
+
+Each side receives every turn of the same conversations of a coding agent, one turn of all after
+the other, over a few connections. Envoy balances by load, or by a header that names the session.
+Prints a table and writes build/bench/bench-sessions.json. Exits 1 when a request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import uvloop
+from egret_tools.conversations import Conversation, Shape, conversation
+from egret_tools.devstack.processes import PartError
+from egret_tools.devstack.run_directory import run_directory
+
+from loadtest.bench_stack import Gateway, Side, running_gateways
+from loadtest.conversations.clients import (
+    CONNECTIONS,
+    SETTLE_SECONDS,
+    TIMEOUT,
+    contestant,
+    table_counts,
+)
+from loadtest.load import LoadError
+from loadtest.results import (
+    ROOT,
+    Grid,
+    circumstances,
+    new_console,
+    publish,
+    write_json,
+    write_section,
+)
+
+ENGINE: Final = "h2corn"
+HEADER: Final = "x-session-id"
+WORKERS: Final = (1, 2, 4)
+TURNS: Final = 10
+Talks = Iterator[tuple[int, Conversation]]
+SIDES: Final = {"load": "", "session": HEADER}
+
+
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_sessions", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=40)
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    options = parser.parse_args()
+    console = new_console()
+    run = circumstances(" ".join(["python -m loadtest.bench_sessions", *sys.argv[1:]]))
+    try:
+        figures = uvloop.run(_measure(options.conversations))
+    except (PartError, LoadError) as error:
+        console.print(f"✗ {error}", markup=False, style="red")
+        return 1
+    rows = [
+        [str(workers), *(f"{figures[f'{way}{workers}.known_share']:.2f}" for way in SIDES)]
+        for workers in WORKERS
+    ]
+    columns = ("workers", "chosen by load", "chosen by session")
+    grid = Grid("Share of the bytes that the chosen worker knew", columns, rows)
+    grid.show(console)
+    console.print(f"\nWritten to {write_json('bench-sessions', figures, run)}.")
+    if options.markdown:
+        publish("bench-sessions")
+        write_section("sessions", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+    return 1 if figures["errors"] else 0
+
+
+async def _measure(count: int) -> dict[str, float]:
+    sides = [
+        Side(f"{way}{workers}", ROOT, workers=workers, session_header=header)
+        for workers in WORKERS
+        for way, header in SIDES.items()
+    ]
+    talks = [conversation(Shape.AGENT, seed=seed, turns=TURNS) for seed in range(count)]
+    figures: dict[str, float] = {"errors": 0}
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        async with running_gateways(sides, (ENGINE,), run=run) as gateways:
+            for side in sides:
+                gateway = gateways[f"{side.name}.{ENGINE}"]
+                target = contestant(side.name, gateway)
+                before = await table_counts(target)
+                figures["errors"] += await _send(gateway, talks)
+                await asyncio.sleep(SETTLE_SECONDS)
+                after = await table_counts(target)
+                if before is None or after is None:
+                    raise LoadError("the workers have no table of known messages")
+                use = after - before
+                sent = sum(len(one.body(turn)) for one in talks for turn in range(1, TURNS + 1))
+                figures[f"{side.name}.known_share"] = use.known_bytes / sent
+                figures[f"{side.name}.hit_rate"] = use.hit_rate
+    return figures
+
+
+async def _send(gateway: Gateway, talks: Sequence[Conversation]) -> int:
+    """Send every turn of all conversations; return how many were not answered with 200."""
+    failed = 0
+    headers = {
+        "content-type": "application/json",
+        "authorization": f"Bearer {gateway.key.get_secret_value()}",
+    }
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    async with aiohttp.ClientSession(
+        connector=connector, headers=headers, timeout=TIMEOUT
+    ) as client:
+        for turn in range(1, TURNS + 1):
+            left = iter(enumerate(talks))
+
+            async def one_connection(turn: int = turn, left: Talks = left) -> None:
+                nonlocal failed
+                for number, talk in left:
+                    session = {HEADER: f"session-{number}"}
+                    data = talk.body(turn)
+                    async with client.post(gateway.url, data=data, headers=session) as answer:
+                        await answer.read()
+                        failed += not answer.ok
+
+            await asyncio.gather(*(one_connection() for _ in range(CONNECTIONS)))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
