@@ -19,6 +19,7 @@ from sidecar.domain.limits import Limit
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
+from sidecar.extproc.codec import Answer
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import GuardrailRunner
@@ -92,7 +93,7 @@ class RecordedStream:
         """Return the next message."""
         return next(self._messages, None)
 
-    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+    async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:
         """Take answers."""
         del ends
         self.written += len(messages)

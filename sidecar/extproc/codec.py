@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter, itemgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from google.protobuf import struct_pb2
@@ -46,7 +46,11 @@ _FILTER: Final = "envoy.filters.http.ext_proc"
 
 
 VIEWED_BYTES: Final = 4_096
-"""A message of more is read without Protocol Buffers, whose parser copies a body twice."""
+"""A message of more is read without Protocol Buffers, whose parser copies a body twice; a body of
+more is sent without being copied into its message."""
+
+Answer: TypeAlias = bytes | tuple[bytes | memoryview, ...]
+"""An encoded answer; one with a long body in parts, to be sent one behind the other."""
 
 
 class BodyMode(enum.Enum):
@@ -299,10 +303,10 @@ def request_body_answer(
 
 def streamed_request_body(
     piece: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
-) -> bytes:
+) -> Answer:
     """Send a piece of the request body on (FULL_DUPLEX_STREAMED)."""
     tags = _LAST_OF_REQUEST if ends else _PIECE_OF_REQUEST
-    return b"".join((_around(tags, len(piece)), piece, _dynamic(metadata)))
+    return _parts(tags, piece, metadata)
 
 
 def response_headers_answer(
@@ -338,10 +342,15 @@ def response_body_answer(
 
 def streamed_response_body(
     piece: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
-) -> bytes:
+) -> Answer:
     """Send a piece of the response body on (FULL_DUPLEX_STREAMED)."""
     tags = _LAST_OF_RESPONSE if ends else _PIECE_OF_RESPONSE
-    return b"".join((_around(tags, len(piece)), piece, _dynamic(metadata)))
+    return _parts(tags, piece, metadata)
+
+
+def _parts(tags: tuple[bytes, ...], piece: bytes | memoryview, metadata: MetadataFields) -> Answer:
+    parts = _around(tags, len(piece)), piece, _dynamic(metadata)
+    return parts if len(piece) > VIEWED_BYTES else b"".join(parts)
 
 
 REQUEST_TRAILERS_ANSWER: Final = ext.ProcessingResponse(

@@ -38,7 +38,7 @@ from sidecar.domain.http import (
     Refusal,
 )
 from sidecar.extproc import codec
-from sidecar.extproc.codec import BodyMode, Message, MessageKind
+from sidecar.extproc.codec import Answer, BodyMode, Message, MessageKind
 from sidecar.extproc.phases import (
     GATING_BODY_MODES,
     HELD,
@@ -102,7 +102,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     wants_answer_headers: bool
     room: Room
     phase: Phase = Phase.AWAIT_HEADERS
-    outgoing: list[bytes] = []
+    outgoing: list[Answer] = []
     is_answered: bool = False
     is_aborted: bool = False
     modes: tuple[BodyMode, BodyMode] | None = None
@@ -568,7 +568,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     def _stream(
         self,
-        encode: Callable[..., bytes],
+        encode: Callable[..., Answer],
         body: bytes | memoryview,
         *,
         ends: bool,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.codec import Answer, BodyMode
 from sidecar.extproc.phases import LATE, Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, RefusedError
 
@@ -75,7 +75,7 @@ class Call(Protocol):
         """
         ...
 
-    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+    async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:
         """Send *messages* in order; with *ends* nothing follows them.
 
         Raises:

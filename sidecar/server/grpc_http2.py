@@ -15,6 +15,7 @@ import hpack
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from sidecar.extproc.codec import Answer
 from sidecar.extproc.stream import CALL_METADATA, StreamEnd, StreamGoneError
 from sidecar.server.engine import (
     EXPORT_METHOD,
@@ -96,7 +97,7 @@ class GrpcCall:
         return messages.popleft()
 
     async def write(
-        self, messages: Sequence[bytes], *, ends: bool, trailers: bytes = _OK_TRAILERS
+        self, messages: Sequence[Answer], *, ends: bool, trailers: bytes = _OK_TRAILERS
     ) -> None:
         """Send *messages* in one piece; with *ends* the call ends with them, and *trailers*.
 

@@ -76,6 +76,10 @@ class MessageReader:
             GrpcWireError: a compressed message, or one that is announced as too long.
         """
         at, size = 0, len(piece)
+        if self._missing is not None and size < self._missing:
+            self._missing -= size
+            self._keep(piece)
+            return []
         if size >= PREFIX_BYTES and self._missing is None and not self._head:
             # One message in one piece, the common case.
             length = size - PREFIX_BYTES
@@ -119,9 +123,15 @@ class MessageReader:
             self._pieces.append(bytearray(piece))
 
 
-def framed(messages: Sequence[bytes]) -> list[bytes]:
-    """Return each of *messages* behind its prefix."""
-    return [part for one in messages for part in (_PREFIX.pack(0, len(one)), one)]
+def framed(messages: Sequence[bytes | tuple[bytes | memoryview, ...]]) -> list[bytes | memoryview]:
+    """Return each of *messages*, or its parts, behind its prefix."""
+    pieces: list[bytes | memoryview] = []
+    for one in messages:
+        if isinstance(one, bytes):
+            pieces += (_PREFIX.pack(0, len(one)), one)
+        else:
+            pieces += (_PREFIX.pack(0, sum(map(len, one))), *one)
+    return pieces
 
 
 def status_headers(status: GrpcStatus, problem: str = "") -> list[tuple[bytes, bytes]]:

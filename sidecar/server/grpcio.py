@@ -8,6 +8,7 @@ message.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from typing_extensions import override
 
 from sidecar._generated.pool import files
+from sidecar.extproc.codec import Answer
 from sidecar.extproc.stream import StreamEnd, StreamGoneError
 from sidecar.server.engine import (
     EXPORT_METHOD,
@@ -51,10 +53,12 @@ class _ServicerStream:
         message: object = await self._call.read()
         return message if isinstance(message, bytes) else None  # else grpc.aio.EOF
 
-    async def write(self, messages: list[bytes], *, ends: bool) -> None:  # noqa: ARG002 - the call ends when its method returns
+    async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:  # noqa: ARG002 - the call ends when its method returns
         try:
             for message in messages:
-                await self._call.write(message)
+                await self._call.write(
+                    b"".join(message) if isinstance(message, tuple) else message
+                )
         except (grpc.RpcError, asyncio.InvalidStateError, grpc.aio.BaseError) as error:
             raise StreamGoneError from error
 

@@ -151,7 +151,10 @@ class Talk:
             asked += self._play(event)
         except RefusedError as refused:
             asked.append(do.OweRefusal(refused.kind))
-        sent: list[do.Effect] = [do.decoded(message) for message in self.protocol.outgoing]
+        sent: list[do.Effect] = [
+            do.decoded(b"".join(one) if isinstance(one, tuple) else one)
+            for one in self.protocol.outgoing
+        ]
         self.protocol.outgoing.clear()
         if self.protocol.phase is Phase.ENDED and not had_ended:
             sent.append(do.AbortStream() if self.protocol.is_aborted else do.EndStream())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+from sidecar.extproc.codec import Answer
 from sidecar.extproc.stream import StreamGoneError
 
 
@@ -51,12 +53,13 @@ class MemoryStream:
         self._is_half_closed = message is None
         return message
 
-    async def write(self, messages: list[bytes], *, ends: bool) -> None:
+    async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:
         """Keep messages, or fail as a reset stream does; nothing may follow an end."""
         assert not self.has_ended
         if self.is_gone:
             raise StreamGoneError
         self.has_ended = ends
         async with self._grown:
-            self.written.extend(messages)
+            for one in messages:
+                self.written.append(b"".join(one) if isinstance(one, tuple) else one)
             self._grown.notify_all()

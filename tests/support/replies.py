@@ -317,7 +317,8 @@ def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
                 clear_route_cache=clear,
             )
         case StreamRequestBody(body, ends):
-            return codec.streamed_request_body(body, ends=ends)
+            answer = codec.streamed_request_body(body, ends=ends)
+            return answer if isinstance(answer, bytes) else b"".join(answer)
         case ContinueRequestTrailers():
             return codec.REQUEST_TRAILERS_ANSWER
         case ContinueResponseHeaders(headers, metadata):
@@ -325,7 +326,8 @@ def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
         case ContinueResponseBody(headers, body, metadata):
             return codec.response_body_answer(headers, body, fields_of(metadata))
         case StreamResponseBody(body, ends, metadata):
-            return codec.streamed_response_body(body, ends=ends, metadata=fields_of(metadata))
+            answer = codec.streamed_response_body(body, ends=ends, metadata=fields_of(metadata))
+            return answer if isinstance(answer, bytes) else b"".join(answer)
         case ContinueResponseTrailers():
             return codec.RESPONSE_TRAILERS_ANSWER
         case Refuse(refusal):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from google.protobuf import struct_pb2
 from hypothesis import given
@@ -570,6 +572,24 @@ def test_header_values_are_never_written_as_value(
         [(option.header.key, option.header.raw_value) for option in options] for options in written
     ] == [list(fields)] * 4
     assert not any(option.header.value for options in written for option in options)
+
+
+@given(
+    body=st.integers(0, 3 * codec.VIEWED_BYTES).map(bytes),
+    ends=st.booleans(),
+    encode=st.sampled_from([codec.streamed_request_body, codec.streamed_response_body]),
+)
+def test_a_long_piece_is_the_same_message_in_parts(
+    *, body: bytes, ends: bool, encode: Callable[..., codec.Answer]
+) -> None:
+    answer = encode(memoryview(body), ends=ends, metadata=codec.metadata_fields(METADATA))
+    message = answer if isinstance(answer, bytes) else b"".join(answer)
+    part = "request_body" if encode is codec.streamed_request_body else "response_body"
+    streamed = ext.StreamedBodyResponse(body=body, end_of_stream=ends)
+    mutation = ext.BodyMutation(streamed_response=streamed)
+    expected = ext.ProcessingResponse()
+    getattr(expected, part).response.body_mutation.CopyFrom(mutation)
+    assert ext.ProcessingResponse.FromString(message) == with_metadata(expected)
 
 
 @given(code=st.integers(200, 599))

@@ -50,6 +50,11 @@ def test_messages_are_the_same_however_their_bytes_arrive(
     assert wire.is_between_messages
 
 
+def test_a_message_in_parts_is_framed_as_one() -> None:
+    parts = (b"head", memoryview(b"body"), b"")
+    assert b"".join(framed([parts, b"next"])) == b"".join(framed([b"headbody", b"next"]))
+
+
 @given(st.binary(min_size=1, max_size=40), st.integers(1, 44))
 def test_a_message_that_is_cut_short_is_noticed(message: bytes, kept: int) -> None:
     """A peer that ends within a message has not sent it."""
