@@ -288,6 +288,7 @@ class Http2Connection(asyncio.Protocol):
         self._initial_window = _DEFAULT_WINDOW
         self._outstanding = 0
         self._consumed = 0
+        self._control_bytes = 0
         self._data_left = 0
         self._data_frame = 0, 0
         self._outgoing: list[Bytes] = []
@@ -595,7 +596,10 @@ class Http2Connection(asyncio.Protocol):
     def _reply(self, frames: bytes) -> None:
         """Answer a control frame, of which a peer could send any number without reading."""
         transport = self._transport
-        if transport is not None and transport.get_write_buffer_size() > MAX_CONTROL_BYTES:
+        if transport is None or transport.get_write_buffer_size() < MAX_CONTROL_BYTES // 4:
+            self._control_bytes = 0  # the peer has read them, but for so many
+        self._control_bytes += len(frames)
+        if self._control_bytes > MAX_CONTROL_BYTES:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         self.send(frames)
 

@@ -343,6 +343,27 @@ async def test_a_peer_that_reads_no_answers_to_its_pings_is_cut_off() -> None:
     assert len(peer.transport.written) < 2 * MAX_CONTROL_BYTES
 
 
+async def test_a_ping_is_answered_while_long_answers_wait_to_be_read() -> None:
+    """They are longer than the bound of answers to pings: it does not count them."""
+
+    async def answer(stream: Http2Stream) -> None:
+        await stream.write(OPENING, [bytes(MAX_CONTROL_BYTES)], TRAILERS)
+
+    peer = Http2Peer(answer)
+    window = raw(0x4, 0, 0, b"\0\x04\0\x80\0\0") + raw(0x8, 0, 0, struct.pack(">I", 1 << 28))
+    peer.connection.data_received(HELLO + window)
+    for number in (1, 3, 5):
+        peer.connection.data_received(
+            raw(0x1, 0x4 | 0x1, number, POST if number == 1 else b"\x83\x86\x84\xbe")
+        )
+    await asyncio.sleep(0.01)
+    assert len(peer.transport.written) > 2 * MAX_CONTROL_BYTES
+    peer.connection.data_received(raw(0x6, 0, 0, b"12345678"))
+    await asyncio.sleep(0.01)
+    assert not peer.transport.is_closed
+    assert raw(0x6, 0x1, 0, b"12345678") in peer.transport.written
+
+
 async def test_padding_and_priorities_are_left_out() -> None:
     """No proxy sends them; the standard allows them."""
     peer = Http2Peer(echo)
