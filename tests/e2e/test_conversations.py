@@ -103,6 +103,30 @@ async def _openai(stack: Stack, sent: Sent) -> Say:
     return say
 
 
+async def _responses(stack: Stack, sent: Sent) -> Say:
+    client = openai.AsyncOpenAI(
+        base_url=f"{stack.facts.https_url}/v1",
+        api_key=stack.keys["restore"],
+        http_client=sent.https,
+        max_retries=0,
+    )
+    create: Any = client.responses.create
+    items: list[Any] = []
+    tool = {"type": "function", "name": "attendees", "parameters": SCHEMA, "strict": True}
+
+    async def say(text: str | None) -> str | None:
+        if text is None:
+            call = items[-1]["call_id"]
+            items.append({"type": "function_call_output", "call_id": call, "output": RESULT})
+        else:
+            items.append({"role": "user", "content": text})
+        answer = await create(model="gpt-4o", instructions=SYSTEM, input=items, tools=[tool])
+        items.extend(one.to_dict() for one in answer.output)
+        return None if answer.output[-1].type == "function_call" else str(answer.output_text)
+
+    return say
+
+
 async def _anthropic(stack: Stack, sent: Sent) -> Say:
     client = anthropic.AsyncAnthropic(
         base_url=stack.facts.https_url,
@@ -179,8 +203,13 @@ async def _until_hits(stack: Stack, least: float) -> None:
 
 @pytest.mark.parametrize(
     ("begin", "items"),
-    [(_openai, "messages"), (_anthropic, "messages"), (_gemini, "contents")],
-    ids=["openai", "anthropic", "gemini"],
+    [
+        (_openai, "messages"),
+        (_responses, "input"),
+        (_anthropic, "messages"),
+        (_gemini, "contents"),
+    ],
+    ids=["openai", "responses", "anthropic", "gemini"],
 )
 async def test_a_provider_gets_the_same_bytes_for_old_messages_in_each_turn(
     stack: Stack, begin: Callable[[Stack, Sent], Awaitable[Say]], items: str

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from textwrap import dedent
+from typing import Any, Final
 
+import yaml
 from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 
 from loadtest.bench_envoy import (
@@ -12,7 +15,9 @@ from loadtest.bench_envoy import (
     shipped_config,
     socket_address,
 )
+from tests.support.documented_commands import DOCS
 
+YAML_BLOCK: Final = re.compile(r" *```yaml\n(.*?)```", re.DOTALL)
 PARAMETERS = EnvoyParameters(
     worker_sockets=("/s/a.sock",), sds_directory="/sds", http_port=0, access_log_path="/dev/null"
 )
@@ -27,12 +32,15 @@ def filter_names(listener: dict[str, Any]) -> list[str]:
     return [one["name"] for one in manager(listener)["http_filters"]]
 
 
-def shipped(*, is_bare: bool = False, over_http1: bool = False) -> dict[str, Any]:
+def shipped(
+    *, is_bare: bool = False, over_http1: bool = False, session_header: str = ""
+) -> dict[str, Any]:
     config = shipped_config(
         render_envoy_config(PARAMETERS),
         provider=socket_address("/s/p.sock"),
         is_bare=is_bare,
         over_http1=over_http1,
+        session_header=session_header,
     )
     resources: dict[str, Any] = json.loads(config)["static_resources"]
     return resources
@@ -83,3 +91,15 @@ def test_a_streaming_provider_is_chosen_by_a_header() -> None:
     streamed, direct = manager(listener)["route_config"]["virtual_hosts"][0]["routes"]
     assert streamed["match"]["headers"] == [{"name": STREAMED, "present_match": True}]
     assert "direct_response" in direct
+
+
+def test_sessions_are_sent_to_workers_as_the_page_says() -> None:
+    section = (DOCS / "envoy.md").read_text(encoding="utf-8").partition("### Sessions")[2]
+    metadata, balancing = [yaml.safe_load(dedent(one)) for one in YAML_BLOCK.findall(section)[:2]]
+    resources = shipped(session_header="x-session-id")
+    (listener,) = resources["listeners"]
+    (cluster,) = [one for one in resources["clusters"] if one["name"] == "egret"]
+    service = manager(listener)["http_filters"][1]["typed_config"]["grpc_service"]
+    assert service["initial_metadata"] == metadata["initial_metadata"]
+    assert cluster["load_balancing_policy"] == balancing["load_balancing_policy"]
+    assert "lb_policy" not in cluster
