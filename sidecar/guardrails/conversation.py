@@ -51,13 +51,20 @@ that overlap as well; with fewer it cannot come to that."""
 
 
 def read_conversation(
-    table: MessageTable, route: Route, headers: Headers, body: bytes, scan: LocalScan
+    table: MessageTable,
+    route: Route,
+    headers: Headers,
+    body: bytes,
+    scan: LocalScan,
+    *,
+    owner: str,
 ) -> tuple[Subject | Unreadable | Malformed, Conversation | None]:
     """Read a body, of a conversation only the text that the guardrails of *scan* do not know.
 
-    There is no conversation without a fragment that is known, or that can be.
+    Fragments of another *owner* are not known. There is no conversation without a fragment that is
+    known, or that can be.
     """
-    conversation = Conversation(table, route, headers, body)
+    conversation = Conversation(table, route, headers, body, owner=owner)
     subject = conversation.read(scan)
     return subject, conversation if conversation.is_worth_keeping else None
 
@@ -84,8 +91,11 @@ class Conversation:
     scan: LocalScan
     subject: Subject
 
-    def __init__(self, table: MessageTable, route: Route, headers: Headers, body: bytes) -> None:
+    def __init__(
+        self, table: MessageTable, route: Route, headers: Headers, body: bytes, *, owner: str
+    ) -> None:
         self._table = table
+        self._owner = owner
         self._route = route
         self._headers = headers
         self._body = body
@@ -179,21 +189,24 @@ class Conversation:
         return b"".join((*pieces, rest[at:])) if pieces else rest
 
     def _digest(self, field: str, text: bytes, span: Span) -> bytes:
-        key = self._table.key(self.scan, self._route, field)
-        return blake3(memoryview(text)[span.start : span.end], key=key).digest()
+        return blake3(memoryview(text)[span.start : span.end], key=self._key(field)).digest()
+
+    def _key(self, field: str) -> bytes:
+        return self._table.key(self._owner, self.scan, self._route, field)
 
     def _known_beginning(self, field: str, start: int) -> tuple[int, int, blake3] | None:
         """Return the longest known beginning of the list: its start and end, and its hash.
 
         The entry of it is the first of the reading's known fragments.
         """
+        key = self._key(field)
         ends = [
             end
             for end in ends_of_beginnings(self._body, field, start)
-            if _tail(self._body, start, end) in self._table.tails
+            if _tail(key, self._body, start, end) in self._table.tails
         ]
         self._is_next_turn = bool(ends)
-        hasher = blake3(key=self._table.key(self.scan, self._route, field))
+        hasher = blake3(key=key)
         at, body = start, memoryview(self._body)
         seen: list[tuple[int, blake3]] = []
         for end in ends:
@@ -219,7 +232,7 @@ class Conversation:
         if elements is None:
             return []
         self._reading.list_field = field
-        self._tail = _tail(rest, elements.start, elements.end)
+        self._tail = _tail(self._key(field), rest, elements.start, elements.end)
         if begun is None:
             self._list = self._digest(field, rest, elements)
             self._reading.is_bundled = self._is_next_turn
@@ -307,8 +320,8 @@ class Conversation:
             self._table.put(digest, entry)
 
 
-def _tail(text: bytes, start: int, end: int) -> int:
-    return hash(text[max(start, end - TAIL_BYTES) : end])
+def _tail(key: bytes, text: bytes, start: int, end: int) -> int:
+    return hash(key + text[max(start, end - TAIL_BYTES) : end])
 
 
 def _joins(elements: Sequence[Element], at: int) -> bool:

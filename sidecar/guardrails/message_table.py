@@ -56,7 +56,7 @@ class MessageTable:
         self._secret = secret
         self.mark = blake3(b"mark", key=secret).hexdigest()[:32]
         self._entries: dict[bytes, Entry] = {}
-        self._keys: dict[tuple[int, str, str, str], bytes] = {}
+        self._keys: dict[tuple[str, int, str, str, str], bytes] = {}
         self.tails: set[int] = set()
         self.bytes = self.hits = self.misses = self.evictions = self.saved_bytes = 0
 
@@ -67,9 +67,12 @@ class MessageTable:
         self.tails.clear()
         self.bytes = 0
 
-    def key(self, scan: LocalScan, route: Route, field: str) -> bytes:
-        """Return the key of digests: of this worker, these guardrails, and this field."""
-        scope = (scan.number, route.dialect.value, route.form.value, field)
+    def key(self, owner: str, scan: LocalScan, route: Route, field: str) -> bytes:
+        """Return the key of digests: of this worker, an owner, these guardrails, and this field.
+
+        Else a request that is judged faster would show what another owner has sent.
+        """
+        scope = (owner, scan.number, route.dialect.value, route.form.value, field)
         key = self._keys.get(scope)
         if key is None:
             if len(self._keys) >= MAX_KEYS:

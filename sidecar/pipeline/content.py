@@ -81,7 +81,7 @@ async def judge_body(
 ) -> RequestAllowed | ClientError:
     """Read *body*, reserve its share of the limits, and judge its content."""
     key, policy = caller
-    read, conversation = _read(body, route, policy, stream, record, worker)
+    read, conversation = _read(body, route, caller, stream, record, worker)
     record.read = record.step()
     if isinstance(read, Malformed):
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
@@ -124,7 +124,7 @@ async def judge_body(
 def _read(
     body: bytes,
     route: Route,
-    policy: EffectivePolicy,
+    caller: Caller,
     stream: ExtProcStream,
     record: RequestRecord,
     worker: Worker,
@@ -135,9 +135,13 @@ def _read(
     if size < MIN_BODY_BYTES or worker.messages is None:
         read = read_request(route, headers, body)
     else:
+        key, policy = caller
         if policy.model_variants is not None:
             policy = policy.for_model(likely_model(route, body))
-        read, conversation = read_conversation(worker.messages, route, headers, body, policy.local)
+        owner = key.principal.organization_id
+        read, conversation = read_conversation(
+            worker.messages, route, headers, body, policy.local, owner=owner
+        )
     if isinstance(read, Subject):
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed

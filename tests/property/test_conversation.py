@@ -203,7 +203,7 @@ def report(results: Results) -> list[tuple[object, ...]]:
 
 def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectivePolicy) -> object:
     """Judge with the table, as the pipeline does."""
-    read, conversation = read_conversation(table, route, HEADERS, body, rules.local)
+    read, conversation = read_conversation(table, route, HEADERS, body, rules.local, owner="org")
     if not isinstance(read, Subject):
         return read
     if conversation is None:

@@ -42,11 +42,15 @@ def chat(*messages: dict[str, Any], **rest: object) -> bytes:
 
 
 def judge(
-    known: MessageTable, body: bytes, rules: EffectivePolicy = RULES, path: str = ""
+    known: MessageTable,
+    body: bytes,
+    rules: EffectivePolicy = RULES,
+    path: str = "",
+    owner: str = "org",
 ) -> Results | Malformed:
     """Judge a body as the pipeline does; the whole is read where there are findings."""
     at = route(path) if path else route()
-    read, conversation = read_conversation(known, at, HEADERS, body, rules.local)
+    read, conversation = read_conversation(known, at, HEADERS, body, rules.local, owner=owner)
     if isinstance(read, Malformed):
         return read
     assert isinstance(read, Subject)
@@ -71,7 +75,9 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
     first = [message("user", "hello"), message("assistant", "hi")]
     judge(known, chat(*first))
     more = [message("user", "and now", 40)]
-    read, _ = read_conversation(known, route(), HEADERS, chat(*first, *more), RULES.local)
+    read, _ = read_conversation(
+        known, route(), HEADERS, chat(*first, *more), RULES.local, owner="org"
+    )
     assert isinstance(read, Subject)
     assert [part.content[-7:] for part in read.parts] == [b"gpt-5", b"and now"]
     assert known.hits == 1
@@ -165,7 +171,7 @@ def test_content_that_cannot_be_read_stays_known_as_such() -> None:
     judge(known, chat(first))
     for _ in range(2):
         body = chat(first, message("assistant", "hi"))
-        read, _ = read_conversation(known, route(), HEADERS, body, RULES.local)
+        read, _ = read_conversation(known, route(), HEADERS, body, RULES.local, owner="org")
         assert isinstance(read, Subject)
         assert read.unscanned == (UnscannedReason.IMAGE,)
 
@@ -176,7 +182,7 @@ def test_messages_that_name_a_model_to_run_are_read_each_time() -> None:
     body = chat(message("user", "hi"), tools=tools)
     for _ in range(2):
         judge(known, body)
-        read, _ = read_conversation(known, route(), HEADERS, body, RULES.local)
+        read, _ = read_conversation(known, route(), HEADERS, body, RULES.local, owner="org")
         assert isinstance(read, Subject)
         assert read.other_models == ("gpt-image-1",)
     assert known.hits == 0
@@ -188,6 +194,18 @@ def test_what_other_guardrails_have_found_is_not_known() -> None:
     judge(known, body)
     judge(known, body, effective(policy("  - {name: keys, type: secrets, action: block}\n")))
     assert known.hits == 0
+
+
+def test_messages_of_another_organization_are_not_known() -> None:
+    """Else the time that a request takes would show what others have sent."""
+    known = table()
+    body = chat(message("user", "hi"), message("assistant", "hi"))
+    judge(known, body, owner="one")
+    more = chat(*json.loads(body)["messages"], message("user", "more", 50))
+    judge(known, more, owner="two")
+    assert known.hits == 0
+    judge(known, more, owner="one")
+    assert known.hits == 1
 
 
 def test_the_table_stays_within_its_bound_and_drops_the_oldest() -> None:

@@ -48,17 +48,18 @@ def test_an_entry_larger_than_the_table_is_not_kept() -> None:
     assert known.bytes == 0
 
 
-def test_keys_differ_by_guardrails_field_and_secret() -> None:
+def test_keys_differ_by_owner_guardrails_field_and_secret() -> None:
     route = recognise("POST", "/v1/chat/completions", Headers())
     assert isinstance(route, Route)
     other = effective(policy("  - {name: pii, type: pii}\n")).local
     keys = {
-        known.key(scan, route, field)
+        known.key(owner, scan, route, field)
         for known in (table(1), MessageTable(max_bytes=1, secret=b"x" * SECRET_BYTES))
+        for owner in ("one", "two")
         for scan in (SCAN, other)
         for field in ("messages", "tools")
     }
-    assert len(keys) == 8
+    assert len(keys) == 16
 
 
 def test_the_ends_of_lists_are_forgotten_before_they_take_much_memory() -> None:
