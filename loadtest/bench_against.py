@@ -55,6 +55,8 @@ REV: Final = "rev"
 SIDES: Final = (NEW, REV)
 GO: Final = "go"
 GO_FIGURE: Final = f"{GO}.c16.worker_cpu_us"
+GO_BESIDE: Final = "h2corn"
+"""The engine that the Go server is measured beside, once a round."""
 GO_RATIO: Final = f"h2corn.c16.cpu_of_{GO}"
 FLOOR: Final = Path(__file__).parent / "go" / "floor.go"
 LONG_BODY_BYTES: Final = 64 * 1024
@@ -194,7 +196,7 @@ def against_figures(series: Series, engines: Sequence[str]) -> dict[str, float]:
         figures[key] = statistics.median(ratios)
         figures |= {f"{key}_min": min(ratios), f"{key}_max": max(ratios)}
         figures |= {f"new.{key}": statistics.median(new), f"rev.{key}": statistics.median(rev)}
-    new, go = (series.values.get(key, []) for key in (f"{NEW}.h2corn.c16.cpu", GO_FIGURE))
+    new, go = (series.values.get(key, []) for key in (f"{NEW}.{GO_BESIDE}.c16.cpu", GO_FIGURE))
     if new and go:
         ratios = [mine / theirs for mine, theirs in zip(new, go, strict=True)]
         figures |= {GO_FIGURE: statistics.median(go), GO_RATIO: statistics.median(ratios)}
@@ -281,7 +283,7 @@ class _Runner:
         for number in range(rounds):
             sides = SIDES if number % 2 else SIDES[::-1]
             for engine in engines:
-                if GO in self._gateways and C16.name in loads:
+                if engine == GO_BESIDE and GO in self._gateways and C16.name in loads:
                     self._series.add(GO_FIGURE, (await self._load(GO, C16))["cpu"])
                 with self._console.status(f"round {number + 1} of {rounds}, {engine} …"):
                     for load in loads:
