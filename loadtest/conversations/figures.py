@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from egret_tools.conversations import Shape
 
+from loadtest import bench_against
 from loadtest.conversations.clients import Cost
 from loadtest.results import Grid
 
@@ -43,16 +43,8 @@ CASES: Final = {
 """Requests that the table can help only in part, or not at all."""
 
 
-@dataclass(slots=True)
-class Series:
-    """Values by key, one a round, and all failures."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    errors: int = 0
-
-    def add(self, key: str, value: float) -> None:
-        """Append the value of a round."""
-        self.values.setdefault(key, []).append(value)
+class Series(bench_against.Series):
+    """Values of rounds, by `<side>.<figure>`, and all failures."""
 
     def add_costs(self, key: str, costs: Mapping[str, Cost]) -> None:
         """Append the cost of each side or gateway, `<name>.<key>_cpu_us` and its Envoy's."""

@@ -29,8 +29,8 @@ VALUE_FIELDS: Final = frozenset(
 alone, but for the models that tools may name."""
 
 MIN_BUNDLE_BYTES: Final = 8_192
-"""Short messages are one fragment with their neighbours: to look one up and to keep it takes as
-long as to search a few hundred bytes."""
+"""Short messages are one fragment with their neighbours: to look up and keep each by itself would
+take a good part of the time of searching it."""
 _MAX_BUNDLE_BYTES: Final = 4 * MIN_BUNDLE_BYTES
 
 _MAX_ENDS: Final = 8
@@ -62,8 +62,8 @@ class KnownFragment(msgspec.Struct, frozen=True, gc=False):
     """The facts that reading a fragment has found; none of its text.
 
     It holds `parts` texts of `text_bytes` in all, and at most so many `containers` and `commas`
-    (see `JsonBound`). The speakers are those of its first and last
-    message; None for one that is read as a text of its own.
+    (see `JsonBound`). The speakers are those of its first and last message; None for one that is
+    read as a text of its own.
     """
 
     parts: int

@@ -109,8 +109,10 @@ class Conversation:
         self._pieces: list[_Piece] = []
         self._list, self._tail = b"", 0
         self._is_next_turn = False
-        self._text = rest = self._rest(uses_known=uses_known)
-        if reading.known and not self._is_within_bound(rest):
+        self._search: _Search | None = None
+        rest = self._rest(uses_known=uses_known)
+        self._most = most_values(rest)
+        if reading.known and not self._is_within_bound():
             return self.read(scan, uses_known=False)
         subject = read_request(self._route, self._headers, rest, reading)
         if isinstance(subject, Subject) and reading.is_sound:
@@ -123,9 +125,9 @@ class Conversation:
             return self.read(scan, uses_known=False)
         return subject
 
-    def _is_within_bound(self, rest: bytes) -> bool:
+    def _is_within_bound(self) -> bool:
         """Return whether the whole body holds no more values than are read of one."""
-        containers, commas = most_values(rest)
+        containers, commas = self._most
         containers += sum([one.containers for one in self._reading.known])
         commas += sum([one.commas for one in self._reading.known])
         return BOUND.allows(containers, commas) or not BOUND.is_exceeded_by(self._body)
@@ -250,7 +252,7 @@ class Conversation:
         """
         if not self._reading.met:
             return results
-        search = _Search(self.scan, results, self.subject.parts, self._reading.unscanned)
+        search = self._search_of(results)
         start, end = Element(0, 0, None, None), Element(len(self.subject.parts), 0, None, None)
         whole = search.entry(start, end, (0, 0), known=self._known())
         joined: list[GuardrailResult] = []
@@ -281,6 +283,13 @@ class Conversation:
             return None
         return tuple(joined)
 
+    def _search_of(self, results: Results) -> _Search:
+        """Return the search of the rest, which joining and keeping share."""
+        if self._search is None:
+            parts, unscanned = self.subject.parts, self._reading.unscanned
+            self._search = _Search(self.scan, results, parts, unscanned)
+        return self._search
+
     def _known(self, *, in_list: bool = False) -> list[tuple[int, Entry]]:
         """Return known fragments in the order of the body, and the number of parts before each."""
         known: list[tuple[int, Entry]] = []
@@ -295,7 +304,7 @@ class Conversation:
         reading = self._reading
         if reading.names_models or any(map(_error_of, results)):
             return
-        search = _Search(self.scan, results, self.subject.parts, reading.unscanned)
+        search = self._search_of(results)
         elements, at = reading.elements, 0
         bundled = [one.elements for one in self._pieces if one.field == reading.list_field]
         # Else two ways of reading the list differ.
@@ -310,8 +319,8 @@ class Conversation:
                     self._put(digest, search, search.entry(first, behind, values, last))
                 at = end
         if self._list and len(elements) > 1 and not reading.is_mixed:
-            known, values = self._known(in_list=True), most_values(self._text)
-            entry = search.entry(elements[0], elements[-1], values, elements[-1], known)
+            known = self._known(in_list=True)
+            entry = search.entry(elements[0], elements[-1], self._most, elements[-1], known)
             self._put(self._list, search, entry)
             self._table.put_tail(self._tail)
 

@@ -18,7 +18,7 @@ from sidecar.guardrails.local_scan import LocalScan
 SECRET_BYTES: Final = 32
 
 MAX_KEYS: Final = 4_096
-"""Keys of digests that are kept: they are derived anew within a microsecond."""
+"""Keys of digests that are kept; any other is derived anew."""
 MAX_TAILS: Final = 16_384
 
 _ENTRY_BYTES: Final = 640
