@@ -52,7 +52,7 @@ from sidecar.usage.access_log import decode_access_log
 from sidecar.usage.records import record_of
 from sidecar.worker.usage import UsageSettlement
 
-PEAKS: Final = 5
+PEAKS: Final = 15
 WARM_UPS: Final = 20
 """Values that are computed once are no cost of a request."""
 NOW: Final = 1_700_000_000.0
