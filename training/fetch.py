@@ -12,6 +12,7 @@ from rich.table import Table
 
 from training import attack_sources as attacks
 from training import benign_sources as benign
+from training.generated import generated_samples
 from training.near_duplicates import without_duplicates
 from training.packages import fetch_packages
 from training.samples import SAMPLES, Sample, write_samples
@@ -26,7 +27,7 @@ SOURCES: Final[tuple[Callable[[], Iterator[Sample]], ...]] = (
     benign.python_modules_unseen, benign.human_eval, benign.software_issues,
     benign.threat_reports, benign.personal_questions, benign.support_customers,
     benign.chat_samples, benign.writing_tasks, benign.fresh_questions, benign.bank_documents,
-    benign.web_tasks, benign.terminal_tasks, benign.sentences_with_pii,
+    benign.web_tasks, benign.terminal_tasks, benign.sentences_with_pii, generated_samples,
 )  # fmt: skip
 
 

