@@ -7,7 +7,6 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Final, assert_never
 
 from sidecar.apis.fragments import VALUE_FIELDS, likely_model
@@ -160,7 +159,8 @@ async def _inspect_conversation(
 ) -> Results:
     """Return the results of all guardrails, of which the local ones search only new text.
 
-    If a part has a finding, or goes to remote checks, the record gets the whole subject.
+    The record gets the whole subject if remote checks read it, or if findings in it are redacted
+    or refused: a flag alone needs no text.
     """
     runner, started_at = worker.guardrail_runner, worker.clocks.monotonic()
     if conversation.scan is not policy.local:  # a variant for another model than it seemed
@@ -171,14 +171,11 @@ async def _inspect_conversation(
         conversation.forget(policy.local)
         local = results = await _done(runner.scan(policy, conversation.subject), stream)
     conversation.keep(local)
-    if policy.remote or any(map(_findings_of, results)):
+    if policy.remote or not isinstance(decide(results), Allow):
         record.subject = subject = conversation.whole()
         about = subject_of(record)
         results = await _done(runner.complete(policy, results, started_at, subject, about), stream)
     return results
-
-
-_findings_of: Final = attrgetter("findings")
 
 
 async def _done(results: Results | Awaitable[Results], stream: ExtProcStream) -> Results:
