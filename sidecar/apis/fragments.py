@@ -186,8 +186,15 @@ def _starts_of(fields: frozenset[str]) -> re.Pattern[bytes]:
     return re.compile(rb'"(' + names + rb')"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{')
 
 
+_END_OF_LIST: Final = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}][ \t\r\n]*(?:\"|\Z)")
+"""Of a value in the outermost object, if it is not within a text or another object."""
+
+
 def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
-    """Return where a known beginning of a list may end, in order: behind one of its elements."""
+    """Return where a known beginning of a list may end, in order: behind one of its elements.
+
+    All of the list is known if a request is sent again, as clients do after an error.
+    """
     # Messages begin with one of few names; the items of `input` do not.
     openings: tuple[bytes, ...] = (b'{"',)
     if field != "input":
@@ -205,7 +212,8 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
         left = before.rstrip(b" \t\r\n,")
         if left.endswith(b"}") and len(left) < len(before):
             ends.append(at - len(before) + len(left))
-    return ends[::-1]
+    ends += [found.start() + 1 for found in _END_OF_LIST.finditer(body, least)][-_MAX_ENDS:]
+    return sorted(ends)
 
 
 def elements_of(body: bytes, value: Span) -> Span | None:

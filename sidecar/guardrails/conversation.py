@@ -234,14 +234,14 @@ class Conversation:
         if elements is None:
             return []
         self._reading.list_field = field
-        self._tail = _tail(self._key(field), rest, elements.start, elements.end)
+        behind = elements.end + len(self._body) - len(rest)
+        self._tail = _tail(self._key(field), self._body, elements.start, behind)
         if begun is None:
             self._list = self._digest(field, rest, elements)
             self._reading.is_bundled = self._is_next_turn
             return bundles(rest, value) if self._is_next_turn else []
         start, end, hasher = begun
-        if elements.start == start:
-            behind = elements.end + len(self._body) - len(rest)
+        if elements.start == start and behind > end:  # else all of the list is known
             self._list = hasher.update(memoryview(self._body)[end:behind]).digest()
         return []
 

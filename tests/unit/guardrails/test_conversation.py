@@ -84,6 +84,33 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
     assert known.saved_bytes > 6_000
 
 
+def new_texts(known: MessageTable, body: bytes) -> list[bytes]:
+    """Judge *body*; return the ends of the texts that were searched."""
+    read, _ = read_conversation(known, route(), HEADERS, body, RULES.local, owner="org")
+    assert isinstance(read, Subject)
+    judge(known, body)
+    return [part.content[-5:] for part in read.parts]
+
+
+def test_turns_of_a_few_words_are_followed_one_by_one() -> None:
+    known = table()
+    talk = [message("user", "hello"), message("assistant", "hi")]
+    judge(known, chat(*talk))
+    for role, text in (("user", "yes 1"), ("assistant", "yes 2"), ("user", "yes 3")):
+        talk.append({"role": role, "content": text})
+        assert new_texts(known, chat(*talk)) == [b"gpt-5", text.encode()]
+
+
+def test_of_a_request_that_is_sent_again_nothing_is_searched() -> None:
+    """As clients do after an error; the fields behind the list may be others."""
+    known = table()
+    talk = [message("user", "ann@example.org"), message("assistant", "hi")]
+    judge(known, chat(*talk))
+    for rest in ({}, {"stream": True}):
+        assert new_texts(known, chat(*talk, **rest)) == [b"gpt-5"]
+        assert types(judge(known, chat(*talk, **rest))) == [("EMAIL", 1)]
+
+
 def test_a_finding_in_a_known_message_is_found_in_its_place() -> None:
     known = table()
     first = [message("user", "ann@example.org"), message("assistant", "hi")]
