@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
@@ -62,7 +63,7 @@ class HpackDecoder:
                         # Index 0 is none.
                         fields.append(dynamic[index - _DYNAMIC_START if index else len(dynamic)])
                 elif first & 0x40:  # a literal that joins the table (6.2.1)
-                    field, at = self._literal(block, at, 0x3F)
+                    field, at = self._literal(block, at, 0x3F, _coded_text)
                     fields.append(field)
                     size = len(field[0]) + len(field[1]) + ENTRY_BYTES
                     self._evict(size)
@@ -74,22 +75,24 @@ class HpackDecoder:
                     if fields or self._max_size > MAX_TABLE_BYTES:
                         raise HpackError("a size of the table that is not allowed")
                     self._evict(0)
-                else:  # a literal that does not (6.2.2, 6.2.3)
-                    field, at = self._literal(block, at, 0x0F)
+                else:  # a literal that does not (6.2.2, 6.2.3), as Envoy sends each path
+                    field, at = self._literal(block, at, 0x0F, _remembered_text)
                     fields.append(field)
         except IndexError:
             raise HpackError("a cut header block, or an index that is not in the table") from None
         return fields
 
-    def _literal(self, block: bytes, at: int, mask: int) -> tuple[Field, int]:
+    def _literal(
+        self, block: bytes, at: int, mask: int, decode: Callable[[bytes], bytes]
+    ) -> tuple[Field, int]:
         index, at = _integer(block, at, mask)
         if not index:
-            name, at = _string(block, at)
+            name, at = _string(block, at, decode)
         elif index < _DYNAMIC_START:
             name = _STATIC[index][0]
         else:
             name = self._dynamic[index - _DYNAMIC_START][0]
-        value, at = _string(block, at)
+        value, at = _string(block, at, decode)
         return (name, value), at
 
     def _evict(self, room: int) -> None:
@@ -113,22 +116,29 @@ def _integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
     raise HpackError("an integer that is too large")
 
 
-def _string(block: bytes, at: int) -> tuple[bytes, int]:
+def _string(block: bytes, at: int, decode: Callable[[bytes], bytes]) -> tuple[bytes, int]:
     """Return a text, decoded if it is in Huffman code, and the place behind it (5.2)."""
     is_coded = block[at] & 0x80
     length, at = _integer(block, at, 0x7F)
     end = at + length
     if end > len(block):
         raise HpackError("a string that is cut short")
-    if not is_coded:
-        return block[at:end], end
+    text = block[at:end]
+    return decode(text) if is_coded else text, end
+
+
+def _coded_text(coded: bytes) -> bytes:
     node, text = 0, bytearray()
-    for byte in block[at:end]:
+    for byte in coded:
         node, more = _STEPS[node | byte]
         text += more
     if node >> 8 not in _PADDING:
         raise HpackError("a string with a damaged end")
-    return bytes(text), end
+    return bytes(text)
+
+
+_remembered_text = functools.lru_cache(maxsize=64)(_coded_text)
+"""For fields that the peer keeps out of the table, although most are the same in each block."""
 
 
 _END: Final = 256
