@@ -17,7 +17,7 @@ from training.generated.grammar import FOLDER, Grammar, read_grammars, seeded
 from training.generated.typing_habits import as_typed
 from training.samples import Kind, Label, Sample, Split
 
-PER_TEMPLATE: Final = 8
+PER_TEMPLATE: Final = 14
 ENGLISH: Final = "en"
 PER_ENGLISH_TEMPLATE: Final = 30
 """Texts of one template; English templates have more slots."""
