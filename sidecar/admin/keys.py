@@ -11,7 +11,15 @@ from typing import Any, Final
 
 import asyncpg
 
-from sidecar.admin.owners import ChangeRefusedError, Rules, as_array, find_team_id, refusals
+from sidecar.admin.owners import (
+    AS_IT_IS,
+    ChangeRefusedError,
+    Rules,
+    Unchanged,
+    as_array,
+    find_team_id,
+    refusals,
+)
 from sidecar.domain.principal import Network
 from sidecar.keys.credentials import ApiKey
 from sidecar.keys.scopes import Scopes
@@ -190,15 +198,6 @@ class Expiry(enum.Enum):
 
     KEEP = "keep"
     """As it is with the key that is replaced."""
-
-
-class Unchanged(enum.Enum):
-    """Stands where a list could be given."""
-
-    AS_IT_IS = "as it is"
-
-
-AS_IT_IS: Final = Unchanged.AS_IT_IS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,19 @@ class ChangeRefusedError(Exception):
         super().__init__(problem)
         self.problem = problem
         self.hint = hint
+
+
+class ExistsAlreadyError(ChangeRefusedError):
+    """The name is taken."""
+
+
+class Unchanged(enum.Enum):
+    """Stands where a list could be given."""
+
+    AS_IT_IS = "as it is"
+
+
+AS_IT_IS: Final = Unchanged.AS_IT_IS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,35 @@ class Rules:
 
     allowed_models: tuple[str, ...] | None = None
     policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerChange:
+    """A new name and new globs of models, of which None allows every model; the rest stays."""
+
+    name: str | None = None
+    allowed_models: tuple[str, ...] | Unchanged | None = AS_IT_IS
+
+    def arguments(self) -> tuple[str | None, bool, list[str] | None]:
+        """Return the name, whether the models change, and the models, as the statements do."""
+        models = self.allowed_models
+        if isinstance(models, Unchanged):
+            return self.name, False, None
+        return self.name, True, as_array(models)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependents:
+    """Objects that an owner cannot be deleted without."""
+
+    teams: int
+    keys: int
+    active_keys: int
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing depends on the owner."""
+        return not self.teams and not self.keys
 
 
 _ORGANIZATIONS: Final = """
@@ -105,6 +148,34 @@ RETURNING id, name, enabled, allowed_models, policy_name AS policy, created_at
 """
 
 _SWITCH_TEAM: Final = "UPDATE teams SET enabled = $2 WHERE id = $1"
+
+_CHANGE_ORGANIZATION: Final = """
+UPDATE organizations SET name = COALESCE($2, name),
+                         allowed_models = CASE WHEN $3 THEN $4 ELSE allowed_models END
+WHERE name = $1
+RETURNING id, name, enabled, allowed_models, policy_name AS policy, created_at
+"""
+
+_CHANGE_TEAM: Final = """
+UPDATE teams SET name = COALESCE($2, name),
+                 allowed_models = CASE WHEN $3 THEN $4 ELSE allowed_models END
+WHERE id = $1
+"""
+
+_DEPENDENTS: Final = """
+SELECT count(DISTINCT t.id) AS teams, count(k.public_id) AS keys,
+       count(k.public_id) FILTER (
+           WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+       ) AS active_keys
+FROM teams AS t LEFT JOIN api_keys AS k ON k.team_id = t.id
+WHERE t.organization_id = $1 OR t.id = $1
+"""
+
+_DELETE: Final = (
+    "DELETE FROM api_keys USING teams AS t WHERE team_id = t.id AND $1 IN (t.id, organization_id)",
+    "DELETE FROM teams WHERE $1 IN (id, organization_id)",
+    "DELETE FROM organizations WHERE id = $1",
+)
 
 _BIND_ORGANIZATION: Final = (
     "UPDATE organizations SET policy_name = $2 WHERE name = $1 RETURNING id"
@@ -165,6 +236,83 @@ async def create_team(
     return _team(row)
 
 
+async def change_organization(
+    connection: Connection, name: str, change: OwnerChange
+) -> Organization:
+    """Change an organization's name or models.
+
+    Raises:
+        ChangeRefusedError: there is no such organization, or the new name is taken or no name.
+    """
+    async with refusals(f"organization {change.name}"):
+        row = await connection.fetchrow(_CHANGE_ORGANIZATION, name, *change.arguments())
+    if row is None:
+        raise _no_organization(name)
+    return _organization(row)
+
+
+async def change_team(connection: Connection, team: str, change: OwnerChange) -> Team:
+    """Change a team's name or models.
+
+    Raises:
+        ChangeRefusedError: as `find_team_id` does, or the new name is taken or no name.
+    """
+    team_id = await find_team_id(connection, team)
+    async with refusals(f"team {change.name}"):
+        await connection.execute(_CHANGE_TEAM, team_id, *change.arguments())
+    return await _team_of(connection, team_id)
+
+
+async def dependents(connection: Connection, owner_id: str) -> Dependents:
+    """Return the number of objects of an organization or a team, by its id."""
+    row = await connection.fetchrow(_DEPENDENTS, owner_id)
+    assert row is not None  # noqa: S101 - an aggregate always has a row
+    is_team = owner_id.startswith("team_")
+    return Dependents(0 if is_team else row["teams"], row["keys"], row["active_keys"])
+
+
+async def delete_owner(connection: Connection, owner_id: str, *, cascades: bool) -> Dependents:
+    """Delete an organization or a team, by its id, and with *cascades* its teams and keys.
+
+    Usage stays, under the ids. Return the number of dependent objects that were deleted.
+
+    Raises:
+        ChangeRefusedError: objects depend on it, and *cascades* is not set.
+    """
+    found = await dependents(connection, owner_id)
+    if not found.are_none and not cascades:
+        raise ChangeRefusedError(
+            f"it still has {described(found)}", hint="delete them first, or pass --cascade"
+        )
+    for statement in _DELETE:
+        await connection.execute(statement, owner_id)
+    return found
+
+
+def described(found: Dependents) -> str:
+    """Return dependents as words, for example `2 teams and 31 keys (4 active)`."""
+    words: list[str] = []
+    if found.teams:
+        words.append(f"{found.teams} team{'s' * (found.teams != 1)}")
+    if found.keys:
+        words.append(f"{found.keys} key{'s' * (found.keys != 1)} ({found.active_keys} active)")
+    return " and ".join(words)
+
+
+async def find_organization_id(connection: Connection, name: str) -> str:
+    """Return the id of the organization with this name.
+
+    Raises:
+        ChangeRefusedError: there is no such organization.
+    """
+    found: str | None = await connection.fetchval(
+        "SELECT id FROM organizations WHERE name = $1", name
+    )
+    if found is None:
+        raise _no_organization(name)
+    return found
+
+
 async def switch_organization(connection: Connection, name: str, *, enabled: bool) -> Organization:
     """Let the keys of all its teams in, or refuse them until it is enabled again.
 
@@ -185,6 +333,10 @@ async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Te
     """
     team_id = await find_team_id(connection, team)
     await connection.execute(_SWITCH_TEAM, team_id, enabled)
+    return await _team_of(connection, team_id)
+
+
+async def _team_of(connection: Connection, team_id: str) -> Team:
     row = await connection.fetchrow(_TEAMS, None, team_id)
     if row is None:
         raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
@@ -240,7 +392,7 @@ async def refusals(name: str, *, policy: str | None = None) -> AsyncGenerator[No
     try:
         yield
     except asyncpg.UniqueViolationError:
-        raise ChangeRefusedError(f"{name} exists already", hint="choose another name") from None
+        raise ExistsAlreadyError(f"{name} exists already", hint="choose another name") from None
     except asyncpg.ForeignKeyViolationError:
         raise ChangeRefusedError(
             f"there is no policy {policy}", hint="apply it first with `egret policy apply -f FILE`"

@@ -15,9 +15,9 @@ import asyncpg
 import orjson
 
 from sidecar.admin.audit_log import set_actor
-from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.owners import ChangeRefusedError, ExistsAlreadyError
 from sidecar.cli.arguments import ACTOR
-from sidecar.cli.terminal import WRONG_USAGE, fail, note
+from sidecar.cli.terminal import EXISTS_ALREADY, WRONG_USAGE, fail, note
 from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
@@ -98,6 +98,8 @@ def on_settings(work: Callable[[Settings], Awaitable[Result]]) -> Result:
 
     try:
         return asyncio.run(run())
+    except ExistsAlreadyError as error:
+        fail(error.problem, hint=error.hint, code=EXISTS_ALREADY)
     except ChangeRefusedError as error:
         fail(error.problem, hint=error.hint)
     except InvalidDsnError as error:

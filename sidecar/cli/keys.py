@@ -12,21 +12,20 @@ import typer
 
 from sidecar.admin import keys as key_administration
 from sidecar.admin.keys import (
-    AS_IT_IS,
     Expiry,
     Key,
     KeyChange,
     KeyState,
     Listing,
-    Unchanged,
     change_key,
     find_key,
 )
 from sidecar.admin.keys import list_keys as list_page
+from sidecar.admin.owners import AS_IT_IS
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
-from sidecar.cli.owners import ModelOption, PolicyOption, rules_from
+from sidecar.cli.owners import AnyModelOption, ModelOption, PolicyOption, chosen, rules_from
 from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
@@ -117,9 +116,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         typer.Argument(metavar="KEY_ID", help="The key's public id, as `egret keys list` shows."),
     ],
     model: ModelOption = None,
-    any_model: Annotated[
-        bool, typer.Option("--any-model", help="As its team, organization or policy allow.")
-    ] = False,
+    any_model: AnyModelOption = False,
     operation: OperationOption = None,
     any_operation: Annotated[
         bool, typer.Option("--any-operation", help="No bound on operations.")
@@ -144,12 +141,12 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     """
     key_id = public_id(key_id)
     change = KeyChange(
-        allowed_models=_chosen(("--model", model), ("--any-model", any_model), tuple),
-        allowed_operations=_chosen(
+        allowed_models=chosen(("--model", model), ("--any-model", any_model), tuple),
+        allowed_operations=chosen(
             ("--operation", operation), ("--any-operation", any_operation), _operations
         ),
-        allowed_sources=_chosen(("--source", source), ("--any-source", any_source), _sources),
-        tags=_chosen(("--tag", tag), ("--no-tags", no_tags), _tags) or (),
+        allowed_sources=chosen(("--source", source), ("--any-source", any_source), _sources),
+        tags=chosen(("--tag", tag), ("--no-tags", no_tags), _tags) or (),
         not_before=AS_IT_IS if not_before is None else _not_before(not_before),
         priority=AS_IT_IS if priority is None else priority.value,
     )
@@ -162,19 +159,6 @@ def _change(work: Callable[[Connection], Awaitable[Key]], output: Output, no_wai
     """Run *work* on one key, print the key as it is then, and wait for the workers."""
     print_record(key_row(on_connection(work, notice=notice_for)), output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")
-
-
-def _chosen(
-    some: tuple[str, list[str] | None],
-    none: tuple[str, bool],
-    parse: Callable[[list[str]], tuple[Parsed, ...]],
-) -> tuple[Parsed, ...] | Unchanged | None:
-    (option, given), (opposite, is_none) = some, none
-    if given and is_none:
-        fail(f"{option} and {opposite} exclude each other", hint="choose one", code=WRONG_USAGE)
-    if is_none:
-        return None
-    return parse(given) if given else AS_IT_IS
 
 
 def _operations(names: list[str]) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "usage": "sidecar.cli.usage:usage",
     "price": "sidecar.cli.price:price",
     "audit": "sidecar.cli.audit:audit",
+    "batch": "sidecar.cli.batch:batch",
     "envoy": "egret_tools.cli.envoy:envoy",
 }
 """Every command and group in the order of the help, with the place of its code.
@@ -174,7 +175,7 @@ def command_tree(words: Iterable[str] = ()) -> typer.Typer:
 
 
 def run() -> None:
-    """Run the command line; exit codes are 0 done, 1 failed, 2 wrong usage."""
+    """Run the command line; exit codes are 0 done, 1 failed, 2 wrong usage, 3 exists already."""
     words = sys.argv[1:]
     environment = inherited_environment()
     if _COMPLETE in environment:  # a shell completes a command line, which is in a variable

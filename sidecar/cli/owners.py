@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final, TypeVar
 
 import typer
 
 from sidecar.admin import owners as administration
-from sidecar.admin.owners import Organization, Rules, Team
+from sidecar.admin.owners import (
+    AS_IT_IS,
+    ExistsAlreadyError,
+    Organization,
+    OwnerChange,
+    Rules,
+    Team,
+    Unchanged,
+)
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
-from sidecar.cli.terminal import Output, OutputOption, Row, note, print_record, print_rows
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    ask,
+    fail,
+    note,
+    print_record,
+    print_rows,
+)
+from sidecar.storage.pool import Connection
 
 orgs = typer.Typer(no_args_is_help=True, help="Organizations: who pays, and rules for all teams.")
 teams = typer.Typer(no_args_is_help=True, help="Teams of an organization: who owns keys.")
@@ -19,6 +39,13 @@ ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", help="Allowed models, as a glob with * and ?; repeat for more."),
 ]
+AnyModelOption = Annotated[bool, typer.Option("--any-model", help="As the levels above it allow.")]
+NewNameOption = Annotated[str | None, typer.Option("--name", help="Its new name.")]
+IfMissingOption = Annotated[
+    bool, typer.Option("--if-missing", help="Leave one of this name as it is, and exit with 0.")
+]
+CascadeOption = Annotated[bool, typer.Option("--cascade", help="Delete its teams and keys too.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Name of the policy to bind.")]
 
 OrganizationArgument = Annotated[
@@ -39,17 +66,65 @@ def create_organization(
     name: Annotated[str, typer.Argument(help="Lower case, for example acme.")],
     model: ModelOption = None,
     policy: PolicyOption = None,
+    if_missing: IfMissingOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create an organization.
+    """Create an organization. Exits with 3 if there is one of this name.
 
     Example: egret orgs create acme --policy strict
     """
     rules = rules_from(model, policy)
-    created = on_connection(
-        lambda connection: administration.create_organization(connection, name, rules=rules)
+
+    async def found(connection: Connection) -> Organization:
+        every = await administration.organizations(connection)
+        return next(one for one in every if one.name == name)
+
+    _create(
+        lambda connection: administration.create_organization(connection, name, rules=rules),
+        found if if_missing else None,
+        output=output,
     )
-    print_record(_row(created), output=output)
+
+
+@orgs.command("set")
+def change_organization(
+    name: OrganizationArgument,
+    new_name: NewNameOption = None,
+    model: ModelOption = None,
+    any_model: AnyModelOption = False,
+    no_wait: NoWaitOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Rename it, or change the models that it allows; keys stay good.
+
+    Example: egret orgs set acme --name acme-labs --model 'gpt-*'
+    """
+    change = _change(new_name, model, any_model=any_model)
+    _changed(
+        lambda connection: administration.change_organization(connection, name, change),
+        output=output,
+        no_wait=no_wait,
+    )
+
+
+@orgs.command("delete")
+def delete_organization(
+    name: OrganizationArgument,
+    cascade: CascadeOption = False,
+    yes: YesOption = False,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Delete it, and with --cascade its teams and keys. Its usage stays, under its id.
+
+    Example: egret orgs delete acme --cascade
+    """
+    _delete(
+        f"organization {name}",
+        lambda connection: administration.find_organization_id(connection, name),
+        cascades=cascade,
+        yes=yes,
+        no_wait=no_wait,
+    )
 
 
 @orgs.command("list")
@@ -70,7 +145,11 @@ def disable_organization(
 
     Example: egret orgs disable acme
     """
-    _switch_organization(name, enabled=False, output=output, no_wait=no_wait)
+    _changed(
+        lambda connection: administration.switch_organization(connection, name, enabled=False),
+        output=output,
+        no_wait=no_wait,
+    )
 
 
 @orgs.command("enable")
@@ -81,7 +160,11 @@ def enable_organization(
 
     Example: egret orgs enable acme
     """
-    _switch_organization(name, enabled=True, output=output, no_wait=no_wait)
+    _changed(
+        lambda connection: administration.switch_organization(connection, name, enabled=True),
+        output=output,
+        no_wait=no_wait,
+    )
 
 
 @teams.command("create")
@@ -90,19 +173,67 @@ def create_team(
     org: Annotated[str, typer.Option("--org", help="Name of its organization.")],
     model: ModelOption = None,
     policy: PolicyOption = None,
+    if_missing: IfMissingOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a team.
+    """Create a team. Exits with 3 if there is one of this name.
 
     Example: egret teams create search --org acme --model 'gpt-*'
     """
     rules = rules_from(model, policy)
-    created = on_connection(
+
+    async def found(connection: Connection) -> Team:
+        every = await administration.teams(connection, organization=org)
+        return next(one for one in every if one.name == name)
+
+    _create(
         lambda connection: administration.create_team(
             connection, name, organization=org, rules=rules
-        )
+        ),
+        found if if_missing else None,
+        output=output,
     )
-    print_record(_row(created), output=output)
+
+
+@teams.command("set")
+def change_team(
+    team: TeamArgument,
+    new_name: NewNameOption = None,
+    model: ModelOption = None,
+    any_model: AnyModelOption = False,
+    no_wait: NoWaitOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Rename it within its organization, or change its models; keys stay good.
+
+    Example: egret teams set acme/search --name find --any-model
+    """
+    change = _change(new_name, model, any_model=any_model)
+    _changed(
+        lambda connection: administration.change_team(connection, team, change),
+        output=output,
+        no_wait=no_wait,
+    )
+
+
+@teams.command("delete")
+def delete_team(
+    team: TeamArgument,
+    cascade: CascadeOption = False,
+    yes: YesOption = False,
+    no_wait: NoWaitOption = False,
+) -> None:
+    """Delete it, and with --cascade its keys. Its usage stays, under its id.
+
+    Example: egret teams delete acme/search --cascade
+    """
+    _delete(
+        f"team {team}",
+        lambda connection: administration.find_team_id(connection, team),
+        cascades=cascade,
+        yes=yes,
+        no_wait=no_wait,
+    )
 
 
 @teams.command("list")
@@ -126,7 +257,11 @@ def disable_team(
 
     Example: egret teams disable acme/search
     """
-    _switch_team(team, enabled=False, output=output, no_wait=no_wait)
+    _changed(
+        lambda connection: administration.switch_team(connection, team, enabled=False),
+        output=output,
+        no_wait=no_wait,
+    )
 
 
 @teams.command("enable")
@@ -137,25 +272,102 @@ def enable_team(
 
     Example: egret teams enable acme/search
     """
-    _switch_team(team, enabled=True, output=output, no_wait=no_wait)
-
-
-def _switch_organization(name: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
-    switched = on_connection(
-        lambda connection: administration.switch_organization(connection, name, enabled=enabled),
-        notice=lambda one: ChangeNotice(keys=(f"organization:{one.id}",)),
+    _changed(
+        lambda connection: administration.switch_team(connection, team, enabled=True),
+        output=output,
+        no_wait=no_wait,
     )
-    print_record(_row(switched), output=output)
+
+
+_Owner = TypeVar("_Owner", Organization, Team)
+
+
+def _create(
+    create: Callable[[Connection], Awaitable[_Owner]],
+    find: Callable[[Connection], Awaitable[_Owner]] | None,
+    *,
+    output: Output,
+) -> None:
+    """Create an owner; if its name is taken, show the one that *find* returns."""
+    is_new = True
+
+    async def work(connection: Connection) -> _Owner:
+        nonlocal is_new
+        try:
+            async with connection.transaction():
+                return await create(connection)
+        except ExistsAlreadyError:
+            if find is None:
+                raise
+            is_new = False
+            return await find(connection)
+
+    print_record(_row(on_connection(work)), output=output)
+    if not is_new:
+        note("It exists already; nothing was changed.")
+
+
+def _change(name: str | None, model: list[str] | None, *, any_model: bool) -> OwnerChange:
+    models = chosen(("--model", model), ("--any-model", any_model), tuple)
+    if name is None and models is AS_IT_IS:
+        fail("there is nothing to change", hint="see --help for options", code=WRONG_USAGE)
+    return OwnerChange(name=name, allowed_models=models)
+
+
+def _changed(
+    work: Callable[[Connection], Awaitable[_Owner]], *, output: Output, no_wait: bool
+) -> None:
+    changed = on_connection(work, notice=lambda one: _notice(one.id))
+    print_record(_row(changed), output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
-def _switch_team(team: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
-    switched = on_connection(
-        lambda connection: administration.switch_team(connection, team, enabled=enabled),
-        notice=lambda one: ChangeNotice(keys=(f"team:{one.id}",)),
-    )
-    print_record(_row(switched), output=output)
-    note(f"This {wait_for_workers(no_wait=no_wait)}.")
+def _notice(owner_id: str) -> ChangeNotice:
+    level = "team" if owner_id.startswith("team_") else "organization"
+    return ChangeNotice(keys=(f"{level}:{owner_id}",))
+
+
+def _delete(
+    name: str,
+    find: Callable[[Connection], Awaitable[str]],
+    *,
+    cascades: bool,
+    yes: bool,
+    no_wait: bool,
+) -> None:
+    """Delete an owner; ask first, with the number of objects that are deleted with it."""
+    if not yes:
+        owner_id = on_connection(find)
+        found = on_connection(lambda connection: administration.dependents(connection, owner_id))
+        if cascades and not found.are_none:
+            ask(f"Delete {name} with {administration.described(found)}?")
+        elif found.are_none:
+            ask(f"Delete {name}?")
+
+    async def work(connection: Connection) -> tuple[str, str]:
+        owner_id = await find(connection)
+        deleted = await administration.delete_owner(connection, owner_id, cascades=cascades)
+        return owner_id, "" if deleted.are_none else f" with {administration.described(deleted)}"
+
+    _, with_ = on_connection(work, notice=lambda one: _notice(one[0]))
+    note(f"Deleted {name}{with_}. This {wait_for_workers(no_wait=no_wait)}.")
+
+
+Parsed = TypeVar("Parsed")
+
+
+def chosen(
+    some: tuple[str, list[str] | None],
+    none: tuple[str, bool],
+    parse: Callable[[list[str]], tuple[Parsed, ...]],
+) -> tuple[Parsed, ...] | Unchanged | None:
+    """Return the values of an option, None for its opposite, or that it stays as it is."""
+    (option, given), (opposite, is_none) = some, none
+    if given and is_none:
+        fail(f"{option} and {opposite} exclude each other", hint="choose one", code=WRONG_USAGE)
+    if is_none:
+        return None
+    return parse(given) if given else AS_IT_IS
 
 
 def rules_from(model: list[str] | None, policy: str | None) -> Rules:

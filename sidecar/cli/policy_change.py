@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import enum
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,10 +18,10 @@ from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import wait_for_workers
 from sidecar.cli.terminal import (
-    FAILED,
     WRONG_USAGE,
     Output,
     Row,
+    ask,
     console,
     counted,
     fail,
@@ -252,7 +251,8 @@ def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
 
 def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
     if not manner.yes:
-        _ask(manner.source, count=len(changes))
+        changed = "this change" if len(changes) == 1 else f"these {len(changes)} changes"
+        ask(f"Apply {changed}?", can_ask=manner.source != str(STANDARD_STREAM))
 
     async def work(connection: Connection) -> None:
         try:
@@ -269,12 +269,3 @@ def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
             fail(str(error), hint="look at the new difference: run it again")
 
     on_connection(work, notice=lambda _: ChangeNotice(policies=[one.name for one in changes]))
-
-
-def _ask(source: str, *, count: int) -> None:
-    if source == str(STANDARD_STREAM) or not sys.stdin.isatty():
-        fail("cannot ask for confirmation without a terminal", hint="pass --yes", code=WRONG_USAGE)
-    changed = "this change" if count == 1 else f"these {count} changes"
-    if not typer.confirm(f"Apply {changed}?", err=True):
-        note("Nothing was changed.")
-        raise typer.Exit(FAILED)

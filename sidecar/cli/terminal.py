@@ -23,6 +23,8 @@ from sidecar import __version__
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
+EXISTS_ALREADY: Final = 3
+"""Of `create`, for scripts that may run twice; `--if-missing` exits with 0."""
 TOOLS_EXTRA: Final = "tools"
 """Packages of the distribution egret-tools."""
 
@@ -97,6 +99,15 @@ _HARMFUL: Final = re.compile(
 def harmless(text: str) -> str:
     """Return *text* with characters that a terminal would act on as escapes of JSON."""
     return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def ask(question: str, *, can_ask: bool = True) -> None:
+    """Ask for a yes on the terminal, and exit without one; *can_ask* if input is not in use."""
+    if not can_ask or not sys.stdin.isatty():
+        fail("cannot ask for confirmation without a terminal", hint="pass --yes", code=WRONG_USAGE)
+    if not typer.confirm(question, err=True):
+        note("Nothing was changed.")
+        raise typer.Exit(FAILED)
 
 
 @contextmanager

@@ -71,7 +71,11 @@ PARTS: Final[frozenset[Words]] = frozenset(
     }
 )
 """Parts of commands, named in a sentence about an option."""
-ASKS: Final = {("policy", one) for one in ("apply", "demote", "promote", "rollback")}
+ASKS: Final = {
+    *(("policy", one) for one in ("apply", "demote", "promote", "rollback")),
+    ("orgs", "delete"),
+    ("teams", "delete"),
+}
 """Commands that ask on a terminal, and refuse without one and without `--yes`."""
 BEFORE: Final[dict[Words, tuple[Words, ...]]] = {
     ("orgs", "create"): (),
@@ -244,7 +248,8 @@ async def _write_files(world: World) -> None:
     folder, facts = world.folder, world.stack.facts
     (folder / "run").symlink_to(world.stack.run.path)
     (folder / "docs").mkdir()
-    (folder / "parameters.yaml").write_text(here_documents(DOCS / "envoy.md")["parameters.yaml"])
+    for page, name in (("envoy.md", "parameters.yaml"), ("keys.md", "teams.txt")):
+        (folder / name).write_text(here_documents(DOCS / page)[name])
     (folder / "policies.yaml").write_text(POLICY.format(region="US") + "---\n" + ANSWERS)
     readme = (ROOT / "examples" / "webhook-guardrail" / "README.md").read_text()
     (folder / "projects.yaml").write_text(readme.partition("```yaml\n")[2].partition("```")[0])

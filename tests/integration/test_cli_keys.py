@@ -261,7 +261,7 @@ NO_KEY = "error: there is no key AAAAAAAAAAAA; see `egret keys list`\n"
         ),
         pytest.param(
             "create --team search --name laptop",
-            1,
+            3,
             "error: key laptop of team search exists already; choose another name\n",
             id="name twice",
         ),

@@ -81,7 +81,7 @@ def test_lists_are_json_for_programs(egret: Egret) -> None:
     [
         pytest.param(
             "orgs create acme",
-            1,
+            3,
             "error: organization acme exists already; choose another name\n",
             id="organization twice",
         ),
@@ -100,7 +100,7 @@ def test_lists_are_json_for_programs(egret: Egret) -> None:
         ),
         pytest.param(
             "teams create search --org acme",
-            1,
+            3,
             "error: team acme/search exists already; choose another name\n",
             id="team twice",
         ),
@@ -126,6 +126,102 @@ def test_what_cannot_be_done_is_said_in_one_line(
     egret("teams", "create", "search", "--org", "acme")
 
     assert egret(*arguments.split()) == Ran(code, "", error)
+
+
+def test_one_that_is_there_already_is_left_as_it_is(egret: Egret) -> None:
+    """`--if-missing` exits with 0 and shows the one that is there."""
+    organization = egret("orgs", "create", "acme", "--model", "gpt-*", "-o", "json").json
+    team = egret("teams", "create", "search", "--org", "acme", "-o", "json").json
+
+    for command, there in (("orgs create acme", organization),
+                           ("teams create search --org acme", team)):  # fmt: skip
+        ran = egret(*command.split(), "--if-missing", "--model", "o?", "-o", "json")
+        assert (ran.code, ran.json) == (0, there)
+        assert ran.err == "It exists already; nothing was changed.\n"
+    assert egret("orgs", "create", "zoo", "--if-missing").code == 0
+
+
+def test_names_and_models_change_and_ids_stay(egret: Egret) -> None:
+    organization = egret("orgs", "create", "acme", "--model", "gpt-*", "-o", "json").json
+    team = egret("teams", "create", "search", "--org", "acme", "-o", "json").json
+
+    renamed = egret("orgs", "set", "acme", "--name", "labs", "-o", "json").json
+    opened = egret("orgs", "set", "labs", "--any-model", "-o", "json").json
+    narrowed = egret(
+        "teams", "set", "labs/search", "--name", "find", "--model", "o?", "-o", "json"
+    ).json
+
+    assert renamed == organization | {"name": "labs"}
+    assert opened == renamed | {"allowed_models": None}
+    assert narrowed == team | {"team": "labs/find", "allowed_models": ["o?"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        ("orgs set acme", 2, "there is nothing to change; see --help for options"),
+        ("orgs set acme --name zoo", 3, "organization zoo exists already; choose another name"),
+        ("teams set search --name chat", 3, "team chat exists already; choose another name"),
+        (
+            "orgs set nope --name x",
+            1,
+            "there is no organization nope; create it with `egret orgs create`",
+        ),
+        (
+            "teams set acme/nope --name x",
+            1,
+            "there is no team acme/nope; create it with `egret teams create`",
+        ),
+        (
+            "orgs set acme --model x --any-model",
+            2,
+            "--model and --any-model exclude each other; choose one",
+        ),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_said_in_one_line(
+    egret: Egret, arguments: str, code: int, error: str
+) -> None:
+    for command in (
+        "orgs create acme", "orgs create zoo", "teams create search --org acme",
+        "teams create chat --org acme",
+    ):  # fmt: skip
+        egret(*command.split())
+
+    assert egret(*arguments.split()) == Ran(code, "", f"error: {error}\n")
+
+
+def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) -> None:
+    for command in (
+        "orgs create acme", "teams create search --org acme", "teams create chat --org acme",
+        "keys create --team search --name laptop", "keys create --team search --name phone",
+    ):  # fmt: skip
+        assert egret(*command.split()).code == 0
+    key_id = egret("keys", "list", "-o", "json").json[0]["key_id"]
+    assert egret("keys", "revoke", key_id).code == 0
+
+    refused = egret("orgs", "delete", "acme", "--yes")
+    unasked = egret("teams", "delete", "search", "--cascade")
+    team = egret("teams", "delete", "search", "--cascade", "--yes")
+    empty = egret("teams", "delete", "chat", "--yes")
+    egret("teams", "create", "search", "--org", "acme")
+    organization = egret("orgs", "delete", "acme", "--cascade", "--yes")
+
+    assert refused == Ran(
+        1,
+        "",
+        "error: it still has 2 teams and 2 keys (1 active); delete them first,"
+        " or pass --cascade\n",
+    )
+    assert (unasked.code, "pass --yes" in unasked.err) == (2, True)
+    assert (team.code, team.err) == (
+        0,
+        "Deleted team search with 2 keys (1 active). This is stored; no worker is running.\n",
+    )
+    assert empty.err == "Deleted team chat. This is stored; no worker is running.\n"
+    assert organization.err.startswith("Deleted organization acme with 1 team. This ")
+    for kind in ("orgs", "teams", "keys"):
+        assert egret(kind, "list", "-o", "json").json == []
 
 
 def test_a_team_without_an_organization_is_wrong_usage(egret: Egret) -> None:
