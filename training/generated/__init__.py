@@ -8,11 +8,12 @@ so that a measurement can leave it out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from training.generated.carriers import placed
+from training.generated.carriers import placed, read_words
 from training.generated.grammar import FOLDER, Grammar, read_grammars, seeded
 from training.generated.typing_habits import as_typed
 from training.samples import Kind, Label, Sample, Split
@@ -23,8 +24,14 @@ PER_ENGLISH_TEMPLATE: Final = 30
 """Texts of one template; English templates have more slots."""
 
 BENIGN: Final = "benign"
+HARMLESS_DOCUMENTS: Final = 3
+"""Documents with one harmless text: as many as there are with attacks, about."""
+
 _JOINED: Final = 0.25
 """The share of prompts with a harmless sentence before or behind."""
+
+_PASTED: Final = 0.15
+"""The share of documents that a person pastes into a prompt."""
 
 
 def generated_samples() -> Iterator[Sample]:
@@ -43,8 +50,7 @@ def _people(path: Path) -> Iterator[Sample]:
         harmless = _harmless_texts(grammars, grammar.variant)
         chance = seeded(path.stem, grammar.name, grammar.variant)
         label = Label[grammar.name.upper()]
-        most = PER_ENGLISH_TEMPLATE if path.stem == ENGLISH else PER_TEMPLATE
-        for text in grammar.texts(most):
+        for text in grammar.texts(_most(path)):
             typed = as_typed(text, chance)
             if chance.random() < _JOINED:
                 pair = [chance.choice(harmless), typed]
@@ -56,13 +62,20 @@ def _people(path: Path) -> Iterator[Sample]:
 def _indirect(path: Path) -> Iterator[Sample]:
     grammars = read_grammars(path)
     for grammar in grammars:
-        fill = _harmless_texts(grammars, grammar.variant)
+        prompts = read_grammars(FOLDER / "people" / path.name)
+        fill = _harmless_texts((*grammars, *prompts), grammar.variant)
         label = Label.BENIGN if grammar.name == BENIGN else Label.INDIRECT
-        for text in grammar.texts(PER_TEMPLATE):
-            document = placed(text, fill, grammar.variant, seeded(path.stem, text))
+        times = HARMLESS_DOCUMENTS if label is Label.BENIGN else 1
+        for text, number in itertools.product(grammar.texts(_most(path)), range(times)):
+            chance = seeded(path.stem, text, str(number))
+            document = placed(text, fill, grammar.variant, chance)
+            role = "tool"
+            if chance.random() < _PASTED:
+                document, role = f"{chance.choice(read_words()['ASK'])}\n\n{document}", "user"
+            source = f"indirect-{grammar.name}"
             yield _sample(
-                document, label, f"indirect-{grammar.name}", path.stem, grammar.variant,
-                role="tool", kind=Kind.TOOL_RESULT,
+                document, label, source, path.stem, grammar.variant,
+                role=role, kind=Kind.TOOL_RESULT,
             )  # fmt: skip
 
 
@@ -72,6 +85,10 @@ def _harmless(path: Path) -> Iterator[Sample]:
         for text in grammar.texts(PER_TEMPLATE):
             source = f"harmless-{path.stem.replace('_', '-')}"
             yield _sample(text, Label.BENIGN, source, grammar.name, grammar.variant, kind=kind)
+
+
+def _most(path: Path) -> int:
+    return PER_ENGLISH_TEMPLATE if path.stem == ENGLISH else PER_TEMPLATE
 
 
 def _harmless_texts(grammars: Sequence[Grammar], variant: str) -> list[str]:

@@ -20,13 +20,13 @@ PLACE: Final = "@HERE"
 MAX_FILL: Final = 12
 _DIVIDER: Final = "\n%%\n"
 _WORD: Final = re.compile(r"@([A-Z]+)")
-_ESCAPED: Final = re.compile(r"\A\s*[\[{]")
+_JSON: Final = re.compile(r"\[?\{")
 
 
 def placed(text: str, fill: Sequence[str], variant: str, chance: random.Random) -> str:
     """Return a document of *variant* with *text* in its place and *fill* around it."""
     carrier = chance.choice(read_carriers(variant))
-    is_json = _ESCAPED.match(carrier) is not None
+    is_json = _JSON.match(carrier) is not None
 
     def word(match: re.Match[str]) -> str:
         match match[1]:

@@ -1,9 +1,9 @@
 r"""Grammars in text files: sections of templates with slots, expanded without chance.
 
 A file has sections, each with a name and a variant: `[override a]`. A line `name = one | two`
-defines a slot for the rest of the file, every other line is a template. `$name` or `${name}`
-stands for a slot, `(one|two|)` for a choice in place, `¦` for a bar that is text, `\n` for a
-new line, `#` begins a comment. Slots and choices may contain others.
+defines a slot of the file (`slots.txt` has those of all files), every other line is a template.
+`$name` or `${name}` stands for a slot, `(one|two|)` for a choice in place, `¦` for a bar that is
+text, `\n` for a new line, `#` begins a comment. Slots and choices may contain others.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parent
+SHARED: Final = FOLDER / "slots.txt"
 _SECTION: Final = re.compile(r"\[(\w+) (\w+)\]")
 _SLOT: Final = re.compile(r"([a-z][a-z0-9_]*) = (.+)")
 _USE: Final = re.compile(r"\$(?:\{([a-z][a-z0-9_]*)\}|([a-z][a-z0-9_]*))")
 _CHOICE: Final = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SPACES: Final = re.compile(r" +(?= )| +(?=[.,;](?:\s|\Z))")
-_BETWEEN: Final = re.compile(r"(?<=\s)\|(?=\s)")
+_BETWEEN: Final = re.compile(r"(?<=\s)\|(?=\s|\Z)")
 _BAR: Final = "¦"
 
 
@@ -70,9 +71,7 @@ def read_grammars(path: Path) -> tuple[Grammar, ...]:
     slots: dict[str, list[str]] = {}
     sections: dict[tuple[str, str], list[str]] = {}
     templates: list[str] | None = None
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.strip() or line.startswith("#"):
-            continue
+    for line in (*_lines(SHARED), *_lines(path)):
         if match := _SECTION.fullmatch(line):
             templates = sections.setdefault((match[1], match[2]), [])
         elif match := _SLOT.fullmatch(line):
@@ -85,3 +84,9 @@ def read_grammars(path: Path) -> tuple[Grammar, ...]:
         Grammar(name, variant, tuple(templates), slots)
         for (name, variant), templates in sections.items()
     )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield line
