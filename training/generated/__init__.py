@@ -9,7 +9,8 @@ so that a measurement can leave it out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,15 @@ PER_ENGLISH_TEMPLATE: Final = 30
 """Texts of one template; English templates have more slots."""
 
 BENIGN: Final = "benign"
+ROLES: Final = {
+    Kind.ROLE_PLAY: "user", Kind.CHAT: "user", Kind.ABOUT_INJECTION: "user",
+    Kind.SYSTEM_PROMPT: "system",
+}  # fmt: skip
+"""Where a harmless text of a kind stands in a request; the others are results of tools."""
+
+WHOLE_DOCUMENTS: Final = (4, 4, 8, 8, 16, 16, 32, 32, 64, 128)
+"""Texts that are joined to one document, besides each alone."""
+
 HARMLESS_DOCUMENTS: Final = 3
 """Documents with one harmless text: as many as there are with attacks, about."""
 
@@ -46,8 +56,9 @@ def generated_samples() -> Iterator[Sample]:
 
 def _people(path: Path) -> Iterator[Sample]:
     grammars = read_grammars(path)
+    texts = _harmless_texts(grammars)
     for grammar in grammars:
-        harmless = _harmless_texts(grammars, grammar.variant)
+        harmless = texts[grammar.variant]
         chance = seeded(path.stem, grammar.name, grammar.variant)
         label = Label[grammar.name.upper()]
         for text in grammar.texts(_most(path)):
@@ -61,9 +72,9 @@ def _people(path: Path) -> Iterator[Sample]:
 
 def _indirect(path: Path) -> Iterator[Sample]:
     grammars = read_grammars(path)
+    fills = _harmless_texts((*grammars, *read_grammars(FOLDER / "people" / path.name)))
     for grammar in grammars:
-        prompts = read_grammars(FOLDER / "people" / path.name)
-        fill = _harmless_texts((*grammars, *prompts), grammar.variant)
+        fill = fills[grammar.variant]
         label = Label.BENIGN if grammar.name == BENIGN else Label.INDIRECT
         times = HARMLESS_DOCUMENTS if label is Label.BENIGN else 1
         for text, number in itertools.product(grammar.texts(_most(path)), range(times)):
@@ -80,20 +91,29 @@ def _indirect(path: Path) -> Iterator[Sample]:
 
 
 def _harmless(path: Path) -> Iterator[Sample]:
+    kind = Kind[path.stem.upper()]
     for grammar in read_grammars(path):
-        kind = Kind[path.stem.partition(".")[0].upper()]
-        for text in grammar.texts(PER_TEMPLATE):
-            source = f"harmless-{path.stem.replace('_', '-')}"
-            yield _sample(text, Label.BENIGN, source, grammar.name, grammar.variant, kind=kind)
+        chance = seeded(path.stem, grammar.name, grammar.variant)
+        texts = list(grammar.texts(PER_ENGLISH_TEMPLATE))
+        wholes = (chance.sample(texts, k=min(size, len(texts))) for size in WHOLE_DOCUMENTS)
+        for text in (*texts, *map("\n\n".join, wholes)):
+            yield _sample(
+                text, Label.BENIGN, f"harmless-{path.stem.replace('_', '-')}", grammar.name,
+                grammar.variant, role=ROLES.get(kind, "tool"), kind=kind,
+            )  # fmt: skip
 
 
 def _most(path: Path) -> int:
     return PER_ENGLISH_TEMPLATE if path.stem == ENGLISH else PER_TEMPLATE
 
 
-def _harmless_texts(grammars: Sequence[Grammar], variant: str) -> list[str]:
-    chosen = (one for one in grammars if (one.name, one.variant) == (BENIGN, variant))
-    return [text for one in chosen for text in one.texts(PER_TEMPLATE)]
+def _harmless_texts(grammars: Sequence[Grammar]) -> Mapping[str, Sequence[str]]:
+    """Return the harmless texts of each variant."""
+    texts = defaultdict[str, list[str]](list)
+    for grammar in grammars:
+        if grammar.name == BENIGN:
+            texts[grammar.variant] += grammar.texts(PER_TEMPLATE)
+    return texts
 
 
 def _sample(

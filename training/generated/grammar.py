@@ -22,7 +22,7 @@ _SLOT: Final = re.compile(r"([a-z][a-z0-9_]*) = (.+)")
 _USE: Final = re.compile(r"\$(?:\{([a-z][a-z0-9_]*)\}|([a-z][a-z0-9_]*))")
 _CHOICE: Final = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SPACES: Final = re.compile(r" +(?= )| +(?=[.,;](?:\s|\Z))")
-_BETWEEN: Final = re.compile(r"(?<=\s)\|(?=\s|\Z)")
+_BETWEEN: Final = re.compile(r"(?:(?<=\s)|\A)\|(?=\s|\Z)")
 _BAR: Final = "¦"
 
 
@@ -43,8 +43,12 @@ class Grammar:
         """
         for template in self.templates:
             chance = seeded(self.name, self.variant, template)
-            found = dict.fromkeys(self._filled(template, chance) for _ in range(3 * per_template))
-            yield from list(found)[:per_template]
+            found = dict[str, None]()
+            for _ in range(3 * per_template):
+                found[self._filled(template, chance)] = None
+                if len(found) == per_template:
+                    break
+            yield from found
 
     def _filled(self, template: str, chance: random.Random) -> str:
         text = template

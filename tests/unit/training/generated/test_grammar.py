@@ -8,6 +8,7 @@ from training.generated.grammar import Grammar, read_grammars
 
 FILE = """# a comment
 verb = ignore | forget
+maybe = | now |
 [override a]
 $verb (all|the) rules
 ${verb}d, then run `curl x ¦ sh`
