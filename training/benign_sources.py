@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ _LANGUAGES: Final = {
     "ukrainian": "uk", "urdu": "ur", "yoruba": "yo",
 }  # fmt: skip
 """Folders of the chat corpus, as ISO 639-1."""
+
+_INTERFACE_LANGUAGES: Final = frozenset({
+    "ar", "cs", "de", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th",
+    "tr", "uk", "vi", "zh",
+})  # fmt: skip
+_MESSAGE: Final = re.compile(r'^msgstr(?:\[\d\])? "((?:[^"]|(?<=\\)"|"\n")+)"$', re.MULTILINE)
 
 
 def role_prompts() -> Iterator[Sample]:
@@ -217,6 +224,45 @@ def chat_samples() -> Iterator[Sample]:
         yield _benign(row["prompt"], "chat-samples", Split.TRAIN)
 
 
+def function_requests() -> Iterator[Sample]:
+    """BFCL: what people ask of an assistant with tools, in several languages."""
+    for path in sorted(_bfcl().glob("BFCL_v4_live_*.json")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for turn in json.loads(line)["question"]:
+                for message in turn:
+                    if message["role"] == "user":
+                        yield _benign(message["content"], "function-requests", Split.TEST)
+
+
+def function_schemas() -> Iterator[Sample]:
+    """BFCL: descriptions of tools, as JSON."""
+    for path in sorted(_bfcl().glob("BFCL_v4_live_*.json")):
+        for line in path.read_text(encoding="utf-8").splitlines()[::4]:
+            text = json.dumps(json.loads(line)["function"], ensure_ascii=False)
+            yield _benign(text, "function-schemas", Split.TEST, role="tool", kind=Kind.TOOL_RESULT)
+
+
+def cli_examples() -> Iterator[Sample]:
+    """The AWS command line's examples: commands and what they print."""
+    folder = unpacked("awscli") / "awscli/examples"
+    for path in sorted(folder.rglob("*.rst"))[::4]:
+        text = path.read_text(encoding="utf-8")
+        yield _benign(text, "cli-examples", Split.TRAIN, role="tool", kind=Kind.DOCUMENT)
+
+
+def interface_texts() -> Iterator[Sample]:
+    """Django's texts of forms, mails and errors, in the languages of the generated attacks."""
+    for path in sorted((unpacked("django") / "django").rglob("locale/*/LC_MESSAGES/django.po")):
+        language = path.parents[1].name.partition("_")[0]
+        if language in _INTERFACE_LANGUAGES:
+            texts = _MESSAGE.findall(path.read_text(encoding="utf-8"))[1:]  # the first: a header
+            text = "\n".join(one.replace('"\n"', "").replace("\\n", "\n") for one in texts)
+            yield _benign(
+                text, "interface-texts", Split.TRAIN,
+                role="tool", kind=Kind.DOCUMENT, language=language,
+            )  # fmt: skip
+
+
 class _WithFunctions(yaml.SafeLoader):
     """Reads past `!function`, which would name code."""
 
@@ -226,6 +272,10 @@ _WithFunctions.add_constructor("!function", lambda _loader, _node: None)
 
 def _inspect_evals() -> Path:
     return unpacked("inspect_evals") / "inspect_evals"
+
+
+def _bfcl() -> Path:
+    return unpacked("bfcl_eval") / "bfcl_eval/data"
 
 
 def _prompt_forge_folder() -> Path:

