@@ -104,8 +104,8 @@ class Conversation:
         self, scan: LocalScan, *, uses_known: bool = True
     ) -> Subject | Unreadable | Malformed:
         """Read the body, without the fragments that these guardrails know if it *uses* them."""
-        self.scan, table = scan, self._table
-        self._reading = reading = Reading(mark=table.mark)
+        self.scan = scan
+        self._reading = reading = Reading(mark=self._table.mark)
         self._pieces: list[_Piece] = []
         self._list, self._tail = b"", 0
         self._is_next_turn = False
@@ -117,9 +117,7 @@ class Conversation:
         subject = read_request(self._route, self._headers, rest, reading)
         if isinstance(subject, Subject) and reading.is_sound:
             self.subject = subject
-            table.hits += len(reading.known)
-            table.misses += sum([not one.is_known for one in self._pieces])
-            table.saved_bytes += len(self._body) - len(rest)
+            self._saved_bytes = len(self._body) - len(rest)
         elif reading.known:
             # Read as a whole there is no seam, and the words for a fault are those for the body.
             return self.read(scan, uses_known=False)
@@ -300,8 +298,15 @@ class Conversation:
         return known
 
     def keep(self, results: Results) -> None:
-        """Keep the new fragments, once the *results* for the parts of the rest are there."""
-        reading = self._reading
+        """Keep the new fragments, once the *results* for the parts of the rest are there.
+
+        The table's counts are those of the last reading: a turn whose results could not be joined
+        was searched as a whole, and saved nothing.
+        """
+        reading, table = self._reading, self._table
+        table.hits += len(reading.known)
+        table.misses += sum([not one.is_known for one in self._pieces])
+        table.saved_bytes += self._saved_bytes
         if reading.names_models or any(map(_error_of, results)):
             return
         search = self._search_of(results)

@@ -75,11 +75,13 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
     first = [message("user", "hello"), message("assistant", "hi")]
     judge(known, chat(*first))
     more = [message("user", "and now", 40)]
-    read, _ = read_conversation(
+    read, conversation = read_conversation(
         known, route(), HEADERS, chat(*first, *more), RULES.local, owner="org"
     )
     assert isinstance(read, Subject)
+    assert conversation is not None
     assert [part.content[-7:] for part in read.parts] == [b"gpt-5", b"and now"]
+    conversation.keep(RULES.local.scan(read.parts, read.runs))
     assert known.hits == 1
     assert known.saved_bytes > 6_000
 
@@ -109,6 +111,16 @@ def test_of_a_request_that_is_sent_again_nothing_is_searched() -> None:
     for rest in ({}, {"stream": True}):
         assert new_texts(known, chat(*talk, **rest)) == [b"gpt-5"]
         assert types(judge(known, chat(*talk, **rest))) == [("EMAIL", 1)]
+
+
+def test_a_turn_that_is_searched_as_a_whole_counts_no_known_message() -> None:
+    known = table()
+    rules = effective(policy("  - {name: long, type: max_input, max_characters: 4000}\n"))
+    first = [message("user", "hello"), message("assistant", "hi", 500)]
+    judge(known, chat(*first), rules)
+    body = chat(*first, message("user", "and now", 2_000))
+    assert [kind for kind, _ in types(judge(known, body, rules))] == ["MAX_INPUT"]
+    assert (known.hits, known.saved_bytes) == (0, 0)
 
 
 def test_a_finding_in_a_known_message_is_found_in_its_place() -> None:
