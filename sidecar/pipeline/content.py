@@ -247,9 +247,9 @@ def policy_for(subject: Subject, policy: EffectivePolicy) -> EffectivePolicy:
 
 def subject_of(record: RequestRecord) -> RequestInfo:
     """Return the request as guardrails receive it."""
-    principal = record.principal
-    key_id = "" if principal is None else principal.key_id
-    return RequestInfo(record.request_id, key_id, record.model)
+    if (owner := record.principal) is None:
+        return RequestInfo(record.request_id, "", record.model)
+    return RequestInfo(record.request_id, owner.key_id, record.model, owner.organization_id)
 
 
 def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:

@@ -22,6 +22,9 @@ pytestmark = [pytest.mark.stack, SERVERS, pytest.mark.asyncio(loop_scope="sessio
 
 FOUND = "Zoë"
 SAID = f"é {FOUND} called"
+TURNS = 8
+ASKED: list[str] = []
+"""The texts that the analyzer has received."""
 
 POLICIES = """
 name: remote-moderation
@@ -37,6 +40,10 @@ guardrails:
 name: remote-judge-flag
 guardrails:
   - {name: judge-flag, type: llm_judge, url: "HTTP/judge", model: m, rubric: r, action: flag}
+---
+name: remote-message
+guardrails:
+  - {name: names, type: presidio, url: "HTTP/presidio", action: redact, scope: message}
 ---
 name: remote-grpc
 guardrails:
@@ -61,6 +68,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         case "/moderation":
             return web.json_response({"results": [_moderated(text) for text in body["input"]]})
         case "/presidio":
+            ASKED.extend(body["text"])
             return web.json_response([_analyzed(text) for text in body["text"]])
         case _:
             score = 0.9 if FOUND in body["messages"][1]["content"] else 0.1
@@ -88,7 +96,7 @@ async def guarded(session_stack: Stack) -> AsyncIterator[Stack]:
         grpc = await stack.enter_async_context(grpc_server(_check))
         policies = POLICIES.replace("HTTP", http.url.removesuffix("/check"))
         await session_stack.apply(policies.replace("GRPC", grpc.url))
-        for name in ("moderation", "presidio", "judge", "judge-flag", "grpc"):
+        for name in ("moderation", "presidio", "judge", "judge-flag", "message", "grpc"):
             key = await session_stack.new_key(f"remote-{name}")
             session_stack.keys[f"remote-{name}"] = key.reveal()
         yield session_stack
@@ -150,3 +158,22 @@ async def test_an_equal_question_is_answered_from_the_cache(guarded: Stack) -> N
     asked = events.count([])
     assert 1 <= asked <= guarded.workers
     assert events.count(["guardrail.cache_hit"]) == 6 - asked
+
+
+async def test_a_server_judges_each_message_of_a_conversation_once(guarded: Stack) -> None:
+    """A worker keeps the verdict on a message, and redacts it in every later turn."""
+    first = {"role": "user", "content": f"{SAID} (message one)"}
+    ASKED.clear()
+    await guarded.forget()
+    for turn in range(TURNS):
+        later = [{"role": role, "content": f"turn {turn}"} for role in ("assistant", "user")]
+        conversation = chat("") | {"messages": [first, *later]}
+        assert (await guarded.post(conversation, key="remote-message")).status == 200
+
+    received = [json.loads(one.body)["messages"] for one in await guarded.received()]
+    assert [messages[0]["content"] for messages in received] == [
+        "é [PERSON_1] called (message one)"
+    ] * TURNS
+    assert 1 <= ASKED.count(first["content"]) <= guarded.workers
+    for turn in range(TURNS):
+        assert ASKED.count(f"turn {turn}") == 2

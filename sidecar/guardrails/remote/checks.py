@@ -18,11 +18,15 @@ from sidecar.domain.subject import Subject, TextPart
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """Key and model of the request that is inspected; sent along to remote checks."""
+    """Key and model of the request that is inspected; sent along to remote checks.
+
+    `organization_id` is not sent: verdicts are cached for one organization at a time.
+    """
 
     request_id: str
     key_id: str
     model: str | None = None
+    organization_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Caches verdicts of remote guardrails, keyed by digest, with single flight.
 
-An entry is found by a keyed digest of the request, or of one of its messages; neither text nor
-key id is kept.
+An entry is found by a keyed digest of the request, or of one of its messages, and of the
+organization; neither text nor key id is kept.
 """
 
 from __future__ import annotations
@@ -214,8 +214,9 @@ def _divided(
 def request_digest(request: RemoteRequest, *, secret: bytes) -> bytes:
     """Return a digest that two requests share exactly if their answers must be equal.
 
-    It covers the guardrail, the side, and every text with its role. Webhooks and gRPC servers
-    receive key and model, and may answer by them: for these both are part of the digest.
+    It covers the organization, the guardrail, the side, and every text with its role: the time of
+    a request shows nothing of the texts of other organizations. Webhooks and gRPC servers receive
+    key and model, and may answer by them: for these both are part of the digest.
     """
     return _digest(_question(request, secret), request.subject.parts)
 
@@ -227,6 +228,7 @@ def _question(request: RemoteRequest, secret: bytes) -> hashlib.blake2b:
     is_named = isinstance(request.guardrail.settings, WebhookSettings | GrpcSettings)
     _add(digest, _guardrail_digest(request.guardrail))
     _add(digest, request.stage.value.encode())
+    _add(digest, about.organization_id.encode())
     _add(digest, repr((about.key_id, about.model) if is_named else ()).encode())
     return digest
 

@@ -184,6 +184,7 @@ OTHER_QUESTIONS: dict[str, Callable[[], RemoteRequest]] = {
     "credential": lambda: _settings(WebhookSettings(RemoteEndpoint("http://h/", (("a", "b"),)))),
     "type": lambda: _settings(GrpcSettings(RemoteEndpoint("http://h/"))),
     "key": _about(key_id="k2"),
+    "organization": _about(organization_id="o2"),
     "model": _about(model="gpt-4"),
 }
 
@@ -206,6 +207,17 @@ def test_who_asks_is_no_part_of_a_question_that_does_not_say_so() -> None:
     moderation = _settings(ModerationSettings(RemoteEndpoint("http://h/")))
     other = replace(moderation, about=RequestInfo("r2", "k2", "gpt-4"))
     assert request_digest(other, secret=SECRET) == request_digest(moderation, secret=SECRET)
+
+
+async def test_a_verdict_of_another_organization_is_not_known(cache: VerdictCache) -> None:
+    """Else the time that a request takes would show what others have sent."""
+    server = Server()
+    moderation = _settings(ModerationSettings(RemoteEndpoint("http://h/")))
+    for organization_id in ("o1", "o2", "o1"):
+        about = replace(ABOUT, organization_id=organization_id)
+        request = replace(moderation, about=about)
+        await cache.answer(request, server, keep_seconds=10)
+    assert server.asked == 2
 
 
 def test_a_digest_says_nothing_without_the_secret() -> None:
