@@ -13,24 +13,16 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import uvloop
-from egret_tools.conversations import Conversation, Shape, conversation
+from egret_tools.conversations import Shape, conversation
 from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 
-from loadtest.bench_stack import Gateway, Side, running_gateways
-from loadtest.conversations.clients import (
-    CONNECTIONS,
-    SETTLE_SECONDS,
-    TIMEOUT,
-    contestant,
-    table_counts,
-)
+from loadtest.bench_stack import Side, running_gateways
+from loadtest.conversations.clients import SETTLE_SECONDS, contestant, table_counts
 from loadtest.load import LoadError
 from loadtest.results import (
     ROOT,
@@ -46,7 +38,6 @@ ENGINE: Final = "h2corn"
 HEADER: Final = "x-session-id"
 WORKERS: Final = (1, 2, 4)
 TURNS: Final = 10
-Talks = Iterator[tuple[int, Conversation]]
 SIDES: Final = {"load": "", "session": HEADER}
 
 
@@ -84,6 +75,7 @@ async def _measure(count: int) -> dict[str, float]:
         for way, header in SIDES.items()
     ]
     talks = [conversation(Shape.AGENT, seed=seed, turns=TURNS) for seed in range(count)]
+    sessions = [{HEADER: f"session-{number}"} for number in range(count)]
     figures: dict[str, float] = {"errors": 0}
     with (
         tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
@@ -94,7 +86,9 @@ async def _measure(count: int) -> dict[str, float]:
                 gateway = gateways[f"{side.name}.{ENGINE}"]
                 target = contestant(side.name, gateway)
                 before = await table_counts(target)
-                figures["errors"] += await _send(gateway, talks)
+                for turn in range(1, TURNS + 1):
+                    bodies = [one.body(turn) for one in talks]
+                    figures["errors"] += await target.send(bodies, sessions)
                 await asyncio.sleep(SETTLE_SECONDS)
                 after = await table_counts(target)
                 if before is None or after is None:
@@ -104,33 +98,6 @@ async def _measure(count: int) -> dict[str, float]:
                 figures[f"{side.name}.known_share"] = use.known_bytes / sent
                 figures[f"{side.name}.hit_rate"] = use.hit_rate
     return figures
-
-
-async def _send(gateway: Gateway, talks: Sequence[Conversation]) -> int:
-    """Send every turn of all conversations; return how many were not answered with 200."""
-    failed = 0
-    headers = {
-        "content-type": "application/json",
-        "authorization": f"Bearer {gateway.key.get_secret_value()}",
-    }
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    async with aiohttp.ClientSession(
-        connector=connector, headers=headers, timeout=TIMEOUT
-    ) as client:
-        for turn in range(1, TURNS + 1):
-            left = iter(enumerate(talks))
-
-            async def one_connection(turn: int = turn, left: Talks = left) -> None:
-                nonlocal failed
-                for number, talk in left:
-                    session = {HEADER: f"session-{number}"}
-                    data = talk.body(turn)
-                    async with client.post(gateway.url, data=data, headers=session) as answer:
-                        await answer.read()
-                        failed += not answer.ok
-
-            await asyncio.gather(*(one_connection() for _ in range(CONNECTIONS)))
-    return failed
 
 
 if __name__ == "__main__":

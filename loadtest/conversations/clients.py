@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Final
 
 import aiohttp
@@ -35,9 +36,11 @@ class Contestant:
     headers: Mapping[str, str] = field(default_factory=dict)
     metrics_url: str = ""
 
-    async def send(self, bodies: Sequence[bytes]) -> int:
-        """Send each of *bodies* once; return how many were not answered with 200."""
-        left, failed = iter(bodies), 0
+    async def send(
+        self, bodies: Sequence[bytes], own_headers: Iterable[Mapping[str, str]] = repeat({})
+    ) -> int:
+        """Send each of *bodies* once, with headers of its own; return how many did not get 200."""
+        left, failed = zip(bodies, own_headers, strict=False), 0
         headers = {
             "content-type": "application/json",
             "authorization": f"Bearer {self.key.get_secret_value()}",
@@ -50,9 +53,9 @@ class Contestant:
 
             async def one_connection() -> None:
                 nonlocal failed
-                for body in left:
+                for body, own in left:
                     try:
-                        async with client.post(self.url, data=body) as answer:
+                        async with client.post(self.url, data=body, headers=own) as answer:
                             await answer.read()
                             failed += not answer.ok
                     except (aiohttp.ClientError, TimeoutError):
