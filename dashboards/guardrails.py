@@ -67,6 +67,30 @@ _VERDICT_ROW: Final = Row(
     ),
 )
 
+_VOLUME_ROW: Final = Row(
+    "Volume",
+    (
+        Panel(
+            title="Found, by type and role",
+            description=(
+                "Values in enforce. A type that is suddenly frequent, or in a role where it makes "
+                "no sense, may be a wrong rule: `egret guardrails audit`."
+            ),
+            queries=(
+                Query(
+                    rate(
+                        "egret_guardrail_findings_total",
+                        "finding_type, role",
+                        f'mode="enforce", {_GUARDRAIL}',
+                    ),
+                    "{{finding_type}} {{role}}",
+                ),
+            ),
+            width=24,
+        ),
+    ),
+)
+
 _OPEN_ROW: Final = Row(
     "Not judged",
     (
@@ -142,7 +166,7 @@ GUARDRAILS: Final = Board(
     "guardrails",
     "Egret: guardrails",
     "Findings of guardrails, their cost, and requests that they let pass on errors.",
-    (_VERDICT_ROW, _OPEN_ROW, _TIME_ROW),
+    (_VERDICT_ROW, _VOLUME_ROW, _OPEN_ROW, _TIME_ROW),
     (
         INSTANCE,
         Variable(

@@ -7,7 +7,7 @@ import hashlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import BinaryIO, Final
 
@@ -15,6 +15,7 @@ import msgspec
 
 from loadtest.texts import chat_body
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.domain.finding import FindingCount
 from sidecar.domain.limits import Limit
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
@@ -131,6 +132,19 @@ class NoRemote:
         raise NotImplementedError(request.guardrail.name)
 
 
+class _Findings:
+    """Counts findings in memory, as a worker does between two batches."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+
+    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+        """Count those of one request."""
+        del at
+        for one in counts:
+            self._counts[policy, one.type, one.role] += one.findings
+
+
 class _Usage:
     """Writes notes into memory, as a worker does between two batches."""
 
@@ -205,6 +219,7 @@ def worker_parts(log: BinaryIO) -> Worker:
     return Worker(
         keys=keys_with(),
         uses=_Uses(),
+        findings=_Findings(),
         usage=_Usage(),
         verdicts=_Verdicts(),
         policies=FixedPolicies(),

@@ -79,7 +79,9 @@ def _characters(content: bytes, span: tuple[int, int]) -> tuple[int, int]:
     return start, start + len(content[span[0] : span[1]].decode(errors="ignore"))
 
 
-guardrails = typer.Typer(no_args_is_help=True, help="Guardrails: their findings in a text.")
+guardrails = typer.Typer(
+    no_args_is_help=True, help="Guardrails: their findings in a text, and in all requests."
+)
 
 _COLUMNS: Final = ("guardrail", "type", "mode", "verdict", "score", "finds", "µs")
 _CHAT: Final = "/v1/chat/completions"

@@ -45,6 +45,7 @@ COMMANDS: Final = {
     "limits show": "sidecar.cli.limits:show",
     "budget": "sidecar.cli.budget:budget",
     "guardrails": "sidecar.cli.guardrails:guardrails",
+    "guardrails audit": "sidecar.cli.guardrail_audit:audit",
     "policy": "sidecar.cli.policy:policy",
     "policy bind": "sidecar.cli.policy:bind",
     "policy unbind": "sidecar.cli.policy:unbind",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import msgspec
+
 from sidecar.domain.errors import ClientError
 from sidecar.domain.policy import Action, Guardrail, OnError, Stage
+from sidecar.domain.subject import TextPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,8 @@ class Finding:
 
     `type` is upper snake case, for example `EMAIL`; it names the placeholder `[EMAIL_1]`.
     `part` indexes `Subject.parts`; `start` and `end` are byte offsets into its content.
-    `place` is a path in structured text, of names in the policy and of numbers.
+    `place` is a path in structured text, of names in the policy and of numbers. `role` is that of
+    the part where only the finding knows it: the part is not in the subject, but was known.
     """
 
     guardrail: str
@@ -27,6 +31,7 @@ class Finding:
     start: int
     end: int
     place: str | None = None
+    role: str | None = field(default=None, compare=False)
 
 
 class Verdict(enum.Enum):
@@ -105,6 +110,38 @@ class GuardrailResult(NamedTuple):
 
 Results = tuple[GuardrailResult, ...]
 """One a guardrail, in the policy's order."""
+
+
+ANSWER_ROLE: Final = "answer"
+"""Stands for the role of all text of an answer: `assistant` is a message of a request."""
+
+
+class FindingCount(msgspec.Struct, frozen=True, gc=False):
+    """The number of findings of one type that a guardrail made in texts of one role."""
+
+    guardrail: Guardrail
+    verdict: Verdict
+    type: str
+    role: str
+    findings: int
+
+
+def count_findings(results: Results, parts: Sequence[TextPart]) -> tuple[FindingCount, ...]:
+    """Count the findings in *results* by guardrail, type and role; *parts* are the request's."""
+    counts: dict[tuple[int, str, str], int] = {}
+    for number, result in enumerate(results):
+        for one in result.findings:
+            role = ANSWER_ROLE
+            if result.stage is not Stage.OUTPUT:
+                role = one.role or parts[one.part].role
+            key = number, one.type, role
+            counts[key] = counts.get(key, 0) + 1
+    return tuple(
+        [
+            FindingCount(results[number].guardrail, results[number].verdict, type_, role, count)
+            for (number, type_, role), count in counts.items()
+        ]
+    )
 
 
 def error_verdict(guardrail: Guardrail) -> Verdict:

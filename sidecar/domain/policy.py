@@ -168,7 +168,8 @@ GuardrailSettings = RuleSettings | WholeTextSettings | JsonSchemaSettings | Remo
 class Guardrail:
     """One check of a policy. `restore` turns placeholders in the answer back for the client.
 
-    `streams` matters if the stage includes answers.
+    `streams` matters if the stage includes answers. `warn_on_volume` is the share of checks, 0 to
+    1, above which findings of one type are reported as suspiciously frequent; None never.
     """
 
     name: str
@@ -183,6 +184,7 @@ class Guardrail:
     restore: bool = False
     scope: Scope = EVERYWHERE
     streams: StreamMode = StreamMode.WINDOW
+    warn_on_volume: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.finding import FindingCount, GuardrailResult
 from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.principal import Principal
 from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
@@ -90,8 +90,8 @@ class ExchangeReport(msgspec.Struct, kw_only=True):
     `traceparent` and `tracestate` are the strings of the gRPC metadata, unchecked. `status` is
     that of Egret's own answer, None if the request went on. `processing_modes` are Envoy's
     names of the body modes of this stream, for example `FULL_DUPLEX_STREAMED`. `error_type` is the
-    class name of an exception behind a failure, never its text. `exempted` are the guardrails that
-    an exception of the policy took out.
+    class name of an exception behind a failure, never its text. `findings` counts those of
+    `results`. `exempted` are the guardrails that an exception of the policy took out.
     """
 
     request_id: str
@@ -115,6 +115,7 @@ class ExchangeReport(msgspec.Struct, kw_only=True):
     error_type: str | None = None
     status: int | None = None
     results: tuple[GuardrailResult, ...] = ()
+    findings: tuple[FindingCount, ...] = ()
     exempted: tuple[str, ...] = ()
     unscanned: tuple[UnscannedReason, ...] = ()
     cache_tier: CacheTier = CacheTier.NONE

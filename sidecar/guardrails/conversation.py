@@ -360,6 +360,7 @@ class _Search:
         unscanned: Sequence[UnscannedReason],
     ) -> None:
         self._results = results
+        self._parts = parts
         self._unscanned = unscanned
         self._sums = scan.most.keys()
         self._has_any = any(map(_findings_of, results)) or any(map(_values_of, results))
@@ -420,7 +421,12 @@ class _Search:
         """Add the findings and values of parts from *at* to *end*, the first after *before*."""
         for number, result in enumerate(self._results if self._has_any else ()):
             found = _between(result.findings, at, end, key=_part_of)
-            findings[number] += [_moved(one, before - at) for one in found]
+            findings[number] += [
+                replace(
+                    one, part=one.part + before - at, role=one.role or self._parts[one.part].role
+                )
+                for one in found
+            ]
             pairs = _between(result.part_values, at, end, key=_first_of)
             self._combine(values, number, [value for _, value in pairs])
 

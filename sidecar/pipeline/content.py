@@ -171,6 +171,7 @@ async def _inspect_conversation(
         conversation.forget(policy.local)
         local = results = await _done(runner.scan(policy, conversation.subject), stream)
     conversation.keep(local)
+    record.subject = conversation.subject
     if policy.remote or not isinstance(decide(results), Allow):
         record.subject = subject = conversation.whole()
         about = subject_of(record)

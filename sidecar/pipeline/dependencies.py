@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sidecar.domain.finding import FindingCount
 from sidecar.domain.principal import Principal
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
@@ -36,6 +37,14 @@ class KeyUses(Protocol):
 
     def note(self, key_id: str, *, refused: bool, at: float) -> None:
         """Note one use at *at*, seconds since the epoch. Must not wait and does not raise."""
+        ...
+
+
+class FindingNotes(Protocol):
+    """Records the findings of guardrails."""
+
+    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+        """Note those of one request, *at* seconds since the epoch. As `KeyUses.note`."""
         ...
 
 
@@ -72,6 +81,7 @@ class Worker:
 
     keys: KeyCache
     uses: KeyUses
+    findings: FindingNotes
     usage: UsageNotes
     verdicts: VerdictNotes
     policies: PolicySource

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from typing import Final
 
-from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.finding import GuardrailResult, Verdict, count_findings
 from sidecar.domain.limits import LimitStatus, Reservation
 from sidecar.domain.metadata import EPOCH
 from sidecar.domain.policy import UnscannedAction
@@ -173,9 +174,13 @@ class RequestRecord(ExchangeReport, kw_only=True):
         if self.error is not None and not self.is_ended_within:
             self.status = self.error.http_status
         self.results += self.answer.results
+        if any(map(_findings_of, self.results)):
+            parts = () if self.subject is None else self.subject.parts
+            self.findings = count_findings(self.results, parts)
         self.unscanned += self.answer.unscanned
 
 
+_findings_of: Final = attrgetter("findings")
 _DECISIONS: Final[dict[str, DecisionKind]] = {
     ExchangeOutcome.REDACTED.value: DecisionKind.REDACT,
     ExchangeOutcome.REFUSED.value: DecisionKind.DENY,

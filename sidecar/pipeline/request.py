@@ -188,6 +188,8 @@ class RequestHandler:
                 protocol.response_mode._value_,
             )
         record.complete(outcome)
+        if record.findings and record.policy is not None:
+            worker.findings.note(record.policy.name, record.findings, at=record.wall_ns / 1e9)
         worker.recorder.record(record)
 
     def _refused(self, error: ClientError) -> Refusal:

@@ -174,9 +174,10 @@ class GuardrailFields(Document):
     routes: Annotated[tuple[Operation, ...] | None, Field(min_length=1)] = None
     models: Annotated[tuple[Glob, ...] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
     rollout: Annotated[int, _written_as(_PERCENT)] = FULL_ROLLOUT
+    warn_on_volume: Annotated[int | None, _written_as(_PERCENT)] = None
     exceptions: Annotated[tuple[ExceptionDocument, ...], Field(max_length=MAX_ITEMS)] = ()
 
-    @field_validator("rollout", mode="before")
+    @field_validator("rollout", "warn_on_volume", mode="before")
     @classmethod
     def _hundredths(cls, value: object) -> int:
         """Read 10% or 0.25% as hundredths of a percent."""
@@ -216,6 +217,9 @@ class GuardrailFields(Document):
                 exceptions=tuple(one.exemption() for one in self.exceptions),
             ),
             streams=self.streams or usual,
+            warn_on_volume=None
+            if self.warn_on_volume is None
+            else self.warn_on_volume / FULL_ROLLOUT,
         )
 
 

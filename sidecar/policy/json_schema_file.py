@@ -70,6 +70,7 @@ _WORDS: Final = {
     "until": "The last day of the exception, such as 2027-01-31.",
     "url": "Address of the server.",
     "usage": "How tokens are counted.",
+    "warn_on_volume": "Share of checks, such as 5%, above which a type of finding is reported.",
 }
 """Descriptions of fields by name, as in docs/guardrails.md."""
 _WORDS_WITHIN: Final = {

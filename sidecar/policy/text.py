@@ -27,7 +27,7 @@ def render_policy(policy: Policy) -> str:
     """Return the same text for equal policies, fields in a fixed order, defaults written out.
 
     Fields that restrict nothing are left out: types, routes, models, a roll-out to all,
-    exceptions.
+    exceptions; so is a threshold of volume that is not set.
 
     The version is not in it, so that two versions with the same meaning have no difference. A
     changed header value does not show either; compare the policies themselves for that.
@@ -52,6 +52,8 @@ def render_policy(policy: Policy) -> str:
             "restore": one.restore,
             "streams": one.streams.value,
         }
+        if one.warn_on_volume is not None:
+            guardrail["warn_on_volume"] = f"{one.warn_on_volume * 100:.12g}%"
         scope = one.scope
         guardrail |= _fields(scope, without=("rollout", "exceptions"))
         if scope.rollout != FULL_ROLLOUT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Never
@@ -43,6 +44,23 @@ class _Uses:
     last_used_at: float
     requests: int = 0
     refused: int = 0
+
+
+async def flush_repeatedly(
+    flush: Callable[[], Awaitable[None]], seconds: float, *, event: str
+) -> Never:
+    """Call *flush* every few seconds; log *event* when the database has gone away."""
+    is_failing = False
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await flush()
+        except UNAVAILABLE as error:
+            if not is_failing:
+                _log.warning(event, error_type=type(error).__name__)
+            is_failing = True
+        else:
+            is_failing = False
 
 
 class KeyActivity:
@@ -95,17 +113,7 @@ class KeyActivity:
 
     async def run(self) -> Never:
         """Write a batch every few seconds until cancelled."""
-        is_failing = False
-        while True:
-            await asyncio.sleep(self._flush_seconds)
-            try:
-                await self.flush()
-            except UNAVAILABLE as error:
-                if not is_failing:
-                    _log.warning("key_activity.not_written", error_type=type(error).__name__)
-                is_failing = True
-            else:
-                is_failing = False
+        await flush_repeatedly(self.flush, self._flush_seconds, event="key_activity.not_written")
 
     async def flush(self) -> None:
         """Write the counts so far, in one statement.

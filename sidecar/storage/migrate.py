@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0012"
+REVISION: Final = "0013"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -179,17 +179,19 @@ TRIGGERS: Final = (
 
 _READ_BY_ALL: Final = ("alembic_version", *_AUDITED, "workers")
 
+_ADDED_UP: Final = ("key_activity", "findings_by_hour")
+"""Workers add to rows of these, which takes reading them."""
+
 _READ_BY_ADMINISTRATORS: Final = (
-    *_READ_BY_ALL, "usage", "usage_by_hour", "usage_by_day", "key_activity", "audit_log",
+    *_READ_BY_ALL, "usage", "usage_by_hour", "usage_by_day", "key_activity", "findings_by_hour",
+    "audit_log",
 )  # fmt: skip
 
 GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "egret_sidecar": (
         *((table, "SELECT") for table in _READ_BY_ALL),
         ("usage", "INSERT"),
-        ("key_activity", "SELECT"),
-        ("key_activity", "INSERT"),
-        ("key_activity", "UPDATE"),
+        *((table, right) for table in _ADDED_UP for right in ("SELECT", "INSERT", "UPDATE")),
         *(("workers", change) for change in ("INSERT", "UPDATE", "DELETE")),
     ),
     "egret_admin": (

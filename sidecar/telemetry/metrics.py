@@ -12,13 +12,14 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.finding import LOCAL_VERDICTS, GuardrailResult, Verdict
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import Route
 from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
+from sidecar.telemetry.finding_metrics import FindingMetrics
 from sidecar.telemetry.key_metrics import KeyMetrics, LimitMetrics
 from sidecar.telemetry.mmap_metrics import (
     Observe,
@@ -34,6 +35,9 @@ from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.telemetry.sanitize import LabelCap
 from sidecar.telemetry.tail_sampling import SpanMetrics
 from sidecar.telemetry.usage_metrics import UsageMetrics
+
+_CHECKED: Final = frozenset({Verdict.PASS, *LOCAL_VERDICTS.values()})
+"""Verdicts of a check that took place and did not fail."""
 
 BODY_BUCKETS: Final = tuple(float(1 << power) for power in range(8, 26, 2))
 """256 bytes to 16 MiB in steps of four."""
@@ -93,6 +97,7 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self.findings = FindingMetrics(registry, guardrail_label=self._guardrail_label)
         self.keys = KeyMetrics(registry)
         self.remote = RemoteMetrics(registry, guardrail_label=self._guardrail_label)
         self.usage = UsageMetrics(registry, exemplars)
@@ -229,6 +234,8 @@ class Metrics:
             known[1](pass_seconds if result.seconds is None else result.seconds)
             if result.events or result.error_type is not None:
                 self.remote.count(result)
+        if report.findings:
+            self.findings.count(report.findings, at=report.started_at)
         if report.exempted or report.unscanned:
             for name in report.exempted:
                 self._exempted.labels(self._guardrail_label(name)).inc()
@@ -274,6 +281,8 @@ class Metrics:
                 result.stage.value,
             ),
         )
+        if guardrail.warn_on_volume is not None and result.verdict in _CHECKED:
+            observe = self.findings.counting_checks(guardrail, observe)
         if name != OVERFLOW:  # names beyond the cap would fill memory in place of labels
             self._verdicts[verdict] = guardrail, observe
         return guardrail, observe

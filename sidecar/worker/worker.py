@@ -38,6 +38,7 @@ from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
 from sidecar.settings.serving import Engine as EngineChoice
 from sidecar.settings.serving import NetworkTls
+from sidecar.storage.finding_counts import FindingCounts
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_policies import PostgresPolicyStore
@@ -212,10 +213,13 @@ async def _build_worker(
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
     tasks = await stack.enter_async_context(BackgroundTasks())
     uses = KeyActivity(pool, settings.postgres)
+    findings = FindingCounts(pool, settings.postgres)
     stack.push_async_callback(uses.aclose)
+    stack.push_async_callback(findings.aclose)
     tasks.start(policies.run(), name="policies")
     tasks.start(status.run(), name="status")
     tasks.start(uses.run(), name="key uses")
+    tasks.start(findings.run(), name="findings")
     tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
     tasks.start(
         RuntimeSampler(recorder.metrics.process, pool, GcPauses(), messages).run(),
@@ -227,6 +231,7 @@ async def _build_worker(
     return Worker(
         keys=keys.cache,
         uses=uses,
+        findings=findings,
         usage=stores.usage.notes,
         verdicts=stores.usage.verdicts,
         policies=policies,

@@ -294,7 +294,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(
         {
             "postgres migrations": (
                 "failed",
-                "pending: 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011, 0012",
+                f"pending: {', '.join(f'{number:04}' for number in range(1, 14))}",
                 MIGRATE,
             )
         },

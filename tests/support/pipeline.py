@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import Finding, FindingCount
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, Principal
@@ -110,6 +110,21 @@ class NotedUses:
     def note(self, key_id: str, *, refused: bool, at: float) -> None:
         """Keep the use."""
         self.noted.append((key_id, refused, at))
+
+
+@dataclass
+class NotedFindings:
+    """The port `FindingNotes`: a list of policy, guardrail, type, role, verdict and number."""
+
+    noted: list[tuple[str, str, str, str, str, int]] = field(default_factory=list)
+
+    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+        """Keep the counts."""
+        assert at == NOW
+        self.noted += [
+            (policy, one.guardrail.name, one.type, one.role, one.verdict.value, one.findings)
+            for one in counts
+        ]
 
 
 @dataclass
@@ -358,6 +373,7 @@ class World:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
         self.uses = NotedUses()
+        self.findings = NotedFindings()
         self.usage = NotedUsage()
         self.verdicts = NotedVerdicts()
         self.limiter = ScriptedLimits()
@@ -367,6 +383,7 @@ class World:
         self.worker = Worker(
             keys=KeyCache(self.store),
             uses=self.uses,
+            findings=self.findings,
             usage=self.usage,
             verdicts=self.verdicts,
             policies=self.policies,

@@ -5,9 +5,17 @@ import pytest
 from sidecar.domain.finding import (
     MAX_PLACEHOLDER_BYTES,
     NOTHING_REDACTED,
+    Finding,
+    FindingCount,
+    GuardrailResult,
     Restoration,
+    Verdict,
+    count_findings,
     unfinished_from,
 )
+from sidecar.domain.guardrail_settings import PiiSettings
+from sidecar.domain.policy import Guardrail, Mode, Stage
+from sidecar.domain.subject import TextPart
 
 HASH = b"[EMAIL_h_00112233445566ff]"
 FAKE = b"0000 0000 0000 0013"
@@ -92,3 +100,25 @@ def test_no_more_is_held_back_than_a_placeholder_is_long() -> None:
     """An answer of digits or letters alone is delivered all the same."""
     for text in (b"7" * 1000, b"[" + b"A" * 1000):
         assert len(text) - unfinished_from(text) <= MAX_PLACEHOLDER_BYTES
+
+
+def test_findings_are_counted_by_guardrail_type_and_role() -> None:
+    pii = Guardrail("pii", PiiSettings())
+    shadow = Guardrail("trial", PiiSettings(), mode=Mode.SHADOW)
+    parts = tuple(TextPart(b"", (0,), role) for role in ("user", "tool", "user"))
+    kinds = (("EMAIL", 0), ("EMAIL", 2), ("PHONE", 1))
+    found = tuple(Finding("pii", type_, part, 0, 1) for type_, part in kinds)
+    results = (
+        GuardrailResult(pii, Verdict.REDACT, found),
+        GuardrailResult(shadow, Verdict.BLOCK, found[:1]),
+        GuardrailResult(pii, Verdict.PASS),
+        GuardrailResult(
+            pii, Verdict.FLAG, (Finding("pii", "EMAIL", 9, 0, 1),), stage=Stage.OUTPUT
+        ),
+    )
+    assert count_findings(results, parts) == (
+        FindingCount(pii, Verdict.REDACT, "EMAIL", "user", 2),
+        FindingCount(pii, Verdict.REDACT, "PHONE", "tool", 1),
+        FindingCount(shadow, Verdict.BLOCK, "EMAIL", "user", 1),
+        FindingCount(pii, Verdict.FLAG, "EMAIL", "answer", 1),
+    )

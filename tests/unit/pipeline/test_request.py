@@ -14,6 +14,7 @@ from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.subject import Dialect
 from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.codec import BodyMode
+from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.remote.checks import RemoteVerdict
 from sidecar.keys.credentials import ApiKey
 from sidecar.pipeline.reply import refusal_of
@@ -642,3 +643,82 @@ async def test_a_blocked_answer_names_its_provider_s_status(status: bytes) -> No
     assert isinstance(verdict, RequestRefused)
     wanted = status.decode() if status.isdigit() else "0"
     assert do.pairs_of(verdict.refusal.metadata)["answer_status"] == wanted
+
+
+COUNTED = """
+name: default
+guardrails:
+  - {name: pii, type: pii, stage: both, action: redact}
+  - {name: keys, type: secrets, mode: shadow, action: block}
+"""
+
+
+async def test_findings_are_noted_by_type_and_role_when_the_request_has_ended() -> None:
+    """Of the request and of its answer, and those of guardrails in shadow."""
+    world = World(COUNTED)
+    messages = [
+        {"role": "user", "content": "ann@example.org, bob@example.org and ghp_" + "a1B2" * 9},
+        {"role": "tool", "content": "ann@example.org", "tool_call_id": "1"},
+    ]
+    body = json.dumps({"model": "gpt-5", "messages": messages}).encode()
+    checks, _ = await cleared_by(world, body)
+    answer = Headers(((":status", b"200"), ("content-type", b"application/json")))
+    await checks.judge_response_headers(answer)
+    content = {"role": "assistant", "content": "eve@example.org"}
+    await checks.judge_response_body(json.dumps({"choices": [{"message": content}]}).encode())
+    await checks.end()
+    assert sorted(world.findings.noted) == [
+        ("default", "keys", "GITHUB_TOKEN", "user", "block", 1),
+        ("default", "pii", "EMAIL", "answer", "redact", 1),
+        ("default", "pii", "EMAIL", "tool", "redact", 1),
+        ("default", "pii", "EMAIL", "user", "redact", 2),
+    ]
+
+
+async def test_a_request_without_findings_notes_none() -> None:
+    world = World(COUNTED)
+    checks, _ = await cleared_by(world, chat("hello"))
+    await checks.end()
+    assert world.findings.noted == []
+
+
+@pytest.mark.parametrize("verdict", ["redact", "flag"])
+async def test_findings_in_known_messages_are_noted_with_each_turn(verdict: str) -> None:
+    """Also where the text of known messages is not read again."""
+    policy = REDACTING.replace("redact", verdict)
+    world = World(policy, messages=MessageTable(max_bytes=1 << 20, secret=bytes(32)))
+    turns = [
+        {"role": "user", "content": "ann@example.org " + "and a plain word " * 300},
+        {"role": "assistant", "content": "eve@example.org"},
+        {"role": "user", "content": "bob@example.org"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "thanks"},
+    ]
+    for end in (2, 3, 5):
+        body = json.dumps({"model": "gpt-5", "messages": turns[:end]}).encode()
+        checks, _ = await cleared_by(world, body)
+        await checks.end()
+    assert sorted(world.findings.noted) == [
+        *[("default", "pii", "EMAIL", "assistant", verdict, 1)] * 3,
+        ("default", "pii", "EMAIL", "user", verdict, 1),
+        *[("default", "pii", "EMAIL", "user", verdict, 2)] * 2,
+    ]
+
+
+async def test_a_turn_that_is_searched_as_a_whole_notes_the_roles_of_all_its_findings() -> None:
+    policy = REDACTING.replace("redact", "flag")
+    policy += "  - {name: long, type: max_input, action: flag, max_characters: 5000}\n"
+    world = World(policy, messages=MessageTable(max_bytes=1 << 20, secret=bytes(32)))
+    turns = [
+        {"role": "system", "content": "and a plain word " * 250},
+        {"role": "user", "content": "ann@example.org"},
+        {"role": "assistant", "content": "and a plain word " * 100},
+    ]
+    for end in (2, 3):
+        body = json.dumps({"model": "gpt-5", "messages": turns[:end]}).encode()
+        checks, _ = await cleared_by(world, body)
+        await checks.end()
+    assert [one[1:4] for one in sorted(world.findings.noted)] == [
+        ("long", "MAX_INPUT", "assistant"),
+        *[("pii", "EMAIL", "user")] * 2,
+    ]

@@ -148,7 +148,7 @@ FAULTS = {
         (
             "line 3, column 30: guardrails[0].thresholds: unknown field `thresholds` "
             "(one of action, exceptions, mandatory, mode, models, name, on_error, redaction, "
-            "restore, rollout, routes, stage, streams, timeout, type, types)"
+            "restore, rollout, routes, stage, streams, timeout, type, types, warn_on_volume)"
         ),
     ),
     "unknown_route": (
@@ -175,6 +175,13 @@ FAULTS = {
     "rollout_to_more_than_all": (
         f"{GUARDRAIL}{{name: a, type: pii, rollout: 100.01%}}",
         "line 3, column 35: guardrails[0].rollout: is more than 100%",
+    ),
+    "warning_on_a_volume_without_a_percent_sign": (
+        f"{GUARDRAIL}{{name: a, type: pii, warn_on_volume: 0.1}}",
+        (
+            "line 3, column 42: guardrails[0].warn_on_volume: "
+            "is not a percentage; write for example 10% or 0.5%"
+        ),
     ),
     "exception_without_an_end": (
         f"{GUARDRAIL}{{name: a, type: pii, exceptions: [{{team: a/b, reason: x}}]}}",

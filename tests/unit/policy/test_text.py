@@ -52,7 +52,8 @@ def test_the_canonical_text_reads_back_as_the_same_policy() -> None:
     """Nothing but credentials is lost, so that a shown policy can be edited and applied."""
     policy = parse_policies(
         "name: a\nallowed_models: ['*']\nguardrails:\n"
-        "  - {name: b, type: pii, types: [EMAIL], regions: [US], timeout: 250ms}\n"
+        "  - {name: b, type: pii, types: [EMAIL], regions: [US], timeout: 250ms,"
+        " warn_on_volume: 7.5%}\n"
         "  - {name: c, type: denied_terms, terms: ['yes', Blåbär]}\n"
         "  - {name: d, type: denied_patterns, patterns: [{name: X, regex: 'a\\d: #'}]}\n"
         "  - {name: f, type: json_schema, schema: {properties: {b: {enum: [1, 'yes', null]}}}}\n"
