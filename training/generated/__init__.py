@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,9 @@ ROLES: Final = {
     Kind.SYSTEM_PROMPT: "system",
 }  # fmt: skip
 """Where a harmless text of a kind stands in a request; the others are results of tools."""
+
+PER_QUOTING: Final = 8
+"""Texts of a template that quotes attacks: more would teach that attacks are harmless."""
 
 WHOLE_DOCUMENTS: Final = (4, 4, 8, 8, 16, 16, 32, 32, 64, 128)
 """Texts that are joined to one document, besides each alone."""
@@ -72,7 +76,7 @@ def _people(path: Path) -> Iterator[Sample]:
 
 def _indirect(path: Path) -> Iterator[Sample]:
     grammars = read_grammars(path)
-    fills = _harmless_texts((*grammars, *read_grammars(FOLDER / "people" / path.name)))
+    fills = _harmless_texts((*grammars, *_documents(path.stem)))
     for grammar in grammars:
         fill = fills[grammar.variant]
         label = Label.BENIGN if grammar.name == BENIGN else Label.INDIRECT
@@ -94,7 +98,7 @@ def _harmless(path: Path) -> Iterator[Sample]:
     kind = Kind[path.stem.upper()]
     for grammar in read_grammars(path):
         chance = seeded(path.stem, grammar.name, grammar.variant)
-        texts = list(grammar.texts(PER_ENGLISH_TEMPLATE))
+        texts = list(grammar.texts(PER_QUOTING if kind is Kind.ABOUT_INJECTION else PER_TEMPLATE))
         wholes = (chance.sample(texts, k=min(size, len(texts))) for size in WHOLE_DOCUMENTS)
         for text in (*texts, *map("\n\n".join, wholes)):
             yield _sample(
@@ -107,7 +111,15 @@ def _most(path: Path) -> int:
     return PER_ENGLISH_TEMPLATE if path.stem == ENGLISH else PER_TEMPLATE
 
 
-def _harmless_texts(grammars: Sequence[Grammar]) -> Mapping[str, Sequence[str]]:
+def _documents(language: str) -> Iterator[Grammar]:
+    """Return the grammars of harmless documents and chats of *language*, as such."""
+    for name in ("document", "chat"):
+        for grammar in read_grammars(FOLDER / "harmless" / f"{name}.txt"):
+            if grammar.name == language:
+                yield replace(grammar, name=BENIGN)
+
+
+def _harmless_texts(grammars: Iterable[Grammar]) -> Mapping[str, Sequence[str]]:
     """Return the harmless texts of each variant."""
     texts = defaultdict[str, list[str]](list)
     for grammar in grammars:
