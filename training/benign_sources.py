@@ -20,7 +20,7 @@ _COMMUNITY: Final = frozenset({"general", "writing"})
 """Categories of role prompts from one community; the other categories are of other authors."""
 
 _LANGUAGES: Final = {
-    "bengali": "bn", "chinese": "zh", "dutch": "nl", "french": "fr", "german": "de",
+    "arabic": "ar", "vietnamese": "vi", "bengali": "bn", "chinese": "zh", "dutch": "nl", "french": "fr", "german": "de",
     "hebrew": "he", "hindi": "hi", "hinglish": "hi", "indonesian": "id", "italian": "it",
     "japanese": "ja", "korean": "ko", "marathi": "mr", "oriya": "or", "persian": "fa",
     "portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tamil": "ta",
@@ -36,7 +36,7 @@ _NOT_TAKEN: Final = frozenset({
 """Evaluations with other licences, or of attacks."""
 
 _PER_EVALUATION: Final = 16
-_PER_FOREIGN_EVALUATION: Final = 120
+_PER_FOREIGN_EVALUATION: Final = 60
 _LARGEST_EVALUATION: Final = 1_500_000
 _INTERFACE_LANGUAGES: Final = frozenset({
     "ar", "cs", "de", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th",

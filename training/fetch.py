@@ -31,7 +31,8 @@ SOURCES: Final[tuple[Callable[[], Iterator[Sample]], ...]] = (
     benign.chat_samples, benign.writing_tasks, benign.fresh_questions, benign.bank_documents,
     benign.web_tasks, benign.terminal_tasks, benign.sentences_with_pii,
     benign.evaluation_prompts, benign.function_requests, benign.function_schemas,
-    benign.cli_examples, benign.interface_texts, generated_samples, long_documents, injected_documents,
+    benign.cli_examples, benign.interface_texts, generated_samples, long_documents,
+    injected_documents,
 )  # fmt: skip
 
 
