@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
-from sidecar.domain.finding import Results
+from sidecar.domain.finding import FindingCount, Results, count_findings
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Route, Subject
@@ -201,6 +202,10 @@ def report(results: Results) -> list[tuple[object, ...]]:
     return [(one.guardrail.name, one.verdict, one.findings, one.score) for one in results]
 
 
+def counted_by_role(counts: Iterable[FindingCount]) -> Iterator[tuple[str, str, str, int]]:
+    return ((one.guardrail.name, one.type, one.role, one.findings) for one in counts)
+
+
 def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectivePolicy) -> object:
     """Judge with the table, as the pipeline does."""
     read, conversation = read_conversation(table, route, HEADERS, body, rules.local, owner="org")
@@ -212,10 +217,16 @@ def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectiveP
     results = conversation.joined(local)
     if results is None:
         conversation.forget(rules.local)
-        whole = conversation.subject
-        local = results = rules.local.scan(whole.parts, whole.runs)
+        local = results = rules.local.scan(conversation.subject.parts, conversation.subject.runs)
     conversation.keep(local)
-    assert conversation.whole() == read_request(route, HEADERS, body)
+    whole = conversation.whole()
+    assert whole == read_request(route, HEADERS, body)
+    # By the subject that the pipeline has, in which known parts are not.
+    counted = count_findings(results, conversation.subject.parts)
+    searched = rules.local.scan(whole.parts, whole.runs)
+    assert Counter(counted_by_role(counted)) == Counter(
+        counted_by_role(count_findings(searched, whole.parts))
+    )
     return report(results), read.unscanned
 
 
