@@ -20,12 +20,13 @@ _COMMUNITY: Final = frozenset({"general", "writing"})
 """Categories of role prompts from one community; the other categories are of other authors."""
 
 _LANGUAGES: Final = {
-    "arabic": "ar", "vietnamese": "vi", "bengali": "bn", "chinese": "zh", "dutch": "nl", "french": "fr", "german": "de",
-    "hebrew": "he", "hindi": "hi", "hinglish": "hi", "indonesian": "id", "italian": "it",
-    "japanese": "ja", "korean": "ko", "marathi": "mr", "oriya": "or", "persian": "fa",
+    "arabic": "ar", "bengali": "bn", "chinese": "zh", "dutch": "nl", "french": "fr",
+    "german": "de", "hebrew": "he", "hindi": "hi", "hinglish": "hi", "indonesian": "id",
+    "italian": "it", "japanese": "ja", "korean": "ko", "marathi": "mr", "oriya": "or",
+    "persian": "fa",
     "portuguese": "pt", "russian": "ru", "spanish": "es", "swedish": "sv", "tamil": "ta",
     "telugu": "te", "thai": "th", "traditionalchinese": "zh", "turkish": "tr",
-    "ukrainian": "uk", "urdu": "ur", "yoruba": "yo",
+    "ukrainian": "uk", "urdu": "ur", "vietnamese": "vi", "yoruba": "yo",
 }  # fmt: skip
 """Folders of the chat corpus, as ISO 639-1."""
 
