@@ -47,8 +47,16 @@ _MESSAGE: Final = re.compile(r'^msgstr(?:\[\d\])? "((?:[^"]|(?<=\\)"|"\n")+)"$',
 
 
 def role_prompts() -> Iterator[Sample]:
-    """System prompts a community shares: «act as a travel guide» and 1,900 more."""
-    yield from _prompt_forge(_COMMUNITY, "role-prompts", Split.TRAIN)
+    """Prompts a community shares, «act as a travel guide» and 1,900 more.
+
+    People send them as users and developers as systems, so every second is a user's.
+    """
+    for number, sample in enumerate(_prompt_forge(_COMMUNITY, "role-prompts", Split.TRAIN)):
+        if number % 2:
+            text = sample.text.partition("\n")[2].strip()  # without the collection's heading
+            yield _benign(text, "role-prompts", Split.TRAIN, kind=Kind.ROLE_PLAY)
+        else:
+            yield sample
 
 
 def agent_prompts() -> Iterator[Sample]:

@@ -26,6 +26,10 @@ PER_ENGLISH_TEMPLATE: Final = 30
 """Texts of one template; English templates have more slots."""
 
 BENIGN: Final = "benign"
+PROSE: Final = "prose"
+PROSE_TIMES: Final = 10
+"""Documents are of plain sentences mostly, and orders to people are rarer in them."""
+
 ROLES: Final = {
     Kind.ROLE_PLAY: "user", Kind.CHAT: "user", Kind.ABOUT_INJECTION: "user",
     Kind.SYSTEM_PROMPT: "system",
@@ -78,6 +82,8 @@ def _indirect(path: Path) -> Iterator[Sample]:
     grammars = read_grammars(path)
     fills = _harmless_texts((*grammars, *_documents(path.stem)))
     for grammar in grammars:
+        if grammar.name == PROSE:
+            continue
         fill = fills[grammar.variant]
         label = Label.BENIGN if grammar.name == BENIGN else Label.INDIRECT
         times = HARMLESS_DOCUMENTS if label is Label.BENIGN else 1
@@ -123,8 +129,9 @@ def _harmless_texts(grammars: Iterable[Grammar]) -> Mapping[str, Sequence[str]]:
     """Return the harmless texts of each variant."""
     texts = defaultdict[str, list[str]](list)
     for grammar in grammars:
-        if grammar.name == BENIGN:
-            texts[grammar.variant] += grammar.texts(PER_TEMPLATE)
+        if grammar.name in {BENIGN, PROSE}:
+            times = PROSE_TIMES if grammar.name == PROSE else 1
+            texts[grammar.variant] += [*grammar.texts(PER_TEMPLATE)] * times
     return texts
 
 
