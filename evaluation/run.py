@@ -12,14 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from evaluation import (
-    injection,
-    look_alikes,
-    national_numbers,
-    pii,
-    postal_addresses,
-    secrets_found,
-)
+from evaluation import injection, pii, secrets_found
+from evaluation.code_chunks import code_chunks, folders
 from evaluation.pii_sentences import sentences
 from evaluation.roc import draw_roc
 from evaluation.vendor_tokens import secret_texts
@@ -33,6 +27,8 @@ PROMPTS: Final = frozenset({
     "chat-samples", "threat-reports", "support-customers",
 })  # fmt: skip
 """Harmless prompts for `secrets`, whose rules are written and not trained: any split will do."""
+
+CODE_CHUNKS: Final = 5_000
 
 
 def main() -> int:
@@ -50,24 +46,18 @@ def main() -> int:
         )
     with console.status("personal data …"):
         personal = pii.evaluate_pii(tuple(sentences()), peers=peers)
-    with console.status("numbers and addresses …"):
-        alike = look_alikes.evaluate_look_alikes(
-            tuple(look_alikes.look_alikes()), tuple(look_alikes.random_runs())
-        )
-        national = national_numbers.evaluate_numbers(tuple(national_numbers.telephone_texts()))
-        addresses = postal_addresses.evaluate_addresses(tuple(postal_addresses.addresses()))
     with console.status("secrets …"):
         found = secrets_found.evaluate_secrets(tuple(secret_texts()), harmless(), peers=peers)
+        chunks = tuple(code_chunks(folders(), 500 if options.smoke else CODE_CHUNKS))
+        code = secrets_found.evaluate_code(chunks)
     grids = (
         injection.summary_grid(attacks),
         injection.source_grid(attacks, attacks=True),
         injection.source_grid(attacks, attacks=False),
         pii.grid(personal),
-        look_alikes.grid(alike),
-        national_numbers.grid(national),
-        postal_addresses.grid(addresses),
         secrets_found.summary_grid(found),
         secrets_found.missed_grid(found),
+        secrets_found.code_grid(code),
     )
     for grid in grids:
         grid.show(console)
@@ -75,8 +65,7 @@ def main() -> int:
         draw_roc(attacks, PICTURE)
         write_section("eval", _section(run.as_sentence(), grids), page=PAGE)
     figures = injection.figures(attacks) | pii.figures(personal) | secrets_found.figures(found)
-    figures |= look_alikes.figures(alike) | national_numbers.figures(national)
-    figures |= postal_addresses.figures(addresses)
+    figures |= secrets_found.code_figures(code)
     console.print(f"\nWritten to {write_json('eval', figures, run)}.")
     return 0
 

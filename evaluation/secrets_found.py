@@ -1,7 +1,8 @@
-"""`secrets` on generated credentials and on harmless prompts, beside secret scanners."""
+"""`secrets` on generated credentials, harmless prompts and code, beside secret scanners."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +12,8 @@ from evaluation.own import OwnDetector, microseconds_a_kilobyte
 from evaluation.peers import NotRun, ask
 from evaluation.vendor_tokens import SecretText
 from loadtest.results import Grid
+from sidecar.domain.guardrail_settings import SecretTier
+from sidecar.guardrails.detectors.secrets import tier_of
 
 OWN: Final = "egret"
 PEERS: Final = ("kingfisher-secret-scanner", "detect-secrets")
@@ -56,6 +59,54 @@ def evaluate_secrets(
             found[peer] = [bool(one) for one in answer.answers]
             times[peer] = microseconds_a_kilobyte(answer.seconds, everything)
     return SecretsResults(texts, len(benign), found, times, not_run)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeResults:
+    """Chunks of code with a finding, by the most certain tier of it, and their findings."""
+
+    chunks: int
+    flagged: dict[SecretTier, int]
+    types: Counter[str]
+    us_per_kb: float
+
+    def share(self, tier: SecretTier) -> Share:
+        """Return the share of chunks whose most certain finding is of *tier*."""
+        return Share(self.flagged[tier], self.chunks)
+
+
+def evaluate_code(chunks: Sequence[str]) -> CodeResults:
+    """Let Egret judge chunks of real code and configuration."""
+    detector = OwnDetector("type: secrets")
+    flagged, types = dict.fromkeys(SecretTier, 0), Counter[str]()
+    for chunk in chunks:
+        found = {one.type for one in detector.judge(chunk).findings}
+        types.update(found)
+        if found:
+            tiers = {tier_of(one) for one in found}
+            flagged[SecretTier.STRICT if SecretTier.STRICT in tiers else SecretTier.LIKELY] += 1
+    return CodeResults(
+        len(chunks), flagged, types, microseconds_a_kilobyte(detector.seconds, chunks)
+    )
+
+
+def code_grid(results: CodeResults) -> Grid:
+    """Return each tier with its share of chunks, and the types found in them."""
+    rows = [
+        [tier.value, str(results.flagged[tier]), str(results.share(tier)),
+         ", ".join(f"{name} {count}" for name, count in results.types.most_common()
+                   if tier_of(name) is tier)]
+        for tier in SecretTier
+    ]  # fmt: skip
+    columns = ("tier", "chunks flagged", f"of {results.chunks:,}", "types, by chunks")
+    return Grid("Secrets: chunks of code and configuration", columns, rows)
+
+
+def code_figures(results: CodeResults) -> dict[str, float]:
+    """Return the figures others read."""
+    return {f"secrets.code_{tier.value}": results.share(tier).value for tier in SecretTier} | {
+        "secrets.code_us_per_kb": results.us_per_kb
+    }
 
 
 def figures(results: SecretsResults) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Made-up credentials in the forms vendors document, and texts people paste them in.
 
 Written from the vendors' descriptions of length and alphabet and drawn at random, not derived
-from any detector's expressions; half of the vendors have no rule of their own in Egret.
+from any detector's expressions. Passwords are drawn as their managers draw them, from letters,
+digits and signs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _ALPHABETS: Final = {
     "d": string.digits,
     "c": string.ascii_letters,
     "b": _ALNUM + "+/",
+    "p": _ALNUM + "!@#$%^&*()-_=+[]{}:,.?;",
+    "q": _ALNUM + "!@#$%^*-_=+?",
 }
 
 FORMS: Final = {
@@ -99,17 +102,118 @@ FORMS: Final = {
     "terraform cloud": "{a14}.atlasv1.{w67}",
     "typeform": "tfp_{w44}_{w14}",
     "yandex cloud": "AQVN{w36}",
-    "cloudflare token": "CLOUDFLARE_API_TOKEN={w40}",
-    "datadog": "DD_API_KEY={h32}",
     "basic authentication": "https://deploy:{a14}@git.example.com/team/app.git",
     "postgresql": "postgresql://app:{a16}@db.internal:5432/orders",
     "mongodb": "mongodb+srv://admin:{a18}@cluster0.mongodb.net/prod",
     "redis": "redis://:{a20}@cache.internal:6379/0",
+    "aws temporary key": "ASIA{u16}",
+    "bedrock long-term": "ABSK{b108}==",
+    "azure openai": "{a52}JQQJ99{u10}XJ3w3AAABACOG{a4}",
+    "azure devops": "{a76}AZDO{a4}",
+    "vercel personal": "vcp_{a56}",
+    "vercel gateway": "vck_{a56}",
+    "neon api key": "napi_{l64}",
+    "neon role": "postgresql://neondb_owner:npg_{a12}@ep-cool-sun-123456.eu-central-1.aws.neon.tech/db",
+    "render": "rnd_{a28}",
+    "together": "tgp_v1_{w43}",
+    "fireworks": "fw_{a24}",
+    "posthog personal key": "phx_{a47}",
+    "mercado pago": "APP_USR-{d16}-{d6}-{h32}-{d9}",
+    "e2b": "e2b_{h40}",
+    "browserbase": "bb_live_{w27}",
+    "firecrawl": "fc-{h32}",
+    "okta": "00{w40}",
+    "linear oauth": "lin_oauth_{h64}",
+    "tailscale auth": "tskey-auth-k{a9}CNTRL-{a32}",
+    "tailscale api": "tskey-api-k{a9}CNTRL-{a33}",
+    "cerebras": "csk-{l48}",
+    "openrouter": "sk-or-v1-{h64}",
+    "deepseek": "sk-{h32}",
+    "xai": "xai-{a80}",
+    "perplexity": "pplx-{a48}",
+    "nvidia": "nvapi-{w64}",
+    "tavily": "tvly-dev-{a32}",
+    "elevenlabs": "sk_{h48}",
+    "langsmith": "lsv2_pt_{h32}_{h10}",
+    "langfuse": "sk-lf-{uuid}",
+    "pinecone": "pcsk_{a5}_{a63}",
+    "voyage": "pa-{w43}",
+    "jina": "jina_{a60}",
+    "llamacloud": "llx-{a48}",
+    "github app": "ghs_{a36}",
+    "gitlab runner": "glrt-{w20}",
+    "bitbucket": "ATBB{a32}",
+    "trello": "ATTA{h64}",
+    "circleci": "CCIPAT_{a22}_{h40}",
+    "buildkite": "bkua_{h40}",
+    "sonarqube": "squ_{h40}",
+    "sentry user": "sntryu_{h64}",
+    "honeycomb": "hcaik_01{l56}",
+    "crates.io": "cio{a32}",
+    "nuget": "oy2{l43}",
+    "clojars": "CLOJARS_{l60}",
+    "artifactory": "AKCp{a69}",
+    "octopus": "API-{u26}",
+    "hubspot": "pat-na1-{uuid}",
+    "asana": "1/{d16}:{h32}",
+    "resend": "re_{a8}_{a24}",
+    "contentful": "CFPAT-{w43}",
+    "razorpay": "rzp_live_{a14}",
+    "clickup": "pk_{d8}_{u32}",
+    "tencent cloud": "AKID{a32}",
+    "scaleway": "SCW{u17}",
+    "fly.io": "fo1_{w43}",
+    "supabase secret": "sb_secret_{w31}",
+    "1password": "ops_eyJ{w240}",
+    "json web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ{a40}.{w43}",
+}  # fmt: skip
+"""Put into every place; `{h32}` is 32 characters of the alphabet h."""
+
+NAMED_FORMS: Final = {
+    "cloudflare token": "CLOUDFLARE_API_TOKEN={w40}",
+    "datadog": "DD_API_KEY={h32}",
     "aws secret key": "aws_secret_access_key = {b40}",
     "password in a file": 'password: "{a10}#{a8}!"',
     "client secret": "client_secret={w40}",
+    "azure openai, older": "AZURE_OPENAI_API_KEY={h32}",
+    "mandrill": "MANDRILL_API_KEY=md-{w22}",
+    "hex behind a name": "X_API_KEY={h32}",
+    "algolia": 'ALGOLIA_ADMIN_API_KEY: "{h32}"',
+    "cohere": 'cohere_api_key = "{a40}"',
+    "mistral": "MISTRAL_API_KEY={a32}",
+    "django": "SECRET_KEY = '{p50}'",
+    "session secret": "session_secret: {h64}",
+    "registry": '"auth": "{b40}"',
+    "bearer": "Authorization: Bearer {a40}",
+    "password in quotes": 'password = "{p12}"',
+    "password in yaml": "  password: '{p16}'",
+    "password in json": '"db_password": "{q14}"',
+    "environment": "DB_PASSWORD={q12}",
+    "postgres environment": "PGPASSWORD={q14} psql -h db -U app",
+    "mysql": "mysql -h db -u app -p{a14} orders",
+    "sshpass": "sshpass -p '{q12}' ssh deploy@10.0.0.4",
+    "ado.net": "Server=db;Database=x;User Id=app;Password={q14};Encrypt=True",
+    "libpq": "host=db user=app password={a14} dbname=orders",
+    "jdbc": "jdbc:mysql://db:3306/x?user=app&password={a16}&useSSL=true",
+    "sql": "CREATE USER app IDENTIFIED BY '{q14}';",
+    "curl": "curl -u deploy:{a16} https://api.example.com/items",
+    "xml": "<password>{a14}</password>",
+    "english": "the password is {q12}",
+    "german": "Das Passwort lautet {q12}",
+    "french": "le mot de passe est {q12}",
+    "spanish": "la contraseña es {q12}",
+    "portuguese": "a senha é {q12}",
+    "italian": "password: {q12}, grazie",
+    "dutch": "wachtwoord: {q12}",
+    "polish": "hasło: {q12}",
+    "russian": "пароль: {q12}",
+    "chinese": "密码是{q12}",
+    "japanese": "パスワード\uff1a{q12}",
+    "korean": "비밀번호: {q12}",
+    "turkish": "şifre: {q12}",
+    "arabic": "كلمة المرور: {q12}",
 }  # fmt: skip
-"""`{h32}` is 32 characters of the alphabet h."""
+"""Known by their surroundings alone, and put as they are."""
 
 PLACES: Final = (
     "{token}",
@@ -125,10 +229,6 @@ PLACES: Final = (
 A_VENDOR: Final = 16
 """Texts of each vendor: twice each place."""
 
-_PLACE_FREE: Final = frozenset({"aws secret key", "password in a file", "client secret",
-                                "cloudflare token", "datadog"})  # fmt: skip
-"""Told from noise only by the name they have: put as they are, on a line of their own."""
-
 
 @dataclass(frozen=True, slots=True)
 class SecretText:
@@ -141,9 +241,9 @@ class SecretText:
 def secret_texts(seed: int = 20261125) -> Iterator[SecretText]:
     """Return the same texts for the same seed."""
     draw = random.Random(seed)  # noqa: S311 - made-up credentials, and the same each time
-    for vendor, form in FORMS.items():
+    for vendor, form in (FORMS | NAMED_FORMS).items():
         for number in range(A_VENDOR):
-            place = "{token}" if vendor in _PLACE_FREE else PLACES[number % len(PLACES)]
+            place = "{token}" if vendor in NAMED_FORMS else PLACES[number % len(PLACES)]
             yield SecretText(vendor, place.format(token=_drawn(form, draw)))
     for kind, key in _private_keys(draw):
         for number in range(A_VENDOR):

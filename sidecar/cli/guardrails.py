@@ -26,9 +26,11 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.domain.finding import Allow, Deny, Finding, GuardrailResult, Redact, Verdict
+from sidecar.domain.guardrail_settings import SecretsSettings
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
+from sidecar.guardrails.detectors.secrets import LIKELY_TYPES, tier_of
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
 from sidecar.policy.parse import PolicyDocument
@@ -63,14 +65,18 @@ def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterato
 
 
 def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object]]:
-    """Return a guardrail's findings by text and characters, without the characters."""
+    """Return a guardrail's findings by text and characters, without the characters.
+
+    One of `secrets` has its tier.
+    """
+    is_secret = isinstance(result.guardrail.settings, SecretsSettings)
     spans: list[dict[str, object]] = []
     for found in result.findings:
         content = subject.parts[found.part].content
         start, end = _characters(content, (found.start, found.end))
-        place = {} if found.place is None else {"place": found.place}
         span = {"type": found.type, "text": found.part, "start": start, "end": end}
-        spans.append(span | place)
+        span |= {"tier": tier_of(found.type).value} if is_secret else {}
+        spans.append(span if found.place is None else span | {"place": found.place})
     return spans
 
 
@@ -210,7 +216,8 @@ def _row(one: TimedResult) -> Row:
 
 
 def _words(finding: Finding) -> str:
-    return finding.type if finding.place is None else f"{finding.type} at {finding.place}"
+    name = f"{finding.type} (likely)" if finding.type in LIKELY_TYPES else finding.type
+    return name if finding.place is None else f"{name} at {finding.place}"
 
 
 def _as_json(

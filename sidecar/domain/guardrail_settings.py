@@ -38,12 +38,23 @@ class AnswerPart(enum.Enum):
     ARGUMENTS = "arguments"
 
 
+class SecretTier(enum.Enum):
+    """How certain it is that a finding is a secret in use.
+
+    `STRICT` findings have a shape of their own, `LIKELY` ones may be defaults and examples.
+    """
+
+    STRICT = "strict"
+    LIKELY = "likely"
+
+
 @dataclass(frozen=True, slots=True)
 class SecretsSettings:
     """Vendor tokens, private keys, connection strings."""
 
     guardrail_type: ClassVar[str] = "secrets"
     types: tuple[str, ...] | None = None  # None: those on by default
+    tiers: tuple[SecretTier, ...] | None = None  # None: both
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +62,13 @@ class PiiSettings:
     """Personal data.
 
     `regions` are ISO country codes whose national phone form counts, `countries` those whose
-    identifiers are looked for. `private_addresses` are IPv4 addresses of private networks.
+    identifiers are looked for.
     """
 
     guardrail_type: ClassVar[str] = "pii"
     types: tuple[str, ...] | None = None  # None: those on by default
     regions: tuple[str, ...] = ()
     countries: tuple[str, ...] = ()
-    private_addresses: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,12 @@ from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES, national_rules
-from sidecar.guardrails.detectors.phone import national_phone_rule
-from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULE
+from sidecar.guardrails.detectors.pii import PII_RULES, national_phone_rule
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     PromptInjectionCheck,
     shipped_scorer,
 )
-from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.detectors.secrets import SECRET_RULES, tier_of
 from sidecar.guardrails.detectors.terms import term_rule, toxicity_rules
 from sidecar.guardrails.detectors.whole_text import MaxInputCheck, MaxTokensCheck, WholeTextCheck
 from sidecar.guardrails.matching.database import author_expression
@@ -89,13 +88,12 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
     if not isinstance(settings, RuleSettings):
         return ()
     match settings:
-        case SecretsSettings(types=types):
-            return _chosen(SECRET_RULES, types)
+        case SecretsSettings(types=types, tiers=tiers):
+            of_tiers = (one for one in SECRET_RULES if tiers is None or tier_of(one.type) in tiers)
+            return _chosen(tuple(of_tiers), types)
         case PiiSettings(types=types, regions=regions, countries=countries):
-            more = (national_phone_rule(regions),) if regions else ()
-            if settings.private_addresses:
-                more = (*more, PRIVATE_ADDRESS_RULE)
-            return _chosen((*PII_RULES, *more, *national_rules(countries)), types)
+            phones = (national_phone_rule(regions),) if regions else ()
+            return _chosen((*PII_RULES, *phones, *national_rules(countries)), types)
         case DeniedPatternsSettings(patterns=patterns):
             return (
                 Rule(

@@ -30,15 +30,16 @@ from sidecar.domain.guardrail_settings import (
     PiiSettings,
     PromptInjectionSettings,
     SecretsSettings,
+    SecretTier,
     Threshold,
     ToxicitySettings,
 )
 from sidecar.domain.policy import Policy, Stage, StreamUsage, UnscannedAction
 from sidecar.guardrails.detectors.language import LANGUAGES
 from sidecar.guardrails.detectors.national import COUNTRIES, NATIONAL_TYPES
-from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
+from sidecar.guardrails.detectors.numbers import KNOWN_REGIONS
 from sidecar.guardrails.detectors.pii import PII_TYPES
-from sidecar.guardrails.detectors.secrets import SECRET_TYPES
+from sidecar.guardrails.detectors.secrets import SECRET_TYPES, tier_of
 from sidecar.guardrails.matching.database import expression_problem, syntax_problem
 from sidecar.policy.fields import (
     MAX_ITEMS,
@@ -72,6 +73,14 @@ class SecretsDocument(GuardrailFields):
         tuple[Annotated[str, KnownName("secret type", SECRET_TYPES)], ...] | None,
         Field(min_length=1, max_length=MAX_ITEMS),
     ] = None
+    tiers: Annotated[tuple[SecretTier, ...] | None, Field(min_length=1)] = None
+
+    @model_validator(mode="after")
+    def _types_are_of_the_tiers(self) -> Self:
+        for type_ in self.types or ():
+            if self.tiers is not None and tier_of(type_) not in self.tiers:
+                raise ValueError(f"has the type {type_}, which `tiers` leaves out")
+        return self
 
 
 def _of_a_country(value: str, info: ValidationInfo) -> str:
@@ -94,7 +103,6 @@ class PiiDocument(GuardrailFields):
         tuple[Annotated[str, KnownName("country", COUNTRIES)], ...],
         Field(max_length=len(COUNTRIES)),
     ] = ()
-    private_addresses: bool = False
     types: Annotated[
         tuple[Annotated[str, KnownName("PII type", PII_TYPES), AfterValidator(_of_a_country)], ...]
         | None,

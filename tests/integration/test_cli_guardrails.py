@@ -43,6 +43,7 @@ def test_the_built_in_policy_judges_a_text_without_a_database() -> None:
 
     assert found(ran) == {
         "secrets": ("pass", []),
+        "likely-secrets": ("pass", []),
         "pii": ("redact", [("EMAIL", 0, 8, 23)]),
         "prompt-injection": ("pass", []),
     }

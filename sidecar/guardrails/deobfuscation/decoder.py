@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import Expression
+from sidecar.guardrails.matching.rule import Expression, every_match
 from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView, ViewKind
 
 REACH_BYTES: Final = 2_048
@@ -58,8 +58,8 @@ def matches(
         limit = min(len(content), position + SLICE_BYTES)
         next_position = limit if limit == len(content) else limit - least
         is_likely = likely is None or likely.search(content, position, limit) is not None
-        for found in expression.finditer(content, position, limit) if is_likely else ():
-            start, end = found.span()
+        for found in every_match(expression, content, position, limit) if is_likely else ():
+            start, end = found[0]
             if end > limit - least and (match := expression.match(content, start)):
                 end = match.end()
             yield start, end

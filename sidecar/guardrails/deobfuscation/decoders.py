@@ -5,8 +5,7 @@ from __future__ import annotations
 import binascii
 import html
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from typing_extensions import override
@@ -30,8 +29,25 @@ _BASE64: Final = compile_re2(
 _HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
 """Read of bytes that are not text as a whole: a few in front would hide the rest."""
+_LONG_READABLE: Final = re.compile(rb"[\t\n\r -~]{15,}")
+"""Shorter ones turn up in many a name that is read from another place than its first letter."""
 _RUN: Final = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
 _ANY_RUN: Final = compile_re2(_RUN)
+QUAD: Final = 4
+"""Letters of base64 for three bytes."""
+_PADDING: Final = b"=="
+"""As much as any text needs; what is too much is ignored."""
+_OVERLAP: Final = 8_192
+_STEP: Final = SLICE_BYTES - _OVERLAP
+_PRINTABLE: Final = bytes({*b"\t\n\r", *range(0x20, 0x7F)})
+_READABLE_AS_ONE: Final = bytes.maketrans(_PRINTABLE, b"a" * len(_PRINTABLE))
+_ROWS: Final = {_READABLE: b"a" * 8, _LONG_READABLE: b"a" * 15}
+_ASCII_QUADS: Final = re.compile(
+    rb"(?:[A-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/]){5}"
+)
+"""Fifteen bytes of ASCII, wherever they begin: the first bit of each is zero."""
+_SHORT_RUN: Final = 128
+"""Characters up to which a search for those bytes is faster than to decode and look."""
 _LEAST: Final = 32
 """No run needs more bytes to be recognised."""
 SLICE_DECODED: Final = 64
@@ -41,37 +57,56 @@ _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
-def _from_base64(run: bytes) -> Cooperative[bytes | None]:
-    """Decode the lines of *run* as one, and each alone: they need not belong together."""
-    lines = run.split()
+def _from_base64(run: bytes) -> bytes | None:
+    """Decode the lines of *run* as one, and each alone: they need not belong together.
+
+    A slash of an address, which base64 has too, or any letters before it shift the text behind.
+    """
     texts: list[bytes] = []
+    lines = run.split() if b"\n" in run else ()
     for one in (run, *lines) if len(lines) > 1 else (run,):
         compact = one.translate(_URL_SAFE, b"=\r\n")
-        compact = compact[: len(compact) - (len(compact) % 4 == 1)]
-        text = yield from _in_slices(
-            compact, lambda quads: binascii.a2b_base64(quads + b"=" * (-len(quads) % 4))
-        )
+        length = len(compact)
+        decoded = binascii.a2b_base64(compact[: length - (length % QUAD == 1)] + _PADDING)
+        text = _text_in(decoded, _READABLE)
         if text is not None:
             texts.append(text)
+            if len(text) * QUAD >= (length - 2 * QUAD) * 3:
+                continue  # all of it: no part is shifted
+        if length <= _SHORT_RUN and _ASCII_QUADS.search(compact) is None:
+            continue
+        for shift in range(1, QUAD):
+            shifted = compact[shift : length - ((length - shift) % QUAD == 1)]
+            text = _text_in(binascii.a2b_base64(shifted + _PADDING), _LONG_READABLE)
+            if text is not None:
+                texts.append(text)
     return b"\n".join(texts) or None
 
 
-def _in_slices(run: bytes, decode: Callable[[bytes], bytes]) -> Cooperative[bytes | None]:
-    """Return all of the text in *run*, or its readable runs if it is not text as a whole."""
-    texts: list[bytes] = []
-    for start in range(0, len(run), SLICE_BYTES):  # a multiple of four
-        if start:
-            yield
-        decoded = decode(run[start : start + SLICE_BYTES])
-        is_utf8 = decoded.decode("utf-8", "ignore").encode() == decoded
-        if is_utf8 and decoded.translate(None, _NO_TEXT) == decoded:
-            texts.append(decoded)
+def _text_in(decoded: bytes, readable: re.Pattern[bytes]) -> bytes | None:
+    """Return all of *decoded* if it is text, or else what is *readable* in it.
+
+    Of text in UTF-16, every second byte is NUL.
+    """
+    if decoded.count(0) * 3 > len(decoded):
+        decoded = decoded.translate(None, b"\0")
+    if decoded.translate(None, _NO_TEXT) == decoded:
+        try:
+            decoded.decode()
+        except UnicodeDecodeError:
+            pass
         else:
-            texts += [text + b"\n" for text in _READABLE.findall(decoded)]
-    return b"".join(texts) or None
+            return decoded
+    # A search for a row of equal bytes takes a tenth of the time of one for the expression.
+    if _ROWS[readable] not in decoded.translate(_READABLE_AS_ONE):
+        return None
+    return b"\n".join(readable.findall(decoded)) + b"\n"
 
 
-_from_hex: Final = partial(_in_slices, decode=binascii.unhexlify)
+_ENCODINGS: Final = (
+    (_BASE64, _from_base64),
+    (_HEX, lambda run: _text_in(binascii.unhexlify(run), _READABLE)),
+)
 
 
 class EncodingsDecoder(Decoder):
@@ -87,11 +122,16 @@ class EncodingsDecoder(Decoder):
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         content = view.content
         decoded = DecodedText(content)
-        for expression, decode in ((_BASE64, _from_base64), (_HEX, _from_hex)):
+        for expression, decode in _ENCODINGS:
             for count, span in enumerate(matches(expression, content, least=_LEAST), 1):
                 if span is not None:
                     start, end = span
-                    text = yield from decode(content[start:end])
+                    text = decode(content[start : min(end, start + SLICE_BYTES)])
+                    # Slices overlap: one may begin anywhere in the text, and none cuts a key.
+                    for at in range(start + _STEP, end - _OVERLAP, _STEP):
+                        yield
+                        more = decode(content[at : min(end, at + SLICE_BYTES)])
+                        text = b"\n".join(filter(None, (text, more))) or None
                     if text is not None:
                         decoded.add(text + b"\n", start, end)
                 if span is None or not count % SLICE_DECODED:
@@ -154,13 +194,15 @@ ESCAPES: Final = EscapesDecoder()
 
 
 _SPACED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ ._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
 )
 
 _LEAST_SPACED: Final = 16
 """Bytes of a run that are enough to recognise it, with the one behind it."""
 _LIKELY_SPACED: Final = compile_re2(
-    Expression(r"\b[0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-](?:[!-~][ ._*|/,-]){4}[!-~]")
+    Expression(
+        r"\b[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
+    )
 )
 
 
@@ -168,9 +210,7 @@ class SpacingDecoder(Decoder):
     """Joins letters that are spaced out, as in `s e c r e t`."""
 
     # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
-    trigger: Expression | None = Expression(
-        r"[ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-][0-9A-Za-z][ ._*|/,-]"
-    )
+    trigger: Expression | None = Expression(r"[ \t\n._*|/,-](?:[0-9A-Za-z][ \t\n._*|/,-]){3}")
 
     @override
     def applies(self, content: bytes) -> bool:
@@ -236,7 +276,7 @@ def sources(views: Sequence[TextView]) -> Sequence[TextView]:
         return tuple(views)
     best = {view.part: view for view in views if ViewKind.RAW in view.kinds}
     best |= {view.part: view for view in views if ViewKind.PLAIN in view.kinds}
-    return tuple(best.values())
+    return (*best.values(), *[view for view in views if ViewKind.TAGS in view.kinds])
 
 
 def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[list[TextView]]:

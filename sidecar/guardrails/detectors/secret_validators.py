@@ -1,4 +1,4 @@
-"""Checks that a match is a secret and no placeholder."""
+"""Checks of candidates: a secret, only likely one, or none."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final
 
-from sidecar.guardrails.matching.rule import Span, where
+from sidecar.domain.guardrail_settings import SecretTier
+from sidecar.guardrails.matching.rule import Span
+
+Check = Callable[[bytes, int, int], tuple[SecretTier, Span] | None]
+"""From the whole text and the candidate's span to the finding's tier and span, if it is one."""
+
+STRICT: Final = SecretTier.STRICT
+LIKELY: Final = SecretTier.LIKELY
+
+MAX_BITS: Final = 3.5
+"""Shannon entropy a character that suffices in any alphabet."""
+_SHARE_OF_RANDOM: Final = 0.82
+"""Of the entropy that as many random characters of an alphabet have on average: one random text
+in a thousand has less, whatever its alphabet and length (16 or more)."""
+_ALPHABETS: Final = (
+    (re.compile(rb"[0-9a-f]+|[0-9A-F]+"), 16),
+    (re.compile(rb"[0-9a-z]+|[0-9A-Z]+"), 36),
+)
+_BASE64_SIZE: Final = 64
 
 
 def bits_per_character(text: bytes) -> float:
@@ -22,104 +40,103 @@ def bits_per_character(text: bytes) -> float:
     return -sum(count / total * math.log2(count / total) for count in Counter(text).values())
 
 
-GENERIC_SECRET_BITS: Final = 3.5
-"""Shannon entropy a character above which a keyword's value is taken for a secret."""
-_MIN_DISTINCT: Final = math.ceil(2**GENERIC_SECRET_BITS)
-"""Fewer different characters cannot have as much entropy; counted in a fraction of the time."""
+def least_bits(text: bytes) -> float:
+    """Return the entropy a character that *text* needs to count as random in its alphabet."""
+    size = next((size for form, size in _ALPHABETS if form.fullmatch(text)), _BASE64_SIZE)
+    distinct = size * (1 - (1 - 1 / size) ** len(text))
+    return min(MAX_BITS, _SHARE_OF_RANDOM * math.log2(max(distinct, 1.0)))
 
-_PLACEHOLDERS: Final = (b"example", b"xxxx", b"your", b"placeholder", b"changeme", b"redacted")
-_NAME_BYTES: Final = 96
-"""How far back the name of a value can begin: a keyword, its suffix, quotes and a sign."""
-_NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z])[^A-Za-z0-9]+(?:is +)?\Z")
-_NO_SECRETS_NAME: Final = re.compile(
-    # Tokenizers, page tokens of lists, and descriptions of a secret.
-    rb"(?i)tokeni[sz]|(?:page|next|pagination|continuation)[_-]?token\Z"
-    rb"|(?:secret|token|passw(?:or)?d|credential|key)s?[a-z_]{0,12}?[_.-]?"
-    rb"(?:name|class|type|count|ids|path|file|arn|ref|policy|encoder|length|limit|version)s?\Z"
+
+_EXAMPLES: Final = re.compile(
+    # No shorter words: one of four letters turns up in a thousandth of 200 random characters.
+    rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
-_IDENTIFIER: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
-_IDENTIFIER_WORD: Final = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_PLACEHOLDERS: Final = re.compile(rb"(?i)xxxx|your|placeholder|change.?me|redacted|\.\.\.|\*\*\*")
+_MIN_DISTINCT: Final = 7
+"""Fewer different characters are a row of zeros or x, whatever the prefix."""
+
+
+def _tier(candidate: bytes) -> SecretTier:
+    is_example = len(set(candidate[-24:])) < _MIN_DISTINCT or _EXAMPLES.search(candidate)
+    return LIKELY if is_example else STRICT
+
+
+def shaped_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]:
+    """Take a token by its form alone; one of documentation is only likely."""
+    return _tier(content[start:end]), (start, end)
+
+
+def random_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take a token whose form alone is not proof enough: it must be random, too."""
+    candidate = content[start:end]
+    if is_random(candidate):
+        return _tier(candidate), (start, end)
+    return (LIKELY, (start, end)) if b"EXAMPLE" in candidate else None
+
+
+_PREFIX: Final = re.compile(rb"00|[a-z0-9]+[_-][a-z]+[_-]")
+
+
+def mixed_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take a token with letters of both cases among digits behind its prefix, as no name has."""
+    candidate = content[start:end]
+    body = _PREFIX.sub(b"", candidate, count=1)
+    if _classes(body.translate(None, b"_-")) < _MANY_CLASSES or _is_wordy(body):
+        return None
+    return (_tier(candidate), (start, end)) if is_random(body) else None
+
+
+def is_random(candidate: bytes) -> bool:
+    """Return whether *candidate* has letters, digits or both cases at random, and no word."""
+    letters = candidate.translate(None, b"0123456789")
+    if not letters or letters.upper() == letters.lower() or _PLACEHOLDERS.search(candidate):
+        return False
+    if letters == candidate and _changes(candidate) * 3 < len(candidate):
+        return False  # no digit: a name, unless upper and lower case alternate
+    return bits_per_character(candidate) >= least_bits(candidate)
+
+
+_RUNS: Final = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^0-9A-Za-z]")
 _NO_WORD: Final = re.compile(rb"(?i)[bcdfghjklmnpqrstvwxz]{5}")
+
+
+def _changes(text: bytes) -> int:
+    """Return how often neighbours are of different classes of characters."""
+    return len(_RUNS.findall(text)) - 1
+
+
+def _classes(text: bytes) -> int:
+    """Return how many there are of lower case, upper case, digits and signs."""
+    return (
+        (text.upper() != text)
+        + (text.lower() != text)
+        + (text.translate(None, b"0123456789") != text)
+        + (not text.isalnum())
+    )
+
+
 _MIN_WORD_LETTERS: Final = 3.2
 _MIN_CAMEL_LETTERS: Final = 4
 """On average: half of it in random letters of both cases, and camel case is all to go by."""
 _MIN_BYTES_A_DIGIT: Final = 8
-_FILE: Final = re.compile(rb"(?i)\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml|toml|txt|env)\Z")
-_QUOTES: Final = b"\"'`"
-
-_PEM_MAX_BYTES: Final = 16_384
-_PUTTY_MAX_BYTES: Final = 4_096
-_PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
-_PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
-_PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,-]*")
+_IDENTIFIER: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*(?:[.-][A-Za-z_][A-Za-z0-9_]*)*")
+_IDENTIFIER_WORD: Final = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
-def whole_private_key(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Extend a PEM header to the end of its block, or over the rest of a cut one.
-
-    Looks no further than the next line of dashes, so that headers without end cost no more
-    than their own length.
-    """
-    limit = min(len(content), end + _PEM_MAX_BYTES)
-    dashes = content.find(b"-----", end, limit)
-    footer = _PEM_FOOTER.match(content, dashes, limit) if dashes >= 0 else None
-    if footer is None:
-        footer = _PEM_BODY.match(content, end, dashes if dashes >= 0 else limit)
-    return ((start, footer.end() if footer else end),)
-
-
-def whole_putty_key(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Extend the first line of a PuTTY key to its last, or over the rest of a cut one."""
-    limit = min(len(content), end + _PUTTY_MAX_BYTES)
-    last = _PUTTY_MAC.search(content, end, limit)
-    return ((start, limit if last is None else last.end()),)
-
-
-@where
-def json_web_token(candidate: bytes) -> bool:
-    """Return whether the first segment is a JOSE header (RFC 7515 section 4)."""
-    header = candidate.split(b".", 1)[0]
-    try:
-        decoded = json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return False
-    return isinstance(decoded, dict) and "alg" in decoded
-
-
-def _is_random(candidate: bytes) -> bool:
-    if len(set(candidate)) < _MIN_DISTINCT:
-        return False
-    lowered = candidate.lower()
-    return (
-        candidate.translate(None, b"0123456789") != candidate
-        and lowered.upper() != lowered
-        and not any(word in lowered for word in _PLACEHOLDERS)
-        and bits_per_character(candidate) >= GENERIC_SECRET_BITS
+def _is_wordy(text: bytes) -> bool:
+    """Return whether letters form words: long runs of them, and none without a vowel."""
+    words = _IDENTIFIER_WORD.findall(text)
+    return sum(map(len, words)) >= _MIN_CAMEL_LETTERS * len(words) and not any(
+        map(_NO_WORD.search, words)
     )
 
 
-def named_secret(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Take the value of a secret's name if it is random, and neither code nor a file's name."""
-    value = content[start:end]
-    if not _is_random(value) or _FILE.search(value):
-        return ()
-    before = content[max(start - _NAME_BYTES, 0) : start]
-    named = _NAME.search(before)
-    name = named.group(1) if named else b""
-    if _NO_SECRETS_NAME.search(name):
-        return ()
-    is_quoted = before[-1:] in _QUOTES  # code names things outside of quotes
-    return () if not is_quoted and _is_code(value, name) else ((start, end),)
-
-
-def _is_code(value: bytes, name: bytes) -> bool:
+def _is_code(value: bytes, *, is_password: bool) -> bool:
     """Return whether a value is code, as `config.database_v2.token` and `GPT2Tokenizer` are.
 
     A password may well be words and underscores; it is code only with dots.
     """
-    if not _IDENTIFIER.fullmatch(value):
-        return False
-    if b"." not in value and b"passw" in name.lower():
+    if not _IDENTIFIER.fullmatch(value) or (is_password and b"." not in value):
         return False
     is_joined = b"." in value or b"_" in value
     has_form = is_joined or value not in {value.lower(), value.upper()}
@@ -134,14 +151,227 @@ def _is_code(value: bytes, name: bytes) -> bool:
     )
 
 
-@where
-def password(candidate: bytes) -> bool:
-    """Return whether the password of a URL is no variable, mask or documentation word."""
-    lowered = candidate.lower()
-    return lowered[:1] not in b"$<{%[" and lowered.strip(b"*x.") not in {
-        b"", b"password", b"pass", b"pwd", b"secret", b"token",
-    }  # fmt: skip
+_QUOTES: Final = b"\"'`"
+_NAME_BYTES: Final = 96
+"""How far back the name of a value can begin: a keyword, its suffix, quotes and a sign."""
+_MAX_VALUE_BYTES: Final = 160
+_NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z])[^A-Za-z0-9]+(?:is:? +)?\Z")
+_NO_SECRETS_NAME: Final = re.compile(
+    # Tokenizers, page tokens of lists, passing, and descriptions of a secret.
+    rb"(?i)tokeni[sz]|pass(?:e[ds]|ing|rate|age|ive|port|ion|through)"
+    rb"|(?:page|next|pagination|continuation|cancellation)[_-]?token\Z"
+    rb"|(?:secret|token|passw(?:or)?d|pwd|credential|key)s?[a-z_]{0,12}?[_.-]?"
+    rb"(?:name|class|type|count|ids|path|file|arn|ref|policy|encoder|length|limit|version|url|uri"
+    rb"|endpoint|link|field|label|hint|message|error|pattern|regex|format|prompt|page|view|form"
+    rb"|reset|rules?|expires?|expiry|ttl|help|text|title|algorithm|sha1|sha256|md5|integrity)s?\Z"
+)
+_PASSWORD_WORDS: Final = (
+    b"pass", b"pwd", b"secret", b"credential", b"wort", b"wachtwoord", b"contrase", b"clave",
+    b"senha", b"parola", b"haslo", b"heslo", b"mdp", b"sifre", b"losenord", b"adgangskode",
+)  # fmt: skip
+"""Name a value that people may have chosen, as all words of other scripts do."""
+_PASSWORD_NAME_BYTES: Final = 48
+_FILE: Final = re.compile(
+    rb"(?i)\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml|toml|txt|env|py|js)\Z"
+)
+_UUID: Final = re.compile(rb"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9+/=_.~!@#%^&*-]{16,160}")
+_PLAIN_VALUE: Final = re.compile(rb"[^\x00-\x20\"'`<>\\]+")
+_NEXT_FIELD: Final = re.compile(rb"[;&][ ]?[A-Za-z_][A-Za-z0-9_ ]*=")
+_CODE: Final = re.compile(
+    # An arrow, a path, an expression, a template or an interpolated value.
+    rb"[A-Za-z_$][A-Za-z0-9_$.]*(?:->|::)|\$[({]|\$[A-Za-z_][A-Za-z0-9_:.]*\Z|%s|[<{(\[/]"
+    rb"|\.{1,2}/|https?:|function\b|lambda\b|&[a-z]+[;.(]|\\|@[A-Za-z]+[/.]"
+)
+_CALL: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*(?=\(|\[[\"'A-Za-z_\[]|\.[A-Za-z_]|\Z)")
+_INTERPOLATED: Final = re.compile(
+    rb"[$#]\{[A-Za-z_]\w*[}:.]|\{\{|%\([a-z_]+\)|\{[a-z_.]*\}|\(\?[:=!<P]|\[[a-zA-Z0-9]-[a-zA-Z0-9]"
+    rb"|<[a-zA-Z_ -]+>"
+)
+_DEFAULTS: Final = re.compile(
+    rb"(?i)passw|secret|test|example|sample|change|admin|default|dummy|demo|letmein|qwerty|12345"
+    rb"|welcome|foo|abc123|your|local|root|guest|placeholder|fake|mock|\Apass\d*\Z"
+)
+_SILENT: Final = frozenset({b"", b"password", b"passwd", b"pass", b"pwd", b"secret", b"token"})
+
+_MIN_PASSWORD: Final = 8
+_MIN_MIXED_PASSWORD: Final = 10
+_MIN_STRICT_PASSWORD: Final = 12
+_MANY_CLASSES: Final = 3
 
 
-random_value = where(_is_random)
-"""Takes a value that is no word and no placeholder."""
+def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take the value of a secret's name if it is random, and neither code nor a file's name.
+
+    The candidate ends with the first `_MIN_PASSWORD` characters of the value.
+    """
+    start = end - _MIN_PASSWORD
+    before = content[max(start - _NAME_BYTES, 0) : start]
+    is_quoted = before[-1:] in _QUOTES and bool(before)
+    end = _end_of_value(content, start, before[-1:] if is_quoted else b"")
+    value = content[start:end]
+    if len(value) < _MIN_PASSWORD or (value.isalpha() and (value.islower() or value.isupper())):
+        return None
+    name = before[-_PASSWORD_NAME_BYTES:].lower()
+    is_password = not name.isascii() or any(word in name for word in _PASSWORD_WORDS)
+    tier = _tier_of_token(value, is_quoted=is_quoted, is_password=is_password)
+    if tier is None and is_password:
+        tier = _tier_of_password(value, is_quoted=is_quoted)
+    if tier is None or _INTERPOLATED.search(value) or _PLACEHOLDERS.search(value):
+        return None
+    named = _NAME.search(before)
+    if (named and _NO_SECRETS_NAME.search(named.group(1))) or _FILE.search(value):
+        return None
+    return tier, (start, end)
+
+
+def _end_of_value(content: bytes, start: int, quote: bytes) -> int:
+    """Return the end of a value: its quote's, or that of the word without the text's own signs."""
+    limit = min(len(content), start + _MAX_VALUE_BYTES)
+    if quote:
+        end = content.find(quote, start, limit)
+        if end >= 0 and b"\n" not in content[start:end]:
+            return end - 1 if content[end - 1 : end] == b"\\" else end
+    found = _PLAIN_VALUE.match(content, start, limit)
+    end = found.end() if found else start
+    following = _NEXT_FIELD.search(content, start, min(end + 32, len(content)))
+    end = min(end, following.start()) if following else end
+    value = content[start:end].rstrip(b",;.:")
+    while (
+        value[-1:] in b")]}"
+        and value
+        and value.count(value[-1:]) > value.count({b")": b"(", b"]": b"[", b"}": b"{"}[value[-1:]])
+    ):
+        value = value[:-1].rstrip(b",;.:")
+    return start + len(value)
+
+
+def _tier_of_token(value: bytes, *, is_quoted: bool, is_password: bool) -> SecretTier | None:
+    if _UUID.fullmatch(value):
+        return LIKELY
+    if not _TOKEN.fullmatch(value) or not is_random(value):
+        return None
+    if not is_quoted and _is_code(value, is_password=is_password):
+        return None
+    return _tier(value)
+
+
+def _tier_of_password(value: bytes, *, is_quoted: bool) -> SecretTier | None:
+    """Return the tier of a password: of 12 characters and three classes, and no default one."""
+    if not is_quoted:  # an expression: a call, an index, a template
+        called = _CALL.match(value)
+        is_plain = called and called[0].translate(None, b"0123456789") == called[0] != value
+        if _CODE.match(value) or is_plain or (called and _is_wordy(called[0])):
+            return None
+    elif len(value.split()) > 1:
+        return None
+    classes = _classes(value)
+    if _DEFAULTS.search(value):
+        return LIKELY if classes >= _MANY_CLASSES else None
+    if _is_wordy(value):
+        return LIKELY if classes >= _MANY_CLASSES and not value.isalpha() else None
+    is_mixed = _changes(value) * 3 >= len(value)
+    if len(value) < _MIN_STRICT_PASSWORD:
+        if classes > _MANY_CLASSES and len(value) >= _MIN_MIXED_PASSWORD:
+            return STRICT
+        return LIKELY if classes >= _MANY_CLASSES and is_mixed else None
+    if classes >= _MANY_CLASSES or is_mixed:
+        return STRICT
+    return LIKELY if value.isalpha() and classes > 1 and _NO_WORD.search(value) else None
+
+
+def _tier_of_given(value: bytes, user: bytes = b"") -> SecretTier | None:
+    """Return the tier of a value that its place makes a password."""
+    lowered = value.lower()
+    if _CODE.match(value) or lowered.strip(b"*x.") in _SILENT or _INTERPOLATED.search(value):
+        return None
+    is_word = value.isalpha() and (value.islower() or len(value) < _MIN_STRICT_PASSWORD)
+    is_default = is_word or value.isdigit() or lowered == user.lower() or _DEFAULTS.search(value)
+    return LIKELY if is_default or len(value) < 6 else STRICT  # noqa: PLR2004 - as short as `1234`
+
+
+def url_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take the password of a URL unless it is a variable or a mask; a default one is likely."""
+    value = content[start:end]
+    if value[:1] == b"%" and not re.match(rb"%[0-9A-Fa-f]{2}", value):
+        return None
+    user = content[max(start - 65, 0) : start - 1].rpartition(b"/")[2]
+    tier = _tier_of_given(value, user)
+    return None if tier is None else (tier, (start, end))
+
+
+def command_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take the password that a command line gives; a default one is likely."""
+    value = content[start:end].rstrip(b",;.:)")
+    tier = _tier_of_given(value)
+    return None if tier is None else (tier, (start, start + len(value)))
+
+
+_PEM_MAX_BYTES: Final = 16_384
+_PUTTY_MAX_BYTES: Final = 4_096
+_PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
+_PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
+_PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,\"'-]*")
+_PEM_BREAKS: Final = re.compile(rb"(?:\\[nr]|[\r\n\"'\\ \t>#*|])+")
+"""Between lines of a key: also the escapes, quotes and signs of a program's text."""
+_KEY_LINE: Final = re.compile(rb"[A-Za-z0-9+/]{12,}={0,2}")
+_LEAST_KEY: Final = 24
+_MAX_KEY_HEADERS: Final = 40
+"""Words of the headers before the key's lines, such as `DEK-Info`."""
+
+
+def private_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take a PEM header with key material, to the end of its block or of the rest of a cut one.
+
+    Looks no further than the next line of dashes, so that headers without end cost no more
+    than their own length.
+    """
+    limit = min(len(content), end + _PEM_MAX_BYTES)
+    dashes = content.find(b"-----", end, limit)
+    footer = _PEM_FOOTER.match(content, dashes, limit) if dashes >= 0 else None
+    stop = dashes if dashes >= 0 else limit
+    key = b""
+    for line in _PEM_BREAKS.split(content[end:stop], _MAX_KEY_HEADERS):
+        if len(key) >= 2 * _LEAST_KEY:
+            break
+        if _KEY_LINE.fullmatch(line):
+            key += line
+        elif line not in {b"", b"+", b"."}:  # signs that join the texts of a program
+            if len(key) >= _LEAST_KEY:
+                break
+            key = b""
+    # So short a stretch of letters alone is a name; of twice the length, part of a key.
+    if len(key) < _LEAST_KEY or _classes(key) < _MANY_CLASSES - (len(key) >= 2 * _LEAST_KEY):
+        return None
+    body = footer or _PEM_BODY.match(content, end, stop)
+    return STRICT, (start, body.end() if body else end)
+
+
+def putty_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take the first line of a PuTTY key to its last, or to the rest of a cut one."""
+    limit = min(len(content), end + _PUTTY_MAX_BYTES)
+    if b"Private-Lines" not in content[end:limit]:
+        return None
+    last = _PUTTY_MAC.search(content, end, limit)
+    return STRICT, (start, limit if last is None else last.end())
+
+
+_SAMPLE_CLAIMS: Final = ("1234567890", "John Doe")
+"""Of the token that jwt.io shows, and of the many texts that copy it."""
+
+
+def json_web_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take a token whose first segment is a JOSE header (RFC 7515 section 4)."""
+    header, claims = (_claims(one) for one in content[start:end].split(b".")[:2])
+    if header is None or "alg" not in header:
+        return None
+    is_sample = claims is not None and any(one in _SAMPLE_CLAIMS for one in claims.values())
+    return LIKELY if is_sample else STRICT, (start, end)
+
+
+def _claims(segment: bytes) -> dict[str, object] | None:
+    try:
+        decoded = json.loads(base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    return decoded if isinstance(decoded, dict) else None

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 import re2
 
 from sidecar.guardrails.matching.rule import Rule
-from sidecar.guardrails.matching.text_views import CONTROLS, fold, plain
+from sidecar.guardrails.matching.text_views import CONTROLS, fold, joined, plain, with_tags
 
 RULES_AN_EXPRESSION: Final = 256
 """More in one, and RE2 would refuse some policies' thousands of terms."""
@@ -75,7 +75,7 @@ class PartialMatcher:
             return len(text) - _longest(self._every, text[::-1])
         decoded = text.decode()
         held = self._held_bytes(decoded)
-        for change in (plain, fold) if self._of_text else (plain,):
+        for change in (plain, with_tags, joined, *((fold,) if self._of_text else ())):
             if (changed := change(decoded)) != decoded:
                 held = max(held, _bytes_before_change(decoded, self._held_bytes(changed), change))
         return len(text) - held

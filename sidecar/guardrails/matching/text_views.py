@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
+import re2
 from typing_extensions import override
 
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
@@ -130,6 +131,8 @@ class ViewKind(enum.Enum):
     UNSPACED = "unspaced"
     LOOK_ALIKE = "look_alike"
     LEET = "leet"
+    TAGS = "tags"
+    JOINED = "joined"  # plain, and without blanks and marks of other scripts within words
 
 
 class TextView(NamedTuple):
@@ -158,7 +161,11 @@ MAX_RUN_CHARACTERS: Final = 64
 ASCII_VIEWS: Final = frozenset({ViewKind.RAW, ViewKind.FOLDED})
 """Of ASCII text, in which both are the same."""
 
+JOINED_VIEW: Final = frozenset({ViewKind.JOINED})
+"""Searched for tokens alone: other rules would find words that were two."""
+
 _RAW: Final = frozenset({ViewKind.RAW})
+_TAGS: Final = frozenset({ViewKind.TAGS, ViewKind.FOLDED})
 _PLAIN: Final = frozenset({ViewKind.PLAIN})
 _FOLDED: Final = frozenset({ViewKind.FOLDED})
 
@@ -172,6 +179,28 @@ _INVISIBLE: Final = re.compile(
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     # Marks around annotations, which are not for display by themselves either.
     "\ufff9-\ufffb]+"
+)
+
+
+_TAG_BYTES: Final = re.compile(rb"\xf3\xa0[\x80\x81]")
+_TAG_LETTERS: Final = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
+"""A model reads tag characters (Unicode 23.9) as the letters that they stand for."""
+
+_JOINT: Final = re.compile(
+    # Marks on the letter before, also those that enclose it; blanks, breaks, empty cells, dots.
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+    "\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000\u00b7\u2022\u2219\u22c5]+"
+)
+_LEAST_JOINED: Final = 14
+"""Characters of a word with joints in it: most pairs of words and groups of digits have fewer."""
+_BYTES: Final = re2.Options()
+_BYTES.encoding = re2.Options.Encoding.LATIN1
+_JOINED_WORDS: Final = re2.compile(
+    rb"[0-9A-Za-z_+/=.-]+(?:(?:\xcc[\x80-\xbf]|\xcd[\x80-\xaf]|\xd2[\x83-\x89]"
+    rb"|\xe1(?:\xaa[\xb0-\xbf]|\xab[\x80-\xbf]|\xb7[\x80-\xbf]|\x9a\x80)"
+    rb"|\xe2(?:\x83[\x90-\xbf]|\x80[\x80-\x8a\xa2\xa8\xa9\xaf]|\x81\x9f|\xa0\x80|\x88\x99|\x8b\x85)"
+    rb"|\xef\xb8[\xa0-\xaf]|\xc2[\xa0\xb7]|\xe3\x80\x80)+[0-9A-Za-z_+/=.-]+)+",
+    _BYTES,
 )
 
 
@@ -201,6 +230,20 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
     changes = [] if is_plain else [(_PLAIN, plain, plains)]
     if folded:
         changes.append((_FOLDED, fold, foldeds))
+    has_joint = any(
+        len(_JOINT.sub("", found.group().decode("utf-8", "ignore"))) >= _LEAST_JOINED
+        for found in _JOINED_WORDS.finditer(content)
+    )
+    for is_needed, kinds, change in (
+        (_TAG_BYTES.search(content) is not None, _TAGS, with_tags),
+        (has_joint, JOINED_VIEW, joined),
+    ):
+        if is_needed:
+            changed: list[bytes] = []
+            for chunks in chunks_of(content):
+                changed += [change(chunk).encode() for chunk in chunks]
+                yield
+            changes.append((kinds, change, changed))
     for kinds, change, changed in changes:
         table = functools.partial(_table, change=change)
         offsets = ChunkedMap(content, table, changed=changed, lengths=lengths)
@@ -211,6 +254,16 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
 def plain(text: str) -> str:
     """Return *text* without invisible characters and compatibility forms."""
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+
+
+def with_tags(text: str) -> str:
+    """Return the plain form of *text* with tag characters as the letters that they stand for."""
+    return plain(text.translate(_TAG_LETTERS))
+
+
+def joined(text: str) -> str:
+    """Return the plain form of *text* without blanks, breaks and marks of other scripts."""
+    return plain(_JOINT.sub("", text))
 
 
 def fold(text: str) -> str:

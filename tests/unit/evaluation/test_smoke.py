@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
 import evaluation
+from evaluation.code_chunks import code_chunks
 from evaluation.injection import own_verdicts, trigger_words
 from evaluation.intervals import Share
 from evaluation.own import OwnDetector
+from evaluation.secrets_found import evaluate_code
 from evaluation.vendor_tokens import secret_texts
-from sidecar.domain.guardrail_settings import Threshold
+from sidecar.domain.guardrail_settings import SecretTier, Threshold
 from training.samples import Label, Sample, Split
 
 HOME = Path(evaluation.__file__).parent
@@ -33,7 +36,17 @@ def test_well_known_attacks_are_found_and_their_words_in_harmless_texts_mostly_n
 
 
 def test_generated_credentials_are_found() -> None:
-    """The generator knows nothing of the rules, half of its vendors have none of their own."""
+    """The generator knows lengths and alphabets, and nothing of the rules."""
     detector = OwnDetector("type: secrets")
     found = [bool(detector.judge(one.text).findings) for one in secret_texts()]
-    assert Share(sum(found), len(found)).value >= 0.7
+    assert Share(sum(found), len(found)).value >= 0.97
+
+
+def test_code_and_configuration_are_hardly_ever_flagged() -> None:
+    """Of the standard library, which holds defaults and examples but no secret."""
+    chunks = tuple(code_chunks([Path(sysconfig.get_path("stdlib"))], 250))
+    results = evaluate_code(chunks)
+
+    assert len(chunks) == 250
+    assert results.share(SecretTier.STRICT).value <= 1 / 200
+    assert results.share(SecretTier.LIKELY).value <= 1 / 50

@@ -136,7 +136,7 @@ async def test_no_turn_of_a_hostile_text_is_long() -> None:
     finally:
         gc.unfreeze()
     verdicts = [one.verdict for one in judging.result()]
-    assert verdicts == [Verdict.BLOCK, Verdict.REDACT, Verdict.PASS]
+    assert verdicts == [Verdict.BLOCK, Verdict.REDACT, Verdict.REDACT, Verdict.PASS]
     assert len(holds) > 20
     assert max(holds) < 0.05
 

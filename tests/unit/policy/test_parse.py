@@ -10,6 +10,7 @@ from sidecar.domain.guardrail_settings import (
     PromptInjectionSettings,
     RemoteEndpoint,
     SecretsSettings,
+    SecretTier,
     WebhookSettings,
 )
 from sidecar.domain.policy import (
@@ -118,7 +119,12 @@ def test_the_default_policy_blocks_secrets_and_redacts_personal_data() -> None:
         version=0,
         unscanned=UnscannedAction.BLOCK,
         guardrails=(
-            Guardrail("secrets", SecretsSettings(), action=Action.BLOCK),
+            Guardrail("secrets", SecretsSettings(tiers=(SecretTier.STRICT,)), action=Action.BLOCK),
+            Guardrail(
+                "likely-secrets",
+                SecretsSettings(tiers=(SecretTier.LIKELY,)),
+                action=Action.REDACT,
+            ),
             Guardrail("pii", PiiSettings(), action=Action.REDACT),
             Guardrail(
                 "prompt-injection",
@@ -148,7 +154,8 @@ FAULTS = {
         (
             "line 3, column 30: guardrails[0].thresholds: unknown field `thresholds` "
             "(one of action, exceptions, mandatory, mode, models, name, on_error, redaction, "
-            "restore, rollout, routes, stage, streams, timeout, type, types, warn_on_volume)"
+            "restore, rollout, routes, stage, streams, tiers, timeout, type, types, "
+            "warn_on_volume)"
         ),
     ),
     "unknown_route": (

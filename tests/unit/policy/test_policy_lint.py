@@ -140,21 +140,21 @@ def test_packages_are_looked_for_and_not_read(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("guardrails", "lost"),
     [
-        ("[]", ("secrets", "pii", "prompt-injection")),
+        ("[]", ("secrets", "likely-secrets", "pii", "prompt-injection")),
         ("[{name: keys, type: secrets}, {name: p, type: pii}]", ("prompt-injection",)),
         (
             (
                 "[{name: s, type: secrets, mode: shadow}, {name: p, type: pii, action: flag},"
                 " {name: i, type: prompt_injection, mode: shadow}]"
             ),
-            ("secrets", "pii"),
+            ("secrets", "likely-secrets", "pii"),
         ),
         (
             (
                 "[{name: s, type: secrets, stage: output}, {name: p, type: pii, action: redact},"
                 " {name: i, type: prompt_injection}]"
             ),
-            ("secrets",),
+            ("secrets", "likely-secrets"),
         ),
     ],
 )

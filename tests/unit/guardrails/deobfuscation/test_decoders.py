@@ -113,6 +113,36 @@ ROWS = {
     "spaced_out": found(" ".join(KEY), "GITHUB_TOKEN"),
     "dotted": found(".".join(KEY), "GITHUB_TOKEN"),
     "dashed": found("-".join(KEY), "GITHUB_TOKEN"),
+    "line_by_line": found("\n".join(KEY), "GITHUB_TOKEN"),
+    "in_columns": found("\t".join(KEY), "GITHUB_TOKEN"),
+    "with_middle_dots": found("·".join(KEY), "GITHUB_TOKEN"),
+    "base64_behind_a_slash": found(f"x/{in_base64(LONG)}", "GITHUB_TOKEN"),
+    "base64_behind_letters": found(f"xyz{in_base64(LONG)}", "GITHUB_TOKEN"),
+    "base64_as_a_path": found(
+        f"https://x.test/{in_base64(LONG)}", "GITHUB_TOKEN", in_base64(LONG)
+    ),
+    "base64_as_an_image": found(
+        f"![i](https://x.test/a/{in_base64(LONG)}.png)", "GITHUB_TOKEN", in_base64(LONG)
+    ),
+    "utf16_in_base64": found(base64.b64encode(LONG.encode("utf-16-le")).decode(), "GITHUB_TOKEN"),
+    "utf16_big_endian_in_base64": found(
+        base64.b64encode(LONG.encode("utf-16")).decode(), "GITHUB_TOKEN"
+    ),
+    "utf16_in_hexadecimal": found(KEY.encode("utf-16-le").hex(), "GITHUB_TOKEN"),
+    "as_tag_characters": found("".join(chr(0xE0000 + ord(one)) for one in KEY), "GITHUB_TOKEN"),
+    "tag_characters_in_base64": found(
+        "".join(chr(0xE0000 + ord(one)) for one in in_base64(LONG)), "GITHUB_TOKEN"
+    ),
+    "combining_mark_once": found(KEY.replace("a", "a\u0301"), "GITHUB_TOKEN"),
+    "combining_mark_on_a_digit": found(KEY.replace("5", "5\u0323"), "GITHUB_TOKEN"),
+    "keycaps": found("\u20e3".join(KEY), "GITHUB_TOKEN", KEY[-1]),
+    "line_separator": found(KEY.replace("5", "5\u2028"), "GITHUB_TOKEN"),
+    "paragraph_separator": found(KEY.replace("5", "5\u2029"), "GITHUB_TOKEN"),
+    "empty_braille_cell": found(KEY.replace("5", "5\u2800"), "GITHUB_TOKEN"),
+    "no_break_space": found(KEY.replace("5", "5\u00a0"), "GITHUB_TOKEN"),
+    "no_break_space_in_the_prefix": found(KEY.replace("_", "_\u00a0"), "GITHUB_TOKEN"),
+    "thin_spaces": found("\u2009".join(KEY), "GITHUB_TOKEN"),
+    "behind_an_underscore": found(f"my_{KEY}", "GITHUB_TOKEN", KEY),
     "card_spaced_out": found(" ".join(CARD), "CREDIT_CARD"),
     "card_full_width": found(full_width(CARD), "CREDIT_CARD"),
     "card_arabic_digits": found(CARD.replace("4", "\u0664").replace("1", "\u0661"), "CREDIT_CARD"),

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import random
+import string
 from pathlib import Path
 
 import pytest
 
+from sidecar.guardrails.detectors.secret_validators import is_random
 from sidecar.guardrails.detectors.secrets import SECRET_TYPES
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.secrets import SECRETS
 
 POLICY = effective(policy("  - {name: secrets, type: secrets}"))
+TIERS = effective(
+    policy("  - {name: strict, type: secrets, tiers: [strict]}\n"
+           "  - {name: likely, type: secrets, tiers: [likely]}")
+)  # fmt: skip
 
 BENIGN = {
     "placeholder": "export OPENAI_API_KEY=your-api-key-goes-here-1234567890",
@@ -32,6 +39,15 @@ BENIGN = {
     "class": "token: PreTrainedTokenizerFast2",
     "file": "private_key: ./certs/server-2048.pem",
     "page": '"nextPageToken": "CAoQAA3xYz12Pq99"',
+    "private_key_without_a_key": "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+    "private_key_of_code": 'key.indexOf("-----BEGIN PRIVATE KEY-----") !== pkcs8PrivateKeyHeader2',
+    "private_key_of_prose": "Look for -----BEGIN RSA PRIVATE KEY----- in the first line of a file",
+    "password_field": 'password = request.POST["password"], password: str = Field(min_length=12)',
+    "password_rules": "'password' => ['required', 'confirmed', 'min:12'],",
+    "password_url": 'password_reset_url: "/Account/Reset-Password?id=1&next=2"',
+    "environment_variable": "DB_PASSWORD=$DB_PASSWORD PGPASSWORD=${PGPASSWORD:-x} mysql -p$PW",
+    "credentials_class": "server_credentials: grpc.ServerCredentials | None = None",
+    "passing": "by passing `strict=True12345` and passed: all_tests_v2[0]",
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -54,7 +70,7 @@ def test_a_credential_is_found_whole_and_nothing_beside_it(
     type_: str, before: str, secret: str, after: str
 ) -> None:
     """Whatever follows, the finding is the credential alone, under its vendor's name."""
-    if type_ in {"DATABASE_URL", "BASIC_AUTH_URL"}:
+    if type_ in {"DATABASE_URL", "BASIC_AUTH_URL", "DEFAULT_PASSWORD"}:
         after = f"@{after}"
     elif after.startswith("@"):
         after = " "
@@ -70,6 +86,87 @@ def test_every_type_has_an_example() -> None:
 def test_what_only_looks_like_a_credential_passes(case: str) -> None:
     """Placeholders, digests and prose are not worth a refused request."""
     assert found(BENIGN[case]) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after"),
+    [
+        pytest.param(before, value, after, id=before.strip() or value)
+        for before, value, after in (
+            ("DB_PASSWORD=", "Xk9mQ2vL7zRt", "\n"),
+            ("PGPASSWORD='", "Xk9#mQ2$vL7z", "' psql"),
+            ("password: ", "aB3$xY9(kL2{", "\n"),
+            ('"password": "', "q#Lm-WxTz!Pd", '"}'),
+            ("<password>", "kT4vRw9zQm2b", "</password>"),
+            ("Server=db;User Id=sa;Password=", "Xk9#mQ2vL7z", ";Encrypt=yes"),
+            ("jdbc:mysql://db/x?user=a&password=", "Xk9mQ2vL7zRt", "&useSSL=true"),
+            ("mysql -u root -p", "Xk9#mQ2vL7z", " orders"),
+            ("mysqldump -h db -p'", "Xk9#mQ2vL7z", "' orders"),
+            ("sshpass -p '", "Xk9#mQ2", "' ssh db"),
+            ("redis-cli -h db -a ", "Xk9mQ2vL7z", "\n"),
+            ("curl -u bob:", "Xk9mQ2vL7z", " https://h/"),
+            ("docker login -u bob -p ", "Xk9mQ2vL7z", "\n"),
+            ("CREATE USER bob IDENTIFIED BY '", "Xk9#mQ2vL7z", "';"),
+            ("machine h login bob password ", "Xk9mQ2vL7z", "\n"),
+            ("the password is ", "Xk9#mQ2$vL7z", "."),
+            ("Das Passwort lautet: ", "Xk9#mQ2$vL7z", ""),
+            ("le mot de passe est ", "Xk9#mQ2$vL7z", ""),
+            ("la contraseña es ", "Xk9#mQ2$vL7z", ""),
+            ("a senha é ", "Xk9#mQ2$vL7z", ""),
+            ("la parola d'ordine è ", "Xk9#mQ2$vL7z", ""),
+            ("wachtwoord: ", "Xk9#mQ2$vL7z", ""),
+            ("hasło to: ", "Xk9#mQ2$vL7z", ""),
+            ("Пароль: ", "Xk9#mQ2$vL7z", ""),
+            ("密码\uff1a", "Xk9#mQ2$vL7z", ""),
+            ("パスワードは", "Xk9#mQ2$vL7z", ""),
+            ("비밀번호: ", "Xk9#mQ2$vL7z", ""),
+            ("Şifre: ", "Xk9#mQ2$vL7z", ""),
+            ("كلمة المرور: ", "Xk9#mQ2$vL7z", ""),
+            ("पासवर्ड: ", "Xk9#mQ2$vL7z", ""),
+        )
+    ],
+)
+def test_a_password_is_found_by_the_words_around_it(before: str, value: str, after: str) -> None:
+    """In files, commands, connection strings, and sentences of many languages."""
+    assert found(f"{before}{value}{after}") == [("GENERIC_SECRET", value)]
+
+
+LIKELY = {
+    "default_in_a_url": ("DEFAULT_PASSWORD", "postgres://postgres:postgres@db/app"),
+    "user_as_password": ("DEFAULT_PASSWORD", "amqp://rabbit7:rabbit7@queue/"),
+    "word_in_a_command": ("DEFAULT_PASSWORD", "mysql -u root -ptiger orders"),
+    "example_of_a_vendor": ("EXAMPLE_SECRET", "AKIA" + "IOSFODNN7EXAMPLE"),
+    "row_of_one_letter": ("EXAMPLE_SECRET", "ghp_" + "x" * 36),
+    "sample_token": (
+        "EXAMPLE_SECRET",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIn0.c2ln",
+    ),
+    "key_of_a_test": ("TEST_KEY", "sk_test_" + "4eC39HqLyjWDarjtT1zdp7dc"),
+    "uuid": ("LIKELY_SECRET", "api_key: 123e4567-e89b-12d3-a456-426614174000"),
+    "well_known_password": ("LIKELY_SECRET", 'password: "Changeit-123"'),
+    "short_password": ("LIKELY_SECRET", "password: x7#Kq2pL"),
+}
+
+
+@pytest.mark.parametrize("case", LIKELY)
+def test_a_default_or_an_example_is_only_likely(case: str) -> None:
+    """A guardrail of the tier `strict` passes it, one of `likely` finds it, and nothing else."""
+    type_, text = LIKELY[case]
+    (strict, likely), token = TIERS.local.scan(parts_of([text])), "ghp_" + "k3Jd9sLq2Wn8" * 3
+
+    assert [one.type for one in likely.findings] == [type_]
+    assert strict.findings == ()
+    (strict, likely) = TIERS.local.scan(parts_of([token]))
+    assert [one.type for one in strict.findings] == ["GITHUB_TOKEN"]
+    assert likely.findings == ()
+
+
+def test_a_random_value_is_random_in_its_own_alphabet() -> None:
+    """Of 32 random hexadecimal digits, one of five has less than 3.5 bits a character."""
+    draw = random.Random(7)  # noqa: S311 - made-up keys, the same each time
+    for alphabet, least in (("0123456789abcdef", 32), (string.ascii_lowercase + "0123456789", 24)):
+        keys = ["".join(draw.choices(alphabet, k=least)) for _ in range(1_000)]
+        assert sum(is_random(key.encode()) for key in keys) >= 990
 
 
 @pytest.mark.parametrize(

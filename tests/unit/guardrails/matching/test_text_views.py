@@ -41,7 +41,7 @@ def test_a_span_of_the_plain_view_comes_back_to_the_original(case: str, padding:
     """What is replaced is what the reader sees, with everything hidden inside it."""
     original, plain_text, wanted, expected = CASES[case]
     content = f"{padding}.{original}.{padding}".encode()
-    _, view = views_of(content)
+    _, view, *_ = views_of(content)
     assert view.content.decode() == f"{padding}.{plain_text}.{padding}"
     assert original_of(view, wanted, content) == expected
 
