@@ -35,9 +35,9 @@ from loadtest.bench_envoy import port_address, provider_config
 from sidecar.admin.keys import create_key
 from sidecar.admin.limits import OwnedLimits, Owner, change_limits
 from sidecar.admin.owners import Rules, create_organization, create_team
-from sidecar.cli.limit_syntax import Selectors, parse_limit
 from sidecar.domain.limits import Level, Limit
 from sidecar.keys.credentials import generate
+from sidecar.limits.limit_syntax import Selectors, parse_limit
 from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, connect

@@ -15,13 +15,13 @@ from rich.text import Text
 
 from sidecar.admin.limits import Holder, holders_of_limits
 from sidecar.cli.connection import on_connection
-from sidecar.cli.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
 from sidecar.cli.limits import owner_or_all
 from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import bar, console, percent, print_json
 from sidecar.cli.usage import ReportOutput
 from sidecar.domain.limits import MICROS, Limit, Measure
 from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
+from sidecar.limits.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
 from sidecar.storage.pool import Connection
 from sidecar.storage.usage_store import Asked, totals_of
 

@@ -27,17 +27,6 @@ from sidecar.admin.limits import (
 )
 from sidecar.cli.connection import ChangeNotice, on_connection, settings_or_exit
 from sidecar.cli.keys import public_id
-from sidecar.cli.limit_syntax import (
-    LimitWordsError,
-    Selectors,
-    parse_kind,
-    parse_limit,
-    shown,
-    shown_amount,
-    shown_for,
-    shown_span,
-    shown_whose,
-)
 from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import (
     WRONG_USAGE,
@@ -52,6 +41,17 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.domain.limits import Level, Limit, Measure
+from sidecar.limits.limit_syntax import (
+    LimitWordsError,
+    Selectors,
+    parse_kind,
+    parse_limit,
+    shown,
+    shown_amount,
+    shown_for,
+    shown_span,
+    shown_whose,
+)
 from sidecar.storage.pool import Connection
 
 

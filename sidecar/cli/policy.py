@@ -12,6 +12,7 @@ import typer
 
 from sidecar.admin.keys import bind_key
 from sidecar.admin.owners import bind_organization, bind_team
+from sidecar.admin.policy_plan import plan_policies
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.keys import public_id
@@ -22,7 +23,6 @@ from sidecar.cli.policy_change import (
     YesOption,
     carry_out,
     check_expressions,
-    plan,
     plan_row,
     print_code,
     read_documents,
@@ -109,7 +109,7 @@ def diff(
     if name is not None:
         show_difference(name, from_=from_, to=to, output=output)
     elif file is not None:
-        planned = plan(read_documents(file), stored=on_connection(load_policies))
+        planned = plan_policies(read_documents(file), stored=on_connection(load_policies))
         if output is Output.TABLE:
             show_plan(planned)
         else:
@@ -159,7 +159,7 @@ def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:
     """
     if file is not None:
         documents = read_documents(file)
-        check_expressions(documents, stored=(), source=str(file))
+        check_expressions({str(file): documents}, stored=())
         for document in documents:
             if name in {None, document.policy.name}:
                 return document

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-import enum
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.syntax import Syntax
 
+from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import wait_for_workers
@@ -37,16 +35,12 @@ from sidecar.policy.compilation import (
     expression_faults,
 )
 from sidecar.policy.parse import (
-    DEFAULT_POLICY_NAME,
     PolicyDocument,
     PolicyDocumentError,
     PolicyFault,
-    default_policy,
     parse_documents,
-    parse_policies,
 )
-from sidecar.policy.policy_lint import lost_protection, no_longer_hold
-from sidecar.policy.text import render_policy
+from sidecar.policy.policy_lint import no_longer_hold
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import (
     PolicyChangedError,
@@ -54,68 +48,6 @@ from sidecar.storage.postgres_policies import (
     apply_policy,
     load_policies,
 )
-
-
-class Change(enum.Enum):
-    """The planned change of one policy."""
-
-    CREATE = "create"
-    UPDATE = "update"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedPolicy:
-    """One policy of the file against the version in force (0: none yet).
-
-    `diff` is a unified diff of the canonical texts; credentials are masked in it. The first policy
-    named `default` is compared with the built-in one; `lost` names guardrails that it drops.
-    """
-
-    name: str
-    change: Change
-    version: int
-    diff: str
-    document: str = field(repr=False)
-    lost: tuple[str, ...] = ()
-
-
-def plan(
-    documents: Iterable[PolicyDocument], *, stored: Iterable[StoredPolicy]
-) -> tuple[PlannedPolicy, ...]:
-    """Compare each document's meaning, not its spelling, with the policies in force."""
-    in_force = {policy.name: policy for policy in stored}
-    planned: list[PlannedPolicy] = []
-    for document in documents:
-        after = document.policy
-        before, change, version = None, Change.CREATE, 0
-        if (old := in_force.get(after.name)) is not None:
-            version = old.version
-            with suppress(PolicyDocumentError):  # of one that this Egret cannot read, all is new
-                before = parse_policies(old.document, version=after.version, expressions="trust")[
-                    0
-                ]
-            change = Change.NONE if before == after else Change.UPDATE
-        elif after.name == DEFAULT_POLICY_NAME:
-            before = default_policy()
-        lost: tuple[str, ...] = ()
-        if after.name == DEFAULT_POLICY_NAME and before is not None:
-            lost = lost_protection(after, before)
-        diff = ""
-        if change is not Change.NONE:
-            old_text = "" if before is None else render_policy(before)
-            old_title = f"version {version}" if old or before is None else "built in"
-            lines = difflib.unified_diff(
-                old_text.splitlines(keepends=True),
-                render_policy(after).splitlines(keepends=True),
-                fromfile=f"{after.name} {old_title}",
-                tofile=f"{after.name} version {version + 1}",
-            )
-            same = "values of headers, which are not shown" if old else "as built in"
-            diff = "".join(lines) or f"  {after.name}: {same}\n"
-        planned.append(PlannedPolicy(after.name, change, version, diff, document.text, lost))
-    return tuple(planned)
-
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[
@@ -154,14 +86,14 @@ def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
         hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
         fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
     stored = on_connection(load_policies)
-    planned = plan(documents, stored=stored)
+    planned = plan_policies(documents, stored=stored)
     changes = [one for one in planned if one.change is not Change.NONE]
     if manner.output is Output.TABLE:
         show_plan(planned)
     if changes:
         names = {one.name for one in changes}
         changed = [one for one in documents if one.policy.name in names]
-        check_expressions(changed, stored=stored, source=manner.source)
+        check_expressions({manner.source: changed}, stored=stored)
         if not manner.dry_run:
             _apply(changes, manner)
     if manner.output is Output.JSON:
@@ -176,22 +108,28 @@ def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
 
 
 def check_expressions(
-    documents: Sequence[PolicyDocument], *, stored: Sequence[StoredPolicy], source: str
+    by_source: Mapping[str, Sequence[PolicyDocument]], *, stored: Sequence[StoredPolicy]
 ) -> None:
-    """Compile the documents, alone and with all policies in force.
+    """Compile the documents of each source, alone and with all policies in force.
 
     Exits with the documents that do not compile. Each runs in a process of its own.
     """
-    placed = [one for document in documents for one in document.expressions]
-    if not placed:
+    count = 0
+    for source, documents in by_source.items():
+        placed = [one for document in documents for one in document.expressions]
+        if not placed:
+            continue
+        count += len(placed)
+        try:
+            with progress("Checking expressions", total=len(placed)) as advance:
+                faults = asyncio.run(expression_faults(placed, advance=advance))
+        except CheckFailedError as error:
+            fail(str(error), hint="see that there is memory for it, and try again")
+        if faults:
+            _fail_with(faults, source=source)
+    if not count:
         return
-    try:
-        with progress("Checking expressions", total=len(placed)) as advance:
-            faults = asyncio.run(expression_faults(placed, advance=advance))
-    except CheckFailedError as error:
-        fail(str(error), hint="see that there is memory for it, and try again")
-    if faults:
-        _fail_with(faults, source=source)
+    documents = [one for each in by_source.values() for one in each]
     replaced = {one.policy.name: one.text for one in documents}
     texts = {one.name: one.document for one in stored} | replaced
     with console(stderr=True).status(
@@ -205,7 +143,7 @@ def check_expressions(
             )
         except CompileError as error:
             fail(
-                f"{error}, {len(placed)} expressions of {source} among them",
+                f"{error}, {count} expressions of {', '.join(by_source)} among them",
                 hint="write fewer or simpler ones; words without an expression go to denied_terms",
             )
 

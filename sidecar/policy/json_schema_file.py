@@ -102,7 +102,7 @@ def policy_schema() -> dict[str, Any]:
             for kind, document in GUARDRAIL_DOCUMENTS.items()
         ],
     }
-    for node in _nodes(schema):
+    for node in nodes(schema):
         if isinstance(node.get("title"), str):
             del node["title"]
         if isinstance(node.get("discriminator"), dict):
@@ -119,11 +119,12 @@ def policy_schema_text() -> str:
     return json.dumps(policy_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every mapping of a schema, the innermost first."""
     if isinstance(value, dict):
         for inner in value.values():
-            yield from _nodes(inner)
+            yield from nodes(inner)
         yield value
     elif isinstance(value, list):
         for inner in value:
-            yield from _nodes(inner)
+            yield from nodes(inner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, Literal
@@ -66,12 +66,25 @@ class PolicyDocumentError(Exception):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
-def model_faults(document: YamlDocument, error: ValidationError) -> list[PolicyFault]:
-    """Turn a model's errors into faults: their place in the text, in our words."""
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Words for the faults of one kind of document: known fields, and forms of values, by path."""
+
+    fields_at: Callable[[YamlDocument, Path], Iterable[str]]
+    form: Callable[[Path], str]
+
+
+def model_faults(
+    document: YamlDocument, error: ValidationError, *, vocabulary: Vocabulary | None = None
+) -> list[PolicyFault]:
+    """Turn a model's errors into faults: their place in the text, in our words.
+
+    The words are those of a policy if no *vocabulary* is given.
+    """
     details = error.errors(include_url=False, include_input=False)
     locations = [detail["loc"] for detail in details]
     return [
-        _model_fault(document, detail)
+        _model_fault(document, detail, vocabulary or _POLICY_WORDS)
         for detail in details
         # A list whose items are wrong counts as too short; the items' own faults say it all.
         if detail["type"] != "too_short"
@@ -79,7 +92,9 @@ def model_faults(document: YamlDocument, error: ValidationError) -> list[PolicyF
     ]
 
 
-def _model_fault(document: YamlDocument, detail: ErrorDetails) -> PolicyFault:
+def _model_fault(
+    document: YamlDocument, detail: ErrorDetails, vocabulary: Vocabulary
+) -> PolicyFault:
     path: Path = ()
     for step in detail["loc"]:  # pydantic's own steps (a union's tag) name no node
         if (*path, step) in document.values:
@@ -90,29 +105,29 @@ def _model_fault(document: YamlDocument, detail: ErrorDetails) -> PolicyFault:
             problem = f"`{detail['loc'][-1]}` is required"
         case "extra_forbidden":
             at_key, problem = True, f"unknown field `{path[-1]}`"
-            hint = _nearest(str(path[-1]), _fields_at(document, path[:-1]))
+            hint = nearest(str(path[-1]), vocabulary.fields_at(document, path[:-1]))
         case "union_tag_invalid" | "union_tag_not_found":
             given = _value_at(document.value, (*path, "type"))
             if isinstance(given, str):
                 path, problem = (*path, "type"), f"unknown type `{given[:80]}`"
-                hint = _nearest(given, GUARDRAIL_DOCUMENTS)
+                hint = nearest(given, GUARDRAIL_DOCUMENTS)
             else:
                 problem, hint = "`type` is required", f"one of {', '.join(GUARDRAIL_DOCUMENTS)}"
         case "value_error":
             cause = detail["ctx"]["error"]
             problem = str(cause)
             if isinstance(cause, UnknownNameError):
-                hint = _nearest(cause.value, cause.known)
+                hint = nearest(cause.value, cause.known)
         case "enum":
             problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
         case "string_type" | "model_type" | "dict_type" as kind:
             text, mapping = (
                 ("must be text", "put it in quotes"),
-                ("must be a mapping", _form(path)),
+                ("must be a mapping", vocabulary.form(path)),
             )
             problem, hint = text if kind == "string_type" else mapping
         case "string_pattern_mismatch":
-            problem, hint = "is not a name that is accepted here", _form(path)
+            problem, hint = "is not a name that is accepted here", vocabulary.form(path)
         case _:
             words = str(detail["msg"])
             problem = words[:1].lower() + words[1:]
@@ -162,7 +177,7 @@ def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
             return PatternDocument.model_fields
 
 
-def _nearest(given: str, known: Iterable[str]) -> str:
+def nearest(given: str, known: Iterable[str]) -> str:
     """Suggest the nearest name, whatever its case, or list a short set."""
     names = sorted(known)
     by_lower = {name.lower(): name for name in names}
@@ -170,6 +185,9 @@ def _nearest(given: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean `{by_lower[near[0]]}`?"
     return f"one of {', '.join(names)}" if len(names) <= 60 else "see docs/guardrails.md"  # noqa: PLR2004 - still readable
+
+
+_POLICY_WORDS: Final = Vocabulary(_fields_at, _form)
 
 
 def _value_at(value: object, path: Path) -> object:
@@ -247,29 +265,43 @@ def parse_documents(
     faults: list[PolicyFault] = []
     parsed: list[PolicyDocument] = []
     for document in documents:
-        if not isinstance(document.value, dict):
-            faults.append(fault(document, (), "a policy is a mapping, with a name"))
-            continue
         try:
-            model = PolicyModel.model_validate(document.value, context=_CONTEXTS[expressions])
-        except ValidationError as error:
-            faults += model_faults(document, error)
+            one = parse_document(document, version=version, expressions=expressions)
+        except PolicyDocumentError as error:
+            faults += error.faults
             continue
-        faults += _further_faults(document, model, check_schemas=expressions != "trust")
-        if any(model.name == other.policy.name for other in parsed):
+        if any(one.policy.name == other.policy.name for other in parsed):
             faults.append(fault(document, ("name",), "a policy of this name is above"))
-        placed: list[PlacedExpression] = []
-        for index, guardrail in enumerate(model.guardrails):
-            if isinstance(guardrail, DeniedPatternsDocument):
-                for number, pattern in enumerate(guardrail.patterns):
-                    path = ("guardrails", index, "patterns", number, "regex")
-                    at = fault(document, path, "")
-                    placed.append(PlacedExpression(pattern.regex, at.line, at.column, at.path))
-        policy = model.to_policy(version=version)
-        parsed.append(PolicyDocument(policy, document.text, tuple(placed)))
+        parsed.append(one)
     if faults:
         raise PolicyDocumentError(faults)
     return tuple(parsed)
+
+
+def parse_document(
+    document: YamlDocument, *, version: int = 1, expressions: Expressions = "check"
+) -> PolicyDocument:
+    """Read the policy of one YAML document.
+
+    Raises:
+        PolicyDocumentError: with every fault of it.
+    """
+    if not isinstance(document.value, dict):
+        raise PolicyDocumentError([fault(document, (), "a policy is a mapping, with a name")])
+    try:
+        model = PolicyModel.model_validate(document.value, context=_CONTEXTS[expressions])
+    except ValidationError as error:
+        raise PolicyDocumentError(model_faults(document, error)) from None
+    if faults := [*_further_faults(document, model, check_schemas=expressions != "trust")]:
+        raise PolicyDocumentError(faults)
+    placed: list[PlacedExpression] = []
+    for index, guardrail in enumerate(model.guardrails):
+        if isinstance(guardrail, DeniedPatternsDocument):
+            for number, pattern in enumerate(guardrail.patterns):
+                path = ("guardrails", index, "patterns", number, "regex")
+                at = fault(document, path, "")
+                placed.append(PlacedExpression(pattern.regex, at.line, at.column, at.path))
+    return PolicyDocument(model.to_policy(version=version), document.text, tuple(placed))
 
 
 def parse_policies(

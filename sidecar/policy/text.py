@@ -94,6 +94,28 @@ def _settings(settings: GuardrailSettings) -> dict[str, Any]:
     }
 
 
+def hides_values(policy: Policy) -> bool:
+    """Return whether the text of `render_policy` lacks values."""
+    endpoints = (
+        one.settings.endpoint
+        for one in policy.guardrails
+        if isinstance(one.settings, RemoteSettings)
+    )
+    return any(one.headers or "?" in one.url for one in endpoints)
+
+
+def masked_places(policy: Policy) -> Iterable[Path]:
+    """Yield the fields whose values are masked, as in the text of `render_policy`."""
+    for index, one in enumerate(policy.guardrails):
+        if isinstance(one.settings, RemoteSettings):
+            endpoint = one.settings.endpoint
+            if endpoint.url.endswith(f"?{MASK}"):
+                yield ("guardrails", index, "url")
+            for name, value in endpoint.headers:
+                if value == MASK:
+                    yield ("guardrails", index, "headers", name)
+
+
 def _fields(value: DataclassInstance, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """Return the fields that restrict something, in their order, as YAML writes them."""
     fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}

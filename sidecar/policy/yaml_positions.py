@@ -58,14 +58,14 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
-def read_yaml(text: str) -> tuple[YamlDocument, ...]:
+def read_yaml(text: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[YamlDocument, ...]:
     """Read every document of *text*; empty ones are left out.
 
     Raises:
         YamlError: on the first place that is not YAML, or uses anchors, tags or a key twice.
     """
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise YamlError(f"longer than {MAX_TEXT_CHARACTERS} characters", (1, 1))
+    if len(text) > max_characters:
+        raise YamlError(f"longer than {max_characters} characters", (1, 1))
     nodes: list[tuple[int, yaml.Node]] = []
     try:
         loader = _Loader(text)

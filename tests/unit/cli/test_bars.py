@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from sidecar.cli.limit_syntax import shown_for, shown_span
 from sidecar.cli.terminal import WIDTH, bar, percent
 from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.limits.limit_syntax import shown_for, shown_span
 
 
 def drawn(used: int | None, room: int, *, colours: bool = False) -> str:

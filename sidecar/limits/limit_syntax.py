@@ -1,4 +1,4 @@
-"""Syntax of limits on the command line, such as `requests/minute=600`."""
+"""Syntax of limits in commands and files, such as `requests/minute=600`."""
 
 from __future__ import annotations
 
@@ -71,8 +71,18 @@ def parse_kind(name: str) -> tuple[Measure, Window]:
 
 def shown(limit: Limit) -> str:
     """Return the words for a limit, without its scope."""
+    return f"{_shown_kind(limit)}={shown_amount(limit.measure, limit.amount)}"
+
+
+def exact_words(limit: Limit) -> str:
+    """Return the words that `parse_limit` reads as this very amount."""
+    amount = Decimal(limit.amount) / (MICROS if limit.measure is Measure.COST else 1)
+    return f"{_shown_kind(limit)}={amount:f}"
+
+
+def _shown_kind(limit: Limit) -> str:
     window = "" if limit.window is Window.ONCE else f"/{limit.window.value}"
-    return f"{limit.measure.value}{window}={shown_amount(limit.measure, limit.amount)}"
+    return f"{limit.measure.value}{window}"
 
 
 def shown_amount(measure: Measure, amount: int) -> str:
