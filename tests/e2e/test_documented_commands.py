@@ -53,6 +53,8 @@ ELSEWHERE: Final[dict[Words, str]] = {
 PARTS: Final[frozenset[Words]] = frozenset(
     {
         ("--as", "NAME"),
+        ("apply",),
+        ("diff",),
         ("guardrails", "test", "--answer"),
         ("keys", "rotate", "--grace"),
         ("limits", "list"),
@@ -75,6 +77,7 @@ ASKS: Final = {
     *(("policy", one) for one in ("apply", "demote", "promote", "rollback")),
     ("orgs", "delete"),
     ("teams", "delete"),
+    ("apply", "-f"),
 }
 """Commands that ask on a terminal, and refuse without one and without `--yes`."""
 BEFORE: Final[dict[Words, tuple[Words, ...]]] = {
@@ -240,6 +243,7 @@ async def world(
             await _succeed(world, full, "policy", "apply", "-f", str(policies), "--yes")
         await _succeed(world, full, "policy", "apply", "-f", "projects.yaml", "--yes")
         await _succeed(world, full, "keys", "export", str(folder / EXPORTED))
+        await _succeed(world, full, "export", "-o", str(folder / "config"))
         yield world
 
 
@@ -248,7 +252,10 @@ async def _write_files(world: World) -> None:
     folder, facts = world.folder, world.stack.facts
     (folder / "run").symlink_to(world.stack.run.path)
     (folder / "docs").mkdir()
-    for page, name in (("envoy.md", "parameters.yaml"), ("keys.md", "teams.txt")):
+    pages = (
+        ("envoy.md", "parameters.yaml"), ("keys.md", "teams.txt"), ("gitops.md", "acme.yaml")
+    )  # fmt: skip
+    for page, name in pages:
         (folder / name).write_text(here_documents(DOCS / page)[name])
     (folder / "policies.yaml").write_text(POLICY.format(region="US") + "---\n" + ANSWERS)
     readme = (ROOT / "examples" / "webhook-guardrail" / "README.md").read_text()

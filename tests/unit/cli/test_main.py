@@ -71,7 +71,7 @@ def test_a_name_that_is_a_commands_as_well_does_not_hide_the_command(words: tupl
 
 def test_a_mistyped_command_is_answered_with_the_one_that_was_meant() -> None:
     """All of them are looked through for it."""
-    ran = CliRunner().invoke(command_tree(["polcy"]), ["polcy"])
+    ran = CliRunner().invoke(command_tree(["polici"]), ["polici"])
 
     assert ran.exit_code == 2
     assert "Did you mean 'policy'?" in ran.stderr

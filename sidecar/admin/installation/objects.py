@@ -1,0 +1,400 @@
+"""The objects of an installation as YAML documents, one object each, `kind` first."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final, cast
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_serializer,
+)
+from typing_extensions import override
+
+from sidecar.domain.limits import Level, Limit, Priority
+from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
+from sidecar.limits.limit_syntax import Selectors, exact_words, parse_limit
+from sidecar.limits.serialization import MAX_AMOUNT, check_limits
+from sidecar.policy.fields import Document, Glob, PolicyName, Switch
+from sidecar.policy.parse import (
+    PolicyDocument,
+    PolicyDocumentError,
+    PolicyFault,
+    Vocabulary,
+    fault,
+    model_faults,
+    nearest,
+    parse_document,
+    parse_documents,
+)
+from sidecar.policy.yaml_positions import Path, YamlDocument, YamlError, read_yaml
+
+MAX_FILE_CHARACTERS: Final = 32_000_000
+"""A file of a hundred thousand keys."""
+_KIND_LINE: Final = re.compile(r"^kind:[ \t]+([\"']?)Policy\1[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
+_DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
+_NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
+_ANY_LEVEL: Final = Level.KEY
+
+
+class Kind(enum.Enum):
+    """The kinds of objects, each after those that it may refer to."""
+
+    POLICY = "Policy"
+    PRICE = "Price"
+    ORGANIZATION = "Organization"
+    TEAM = "Team"
+    KEY = "Key"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An object that another one names in a field."""
+
+    kind: Kind
+    name: str
+    field: str
+
+
+def _moment(value: object) -> object:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise ValueError("is no time; write for example 2027-01-31T12:00:00Z")
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    if not is_accepted(moment):
+        raise ValueError(f"is not {ACCEPTED_TIMES}")
+    return moment.astimezone(UTC)
+
+
+def _storable(text: str) -> str:
+    """Return *text* if PostgreSQL can hold it; YAML has escapes for more."""
+    if not text.isprintable():
+        raise ValueError("holds control characters")
+    return text
+
+
+def _digest(text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        raise ValueError("is not the 64 hexadecimal digits of a SHA-256")
+    return text.lower()
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+KeyId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{12}$")]
+Digest = Annotated[
+    str,
+    AfterValidator(_digest),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST.pattern}$"}),
+]
+ModelGlob = Annotated[Glob, AfterValidator(_storable)]
+TeamPath = Annotated[str, Field(pattern=rf"^{_NAME}/{_NAME}$")]
+Operations = Annotated[tuple[str, ...], AfterValidator(parse_operations)]
+Sources = Annotated[
+    tuple[str, ...], AfterValidator(lambda texts: tuple(map(str, parse_sources(texts))))
+]
+Tags = Annotated[tuple[str, ...], AfterValidator(parse_tags)]
+Dollars = Annotated[
+    Decimal,
+    Field(ge=0, max_digits=14, decimal_places=6),
+    PlainSerializer(float, return_type=float),  # exact: of 14 digits at most
+    WithJsonSchema({"type": "number", "minimum": 0}),
+]
+
+
+class LimitDocument(Document):
+    """One limit in the words of `egret limits set`, with its scope."""
+
+    limit: str
+    burst: Annotated[int, Field(strict=True, ge=1, le=MAX_AMOUNT)] | None = None
+    models: tuple[ModelGlob, ...] | None = None
+    operations: tuple[ModelGlob, ...] | None = None
+    time_zone: Annotated[str, Field(max_length=100)] = "UTC"
+
+    @override
+    def model_post_init(self, _: Any) -> None:
+        """Replace the words by those that every spelling of the amount has in common."""
+        object.__setattr__(self, "limit", exact_words(self.to_limit()))
+
+    @model_serializer(mode="wrap")
+    def _briefly(self, fields: SerializerFunctionWrapHandler) -> Any:
+        written = fields(self)
+        return self.limit if written == {"limit": self.limit} else written
+
+    def to_limit(self) -> Limit:
+        """Return the domain's value, without an owner."""
+        selectors = Selectors(
+            models=self.models,
+            operations=self.operations,
+            time_zone=self.time_zone,
+            burst=self.burst,
+        )
+        return parse_limit(self.limit, level=_ANY_LEVEL, owner="", selectors=selectors)
+
+    @classmethod
+    def of(cls, limit: Limit) -> LimitDocument:
+        """Return the document of a stored limit."""
+        return cls(
+            limit=exact_words(limit),
+            burst=limit.burst,
+            models=limit.models,
+            operations=limit.operations,
+            time_zone=limit.time_zone,
+        )
+
+
+def _checked(limits: tuple[LimitDocument, ...]) -> tuple[LimitDocument, ...]:
+    check_limits(tuple(one.to_limit() for one in limits))
+    return tuple(sorted(limits, key=lambda one: str(one.model_dump())))  # order has no meaning
+
+
+Limits = Annotated[
+    tuple[
+        Annotated[
+            LimitDocument,
+            BeforeValidator(lambda value: {"limit": value} if isinstance(value, str) else value),
+        ],
+        ...,
+    ],
+    AfterValidator(_checked),
+]
+
+
+class _OwnerDocument(Document):
+    """Fields of every level. A field that is left out has its default, whatever is stored."""
+
+    enabled: Switch = True
+    policy: PolicyName | None = None
+    allowed_models: tuple[ModelGlob, ...] | None = None
+    limits: Limits = ()
+
+    def references(self) -> Iterator[Reference]:
+        """Yield the objects that this one names."""
+        if self.policy is not None:
+            yield Reference(Kind.POLICY, self.policy, "policy")
+
+
+class OrganizationDocument(_OwnerDocument):
+    """An organization."""
+
+    name: PolicyName
+
+    @property
+    def identity(self) -> str:
+        """The name that no other object of the kind has."""
+        return self.name
+
+
+class TeamDocument(_OwnerDocument):
+    """A team; `name` is ORGANIZATION/TEAM."""
+
+    name: TeamPath
+
+    @property
+    def identity(self) -> str:
+        """The name that no other object of the kind has."""
+        return self.name
+
+    @override
+    def references(self) -> Iterator[Reference]:
+        yield Reference(Kind.ORGANIZATION, self.name.partition("/")[0], "name")
+        yield from super().references()
+
+
+class KeyDocument(_OwnerDocument):
+    """A key by its public id and the digest of its secret."""
+
+    id: KeyId
+    secret_sha256: Digest
+    team: TeamPath
+    name: PolicyName
+    not_before: Moment | None = None
+    expires_at: Moment | None = None
+    revoked_at: Moment | None = None
+    replaced_by: KeyId | None = None
+    allowed_operations: Operations | None = None
+    allowed_sources: Sources | None = None
+    tags: Tags = ()
+    priority: Priority = Priority.STANDARD
+
+    @property
+    def identity(self) -> str:
+        """The name that no other object of the kind has."""
+        return self.id
+
+    @override
+    def references(self) -> Iterator[Reference]:
+        yield Reference(Kind.TEAM, self.team, "team")
+        if self.replaced_by is not None:
+            yield Reference(Kind.KEY, self.replaced_by, "replaced_by")
+        yield from super().references()
+
+
+class PriceDocument(Document):
+    """A price of a model's tokens, in US dollars per million."""
+
+    model: ModelGlob
+    valid_from: Moment
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
+    cache_write: Dollars | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name that no other object of the kind has."""
+        return f"{self.model} from {self.valid_from.isoformat().replace('+00:00', 'Z')}"
+
+    def references(self) -> Iterator[Reference]:
+        """Yield nothing: a price names no other object."""
+        return iter(())
+
+
+ObjectDocument = OrganizationDocument | TeamDocument | KeyDocument | PriceDocument
+DOCUMENTS: Final[Mapping[Kind, type[ObjectDocument]]] = {
+    Kind.ORGANIZATION: OrganizationDocument,
+    Kind.TEAM: TeamDocument,
+    Kind.KEY: KeyDocument,
+    Kind.PRICE: PriceDocument,
+}
+"""Every kind but Policy, whose fields are those of `egret policy apply`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFault:
+    """One thing that is wrong in a file, or with the installation as a whole."""
+
+    file: str
+    fault: PolicyFault | str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.file}: {self.fault}"
+
+
+class InstallationError(Exception):
+    """The files hold no valid installation; `faults` has all that were found."""
+
+    def __init__(self, faults: Iterable[FileFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+@dataclass(frozen=True, slots=True)
+class WantedObject:
+    """One object of a file."""
+
+    kind: Kind
+    name: str
+    content: ObjectDocument | PolicyDocument
+    file: str
+    document: YamlDocument = field(repr=False, compare=False)
+
+    @property
+    def place(self) -> str:
+        """The file and line."""
+        return f"{self.file}, line {self.document.values[()][0]}"
+
+    def fault(self, step: str, problem: str, *, hint: str | None = None) -> FileFault:
+        """Return a fault of the field *step*, or of the whole if the document lacks it."""
+        path = (step,) if (step,) in self.document.values else ()
+        return FileFault(self.file, fault(self.document, path, problem, hint=hint))
+
+
+def parse_files(texts: Iterable[tuple[str, str]]) -> tuple[WantedObject, ...]:
+    """Read the objects of files, given by name and text. Expressions are not compiled yet.
+
+    Raises:
+        InstallationError: with every fault of every file.
+    """
+    faults: list[FileFault] = []
+    found: dict[tuple[Kind, str], WantedObject] = {}
+    for file, text in texts:
+        try:
+            documents = read_yaml(text.removeprefix("\ufeff"), max_characters=MAX_FILE_CHARACTERS)
+        except YamlError as error:
+            faults.append(FileFault(file, PolicyFault(*error.mark, "", error.problem)))
+            continue
+        for document in documents:
+            try:
+                one = _parse(file, document)
+            except PolicyDocumentError as error:
+                faults += (FileFault(file, each) for each in error.faults)
+                continue
+            first = found.setdefault((one.kind, one.name), one)
+            if first is not one:
+                problem = f"{one.kind.value} {one.name} is in {first.place}, already"
+                faults.append(one.fault("kind", problem, hint="keep one of them"))
+    if faults:
+        raise InstallationError(faults)
+    return tuple(found.values())
+
+
+def _parse(file: str, document: YamlDocument) -> WantedObject:
+    if not isinstance(document.value, dict):
+        raise PolicyDocumentError([fault(document, (), "an object is a mapping, with a kind")])
+    value = cast("dict[str, object]", document.value)
+    kinds = [kind.value for kind in Kind]
+    given = value.get("kind")
+    if "kind" not in value:
+        hint = f"one of {', '.join(kinds)}"
+        raise PolicyDocumentError([fault(document, (), "`kind` is required", hint=hint)])
+    if given not in kinds:
+        problem, hint = f"unknown kind `{str(given)[:80]}`", nearest(str(given)[:80], kinds)
+        raise PolicyDocumentError([fault(document, ("kind",), problem, hint=hint)])
+    kind = Kind(given)
+    fields = {name: content for name, content in value.items() if name != "kind"}
+    if kind is Kind.POLICY:
+        policy = _policy(replace(document, value=fields))
+        return WantedObject(kind, policy.policy.name, policy, file, document)
+    try:
+        content = DOCUMENTS[kind].model_validate(fields)
+    except ValidationError as error:
+        fields_of = (LimitDocument.model_fields, ("kind", *DOCUMENTS[kind].model_fields))
+        words = Vocabulary(lambda _, path: fields_of[not path], _form)
+        raise PolicyDocumentError(model_faults(document, error, vocabulary=words)) from None
+    return WantedObject(kind, content.identity, content, file, document)
+
+
+def _policy(document: YamlDocument) -> PolicyDocument:
+    """Return the policy with a text that has no kind, as policies are stored."""
+    meant = parse_document(document, expressions="syntax")
+    text = _KIND_LINE.sub("", document.text, count=1)
+    try:
+        stored = parse_documents(text, expressions="trust")
+    except PolicyDocumentError:
+        stored = ()
+    if [one.policy for one in stored] != [meant.policy]:
+        problem = "`kind: Policy` must be a line of its own"
+        raise PolicyDocumentError([fault(document, ("kind",), problem)])
+    return replace(meant, text=text)
+
+
+def _form(path: Path) -> str:
+    """Return the form of a name, or of a mapping, at *path*."""
+    match path:
+        case ("id" | "replaced_by",):
+            return "a key's public id, 12 letters and digits"
+        case ("team",):
+            return "ORGANIZATION/TEAM"
+        case ("limits", *_):
+            return "write requests/minute=60, or {limit: requests/minute=60, models: [gpt-*]}"
+        case _:
+            return (
+                "lower case letters, digits, dots, dashes and underscores, at most 63; of a team"
+                " ORGANIZATION/TEAM"
+            )

@@ -1,0 +1,152 @@
+"""Reads an installation from PostgreSQL and carries out a plan, in a few statements a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import asyncpg
+import orjson
+from pydantic import ValidationError
+
+from sidecar.admin.installation.objects import (
+    DOCUMENTS,
+    Kind,
+    LimitDocument,
+    ObjectDocument,
+    PriceDocument,
+)
+from sidecar.admin.installation.plan import (
+    Action,
+    Content,
+    InstallationPlan,
+    OwnedObject,
+    PlannedChange,
+    StoredObject,
+)
+from sidecar.admin.installation.statements import DEFER_SUCCESSORS, LOAD, LOCK, TABLES
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.domain.limits import Level
+from sidecar.limits.serialization import LimitError, read_limits, write_limits
+from sidecar.policy.parse import PolicyDocument
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import StoredPolicy
+
+_LEVELS: Final = {
+    Kind.ORGANIZATION: Level.ORGANIZATION,
+    Kind.TEAM: Level.TEAM,
+    Kind.KEY: Level.KEY,
+}
+
+
+async def load_installation(connection: Connection) -> tuple[StoredObject, ...]:
+    """Return every object as it was at one moment, each kind after those that it refers to.
+
+    Raises:
+        ChangeRefusedError: this version cannot read an object.
+    """
+    return tuple(_stored(row) for row in await connection.fetch(LOAD))
+
+
+async def lock_installation(connection: Connection) -> None:
+    """Keep every other change out until the transaction ends. Workers go on."""
+    await connection.execute(LOCK)
+
+
+async def carry_out(
+    connection: Connection,
+    plan: InstallationPlan,
+    *,
+    file_set: str,
+    note: str | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Make all changes of *plan*; `advance` receives the number of objects done so far.
+
+    Raises:
+        ChangeRefusedError: two keys exchange their names.
+    """
+    await connection.execute(DEFER_SUCCESSORS)
+    done = 0
+    try:
+        for statement, rows, arguments in _writes(plan, file_set=file_set, note=note):
+            await connection.execute(statement, orjson.dumps(rows).decode(), *arguments)
+            done += len(rows)
+            advance(done)
+    except asyncpg.UniqueViolationError:
+        raise ChangeRefusedError(
+            "two keys of a team exchange their names; nothing was changed",
+            hint="give one of them a third name first",
+        ) from None
+
+
+def _writes(
+    plan: InstallationPlan, *, file_set: str, note: str | None
+) -> Iterator[tuple[str, list[dict[str, Any]], tuple[object, ...]]]:
+    """Yield each statement with its rows and further arguments, in an order that keys allow."""
+
+    def rows(kind: Kind, action: Action) -> list[dict[str, Any]]:
+        return [
+            _row(one)
+            for one in plan.changes
+            if one.kind is kind and one.action is action and not _is_version(one)
+        ]
+
+    def deletion(kind: Kind) -> tuple[str, list[dict[str, Any]], tuple[object, ...]]:
+        return TABLES[kind].delete, rows(kind, Action.DELETE), ()
+
+    owner = (file_set,)
+    versions = [_row(one) for one in plan.changes if _is_version(one)]
+    statements = [
+        deletion(Kind.KEY),  # their names are free for others
+        (TABLES[Kind.POLICY].insert, versions, (file_set, note)),
+    ]
+    for kind in Kind:
+        kept = [_row(one) for one in plan.adopted if one.kind is kind]
+        statements += [
+            (TABLES[kind].update, rows(kind, Action.CHANGE) + kept, owner),
+            (TABLES[kind].insert, rows(kind, Action.CREATE), owner),
+        ]
+    statements += [deletion(kind) for kind in reversed(Kind) if kind is not Kind.KEY]
+    yield from (one for one in statements if one[1])
+
+
+def _is_version(one: PlannedChange) -> bool:
+    """Return whether the change makes a new version of a policy."""
+    return one.policy is not None
+
+
+def _row(one: PlannedChange | OwnedObject) -> dict[str, Any]:
+    """Return an object as the statements of its kind take it."""
+    content: Content = one.content
+    if isinstance(content, PolicyDocument):
+        planned = one.policy if isinstance(one, PlannedChange) else None
+        version = planned.version + 1 if planned else None
+        return {"name": one.name, "version": version, "document": content.text}
+    if isinstance(content, StoredPolicy):
+        return {"name": one.name}
+    row = content.model_dump(mode="json")
+    if isinstance(content, PriceDocument):
+        return row
+    limits = write_limits(one.to_limit() for one in content.limits)
+    return row | {"limits": orjson.loads(limits)}
+
+
+def _stored(row: asyncpg.Record) -> StoredObject:
+    kind, fields = Kind(row["kind"]), orjson.loads(row["fields"])
+    if kind is Kind.POLICY:
+        return StoredObject(kind, fields["name"], StoredPolicy(**fields), row["file_set"])
+    name = str(fields.get("id") or fields.get("name") or fields.get("model"))
+    try:
+        if fields.get("limits"):
+            text = orjson.dumps(fields["limits"])
+            limits = read_limits(text, level=_LEVELS[kind], owner=name)
+            fields["limits"] = tuple(LimitDocument.of(one) for one in limits)
+        content: ObjectDocument = DOCUMENTS[kind].model_validate(fields)
+    except (LimitError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise ChangeRefusedError(
+            f"{kind.value.lower()} {name} is not one this Egret can read ({reason})",
+            hint="correct it by its own command, or use the Egret that wrote it",
+        ) from None
+    return StoredObject(kind, content.identity, content, row["file_set"])

@@ -1,0 +1,305 @@
+"""Plans the changes from the stored installation to that of files, without any I/O."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sidecar.admin.installation.objects import (
+    FileFault,
+    InstallationError,
+    KeyDocument,
+    Kind,
+    ObjectDocument,
+    WantedObject,
+)
+from sidecar.admin.policy_plan import Change as PolicyChange
+from sidecar.admin.policy_plan import PlannedPolicy, plan_policies
+from sidecar.policy.parse import (
+    DEFAULT_POLICY_NAME,
+    PolicyDocument,
+    PolicyDocumentError,
+    fault,
+    parse_policies,
+)
+from sidecar.policy.text import MASK, masked_places, render_policy
+from sidecar.storage.postgres_policies import StoredPolicy
+
+Content = ObjectDocument | PolicyDocument | StoredPolicy
+Key = tuple[Kind, str]
+
+NOT_SHOWN: Final = "(not shown)"
+_SECRET_FIELDS: Final = frozenset({"secret_sha256"})
+
+
+class Action(enum.Enum):
+    """The planned action on one object."""
+
+    CREATE = "create"
+    CHANGE = "change"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object of the database; `file_set` is the set of files that last applied it."""
+
+    kind: Kind
+    name: str
+    content: ObjectDocument | StoredPolicy
+    file_set: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field's old and new value, as JSON has them."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedChange:
+    """One change. `policy` has the difference of a policy, `fields` that of any other object."""
+
+    action: Action
+    kind: Kind
+    name: str
+    reason: str
+    fields: tuple[FieldChange, ...] = ()
+    policy: PlannedPolicy | None = None
+    content: Content = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedObject:
+    """An object without a change that comes under the set of files."""
+
+    kind: Kind
+    name: str
+    content: Content = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallationPlan:
+    """All changes, and the objects without one.
+
+    `adopted` had no owner, or another one. `kept` describes keys that were revoked or rotated
+    since, which no file changes. `left` are objects of the set that no file names.
+    """
+
+    changes: tuple[PlannedChange, ...]
+    adopted: tuple[OwnedObject, ...]
+    kept: tuple[str, ...]
+    left: tuple[Key, ...]
+    unchanged: int
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether files and database differ."""
+        return bool(self.changes or self.kept)
+
+    def count(self, action: Action) -> int:
+        """Return the number of changes of one action."""
+        return sum(one.action is action for one in self.changes)
+
+
+def plan_installation(
+    wanted: Sequence[WantedObject],
+    stored: Sequence[StoredObject],
+    *,
+    file_set: str,
+    prunes: bool,
+) -> InstallationPlan:
+    """Compare the objects of files with those of the database.
+
+    Raises:
+        InstallationError: an object names another that is not there, two keys of a team have one
+            name, a masked value would be stored, or objects depend on one that is to be deleted.
+    """
+    by_key = {(one.kind, one.name): one for one in stored}
+    after: dict[Key, Content] = {key: one.content for key, one in by_key.items()}
+    changes: list[PlannedChange] = []
+    adopted: list[OwnedObject] = []
+    kept: list[str] = []
+    faults: list[FileFault] = []
+    for one in wanted:
+        old = by_key.get((one.kind, one.name))
+        content: Content = one.content
+        if old is not None and (reason := _end_of_key(one, old)):
+            content = old.content
+            kept.append(f"{one.place}: key {one.name} {reason} and stays as it is")
+        after[one.kind, one.name] = content
+        if isinstance(content, PolicyDocument):
+            change = _policy_change(one, content, old, faults)
+        else:
+            change = _object_change(one, content, old)
+        if change is None and old is not None and old.file_set is None:
+            adopted.append(OwnedObject(one.kind, one.name, content))
+        elif old is not None and old.file_set not in {None, file_set}:
+            change = _taken_over(change, old, content, file_set)
+        if change is not None:
+            changes.append(change)
+    named = {(one.kind, one.name) for one in wanted}
+    left = tuple(
+        key for key, one in by_key.items() if one.file_set == file_set and key not in named
+    )
+    for key in left if prunes else ():
+        reason = f"the set {file_set} owns it, and no file names it"
+        if key == (Kind.POLICY, DEFAULT_POLICY_NAME):
+            reason += "; the built-in policy takes its place"
+        changes.append(
+            PlannedChange(
+                action=Action.DELETE,
+                kind=key[0],
+                name=key[1],
+                reason=reason,
+                content=after.pop(key),
+            )
+        )
+    faults += _dangling(wanted, after)
+    if faults:
+        raise InstallationError(faults)
+    return InstallationPlan(
+        changes=tuple(changes),
+        adopted=tuple(adopted),
+        kept=tuple(kept),
+        left=() if prunes else left,
+        unchanged=len(wanted) - sum(one.action is not Action.DELETE for one in changes),
+    )
+
+
+def field_values(content: ObjectDocument) -> Mapping[str, Any]:
+    """Return the fields that differ from their defaults, as JSON has them."""
+    return content.model_dump(mode="json", exclude_defaults=True)
+
+
+def _end_of_key(wanted: WantedObject, old: StoredObject) -> str | None:
+    """Return how the stored key has ended, if the file does not say the same.
+
+    A file that is older than a revocation must not let the key in again.
+    """
+    new, before = wanted.content, old.content
+    if not isinstance(new, KeyDocument) or not isinstance(before, KeyDocument):
+        return None
+    if before.revoked_at is not None and new.revoked_at != before.revoked_at:
+        return f"was revoked at {before.revoked_at:%Y-%m-%d %H:%M:%SZ}"
+    if before.replaced_by is not None and new.replaced_by != before.replaced_by:
+        return f"was replaced by {before.replaced_by}"
+    return None
+
+
+def _object_change(
+    one: WantedObject, content: Content, old: StoredObject | None
+) -> PlannedChange | None:
+    assert not isinstance(content, PolicyDocument | StoredPolicy)  # noqa: S101 - by its kind
+    after = field_values(content)
+    if old is None:
+        return PlannedChange(
+            action=Action.CREATE,
+            kind=one.kind,
+            name=one.name,
+            reason=f"{one.place} adds it",
+            fields=tuple(FieldChange(name, None, _shown(name, after)) for name in after),
+            content=content,
+        )
+    if content == old.content:
+        return None
+    assert not isinstance(old.content, StoredPolicy)  # noqa: S101 - by its kind
+    before = field_values(old.content)
+    names = [name for name in type(content).model_fields if before.get(name) != after.get(name)]
+    return PlannedChange(
+        action=Action.CHANGE,
+        kind=one.kind,
+        name=one.name,
+        reason=f"{one.place} changes it",
+        fields=tuple(
+            FieldChange(name, _shown(name, before), _shown(name, after)) for name in names
+        ),
+        content=content,
+    )
+
+
+def _shown(name: str, values: Mapping[str, Any]) -> Any:
+    return NOT_SHOWN if name in _SECRET_FIELDS else values.get(name)
+
+
+def _policy_change(
+    one: WantedObject,
+    document: PolicyDocument,
+    old: StoredObject | None,
+    faults: list[FileFault],
+) -> PlannedChange | None:
+    before = [old.content] if old is not None and isinstance(old.content, StoredPolicy) else []
+    planned = plan_policies([document], stored=before)[0]
+    if planned.change is PolicyChange.NONE:
+        return None
+    if masked := [*masked_places(document.policy)]:
+        if before and _is_as_shown(document, before[0]):
+            return None
+        problem = f"`{MASK}` stands for a value that the file does not hold"
+        for path in masked:
+            each = fault(one.document, path, problem, hint="write the value itself")
+            faults.append(FileFault(one.file, each))
+        return None
+    is_new = old is None
+    return PlannedChange(
+        action=Action.CREATE if is_new else Action.CHANGE,
+        kind=one.kind,
+        name=one.name,
+        reason=f"{one.place} {'adds' if is_new else 'changes'} it",
+        policy=planned,
+        content=document,
+    )
+
+
+def _is_as_shown(document: PolicyDocument, stored: StoredPolicy) -> bool:
+    """Return whether both are the same text once values are masked."""
+    try:
+        before = parse_policies(stored.document, expressions="trust")[0]
+    except PolicyDocumentError:
+        return False
+    return render_policy(before) == render_policy(document.policy)
+
+
+def _taken_over(
+    change: PlannedChange | None, old: StoredObject, content: Content, file_set: str
+) -> PlannedChange:
+    """Return the change of an object that belonged to another set of files."""
+    owner = FieldChange("set", old.file_set, file_set)
+    return PlannedChange(
+        action=Action.CHANGE,
+        kind=old.kind,
+        name=old.name,
+        reason=f"the set {old.file_set} owned it",
+        fields=(*(change.fields if change else ()), owner),
+        policy=change.policy if change else None,
+        content=content,
+    )
+
+
+def _dangling(wanted: Sequence[WantedObject], after: Mapping[Key, Content]) -> Iterable[FileFault]:
+    """Yield the references that would lead nowhere, and names that two keys would have."""
+    files = {(one.kind, one.name): one for one in wanted}
+    names: dict[tuple[str, str], str] = {}
+    for key in (*(key for key in after if key not in files), *files):
+        content, one = after[key], files.get(key)
+        if isinstance(content, PolicyDocument | StoredPolicy):
+            continue
+        for reference in content.references():
+            if (reference.kind, reference.name) in after:
+                continue
+            missing = f"{reference.kind.value.lower()} {reference.name}"
+            if one is not None:
+                yield one.fault(reference.field, f"there is no {missing}")
+            else:
+                words = f"{missing} cannot be deleted: {key[0].value.lower()} {key[1]} needs it"
+                yield FileFault("--prune", words)
+        if isinstance(content, KeyDocument) and not (content.revoked_at or content.replaced_by):
+            other = names.setdefault((content.team, content.name), content.id)
+            if one is not None and other != content.id:
+                problem = f"team {content.team} has a key named {content.name} already: {other}"
+                yield one.fault("name", problem)

@@ -1,0 +1,416 @@
+"""`egret apply`, `diff` and `export`: files are the truth of an installation."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import orjson
+import typer
+
+from sidecar.admin.installation.export import (
+    SEPARATOR,
+    document_text,
+    export_files,
+    masked_policies,
+)
+from sidecar.admin.installation.object_schema import installation_schema_text
+from sidecar.admin.installation.objects import (
+    MAX_FILE_CHARACTERS,
+    FileFault,
+    InstallationError,
+    Kind,
+    WantedObject,
+    parse_files,
+)
+from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
+from sidecar.admin.installation.plan import (
+    Action,
+    InstallationPlan,
+    PlannedChange,
+    StoredObject,
+    plan_installation,
+)
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.cli.arguments import STANDARD_STREAM
+from sidecar.cli.connection import ChangeNotice, on_connection
+from sidecar.cli.in_force import NoWaitOption, wait_for_workers
+from sidecar.cli.policy_change import (
+    MAX_NOTE_CHARACTERS,
+    DryRunOption,
+    NoteOption,
+    YesOption,
+    check_expressions,
+    print_code,
+)
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    ask,
+    counted,
+    fail,
+    note,
+    print_json,
+    print_rows,
+    progress,
+)
+from sidecar.policy.parse import PolicyDocument
+from sidecar.policy.policy_lint import no_longer_hold
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import StoredPolicy
+
+DRIFT: Final = 2
+_SHOWN_FAULTS: Final = 50
+_SHOWN_ROWS: Final = 500
+_NOTICED_KEYS: Final = 100
+_SUFFIXES: Final = frozenset({".yaml", ".yml"})
+_SET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_COLUMNS: Final = ("action", "kind", "name", "field", "before", "after", "why")
+
+FilesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--file", "-f", metavar="FILE|DIR", help="YAML files, or folders of them; - is stdin."
+    ),
+]
+SetOption = Annotated[
+    str, typer.Option("--set", metavar="NAME", help="The set that these files are.")
+]
+PruneOption = Annotated[
+    bool, typer.Option("--prune", help="Delete objects of the set that no file names any more.")
+]
+
+
+def apply(  # noqa: PLR0913, PLR0917 - options of a command
+    files: FilesOption = None,
+    file_set: SetOption = "default",
+    prune: PruneOption = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    why: NoteOption = None,
+    no_wait: NoWaitOption = False,
+    output: OutputOption = Output.TABLE,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the documents.")
+    ] = False,
+) -> None:
+    """Make organizations, teams, keys, policies and prices as files describe them, all or nothing.
+
+    Shows the changes first and asks. Objects that no file names stay as they are; --prune deletes
+    those among them that the same set of files has applied before.
+
+    Example: egret apply -f config --prune --note "the search team gets a budget"
+    """
+    if schema:
+        sys.stdout.write(installation_schema_text())
+        return
+    if why is not None and not 0 < len(why) <= MAX_NOTE_CHARACTERS:
+        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
+        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
+    wanted = _read(files, file_set)
+    stored, plan = _planned(wanted, file_set, prunes=prune)
+    if output is Output.TABLE:
+        _show(plan, file_set)
+    _check_policies(plan, wanted, stored)
+    if dry_run or not (plan.changes or plan.adopted):
+        if output is Output.JSON:
+            print_json(_document(plan, applied=False))
+        elif dry_run and plan.changes:
+            note("Nothing was changed: this was a dry run.")
+        return
+    if plan.changes and not yes:
+        changed = counted(len(plan.changes), "change")
+        ask(f"Make {changed}?", can_ask=STANDARD_STREAM not in (files or ()))
+    _carry_out(wanted, plan, file_set, prunes=prune, why=why)
+    if output is Output.JSON:
+        print_json(_document(plan, applied=True))
+    if plan.changes:
+        versions = {
+            one.name: one.policy.version + 1 for one in plan.changes if one.policy is not None
+        }
+        note(f"This {wait_for_workers(no_wait=no_wait, policies=versions)}.")
+
+
+def diff(
+    files: FilesOption = None,
+    file_set: SetOption = "default",
+    prune: PruneOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show how the installation differs from files. Exits with 2 if it does, with 1 on an error.
+
+    Example: egret diff -f config --prune
+    """
+    try:
+        wanted = _read(files, file_set)
+        _, plan = _planned(wanted, file_set, prunes=prune)
+    except typer.Exit:
+        raise typer.Exit(FAILED) from None  # a fault is no drift
+    if output is Output.JSON:
+        print_json(_document(plan, applied=False))
+    else:
+        _show(plan, file_set)
+    if plan.is_drift:
+        raise typer.Exit(DRIFT)
+
+
+def export(
+    target: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE|DIR", help="A .yaml file or a folder."),
+    ] = STANDARD_STREAM,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that differ.")] = False,
+) -> None:
+    """Write the whole installation as files for `egret apply`: digests of keys, never secrets.
+
+    A folder has a file for each policy, organization and team, and one of all prices.
+
+    Example: egret export -o config
+    """
+    stored = on_connection(load_installation)
+    try:
+        files = dict(export_files(stored))
+        text = SEPARATOR.join(document_text(one) for one in stored)
+        masked = masked_policies(stored)
+    except ChangeRefusedError as error:
+        fail(error.problem, hint=error.hint)
+    if target == STANDARD_STREAM:
+        sys.stdout.write(text)
+    elif target.suffix in _SUFFIXES:
+        _write({target: text}, force=force)
+    else:
+        _write({target / path: text for path, text in files.items()}, force=force)
+        paths = {target / path for path in files}
+        others = [one for one in _yaml_files(target) if one not in paths]
+        if others:
+            note(f"{target} holds {counted(len(others), 'other file')}, such as {others[0]}")
+    for name in masked:
+        note(f"policy {name} has values that are not in the file; they are shown as ***")
+    if target != STANDARD_STREAM:
+        note(f"{counted(len(stored), 'object')} exported to {target}")
+
+
+def _write(texts: dict[Path, str], *, force: bool) -> None:
+    """Write files, each with its text; without *force* no other text is replaced."""
+    try:
+        for path, text in () if force else texts.items():
+            if path.exists() and path.read_bytes() != text.encode():
+                hint = "name another place, or say --force"
+                fail(f"{path} exists and would change", hint=hint, code=WRONG_USAGE)
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        words = f"{error.filename}: {error.strerror}"
+        fail(words, hint="name a place to write to", code=WRONG_USAGE)
+
+
+def _read(files: Sequence[Path] | None, file_set: str) -> tuple[WantedObject, ...]:
+    """Return the objects of all files, or exit with every fault."""
+    if not files:
+        fail("no file is named", hint="give -f FILE or -f DIR", code=WRONG_USAGE)
+    if not _SET.fullmatch(file_set):
+        hint = "lower case letters, digits, dots, dashes and underscores, at most 63"
+        fail("--set is not a name", hint=hint, code=WRONG_USAGE)
+    paths: list[Path] = []
+    for file in files:
+        is_folder = file != STANDARD_STREAM and file.is_dir()
+        found = sorted(_yaml_files(file)) if is_folder else [file]
+        if not found:
+            fail(f"{file} has no .yaml files", hint="name another folder; nothing was changed")
+        paths += found
+    texts: list[tuple[str, str]] = []
+    with progress("Reading", total=len(paths)) as advance:
+        for number, path in enumerate(paths, 1):
+            texts.append(("stdin" if path == STANDARD_STREAM else str(path), _text(path)))
+            advance(number)
+    try:
+        wanted = parse_files(texts)
+    except InstallationError as error:
+        _fail_with(error.faults)
+    if not wanted:
+        fail(f"{files[0]} holds no object", hint="write one, or name another; nothing was changed")
+    return wanted
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of *folder* and those below it, but for hidden ones.
+
+    A link to a folder may lead in a circle, and one that is passed over may hide what is to stay.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        fail(f"{error.filename}: {error.strerror}", hint="name a folder that can be read")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if (path := Path(place, name)).is_symlink():
+                fail(f"{path} is a link to a folder", hint="name that folder with another -f")
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix in _SUFFIXES:
+                yield Path(place, name)
+
+
+def _text(path: Path) -> str:
+    try:
+        if path == STANDARD_STREAM:
+            content = sys.stdin.buffer.read(MAX_FILE_CHARACTERS + 1)
+        elif path.is_file():
+            with path.open("rb") as stream:
+                content = stream.read(MAX_FILE_CHARACTERS + 1)
+        else:
+            path.stat()  # says why, if it is not there
+            fail(f"{path} is not a file", hint="name a file or a folder; nothing was changed")
+        return content.decode("utf-8")
+    except OSError as error:
+        fail(f"{path}: {error.strerror}", hint="name a file that can be read")
+    except UnicodeDecodeError as error:
+        fail(f"{path}: byte {error.start} is not UTF-8", hint="save it as UTF-8")
+
+
+def _planned(
+    wanted: Sequence[WantedObject], file_set: str, *, prunes: bool
+) -> tuple[tuple[StoredObject, ...], InstallationPlan]:
+    stored = on_connection(load_installation)
+    try:
+        return stored, plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
+    except InstallationError as error:
+        _fail_with(error.faults)
+
+
+def _fail_with(faults: Sequence[FileFault]) -> NoReturn:
+    for one in faults[:_SHOWN_FAULTS]:
+        note(str(one))
+    if len(faults) > _SHOWN_FAULTS:
+        note(f"… and {len(faults) - _SHOWN_FAULTS} more")
+    fail(counted(len(faults), "fault"), hint="correct the above; nothing was changed")
+
+
+def _check_policies(
+    plan: InstallationPlan, wanted: Sequence[WantedObject], stored: Sequence[StoredObject]
+) -> None:
+    """Compile the changed policies as `egret policy apply` does; exit with their faults."""
+    changed = {one.name for one in plan.changes if one.policy is not None}
+    by_file: dict[str, list[PolicyDocument]] = {}
+    for one in wanted:
+        if isinstance(one.content, PolicyDocument) and one.name in changed:
+            by_file.setdefault(one.file, []).append(one.content)
+    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
+    check_expressions(by_file, stored=in_force)
+
+
+def _carry_out(
+    wanted: Sequence[WantedObject],
+    plan: InstallationPlan,
+    file_set: str,
+    *,
+    prunes: bool,
+    why: str | None,
+) -> None:
+    total = len(plan.changes) + len(plan.adopted)
+    with progress("Applying", total=total) as advance:
+
+        async def work(connection: Connection) -> None:
+            await lock_installation(connection)
+            stored = await load_installation(connection)
+            try:
+                anew = plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
+            except InstallationError:
+                anew = None
+            if anew != plan:
+                raise ChangeRefusedError(
+                    "the installation was changed meanwhile; nothing was done",
+                    hint="look at the new plan: run it again",
+                )
+            await carry_out(connection, plan, file_set=file_set, note=why, advance=advance)
+
+        on_connection(work, notice=lambda _: _notice(plan.changes))
+
+
+def _notice(changes: Iterable[PlannedChange]) -> ChangeNotice:
+    policies = [one.name for one in changes if one.kind is Kind.POLICY]
+    others = [one for one in changes if one.kind not in {Kind.POLICY, Kind.PRICE}]
+    names = [one.name for one in others if one.kind is Kind.KEY]
+    is_few = len(names) == len(others) <= _NOTICED_KEYS
+    return ChangeNotice(keys=names if is_few else ("*",), policies=policies)
+
+
+def _show(plan: InstallationPlan, file_set: str) -> None:
+    """Print the plan: a table of objects, the difference of each policy, and counts."""
+    rows = [row for one in plan.changes for row in _rows(one)]
+    if rows:
+        print_rows(rows[:_SHOWN_ROWS], columns=_COLUMNS, output=Output.TABLE)
+    if len(rows) > _SHOWN_ROWS:
+        note(f"… and {len(rows) - _SHOWN_ROWS} more lines; --output json has all")
+    for one in plan.changes:
+        if one.policy is not None:
+            print_code(one.policy.diff, language="diff")
+            if one.policy.lost:
+                note(f"warning: {no_longer_hold(one.policy.lost)}")
+    for words in plan.kept:
+        note(f"warning: {words}")
+    if plan.left:
+        kind, name = plan.left[0]
+        note(
+            f"Of the set {file_set}, {counted(len(plan.left), 'object')} in no file, such as"
+            f" {kind.value.lower()} {name}; --prune deletes them."
+        )
+    if plan.adopted:
+        note(f"New in the set {file_set}: {counted(len(plan.adopted), 'object')}.")
+    counts = ", ".join(f"{plan.count(action)} to {action.value}" for action in Action)
+    note(f"{counts}, {plan.unchanged} unchanged." if plan.changes else "No changes.")
+
+
+def _rows(one: PlannedChange) -> Iterator[Row]:
+    """Yield a row for each field of a change, one for any other action."""
+    fixed = {"action": one.action.value, "kind": one.kind.value, "name": one.name}
+    if one.action is Action.CHANGE and one.fields:
+        for each in one.fields:
+            before, after = _cell(each.before), _cell(each.after)
+            yield {
+                **fixed, "field": each.field, "before": before, "after": after, "why": one.reason
+            }  # fmt: skip
+    else:
+        nothing = dict.fromkeys(("field", "before", "after"), "")
+        yield {**fixed, **nothing, "why": one.reason}
+
+
+def _cell(value: Any) -> str | bool | None:
+    """Return a value of JSON as a person reads it."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, list):
+        return ", ".join(str(_cell(one)) for one in value) or "none"
+    return orjson.dumps(value).decode()
+
+
+def _document(plan: InstallationPlan, *, applied: bool) -> dict[str, Any]:
+    """Return the plan for programs."""
+    return {
+        "applied": applied,
+        "drift": plan.is_drift,
+        "counts": {action.value: plan.count(action) for action in Action}
+        | {"unchanged": plan.unchanged, "adopted": len(plan.adopted)},
+        "changes": [
+            {
+                "action": one.action.value,
+                "kind": one.kind.value,
+                "name": one.name,
+                "why": one.reason,
+                "fields": [asdict(each) for each in one.fields],
+                "diff": None if one.policy is None else one.policy.diff,
+            }
+            for one in plan.changes
+        ],
+        "kept": plan.kept,
+        "left": [{"kind": kind.value, "name": name} for kind, name in plan.left],
+    }

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from sidecar.admin.installation.objects import parse_files
+from sidecar.admin.installation.persistence import load_installation, lock_installation
+from sidecar.admin.installation.plan import plan_installation
+from sidecar.admin.owners import ChangeRefusedError
+from tests.support.command_line import Egret
+from tests.support.installation import (
+    apply_text,
+    exported,
+    joined,
+    key,
+    organization,
+    policy,
+    price,
+    team,
+)
+from tests.support.postgres import Database
+
+EDITS = 200
+_WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+TEAM_FIELDS = (
+    "",
+    "enabled: false\n",
+    "policy: p0\n",
+    "allowed_models: [a, 'b*']\n",
+    "limits: [requests/minute=5, {limit: cost/day=0.000001, models: [a]}]\n",
+)
+KEY_FIELDS = (
+    *TEAM_FIELDS,
+    "expires_at: 2031-01-01T00:00:00.000001+02:00\n",
+    "not_before: 2026-01-01\ntags: [b, a, env=prod]\n",
+    "allowed_operations: [embeddings, chat]\nallowed_sources: [2001:db8::/32, 192.0.2.1]\n",
+    "priority: batch\nlimits: [{limit: tokens/minute=9, burst: 3, operations: [chat]}]\n",
+)
+
+
+class RandomFiles:
+    """Files of an installation, with one thing changed at a time."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._teams: dict[str, str] = {}
+        self._policies = {"p0": ""}
+        self._prices: dict[str, str] = {}
+        self._number = 0
+
+    def edit(self) -> None:
+        """Add, change or remove one object."""
+        self._number += 1
+        number, choose = self._number, self._random.choice
+        match self._random.randrange(7):
+            case 0 | 1:
+                name = f"n{number}-{self._random.randrange(10)}"
+                self._keys[f"k{number:011}"] = (name, choose(KEY_FIELDS))
+            case 2 if self._keys:
+                key_id = choose([*self._keys])
+                self._keys[key_id] = (self._keys[key_id][0], choose(KEY_FIELDS))
+            case 3 if self._keys:
+                del self._keys[choose([*self._keys])]
+            case 4:
+                self._teams[f"acme/t{self._random.randrange(9)}"] = choose(TEAM_FIELDS)
+            case 5:
+                more = choose(("", ", action: flag", ", mode: shadow", ", rollout: 12.5%"))
+                self._policies[f"p{self._random.randrange(5)}"] = more
+            case _:
+                amounts = ("0", "0.000001", "99999999.999999", "2.50")
+                self._prices[f"m{self._random.randrange(5)}"] = choose(amounts)
+
+    def text(self) -> str:
+        """Return all documents."""
+        return joined(
+            *(policy(*one) for one in self._policies.items()),
+            *(price(*one) for one in self._prices.items()),
+            organization(),
+            team(),
+            *(team(*one) for one in self._teams.items()),
+            *(key(key_id, name, more) for key_id, (name, more) in self._keys.items()),
+        )
+
+
+@pytest.mark.asyncio
+async def test_random_edits_come_back_by_an_export(database: Database) -> None:
+    """After each edit the export has no difference, and neither have the files."""
+    files = RandomFiles(20)
+    async with database.server.connect(database.name) as connection:
+        for _ in range(EDITS):
+            files.edit()
+            await apply_text(connection, files.text(), prunes=True)
+            stored = await load_installation(connection)
+            for text in (exported(stored), files.text()):
+                wanted = parse_files([("a.yaml", text)])
+                plan = plan_installation(wanted, stored, file_set="default", prunes=True)
+                assert (plan.changes, plan.adopted, plan.unchanged) == ((), (), len(stored))
+
+
+@pytest.mark.asyncio
+async def test_a_change_made_meanwhile_ends_the_change(database: Database, tmp_path: Path) -> None:
+    """The second of two people is asked to look at the new plan."""
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, organization())
+        (tmp_path / "a.yaml").write_text(organization(more="enabled: false\n"))
+        command = ("apply", "-f", str(tmp_path), "--yes", "--no-wait")
+        async with asyncio.TaskGroup() as group, connection.transaction():
+            await lock_installation(connection)
+            second = group.create_task(asyncio.to_thread(Egret(database.dsn), *command))
+            while not await connection.fetchval(_WAITS):  # noqa: ASYNC110 - the database is asked
+                await asyncio.sleep(0.02)
+            await connection.execute("UPDATE organizations SET allowed_models = '{gpt-*}'")
+        ran = second.result()
+        enabled = await connection.fetchval("SELECT enabled FROM organizations")
+
+    assert ran.code == 1
+    assert "the installation was changed meanwhile; nothing was done" in ran.err
+    assert enabled is True
+
+
+@pytest.mark.asyncio
+async def test_keys_that_exchange_names_are_refused(database: Database) -> None:
+    """The names of a team's keys are unique at every moment."""
+    tree = joined(organization(), team())
+    first, second = key("aaaaaaaaaaaa", "one"), key("bbbbbbbbbbbb", "two")
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, joined(tree, first, second))
+        other = joined(tree, key("aaaaaaaaaaaa", "two"), key("bbbbbbbbbbbb", "one"))
+        with pytest.raises(ChangeRefusedError, match="exchange their names"):
+            await apply_text(connection, other)
+
+
+@pytest.mark.asyncio
+async def test_the_first_revocation_stays(database: Database) -> None:
+    tree = joined(organization(), team(), key(more="revoked_at: 2026-02-01\n"))
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, tree)
+        plan = await apply_text(connection, tree.replace("2026-02", "2026-03"))
+        text = exported(await load_installation(connection))
+
+    assert len(plan.kept) == 1
+    assert "revoked_at: '2026-02-01T00:00:00Z'" in text
+
+
+@pytest.mark.asyncio
+async def test_an_object_that_this_version_cannot_read_is_named(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, organization())
+        await connection.execute("""UPDATE organizations SET limits = '[{"measure": "x"}]'""")
+        with pytest.raises(ChangeRefusedError, match="organization acme is not one this Egret"):
+            await load_installation(connection)
+
+
+@pytest.mark.asyncio
+async def test_the_role_of_the_command_line_may_apply(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        await connection.execute("SET ROLE egret_admin")
+        await apply_text(connection, joined(policy(), price(), organization(), team(), key()))
+        await apply_text(connection, organization("other"), prunes=True)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_may_not(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        await connection.execute("SET ROLE egret_sidecar")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await apply_text(connection, organization())

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+
+from sidecar.admin.installation.object_schema import installation_schema, installation_schema_text
+from tests.support.installation import key, organization, policy, price, team
+
+VALIDATOR = jsonschema.Draft202012Validator(installation_schema())
+
+
+def faults(text: str) -> list[str]:
+    return [error.message for error in VALIDATOR.iter_errors(yaml.safe_load(text))]
+
+
+def test_it_is_a_schema() -> None:
+    """Of the draft that it names, and the same each time."""
+    jsonschema.Draft202012Validator.check_schema(installation_schema())
+    assert json.loads(installation_schema_text()) == installation_schema()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        policy(),
+        organization(more="limits: [cost/month=2, {limit: tokens/day=5, models: [a]}]\n"),
+        team(),
+        key(more="tags: [a]\npriority: batch\nexpires_at: '2027-01-31T12:00:00Z'\n"),
+    ],
+)
+def test_documents_are_valid(text: str) -> None:
+    assert faults(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            organization(more="polcy: a\n"),
+            "Additional properties are not allowed ('polcy' was unexpected)",
+        ),
+        (
+            "kind: Organisation\n",
+            "'Organisation' is not one of ['Policy', 'Price', 'Organization', 'Team', 'Key']",
+        ),
+        ("kind: Team\n", "'name' is a required property"),
+    ],
+)
+def test_a_fault_is_at_its_field(text: str, expected: str) -> None:
+    assert faults(text) == [expected]
+
+
+def test_a_price_is_a_number() -> None:
+    value = yaml.safe_load(price()) | {"valid_from": "2026-01-01"}
+
+    assert [*VALIDATOR.iter_errors(value)] == []
+    assert [*VALIDATOR.iter_errors(value | {"input": "free"})] != []
