@@ -12,7 +12,14 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from evaluation import injection, pii, secrets_found
+from evaluation import (
+    injection,
+    look_alikes,
+    national_numbers,
+    pii,
+    postal_addresses,
+    secrets_found,
+)
 from evaluation.code_chunks import code_chunks, folders
 from evaluation.pii_sentences import sentences
 from evaluation.roc import draw_roc
@@ -46,6 +53,12 @@ def main() -> int:
         )
     with console.status("personal data …"):
         personal = pii.evaluate_pii(tuple(sentences()), peers=peers)
+    with console.status("numbers and addresses …"):
+        alike = look_alikes.evaluate_look_alikes(
+            tuple(look_alikes.look_alikes()), tuple(look_alikes.random_runs())
+        )
+        national = national_numbers.evaluate_numbers(tuple(national_numbers.telephone_texts()))
+        addresses = postal_addresses.evaluate_addresses(tuple(postal_addresses.addresses()))
     with console.status("secrets …"):
         found = secrets_found.evaluate_secrets(tuple(secret_texts()), harmless(), peers=peers)
         chunks = tuple(code_chunks(folders(), 500 if options.smoke else CODE_CHUNKS))
@@ -55,6 +68,9 @@ def main() -> int:
         injection.source_grid(attacks, attacks=True),
         injection.source_grid(attacks, attacks=False),
         pii.grid(personal),
+        look_alikes.grid(alike),
+        national_numbers.grid(national),
+        postal_addresses.grid(addresses),
         secrets_found.summary_grid(found),
         secrets_found.missed_grid(found),
         secrets_found.code_grid(code),
@@ -66,6 +82,8 @@ def main() -> int:
         write_section("eval", _section(run.as_sentence(), grids), page=PAGE)
     figures = injection.figures(attacks) | pii.figures(personal) | secrets_found.figures(found)
     figures |= secrets_found.code_figures(code)
+    figures |= look_alikes.figures(alike) | national_numbers.figures(national)
+    figures |= postal_addresses.figures(addresses)
     console.print(f"\nWritten to {write_json('eval', figures, run)}.")
     return 0
 

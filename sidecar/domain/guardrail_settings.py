@@ -62,13 +62,14 @@ class PiiSettings:
     """Personal data.
 
     `regions` are ISO country codes whose national phone form counts, `countries` those whose
-    identifiers are looked for.
+    identifiers are looked for. `private_addresses` are IPv4 addresses of private networks.
     """
 
     guardrail_type: ClassVar[str] = "pii"
     types: tuple[str, ...] | None = None  # None: those on by default
     regions: tuple[str, ...] = ()
     countries: tuple[str, ...] = ()
+    private_addresses: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES, national_rules
-from sidecar.guardrails.detectors.pii import PII_RULES, national_phone_rule
+from sidecar.guardrails.detectors.phone import national_phone_rule
+from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULE
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     PromptInjectionCheck,
     shipped_scorer,
@@ -92,8 +93,10 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
             of_tiers = (one for one in SECRET_RULES if tiers is None or tier_of(one.type) in tiers)
             return _chosen(tuple(of_tiers), types)
         case PiiSettings(types=types, regions=regions, countries=countries):
-            phones = (national_phone_rule(regions),) if regions else ()
-            return _chosen((*PII_RULES, *phones, *national_rules(countries)), types)
+            more = (national_phone_rule(regions),) if regions else ()
+            if settings.private_addresses:
+                more = (*more, PRIVATE_ADDRESS_RULE)
+            return _chosen((*PII_RULES, *more, *national_rules(countries)), types)
         case DeniedPatternsSettings(patterns=patterns):
             return (
                 Rule(

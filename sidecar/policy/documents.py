@@ -37,7 +37,7 @@ from sidecar.domain.guardrail_settings import (
 from sidecar.domain.policy import Policy, Stage, StreamUsage, UnscannedAction
 from sidecar.guardrails.detectors.language import LANGUAGES
 from sidecar.guardrails.detectors.national import COUNTRIES, NATIONAL_TYPES
-from sidecar.guardrails.detectors.numbers import KNOWN_REGIONS
+from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
 from sidecar.guardrails.detectors.pii import PII_TYPES
 from sidecar.guardrails.detectors.secrets import SECRET_TYPES, tier_of
 from sidecar.guardrails.matching.database import expression_problem, syntax_problem
@@ -103,6 +103,7 @@ class PiiDocument(GuardrailFields):
         tuple[Annotated[str, KnownName("country", COUNTRIES)], ...],
         Field(max_length=len(COUNTRIES)),
     ] = ()
+    private_addresses: bool = False
     types: Annotated[
         tuple[Annotated[str, KnownName("PII type", PII_TYPES), AfterValidator(_of_a_country)], ...]
         | None,

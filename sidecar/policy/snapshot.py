@@ -24,7 +24,7 @@ from sidecar.domain.policy import (
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
 from sidecar.guardrails.cooperative import Cooperative, run_sync
-from sidecar.guardrails.detectors.numbers import load_numbering_plans
+from sidecar.guardrails.detectors.phone import load_numbering_plans
 from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.json_schema.check import json_schema_check
 from sidecar.guardrails.local_scan import LocalScan

@@ -55,7 +55,7 @@ def card(digits: str, separator: str) -> str:
 
 
 cards = st.builds(
-    card, st.text("0123456789", min_size=14, max_size=14), st.sampled_from(["", " ", "-"])
+    card, st.text("0123456789", min_size=14, max_size=14), st.sampled_from([" ", "-"])
 )
 emails = st.builds(
     lambda local, host: f"{local}@{host}.example.com",

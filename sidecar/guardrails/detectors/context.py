@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.guardrails.detectors.numbers import KNOWN_REGIONS
+from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
 from sidecar.guardrails.matching.rule import Rank, Rule, rule, where
 
 GAP: Final = r"[^0-9\n\x00]{0,24}?"

@@ -1,17 +1,13 @@
-"""Checks of numbers: cards, accounts, IP addresses, and numbering plans."""
+"""Checks of numbers: cards, accounts, IP addresses."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 
-import phonenumbers
-import re2
-from phonenumbers import PhoneMetadata
-
+from sidecar.guardrails.detectors.words import ends_in, is_near
 from sidecar.guardrails.matching.rule import Span
 
 _VALUES: Final = bytes((byte - 48) % 10 for byte in range(256))
@@ -75,6 +71,21 @@ _CARD_LENGTHS: Final = {
 }
 """How many digits a card's number has, by its first four."""
 
+_GROUPED_CARD: Final = re.compile(
+    rb"[0-9]{4}([ -])(?:[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?|[0-9]{6}\1[0-9]{4,5})\Z"
+)
+"""As cards are embossed."""
+
+_EXAMPLE_CARDS: Final = frozenset(
+    b"4111111111111111 4012888888881881 4222222222222 4242424242424242 4000056655665556"
+    b" 5555555555554444 5105105105105100 2221000000000009 2223003122003222 5200828282828210"
+    b" 378282246310005 371449635398431 378734493671000 30569309025904 38520000023237"
+    b" 3530111333300000 3566002020360505 6011111111111117 6011000990139424 6200000000000005"
+    b" 6205500000000000004 6759649826438453".split()
+)
+"""Test numbers of payment providers' documentation. They count everywhere: people try a guardrail
+with them, and no other number is one of them by chance."""
+
 _CHARACTER_VALUES: Final = {
     byte: str(int(chr(byte), 36)) for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 }
@@ -96,17 +107,30 @@ def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
     """Return the card numbers in a run of digit groups joined by single spaces or dashes.
 
     A number begins and ends with a group, so that a number beside it (an order number before,
-    a security code behind) cannot hide it; groups but the last have four digits or more.
+    a security code behind) cannot hide it; groups but the last have four digits or more. One run
+    of digits is a card's only near a word for cards: of random ones every twentieth has an
+    issuer's first digits and the right check digit.
     """
     if end - start <= _MAX_CARD_DIGITS:
         digits = content[start:end].translate(None, b" -")
         if len(digits) == end - start:
-            return ((start, end),) if has_issuer(digits) and passes_luhn(digits) else ()
+            is_card = has_issuer(digits) and passes_luhn(digits)
+            return ((start, end),) if is_card and _is_meant(content, start, end) else ()
     # A run may be cut at its most digits; a number that begins in it may end behind it.
     behind = _REST.match(content, end)
     stop = end if behind is None else behind.end()
     groups = [match.span() for match in _DIGITS.finditer(content, start, stop)]
-    return _cards_in(content, groups, before=end)
+    return (span for span in _cards_in(content, groups, before=end) if _is_meant(content, *span))
+
+
+def _is_meant(content: bytes, start: int, end: int) -> bool:
+    """Return whether a number that could be a card's is one, by its form and the words near it."""
+    if content[start:end].translate(None, b" -") in _EXAMPLE_CARDS:
+        return True
+    if ends_in("identifier", content, start):
+        return False
+    is_grouped = _GROUPED_CARD.match(content, start, end) is not None
+    return is_grouped or is_near("card", content, start, end)
 
 
 def iban_expression() -> str:
@@ -134,8 +158,20 @@ def is_iban(candidate: bytes) -> bool:
     return int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 == 1
 
 
-def is_plain_ssn(digits: bytes) -> bool:
-    """Return whether nine digits could be a number of the US Social Security Administration."""
+_EXAMPLE_SSNS: Final = frozenset(
+    b"123456789 078051120 219099999 457555462 111223333 123121234 012345678 987654321".split()
+)
+"""Of advertisements and documentation: nobody's own."""
+
+
+def is_ssn(candidate: bytes) -> bool:
+    """Return whether it could be a number of the US Social Security Administration.
+
+    Never issued: areas 000, 666 and from 900 on, group 00, serial 0000 (SSA, since 2011).
+    """
+    digits = candidate.translate(None, b" -")
+    if digits in _EXAMPLE_SSNS or len(set(digits)) == 1:
+        return False
     return digits[:3] not in {b"000", b"666"} and digits[3:5] != b"00" and digits[5:] != b"0000"
 
 
@@ -181,73 +217,3 @@ def _card_groups(
         if end - ends[end_index - 1] < _MIN_GROUP_DIGITS:
             break  # only the last group may be shorter
     return best
-
-
-KNOWN_REGIONS: Final = frozenset(phonenumbers.SUPPORTED_REGIONS)
-
-_KINDS: Final = (
-    "fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip",
-    "pager", "uan", "voicemail",
-)  # fmt: skip
-_NO_NUMBER: Final = r"[^\x00-\x{10FFFF}]"
-_MAX_COUNTRY_DIGITS: Final = 3
-
-
-def load_numbering_plans() -> None:
-    """Read and compile all plans now (some 0.2 s) instead of one at a time from within a scan."""
-    PhoneMetadata.load_all()
-    for code in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
-        _country_plan(str(code).encode())
-
-
-def is_international(digits: bytes) -> bool:
-    """Return whether *digits*, country code first, are a number in use."""
-    for length in range(1, _MAX_COUNTRY_DIGITS + 1):
-        plan = _country_plan(digits[:length])
-        if plan is not None:  # no code is the beginning of another
-            return plan.fullmatch(digits[length:]) is not None
-    return False
-
-
-def is_national(digits: bytes, regions: tuple[str, ...]) -> bool:
-    """Return whether *digits* are a number in use in any of *regions*, as dialled there."""
-    return _national_plan(regions).fullmatch(digits) is not None
-
-
-@lru_cache(maxsize=1_024)
-def _country_plan(code: bytes) -> Any:
-    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(int(code))
-    if regions is None or code.startswith(b"0"):
-        return None
-    return _compiled(
-        [
-            _plan(
-                PhoneMetadata.metadata_for_nongeo_region(int(code))
-                if region == phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY
-                else PhoneMetadata.metadata_for_region(region)
-            )
-            for region in regions
-        ]
-    )
-
-
-@lru_cache(maxsize=1_024)
-def _national_plan(regions: tuple[str, ...]) -> Any:
-    return _compiled([_plan(PhoneMetadata.metadata_for_region(region)) for region in regions])
-
-
-def _compiled(plans: list[str]) -> Any:
-    options = re2.Options()
-    options.max_mem = 32 << 20  # the 25 regions of +1 in one
-    return re2.compile("|".join(plans).encode(), options)
-
-
-def _plan(metadata: PhoneMetadata | None) -> str:
-    """Return the expression for a national number, with or without the prefix to dial."""
-    if metadata is None:
-        return _NO_NUMBER
-    kinds = [getattr(metadata, kind) for kind in _KINDS]
-    numbers = [kind.national_number_pattern for kind in kinds
-               if kind is not None and kind.national_number_pattern]  # fmt: skip
-    prefix = metadata.national_prefix_for_parsing or ""
-    return f"(?:{prefix})?(?:{'|'.join(numbers)})"

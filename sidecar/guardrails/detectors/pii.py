@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar.guardrails.detectors import numbers
 from sidecar.guardrails.detectors.context import CONTEXT_RULES
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES
-from sidecar.guardrails.detectors.numbers import is_international, is_national
-from sidecar.guardrails.matching.rule import Locate, Rank, Rule, Span, rule, where
+from sidecar.guardrails.detectors.phone import PHONE_RULES
+from sidecar.guardrails.detectors.words import ends_in, is_near
+from sidecar.guardrails.matching.rule import Rank, Rule, Span, rule, where
 
 _NO_TOP_LEVEL_DOMAIN: Final = re.compile(
     # Suffixes of files (`logo@2x.png`) and of systemd's units (`getty@tty1.service`), none of
@@ -39,79 +40,10 @@ def address(content: bytes, start: int, end: int) -> Iterable[Span]:
     return ((start, start + len(found)),)
 
 
-CONTEXT_REGIONS: Final = ("US", "GB", "DE", "FR", "ES", "IT", "IN", "BR", "AU", "JP", "MX", "NL")
-"""Plans tried for a national number next to a word such as «phone»."""
-
-_DATE: Final = re.compile(
-    # ISO 8601, and with the other signs that are common between year, month and day.
-    rb"(?:19|20)[0-9]{2}([./-])(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12][0-9]|3[01])(?![0-9])[ ]*"
-)
-_NUMBER: Final = re.compile(rb"\(?[0-9][0-9() ./-]{5,18}[0-9]\b")
-
-_SEPARATORS: Final = b" ().-/"
-_MIN_DIGITS: Final = 7
-_MAX_DIGITS: Final = 15  # E.164
-
-
-def international(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Return the number in E.164 form at *start*, without groups that make it invalid."""
-    return _longest_valid(content, (start, end), is_international)
-
-
-@dataclass(frozen=True, slots=True)
-class National:
-    """Locates numbers in the national form of these regions."""
-
-    regions: tuple[str, ...]
-
-    def __call__(self, content: bytes, start: int, end: int) -> Iterable[Span]:
-        """Return the number at *start*, if it is one in any of the regions."""
-        if content[start - 1 : start].isalnum() or content[end : end + 1].isalnum():
-            return ()
-        if date := _DATE.match(content, start, end):  # a number may stand behind it
-            behind = _NUMBER.match(content, date.end())
-            if behind is None:
-                return ()
-            start, end = behind.span()
-        return _longest_valid(
-            content, (start, end), lambda digits: is_national(digits, self.regions)
-        )
-
-
-def _longest_valid(
-    content: bytes, span: Span, is_valid: Callable[[bytes], bool]
-) -> Iterable[Span]:
-    """Drop groups from the end, twice at most: a year or an extension may follow."""
-    start, end = span
-    for _ in range(3):
-        digits = content[start:end].translate(None, b"+ ().-/")
-        if len(digits) < _MIN_DIGITS:
-            break
-        if len(digits) <= _MAX_DIGITS and is_valid(digits):
-            return ((start, end),)
-        shorter = max(content.rfind(separator, start, end) for separator in _SEPARATORS)
-        if shorter <= start:
-            break
-        while content[shorter - 1] in _SEPARATORS:  # ends at the first digit or plus at latest
-            shorter -= 1
-        end = shorter
-    return ()
-
-
-_PHONE_WORDS: Final = (
-    r"(?:phones?|telephone|tel|mobile|mobil|cell|cellular|fax|whatsapp|call|dial|text me|"
-    r"t\xc3\xa9l(?:\xc3\xa9phone)?|telefono|tel\xc3\xa9fono|telefon|telefone|handy|celular)"
-)
-
 _MAX_IPV6: Final = 45
 _IPV6_GROUPS: Final = 8
 _IPV6_DIGITS: Final = 4
 _SOME: Final = 3
-# 078-05-1120, 219-09-9999, 457-55-5462
-_SSN_EXCEPTIONS: Final = (
-    r"(?!000|666|[0-9]{3}[ -]00|[0-9]{3}[ -][0-9]{2}[ -]0000"
-    r"|078[ -]05[ -]1120|219[ -]09[ -]9999|457[ -]55[ -]5462)"
-)
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4: Final = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 
@@ -151,9 +83,53 @@ def _ipv6(content: bytes, start: int, end: int) -> tuple[Span, ...]:
     return ((start, end),) if is_address else ()
 
 
-def _phone_rule(regex: str, locate: Locate, *, finder: str | None = None) -> Rule:
-    return rule("PHONE", regex, locate, rank=Rank.PHONE, finder=finder)
+_PRIVATE: Final = re.compile(
+    # RFC 1918, RFC 6598 (shared by the customers of a carrier), RFC 3927 (link-local).
+    rb"10[.]|192[.]168[.]|172[.](?:1[6-9]|2[0-9]|3[01])[.]|169[.]254[.]"
+    rb"|100[.](?:6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])[.]"
+)
+_SMALL: Final = re.compile(rb"(?:[12]?[0-9]|3[01])[.](?:[12]?[0-9]|3[01])[.]")
+"""Of version numbers nearly all begin like this, of addresses one in fifty."""
 
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Locates IPv4 addresses of hosts, public or private ones, and drops version numbers."""
+
+    is_private: bool
+
+    def __call__(self, content: bytes, start: int, end: int) -> Iterable[Span]:
+        """Return the address, unless the words before it or its small numbers say otherwise."""
+        if (_PRIVATE.match(content, start) is not None) != self.is_private:
+            return ()
+        if ends_in("host", content, start) or _PORT.match(content, end):
+            return ((start, end),)
+        before = content[max(start - 2, 0) : start]
+        if before[-1:] in {b"-", b"_"} and before[:1].isalpha():
+            return ()  # `tool-1.2.3.4`
+        if any(ends_in(kind, content, start) for kind in ("version", "identifier")):
+            return ()
+        is_small = _SMALL.match(content, start) and before != b"//" and before[-1:] != b"@"
+        return () if is_small and not is_near("host", content, start, end) else ((start, end),)
+
+
+_PORT: Final = re.compile(rb"[:/][0-9]")
+
+
+def _ipv4_rule(*, is_private: bool) -> Rule:
+    return rule(
+        "IPV4",
+        rf"\b{_IPV4}\b",
+        Host(is_private),
+        rank=Rank.ADDRESS,
+        # No part of a longer dotted number; no loopback, multicast or mask, which are no host's.
+        finder=rf"(?<![0-9A-Za-z_.])(?!127\.|0\.|22[4-9]\.|2[345][0-9]\.){_IPV4}"
+        r"(?![0-9A-Za-z_])(?!\.[0-9A-Za-z])",
+    )
+
+
+PRIVATE_ADDRESS_RULE: Final = _ipv4_rule(is_private=True)
+"""For policies with `private_addresses`."""
 
 PII_RULES: Final[tuple[Rule, ...]] = (
     # RFC 5321 section 4.1.2, the dot-atom form with a domain name.
@@ -182,29 +158,22 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         rank=Rank.IBAN,
         finder=numbers.iban_expression(),
     ),
-    # Never issued: areas 000, 666 and from 900 on, group 00, serial 0000 (SSA, since 2011); and
-    # three numbers that were printed in advertisements.
     rule(
         "US_SSN",
         r"\b[0-8][0-9]{2}[ -][0-9]{2}[ -][0-9]{4}\b",
+        where(numbers.is_ssn),
         rank=Rank.SSN,
-        finder=rf"\b{_SSN_EXCEPTIONS}[0-8][0-9]{{2}}[ -][0-9]{{2}}[ -][0-9]{{4}}\b",
+        finder=r"(?<![0-9A-Za-z_])(?<![0-9][ -])[0-8][0-9]{2}(?:-[0-9]{2}-|[ ][0-9]{2}[ ])[0-9]{4}"
+        r"(?![0-9A-Za-z_])(?![ -][0-9])",
     ),
     rule(
         "US_SSN",
         r"(?i)\b(?:ssn|social security(?: number| no\.?| #)?)"
         r"[^0-9a-z]{1,6}(?:is )?([0-8][0-9]{8})\b",
-        where(numbers.is_plain_ssn),
+        where(numbers.is_ssn),
         rank=Rank.SSN,
     ),
-    rule(
-        "IPV4",
-        rf"\b{_IPV4}\b",
-        rank=Rank.ADDRESS,
-        # Not a part of a longer dotted number, not loopback, not unspecified.
-        finder=rf"(?<![0-9A-Za-z_.])(?!127\.|0\.0\.0\.0(?![0-9])){_IPV4}"
-        r"(?![0-9A-Za-z_])(?!\.[0-9A-Za-z])",
-    ),
+    _ipv4_rule(is_private=False),
     rule(
         "IPV6",
         r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:"
@@ -215,21 +184,8 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         r"(?:(?:\.[0-9]{1,3}){3})?",
     ),
     *CONTEXT_RULES,
-    _phone_rule(
-        r"\+[1-9][0-9() ./-]{5,20}[0-9]",
-        international,
-        finder=r"(?<![0-9A-Za-z_+])\+[1-9][0-9() ./-]{5,20}[0-9]",
-    ),
-    _phone_rule(
-        r"(?i)\b" + _PHONE_WORDS + r"\b[^0-9+\n\x00]{0,20}?(\(?[0-9][0-9() ./-]{5,18}[0-9])\b",
-        National(CONTEXT_REGIONS),
-    ),
+    *PHONE_RULES,
 )
 """The rules that hold without a region or country."""
 
 PII_TYPES: Final = tuple(sorted({*NATIONAL_TYPES, *(known.type for known in PII_RULES)}))
-
-
-def national_phone_rule(regions: tuple[str, ...]) -> Rule:
-    """Return the rule for numbers without country code, in the plans of *regions*."""
-    return _phone_rule(r"\(?\b[0-9][0-9() ./-]{5,18}[0-9]\b", National(regions))

@@ -47,6 +47,7 @@ def test_the_canonical_text_writes_out_every_default() -> None:
         "  redaction: placeholder\n"
         "  restore: false\n"
         "  streams: window\n"
+        "  private_addresses: false\n"
         "- name: prompt-injection\n"
         "  type: prompt_injection\n"
         "  stage: input\n"

@@ -26,7 +26,7 @@ FOUND = {
     "mastercard_2": ("2221000000000009", "CREDIT_CARD", "2221000000000009"),
     "diners": ("30569309025904", "CREDIT_CARD", "30569309025904"),
     "jcb": ("3530111333300000", "CREDIT_CARD", "3530111333300000"),
-    "maestro_12": ("500000000009", "CREDIT_CARD", "500000000009"),
+    "maestro_12": ("card 500000000009", "CREDIT_CARD", "500000000009"),
     "unionpay_19": ("6205500000000000004", "CREDIT_CARD", "6205500000000000004"),
     "card_and_code": ("4111 1111 1111 1111 123", "CREDIT_CARD", "4111 1111 1111 1111"),
     "card_after_order": ("1234 4111 1111 1111 1111", "CREDIT_CARD", "4111 1111 1111 1111"),
@@ -42,7 +42,12 @@ FOUND = {
     "ssn_spaces": ("536 90 4399", "US_SSN", "536 90 4399"),
     "ssn_bare_with_word": ("SSN: 536904399", "US_SSN", "536904399"),
     "ipv4": ("from 203.0.113.7:443", "IPV4", "203.0.113.7"),
-    "ipv4_private": ("10.1.2.3.", "IPV4", "10.1.2.3"),
+    "card_bare_near_a_word": ("Karte: 4539148803436467", "CREDIT_CARD", "4539148803436467"),
+    "card_and_word_behind": ("4539148803436467 (my Visa)", "CREDIT_CARD", "4539148803436467"),
+    "card_of_json": ('{"card_number": "4539148803436467"}', "CREDIT_CARD", "4539148803436467"),
+    "card_grouped": ("so 4539 1488 0343 6467", "CREDIT_CARD", "4539 1488 0343 6467"),
+    "ipv4_small_behind_a_word": ("server 5.9.12.34", "IPV4", "5.9.12.34"),
+    "ipv4_small_and_port": ("5.9.12.34:80", "IPV4", "5.9.12.34"),
     "ipv6": ("at 2001:db8::8a2e:370:7334,", "IPV6", "2001:db8::8a2e:370:7334"),
     "ipv6_mapped": ("::ffff:203.0.113.7 here", "IPV6", "::ffff:203.0.113.7"),
     "ipv6_full": (
@@ -79,6 +84,10 @@ FOUND = {
     "account": ("Account number: 1234-567-890", "BANK_ACCOUNT", "1234-567-890"),
     "bic": ("BIC: DEUTDEFF500 for", "SWIFT_BIC", "DEUTDEFF500"),
     "phone_behind_a_date": ("call on 2025-11-20 415-555-2671", "PHONE", "415-555-2671"),
+    "phone_any_country": ("Puhelin: 013 1236616", "PHONE", "013 1236616"),
+    "phone_japanese": ("電話番号は03-1234-5678です", "PHONE", "03-1234-5678"),
+    "phone_of_json": ('{"phone_number": 4155552671}', "PHONE", "4155552671"),
+    "phone_in_the_next_line": ("Fax\n030 901820", "PHONE", "030 901820"),
     "phone_french": ("Tél. 01 42 68 53 00", "PHONE", "01 42 68 53 00"),
 }
 
@@ -88,6 +97,16 @@ CLEAN = {
     "long_number": "41111111111111111111111",
     "order_number": "order 1234-5678-9012-3456",
     "version": "v1.2.3.4 and 1.2.3.4.5 and 300.1.1.1",
+    "version_word": "version 81.3.4.120, build 91.0.44.7, Abschnitt 33.2.1.4",
+    "version_of_a_package": "tool-81.3.4.120 and 5.17.7.201",
+    "network_mask": "255.255.255.0 and 224.0.0.251",
+    "private_network": "10.1.2.3 192.168.0.17 172.16.4.2 100.64.1.1 169.254.9.9",
+    "card_random": "trace 4539148803436467 and 4929718436011122334",
+    "card_of_a_token": '{"kid": "4539148803436467", "alg": "RS256"}',
+    "ssn_of_documentation": "ssn 123-45-6789, 078-05-1120, 111-11-1111, SSN: 123456789",
+    "ssn_part": "011 15-2345-8988 and 123-536-90-4399",
+    "phone_of_an_order": "phone order 123-456-7890, call id 987654321, mobile app 12.4.5678",
+    "phone_of_code": "call(9876543210) and function call 9876543210",
     "loopback": "127.0.0.1 ::1 0.0.0.0 ::",
     "code": "std::max(a::b, c) and 12:30:45 and 00:1A:2B:3C:4D:5E",
     "decorator": "@pytest.mark and user@localhost",
@@ -134,6 +153,52 @@ def test_what_fails_its_check_is_not_personal_data(case: str) -> None:
 def test_every_type_has_an_example() -> None:
     """A rule nobody ever saw match is not a rule."""
     assert {type_ for _, type_, _ in FOUND.values()} == set(PII_TYPES) - set(NATIONAL_TYPES)
+
+
+WRITTEN = {
+    "US": ("415-555-2671", "(415) 555-2671", "415.555.2671", "1-415-555-2671"),
+    "CA": ("(506) 234-5678",),
+    "DE": ("030 901820", "(030) 901820", "030/901820", "0151 23456789", "01512 3456789"),
+    "FR": ("01 42 68 53 00", "01.42.68.53.00", "0612345678"),
+    "GB": ("020 7946 0958", "07400 123456", "(0121) 234 5678"),
+    "IT": ("02 1234 5678", "312 345 6789"),
+    "BR": ("(11) 96123-4567",),
+    "RU": ("8 (912) 345-67-89",),
+    "PL": ("512 345 678",),
+}
+"""As people of a country write numbers."""
+
+NOT_WRITTEN = (
+    "2022-343050", "1773863464", "66.796695", "15.07.1998", "2024-01-15 10:30", "0.66679669",
+    "Rechnung 030 901820", "order 0123 456789", '{"sku": "0151 23456789"}', "4155552671",
+    "customer id 415-555-2671", "facture 01 42 68 53 00", "612 345 678 EUR", "x-030-901820",
+    "EUR 512 345 678", "0151234567890123", "30 901820", "02139-4307", "12:30:45 123 456",
+)  # fmt: skip
+EUROPEAN = effective(policy("  - {name: pii, type: pii, regions: [US, DE, FR, GB, IT, PL, ES]}"))
+
+
+@pytest.mark.parametrize(("region", "number"), [(r, n) for r in WRITTEN for n in WRITTEN[r]])
+def test_a_number_counts_as_its_country_writes_it(region: str, number: str) -> None:
+    """With the trunk prefix, the area in brackets, or the country's own groups."""
+    own = effective(policy(f"  - {{name: pii, type: pii, regions: ['{region}']}}"))
+    text = f"Ann Miller, {number}, Sales"
+    (outcome,) = own.local.scan(parts_of([text]))
+    assert [text[one.start : one.end] for one in outcome.findings] == [number]
+
+
+@pytest.mark.parametrize("text", NOT_WRITTEN)
+def test_a_look_alike_is_no_telephone_number(text: str) -> None:
+    """Dates, decimals, amounts, plain numbers, and all behind a word for something else."""
+    (outcome,) = EUROPEAN.local.scan(parts_of([text]))
+    assert not outcome.findings
+
+
+def test_private_addresses_count_if_the_policy_says_so() -> None:
+    """They are the same in every network, so they are nobody's own."""
+    own = effective(policy("  - {name: pii, type: pii, private_addresses: true}"))
+    text = "from 10.1.2.3 and 203.0.113.7."
+    (outcome,) = own.local.scan(parts_of([text]))
+    assert [text[one.start : one.end] for one in outcome.findings] == ["10.1.2.3", "203.0.113.7"]
 
 
 @pytest.mark.parametrize("number", ["415-555-2671", "(415) 555-2671", "030 901820"])

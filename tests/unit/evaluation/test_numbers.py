@@ -1,0 +1,48 @@
+"""Floors and ceilings of numbers on a small sample of the generated texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluation import look_alikes, national_numbers
+from evaluation.own import OwnDetector
+
+A_KIND = 10
+COUNTRIES = ("US", "DE", "FR", "GB", "IT", "JP", "BR", "SE")
+
+
+def test_there_are_forty_kinds_of_look_alikes() -> None:
+    """Each with texts that are filled anew."""
+    texts = list(look_alikes.look_alikes(a_kind=A_KIND))
+    assert len({one.kind for one in texts}) * A_KIND == len(texts) == 40 * A_KIND
+    assert len({one.text for one in texts}) > 0.9 * len(texts)
+
+
+@pytest.mark.parametrize("regions", ["none", "US, DE", "twenty"])
+def test_numbers_that_are_no_personal_data_pass(regions: str) -> None:
+    """At most one of a hundred is flagged, whatever the regions."""
+    detector = OwnDetector(f"type: pii, regions: [{look_alikes.REGION_SETS[regions]}]")
+    texts = list(look_alikes.look_alikes(a_kind=A_KIND))
+    flagged = [one for one in texts if detector.judge(one.text).findings]
+    assert len(flagged) <= 0.01 * len(texts), flagged
+
+
+def test_random_runs_of_digits_are_no_cards() -> None:
+    """Of 16 to 19 digits, bare and in the contexts of identifiers."""
+    detector = OwnDetector("type: pii, types: [CREDIT_CARD]")
+    runs = list(look_alikes.random_runs(count=1_000))
+    assert sum(bool(detector.judge(text).findings) for text in runs) <= 2
+
+
+@pytest.mark.parametrize("country", COUNTRIES)
+def test_national_telephone_numbers_are_found(country: str) -> None:
+    """Behind a word for a telephone anywhere; as the country writes them where it is a region."""
+    own = OwnDetector(f"type: pii, regions: [{country}]")
+    without = OwnDetector("type: pii")
+    here = [
+        one for one in national_numbers.telephone_texts(a_country=20) if one.country == country
+    ]
+    worded = [one for one in here if one.has_word]
+    bare = [one for one in here if not one.has_word]
+    assert sum(national_numbers.is_found(without, one) for one in worded) >= 0.95 * len(worded)
+    assert sum(national_numbers.is_found(own, one) for one in bare) >= 0.8 * len(bare)
