@@ -31,8 +31,8 @@ _LANGUAGES: Final = {
 """Folders of the chat corpus, as ISO 639-1."""
 
 _NOT_TAKEN: Final = frozenset({
-    "ballots", "prompt-injection", "sandbagging", "schelling_point", "self_prompting",
-    "steganography", "text_compression", "theory_of_mind",
+    "ballots", "override-system-instruction", "prompt-injection", "sandbagging",
+    "schelling_point", "self_prompting", "steganography", "text_compression", "theory_of_mind",
 })  # fmt: skip
 """Evaluations with other licences, or of attacks."""
 
