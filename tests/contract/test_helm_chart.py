@@ -498,11 +498,27 @@ def test_jobs_are_no_endpoints_of_the_services() -> None:
     """A pod that migrates answers no request."""
     resources = rendered("helm4", "sidecar-full")
     jobs = [each for each in resources if each["kind"] == "Job"]
-    assert len(jobs) == 2
+    assert len(jobs) == 3
     for service in (each for each in resources if each["kind"] == "Service"):
         for job in jobs:
             labels = job["spec"]["template"]["metadata"]["labels"]
             assert not service["spec"]["selector"].items() <= labels.items()
+
+
+def test_a_job_applies_the_files_of_an_installation() -> None:
+    """Those of the values, or a ConfigMap that exists; with --prune only where that is set."""
+    own = rendered("helm4", "sidecar-full")
+    job = one(own, "Job", "guard-installation")["spec"]["template"]["spec"]
+    args = job["containers"][0]["args"]
+    assert args[2:6] == ["apply", "--file", "/etc/egret/installation", "--set"]
+    assert args[6:] == ["platform", "--yes", "--no-wait", "--prune"]
+    files = one(own, "ConfigMap", "guard-installation")["data"]
+    assert yaml.safe_load(files["acme.yaml"]) == {"kind": "Organization", "name": "acme"}
+
+    theirs = render("helm4", case="standalone", installation__existingConfigMap="ours")
+    job = one(theirs, "Job", "r-egret-installation")["spec"]["template"]["spec"]
+    assert {"name": "files", "configMap": {"name": "ours"}} in job["volumes"]
+    assert "--prune" not in job["containers"][0]["args"]
 
 
 # Values that are wrong.
@@ -517,6 +533,13 @@ def test_jobs_are_no_endpoints_of_the_services() -> None:
             "sidecar", {"image__repository": ""}, "no image: give image.repository", id="no image"
         ),
         pytest.param("sidecar", {"envoy__tlss__x": "y"}, "tlss", id="a typo deep down"),
+        pytest.param(
+            "sidecar-full", {"installation__existingConfigMap": "ours"}, "not both",
+            id="two sources of an installation",
+        ),
+        pytest.param(
+            "sidecar", {"installation__set": "A B"}, "installation", id="a set that is no name"
+        ),
         pytest.param("sidecar", {"mode": "deamon"}, "mode", id="a mode that is none"),
         pytest.param("sidecar", {"workers": "many"}, "workers", id="a number that is none"),
         pytest.param(

@@ -11,6 +11,9 @@
 {{- if and .Values.externalSecret.enabled (not .Values.externalSecret.store.name) -}}
 {{- fail "externalSecret.enabled needs externalSecret.store.name" -}}
 {{- end -}}
+{{- if and .Values.installation.files .Values.installation.existingConfigMap -}}
+{{- fail "installation: give files, or existingConfigMap, not both" -}}
+{{- end -}}
 {{- if eq .Values.mode "sidecar" -}}
 {{- include "egret.checkSidecar" . -}}
 {{- else -}}
