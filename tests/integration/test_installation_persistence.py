@@ -124,6 +124,22 @@ async def test_a_change_made_meanwhile_ends_the_change(database: Database, tmp_p
 
 
 @pytest.mark.asyncio
+async def test_a_change_that_does_not_end_is_not_waited_for_without_end(
+    database: Database,
+) -> None:
+    async with (
+        database.server.connect(database.name) as one,
+        database.server.connect(database.name) as other,
+        one.transaction(),
+    ):
+        await lock_installation(one)
+        with pytest.raises(ChangeRefusedError, match="another change has not ended for 1 s"):
+            async with other.transaction():
+                await lock_installation(other, seconds=1)
+        assert await load_installation(other) == ()  # workers read on
+
+
+@pytest.mark.asyncio
 async def test_keys_that_exchange_names_are_refused(database: Database) -> None:
     """The names of a team's keys are unique at every moment."""
     tree = joined(organization(), team())

@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.admin.installation.objects import Kind
+from sidecar.admin.installation.objects import Kind, parse_files
+from sidecar.admin.installation.persistence import load_installation
+from sidecar.admin.installation.plan import plan_installation
 from sidecar.admin.installation.statements import TABLES
 from tests.support.installation import (
     DIGEST,
     apply_text,
+    exported,
     joined,
     organization,
     policy,
@@ -48,6 +51,18 @@ def count_statements() -> Callable[[Any], list[str]]:
         return statements
 
     return watch
+
+
+@pytest.mark.asyncio
+async def test_the_export_of_5000_keys_has_no_changes(database: Database) -> None:
+    """With 50 teams and 20 policies; keys that are read again are the same."""
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, large(5_000))
+        stored = await load_installation(connection)
+
+    wanted = parse_files([("export.yaml", exported(stored))])
+    plan = plan_installation(wanted, stored, file_set="default", prunes=True)
+    assert (plan.changes, plan.adopted, plan.unchanged) == ((), (), 5_073)
 
 
 @pytest.mark.asyncio

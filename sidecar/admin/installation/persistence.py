@@ -38,6 +38,8 @@ _LEVELS: Final = {
     Kind.KEY: Level.KEY,
 }
 
+LOCK_SECONDS: Final = 60
+
 
 async def load_installation(connection: Connection) -> tuple[StoredObject, ...]:
     """Return every object as it was at one moment, each kind after those that it refers to.
@@ -48,9 +50,19 @@ async def load_installation(connection: Connection) -> tuple[StoredObject, ...]:
     return tuple(_stored(row) for row in await connection.fetch(LOAD))
 
 
-async def lock_installation(connection: Connection) -> None:
-    """Keep every other change out until the transaction ends. Workers go on."""
-    await connection.execute(LOCK)
+async def lock_installation(connection: Connection, *, seconds: int = LOCK_SECONDS) -> None:
+    """Keep every other change out until the transaction ends. Workers go on.
+
+    Raises:
+        ChangeRefusedError: another change did not end within *seconds*.
+    """
+    try:
+        await connection.execute(f"SET LOCAL lock_timeout = '{seconds:d}s'; {LOCK}")
+    except asyncpg.LockNotAvailableError:
+        raise ChangeRefusedError(
+            f"another change has not ended for {seconds} s; nothing was changed",
+            hint="run it again when that one is done",
+        ) from None
 
 
 async def carry_out(
