@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import groupby
 from typing import Final
 
 from typing_extensions import override
@@ -56,6 +57,12 @@ _DIGITS: Final = {
     for code in range(0x80, LAST_LETTERS)
     if unicodedata.category(character := chr(code)) == "Nd"
 }
+_BYTE: Final = "\\x{:02x}".format
+_DIGIT: Final = "|".join(
+    "".join(map(_BYTE, before)) + "[" + "".join(_BYTE(one[-1]) for one in digits) + "]"
+    for before, digits in groupby((chr(code).encode() for code in _DIGITS), lambda one: one[:-1])
+)
+"""One digit of any script, in UTF-8."""
 _MARKS: Final = dict.fromkeys(range(0x300, 0x370))
 _TABLE: Final = (
     {
@@ -70,7 +77,7 @@ SLICE_CHUNKS: Final = 16
 """Chunks read between two interruptions: a millisecond or less."""
 
 # In UTF-8, since the built-in expressions match bytes: a character of the table beside a Latin
-# letter or digit; or four digits of the scripts that are used most.
+# letter or digit; a digit of another script beside a Latin one; or four such digits.
 _FOREIGN: Final = (
     r"(?:\xc4\xb1|[\xc9\xca\xcc-\xd6][\x80-\xbf]|\xe1[\x8e\x8f\xb4][\x80-\xbf]"
     r"|\xea[\x93\x9c][\x80-\xbf]|\xe2\x80[\x90-\x95]|\xe2\x88\x92)"
@@ -78,7 +85,7 @@ _FOREIGN: Final = (
 _LIKELY: Final = compile_re2(
     Expression(
         rf"[0-9A-Za-z]{_FOREIGN}|{_FOREIGN}[0-9A-Za-z]"
-        r"|(?:(?:\xd9[\xa0-\xa9]|\xdb[\xb0-\xb9]|\xe0[\xa5\xa7][\xa6-\xaf])[ -]?){4}"
+        rf"|[0-9][ -]?(?:{_DIGIT})|(?:{_DIGIT})[ -]?[0-9]|(?:(?:{_DIGIT})[ -]?){{4}}"
     )
 )
 

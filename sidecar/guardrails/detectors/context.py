@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import re
+from functools import cache
 from typing import Final
 
 from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
-from sidecar.guardrails.matching.rule import Rank, Rule, rule, where
+from sidecar.guardrails.matching.rule import Expression, Rank, Rule, compile_re2, rule, where
 
 GAP: Final = r"[^0-9\n\x00]{0,24}?"
 """Between the words and the datum: «number», «is», punctuation; no other number, no new line."""
@@ -49,6 +52,46 @@ _GERMAN_ADDRESS: Final = (
     r"(?:stra\xc3\x9fe|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer) [0-9]{1,4} ?[a-z]?\b"
     r"(?:,? (?:D-)?[0-9]{5} [A-Z][A-Za-z\x80-\xff-]{2,24})?"
 )
+
+
+@cache
+def _address_parts() -> dict[str, str]:
+    """Return the expressions of `postal_addresses.txt` by name, in bytes."""
+    parts: dict[str, str] = {}
+    package = importlib.resources.files("sidecar.guardrails.detectors")
+    for line in package.joinpath("postal_addresses.txt").read_text(encoding="utf-8").splitlines():
+        name, sign, expression = line.partition(" = ")
+        if not sign or line.startswith("#"):
+            continue
+        for known, part in parts.items():
+            expression = expression.replace(f"<{known}>", f"(?:{part})")
+        parts[name] = re.sub(
+            "[^\x00-\x7f]+",
+            lambda run: "".join(f"\\x{byte:02x}" for byte in run[0].encode()),
+            expression,
+        )
+    return parts
+
+
+_SHARED: Final = {"cue", "house", "word", "name", "town", "first", "to", "han"}
+"""Parts of the others; the rest are addresses of one family of countries each."""
+
+
+def _foreign_addresses() -> Rule:
+    parts = _address_parts()
+    found = "|".join(parts[name] for name in parts if name not in _SHARED)
+    # The database looks for the words in front: all of it would be too large for that.
+    return Rule(
+        "POSTAL_ADDRESS",
+        Expression(parts["cue"]),
+        rank=Rank.CONTEXT,
+        finder=compile_re2(
+            # It begins behind a space or sign, or a whole character of another script.
+            Expression(rf"(?:{parts['cue']})(?:[^0-9\x00]{{0,24}}?[\s:=(>\"'\x80-\xbf])?({found})")
+        ),
+    )
+
+
 _ROUTING_WEIGHTS: Final = (3, 7, 1) * 3
 
 
@@ -70,6 +113,7 @@ CONTEXT_RULES: Final[tuple[Rule, ...]] = (
         rf"\b(?i:{_AT})\b{GAP}\b({_ENGLISH_ADDRESS}|{_GERMAN_ADDRESS})",
         rank=Rank.CONTEXT,
     ),
+    _foreign_addresses(),
     # ICAO 9303: up to nine characters; nearly all are letters and then digits, some mixed.
     rule(
         "PASSPORT",

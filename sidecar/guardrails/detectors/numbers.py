@@ -127,7 +127,7 @@ def _is_meant(content: bytes, start: int, end: int) -> bool:
     """Return whether a number that could be a card's is one, by its form and the words near it."""
     if content[start:end].translate(None, b" -") in _EXAMPLE_CARDS:
         return True
-    if ends_in("identifier", content, start):
+    if ends_in(content, start, "identifier"):
         return False
     is_grouped = _GROUPED_CARD.match(content, start, end) is not None
     return is_grouped or is_near("card", content, start, end)

@@ -18,7 +18,7 @@ import phonenumbers
 import re2
 from phonenumbers import PhoneMetadata
 
-from sidecar.guardrails.detectors.words import ends_in, expression_of, starts_with
+from sidecar.guardrails.detectors.words import ends_in, expression_of, starts_with, words_of
 from sidecar.guardrails.matching.rule import Expression, Rank, Rule, Span, compile_re2, rule
 
 KNOWN_REGIONS: Final = frozenset(phonenumbers.SUPPORTED_REGIONS)
@@ -34,7 +34,9 @@ _MAX_COUNTRY_DIGITS: Final = 3
 _MIN_DIGITS: Final = 7
 _MAX_DIGITS: Final = 15  # E.164
 _MAX_WORDED_DIGITS: Final = 13  # of a longer one, which may be several, the valid part
+_MIN_GROUPED_DIGITS: Final = 9
 _MIN_TRUNK_DIGITS: Final = 9  # with the prefix; shorter ones must have the country's own groups
+_MIN_DOTS: Final = 2  # one is a decimal point
 _MIN_GROUP_DIGITS: Final = 2
 _MOBILE_AREA_DIGITS: Final = range(3, 6)  # `0151`, `07911`: people part them as they like
 
@@ -153,7 +155,11 @@ class _Groups:
         """Return whether people in one of *regions* write a number of theirs like this."""
         whole = b"".join(self.digits)
         area_signs = 0 if self.has_brackets else 1
-        if not _MIN_DIGITS <= len(whole) <= _MAX_DIGITS or len(set(self.signs[area_signs:])) > 1:
+        signs = set(self.signs)
+        is_dotted = b"." in signs and (len(signs) > 1 or len(self.signs) < _MIN_DOTS)
+        if not _MIN_DIGITS <= len(whole) <= _MAX_DIGITS or is_dotted:
+            return False
+        if len(set(self.signs[area_signs:])) > 1:
             return False
         return any(
             self._fits(whole, one)
@@ -204,14 +210,28 @@ _DATES: Final = re.compile(
 )
 _YEAR_FIRST: Final = re.compile(rb"(?:19|20)[0-9]{2}[-/.][0-9]{3,}\Z")
 _ZIP: Final = re.compile(rb"[0-9]{5}-[0-9]{3,4}")
-_DECIMAL: Final = re.compile(rb"[0-9]+[.][0-9]+")
+_DECIMAL: Final = re.compile(rb"[0-9]+[.][0-9]+(?:[ /-]+[0-9]+[.][0-9]+)*")
 _NUMBER: Final = re.compile(rb"\(?[0-9][0-9() ./-]{5,18}[0-9]\b")
 _SIGNS: Final = b" ().-/"
 
 
 def international(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Return the number in E.164 form at *start*, without groups that make it invalid."""
-    return _longest_valid(content, (start, end), is_international)
+    """Return the number in E.164 form at *start*, without groups that make it invalid.
+
+    One in groups behind a country's code counts if its plan has no such number: plans change.
+    """
+    if found := _longest_valid(content, (start, end), is_international):
+        return found
+    code, _, rest = content[start + 1 : end].partition(b" ")
+    digits = len(rest.translate(None, _SIGNS))
+    is_written = (
+        code.isdigit()
+        and int(code) in phonenumbers.COUNTRY_CODE_TO_REGION_CODE
+        and not rest.isdigit()
+        and _MIN_GROUPED_DIGITS <= len(code) + digits <= _MAX_DIGITS
+        and not starts_with("unit", content, end)
+    )
+    return ((start, end),) if is_written else ()
 
 
 def _longest_valid(
@@ -250,7 +270,7 @@ class NearWord:
         if (
             content[start - 1 : start].isalnum()
             or content[end : end + 1].isalnum()
-            or ends_in("identifier", content, start)
+            or ends_in(content, start, "identifier")
         ):
             return ()
         if date := _DATES.match(content, start, end):  # a number may stand behind it
@@ -285,14 +305,14 @@ class National:
             start = date.end()
         text = content[start:end]
         groups = _Groups.of(text)
-        has_trunk = text.startswith((b"0", b"(")) and groups.digits[0] != b"0"
+        is_sure = text.startswith((b"0", b"(")) and groups.digits[0] not in {b"0", text}
         if (
             not groups.is_written(self.regions)
             or _OTHER_CODE.fullmatch(text)
             or starts_with("unit", content, end)
-            or any(ends_in(kind, content, start) for kind in ("identifier", "money"))
+            or ends_in(content, start, "identifier", "money")
             or (text.isdigit() and _QUOTE.search(content, max(start - 3, 0), start))
-            or (not has_trunk and _is_among_numbers(content, start, end))
+            or (not is_sure and _is_among_numbers(content, start, end))
         ):
             return ()
         return ((start, end),)
@@ -316,6 +336,7 @@ def _is_among_numbers(content: bytes, start: int, end: int) -> bool:
 _AS_WRITTEN: Final = r"\(?[0-9][0-9() ./-]{5,18}[0-9]"
 _GAP: Final = r"[^0-9+\x00]{0,20}?"
 _WORDED: Final = rf"{_GAP}({_AS_WRITTEN})\b"
+_BEFORE_LABEL: Final = rf" ?[ ,(-] ?(?i:{'|'.join(words_of('label'))})\b"
 _ANY_NUMBER: Final = rf"{_AS_WRITTEN}\b"
 
 PHONE_RULES: Final = (
@@ -335,6 +356,15 @@ PHONE_RULES: Final = (
         finder=compile_re2(Expression(expression_of("telephone", edge=r"(?:\b|_)") + _WORDED)),
     ),
     rule("PHONE", expression_of("call") + _WORDED, NearWord(is_verb=True), rank=Rank.PHONE),
+    Rule(
+        "PHONE",
+        Expression(rf"[0-9]{_BEFORE_LABEL}"),
+        NearWord(),
+        Rank.PHONE,
+        finder=compile_re2(
+            Expression(rf"\b(\(?[0-9]+[) ./-][0-9() ./-]{{3,16}}[0-9]){_BEFORE_LABEL}")
+        ),
+    ),
 )
 
 
@@ -345,9 +375,11 @@ def national_phone_rule(regions: tuple[str, ...]) -> Rule:
         _ANY_NUMBER,
         National(regions),
         rank=Rank.PHONE,
-        # All groups of digits with one sign between, and no sign of a longer thing around.
-        finder=r"(?<![0-9A-Za-z_.,@#$%&=+*/\\^~-])(?:(?<![0-9][ :])|(?<=:[0-9]{2} ))"
-        r"(?:0[0-9]{6,14}+(?![ ./-][0-9])"
-        r"|(?:[0-9][ -]?)?\([0-9]{1,6}\)[ -]?[0-9]{1,12}+(?:[ ./-][0-9]{1,12}+){0,5}+"
-        r"|[0-9]{1,12}+(?:[ ./-][0-9]{1,12}+){1,6}+)(?![0-9A-Za-z_%@=])(?![ ./-][0-9])",
+        # All groups of digits with one sign between, and no sign of a longer thing around. One
+        # class first, so that the search skips to it.
+        finder=r"[0-9(](?<![0-9A-Za-z_.,@#$%&=+*/\\^~-][0-9(])"
+        r"(?:(?<![0-9][ :][0-9(])|(?<=:[0-9]{2} [0-9(]))"
+        r"(?:(?<=0)[0-9]{6,14}+(?![ ./-][0-9])"
+        r"|(?:(?<=[0-9])[ -]?\(|(?<=\())[0-9]{1,6}\)[ -]?[0-9]{1,12}+(?:[ ./-][0-9]{1,12}+){0,5}+"
+        r"|(?<=[0-9])[0-9]{0,11}+(?:[ ./-][0-9]{1,12}+){1,6}+)(?![0-9A-Za-z_%@=])(?![ ./-][0-9])",
     )

@@ -13,6 +13,7 @@ REACH_BYTES: Final = 48
 """Text looked at on either side; a stream keeps 64 bytes of text that has left."""
 
 _MAX_FILLERS: Final = 5
+_MAX_WORDS: Final = 3
 _TOKEN: Final = re.compile(r"[^\W\d_]+[0-9]{0,2}|[0-9]+")
 
 _HUMPS: Final = re.compile(r"[A-Z]?[^A-Z]+|[A-Z]+(?![a-z])")
@@ -79,21 +80,20 @@ def expression_of(kind: str, *, edge: str = r"\b") -> str:
     return f"(?:{'|'.join([*parts, *others])})"
 
 
-def ends_in(kind: str, content: bytes, end: int) -> bool:
-    """Return whether the text before *end* ends in one of the words, «no.» and «is» aside."""
-    if content[max(end - 1, 0) : end] == b"\n":
-        return False
-    tokens = _tokens(_before(content, end).rpartition("\n")[2])
-    known, telephone, fillers = word_list(kind), word_list("telephone"), word_list("filler")
-    for count in range(min(len(tokens), _MAX_FILLERS)):
-        until = len(tokens) - count
-        for length in (3, 2, 1):
-            phrase = " ".join(tokens[max(until - length, 0) : until])
+def ends_in(content: bytes, end: int, *kinds: str) -> bool:
+    """Return whether the text before *end* ends in a word of *kinds*, «no.» and «is» aside."""
+    before = _before(content, end)
+    tokens = _tokens(before[before.rfind("\n") + 1 :])
+    known = [word_list(kind) for kind in kinds]
+    telephone, fillers = word_list("telephone"), word_list("filler").whole
+    for until in range(len(tokens), max(len(tokens) - _MAX_FILLERS, 0), -1):
+        for start in range(max(until - _MAX_WORDS, 0), until):
+            phrase = " ".join(tokens[start:until])
             if telephone.has(phrase):
                 return False
-            if known.has(phrase):
+            if any(one.has(phrase) for one in known):
                 return True
-        if tokens[until - 1] not in fillers.whole:
+        if tokens[until - 1] not in fillers:
             return False
     return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation import look_alikes, national_numbers
+from evaluation import look_alikes, national_numbers, postal_addresses
 from evaluation.own import OwnDetector
 
 A_KIND = 10
@@ -46,3 +46,10 @@ def test_national_telephone_numbers_are_found(country: str) -> None:
     bare = [one for one in here if not one.has_word]
     assert sum(national_numbers.is_found(without, one) for one in worded) >= 0.95 * len(worded)
     assert sum(national_numbers.is_found(own, one) for one in bare) >= 0.8 * len(bare)
+
+
+def test_addresses_of_fifteen_countries_are_found_behind_a_word_for_one() -> None:
+    """Eight of ten in each country at least."""
+    texts = tuple(postal_addresses.addresses(a_country=20))
+    for country, (found, _) in postal_addresses.evaluate_addresses(texts).items():
+        assert found.value >= 0.8, country
