@@ -61,8 +61,7 @@ EXAMPLES = (
     "+49 30 901820", "call me at (212) 555-0123", "AKIAIOSFODNN7EXAMPLA",
     "ghp_0123456789abcdefghijABCDEFGHIJ012345", "egk_abcdefghijkl_" + "S" * 49,
     "postgres://bob:hunter2secret@db/x", "api_key = 'q8Zt1xW4vB7nM2kP'",
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKC4x9Qz7Wv\nq8Zt1xW4vB7nM2kP9d==\n"
-    "-----END RSA PRIVATE KEY-----",
+    "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKC4x9Qz7Wvq8Zt1xW4vB7n\n-----END PRIVATE KEY-----",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
 )  # fmt: skip
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from functools import cache
 from typing import Final
 
 from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
@@ -54,9 +53,12 @@ _GERMAN_ADDRESS: Final = (
 )
 
 
-@cache
-def _address_parts() -> dict[str, str]:
-    """Return the expressions of `postal_addresses.txt` by name, in bytes."""
+_SHARED: Final = {"cue", "house", "word", "name", "town", "first", "to", "han"}
+"""Parts of the others; the rest are addresses of one family of countries each."""
+
+
+def foreign_address_rule() -> Rule:
+    """Return the rule for the forms of `postal_addresses.txt`, each behind a word of its `cue`."""
     parts: dict[str, str] = {}
     package = importlib.resources.files("sidecar.guardrails.detectors")
     for line in package.joinpath("postal_addresses.txt").read_text(encoding="utf-8").splitlines():
@@ -70,25 +72,15 @@ def _address_parts() -> dict[str, str]:
             lambda run: "".join(f"\\x{byte:02x}" for byte in run[0].encode()),
             expression,
         )
-    return parts
-
-
-_SHARED: Final = {"cue", "house", "word", "name", "town", "first", "to", "han"}
-"""Parts of the others; the rest are addresses of one family of countries each."""
-
-
-def _foreign_addresses() -> Rule:
-    parts = _address_parts()
     found = "|".join(parts[name] for name in parts if name not in _SHARED)
+    # It begins behind a space or sign, or a whole character of another script.
+    before = rf"(?:{parts['cue']})(?:[^0-9\x00]{{0,24}}?[\s:=(>\"'\x80-\xbf])?"
     # The database looks for the words in front: all of it would be too large for that.
     return Rule(
         "POSTAL_ADDRESS",
         Expression(parts["cue"]),
         rank=Rank.CONTEXT,
-        finder=compile_re2(
-            # It begins behind a space or sign, or a whole character of another script.
-            Expression(rf"(?:{parts['cue']})(?:[^0-9\x00]{{0,24}}?[\s:=(>\"'\x80-\xbf])?({found})")
-        ),
+        finder=compile_re2(Expression(f"{before}({found})")),
     )
 
 
@@ -113,7 +105,7 @@ CONTEXT_RULES: Final[tuple[Rule, ...]] = (
         rf"\b(?i:{_AT})\b{GAP}\b({_ENGLISH_ADDRESS}|{_GERMAN_ADDRESS})",
         rank=Rank.CONTEXT,
     ),
-    _foreign_addresses(),
+    foreign_address_rule(),
     # ICAO 9303: up to nine characters; nearly all are letters and then digits, some mixed.
     rule(
         "PASSPORT",

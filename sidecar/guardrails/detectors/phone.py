@@ -305,6 +305,10 @@ class National:
             start = date.end()
         text = content[start:end]
         groups = _Groups.of(text)
+        is_among_numbers = (
+            _NUMBER_BEFORE.search(content, max(start - 4, 0), start) is not None
+            or _NUMBER_BEHIND.match(content, end) is not None
+        )
         is_sure = text.startswith((b"0", b"(")) and groups.digits[0] not in {b"0", text}
         if (
             not groups.is_written(self.regions)
@@ -312,7 +316,7 @@ class National:
             or starts_with("unit", content, end)
             or ends_in(content, start, "identifier", "money")
             or (text.isdigit() and _QUOTE.search(content, max(start - 3, 0), start))
-            or (not is_sure and _is_among_numbers(content, start, end))
+            or (not is_sure and is_among_numbers)
         ):
             return ()
         return ((start, end),)
@@ -323,14 +327,6 @@ _OTHER_CODE: Final = re.compile(rb"[0-9]{5}-[0-9]{3,4}|[0-9]{4}-[0-9]{4}")
 _QUOTE: Final = re.compile(rb"[\"':=] ?\Z")
 _NUMBER_BEFORE: Final = re.compile(rb"[0-9][ ,;:\t|]{1,3}\Z")
 _NUMBER_BEHIND: Final = re.compile(rb"[ ]?[,;:\t|][ ]?[0-9]|,[0-9]")
-
-
-def _is_among_numbers(content: bytes, start: int, end: int) -> bool:
-    """Return whether other numbers stand beside it, as in tables."""
-    return (
-        _NUMBER_BEFORE.search(content, max(start - 4, 0), start) is not None
-        or _NUMBER_BEHIND.match(content, end) is not None
-    )
 
 
 _AS_WRITTEN: Final = r"\(?[0-9][0-9() ./-]{5,18}[0-9]"
