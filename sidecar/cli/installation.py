@@ -21,7 +21,6 @@ from sidecar.admin.installation.export import (
 )
 from sidecar.admin.installation.object_schema import installation_schema_text
 from sidecar.admin.installation.objects import (
-    MAX_FILE_CHARACTERS,
     FileFault,
     InstallationError,
     Kind,
@@ -37,7 +36,7 @@ from sidecar.admin.installation.plan import (
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.cli.arguments import STANDARD_STREAM
+from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.policy_change import (
@@ -119,16 +118,25 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     stored, plan = _planned(wanted, file_set, prunes=prune)
     if output is Output.TABLE:
         _show(plan, file_set)
-    _check_policies(plan, wanted, stored)
+    changed = {one.name for one in plan.changes if one.policy is not None}
+    by_file: dict[str, list[PolicyDocument]] = {}
+    for one in wanted:
+        if isinstance(one.content, PolicyDocument) and one.name in changed:
+            by_file.setdefault(one.file, []).append(one.content)
+    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
+    check_expressions(by_file, stored=in_force)
     if dry_run or not (plan.changes or plan.adopted):
         if output is Output.JSON:
             print_json(_document(plan, applied=False))
         elif dry_run and plan.changes:
             note("Nothing was changed: this was a dry run.")
         return
+    can_ask = STANDARD_STREAM not in (files or ())
     if plan.changes and not yes:
-        changed = counted(len(plan.changes), "change")
-        ask(f"Make {changed}?", can_ask=STANDARD_STREAM not in (files or ()))
+        ask(
+            f"Make {counted(len(plan.changes), 'change')}?",
+            can_ask=STANDARD_STREAM not in (files or ()),
+        )
     _carry_out(wanted, plan, file_set, prunes=prune, why=why)
     if output is Output.JSON:
         print_json(_document(plan, applied=True))
@@ -230,7 +238,9 @@ def _read(files: Sequence[Path] | None, file_set: str) -> tuple[WantedObject, ..
     texts: list[tuple[str, str]] = []
     with progress("Reading", total=len(paths)) as advance:
         for number, path in enumerate(paths, 1):
-            texts.append(("stdin" if path == STANDARD_STREAM else str(path), _text(path)))
+            if path != STANDARD_STREAM and path.exists() and not path.is_file():
+                fail(f"{path} is not a file", hint="name a file or a folder; nothing was changed")
+            texts.append(("stdin" if path == STANDARD_STREAM else str(path), read_text(path)))
             advance(number)
     try:
         wanted = parse_files(texts)
@@ -260,23 +270,6 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def _text(path: Path) -> str:
-    try:
-        if path == STANDARD_STREAM:
-            content = sys.stdin.buffer.read(MAX_FILE_CHARACTERS + 1)
-        elif path.is_file():
-            with path.open("rb") as stream:
-                content = stream.read(MAX_FILE_CHARACTERS + 1)
-        else:
-            path.stat()  # says why, if it is not there
-            fail(f"{path} is not a file", hint="name a file or a folder; nothing was changed")
-        return content.decode("utf-8")
-    except OSError as error:
-        fail(f"{path}: {error.strerror}", hint="name a file that can be read")
-    except UnicodeDecodeError as error:
-        fail(f"{path}: byte {error.start} is not UTF-8", hint="save it as UTF-8")
-
-
 def _planned(
     wanted: Sequence[WantedObject], file_set: str, *, prunes: bool
 ) -> tuple[tuple[StoredObject, ...], InstallationPlan]:
@@ -293,19 +286,6 @@ def _fail_with(faults: Sequence[FileFault]) -> NoReturn:
     if len(faults) > _SHOWN_FAULTS:
         note(f"… and {len(faults) - _SHOWN_FAULTS} more")
     fail(counted(len(faults), "fault"), hint="correct the above; nothing was changed")
-
-
-def _check_policies(
-    plan: InstallationPlan, wanted: Sequence[WantedObject], stored: Sequence[StoredObject]
-) -> None:
-    """Compile the changed policies as `egret policy apply` does; exit with their faults."""
-    changed = {one.name for one in plan.changes if one.policy is not None}
-    by_file: dict[str, list[PolicyDocument]] = {}
-    for one in wanted:
-        if isinstance(one.content, PolicyDocument) and one.name in changed:
-            by_file.setdefault(one.file, []).append(one.content)
-    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
-    check_expressions(by_file, stored=in_force)
 
 
 def _carry_out(

@@ -81,13 +81,6 @@ def _moment(value: object) -> object:
     return moment.astimezone(UTC)
 
 
-def _storable(text: str) -> str:
-    """Return *text* if PostgreSQL can hold it; YAML has escapes for more."""
-    if not text.isprintable():
-        raise ValueError("holds control characters")
-    return text
-
-
 def _digest(text: str) -> str:
     if not _DIGEST.fullmatch(text):
         raise ValueError("is not the 64 hexadecimal digits of a SHA-256")
@@ -101,7 +94,7 @@ Digest = Annotated[
     AfterValidator(_digest),
     WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST.pattern}$"}),
 ]
-ModelGlob = Annotated[Glob, AfterValidator(_storable)]
+ModelGlob = Annotated[Glob, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 TeamPath = Annotated[str, Field(pattern=rf"^{_NAME}/{_NAME}$")]
 Operations = Annotated[tuple[str, ...], AfterValidator(parse_operations)]
 Sources = Annotated[
@@ -331,7 +324,7 @@ def parse_files(texts: Iterable[tuple[str, str]]) -> tuple[WantedObject, ...]:
             continue
         for document in documents:
             try:
-                one = _parse(file, document)
+                one = parse_object(file, document)
             except PolicyDocumentError as error:
                 faults += (FileFault(file, each) for each in error.faults)
                 continue
@@ -344,7 +337,12 @@ def parse_files(texts: Iterable[tuple[str, str]]) -> tuple[WantedObject, ...]:
     return tuple(found.values())
 
 
-def _parse(file: str, document: YamlDocument) -> WantedObject:
+def parse_object(file: str, document: YamlDocument) -> WantedObject:
+    """Read the object of one YAML document.
+
+    Raises:
+        PolicyDocumentError: with every fault of it.
+    """
     if not isinstance(document.value, dict):
         raise PolicyDocumentError([fault(document, (), "an object is a mapping, with a kind")])
     value = cast("dict[str, object]", document.value)
@@ -391,6 +389,8 @@ def _form(path: Path) -> str:
             return "a key's public id, 12 letters and digits"
         case ("team",):
             return "ORGANIZATION/TEAM"
+        case ("allowed_models" | "model", *_) | (*_, "models" | "operations", int()):
+            return "no control characters"
         case ("limits", *_):
             return "write requests/minute=60, or {limit: requests/minute=60, models: [gpt-*]}"
         case _:

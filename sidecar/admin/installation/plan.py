@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -140,7 +141,16 @@ def plan_installation(
         if change is None and old is not None and old.file_set is None:
             adopted.append(OwnedObject(one.kind, one.name, content))
         elif old is not None and old.file_set not in {None, file_set}:
-            change = _taken_over(change, old, content, file_set)
+            owner = FieldChange("set", old.file_set, file_set)
+            change = PlannedChange(
+                action=Action.CHANGE,
+                kind=one.kind,
+                name=one.name,
+                reason=f"the set {old.file_set} owned it",
+                fields=(*(change.fields if change else ()), owner),
+                policy=change.policy if change else None,
+                content=content,
+            )
         if change is not None:
             changes.append(change)
     named = {(one.kind, one.name) for one in wanted}
@@ -238,8 +248,10 @@ def _policy_change(
     if planned.change is PolicyChange.NONE:
         return None
     if masked := [*masked_places(document.policy)]:
-        if before and _is_as_shown(document, before[0]):
-            return None
+        with suppress(PolicyDocumentError, IndexError):
+            in_force = parse_policies(before[0].document, expressions="trust")[0]
+            if render_policy(in_force) == render_policy(document.policy):
+                return None
         problem = f"`{MASK}` stands for a value that the file does not hold"
         for path in masked:
             each = fault(one.document, path, problem, hint="write the value itself")
@@ -253,31 +265,6 @@ def _policy_change(
         reason=f"{one.place} {'adds' if is_new else 'changes'} it",
         policy=planned,
         content=document,
-    )
-
-
-def _is_as_shown(document: PolicyDocument, stored: StoredPolicy) -> bool:
-    """Return whether both are the same text once values are masked."""
-    try:
-        before = parse_policies(stored.document, expressions="trust")[0]
-    except PolicyDocumentError:
-        return False
-    return render_policy(before) == render_policy(document.policy)
-
-
-def _taken_over(
-    change: PlannedChange | None, old: StoredObject, content: Content, file_set: str
-) -> PlannedChange:
-    """Return the change of an object that belonged to another set of files."""
-    owner = FieldChange("set", old.file_set, file_set)
-    return PlannedChange(
-        action=Action.CHANGE,
-        kind=old.kind,
-        name=old.name,
-        reason=f"the set {old.file_set} owned it",
-        fields=(*(change.fields if change else ()), owner),
-        policy=change.policy if change else None,
-        content=content,
     )
 
 

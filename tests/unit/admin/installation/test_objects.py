@@ -109,7 +109,8 @@ def test_a_policy_is_stored_without_its_kind_and_with_its_comments() -> None:
         ),
         pytest.param(
             key(more="allowed_models: ['gpt\\n4', \"gpt\\0\"]\n"),
-            "0.yaml: line 6, column 28: allowed_models[1]: holds control characters",
+            "0.yaml: line 6, column 28: allowed_models[1]: is not a name that is accepted here"
+            " (no control characters)",
             id="a character that no database holds",
         ),
         pytest.param(
