@@ -131,7 +131,6 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
         elif dry_run and plan.changes:
             note("Nothing was changed: this was a dry run.")
         return
-    can_ask = STANDARD_STREAM not in (files or ())
     if plan.changes and not yes:
         ask(
             f"Make {counted(len(plan.changes), 'change')}?",
