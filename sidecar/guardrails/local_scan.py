@@ -282,10 +282,14 @@ class LocalScan:
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             error_type = type(error).__name__
             return tuple(GuardrailResult.failed(one, error_type) for one in self.guardrails)
-        results = list(self._unread)
+        results, hits = list(self._unread), {*texts.hits, None}
         for index, check in enumerate(self._checks):
-            if isinstance(check, _RuleCheck) or not by_rules:
-                results[index] = yield from _judge(check, self.passing[index], texts, across)
+            if isinstance(check, _RuleCheck):
+                if across is None and check.rules.keys().isdisjoint(hits):
+                    continue  # passes, as most do
+            elif by_rules:
+                continue
+            results[index] = yield from _judge(check, self.passing[index], texts, across)
         return tuple(results)
 
     def _read(self, parts: Sequence[TextPart], short: _Short | None) -> Cooperative[ScannedTexts]:

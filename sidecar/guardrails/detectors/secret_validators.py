@@ -307,6 +307,24 @@ def command_password(content: bytes, start: int, end: int) -> tuple[SecretTier, 
     return None if tier is None else (tier, (start, start + len(value)))
 
 
+_COMMAND_BYTES: Final = 60
+"""How far back an option's command is looked for; a stream keeps little more."""
+_COMMAND: Final = re.compile(
+    rb"\b(mysql|mariadb|sshpass|redis-cli|docker|podman|helm|az|oc|skopeo|buildah|crane|curl|wget"
+    rb"|openssl)(?:dump|admin|import|-dump|-admin)?\b[^\n\x00|;]*\Z"
+)
+
+
+def option_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take the password that an option gives to a command which is known for it."""
+    before = content[max(start - _COMMAND_BYTES, 0) : start].rstrip(b"\"'")
+    command = _COMMAND.search(before)
+    # `mysql -p name` is a database's name; its password follows without a blank.
+    if command is None or (command[1] in {b"mysql", b"mariadb"} and before.endswith(b"-p ")):
+        return None
+    return command_password(content, start, end)
+
+
 _PEM_MAX_BYTES: Final = 16_384
 _PUTTY_MAX_BYTES: Final = 4_096
 _PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
@@ -314,7 +332,7 @@ _PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
 _PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,\"'-]*")
 _PEM_BREAKS: Final = re.compile(rb"(?:\\[nr]|[\r\n\"'\\ \t>#*|])+")
 """Between lines of a key: also the escapes, quotes and signs of a program's text."""
-_KEY_LINE: Final = re.compile(rb"[A-Za-z0-9+/]{12,}={0,2}")
+_KEY_LINE: Final = re.compile(rb"[A-Za-z0-9+/]{12,}={0,2}|[A-Za-z0-9+/]{2,}={1,2}")
 _LEAST_KEY: Final = 24
 _MAX_KEY_HEADERS: Final = 40
 """Words of the headers before the key's lines, such as `DEK-Info`."""

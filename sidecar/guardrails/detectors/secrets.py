@@ -18,6 +18,7 @@ from sidecar.guardrails.detectors.secret_validators import (
     json_web_token,
     mixed_token,
     named_secret,
+    option_password,
     private_key,
     putty_key,
     random_token,
@@ -40,6 +41,7 @@ _CHECKS: Final[dict[str, tuple[Check, str]]] = {
     "putty_key": (putty_key, "EXAMPLE_SECRET"),
     "url_password": (url_password, "DEFAULT_PASSWORD"),
     "command": (command_password, "DEFAULT_PASSWORD"),
+    "option": (option_password, "DEFAULT_PASSWORD"),
     "named": (named_secret, "LIKELY_SECRET"),
 }
 """The check of a candidate, and the type of its likely findings."""
@@ -110,7 +112,7 @@ def _rules(words: str) -> Iterator[Rule]:
                 _RANKS.get(kind, Rank.VENDOR_TOKEN),
                 grows=regex + _GROWS[named] if named in _GROWS else None,
                 max_candidates=MAX_CANDIDATES * (_MORE if named == "named" else 1),
-                joins=named not in {"named", "command", "url_password"},
+                joins=named not in {"named", "command", "option", "url_password"},
             )
 
 

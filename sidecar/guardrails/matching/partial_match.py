@@ -19,12 +19,12 @@ from typing import Any, Final, TypeAlias
 import re2
 
 from sidecar.guardrails.matching.rule import Rule
-from sidecar.guardrails.matching.text_views import CONTROLS, fold, joined, plain, with_tags
+from sidecar.guardrails.matching.text_views import CONTROLS, fold, forms_of
 
 RULES_AN_EXPRESSION: Final = 256
 """More in one, and RE2 would refuse some policies' thousands of terms."""
 
-GAPS_AN_EXPRESSION: Final = 8
+GAPS_AN_EXPRESSION: Final = 6
 """RE2's states multiply if rules with gaps are in one expression with others. With all rules of
 `pii` and `secrets` in one, real text kept making new ones: 33 µs a search; apart, 3 and 2."""
 
@@ -55,11 +55,9 @@ class PartialMatcher:
         known: dict[tuple[str, bool], None] = {}
         for rule in rules:
             unicode = rule.expression.unicode
-            known[rule.expression.regex, unicode] = None
+            known[rule.grows or rule.expression.regex, unicode] = None
             if rule.finder is not None:
                 known[rule.finder.pattern.decode("latin-1"), unicode] = None
-            if rule.grows is not None:
-                known[rule.grows, unicode] = None
         self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
         self._of_text = _compile(
             tuple(regex for regex, unicode in known if unicode), is_unicode=True
@@ -75,7 +73,7 @@ class PartialMatcher:
             return len(text) - _longest(self._every, text[::-1])
         decoded = text.decode()
         held = self._held_bytes(decoded)
-        for change in (plain, with_tags, joined, *((fold,) if self._of_text else ())):
+        for change in (*forms_of(decoded), *((fold,) if self._of_text else ())):
             if (changed := change(decoded)) != decoded:
                 held = max(held, _bytes_before_change(decoded, self._held_bytes(changed), change))
         return len(text) - held

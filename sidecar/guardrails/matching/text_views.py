@@ -183,6 +183,7 @@ _INVISIBLE: Final = re.compile(
 
 
 _TAG_BYTES: Final = re.compile(rb"\xf3\xa0[\x80\x81]")
+_TAGS_WITHIN: Final = re.compile("[\U000e0020-\U000e007e]")
 _TAG_LETTERS: Final = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
 """A model reads tag characters (Unicode 23.9) as the letters that they stand for."""
 
@@ -254,6 +255,15 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
 def plain(text: str) -> str:
     """Return *text* without invisible characters and compatibility forms."""
     return unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
+
+
+def forms_of(text: str) -> Iterator[Callable[[str], str]]:
+    """Yield the changes of case-sensitive text that may find more in *text*."""
+    yield plain
+    if _TAGS_WITHIN.search(text):
+        yield with_tags
+    if _JOINT.search(text):
+        yield joined
 
 
 def with_tags(text: str) -> str:
