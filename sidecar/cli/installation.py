@@ -237,8 +237,8 @@ def _read(files: Sequence[Path] | None, file_set: str) -> tuple[WantedObject, ..
     texts: list[tuple[str, str]] = []
     with progress("Reading", total=len(paths)) as advance:
         for number, path in enumerate(paths, 1):
-            if path != STANDARD_STREAM and path.exists() and not path.is_file():
-                fail(f"{path} is not a file", hint="name a file or a folder; nothing was changed")
+            if path not in files and path.exists() and not path.is_file():  # not one of <(…)
+                fail(f"{path} is not a file", hint="take it away; nothing was changed")
             texts.append(("stdin" if path == STANDARD_STREAM else str(path), read_text(path)))
             advance(number)
     try:

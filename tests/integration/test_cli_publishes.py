@@ -183,3 +183,39 @@ async def test_a_change_that_cannot_be_published_is_made_and_warned_of(
         "warning: the change is made, but Valkey did not pass it on (ConnectionError); workers see"
         " it within 30 s, when they read anew\nThis is stored; no worker is running.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            f"kind: Key\nid: '{FIRST}'\nsecret_sha256: '{'ab' * 32}'\nteam: acme/search\n"
+            "name: first\nenabled: false\n---\nkind: Policy\nname: strict\n",
+            [("egret:keys", FIRST), ("egret:policies", "strict")],
+            id="a key and a policy",
+        ),
+        pytest.param(
+            "kind: Organization\nname: acme\nenabled: false\n",
+            [("egret:keys", "*")],
+            id="an owner of any number of keys",
+        ),
+        pytest.param("kind: Organization\nname: acme\n", [], id="no change"),
+    ],
+)
+async def test_applied_files_are_published(
+    egret: Egret,
+    valkey: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    expected: list[tuple[str, str]],
+) -> None:
+    """The keys and policies that changed; all keys where an owner did."""
+    monkeypatch.setenv("EGRET_CACHE__INVALIDATION", "pubsub")
+    monkeypatch.setenv("EGRET_VALKEY__URL", valkey)
+    (tmp_path / "a.yaml").write_text(text)
+    options = ("--yes", "--no-wait", "-f", str(tmp_path / "a.yaml"))
+
+    ran, messages = await heard(valkey, egret, "apply", *options)
+
+    assert (ran.code, messages) == (0, expected)
