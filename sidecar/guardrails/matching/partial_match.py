@@ -18,15 +18,18 @@ from typing import Any, Final, TypeAlias
 
 import re2
 
-from sidecar.guardrails.matching.rule import Rule
+from sidecar.guardrails.matching.rule import Rule, compile_re2
 from sidecar.guardrails.matching.text_views import CONTROLS, fold, forms_of
 
 RULES_AN_EXPRESSION: Final = 256
 """More in one, and RE2 would refuse some policies' thousands of terms."""
 
-GAPS_AN_EXPRESSION: Final = 6
-"""RE2's states multiply if rules with gaps are in one expression with others. With all rules of
-`pii` and `secrets` in one, real text kept making new ones: 33 µs a search; apart, 3 and 2."""
+GAPS_AN_EXPRESSION: Final = 8
+"""RE2's states multiply if rules with gaps, or long ones, are in one expression with others. With
+all rules of `pii` and `secrets` in one, real text kept making new ones: 50 µs a search, not 6."""
+
+LONG_EXPRESSION: Final = 1_000
+"""Characters from which an expression is searched with those that have gaps."""
 
 MAX_MEMORY_BYTES: Final = 64 * 1024 * 1024
 """Of RE2's automaton, which grows with the texts it sees; some hundred kilobytes in practice."""
@@ -53,16 +56,24 @@ class PartialMatcher:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         known: dict[tuple[str, bool], None] = {}
+        behind: dict[str, Any] = {}
         for rule in rules:
             unicode = rule.expression.unicode
             known[rule.grows or rule.expression.regex, unicode] = None
-            if rule.finder is not None:
-                known[rule.finder.pattern.decode("latin-1"), unicode] = None
+            if rule.finder is None:
+                continue
+            finder = rule.finder.pattern.decode("latin-1")
+            if finder.startswith(f"(?:{rule.expression.regex})"):
+                behind[finder] = compile_re2(rule.expression)
+            else:
+                known[finder, unicode] = None
         self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
         self._of_text = _compile(
             tuple(regex for regex, unicode in known if unicode), is_unicode=True
         )
         self._every = self._of_bytes + self._of_text
+        # Large ones begin with their rule's expression, and wait until it has occurred.
+        self._behind = tuple((words, _compile((finder,))) for finder, words in behind.items())
 
     def begins_at(self, text: bytes) -> int:
         """Return the start of the longest end of *text* that could become a match.
@@ -70,7 +81,7 @@ class PartialMatcher:
         *text* is UTF-8; its length is returned if no end of it could.
         """
         if text.isascii() and text.translate(None, CONTROLS) == text:
-            return len(text) - _longest(self._every, text[::-1])
+            return len(text) - max(_longest(self._every, text[::-1]), self._held_behind(text))
         decoded = text.decode()
         held = self._held_bytes(decoded)
         for change in (*forms_of(decoded), *((fold,) if self._of_text else ())):
@@ -82,6 +93,17 @@ class PartialMatcher:
         return max(
             _longest(self._of_bytes, text.encode()[::-1]),
             _longest(self._of_text, text[::-1].encode()),
+            self._held_behind(text.encode()),
+        )
+
+    def _held_behind(self, text: bytes) -> int:
+        return max(
+            (
+                _longest(searches, text[::-1])
+                for words, searches in self._behind
+                if words.search(text) is not None
+            ),
+            default=0,
         )
 
 
@@ -114,6 +136,7 @@ def _compile(regexes: tuple[str, ...], *, is_unicode: bool = False) -> tuple[_Se
         try:
             # Optional as a whole, so that the expression always matches, if only the empty end.
             prefixes, is_gap = f"(?:{reversed_prefixes(regex)})?", has_gap(regex)
+            is_gap = is_gap or len(regex) >= LONG_EXPRESSION
         except (UnknownSyntaxError, RecursionError):
             prefixes, is_gap = UNREAD, True
         (gaps if is_gap else others).append(prefixes)
