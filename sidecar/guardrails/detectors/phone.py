@@ -18,7 +18,13 @@ import phonenumbers
 import re2
 from phonenumbers import PhoneMetadata
 
-from sidecar.guardrails.detectors.words import ends_in, expression_of, starts_with, words_of
+from sidecar.guardrails.detectors.words import (
+    REACH_BYTES,
+    ends_in,
+    expression_of,
+    starts_with,
+    words_of,
+)
 from sidecar.guardrails.matching.rule import Expression, Rank, Rule, Span, compile_re2, rule
 
 KNOWN_REGIONS: Final = frozenset(phonenumbers.SUPPORTED_REGIONS)
@@ -37,6 +43,7 @@ _MAX_WORDED_DIGITS: Final = 13  # of a longer one, which may be several, the val
 _MIN_GROUPED_DIGITS: Final = 9
 _MIN_TRUNK_DIGITS: Final = 9  # with the prefix; shorter ones must have the country's own groups
 _MIN_DOTS: Final = 2  # one is a decimal point
+_SOME_GROUPS: Final = 3
 _MIN_GROUP_DIGITS: Final = 2
 _MOBILE_AREA_DIGITS: Final = range(3, 6)  # `0151`, `07911`: people part them as they like
 
@@ -153,49 +160,57 @@ class _Groups:
 
     def is_written(self, regions: tuple[str, ...]) -> bool:
         """Return whether people in one of *regions* write a number of theirs like this."""
-        whole = b"".join(self.digits)
-        area_signs = 0 if self.has_brackets else 1
-        signs = set(self.signs)
-        is_dotted = b"." in signs and (len(signs) > 1 or len(self.signs) < _MIN_DOTS)
-        if not _MIN_DIGITS <= len(whole) <= _MAX_DIGITS or is_dotted:
-            return False
-        if len(set(self.signs[area_signs:])) > 1:
+        whole, signs = b"".join(self.digits), self.signs
+        between = signs if self.has_brackets else signs[1:]  # within the area's numbers
+        is_decimal = b"." in signs and (len(set(signs)) > 1 or len(signs) < _MIN_DOTS)
+        if (
+            not _MIN_DIGITS <= len(whole) <= _MAX_DIGITS
+            or is_decimal
+            or len(set(between)) > 1
+            or b"/" in between
+        ):
             return False
         return any(
-            self._fits(whole, one)
+            self._is_written_in(region, whole)
             for region in regions
             if is_national(whole, (region,))
-            for one in _formats(region)
         )
 
-    def _fits(self, whole: bytes, form: _Format) -> bool:
-        trunk, groups = form.trunk, list(self.digits)
-        has_trunk = bool(trunk) and whole.startswith(trunk)
-        number = whole[len(trunk) :] if has_trunk else whole
-        match = form.groups.fullmatch(number)
-        if match is None or form.leading.match(number) is None:
-            return False
-        has_area = has_trunk or self.has_brackets or (not trunk and whole.startswith(b"0"))
-        if has_trunk:
-            groups[0] = groups[0][len(trunk) :]
-            groups = groups if groups[0] else groups[1:]
-        expected = [len(group) for group in match.groups()]
-        written = [len(group) for group in groups]
-        is_mobile = form.mobile is not None and form.mobile.fullmatch(number) is not None
-        if len(written) == 1:  # plain digits
-            return has_trunk and form.is_trunk_needed and is_mobile
-        if written == expected and not has_area:
-            return (
-                not form.is_trunk_needed and len(set(self.signs)) == 1 and b"/" not in self.signs
-            )
+    def _is_written_in(self, region: str, whole: bytes) -> bool:
+        """Compare the groups with the first of the country's formats that is for such digits."""
+        for form in _formats(region):
+            trunk = form.trunk if whole.startswith(form.trunk) else b""
+            number = whole[len(trunk) :]
+            match = form.groups.fullmatch(number)
+            if match is not None and form.leading.match(number) is not None:
+                is_mobile = form.mobile is not None and form.mobile.fullmatch(number) is not None
+                expected = [len(group) for group in match.groups()]
+                return self._fits(form, trunk, expected, is_mobile=is_mobile)
+        return False
+
+    def _fits(
+        self, form: _Format, trunk: bytes, expected: Sequence[int], *, is_mobile: bool
+    ) -> bool:
+        first, *others = self.digits
+        if not others:  # plain digits
+            return bool(trunk) and form.is_trunk_needed and is_mobile
+        if first == b"0" and trunk and not self.has_brackets:
+            return False  # an amount, or a number of a book
+        written = [len(group) for group in others]
+        if len(first) > len(trunk):
+            written = [len(first) - len(trunk), *written]
+        has_area = bool(trunk) or self.has_brackets or (not form.trunk and first[:1] == b"0")
         if written == expected:
-            return True
-        if not has_area or min(written[1:]) < _MIN_GROUP_DIGITS:
+            is_plain_pair = len(written) < _SOME_GROUPS and self.signs != (b" ",)
+            return has_area or not (form.is_trunk_needed or b"/" in self.signs or is_plain_pair)
+        if not has_area or b"." in self.signs or len(expected) > _SOME_GROUPS:
             return False
         is_area = written[0] == expected[0] or (
             is_mobile and written[0] + len(trunk) in _MOBILE_AREA_DIGITS
         )
-        return is_area and len(whole) >= _MIN_TRUNK_DIGITS - self.has_brackets
+        length = sum(map(len, self.digits))
+        is_long = length >= _MIN_TRUNK_DIGITS - self.has_brackets
+        return is_area and is_long and min(written[1:], default=0) >= _MIN_GROUP_DIGITS
 
 
 _GROUP: Final = re.compile(rb"[0-9]+")
@@ -316,6 +331,10 @@ class National:
             or starts_with("unit", content, end)
             or ends_in(content, start, "identifier", "money")
             or (text.isdigit() and _QUOTE.search(content, max(start - 3, 0), start))
+            or (
+                _KEY.search(content, max(start - REACH_BYTES, 0), start)
+                and not ends_in(content, start, "text")
+            )
             or (not is_sure and is_among_numbers)
         ):
             return ()
@@ -324,6 +343,8 @@ class National:
 
 _OTHER_CODE: Final = re.compile(rb"[0-9]{5}-[0-9]{3,4}|[0-9]{4}-[0-9]{4}")
 """Postal codes, and numbers of periodicals (ISSN)."""
+_KEY: Final = re.compile(rb"[\"'] ?: ?[\"']\Z|[a-z_]=[\"']?\Z")
+"""In JSON and the like the key says if a value is a telephone number, unless it is any text."""
 _QUOTE: Final = re.compile(rb"[\"':=] ?\Z")
 _NUMBER_BEFORE: Final = re.compile(rb"[0-9][ ,;:\t|]{1,3}\Z")
 _NUMBER_BEHIND: Final = re.compile(rb"[ ]?[,;:\t|][ ]?[0-9]|,[0-9]")

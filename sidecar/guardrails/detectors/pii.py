@@ -166,7 +166,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     # The scripts' letters in the database would slow the pass over every text by a third.
     Rule(
         "EMAIL",
-        Expression(rf"(?:[0-9A-Za-z_%+'-]|{_ANY})[.]*@[0-9A-Za-z\x80-\xff]"),
+        Expression(r"[0-9A-Za-z_%+'.-]@[0-9A-Za-z\x80-\xff]|[\x80-\xbf]@[0-9A-Za-z\x80-\xff]"),
         address,
         Rank.EMAIL,
         finder=compile_re2(Expression(_ADDRESS)),

@@ -59,13 +59,14 @@ class PartialMatcher:
         behind: dict[str, Any] = {}
         for rule in rules:
             unicode = rule.expression.unicode
-            known[rule.grows or rule.expression.regex, unicode] = None
-            if rule.finder is None:
-                continue
-            finder = rule.finder.pattern.decode("latin-1")
-            if finder.startswith(f"(?:{rule.expression.regex})"):
+            finder = rule.finder.pattern.decode("latin-1") if rule.finder is not None else ""
+            is_behind = finder.startswith(f"(?:{rule.expression.regex})")
+            # Else the expression of a rule with a finder only says if the finder has to look.
+            if is_behind or rule.grows or not finder:
+                known[rule.grows or rule.expression.regex, unicode] = None
+            if is_behind:
                 behind[finder] = compile_re2(rule.expression)
-            else:
+            elif finder:
                 known[finder, unicode] = None
         self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
         self._of_text = _compile(
