@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Final
 
-from sidecar.guardrails.detectors.words import ends_in, is_near
+from sidecar.guardrails.detectors.words import is_near, kind_before
 from sidecar.guardrails.matching.rule import Span
 
 _VALUES: Final = bytes((byte - 48) % 10 for byte in range(256))
@@ -127,7 +127,7 @@ def _is_meant(content: bytes, start: int, end: int) -> bool:
     """Return whether a number that could be a card's is one, by its form and the words near it."""
     if content[start:end].translate(None, b" -") in _EXAMPLE_CARDS:
         return True
-    if ends_in(content, start, "identifier"):
+    if kind_before(content, start, "identifier"):
         return False
     is_grouped = _GROUPED_CARD.match(content, start, end) is not None
     return is_grouped or is_near("card", content, start, end)

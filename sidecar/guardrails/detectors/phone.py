@@ -19,9 +19,8 @@ import re2
 from phonenumbers import PhoneMetadata
 
 from sidecar.guardrails.detectors.words import (
-    REACH_BYTES,
-    ends_in,
     expression_of,
+    kind_before,
     starts_with,
     words_of,
 )
@@ -285,7 +284,7 @@ class NearWord:
         if (
             content[start - 1 : start].isalnum()
             or content[end : end + 1].isalnum()
-            or ends_in(content, start, "identifier")
+            or kind_before(content, start, "identifier")
         ):
             return ()
         if date := _DATES.match(content, start, end):  # a number may stand behind it
@@ -320,29 +319,26 @@ class National:
             start = date.end()
         text = content[start:end]
         groups = _Groups.of(text)
+        if _OTHER_CODE.fullmatch(text) or not groups.is_written(self.regions):
+            return ()
+        kind = kind_before(content, start, "identifier", "money", "text")
+        if kind in {"identifier", "money"} or starts_with("unit", content, end):
+            return ()
+        is_value = _KEY.search(content, max(start - _KEY_BYTES, 0), start) is not None
+        is_plain = text.isdigit() and _QUOTE.search(content, max(start - 3, 0), start) is not None
+        if is_plain or (is_value and kind != "text"):
+            return ()
         is_among_numbers = (
             _NUMBER_BEFORE.search(content, max(start - 4, 0), start) is not None
             or _NUMBER_BEHIND.match(content, end) is not None
         )
         is_sure = text.startswith((b"0", b"(")) and groups.digits[0] not in {b"0", text}
-        if (
-            not groups.is_written(self.regions)
-            or _OTHER_CODE.fullmatch(text)
-            or starts_with("unit", content, end)
-            or ends_in(content, start, "identifier", "money")
-            or (text.isdigit() and _QUOTE.search(content, max(start - 3, 0), start))
-            or (
-                _KEY.search(content, max(start - REACH_BYTES, 0), start)
-                and not ends_in(content, start, "text")
-            )
-            or (not is_sure and is_among_numbers)
-        ):
-            return ()
-        return ((start, end),)
+        return ((start, end),) if is_sure or not is_among_numbers else ()
 
 
 _OTHER_CODE: Final = re.compile(rb"[0-9]{5}-[0-9]{3,4}|[0-9]{4}-[0-9]{4}")
 """Postal codes, and numbers of periodicals (ISSN)."""
+_KEY_BYTES: Final = 6
 _KEY: Final = re.compile(rb"[\"'] ?: ?[\"']\Z|[a-z_]=[\"']?\Z")
 """In JSON and the like the key says if a value is a telephone number, unless it is any text."""
 _QUOTE: Final = re.compile(rb"[\"':=] ?\Z")

@@ -12,7 +12,7 @@ from sidecar.guardrails.detectors import numbers
 from sidecar.guardrails.detectors.context import CONTEXT_RULES
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES
 from sidecar.guardrails.detectors.phone import PHONE_RULES
-from sidecar.guardrails.detectors.words import ends_in, is_near
+from sidecar.guardrails.detectors.words import is_near, kind_before
 from sidecar.guardrails.matching.rule import Expression, Rank, Rule, Span, compile_re2, rule, where
 
 _NO_TOP_LEVEL_DOMAIN: Final = re.compile(
@@ -133,12 +133,12 @@ class Host:
         """Return the address, unless the words before it or its small numbers say otherwise."""
         if (_PRIVATE.match(content, start) is not None) != self.is_private:
             return ()
-        if ends_in(content, start, "host") or _PORT.match(content, end):
+        kind = kind_before(content, start, "host", "version", "identifier")
+        if kind == "host" or _PORT.match(content, end):
             return ((start, end),)
         before = content[max(start - 2, 0) : start]
-        if before[-1:] in {b"-", b"_"} and before[:1].isalpha():
-            return ()  # `tool-1.2.3.4`
-        if ends_in(content, start, "version", "identifier"):
+        is_name = before[-1:] in {b"-", b"_"} and before[:1].isalpha()  # `tool-1.2.3.4`
+        if kind or is_name:
             return ()
         is_small = _SMALL.match(content, start) and before != b"//" and before[-1:] != b"@"
         return () if is_small and not is_near("host", content, start, end) else ((start, end),)

@@ -80,22 +80,25 @@ def expression_of(kind: str, *, edge: str = r"\b") -> str:
     return f"(?:{'|'.join([*parts, *others])})"
 
 
-def ends_in(content: bytes, end: int, *kinds: str) -> bool:
-    """Return whether the text before *end* ends in a word of *kinds*, «no.» and «is» aside."""
+def kind_before(content: bytes, end: int, *kinds: str) -> str:
+    """Return which of *kinds* the word before *end* is of, «no.» and «is» aside; empty if of none.
+
+    The nearest word counts, and of a word of several kinds the first of *kinds*.
+    """
     before = _before(content, end)
     tokens = _tokens(before[before.rfind("\n") + 1 :])
-    known = [word_list(kind) for kind in kinds]
     telephone, fillers = word_list("telephone"), word_list("filler").whole
     for until in range(len(tokens), max(len(tokens) - _MAX_FILLERS, 0), -1):
         for start in range(max(until - _MAX_WORDS, 0), until):
             phrase = " ".join(tokens[start:until])
             if telephone.has(phrase):
-                return False
-            if any(one.has(phrase) for one in known):
-                return True
+                return ""
+            for kind in kinds:
+                if word_list(kind).has(phrase):
+                    return kind
         if tokens[until - 1] not in fillers:
-            return False
-    return False
+            break
+    return ""
 
 
 def starts_with(kind: str, content: bytes, start: int) -> bool:
