@@ -118,13 +118,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     stored, plan = _planned(wanted, file_set, prunes=prune)
     if output is Output.TABLE:
         _show(plan, file_set)
-    changed = {one.name for one in plan.changes if one.policy is not None}
-    by_file: dict[str, list[PolicyDocument]] = {}
-    for one in wanted:
-        if isinstance(one.content, PolicyDocument) and one.name in changed:
-            by_file.setdefault(one.file, []).append(one.content)
-    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
-    check_expressions(by_file, stored=in_force)
+    _check_policies(plan, wanted, stored)
     if dry_run or not (plan.changes or plan.adopted):
         if output is Output.JSON:
             print_json(_document(plan, applied=False))
@@ -136,14 +130,32 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
             f"Make {counted(len(plan.changes), 'change')}?",
             can_ask=STANDARD_STREAM not in (files or ()),
         )
-    _carry_out(wanted, plan, file_set, prunes=prune, why=why)
+    steps = plan.in_steps()
+    for step in steps:
+        expected = plan if step is steps[0] else step
+        _carry_out(wanted, expected, step, file_set, prunes=prune, why=why)
+        if step is not steps[-1]:
+            words = _wait_for_new_policies(step, no_wait=no_wait)
+            note(f"{counted(len(step.changes), 'new policy', 'new policies')}: this {words}.")
     if output is Output.JSON:
         print_json(_document(plan, applied=True))
     if plan.changes:
-        versions = {
-            one.name: one.policy.version + 1 for one in plan.changes if one.policy is not None
-        }
-        note(f"This {wait_for_workers(no_wait=no_wait, policies=versions)}.")
+        note(f"This {wait_for_workers(no_wait=no_wait, policies=_versions(plan))}.")
+
+
+def _wait_for_new_policies(step: InstallationPlan, *, no_wait: bool) -> str:
+    """Wait even with *no_wait*: requests depend on it. A late worker then stops nothing."""
+    try:
+        return wait_for_workers(no_wait=False, policies=_versions(step))
+    except typer.Exit:
+        if not no_wait:
+            raise
+        return "is stored"
+
+
+def _versions(plan: InstallationPlan) -> dict[str, int]:
+    """Return the versions of policies that the plan makes, by name."""
+    return {one.name: one.policy.version + 1 for one in plan.changes if one.policy is not None}
 
 
 def diff(
@@ -287,15 +299,30 @@ def _fail_with(faults: Sequence[FileFault]) -> NoReturn:
     fail(counted(len(faults), "fault"), hint="correct the above; nothing was changed")
 
 
+def _check_policies(
+    plan: InstallationPlan, wanted: Sequence[WantedObject], stored: Sequence[StoredObject]
+) -> None:
+    """Compile the changed policies as `egret policy apply` does; exit with their faults."""
+    changed = {one.name for one in plan.changes if one.policy is not None}
+    by_file: dict[str, list[PolicyDocument]] = {}
+    for one in wanted:
+        if isinstance(one.content, PolicyDocument) and one.name in changed:
+            by_file.setdefault(one.file, []).append(one.content)
+    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
+    check_expressions(by_file, stored=in_force)
+
+
 def _carry_out(
     wanted: Sequence[WantedObject],
-    plan: InstallationPlan,
+    expected: InstallationPlan,
+    step: InstallationPlan,
     file_set: str,
     *,
     prunes: bool,
     why: str | None,
 ) -> None:
-    total = len(plan.changes) + len(plan.adopted)
+    """Carry out *step* in one transaction, if the plan is still the *expected* one."""
+    total = len(step.changes) + len(step.adopted)
     with progress("Applying", total=total) as advance:
 
         async def work(connection: Connection) -> None:
@@ -305,14 +332,14 @@ def _carry_out(
                 anew = plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
             except InstallationError:
                 anew = None
-            if anew != plan:
+            if anew != expected:
                 raise ChangeRefusedError(
-                    "the installation was changed meanwhile; nothing was done",
-                    hint="look at the new plan: run it again",
+                    "the installation was changed meanwhile",
+                    hint="nothing was done; look at the new plan: run it again",
                 )
-            await carry_out(connection, plan, file_set=file_set, note=why, advance=advance)
+            await carry_out(connection, step, file_set=file_set, note=why, advance=advance)
 
-        on_connection(work, notice=lambda _: _notice(plan.changes))
+        on_connection(work, notice=lambda _: _notice(step.changes))
 
 
 def _notice(changes: Iterable[PlannedChange]) -> ChangeNotice:

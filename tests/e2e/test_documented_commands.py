@@ -54,6 +54,7 @@ PARTS: Final[frozenset[Words]] = frozenset(
     {
         ("--as", "NAME"),
         ("apply",),
+        ("apply", "--no-wait"),
         ("diff",),
         ("guardrails", "test", "--answer"),
         ("keys", "rotate", "--grace"),

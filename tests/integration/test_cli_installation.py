@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -215,6 +216,29 @@ def test_a_policy_that_does_not_compile_changes_nothing(egret: Egret) -> None:
     assert ran.code == 1
     assert "stdin: line 9, column 31: guardrails[0].patterns[0].regex" in ran.err
     assert egret("orgs", "list", "-o", "json").json == []
+
+
+@pytest.mark.parametrize(
+    ("text", "transactions"),
+    [
+        pytest.param(joined(policy("new"), organization()), 1, id="bound to nothing"),
+        pytest.param(organization(more="policy: strict\n"), 1, id="there before"),
+        pytest.param(joined(policy("default"), organization()), 1, id="bound as it stands"),
+        pytest.param(joined(policy("new"), organization(more="policy: new\n")), 2, id="bound"),
+    ],
+)
+async def test_a_change_is_one_transaction_but_for_new_policies_that_are_bound(
+    egret: Egret, database: Database, text: str, transactions: int
+) -> None:
+    """Those have one before, so that workers have compiled them by then."""
+    await asyncio.to_thread(applied, egret, policy())
+
+    ran = await asyncio.to_thread(applied, egret, text)
+
+    async with database.server.connect(database.name) as connection:
+        count = await connection.fetchval("SELECT count(DISTINCT transaction) FROM audit_log")
+    assert count == 1 + transactions
+    assert ("1 new policy: this is stored; no worker is running." in ran.err) == (transactions > 1)
 
 
 def test_without_a_terminal_it_wants_a_yes(egret: Egret, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sidecar.admin.installation.objects import (
@@ -14,6 +14,7 @@ from sidecar.admin.installation.objects import (
     KeyDocument,
     Kind,
     ObjectDocument,
+    PriceDocument,
     WantedObject,
 )
 from sidecar.admin.policy_plan import Change as PolicyChange
@@ -102,6 +103,30 @@ class InstallationPlan:
     def is_drift(self) -> bool:
         """Whether files and database differ."""
         return bool(self.changes or self.kept)
+
+    def in_steps(self) -> tuple[InstallationPlan, ...]:
+        """Return the new policies that other changes bind, if there are any, and all the rest.
+
+        A worker refuses requests under a policy that it has not compiled yet, so the first step
+        must have reached the workers before the second. A new `default` is bound as it stands.
+        """
+        bound = {
+            one.content.policy
+            for one in self.changes
+            if not isinstance(one.content, PriceDocument | PolicyDocument | StoredPolicy)
+        } - {DEFAULT_POLICY_NAME}
+        first = tuple(
+            one
+            for one in self.changes
+            if one.kind is Kind.POLICY and one.action is Action.CREATE and one.name in bound
+        )
+        if not first:
+            return (self,)
+        rest = tuple(one for one in self.changes if one not in first)
+        return (
+            replace(self, changes=first, adopted=()),
+            replace(self, changes=rest, unchanged=self.unchanged + len(first)),
+        )
 
     def count(self, action: Action) -> int:
         """Return the number of changes of one action."""

@@ -213,3 +213,21 @@ def test_the_counts_of_a_plan_are_by_action() -> None:
 
     assert [found.count(action) for action in Action] == [1, 0, 1]
     assert replace(found, changes=()).count(Action.CREATE) == 0
+
+
+def test_new_policies_that_others_bind_are_a_step_of_their_own() -> None:
+    """Workers refuse requests under a policy that they have not compiled yet."""
+    text = joined(policy("bound"), policy("free"), organization(more="policy: bound\n"))
+
+    first, rest = plan(text, []).in_steps()
+
+    assert [one.name for one in first.changes] == ["bound"]
+    assert [one.name for one in rest.changes] == ["free", "acme"]
+    assert rest == plan(text, stored(policy("bound")))
+
+
+@pytest.mark.parametrize("text", [ALL, joined(policy("default"), organization())])
+def test_all_else_is_one_step(text: str) -> None:
+    found = plan(text, [])
+
+    assert found.in_steps() == (found,)
