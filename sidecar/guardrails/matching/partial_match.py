@@ -50,13 +50,15 @@ _Search = Callable[[Any, bytes, int, int], list[tuple[int, int]]]
 
 _AT_START: Final = re2._re2.RE2.Anchor.ANCHOR_START  # noqa: SLF001 - see `_search`
 
+_ANYWHERE: Final = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001 - the same
+
 
 class PartialMatcher:
     """Finds the end of a text that could still become a match of any of a policy's rules."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         known: dict[tuple[str, bool], None] = {}
-        behind: dict[str, Any] = {}
+        behind: dict[str, _Search] = {}
         for rule in rules:
             unicode = rule.expression.unicode
             finder = rule.finder.pattern.decode("latin-1") if rule.finder is not None else ""
@@ -65,7 +67,7 @@ class PartialMatcher:
             if is_behind or rule.grows or not finder:
                 known[rule.grows or rule.expression.regex, unicode] = None
             if is_behind:
-                behind[finder] = compile_re2(rule.expression)
+                behind[finder] = compile_re2(rule.expression)._regexp.Match  # noqa: SLF001 - see `_search`
             elif finder:
                 known[finder, unicode] = None
         self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
@@ -82,7 +84,8 @@ class PartialMatcher:
         *text* is UTF-8; its length is returned if no end of it could.
         """
         if text.isascii() and text.translate(None, CONTROLS) == text:
-            return len(text) - max(_longest(self._every, text[::-1]), self._held_behind(text))
+            held = _longest(self._every, text[::-1])
+            return len(text) - (max(held, self._held_behind(text)) if self._behind else held)
         decoded = text.decode()
         held = self._held_bytes(decoded)
         for change in (*forms_of(decoded), *((fold,) if self._of_text else ())):
@@ -98,14 +101,11 @@ class PartialMatcher:
         )
 
     def _held_behind(self, text: bytes) -> int:
-        return max(
-            (
-                _longest(searches, text[::-1])
-                for words, searches in self._behind
-                if words.search(text) is not None
-            ),
-            default=0,
-        )
+        held = 0
+        for occurs, searches in self._behind:
+            if occurs(_ANYWHERE, text, 0, len(text))[0][0] >= 0:
+                held = max(held, _longest(searches, text[::-1]))
+        return held
 
 
 def _longest(searches: Sequence[_Search], backwards: bytes) -> int:
