@@ -52,6 +52,7 @@ _EXAMPLES: Final = re.compile(
     rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
 _PLACEHOLDERS: Final = re.compile(rb"(?i)xxxx|your|placeholder|change.?me|redacted|\.\.\.|\*\*\*")
+_LEAST_TAIL: Final = 16
 _MIN_DISTINCT: Final = 7
 """Fewer different characters are a row of zeros or x, whatever the prefix."""
 
@@ -67,9 +68,13 @@ def shaped_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
 
 
 def random_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
-    """Take a token whose form alone is not proof enough: it must be random, too."""
+    """Take a token whose form alone is not proof enough: it must be random, too.
+
+    The part behind its last sign, if long enough, has an alphabet of its own.
+    """
     candidate = content[start:end]
-    if is_random(candidate):
+    tail = re.split(rb"[_.-]", candidate)[-1]
+    if is_random(candidate) or (len(tail) >= _LEAST_TAIL and is_random(tail)):
         return _tier(candidate), (start, end)
     return (LIKELY, (start, end)) if b"EXAMPLE" in candidate else None
 
@@ -91,7 +96,9 @@ def is_random(candidate: bytes) -> bool:
     letters = candidate.translate(None, b"0123456789")
     if not letters or letters.upper() == letters.lower() or _PLACEHOLDERS.search(candidate):
         return False
-    if letters == candidate and _changes(candidate) * 3 < len(candidate):
+    if letters == candidate and (
+        _changes(candidate) * 3 < len(candidate) or candidate in {letters.lower(), letters.upper()}
+    ):
         return False  # no digit: a name, unless upper and lower case alternate
     return bits_per_character(candidate) >= least_bits(candidate)
 
@@ -166,22 +173,24 @@ _NO_SECRETS_NAME: Final = re.compile(
     rb"|reset|rules?|expires?|expiry|ttl|help|text|title|algorithm|sha1|sha256|md5|integrity)s?\Z"
 )
 _PASSWORD_WORDS: Final = (
-    b"pass", b"pwd", b"secret", b"credential", b"wort", b"wachtwoord", b"contrase", b"clave",
-    b"senha", b"parola", b"haslo", b"heslo", b"mdp", b"sifre", b"losenord", b"adgangskode",
+    b"pass", b"pwd", b"pw", b"secret", b"credential", b"wort", b"wachtwoord", b"contrase",
+    b"clave", b"senha", b"parola", b"haslo", b"heslo", b"mdp", b"sifre", b"losenord",
+    b"adgangskode",
 )  # fmt: skip
 """Name a value that people may have chosen, as all words of other scripts do."""
 _PASSWORD_NAME_BYTES: Final = 48
 _FILE: Final = re.compile(
-    rb"(?i)\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml|toml|txt|env|py|js)\Z"
+    rb"(?i)\A[~.]?/(?:[a-z_.-]+/)+[a-z_.-]+\Z|\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml"
+    rb"|toml|txt|env|py|js)\Z"
 )
 _UUID: Final = re.compile(rb"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9+/=_.~!@#%^&*-]{16,160}")
+_TOKEN: Final = re.compile(rb"(?:base64:)?[A-Za-z0-9+/=_.~!@#%^&*-]{16,160}")
 _PLAIN_VALUE: Final = re.compile(rb"[^\x00-\x20\"'`<>\\]+")
 _NEXT_FIELD: Final = re.compile(rb"[;&][ ]?[A-Za-z_][A-Za-z0-9_ ]*=")
 _CODE: Final = re.compile(
     # An arrow, a path, an expression, a template or an interpolated value.
     rb"[A-Za-z_$][A-Za-z0-9_$.]*(?:->|::)|\$[({]|\$[A-Za-z_][A-Za-z0-9_:.]*\Z|%s|[<{(\[/]"
-    rb"|\.{1,2}/|https?:|function\b|lambda\b|&[a-z]+[;.(]|\\|@[A-Za-z]+[/.]"
+    rb"|\.{1,2}/|https?:|function\b|lambda\b|&[A-Za-z]+[;.({]|\\|@[A-Za-z]+[/.]"
 )
 _CALL: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*(?=\(|\[[\"'A-Za-z_\[]|\.[A-Za-z_]|\Z)")
 _INTERPOLATED: Final = re.compile(
@@ -195,6 +204,8 @@ _DEFAULTS: Final = re.compile(
 _SILENT: Final = frozenset({b"", b"password", b"passwd", b"pass", b"pwd", b"secret", b"token"})
 
 _MIN_PASSWORD: Final = 8
+_LONG_VALUE: Final = 32
+"""Characters in quotes that count as a password behind any word for a secret."""
 _MIN_MIXED_PASSWORD: Final = 10
 _MIN_STRICT_PASSWORD: Final = 12
 _MANY_CLASSES: Final = 3
@@ -215,7 +226,7 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     name = before[-_PASSWORD_NAME_BYTES:].lower()
     is_password = not name.isascii() or any(word in name for word in _PASSWORD_WORDS)
     tier = _tier_of_token(value, is_quoted=is_quoted, is_password=is_password)
-    if tier is None and is_password:
+    if tier is None and (is_password or (is_quoted and len(value) >= _LONG_VALUE)):
         tier = _tier_of_password(value, is_quoted=is_quoted)
     if tier is None or _INTERPOLATED.search(value) or _PLACEHOLDERS.search(value):
         return None
@@ -286,6 +297,7 @@ def _tier_of_given(value: bytes, user: bytes = b"") -> SecretTier | None:
     if _CODE.match(value) or lowered.strip(b"*x.") in _SILENT or _INTERPOLATED.search(value):
         return None
     is_word = value.isalpha() and (value.islower() or len(value) < _MIN_STRICT_PASSWORD)
+    is_word = is_word or (_is_wordy(value) and value.translate(None, b"0123456789") == value)
     is_default = is_word or value.isdigit() or lowered == user.lower() or _DEFAULTS.search(value)
     return LIKELY if is_default or len(value) < 6 else STRICT  # noqa: PLR2004 - as short as `1234`
 
@@ -311,7 +323,8 @@ _COMMAND_BYTES: Final = 60
 """How far back an option's command is looked for; a stream keeps little more."""
 _COMMAND: Final = re.compile(
     rb"\b(mysql|mariadb|sshpass|redis-cli|docker|podman|helm|az|oc|skopeo|buildah|crane|curl|wget"
-    rb"|openssl)(?:dump|admin|import|-dump|-admin)?\b[^\n\x00|;]*\Z"
+    rb"|openssl|ldap[a-z]+|zip|unzip|7z|plink|pscp|xfreerdp|smbclient)"
+    rb"(?:dump|admin|import|-dump|-admin)?\b[^\n\x00|;]*\Z"
 )
 
 

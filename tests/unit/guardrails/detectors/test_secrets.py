@@ -48,6 +48,9 @@ BENIGN = {
     "environment_variable": "DB_PASSWORD=$DB_PASSWORD PGPASSWORD=${PGPASSWORD:-x} mysql -p$PW",
     "credentials_class": "server_credentials: grpc.ServerCredentials | None = None",
     "passing": "by passing `strict=True12345` and passed: all_tests_v2[0]",
+    "passed_to": "values that are passed to `Array.sort()` and pw := &PipeWriter{r: PipeReader}",
+    "option": "the --username and --password <value> options",
+    "path_of_a_key": "<privateKey>/path/to/private/key</privateKey>",
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -108,6 +111,12 @@ def test_what_only_looks_like_a_credential_passes(case: str) -> None:
             ("docker login -u bob -p ", "Xk9mQ2vL7z", "\n"),
             ("CREATE USER bob IDENTIFIED BY '", "Xk9#mQ2vL7z", "';"),
             ("machine h login bob password ", "Xk9mQ2vL7z", "\n"),
+            ("echo '", "Xk9#mQ2$vL7z", "' | sudo -S reboot"),
+            ("ldapsearch -D cn=admin -w ", "Xk9mQ2vL7zRt", " -b dc=x"),
+            ("smbclient //h/s -U bob%", "Xk9mQ2vL7zRt", "\n"),
+            ("auth=('bob', '", "2#dCNLbs=kY5z", "')"),
+            ("define('DB_PASSWORD', '", "Xk9#mQ2$vL7z", "');"),
+            ("WiFi password (guest): ", "Xk9#mQ2$vL7z", ""),
             ("the password is ", "Xk9#mQ2$vL7z", "."),
             ("Das Passwort lautet: ", "Xk9#mQ2$vL7z", ""),
             ("le mot de passe est ", "Xk9#mQ2$vL7z", ""),
