@@ -62,7 +62,7 @@ class PiiSettings:
     """Personal data.
 
     `regions` are ISO country codes whose national phone form counts, `countries` those whose
-    identifiers are looked for. `private_addresses` are IPv4 addresses of private networks.
+    identifiers are looked for. `private_addresses` lets addresses of private networks count.
     """
 
     guardrail_type: ClassVar[str] = "pii"

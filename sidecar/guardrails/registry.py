@@ -30,7 +30,7 @@ from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES, national_rules
 from sidecar.guardrails.detectors.phone import national_phone_rule
-from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULE
+from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULES
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     PromptInjectionCheck,
     shipped_scorer,
@@ -95,7 +95,7 @@ def rules_in_turn(settings: GuardrailSettings) -> Iterable[Rule]:
         case PiiSettings(types=types, regions=regions, countries=countries):
             more = (national_phone_rule(regions),) if regions else ()
             if settings.private_addresses:
-                more = (*more, PRIVATE_ADDRESS_RULE)
+                more = (*more, *PRIVATE_ADDRESS_RULES)
             return _chosen((*PII_RULES, *more, *national_rules(countries)), types)
         case DeniedPatternsSettings(patterns=patterns):
             return (

@@ -45,7 +45,7 @@ _WORDS: Final = {
     "on_error": "The direction if the guardrail cannot judge, time limit included.",
     "open_for": "How long an open breaker lets no call through.",
     "patterns": "Regular expressions in RE2 syntax, each with the type of its finding.",
-    "private_addresses": "IPv4 addresses of private networks count as well.",
+    "private_addresses": "Addresses of private networks count as well.",
     "reason": "Why; shown by `egret policy lint` near its end.",
     "redaction": "The form of the replacement for a removed value.",
     "regex": "RE2 syntax: no look-around, no back-references.",

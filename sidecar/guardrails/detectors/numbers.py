@@ -108,8 +108,8 @@ def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
 
     A number begins and ends with a group, so that a number beside it (an order number before,
     a security code behind) cannot hide it; groups but the last have four digits or more. One run
-    of digits is a card's only near a word for cards: of random ones every twentieth has an
-    issuer's first digits and the right check digit.
+    of digits is a card's only near a word for cards: among random ones, too, an issuer's first
+    digits and the right check digit occur.
     """
     if end - start <= _MAX_CARD_DIGITS:
         digits = content[start:end].translate(None, b" -")

@@ -20,6 +20,7 @@ from phonenumbers import PhoneMetadata
 
 from sidecar.guardrails.detectors.words import (
     expression_of,
+    is_near,
     kind_before,
     starts_with,
     words_of,
@@ -270,37 +271,31 @@ def _longest_valid(
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class NearWord:
-    """Locates the number behind or before a word for a telephone.
+def near_word(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Return the number beside a word for a telephone or a call, if it is one.
 
-    Behind a verb such as «call», plain digits must be a number of `CONTEXT_REGIONS`.
+    Another word between may say that it is none. Behind a verb such as «call», plain digits must
+    be a number of `CONTEXT_REGIONS`.
     """
-
-    is_verb: bool = False
-
-    def __call__(self, content: bytes, start: int, end: int) -> Iterable[Span]:
-        """Return the number at *start*, unless another word between says that it is none."""
-        if (
-            content[start - 1 : start].isalnum()
-            or content[end : end + 1].isalnum()
-            or kind_before(content, start, "identifier")
-        ):
+    if (
+        content[start - 1 : start].isalnum()
+        or content[end : end + 1].isalnum()
+        or kind_before(content, start, "identifier")
+    ):
+        return ()
+    if date := _DATES.match(content, start, end):  # a number may stand behind it
+        behind = _NUMBER.match(content, date.end())
+        if behind is None:
             return ()
-        if date := _DATES.match(content, start, end):  # a number may stand behind it
-            behind = _NUMBER.match(content, date.end())
-            if behind is None:
-                return ()
-            start, end = behind.span()
-        text = content[start:end]
-        if _ZIP.fullmatch(text) or _YEAR_FIRST.match(text) or _DECIMAL.fullmatch(text):
-            return ()
-        if self.is_verb and text.isdigit():
-            return _longest_valid(content, (start, end), _is_of_context)
-        digits = len(text.translate(None, _SIGNS))
-        if _MIN_DIGITS <= digits <= _MAX_WORDED_DIGITS:
-            return ((start, end),)
-        return _longest_valid(content, (start, end), _is_of_context)
+        start, end = behind.span()
+    text = content[start:end]
+    if _ZIP.fullmatch(text) or _YEAR_FIRST.match(text) or _DECIMAL.fullmatch(text):
+        return ()
+    digits = len(text.translate(None, _SIGNS))
+    is_clear = not text.isdigit() or is_near("telephone", content, start, start)
+    if is_clear and _MIN_DIGITS <= digits <= _MAX_WORDED_DIGITS:
+        return ((start, end),)
+    return _longest_valid(content, (start, end), _is_of_context)
 
 
 def _is_of_context(digits: bytes) -> bool:
@@ -347,8 +342,9 @@ _NUMBER_BEHIND: Final = re.compile(rb"[ ]?[,;:\t|][ ]?[0-9]|,[0-9]")
 
 
 _AS_WRITTEN: Final = r"\(?[0-9][0-9() ./-]{5,18}[0-9]"
-_GAP: Final = r"[^0-9+\x00]{0,20}?"
-_WORDED: Final = rf"{_GAP}({_AS_WRITTEN})\b"
+_EDGE: Final = r"(?:\b|_)"
+_GAP: Final = r"(?:[\x01-*,-/:-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){0,20}?"
+"""So many characters, of which none is a digit or a plus sign."""
 _BEFORE_LABEL: Final = rf" ?[ ,(-] ?(?i:{'|'.join(words_of('label'))})\b"
 _ANY_NUMBER: Final = rf"{_AS_WRITTEN}\b"
 
@@ -360,19 +356,23 @@ PHONE_RULES: Final = (
         rank=Rank.PHONE,
         finder=r"(?<![0-9A-Za-z_+])\+[1-9][0-9() ./-]{5,20}[0-9]",
     ),
-    # Two hundred words in the database would double the cost of the pass over every text.
+    # Hundreds of words in the database would double the cost of the pass over every text.
     Rule(
         "PHONE",
         Expression(_ANY_NUMBER),
-        NearWord(),
+        near_word,
         Rank.PHONE,
-        finder=compile_re2(Expression(expression_of("telephone", edge=r"(?:\b|_)") + _WORDED)),
+        finder=compile_re2(
+            Expression(
+                rf"(?:{expression_of('telephone', edge=_EDGE)}|{expression_of('call')})"
+                rf"{_GAP}({_AS_WRITTEN})\b"
+            )
+        ),
     ),
-    rule("PHONE", expression_of("call") + _WORDED, NearWord(is_verb=True), rank=Rank.PHONE),
     Rule(
         "PHONE",
         Expression(rf"[0-9]{_BEFORE_LABEL}"),
-        NearWord(),
+        near_word,
         Rank.PHONE,
         finder=compile_re2(
             Expression(rf"\b(\(?[0-9]+[) ./-][0-9() ./-]{{3,16}}[0-9]){_BEFORE_LABEL}")

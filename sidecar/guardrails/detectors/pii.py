@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -79,12 +80,18 @@ _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4: Final = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 
 
-def _ipv6(content: bytes, start: int, end: int) -> tuple[Span, ...]:
+_PRIVATE_IPV6: Final = re.compile(rb"(?i:fe[89ab][0-9a-f]|f[cd][0-9a-f]{2}):")
+"""Link-local and unique local addresses (RFC 4291 section 2.5.6, RFC 4193)."""
+
+
+def _ipv6(content: bytes, start: int, end: int, *, is_private: bool) -> tuple[Span, ...]:
     """Take a full address of one host somewhere; drop code and prose in its form.
 
     An address of RFC 4291 section 2.2, but not loopback or unspecified; with a digit, and with
     three groups or one of three digits, which code (`a::1`) has not.
     """
+    if (_PRIVATE_IPV6.match(content, start, end) is not None) != is_private:
+        return ()
     candidate = content[start:end].rstrip(b":")
     end = start + len(candidate)
     after = content[end : end + 2]
@@ -120,7 +127,7 @@ _PRIVATE: Final = re.compile(
     rb"|100[.](?:6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])[.]"
 )
 _SMALL: Final = re.compile(rb"(?:[12]?[0-9]|3[01])[.](?:[12]?[0-9]|3[01])[.]")
-"""Of version numbers nearly all begin like this, of addresses one in fifty."""
+"""Version numbers begin like this, and few addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +166,19 @@ def _ipv4_rule(*, is_private: bool) -> Rule:
     )
 
 
-PRIVATE_ADDRESS_RULE: Final = _ipv4_rule(is_private=True)
+def _ipv6_rule(*, is_private: bool) -> Rule:
+    return rule(
+        "IPV6",
+        r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:"
+        r"(?:(?:[0-9A-Fa-f:]*:)?(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]*)",
+        functools.partial(_ipv6, is_private=is_private),
+        rank=Rank.ADDRESS,
+        finder=r"(?<![0-9A-Za-z_.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]+"
+        r"(?:(?:\.[0-9]{1,3}){3})?",
+    )
+
+
+PRIVATE_ADDRESS_RULES: Final = (_ipv4_rule(is_private=True), _ipv6_rule(is_private=True))
 """For policies with `private_addresses`."""
 
 PII_RULES: Final[tuple[Rule, ...]] = (
@@ -205,15 +224,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         rank=Rank.SSN,
     ),
     _ipv4_rule(is_private=False),
-    rule(
-        "IPV6",
-        r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:"
-        r"(?:(?:[0-9A-Fa-f:]*:)?(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]*)",
-        _ipv6,
-        rank=Rank.ADDRESS,
-        finder=r"(?<![0-9A-Za-z_.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]+"
-        r"(?:(?:\.[0-9]{1,3}){3})?",
-    ),
+    _ipv6_rule(is_private=False),
     *CONTEXT_RULES,
     *PHONE_RULES,
 )

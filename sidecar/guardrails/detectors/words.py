@@ -74,7 +74,7 @@ def expression_of(kind: str, *, edge: str = r"\b") -> str:
             latin.append(_escaped(word))
         else:  # engines fold the case of ASCII alone
             is_latin = word[0].isascii() and word[-1].isascii()
-            spellings = dict.fromkeys((word, word.capitalize()))
+            spellings = dict.fromkeys((word, word.capitalize(), word.upper()))
             (latin if is_latin else others).extend(map(_escaped, spellings))
     parts = [rf"{edge}(?i:{'|'.join(latin)}){edge}"] if latin else []
     return f"(?:{'|'.join([*parts, *others])})"

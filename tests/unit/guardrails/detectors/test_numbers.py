@@ -12,7 +12,7 @@ def found(text: bytes) -> list[bytes]:
 
 
 def test_plain_digits_are_a_card_near_a_word_for_one() -> None:
-    """Every twentieth random number has an issuer's digits and the right check digit."""
+    """An issuer's digits and the right check digit occur among random numbers, too."""
     assert found(b"card 4539148803436467") == [b"4539148803436467"]
     assert found(b"line 4539148803436467") == []
     assert found(b"4539 1488 0343 6467") == [b"4539 1488 0343 6467"]

@@ -166,7 +166,7 @@ CLEAN = {
     "version_word": "version 81.3.4.120, build 91.0.44.7, Abschnitt 33.2.1.4",
     "version_of_a_package": "tool-81.3.4.120 and 5.17.7.201",
     "network_mask": "255.255.255.0 and 224.0.0.251",
-    "private_network": "10.1.2.3 192.168.0.17 172.16.4.2 100.64.1.1 169.254.9.9",
+    "private_network": "10.1.2.3 192.168.0.17 172.16.4.2 100.64.1.1 169.254.9.9 fd12:3456::1",
     "card_random": "trace 4539148803436467 and 4929718436011122334",
     "card_of_a_token": '{"kid": "4539148803436467", "alg": "RS256"}',
     "ssn_of_documentation": "ssn 123-45-6789, 078-05-1120, 111-11-1111, SSN: 123456789",
@@ -267,9 +267,11 @@ def test_a_look_alike_is_no_telephone_number(text: str) -> None:
 def test_private_addresses_count_if_the_policy_says_so() -> None:
     """They are the same in every network, so they are nobody's own."""
     own = effective(policy("  - {name: pii, type: pii, private_addresses: true}"))
-    text = "from 10.1.2.3 and 203.0.113.7."
+    text = "from 10.1.2.3 and 203.0.113.7 and fe80::1."
     (outcome,) = own.local.scan(parts_of([text]))
-    assert [text[one.start : one.end] for one in outcome.findings] == ["10.1.2.3", "203.0.113.7"]
+    assert [text[one.start : one.end] for one in outcome.findings] == [
+        "10.1.2.3", "203.0.113.7", "fe80::1",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", ["415-555-2671", "(415) 555-2671", "030 901820"])
