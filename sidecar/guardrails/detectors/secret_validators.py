@@ -225,7 +225,12 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
         return None
     name = before[-_PASSWORD_NAME_BYTES:].lower()
     is_password = not name.isascii() or any(word in name for word in _PASSWORD_WORDS)
-    tier = _tier_of_token(value, is_quoted=is_quoted, is_password=is_password)
+    tier: SecretTier | None = None
+    if _UUID.fullmatch(value):
+        tier = LIKELY
+    elif _TOKEN.fullmatch(value) and is_random(value):
+        # Code names things outside of quotes.
+        tier = _tier(value) if is_quoted or not _is_code(value, is_password=is_password) else None
     if tier is None and (is_password or (is_quoted and len(value) >= _LONG_VALUE)):
         tier = _tier_of_password(value, is_quoted=is_quoted)
     if tier is None or _INTERPOLATED.search(value) or _PLACEHOLDERS.search(value):
@@ -255,16 +260,6 @@ def _end_of_value(content: bytes, start: int, quote: bytes) -> int:
     ):
         value = value[:-1].rstrip(b",;.:")
     return start + len(value)
-
-
-def _tier_of_token(value: bytes, *, is_quoted: bool, is_password: bool) -> SecretTier | None:
-    if _UUID.fullmatch(value):
-        return LIKELY
-    if not _TOKEN.fullmatch(value) or not is_random(value):
-        return None
-    if not is_quoted and _is_code(value, is_password=is_password):
-        return None
-    return _tier(value)
 
 
 def _tier_of_password(value: bytes, *, is_quoted: bool) -> SecretTier | None:
@@ -393,16 +388,16 @@ _SAMPLE_CLAIMS: Final = ("1234567890", "John Doe")
 
 def json_web_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
     """Take a token whose first segment is a JOSE header (RFC 7515 section 4)."""
-    header, claims = (_claims(one) for one in content[start:end].split(b".")[:2])
-    if header is None or "alg" not in header:
+    decoded: list[object] = []
+    for segment in content[start:end].split(b".")[:2]:
+        try:
+            decoded.append(
+                json.loads(base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4)))
+            )
+        except (binascii.Error, ValueError, RecursionError):
+            decoded.append(None)
+    header, claims = decoded
+    if not isinstance(header, dict) or "alg" not in header:
         return None
-    is_sample = claims is not None and any(one in _SAMPLE_CLAIMS for one in claims.values())
+    is_sample = isinstance(claims, dict) and any(one in _SAMPLE_CLAIMS for one in claims.values())
     return LIKELY if is_sample else STRICT, (start, end)
-
-
-def _claims(segment: bytes) -> dict[str, object] | None:
-    try:
-        decoded = json.loads(base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    return decoded if isinstance(decoded, dict) else None

@@ -657,7 +657,7 @@ async def test_findings_are_noted_by_type_and_role_when_the_request_has_ended() 
     """Of the request and of its answer, and those of guardrails in shadow."""
     world = World(COUNTED)
     messages = [
-        {"role": "user", "content": "ann@example.org, bob@example.org and ghp_" + "a1B2c3D4e5F6" * 3},
+        {"role": "user", "content": "ann@example.org, bob@example.org and ghp_" + "a1B2c3D4e" * 4},
         {"role": "tool", "content": "ann@example.org", "tool_call_id": "1"},
     ]
     body = json.dumps({"model": "gpt-5", "messages": messages}).encode()
