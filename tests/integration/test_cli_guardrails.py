@@ -52,6 +52,23 @@ def test_the_built_in_policy_judges_a_text_without_a_database() -> None:
     assert "bob" not in ran.out
 
 
+def test_a_secret_is_shown_with_its_tier() -> None:
+    """The built-in policy redacts what may well be a default, and lets the request go on."""
+    text = "postgres://postgres:postgres@db/app"
+
+    ran = NOWHERE("guardrails", "test", text, "-o", "json")
+    shown = NOWHERE("guardrails", "test", text)
+
+    by_name = {one["name"]: one for one in ran.json["guardrails"]}
+    assert by_name["secrets"]["findings"] == []
+    assert by_name["likely-secrets"]["verdict"] == "redact"
+    assert [(one["type"], one["tier"]) for one in by_name["likely-secrets"]["findings"]] == [
+        ("DEFAULT_PASSWORD", "likely")
+    ]
+    assert ran.json["decision"] == "redact"
+    assert "DEFAULT_PASSWORD (likely)" in shown.out
+
+
 def test_a_file_of_policies_is_tried_without_a_database(file: Path) -> None:
     """Whatever routes they are for, in shadow or not; nobody is asked."""
     text = "PRJ-1234 to bob@example.com about bluebird"

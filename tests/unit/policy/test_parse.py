@@ -158,6 +158,10 @@ FAULTS = {
             "warn_on_volume)"
         ),
     ),
+    "type_of_another_tier": (
+        f"{GUARDRAIL}{{name: a, type: secrets, tiers: [strict], types: [JWT, TEST_KEY]}}",
+        "line 3, column 5: guardrails[0]: has the type TEST_KEY, which `tiers` leaves out",
+    ),
     "unknown_route": (
         f"{GUARDRAIL}{{name: a, type: pii, routes: [chat, chats]}}",
         (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.matching.partial_match import UnknownSyntaxError, has_gap
+from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.matching.partial_match import PartialMatcher, UnknownSyntaxError, has_gap
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,15 @@ def test_what_cannot_be_read_is_said() -> None:
     """The caller has to suppose the worst."""
     with pytest.raises(UnknownSyntaxError):
         has_gap(r"(a")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["AKIA\u00a0Q3ZT", "AKIA\u2028Q3ZT", "AK\u0301IAQ3ZT", "A\u20e3KIAQ3ZT",
+     "".join(chr(0xE0000 + ord(one)) for one in "AKIAQ3")],
+    ids=["no-break space", "line separator", "combining mark", "keycap", "tag characters"],
+)  # fmt: skip
+def test_the_beginning_of_a_hidden_token_is_held(text: str) -> None:
+    """The scan of the whole would find it; its first half must not have left by then."""
+    content = f"use {text}".encode()
+    assert PartialMatcher(SECRET_RULES).begins_at(content) <= 4
