@@ -125,12 +125,10 @@ def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
 
 def _is_meant(content: bytes, start: int, end: int) -> bool:
     """Return whether a number that could be a card's is one, by its form and the words near it."""
-    if content[start:end].translate(None, b" -") in _EXAMPLE_CARDS:
-        return True
-    if kind_before(content, start, "identifier"):
-        return False
     is_grouped = _GROUPED_CARD.match(content, start, end) is not None
-    return is_grouped or is_near("card", content, start, end)
+    if is_grouped or content[start:end].translate(None, b" -") in _EXAMPLE_CARDS:
+        return True
+    return is_near("card", content, start, end) and not kind_before(content, start, "identifier")
 
 
 def iban_expression() -> str:

@@ -295,11 +295,9 @@ def near_word(content: bytes, start: int, end: int) -> Iterable[Span]:
     is_clear = not text.isdigit() or is_near("telephone", content, start, start)
     if is_clear and _MIN_DIGITS <= digits <= _MAX_WORDED_DIGITS:
         return ((start, end),)
-    return _longest_valid(content, (start, end), _is_of_context)
-
-
-def _is_of_context(digits: bytes) -> bool:
-    return is_national(digits, CONTEXT_REGIONS)
+    return _longest_valid(
+        content, (start, end), lambda digits: is_national(digits, CONTEXT_REGIONS)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +340,6 @@ _NUMBER_BEHIND: Final = re.compile(rb"[ ]?[,;:\t|][ ]?[0-9]|,[0-9]")
 
 
 _AS_WRITTEN: Final = r"\(?[0-9][0-9() ./-]{5,18}[0-9]"
-_EDGE: Final = r"(?:\b|_)"
 _GAP: Final = r"(?:[\x01-*,-/:-\x7f]|[\xc2-\xf4][\x80-\xbf]{1,3}){0,20}?"
 """So many characters, of which none is a digit or a plus sign."""
 _BEFORE_LABEL: Final = rf" ?[ ,(-] ?(?i:{'|'.join(words_of('label'))})\b"
@@ -356,18 +353,16 @@ PHONE_RULES: Final = (
         rank=Rank.PHONE,
         finder=r"(?<![0-9A-Za-z_+])\+[1-9][0-9() ./-]{5,20}[0-9]",
     ),
-    # Hundreds of words in the database would double the cost of the pass over every text.
-    Rule(
-        "PHONE",
-        Expression(_ANY_NUMBER),
-        near_word,
-        Rank.PHONE,
-        finder=compile_re2(
-            Expression(
-                rf"(?:{expression_of('telephone', edge=_EDGE)}|{expression_of('call')})"
-                rf"{_GAP}({_AS_WRITTEN})\b"
-            )
-        ),
+    # The database looks for the words alone: with a gap and a number they would slow its pass.
+    *(
+        Rule(
+            "PHONE",
+            Expression(words),
+            near_word,
+            Rank.PHONE,
+            finder=compile_re2(Expression(rf"(?:{words}){_GAP}({_AS_WRITTEN})\b")),
+        )
+        for words in (expression_of("telephone", edge=r"(?:\b|_)"), expression_of("call"))
     ),
     Rule(
         "PHONE",
