@@ -1,26 +1,25 @@
-"""`prompt_injection` on held-out sources, beside other detectors."""
+"""`prompt_injection` beside other detectors, on published sources."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from evaluation.held_out import Judgement
 from evaluation.intervals import Share
 from evaluation.own import OwnDetector, microseconds_a_kilobyte
 from evaluation.peers import NotRun, ask
 from loadtest.results import Grid
 from sidecar.domain.guardrail_settings import Threshold
-from training.samples import Label, Sample, Split, read_samples
+from training.samples import Label, Sample, Split
 
 OWN: Final = "egret"
 PEERS: Final = ("prompt-guardrail", "llm_guardrail")
 NEEDS_WEIGHTS: Final = ("llm-guard", "its models come from a hub, which is no package registry")
 TRIGGERS: Final = "trigger-words"
 DIRECT: Final = frozenset({Label.OVERRIDE, Label.JAILBREAK})
-SMOKE_PER_SOURCE: Final = 10
 _WORDS_FILE: Final = Path(__file__).with_name("trigger_words.txt")
 
 
@@ -42,16 +41,6 @@ class InjectionResults:
     not_run: Mapping[str, str]
 
 
-def held_out(*, smoke: bool = False) -> tuple[Sample, ...]:
-    """Return the texts of test sources, and our own with the words of attacks in them."""
-    chosen: defaultdict[tuple[str, bool], list[Sample]] = defaultdict(list)
-    for sample in (*read_samples(), *trigger_words()):
-        if sample.split is Split.TEST:
-            chosen[sample.source, sample.is_attack].append(sample)
-    most = SMOKE_PER_SOURCE if smoke else None
-    return tuple(sample for samples in chosen.values() for sample in samples[:most])
-
-
 def trigger_words() -> Iterator[Sample]:
     """Return harmless texts with the words of attacks, written for this test."""
     for line in _WORDS_FILE.read_text(encoding="utf-8").splitlines():
@@ -59,18 +48,29 @@ def trigger_words() -> Iterator[Sample]:
             yield Sample(line, Label.BENIGN, TRIGGERS, Split.TEST)
 
 
-def evaluate_injection(samples: Sequence[Sample], *, peers: bool) -> InjectionResults:
-    """Let Egret at each threshold, and every peer, judge the same texts."""
-    verdicts = {f"{OWN} {level.value}": own_verdicts(samples, level) for level in Threshold}
+def evaluate_injection(judged: Sequence[Judgement], *, peers: bool) -> InjectionResults:
+    """Let every peer judge the texts that Egret was tested on, and measure the time of each."""
+    samples = [one.sample for one in judged]
+    texts = [sample.text for sample in samples]
+    detector = OwnDetector("type: prompt_injection")
+    for sample in samples:
+        detector.judge(sample.text, role=sample.role)
+    cost = microseconds_a_kilobyte(detector.seconds, texts)
+    scores = [one.score for one in judged]
+    verdicts = {
+        f"{OWN} {level.value}": Verdicts([level in one.levels for one in judged], scores, cost)
+        for level in Threshold
+    }
     not_run = dict([NEEDS_WEIGHTS])
     for peer in PEERS if peers else ():
-        texts = [sample.text for sample in samples]
         answer = ask(peer, texts)
         if isinstance(answer, NotRun):
             not_run[peer] = answer.why
             continue
-        found, scores = zip(*answer.answers, strict=True)
-        verdicts[peer] = Verdicts(found, scores, microseconds_a_kilobyte(answer.seconds, texts))
+        found, peer_scores = zip(*answer.answers, strict=True)
+        verdicts[peer] = Verdicts(
+            found, peer_scores, microseconds_a_kilobyte(answer.seconds, texts)
+        )
     return InjectionResults(samples, verdicts, not_run)
 
 

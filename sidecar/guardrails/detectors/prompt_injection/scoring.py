@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from itertools import islice, repeat
 from typing import Final, TypeAlias
 
@@ -21,8 +22,11 @@ from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.prompt_injection.model import (
-    PHRASE_MARK,
-    PHRASES,
+    BUCKETS,
+    CONCEPT,
+    CONCEPTS,
+    Author,
+    Bars,
     Model,
     load_model,
 )
@@ -103,113 +107,131 @@ make it go through all of a worker's objects, again and again.
 INDEX_BITS: Final = 16
 INDEX: Final = (1 << INDEX_BITS) - 1
 
-_ANCHOR: Final = INDEX
-"""The index of hits that are no term, but the anchor of a phrase."""
+FIRST_CONCEPT: Final = 0xFF00
+"""From this index on hits are no terms, but words of a concept."""
 
-_REACH_BYTES: Final = 128
-"""Text on either side of an anchor that is searched; all of it if that has too few words."""
+REACH: Final = 96
+"""Bytes of words within which concepts stand close together: some sixteen words."""
 
-_LONG_WORDS: Final = 1024
-_END_OF_WORD: Final = re.compile(rb"([^ ]{64})[^ ]+")
-"""No term has so long a word."""
+_NONE: Final = 63
+"""No concept; numbers of concepts have six bits."""
+
+_MOST_KNOWN: Final = 1 << 15
+"""Neighbourhoods of concepts whose terms are kept: some 4 MB."""
+
+_MOST_BEFORE: Final = 3 * REACH
+"""Bytes of words before a slice in which all that reaches into it begins."""
+
+_PARTS: Final = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Scripts that put no spaces between words, or endings behind them."""
+
+
+def _expression(name: str) -> str:
+    """Return the regular expression over words of a term or of a concept's word."""
+    text = words(name.replace("_", " ").encode()).decode()
+    is_part = _PARTS.search(text) is not None
+    start = text.lstrip() if is_part or name.startswith("*") else text
+    return start.rstrip() if is_part or name.endswith("*") else start
 
 
 class TermSearch:
-    """Finds the terms of a model. Bound to one thread, as its databases are.
+    """Finds the terms of a model. Bound to one thread, as its database is.
 
-    Three databases take a third of the time of one: literal texts, phrases with gaps, and those
-    with an anchor, a part that is rare in harmless text. Anchors are searched for among the
-    literal texts, and their phrases only around them. The result is the same: every match of the
-    phrase has its anchor in it, and an expression looks at nothing outside of its match.
+    All words, those of terms and those of concepts, are literal texts of one database.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         """Compile the terms of these *names*, in half a second. Hits have the index of a name."""
-        phrases = {PHRASE_MARK + phrase.name: phrase for phrase in PHRASES}
-        literal: list[_Numbered] = []
-        common: list[_Numbered] = []
-        anchored: list[_Numbered] = []
-        self._most_words = self._most_anchored_words = 0
+        concepts = {name: number for number, name in enumerate(CONCEPTS)}
+        self._combined: dict[int, int] = {}
+        self._known: dict[int, tuple[int, ...]] = {}
+        numbered: list[tuple[str, int]] = []
+        used = 0
         for index, name in enumerate(names):
-            phrase = phrases.get(name)
-            words_ = name.count(" ") + 1 if phrase is None else phrase.most_words
-            self._most_words = max(self._most_words, words_)
-            if phrase is None:
-                literal.append((f" {name} ", index))
-            elif not phrase.has_gaps:
-                literal.append((phrase.regex, index))
-            elif not phrase.anchors:
-                common += [(regex, index) for regex in phrase.split]
+            if parts := CONCEPT.findall(name):
+                mask = reduce(operator.or_, (1 << concepts[one] for one in parts))
+                self._combined[mask] = index
+                used |= mask
             else:
-                literal += [(regex, _ANCHOR) for regex in phrase.anchors]
-                anchored.append((phrase.regex, index))
-                self._most_anchored_words = max(self._most_anchored_words, words_)
-        self._always = tuple(_compiled(one) for one in (literal, common) if one)
-        self._anchored = _compiled(anchored) if anchored else None
+                numbered.append((_expression(name), index))
+        for name, number in concepts.items():
+            if used >> number & 1:
+                found = sorted({_expression(word) for word in CONCEPTS[name]})
+                numbered += [
+                    (one, FIRST_CONCEPT + number)
+                    for one in found
+                    if not any(other in one and other != one for other in found)  # found anyway
+                ]
+        self._database = compile_hyperscan(
+            [Expression(regex, counted=True) for regex, _ in numbered],
+            ids=[index for _, index in numbered],
+            mode=hyperscan.HS_MODE_BLOCK,
+        )
 
     def hits(self, text: bytes) -> list[Hit]:
-        """Return each occurrence of a term in *text*, which is words, in its order."""
+        """Return each occurrence of a term or concept in *text*, which is words, in its order."""
         hits: list[Hit] = []
-        for database in self._always:
-            database.scan(text, _collect, 0, hits)  # keywords would take 0.2 µs
-        if not hits:
-            return hits
-        anchors = [one >> INDEX_BITS for one in hits if one & INDEX == _ANCHOR]
-        if anchors and self._anchored is not None:
-            hits = [one for one in hits if one & INDEX != _ANCHOR]
-            for start, end in self._around(text, sorted(anchors)):
-                found: list[Hit] = []
-                self._anchored.scan(text[start:end], _collect, 0, found)
-                hits += [one + (start << INDEX_BITS) for one in found]
+        self._database.scan(text, _collect, 0, hits)  # keywords would take 0.2 µs
         hits.sort()
         return hits
 
-    def _around(self, text: bytes, anchors: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield the spans of *text* that hold all phrases whose anchors end there."""
-        if len(anchors) * 2 * _REACH_BYTES > len(text):
-            yield 0, len(text)  # faster, however many there are
-            return
-        start = end = 0
-        for anchor in anchors:
-            before, after = max(anchor - _REACH_BYTES, 0), anchor + _REACH_BYTES
-            if text.count(b" ", before, anchor) <= self._most_anchored_words:
-                before = 0  # long words
-            if text.count(b" ", anchor, after) <= self._most_anchored_words:
-                after = len(text)
-            if before > end:
-                if end:
-                    yield start, end
-                start = before
-            end = max(end, after)
-        yield start, end
+    def combined(self, hits: Iterable[Hit]) -> list[Hit]:
+        """Return *hits* with the terms of concepts that stand close together instead of these.
+
+        Their order makes no difference, as it differs from language to language.
+        """
+        known = self._known
+        first = second = third = _NONE
+        first_end = second_end = third_end = 0
+        found: list[Hit] = []
+        for one in hits:
+            own = (one & INDEX) - FIRST_CONCEPT
+            if own < 0:
+                found.append(one)
+                continue
+            end = one >> INDEX_BITS
+            least = end - REACH
+            if first_end < least:
+                first = second = third = _NONE
+            elif second_end < least:
+                second = third = _NONE
+            elif third_end < least:
+                third = _NONE
+            near = own | first << 6 | second << 12 | third << 18
+            terms = known.get(near)
+            if terms is None:
+                terms = self._terms_of(near)
+            for term in terms:
+                found.append(end << INDEX_BITS | term)  # noqa: PERF401 - mostly none
+            if own != first:
+                if own != second:
+                    third, third_end = second, second_end
+                second, second_end = first, first_end
+                first = own
+            first_end = end
+        return found
+
+    def _terms_of(self, near: int) -> tuple[int, ...]:
+        """Return the terms of a concept with up to three before it, the nearest lowest."""
+        own, *others = (1 << (near >> shift & _NONE) for shift in (0, 6, 12, 18))
+        before = [one for one in others if one not in {own, 1 << _NONE}]
+        masks = [own, *(own | one for one in before)]
+        masks += [own | one | other for one, other in itertools.combinations(before, 2)]
+        terms = tuple([self._combined[mask] for mask in masks if mask in self._combined])
+        if len(self._known) < _MOST_KNOWN:
+            self._known[near] = terms
+        return terms
 
     def hits_in_slices(self, content: bytes) -> Iterator[list[Hit]]:
-        """Yield the hits in each slice of a long text, by where they end in all of its words."""
+        """Yield the terms in each slice of a long text, by where they end in all of its words."""
         before, base = b" ", 0
         for piece in word_slices(content):
             text = before + piece
-            hits = self.hits(text)
+            hits = self.combined(self.hits(text))
             new = bisect_left(hits, (len(before) + 1) << INDEX_BITS)
             yield [one + (base << INDEX_BITS) for one in hits[new:]]
-            # A term that ends in the next slice may begin so many words before it. Long ones can
-            # only be in a gap of a phrase, where their length makes no difference.
-            before = text[len(text.rsplit(b" ", self._most_words)[0]) :]
-            base += len(text)
-            if len(before) > _LONG_WORDS:
-                before = _END_OF_WORD.sub(rb"\1", before)
-            base -= len(before)
-
-
-_Numbered = tuple[str, int]
-"""A regular expression over words, and the index of its hits."""
-
-
-def _compiled(expressions: Sequence[_Numbered]) -> hyperscan.Database:
-    return compile_hyperscan(
-        [Expression(regex, counted=True) for regex, _ in expressions],
-        ids=[index for _, index in expressions],
-        mode=hyperscan.HS_MODE_BLOCK,
-    )
+            before = text[-_MOST_BEFORE:]
+            base += len(text) - len(before)
 
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
@@ -218,6 +240,9 @@ def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> No
 
 
 _THOUSAND: Final = 1000.0
+
+_OVERRIDE: Final = InjectionKind.INSTRUCTION_OVERRIDE
+_EXTRACTION: Final = InjectionKind.PROMPT_EXTRACTION
 
 KIND_SHARE: Final = 0.25
 """Share of a passage's weight from which on it counts as of that kind too."""
@@ -234,7 +259,7 @@ NO_TERMS: Final[Sum] = (0, (), 0, 0, 0, [], {})
 
 def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
     """Add up *hits*, which are in the order of the text and go on where those *before* ended."""
-    drift, span, terms = model.drift, model.span, model.terms
+    drift, span, weights = model.drift, model.span, model.weights
     total, best, length, sum_, previous, run, last = before or (0, (), 0, 0, 0, [], {})
     for one in hits:
         end, index = one >> INDEX_BITS, one & INDEX
@@ -244,7 +269,7 @@ def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
             sum_ = 0
             run = []
         if index not in last or end - last[index] >= span:
-            sum_ += terms[index].weight
+            sum_ += weights[index]
             run.append(index)
         last[index] = end
         if sum_ > total:
@@ -260,10 +285,13 @@ def kinds_of(model: Model, sum_: Sum) -> tuple[InjectionKind, ...]:
     sums = dict.fromkeys(InjectionKind, 0)
     for index in set(best[:length]):
         term = model.terms[index]
-        sums[term.kind] += term.weight
+        sums[term.kind] += max(term.weight, 0)
     least = sum(sums.values()) * KIND_SHARE
-    kinds = sorted(sums, key=lambda kind: -sums[kind])
-    return tuple(kind for kind in kinds if sums[kind] >= least)
+    kinds = [kind for kind in sorted(sums, key=lambda kind: -sums[kind]) if sums[kind] >= least]
+    if kinds[0] is _EXTRACTION and _OVERRIDE in kinds:  # an override is the means, then
+        kinds.remove(_OVERRIDE)
+        kinds.insert(0, _OVERRIDE)
+    return tuple(kinds)
 
 
 class Scorer:
@@ -320,7 +348,8 @@ class Scorer:
             end += len(text) + 1
             stop = bisect_left(hits, end << INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
-            sums.append(add_up(self.model, hits[start:stop]) if stop > start else NO_TERMS)
+            found = self._search.combined(hits[start:stop]) if stop > start else ()
+            sums.append(add_up(self.model, found) if found else NO_TERMS)
             start = stop
         return sums
 
@@ -359,27 +388,28 @@ SCORE_DIGITS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class _Cutoff:
-    """The thresholds of a sum: `least` makes a finding, `medium` a score of one half."""
+    """The bars of a sum by length: `least` makes a finding, `medium` a score of one half."""
 
-    least: int
-    medium: int
+    least: Bars
+    medium: Bars
 
 
 class PromptInjectionCheck(WholeTextCheck):
-    """A text whose best passage reaches its role's threshold is the finding, whole."""
+    """A text whose best passage reaches the bar of its role and length is the finding, whole."""
 
     def __init__(self, settings: PromptInjectionSettings, scorer: Scorer) -> None:
         self._scorer = scorer
         self._chosen = frozenset(settings.kinds or InjectionKind)
         model, level, indirect = scorer.model, settings.threshold, settings.indirect_threshold
-        self._cutoff = _cutoff(model.thresholds, level)
-        self._cutoffs = dict.fromkeys(INDIRECT_ROLES, _cutoff(model.thresholds, indirect))
-        self._cutoffs |= dict.fromkeys(SYSTEM_ROLES, _cutoff(model.system_thresholds, level))
+        self._cutoff = _cutoff(model, Author.USER, level)
+        tool, system = (Author.TOOL, indirect), (Author.SYSTEM, level)
+        self._cutoffs = dict.fromkeys(INDIRECT_ROLES, _cutoff(model, *tool))
+        self._cutoffs |= dict.fromkeys(SYSTEM_ROLES, _cutoff(model, *system))
+        self._without_terms = -self._cutoff.medium[0]
 
     @override
     def passing(self, guardrail: Guardrail) -> GuardrailResult:
-        without_terms = _certainty(-self._cutoff.medium)
-        return GuardrailResult(guardrail, Verdict.PASS, score=without_terms)
+        return GuardrailResult(guardrail, Verdict.PASS, score=_certainty(self._without_terms))
 
     @override
     def judge(
@@ -397,7 +427,7 @@ class PromptInjectionCheck(WholeTextCheck):
         self, parts: Sequence[TextPart], texts: Sequence[TextView], passing: GuardrailResult
     ) -> Cooperative[GuardrailResult]:
         types: dict[int, str] = {}
-        margin = -math.inf
+        margin: float = self._without_terms
         margins: dict[int, float] = {}
         views = _views_to_judge(texts)
         while some := tuple(islice(views, _PARTS_A_STEP)):
@@ -415,20 +445,25 @@ class PromptInjectionCheck(WholeTextCheck):
         types: dict[int, str],
         margins: dict[int, float],
     ) -> float:
-        """Add the parts whose sum reaches their role's threshold; return the most above `medium`.
+        """Add the parts whose sum reaches their bar; return the most above that of `medium`.
 
         The sums are those of *views* or, without them, of the parts themselves. *margins* gets
         that of each part that has a term.
         """
-        margin = -math.inf
+        margin: float = self._without_terms
         for at, sum_ in enumerate(sums):
-            index, total = at if views is None else views[at].part, sum_[0]
-            role = parts[index].role
+            total = sum_[0]
+            if not total:
+                continue
+            index, content = (
+                (at, parts[at].content) if views is None else (views[at].part, views[at].content)
+            )
+            role, bucket = parts[index].role, bisect_right(BUCKETS, len(content))
             cutoff = self._cutoffs.get(role, self._cutoff)
-            margin = max(margin, total - cutoff.medium)
-            if total:
-                margins[index] = max(margins.get(index, -math.inf), total - cutoff.medium)
-            if total >= cutoff.least and index not in types:
+            own = total - cutoff.medium[bucket]
+            margin = max(margin, own)
+            margins[index] = max(margins.get(index, -math.inf), own)
+            if total >= cutoff.least[bucket] and index not in types:
                 kinds = kinds_of(self._scorer.model, sum_)
                 if kinds and views is not None and ViewKind.DECODED in views[at].kinds:
                     kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
@@ -465,8 +500,8 @@ def _certainty(margin: float) -> float:
     return round(score(margin, 0), SCORE_DIGITS)
 
 
-def _cutoff(thresholds: Mapping[Threshold, int], level: Threshold) -> _Cutoff:
-    return _Cutoff(thresholds[level], thresholds[Threshold.MEDIUM])
+def _cutoff(model: Model, author: str, level: Threshold) -> _Cutoff:
+    return _Cutoff(model.bars[author, level], model.bars[author, Threshold.MEDIUM])
 
 
 def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:

@@ -2,27 +2,29 @@ from __future__ import annotations
 
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 from sidecar.guardrails.cooperative import run_sync
-from sidecar.guardrails.detectors.prompt_injection.model import Model, Term
+from sidecar.guardrails.detectors.prompt_injection.model import AUTHORS, Model, Term
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
+    REACH,
     Scorer,
     Sum,
     kinds_of,
     score,
 )
 
-THRESHOLDS = {Threshold.LOW: 1000, Threshold.MEDIUM: 2000, Threshold.HIGH: 3000}
+BARS = {(author, level): (1000, 2000, 3000, 4000) for author in AUTHORS for level in Threshold}
 SCORER = Scorer(
     Model(
         terms=(
             Term("forget", InjectionKind.INSTRUCTION_OVERRIDE, 900),
             Term("your rules", InjectionKind.INSTRUCTION_OVERRIDE, 800),
             Term("evil", InjectionKind.JAILBREAK, 1000),
-            Term("@do anything now", InjectionKind.JAILBREAK, 2000),
+            Term("do anything now", InjectionKind.JAILBREAK, 2000),
+            Term("{recommend} {memory}", InjectionKind.INSTRUCTION_OVERRIDE, 700),
+            Term("{recommend} {memory} {model}", InjectionKind.INSTRUCTION_OVERRIDE, 1500),
         ),
         drift=5,
         span=100,
-        thresholds=THRESHOLDS,
-        system_thresholds=THRESHOLDS,
+        bars=BARS,
     )
 )
 
@@ -61,6 +63,20 @@ def test_terms_far_apart_do_not_add_up() -> None:
     """A long harmless text has many of the words, but never close to each other."""
     text = ("forget " + "x " * 400) * 20
     assert _total(text) == 900
+
+
+def test_concepts_close_together_weigh_in_any_order_and_language() -> None:
+    """Words of one concept stand for each other, whatever language they are of."""
+    assert _total("always recommend it") == 700
+    assert _total("recommend it always") == 700
+    assert _total("empfiehl es immer") == 700
+    assert _total("请记住并推荐") == 700
+    assert _total("assistants always recommend") == 700 + 1500
+
+
+def test_concepts_far_apart_are_none_of_a_term() -> None:
+    """A document has all of the words somewhere."""
+    assert _total("always " + "x " * REACH + "recommend") == 0
 
 
 def test_kinds_of_a_stretch_come_by_their_weight() -> None:

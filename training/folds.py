@@ -1,0 +1,166 @@
+"""Scores of texts by models that have not seen their family, and bars that follow from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from sidecar.domain.guardrail_settings import Threshold
+from sidecar.guardrails.detectors.prompt_injection.model import (
+    AUTHORS,
+    BUCKETS,
+    Author,
+    Bars,
+    Model,
+    Term,
+)
+from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX, add_up
+from training.fit import DRIFT, THOUSAND, Windows, fit, windows_of
+from training.occurrences import (
+    WINDOW_BYTES,
+    Array,
+    Text,
+    author_of,
+    bucket_of,
+    candidate_terms,
+    kinds_of,
+    read_texts,
+    with_hits,
+)
+from training.samples import Kind, Sample
+
+FOLDS: Final = 8
+FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0005}
+"""The share of harmless texts over each bar, each text by a model without its family."""
+
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 2, Kind.DOCUMENT: 5, Kind.TRIGGER_WORDS: 3}
+"""As many times that share, of kinds that have much in common with attacks; and of documents, of
+which one family is most: without it, no model has seen texts of its manner."""
+
+MOST_ALLOWED: Final = 0.1
+
+WITHOUT_BARS: Final = frozenset({Kind.ABOUT_INJECTION, Kind.PACKED})
+"""Kinds that quote attacks, or have little but their words: no bar goes by them."""
+
+ROLES: Final = "role-prompts"
+"""A family that is of system prompts, and of users as well: a role to play."""
+
+LEAST_BUCKETS: Final = {Author.USER: 0, Author.TOOL: 1, Author.SYSTEM: 3}
+"""The first bucket of each: few texts are shorter."""
+
+FEW_FROM: Final = 4
+"""The bucket from which on texts are few: a bar is half as high again as those before at most."""
+
+ENOUGH: Final = 200
+"""Texts of a kind with more allowance, from which on they have a say in a bar."""
+
+_NO_BARS: Final = {
+    (author, level): (0,) * (len(BUCKETS) + 1) for author in AUTHORS for level in Threshold
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """All texts with their terms, and the fold in which each is left out."""
+
+    texts: Sequence[Text]
+    terms: Sequence[str]
+    windows: Windows
+    folds: Array
+
+
+def read_corpus(samples: Sequence[Sample]) -> Corpus:
+    """Search the terms in all *samples*, and divide their families into folds."""
+    read = read_texts(samples)
+    terms = candidate_terms(read)
+    texts = with_hits(read, terms)
+    # Sorted, the variants of one generator stand side by side, and get into different folds.
+    families = sorted({text.sample.family for text in texts})
+    fold_of = {family: number % FOLDS for number, family in enumerate(families)}
+    folds = np.array([fold_of[text.sample.family] for text in texts])
+    return Corpus(texts, terms, windows_of(texts), folds)
+
+
+def train(corpus: Corpus, without: int | None = None) -> Model:
+    """Return a model, without bars, of all texts but those of one fold."""
+    seen = corpus.folds[corpus.windows.texts] != (-1 if without is None else without)
+    weights = fit(corpus.windows, corpus.terms, seen)
+    kinds = kinds_of(corpus.terms, corpus.texts)
+    rounded = [round(float(weight) * THOUSAND) for weight in weights]
+    chosen = (
+        Term(name, kind, weight)
+        for name, kind, weight in zip(corpus.terms, kinds, rounded, strict=True)
+        if weight
+    )
+    return Model(tuple(chosen), DRIFT, WINDOW_BYTES, _NO_BARS)
+
+
+def unseen_sums(corpus: Corpus) -> Iterator[Mapping[int, int]]:
+    """Yield the sums of the texts of each fold, by a model that was trained without it."""
+    for fold in range(FOLDS):
+        model = train(corpus, without=fold)
+        kept = kept_terms(corpus, model)
+        members = np.flatnonzero(corpus.folds == fold).tolist()
+        yield {one: add_up(model, own_hits(corpus.texts[one], kept))[0] for one in members}
+
+
+def kept_terms(corpus: Corpus, model: Model) -> Array:
+    """Return the numbers in the corpus of the terms of *model*."""
+    numbers = {name: number for number, name in enumerate(corpus.terms)}
+    return np.array([numbers[term.name] for term in model.terms])
+
+
+def own_hits(text: Text, kept: Array) -> list[int]:
+    """Return the hits of *text* by their numbers in a model that has *kept* these terms."""
+    order = np.argsort(kept)
+    terms = text.hits & INDEX
+    at = np.minimum(np.searchsorted(kept, terms, sorter=order), len(kept) - 1)
+    found = order[at]
+    is_kept = kept[found] == terms
+    own: list[int] = ((text.hits - terms + found)[is_kept]).tolist()
+    return own
+
+
+def bars_of(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[tuple[str, Threshold], Bars]:
+    """Return the bars that harmless texts reach no more often than they may.
+
+    Rules are the subject of system messages: their bars are half as high again as those of users.
+    """
+    groups: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
+    for number, total in sums.items():
+        sample = corpus.texts[number].sample
+        if not sample.is_attack and sample.kind not in WITHOUT_BARS:
+            bucket = bucket_of(len(sample.text.encode("utf-8", "replace")))
+            allowance = ALLOWANCES.get(sample.kind, 1)
+            author = author_of(sample)
+            groups[author, max(bucket, LEAST_BUCKETS[author]), allowance].append(total)
+            if sample.family == ROLES:
+                groups[Author.USER, bucket, ALLOWANCES[Kind.ROLE_PLAY]].append(total)
+    bars: dict[tuple[str, Threshold], Bars] = {}
+    for author in AUTHORS:
+        least = LEAST_BUCKETS[author]
+        for level, share in FALSE_POSITIVES.items():
+            least_sums = [
+                max(
+                    _quantile(group, min(share * allowance, MOST_ALLOWED))
+                    for (of, at, allowance), group in groups.items()
+                    if (of, at) == (author, max(bucket, least))
+                    and (allowance == 1 or len(group) >= ENOUGH)
+                )
+                for bucket in range(len(BUCKETS) + 1)
+            ]
+            for at in range(FEW_FROM, len(least_sums)):
+                least_sums[at] = min(least_sums[at], max(least_sums[:at]) * 3 // 2)
+            bars[author, level] = tuple(int(one) for one in np.maximum.accumulate(least_sums))
+    for level in FALSE_POSITIVES:
+        pairs = zip(bars[Author.SYSTEM, level], bars[Author.USER, level], strict=True)
+        bars[Author.SYSTEM, level] = tuple(max(own, user * 3 // 2) for own, user in pairs)
+    return bars
+
+
+def _quantile(sums: Sequence[int], share: float) -> int:
+    return sorted(sums)[int(len(sums) * (1 - share))] + 1
