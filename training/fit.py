@@ -68,7 +68,7 @@ FLOORS: Final = {
 """The least of terms that are what attacks say. They stand beside so much else in training texts
 that these are recognised without them."""
 
-NOTICEABLE: Final = 0.05
+NOTICEABLE: Final = 0.15
 APART: Final = 1e4
 """More than any sum of a window."""
 

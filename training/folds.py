@@ -34,7 +34,7 @@ from training.occurrences import (
 from training.samples import Kind, Sample
 
 FOLDS: Final = 8
-FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0005}
+FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
 ALLOWANCES: Final = {Kind.ROLE_PLAY: 2, Kind.DOCUMENT: 5, Kind.TRIGGER_WORDS: 3}
@@ -146,10 +146,13 @@ def bars_of(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[tuple[str, Thres
         for level, share in FALSE_POSITIVES.items():
             least_sums = [
                 max(
-                    _quantile(group, min(share * allowance, MOST_ALLOWED))
-                    for (of, at, allowance), group in groups.items()
-                    if (of, at) == (author, max(bucket, least))
-                    and (allowance == 1 or len(group) >= ENOUGH)
+                    (
+                        _quantile(group, min(share * allowance, MOST_ALLOWED))
+                        for (of, at, allowance), group in groups.items()
+                        if (of, at) == (author, max(bucket, least))
+                        and (allowance == 1 or len(group) >= ENOUGH)
+                    ),
+                    default=0,
                 )
                 for bucket in range(len(BUCKETS) + 1)
             ]
