@@ -8,7 +8,7 @@ harmless document.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -73,6 +73,10 @@ APART: Final = 1e4
 """More than any sum of a window."""
 
 
+Form = Callable[[str], object]
+"""Whether a model of some form may have a term; `str.strip` for all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Windows of texts, and the first hit of each term in each of them, in their order.
@@ -120,10 +124,11 @@ def _factor(sample: Sample) -> float:
     return 1.0 if sample.is_attack else KIND_WEIGHTS.get(sample.kind, 1.0)
 
 
-def fit(windows: Windows, terms: Sequence[str], seen: Array) -> Array:
-    """Return the weight of each term, in log odds, by the windows that are *seen*."""
+def fit(windows: Windows, terms: Sequence[str], seen: Array, form: Form = str.strip) -> Array:
+    """Return the weight of each term of a *form*, in log odds, by the windows that are *seen*."""
     counted = windows.terms[(windows.terms >= 0) & seen[windows.windows]]
     used = np.flatnonzero(np.bincount(counted, minlength=len(terms)) >= MIN_WINDOWS)
+    used = np.array([one for one in used.tolist() if form(terms[one])])
     names = [terms[one] for one in used.tolist()]
     caps = np.array([_cap(name) for name in names])
     floors = np.array([FLOORS.get(name, LEAST) for name in names])

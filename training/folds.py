@@ -19,7 +19,7 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     Term,
 )
 from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX, add_up
-from training.fit import DRIFT, THOUSAND, Windows, fit, windows_of
+from training.fit import DRIFT, THOUSAND, Form, Windows, fit, windows_of
 from training.occurrences import (
     WINDOW_BYTES,
     Array,
@@ -85,10 +85,10 @@ def read_corpus(samples: Sequence[Sample]) -> Corpus:
     return Corpus(texts, terms, windows_of(texts), folds)
 
 
-def train(corpus: Corpus, without: int | None = None) -> Model:
-    """Return a model, without bars, of all texts but those of one fold."""
+def train(corpus: Corpus, without: int | None = None, form: Form = str.strip) -> Model:
+    """Return a model of a *form*, without bars, of all texts but those of one fold."""
     seen = corpus.folds[corpus.windows.texts] != (-1 if without is None else without)
-    weights = fit(corpus.windows, corpus.terms, seen)
+    weights = fit(corpus.windows, corpus.terms, seen, form)
     kinds = kinds_of(corpus.terms, corpus.texts)
     rounded = [round(float(weight) * THOUSAND) for weight in weights]
     chosen = (
@@ -99,10 +99,10 @@ def train(corpus: Corpus, without: int | None = None) -> Model:
     return Model(tuple(chosen), DRIFT, WINDOW_BYTES, _NO_BARS)
 
 
-def unseen_sums(corpus: Corpus) -> Iterator[Mapping[int, int]]:
+def unseen_sums(corpus: Corpus, form: Form = str.strip) -> Iterator[Mapping[int, int]]:
     """Yield the sums of the texts of each fold, by a model that was trained without it."""
     for fold in range(FOLDS):
-        model = train(corpus, without=fold)
+        model = train(corpus, fold, form)
         kept = kept_terms(corpus, model)
         members = np.flatnonzero(corpus.folds == fold).tolist()
         yield {one: add_up(model, own_hits(corpus.texts[one], kept))[0] for one in members}
