@@ -128,7 +128,7 @@ def _terms(window: bytes) -> set[str]:
 
 def with_hits(texts: Sequence[Text], terms: Sequence[str]) -> tuple[Text, ...]:
     """Return *texts* with every occurrence of *terms*, found as the guardrail finds them."""
-    search = TermSearch(terms)
+    search = TermSearch(terms, has_rare=False)
     return tuple(
         Text(text.sample, text.words, np.array(search.combined(search.hits(text.words)), np.int64))
         for text in texts

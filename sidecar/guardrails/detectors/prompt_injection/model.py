@@ -25,15 +25,22 @@ class ModelError(ValueError):
 
 def read_concepts(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the words of each concept, as they are written in the file."""
-    concepts: dict[str, tuple[str, ...]] = {}
+    return _listed(text, ":")
+
+
+def _listed(text: str, mark: str) -> Mapping[str, tuple[str, ...]]:
+    listed: dict[str, tuple[str, ...]] = {}
     for line in re.sub(r"\n +", " ", text).splitlines():  # continued lines
-        name, mark, listed = line.partition(":")
-        if mark and not line.startswith("#"):
-            concepts[name] = tuple(dict.fromkeys(listed.split()))
-    return concepts
+        name, found, words = line.partition(mark)
+        if found and not line.startswith("#"):
+            listed[name.strip()] = tuple(dict.fromkeys(words.split()))
+    return listed
 
 
-CONCEPTS: Final = read_concepts(_FOLDER.joinpath("concepts.txt").read_text(encoding="utf-8"))
+_FILE: Final = _FOLDER.joinpath("concepts.txt").read_text(encoding="utf-8")
+CONCEPTS: Final = read_concepts(_FILE)
+EVERYDAY: Final = frozenset(_listed(_FILE, "=")["everyday"])
+"""Concepts whose words are in most harmless texts: they count only near others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 import operator
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, reduce
 from itertools import islice, repeat
@@ -25,6 +25,7 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     BUCKETS,
     CONCEPT,
     CONCEPTS,
+    EVERYDAY,
     Author,
     Bars,
     Model,
@@ -111,7 +112,10 @@ FIRST_CONCEPT: Final = 0xFF00
 """From this index on hits are no terms, but words of a concept."""
 
 REACH: Final = 96
-"""Bytes of words within which concepts stand close together: some sixteen words."""
+"""Bytes of words within which concepts stand close together: some sixteen words.
+
+Words against an attack, and everyday concepts, count so near to a rare word alone.
+"""
 
 _NONE: Final = 63
 """No concept; numbers of concepts have six bits."""
@@ -119,8 +123,11 @@ _NONE: Final = 63
 _MOST_KNOWN: Final = 1 << 15
 """Neighbourhoods of concepts whose terms are kept: some 4 MB."""
 
-_MOST_BEFORE: Final = 3 * REACH
-"""Bytes of words before a slice in which all that reaches into it begins."""
+_CUT_BYTES: Final = 64
+"""No word of the model is longer; a stretch is cut at a blank, if there is one so near."""
+
+_MOST_BEFORE: Final = 6 * REACH + _CUT_BYTES
+"""Bytes of words before a slice in which all that reaches into it begins, with all around that."""
 
 _PARTS: Final = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Scripts that put no spaces between words, or endings behind them."""
@@ -135,13 +142,21 @@ def _expression(name: str) -> str:
 
 
 class TermSearch:
-    """Finds the terms of a model. Bound to one thread, as its database is.
+    """Finds the terms of a model. Bound to one thread, as its databases are.
 
-    All words, those of terms and those of concepts, are literal texts of one database.
+    All words, those of terms and those of concepts, are literal texts of one database. Another has
+    the rare ones: most texts have none, and of the others only the stretches around them are
+    searched for all words, each of which takes a call of Python.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """Compile the terms of these *names*, in half a second. Hits have the index of a name."""
+    def __init__(
+        self, names: Sequence[str], *, against: Collection[str] = (), has_rare: bool = True
+    ) -> None:
+        """Compile the terms of these *names*. Hits have the index of a name.
+
+        Those *against* an attack count only near rare ones, as everyday concepts do; without
+        *has_rare* all count everywhere.
+        """
         concepts = {name: number for number, name in enumerate(CONCEPTS)}
         self._combined: dict[int, int] = {}
         self._known: dict[int, tuple[int, ...]] = {}
@@ -162,16 +177,25 @@ class TermSearch:
                     for one in found
                     if not any(other in one and other != one for other in found)  # found anyway
                 ]
-        self._database = compile_hyperscan(
-            [Expression(regex, counted=True) for regex, _ in numbered],
-            ids=[index for _, index in numbered],
-            mode=hyperscan.HS_MODE_BLOCK,
-        )
+        common = {index for index, name in enumerate(names) if name in against}
+        common |= {FIRST_CONCEPT + concepts[name] for name in EVERYDAY}
+        rare = [one for one in numbered if one[1] not in common]
+        self._database = _compiled(numbered)
+        self._rare = _compiled(rare) if has_rare else None
 
     def hits(self, text: bytes) -> list[Hit]:
         """Return each occurrence of a term or concept in *text*, which is words, in its order."""
         hits: list[Hit] = []
-        self._database.scan(text, _collect, 0, hits)  # keywords would take 0.2 µs
+        if self._rare is None:
+            self._database.scan(text, _collect, 0, hits)  # keywords would take 0.2 µs
+            hits.sort()
+            return hits
+        rare: list[Hit] = []
+        self._rare.scan(text, _collect, 0, rare)
+        for start, end in _stretches(rare, text):
+            found: list[Hit] = []
+            self._database.scan(text[start:end], _collect, 0, found)
+            hits += [one + (start << INDEX_BITS) for one in found]
         hits.sort()
         return hits
 
@@ -223,15 +247,66 @@ class TermSearch:
         return terms
 
     def hits_in_slices(self, content: bytes) -> Iterator[list[Hit]]:
-        """Yield the terms in each slice of a long text, by where they end in all of its words."""
-        before, base = b" ", 0
-        for piece in word_slices(content):
-            text = before + piece
+        """Yield the terms in each slice of a long text, by where they end in all of its words.
+
+        Those at the end of a slice come with the next one, in which a rare word may be near them.
+        """
+        text, base, done = b" ", 0, 1
+        pieces = word_slices(content)
+        piece = next(pieces, b"")
+        while piece:
+            following = next(pieces, b"")
+            text += piece
+            certain = max(done, len(text) - REACH) if following else len(text)
             hits = self.combined(self.hits(text))
-            new = bisect_left(hits, (len(before) + 1) << INDEX_BITS)
-            yield [one + (base << INDEX_BITS) for one in hits[new:]]
-            before = text[-_MOST_BEFORE:]
-            base += len(text) - len(before)
+            first, last = [bisect_left(hits, (end + 1) << INDEX_BITS) for end in (done, certain)]
+            yield [one + (base << INDEX_BITS) for one in hits[first:last]]
+            gone = max(0, len(text) - _MOST_BEFORE)
+            text, base, done = text[gone:], base + gone, certain - gone
+            piece = following
+
+
+def _compiled(numbered: Sequence[tuple[str, int]]) -> hyperscan.Database:
+    return compile_hyperscan(
+        [Expression(regex, counted=True) for regex, _ in numbered],
+        ids=[index for _, index in numbered],
+        mode=hyperscan.HS_MODE_BLOCK,
+    )
+
+
+def _stretches(rare: list[Hit], text: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of each stretch of *text* around *rare* words.
+
+    Where it ends depends on the words beside it alone, not on where a slice begins; no stretch
+    goes over a border between texts.
+    """
+    rare.sort()
+    places = [one >> INDEX_BITS for one in rare]
+    first = 0
+    for number, place in enumerate(places, 1):
+        following = places[number] if number < len(places) else place + 3 * REACH
+        if following - place <= 2 * REACH and text.find(BORDER, place, following) < 0:
+            continue
+        start, end = max(0, places[first] - REACH), min(len(text), place + REACH)
+        if (border := text.rfind(BORDER, start, places[first])) >= 0:
+            start = border + 1
+        elif start:
+            start = _edge(text, text.find(b" ", start, start + _CUT_BYTES), start)
+        if (border := text.find(BORDER, place, end)) >= 0:
+            end = border
+        elif end < len(text):
+            end = _edge(text, text.rfind(b" ", end - _CUT_BYTES, end) + 1 or -1, end)
+        yield start, end
+        first = number
+
+
+def _edge(text: bytes, blank: int, place: int) -> int:
+    """Return the place of a *blank*; without one, *place* or the start of its character."""
+    if blank >= 0:
+        return blank
+    while text[place] & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte of UTF-8
+        place -= 1
+    return place
 
 
 def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
@@ -299,7 +374,8 @@ class Scorer:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._search = TermSearch([term.name for term in model.terms])
+        against = {term.name for term in model.terms if term.weight < 0}
+        self._search = TermSearch([term.name for term in model.terms], against=against)
 
     def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[Sum]]:
         """Add up each of *contents*, which are in their plain form.
