@@ -170,7 +170,8 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 _OWN_PACE: Final = re.compile(
     r"egret_(event_loop|gc_|database_|key_cache_entries|polic|usage_spool|spans|workers|worker_"
-    r"|build|limit_corrections|key_changes|in_flight|metric_pushes|usage_records|usage_dup)"
+    r"|build|limit_corrections|key_changes|in_flight|metric_pushes|usage_records|usage_dup"
+    r"|known_message)"
 )
 """What changes of itself, or some time after a conversation."""
 
