@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from sidecar.guardrails.detectors.prompt_injection.model import CONCEPT
-from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX
+from sidecar.guardrails.detectors.prompt_injection.term_search import INDEX
 from training.occurrences import MIN_WINDOWS, PART, Array, Text, ends_of
 from training.samples import Kind, Sample
 

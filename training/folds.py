@@ -18,7 +18,8 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     Model,
     Term,
 )
-from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX, add_up
+from sidecar.guardrails.detectors.prompt_injection.scoring import add_up
+from sidecar.guardrails.detectors.prompt_injection.term_search import INDEX
 from training.fit import DRIFT, THOUSAND, Form, Windows, fit, windows_of
 from training.occurrences import (
     WINDOW_BYTES,

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from sidecar.guardrails.detectors.prompt_injection.scoring import words
+from sidecar.guardrails.detectors.prompt_injection.term_search import words
 from sidecar.guardrails.matching.text_views import plain
 from training.samples import Sample, Split
 

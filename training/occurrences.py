@@ -18,7 +18,11 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     CONCEPTS,
     Author,
 )
-from sidecar.guardrails.detectors.prompt_injection.scoring import INDEX, INDEX_BITS, TermSearch
+from sidecar.guardrails.detectors.prompt_injection.term_search import (
+    INDEX,
+    INDEX_BITS,
+    TermSearch,
+)
 from training.near_duplicates import words_of
 from training.samples import Label, Sample
 

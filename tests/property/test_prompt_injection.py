@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from sidecar.domain.guardrail_settings import InjectionKind
 from sidecar.guardrails.cooperative import run_sync
-from sidecar.guardrails.detectors.prompt_injection import scoring
+from sidecar.guardrails.detectors.prompt_injection import scoring, term_search
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     Sum,
     kinds_of,
     shipped_scorer,
-    words,
 )
+from sidecar.guardrails.detectors.prompt_injection.term_search import words
 
 SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
 TERMS = st.sampled_from(
@@ -74,7 +74,8 @@ def test_a_text_has_the_same_sum_in_one_piece_and_in_slices(text: str, size: int
     """A term may begin in any slice before the one that it ends in."""
     whole = _stretch(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "SLICE_WORDS", size)
+        for module in (scoring, term_search):
+            patch.setattr(module, "SLICE_WORDS", size)
         assert _stretch(text) == whole
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, reduce
+from functools import cache, lru_cache
 from itertools import islice, repeat
 from typing import Final, TypeAlias
 
-import hyperscan
 from typing_extensions import override
 
 from sidecar.domain.finding import GuardrailResult, Verdict
@@ -23,296 +20,23 @@ from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.prompt_injection.model import (
     BUCKETS,
-    CONCEPT,
-    CONCEPTS,
-    EVERYDAY,
     Author,
     Bars,
     Model,
     load_model,
 )
+from sidecar.guardrails.detectors.prompt_injection.term_search import (
+    BORDER,
+    INDEX,
+    INDEX_BITS,
+    SLICE_WORDS,
+    Hit,
+    TermSearch,
+    words,
+    words_of_joined,
+)
 from sidecar.guardrails.detectors.whole_text import Texts, WholeTextCheck, whole_parts
-from sidecar.guardrails.matching.database import compile_hyperscan
-from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
-
-SLICE_WORDS: Final = 8192
-"""Bytes between two interruptions: 50 µs of harmless text, a millisecond of nothing but terms."""
-
-BORDER: Final = b"\x00"
-"""Between texts that are searched together, as a word that no text has; no term goes over it."""
-
-_BORDER_WORD: Final = b" " + BORDER + b" "
-_LOWER: Final = bytes(
-    byte | 0x20 if chr(byte) in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    else byte if byte < 0x80 and (chr(byte).isalnum() or byte == BORDER[0])  # noqa: PLR2004 - ASCII
-    else 0x20
-    for byte in range(256)
-)  # fmt: skip
-_NOT_WORD: Final = re.compile(r"(?:[^\w ]|_| (?=[\W_]))[\W_]*")
-"""All between two words but a single space: most words have one between them, and it stays."""
-
-
-def words(content: bytes) -> bytes:
-    """Return the words of *content*, already in its plain form (see `text_views`)."""
-    if len(content) > SLICE_WORDS:
-        return b"".join((b" ", *word_slices(content)))
-    found = _words(content)
-    return b" %b " % found if found else b" "
-
-
-def words_of_joined(joined: bytes) -> bytes:
-    """Return the words of short ASCII texts that have a `BORDER` between them."""
-    return b" %b " % _ascii_words(joined.replace(BORDER, _BORDER_WORD))
-
-
-def word_slices(content: bytes) -> Iterator[bytes]:
-    """Return the words of a long text in pieces, each with the space behind its last word."""
-    start = 0
-    while start < len(content):
-        end = start + SLICE_WORDS
-        if end < len(content):  # between two words, or at least between two characters
-            space = content.rfind(b" ", start, end)
-            if space > start:
-                end = space
-            else:
-                while content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte of UTF-8
-                    end -= 1
-        found = _words(content[start:end])
-        if found:
-            yield found + b" "
-        start = end
-
-
-def _words(content: bytes) -> bytes:
-    if content.isascii():
-        return _ascii_words(content.replace(BORDER, b" "))
-    text = content.decode().casefold()
-    text = text.replace("'", "").replace("’", "")  # noqa: RUF001 - the typographic one
-    return _NOT_WORD.sub(" ", text).strip().encode()
-
-
-def _ascii_words(content: bytes) -> bytes:
-    # Cut at two spaces only, which is two to three times faster than at each: most words have one
-    # between them, and an object is built for each piece. Of three spaces one is left in front.
-    pieces = content.translate(_LOWER, b"'").strip().split(b"  ")
-    return b" ".join(map(bytes.lstrip, filter(None, pieces)))
-
-
-Hit = int
-"""Where in the words a term ends, and in the lower 16 bits its index.
-
-A number and not a pair: garbage collection counts pairs, and a text of nothing but terms would
-make it go through all of a worker's objects, again and again.
-"""
-INDEX_BITS: Final = 16
-INDEX: Final = (1 << INDEX_BITS) - 1
-
-FIRST_CONCEPT: Final = 0xFF00
-"""From this index on hits are no terms, but words of a concept."""
-
-REACH: Final = 96
-"""Bytes of words within which concepts stand close together: some sixteen words.
-
-Words against an attack, and everyday concepts, count so near to a rare word alone.
-"""
-
-_NONE: Final = 63
-"""No concept; numbers of concepts have six bits."""
-
-_MOST_KNOWN: Final = 1 << 15
-"""Neighbourhoods of concepts whose terms are kept: some 4 MB."""
-
-_CUT_BYTES: Final = 64
-"""No word of the model is longer; a stretch is cut at a blank, if there is one so near."""
-
-_MOST_BEFORE: Final = 6 * REACH + _CUT_BYTES
-"""Bytes of words before a slice in which all that reaches into it begins, with all around that."""
-
-_PARTS: Final = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-"""Scripts that put no spaces between words, or endings behind them."""
-
-
-def _expression(name: str) -> str:
-    """Return the regular expression over words of a term or of a concept's word."""
-    text = words(name.replace("_", " ").encode()).decode()
-    is_part = _PARTS.search(text) is not None
-    start = text.lstrip() if is_part or name.startswith("*") else text
-    return start.rstrip() if is_part or name.endswith("*") else start
-
-
-class TermSearch:
-    """Finds the terms of a model. Bound to one thread, as its databases are.
-
-    All words, those of terms and those of concepts, are literal texts of one database. Another has
-    the rare ones: most texts have none, and of the others only the stretches around them are
-    searched for all words, each of which takes a call of Python.
-    """
-
-    def __init__(
-        self, names: Sequence[str], *, against: Collection[str] = (), has_rare: bool = True
-    ) -> None:
-        """Compile the terms of these *names*. Hits have the index of a name.
-
-        Those *against* an attack count only near rare ones, as everyday concepts do; without
-        *has_rare* all count everywhere.
-        """
-        concepts = {name: number for number, name in enumerate(CONCEPTS)}
-        self._combined: dict[int, int] = {}
-        self._known: dict[int, tuple[int, ...]] = {}
-        numbered: list[tuple[str, int]] = []
-        used = 0
-        for index, name in enumerate(names):
-            if parts := CONCEPT.findall(name):
-                mask = reduce(operator.or_, (1 << concepts[one] for one in parts))
-                self._combined[mask] = index
-                used |= mask
-            else:
-                numbered.append((_expression(name), index))
-        for name, number in concepts.items():
-            if used >> number & 1:
-                found = sorted({_expression(word) for word in CONCEPTS[name]})
-                numbered += [
-                    (one, FIRST_CONCEPT + number)
-                    for one in found
-                    if not any(other in one and other != one for other in found)  # found anyway
-                ]
-        common = {index for index, name in enumerate(names) if name in against}
-        common |= {FIRST_CONCEPT + concepts[name] for name in EVERYDAY}
-        rare = [one for one in numbered if one[1] not in common]
-        self._database = _compiled(numbered)
-        self._rare = _compiled(rare) if has_rare else None
-
-    def hits(self, text: bytes) -> list[Hit]:
-        """Return each occurrence of a term or concept in *text*, which is words, in its order."""
-        hits: list[Hit] = []
-        if self._rare is None:
-            self._database.scan(text, _collect, 0, hits)  # keywords would take 0.2 µs
-            hits.sort()
-            return hits
-        rare: list[Hit] = []
-        self._rare.scan(text, _collect, 0, rare)
-        for start, end in _stretches(rare, text):
-            found: list[Hit] = []
-            self._database.scan(text[start:end], _collect, 0, found)
-            hits += [one + (start << INDEX_BITS) for one in found]
-        hits.sort()
-        return hits
-
-    def combined(self, hits: Iterable[Hit]) -> list[Hit]:
-        """Return *hits* with the terms of concepts that stand close together instead of these.
-
-        Their order makes no difference, as it differs from language to language.
-        """
-        known = self._known
-        first = second = third = _NONE
-        first_end = second_end = third_end = 0
-        found: list[Hit] = []
-        for one in hits:
-            own = (one & INDEX) - FIRST_CONCEPT
-            if own < 0:
-                found.append(one)
-                continue
-            end = one >> INDEX_BITS
-            least = end - REACH
-            if first_end < least:
-                first = second = third = _NONE
-            elif second_end < least:
-                second = third = _NONE
-            elif third_end < least:
-                third = _NONE
-            near = own | first << 6 | second << 12 | third << 18
-            terms = known.get(near)
-            if terms is None:
-                terms = self._terms_of(near)
-            for term in terms:
-                found.append(end << INDEX_BITS | term)  # noqa: PERF401 - mostly none
-            if own != first:
-                if own != second:
-                    third, third_end = second, second_end
-                second, second_end = first, first_end
-                first = own
-            first_end = end
-        return found
-
-    def _terms_of(self, near: int) -> tuple[int, ...]:
-        """Return the terms of a concept with up to three before it, the nearest lowest."""
-        own, *others = (1 << (near >> shift & _NONE) for shift in (0, 6, 12, 18))
-        before = [one for one in others if one not in {own, 1 << _NONE}]
-        masks = [own, *(own | one for one in before)]
-        masks += [own | one | other for one, other in itertools.combinations(before, 2)]
-        terms = tuple([self._combined[mask] for mask in masks if mask in self._combined])
-        if len(self._known) < _MOST_KNOWN:
-            self._known[near] = terms
-        return terms
-
-    def hits_in_slices(self, content: bytes) -> Iterator[list[Hit]]:
-        """Yield the terms in each slice of a long text, by where they end in all of its words.
-
-        Those at the end of a slice come with the next one, in which a rare word may be near them.
-        """
-        text, base, done = b" ", 0, 1
-        pieces = word_slices(content)
-        piece = next(pieces, b"")
-        while piece:
-            following = next(pieces, b"")
-            text += piece
-            certain = max(done, len(text) - REACH) if following else len(text)
-            hits = self.combined(self.hits(text))
-            first, last = [bisect_left(hits, (end + 1) << INDEX_BITS) for end in (done, certain)]
-            yield [one + (base << INDEX_BITS) for one in hits[first:last]]
-            gone = max(0, len(text) - _MOST_BEFORE)
-            text, base, done = text[gone:], base + gone, certain - gone
-            piece = following
-
-
-def _compiled(numbered: Sequence[tuple[str, int]]) -> hyperscan.Database:
-    return compile_hyperscan(
-        [Expression(regex, counted=True) for regex, _ in numbered],
-        ids=[index for _, index in numbered],
-        mode=hyperscan.HS_MODE_BLOCK,
-    )
-
-
-def _stretches(rare: list[Hit], text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each stretch of *text* around *rare* words.
-
-    Where it ends depends on the words beside it alone, not on where a slice begins; no stretch
-    goes over a border between texts.
-    """
-    rare.sort()
-    places = [one >> INDEX_BITS for one in rare]
-    first = 0
-    for number, place in enumerate(places, 1):
-        following = places[number] if number < len(places) else place + 3 * REACH
-        if following - place <= 2 * REACH and text.find(BORDER, place, following) < 0:
-            continue
-        start, end = max(0, places[first] - REACH), min(len(text), place + REACH)
-        if (border := text.rfind(BORDER, start, places[first])) >= 0:
-            start = border + 1
-        elif start:
-            start = _edge(text, text.find(b" ", start, start + _CUT_BYTES), start)
-        if (border := text.find(BORDER, place, end)) >= 0:
-            end = border
-        elif end < len(text):
-            end = _edge(text, text.rfind(b" ", end - _CUT_BYTES, end) + 1 or -1, end)
-        yield start, end
-        first = number
-
-
-def _edge(text: bytes, blank: int, place: int) -> int:
-    """Return the place of a *blank*; without one, *place* or the start of its character."""
-    if blank >= 0:
-        return blank
-    while text[place] & 0xC0 == 0x80:  # noqa: PLR2004 - a continuation byte of UTF-8
-        place -= 1
-    return place
-
-
-def _collect(index: int, _start: int, end: int, _flags: int, hits: object) -> None:
-    # A named function: the binding keeps no reference to the one it is given.
-    hits.append(end << INDEX_BITS | index)  # type: ignore[attr-defined]  # the stub has `object`; it is the list of a search
-
 
 _THOUSAND: Final = 1000.0
 

@@ -16,7 +16,11 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     read_model,
     write_model,
 )
-from sidecar.guardrails.detectors.prompt_injection.scoring import FIRST_CONCEPT, INDEX, words
+from sidecar.guardrails.detectors.prompt_injection.term_search import (
+    FIRST_CONCEPT,
+    INDEX,
+    words,
+)
 
 BARS = {(author, level): (1, 2, 3, 4) for author in AUTHORS for level in Threshold}
 MODEL = Model((Term("do anything", InjectionKind.JAILBREAK, 700),), 5, 480, BARS)

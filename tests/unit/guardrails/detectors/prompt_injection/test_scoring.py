@@ -4,12 +4,12 @@ from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection.model import AUTHORS, Model, Term
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
-    REACH,
     Scorer,
     Sum,
     kinds_of,
     score,
 )
+from sidecar.guardrails.detectors.prompt_injection.term_search import REACH
 
 BARS = {(author, level): (1000, 2000, 3000, 4000) for author in AUTHORS for level in Threshold}
 SCORER = Scorer(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.guardrails.detectors.prompt_injection.model import load_model
-from sidecar.guardrails.detectors.prompt_injection.scoring import SLICE_WORDS, words
+from sidecar.guardrails.detectors.prompt_injection.term_search import SLICE_WORDS, words
 
 
 @pytest.mark.parametrize(

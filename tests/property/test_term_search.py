@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.guardrails.detectors.prompt_injection.model import CONCEPT, CONCEPTS, load_model
-from sidecar.guardrails.detectors.prompt_injection.scoring import TermSearch, words
+from sidecar.guardrails.detectors.prompt_injection.term_search import TermSearch, words
 
 NAMES = tuple(term.name for term in load_model().terms)
 SEARCH = TermSearch(NAMES)
