@@ -5,7 +5,8 @@ Prints what each finds at `medium`, where bars let pass as many harmless texts f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from rich.console import Console
@@ -13,11 +14,9 @@ from rich.progress import track
 
 from evaluation import held_out
 from sidecar.guardrails.detectors.prompt_injection.model import CONCEPT
-from training import folds
-from training.fit import Form
 from training.samples import read_samples
 
-FORMS: Final[Mapping[str, Form]] = {
+FORMS: Final[Mapping[str, Callable[[str], object]]] = {
     "words alone": lambda term: not CONCEPT.search(term),
     "concepts, each by itself": lambda term: len(CONCEPT.findall(term)) == 1,
     "concepts, combined": CONCEPT.search,
@@ -27,6 +26,10 @@ FORMS: Final[Mapping[str, Form]] = {
 
 def main() -> None:
     """Train each form without each fold, and show what it finds."""
+    argparse.ArgumentParser(prog="python -m evaluation.forms", description=__doc__).parse_args()
+    # Here, since `--help` need not wait for packages that training alone requires.
+    from training import folds  # noqa: PLC0415
+
     console = Console(width=200)
     with console.status("terms …"):
         corpus = folds.read_corpus(tuple(read_samples()))

@@ -31,7 +31,6 @@ from evaluation.roc import draw_roc
 from evaluation.vendor_tokens import secret_texts
 from loadtest.results import ROOT, Grid, circumstances, new_console, write_json, write_section
 from sidecar.domain.guardrail_settings import Threshold
-from training import folds
 from training.samples import SAMPLES, Sample, Split, read_samples
 
 PAGE: Final = ROOT / "docs" / "guardrail-quality.md"
@@ -109,6 +108,9 @@ def main() -> int:
 
 def _unseen(console: Console, *, smoke: bool) -> tuple[held_out.Judgement, ...]:
     """Train a model for each fold, and judge by it the families that are not in it."""
+    # Here, since `--help` need not wait for packages that training alone requires.
+    from training import folds  # noqa: PLC0415
+
     chosen: Counter[tuple[str, bool]] = Counter()
     samples: list[Sample] = []
     for sample in read_samples():
