@@ -29,7 +29,7 @@ from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_envoy import BARE, STREAMED
-from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
+from loadtest.bench_stack import TABLE_SETTING, Gateway, Side, StackOptions, running_gateways
 from loadtest.figures import per_request_us
 from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
@@ -250,7 +250,7 @@ async def _measure(
         # The long bodies are all the same: a table of known messages would know them.
         sides = (
             Side(REV, rev),
-            Side(NEW, ROOT, settings={"EGRET_EXCHANGE__MESSAGE_TABLE_MB": "0"}),
+            Side(NEW, ROOT, settings={TABLE_SETTING: "0"}),
         )
         floor = await asyncio.to_thread(build_floor)
         servers = {} if floor is None else {GO: floor}

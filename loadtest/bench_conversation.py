@@ -39,7 +39,7 @@ from rich.console import Console
 from loadtest.bench_against import check_out
 from loadtest.bench_envoy import port_address
 from loadtest.bench_peers import running_provider
-from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
+from loadtest.bench_stack import TABLE_SETTING, Gateway, Side, StackOptions, running_gateways
 from loadtest.conversations.clients import (
     SETTLE_SECONDS,
     Contestant,
@@ -84,7 +84,6 @@ from loadtest.results import (
 from sidecar.settings.process import setting_names
 
 ENGINES: Final = ("h2corn", "grpcio")
-TABLE_SETTING: Final = "EGRET_EXCHANGE__MESSAGE_TABLE_MB"
 CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
 """How many of each size: some seconds of work for each side."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}

@@ -111,6 +111,8 @@ class Side:
 
 
 HERE: Final = Side("egret", ROOT)
+TABLE_SETTING: Final = "EGRET_EXCHANGE__MESSAGE_TABLE_MB"
+"""Of the table of known messages; 0 is without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,6 +171,9 @@ FROM teams AS t LEFT JOIN api_keys AS k ON k.team_id = t.id
 WHERE t.organization_id = $1 OR t.id = $1
 """
 
+TEAM_ID: Final = "team_"
+"""Ids of teams begin with it, those of organizations do not: a default of the table."""
+
 _DELETE: Final = (
     "DELETE FROM api_keys USING teams AS t WHERE team_id = t.id AND $1 IN (t.id, organization_id)",
     "DELETE FROM teams WHERE $1 IN (id, organization_id)",
@@ -267,7 +270,7 @@ async def dependents(connection: Connection, owner_id: str) -> Dependents:
     """Return the number of objects of an organization or a team, by its id."""
     row = await connection.fetchrow(_DEPENDENTS, owner_id)
     assert row is not None  # noqa: S101 - an aggregate always has a row
-    is_team = owner_id.startswith("team_")
+    is_team = owner_id.startswith(TEAM_ID)
     return Dependents(0 if is_team else row["teams"], row["keys"], row["active_keys"])
 
 

@@ -44,10 +44,10 @@ def batch(
     actor = ACTOR.get()
     lines = list(batch_lines(read_text(file)))  # all of them are read before the first is run
     failed: list[int] = []
-    for line in lines:
+    for done, line in enumerate(lines, 1):
         code = _run(line, actor)
         if code and not keep_going:
-            left = len(lines) - lines.index(line) - 1
+            left = len(lines) - done
             note(f"Line {line.number} failed; {counted(left, 'command')} behind it did not run.")
             raise typer.Exit(code)
         if code:

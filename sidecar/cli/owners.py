@@ -323,7 +323,7 @@ def _changed(
 
 
 def _notice(owner_id: str) -> ChangeNotice:
-    level = "team" if owner_id.startswith("team_") else "organization"
+    level = "team" if owner_id.startswith(administration.TEAM_ID) else "organization"
     return ChangeNotice(keys=(f"{level}:{owner_id}",))
 
 

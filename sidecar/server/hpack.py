@@ -75,8 +75,9 @@ class HpackDecoder:
                     if fields or self._max_size > MAX_TABLE_BYTES:
                         raise HpackError("a size of the table that is not allowed")
                     self._evict(0)
-                else:  # a literal that does not (6.2.2, 6.2.3), as Envoy sends each path
-                    field, at = self._literal(block, at, 0x0F, _remembered_text)
+                else:  # a literal that does not: as Envoy sends each path, or never may (6.2.3)
+                    decode = _coded_text if first & 0x10 else _remembered_text
+                    field, at = self._literal(block, at, 0x0F, decode)
                     fields.append(field)
         except IndexError:
             raise HpackError("a cut header block, or an index that is not in the table") from None
@@ -138,7 +139,10 @@ def _coded_text(coded: bytes) -> bytes:
 
 
 _remembered_text = functools.lru_cache(maxsize=64)(_coded_text)
-"""For fields that the peer keeps out of the table, although most are the same in each block."""
+"""For fields that the peer keeps out of the table, although most are the same in each block.
+
+Not for those that it marks as never to be kept, which may be credentials.
+"""
 
 
 _END: Final = 256

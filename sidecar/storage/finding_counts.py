@@ -116,4 +116,6 @@ class FindingCounts:
         elif len(self._rows) < self._max_rows:
             self._rows[key] = requests, findings
         else:
+            if not self.dropped:
+                _log.warning("findings.dropped", rows=len(self._rows))
             self.dropped += requests

@@ -160,7 +160,7 @@ class VerdictCache:
 def _messages(parts: Sequence[TextPart]) -> list[tuple[int, ...]]:
     """Return the parts of each message, by index: neighbours of one role, which are read as one.
 
-    A request without texts counts as one message, so that its server is asked.
+    A request without texts counts as one message: the guardrail's server receives it too.
     """
     runs = groupby(range(len(parts)), key=lambda at: parts[at].role)
     return [tuple(run) for _, run in runs] or [()]

@@ -27,7 +27,7 @@ MODEL = Model((Term("do anything", InjectionKind.JAILBREAK, 700),), 5, 480, BARS
 
 
 def test_the_shipped_model_is_whole() -> None:
-    """Its checksum fits, and no word talks an attack down by more than one threshold's part."""
+    """Its checksum fits, no term is there twice, and none weighs less than -1."""
     model = load_model()
     assert len(model.terms) > 1000
     assert all(term.weight and term.weight >= -1000 for term in model.terms)
