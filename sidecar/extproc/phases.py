@@ -65,7 +65,11 @@ TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
         _M.REQUEST_TRAILERS: (_P.JUDGING_BODY, _P.ENDED),
         _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
     },
-    _P.JUDGING_BODY: {_M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,)},
+    _P.JUDGING_BODY: {
+        # Only the end of a streamed body once more, without bytes; it is ignored.
+        _M.REQUEST_BODY: (_P.JUDGING_BODY,),
+        _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
+    },
     _P.AWAIT_ANSWER: {
         _M.REQUEST_BODY: (_P.AWAIT_ANSWER, _P.ENDED),
         _M.REQUEST_TRAILERS: (_P.AWAIT_ANSWER, _P.ENDED),

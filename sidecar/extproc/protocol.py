@@ -118,6 +118,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     held_bytes: int = 0
     _pieces: list[bytes | memoryview] = []
     _is_body_complete: bool = False
+    _has_request_ended: bool = False
     _trailers_follow: bool = False
     _is_half_closed: bool = False
     _is_overridden: bool = False
@@ -176,6 +177,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
             is_early = phase is Phase.JUDGING_HEADERS and not is_streamed
             if self._is_body_complete or is_early:
+                if self._repeats_end(message):
+                    return Event.NOTHING
                 raise ProtocolViolationError(phase, kind)
         match kind:
             case MessageKind.RESPONSE_BODY:  # first, as an answer has hundreds of them
@@ -236,6 +239,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         return Event.REQUEST_HEADERS
 
     def _on_request_body(self, message: Message) -> Event:
+        is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
+        self._has_request_ended = is_streamed and message.ends
         if self.phase not in UNANSWERED:
             return self._pass_request_body(message)
         self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
@@ -249,7 +254,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     def _pass_request_body(self, message: Message) -> Event:
         if not self._passes_request:
-            if self.is_answered:
+            if self.is_answered and not self._repeats_end(message):
                 raise ProtocolViolationError(self.phase, message.kind)
             return Event.NOTHING  # a local reply overtook it
         if self.request_mode is BodyMode.BUFFERED:
@@ -259,6 +264,15 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         if message.ends:
             self._request_is_through()
         return Event.NOTHING
+
+    def _repeats_end(self, message: Message) -> bool:
+        """Return whether *message* is the end of a streamed body once more, without bytes.
+
+        Envoy 1.35 to 1.39 may send it twice. It adds nothing to a body that is judged, as bytes or
+        trailers would.
+        """
+        is_empty_end = message.kind is MessageKind.REQUEST_BODY and message.ends
+        return self._has_request_ended and is_empty_end and not message.body
 
     def _on_request_trailers(self) -> Event:
         if self.phase in UNANSWERED:

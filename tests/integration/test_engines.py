@@ -6,7 +6,7 @@ import asyncio
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
 from sidecar.server.engine import (
     EXPORT_METHOD,
@@ -31,7 +32,13 @@ from sidecar.usage.records import NotKeptError
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do
-from tests.support.conversation import METADATA, REQUEST_HEADERS, STRIPPED, cleared
+from tests.support.conversation import (
+    METADATA,
+    REQUEST_HEADERS,
+    RESPONSE_HEADERS,
+    STRIPPED,
+    cleared,
+)
 from tests.support.replies import encoded as encode
 from tests.support.scripted import Endless, HeadersAnswer, ScriptedHandler, at_once, scripted
 
@@ -42,6 +49,10 @@ HEADERS = envoy.opening(envoy.request_headers(*REQUEST_HEADERS.fields)).Serializ
 BUFFERED_HEADERS = envoy.opening(
     envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.BUFFERED
 ).SerializeToString()
+DUPLEX_HEADERS = envoy.opening(
+    envoy.request_headers(*REQUEST_HEADERS.fields), request=envoy.DUPLEX, response=envoy.DUPLEX
+).SerializeToString()
+ANSWER_HEADERS = envoy.response_headers(*RESPONSE_HEADERS.fields, ends=True).SerializeToString()
 LAST_PIECE = envoy.request_body(b"ab", ends=True).SerializeToString()
 
 OVERRIDE = encode(do.OverrideMode(response_headers=False))
@@ -191,6 +202,36 @@ async def test_a_long_buffered_body_is_one_message(engine_type: EngineType, path
             encode(do.ContinueRequestBody(headers=STRIPPED, metadata=METADATA))
         ]
     assert judged.judges[0].asked[1] == body
+
+
+@pytest.mark.parametrize(
+    ("late", "status"),
+    [(b"", grpc.StatusCode.OK), (b"c", grpc.StatusCode.INTERNAL)],
+    ids=["empty", "bytes"],
+)
+async def test_an_end_that_envoy_repeats_is_ignored_unless_it_has_bytes(
+    engine_type: EngineType, path: Path, *, late: bytes, status: grpc.StatusCode
+) -> None:
+    """The messages of Envoy 1.35 to 1.39 for a body of more than 1 MB."""
+    piece = bytes(60_000)
+    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+        call = envoy_client.open()
+        await call.write(DUPLEX_HEADERS)
+        for _ in range(20):
+            await call.write(envoy.request_body(piece).SerializeToString())
+        await call.write(LAST_PIECE)
+        assert await call.read() == FORWARD
+        sent = b""
+        while len(sent) < 20 * len(piece) + 2:
+            message = await call.read()
+            assert isinstance(message, bytes)
+            answer = ext.ProcessingResponse.FromString(message)
+            sent += answer.request_body.response.body_mutation.streamed_response.body
+        await call.write(envoy.request_body(late, ends=True).SerializeToString())
+        with suppress(grpc.aio.AioRpcError):
+            await call.write(ANSWER_HEADERS)
+            await answers(call)
+        assert await call.code() is status
 
 
 async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(
