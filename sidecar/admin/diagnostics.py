@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 from redis.asyncio import RedisCluster
 
-from sidecar.settings.stores import PostgresSettings, ValkeySettings
+from sidecar.settings.stores import PostgresSettings, UsageSource, ValkeySettings
 from sidecar.storage.migrate import (
     CALLS,
     GRANTS,
@@ -329,6 +329,43 @@ async def _partitions(connection: Connection) -> Checked:
         "this month or the next has no partition, so that usage goes to usage_default",
         hint="SELECT egret_prepare_usage(12)",
     )
+
+
+USAGE: Final = "usage source"
+_IDLE_SECONDS: Final = 600.0
+"""Usage is stored some seconds after an answer's end, and an answer may take minutes."""
+_USED: Final = """
+SELECT (SELECT extract(epoch FROM max(last_used_at)) FROM key_activity)::float8 AS used_at,
+       extract(epoch FROM max(began_at))::float8 AS hour,
+       coalesce(sum(requests), 0)::bigint AS requests,
+       coalesce(sum(estimated), 0)::bigint AS estimated
+FROM usage_by_hour WHERE began_at > now() - interval '25 hours'
+"""
+
+
+async def check_usage(settings: PostgresSettings, source: UsageSource, *, use: Use) -> Checked:
+    """Look whether usage is recorded for keys that are in use; a worker's role cannot see it."""
+    if source is UsageSource.OFF:
+        return ok(USAGE, "off: no tokens, no money, no budgets")
+    if use is Use.WORKER:
+        return ok(USAGE, source.value)
+    try:
+        async with connect(settings) as connection:
+            row = await connection.fetchrow(_USED)
+    except (asyncpg.PostgresError, InvalidDsnError, *UNAVAILABLE):
+        return skipped(USAGE, f"waits for {MIGRATIONS}")
+    assert row is not None  # noqa: S101 - a SELECT of sums has one row
+    used_at, hour = row["used_at"] or 0.0, row["hour"]
+    if used_at > (0.0 if hour is None else hour + 3600.0) + _IDLE_SECONDS:
+        since = "in 25 hours" if hour is None else "since the last use of a key"
+        return warning(
+            USAGE,
+            f"{source.value}: keys are in use, and no usage was recorded {since}",
+            hint="check that this source is set up in Envoy (docs/usage.md), or set"
+            " EGRET_USAGE__SOURCE=answers",
+        )
+    found = f"{row['requests']} requests in 25 hours, {row['estimated']} of them estimated"
+    return ok(USAGE, f"{source.value}: {found}")
 
 
 def _few(names: Sequence[str]) -> str:

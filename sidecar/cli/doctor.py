@@ -57,7 +57,11 @@ def doctor(
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
     # Here, since no other command should wait for the import of redis.
-    from sidecar.admin.diagnostics import check_postgres, check_valkey  # noqa: PLC0415
+    from sidecar.admin.diagnostics import (  # noqa: PLC0415
+        check_postgres,
+        check_usage,
+        check_valkey,
+    )
 
     packages = ok(_PACKAGES, "all present")
     if missing := missing_extras():
@@ -80,6 +84,7 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         *await check_postgres(
             settings.postgres, use=use, listens=settings.cache.invalidation.listens
         ),
+        await check_usage(settings.postgres, settings.usage.source, use=use),
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
         environment,

@@ -44,6 +44,9 @@ class MetadataKey:
     GUARDRAILS: Final = "guardrails"
     """`name=verdict name=verdict`, of each verdict that is not a pass."""
     RESERVED: Final = "reserved"
+    USAGE_SOURCE: Final = "usage_source"
+    """There if the worker itself accounts for the request: its entry in an access log is not
+    counted then."""
     SERVER_TIMING: Final = "server_timing"
     AUTHORIZE_US: Final = "authorize_us"
     GUARDRAILS_US: Final = "guardrails_us"

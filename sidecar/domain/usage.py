@@ -25,6 +25,15 @@ class AnswerEnd(enum.Enum):
     LOST = "lost"  # no log entry: Envoy died before its access log had left
 
 
+class Estimate(enum.Enum):
+    """Why a worker that reads answers estimates the tokens of one."""
+
+    NO_COUNTS = "no_counts"  # the answer states none, or its stream was not made to
+    LEFT_EARLY = "left_early"  # the client left, or the provider broke off
+    UNREADABLE = "unreadable"  # compressed, or of an unknown form
+    NOT_SENT = "not_sent"  # the gateway sends no answers, or nothing reads this one
+
+
 class DecisionKind(enum.Enum):
     """The decision about a request, without its reasons."""
 
@@ -127,7 +136,8 @@ class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     None if it reported none. `status` is 0 if no answer began. The three times
     count from the first byte of the request; `output_seconds` from the first to the last byte
     of the answer's body. `answer_status` and `answer_bytes` are the provider's own, of an answer
-    that was blocked. `trace_id` is that of a sampled trace.
+    that was blocked. `trace_id` is that of a sampled trace. `assumed_output` are the output tokens
+    to estimate with if nothing of the answer was seen.
     """
 
     request: JudgedRequest
@@ -145,6 +155,7 @@ class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_token_seconds: float | None = None
     output_seconds: float | None = None
     trace_id: int | None = None
+    assumed_output: int = 0
 
 
 class UnmatchedEnd(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -249,7 +249,7 @@ async def _take_whole(
         metadata = metadata_of(record, now=worker.clocks.monotonic())
         protocol.send_answer(own, changed, metadata)
     else:
-        protocol.send_answer(own, released.body)
+        protocol.send_answer(own, None if released.body is body else released.body)
     return None
 
 

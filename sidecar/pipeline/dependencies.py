@@ -18,9 +18,10 @@ from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
 from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
+from sidecar.settings.stores import ReadAnswers
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.prices import PriceList
-from sidecar.usage.records import UsageNotes, VerdictNotes
+from sidecar.usage.records import OwnEnds, UsageNotes, VerdictNotes
 
 
 class PolicySource(Protocol):
@@ -76,7 +77,8 @@ class Worker:
     """The dependencies and settings of a worker.
 
     `redaction_key` keys the hashes of values. `contact` is the operator's line in refusals.
-    Without `messages` everything is searched each time.
+    Without `messages` everything is searched each time. With `own_ends` this worker accounts for
+    the ends of its requests itself, by the answers that it `reads`.
     """
 
     keys: KeyCache
@@ -100,3 +102,5 @@ class Worker:
     redaction_key: bytes | None = field(default=None, repr=False)
     contact: str = ""
     messages: MessageTable | None = None
+    own_ends: OwnEnds | None = None
+    reads: ReadAnswers = ReadAnswers.ALL

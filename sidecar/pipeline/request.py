@@ -63,6 +63,7 @@ from sidecar.pipeline.content import (
 )
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.explain import EXPLAINED, explain
+from sidecar.pipeline.metered_answer import MeteredAnswer, ended_here, metered, reads_answer
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
 from sidecar.redaction.redact import Placeholders
@@ -98,6 +99,7 @@ async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> Stre
         # Now, and not when the headers are read: a worker that is behind has most of its requests
         # waiting to be read.
         is_counted=worker.guard.begin(),
+        accounts_itself=worker.own_ends is not None,
     )
     worker.recorder.exchange_began()
     protocol = ExtProcProtocol(
@@ -155,6 +157,8 @@ class RequestHandler:
         record, worker = self._record, self._worker
         if self._plan is not None and record.error is None:
             self._plan.abandon()
+        if isinstance(self._plan, MeteredAnswer):
+            self._plan.forget()
         make_room(record, worker)
         # An id is made only if Envoy has sent none: that takes a system call.
         record.request_id = record.request_id or worker.new_request_id()
@@ -175,6 +179,8 @@ class RequestHandler:
             if judged is not None and record.key is not None and ended is not None:
                 changes = adjustments_of(record.key.limits, ended)
                 worker.limiter.settle(judged.organization_id, changes)
+        elif judged is not None and worker.own_ends is not None:
+            worker.own_ends.add(*ended_here(judged, record, self._plan, protocol.headers))
         elif (
             judged is not None
             and record.stream_name
@@ -253,7 +259,8 @@ async def judge_request(
         limits=key.limits,
     ):
         record.rest()
-        protocol.require_body(removed, judges_answer=judges_answer(route, policy))
+        needs_answer = judges_answer(route, policy) or reads_answer(route, protocol, worker)
+        protocol.require_body(removed, judges_answer=needs_answer)
         if protocol.phase is Phase.AWAIT_BODY:
             await stream.receive(Event.REQUEST_BODY)
         body = protocol.body()
@@ -264,6 +271,8 @@ async def judge_request(
     if isinstance(allowed, ClientError):
         return allowed
     plan = _plan_answer(allowed, route, record, worker)
+    if worker.own_ends is not None:
+        plan = metered(plan, record, protocol, worker)
     if plan is not None:
         added = IDENTITY
     if names_route and not allowed.is_model_replaced:

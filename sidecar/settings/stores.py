@@ -119,17 +119,31 @@ class UsageSource(enum.Enum):
     """The source of usage.
 
     ACCESS_LOG: Envoy sends its access log to the workers, as our Envoy configuration says.
+    ANSWERS: a worker reads the counts in the answers that pass it, as far as `reads` says.
     OFF: no usage is recorded.
     """
 
     ACCESS_LOG = "access_log"
+    ANSWERS = "answers"
     OFF = "off"
 
 
+class ReadAnswers(enum.Enum):
+    """The answers that a worker reads for their counts, with the source `answers`.
+
+    ALL: every answer that may state counts passes a worker.
+    JUDGED: those that pass it anyway; the tokens of all others are estimated.
+    """
+
+    ALL = "all"
+    JUDGED = "judged"
+
+
 class UsageSettings(Section):
-    """Usage of requests: from Envoy's access log by way of the disk to PostgreSQL."""
+    """Usage of requests: from its source by way of the disk to PostgreSQL."""
 
     source: UsageSource = UsageSource.ACCESS_LOG
+    reads: ReadAnswers = ReadAnswers.ALL
     spool_directory: Path = Path("run/usage")
     """On a disk that outlives the process; one folder a worker in it."""
     spool_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024**3

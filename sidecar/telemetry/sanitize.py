@@ -11,6 +11,10 @@ from sidecar.telemetry.names import NONE, OVERFLOW
 MAX_CHARACTERS: Final = 64
 """Longer than any model name or id we have met; too short for a sentence worth hiding."""
 
+MAX_TEXT: Final = 200
+"""Of a text of the provider's or Envoy's that the database stores."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _HTTP_METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 )
@@ -37,6 +41,15 @@ def response_model(model: str | None) -> str | None:
     A provider that accepts any name repeats the client's text.
     """
     return model if model is None or _RESPONSE_MODEL.fullmatch(model) else OVERFLOW
+
+
+def clean_text(value: object) -> str | None:
+    """Return text without control characters, which PostgreSQL may refuse; None if it is empty."""
+    if not isinstance(value, str) or not value:
+        return None
+    if value.isprintable():
+        return value[:MAX_TEXT]
+    return _CONTROL.sub("", value)[:MAX_TEXT] or None
 
 
 def request_id(value: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from sidecar.domain.usage import AnswerEnd, ExchangeEnded, UsageRecord
+from sidecar.domain.usage import AnswerEnd, Estimate, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, TraceRef
 from sidecar.telemetry.mmap_metrics import Observe, counting, observing, summing
@@ -33,7 +33,7 @@ TOKENS_PER_SECOND_BUCKETS: Final = (
 )  # fmt: skip
 
 LOST_REASONS: Final = (
-    "damaged", "note", "refused", "rejected", "unreadable", "unreadable_log",
+    "damaged", "not_kept", "note", "refused", "rejected", "unreadable", "unreadable_log",
 )  # fmt: skip
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
@@ -104,6 +104,25 @@ class UsageMetrics:
         self._duplicates = Counter(
             MetricName.USAGE_DUPLICATES,
             "Usage records that were in the database already.",
+            registry=registry,
+        )
+        self._ended = Counter(
+            MetricName.USAGE_REQUESTS,
+            "Requests whose end was accounted for, by source.",
+            ("source",),
+            registry=registry,
+        )
+        self._estimated = Counter(
+            MetricName.USAGE_ESTIMATED,
+            "Requests whose worker could not read the counts of their answer, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        for estimate in Estimate:
+            self._estimated.labels(estimate.value)
+        self._ignored = Counter(
+            MetricName.ACCESS_LOG_IGNORED,
+            "Entries of Envoy's access log of requests that their worker accounts for itself.",
             registry=registry,
         )
         self._unmatched = [
@@ -252,6 +271,18 @@ class UsageMetrics:
     def lost(self, reason: str, count: int = 1) -> None:
         """Count lost usage."""
         self._lost.labels(reason).inc(count)
+
+    def requests_ended(self, source: str, count: int) -> None:
+        """Count requests whose end came by *source*."""
+        self._ended.labels(source).inc(count)
+
+    def answer_estimated(self, estimate: Estimate) -> None:
+        """Count an answer that a worker saw and whose tokens are estimated."""
+        self._estimated.labels(estimate.value).inc()
+
+    def access_log_ignored(self, count: int) -> None:
+        """Count entries of requests that their worker accounts for itself."""
+        self._ignored.inc(count)
 
     def access_log_unmatched(self, count: int) -> None:
         """Count requests that ended before Envoy had received anything about them from Egret."""

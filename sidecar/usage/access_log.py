@@ -33,6 +33,7 @@ from sidecar.domain.usage import (
     UnmatchedEnd,
 )
 from sidecar.telemetry import sanitize
+from sidecar.telemetry.sanitize import MAX_TEXT, clean_text
 
 ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
 """The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
@@ -41,8 +42,6 @@ MAX_COUNT: Final = (1 << 53) - 1
 """Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
 
 MAX_STATUS: Final = 999
-MAX_TEXT: Final = 200
-
 NOTHING: Final = ("-", "")
 """Envoy's text for a missing value, and the value of an attribute that is not there."""
 
@@ -56,7 +55,6 @@ _TOKENS: Final = slice(
 _COMPLETE: Final = "1"
 """Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _COUNT: Final = re.compile(r"[0-9]{1,16}")
 _STREAM: Final = re.compile(r"[0-9a-f-]{36}")
@@ -103,6 +101,7 @@ class _Metadata(msgspec.Struct, gc=False):
     text_bytes: Any = msgspec.UNSET
     guardrails: Any = msgspec.UNSET
     reserved: Any = msgspec.UNSET
+    usage_source: Any = msgspec.UNSET
 
 
 _METADATA: Final = msgspec.json.Decoder(_Metadata)
@@ -112,12 +111,14 @@ _METADATA: Final = msgspec.json.Decoder(_Metadata)
 class AccessLogBatch:
     """The requests of one message: ended, without a verdict of ours, or not readable.
 
-    `unreadable` names the field of each such record that is missing or wrong.
+    `unreadable` names the field of each such record that is missing or wrong. `ignored` is the
+    number of requests that the worker which judged them accounts for itself.
     """
 
     ended: tuple[ExchangeEnded, ...]
     unreadable: tuple[str, ...]
     unmatched: tuple[UnmatchedEnd, ...] = ()
+    ignored: int = 0
 
 
 class _UnreadableRecordError(ValueError):
@@ -133,6 +134,7 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
     ended: list[ExchangeEnded] = []
     unmatched: list[UnmatchedEnd] = []
     unreadable: list[str] = []
+    ignored = 0
     try:
         for values in values_of(message):
             if len(values) <= _LINE_FEEDS or values[0] != _FORM:
@@ -159,6 +161,9 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
             except msgspec.DecodeError:
                 unreadable.append("egret")
                 continue
+            if metadata.usage_source is not msgspec.UNSET:
+                ignored += 1
+                continue
             try:
                 ended.append(_ended(entry, metadata))
             except _UnreadableRecordError as error:
@@ -170,7 +175,7 @@ def decode_access_log(message: bytes) -> AccessLogBatch:
                     unreadable.append(str(error))
     except DecodeError as error:
         raise UnreadableMessageError from error
-    return AccessLogBatch(tuple(ended), tuple(unreadable), tuple(unmatched))
+    return AccessLogBatch(tuple(ended), tuple(unreadable), tuple(unmatched), ignored)
 
 
 def _ended(entry: LogEntry, metadata: _Metadata) -> ExchangeEnded:
@@ -286,15 +291,6 @@ class _Counts(dict[str, int]):
 count_of: Final = _Counts(
     {"-": 0} | {str(count): count for count in range(SMALL_COUNTS)}
 ).__getitem__
-
-
-def clean_text(value: object) -> str | None:
-    """Return text without control characters, which PostgreSQL may refuse; None if it is empty."""
-    if not isinstance(value, str) or not value:
-        return None
-    if value.isprintable():
-        return value[:MAX_TEXT]
-    return _CONTROL.sub("", value)[:MAX_TEXT] or None
 
 
 # The wire format. Classes of our own read only the texts of a record, as bytes: OTLP's own would

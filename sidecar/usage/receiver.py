@@ -1,4 +1,4 @@
-"""Receives access-log records, and acknowledges them once they are stored."""
+"""Receives the ends of requests: in Envoy's access log, or as a worker has seen them itself."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
     DecisionKind,
+    Estimate,
     ExchangeEnded,
     JudgedRequest,
     UnmatchedEnd,
     UsageRecord,
 )
+from sidecar.settings.stores import UsageSource
+from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.access_log import ACCEPTED, decode_access_log
 from sidecar.usage.records import EndedListener, NotKeptError, UsageKeeper, record_of
 
@@ -29,6 +32,10 @@ MAX_VERDICTS: Final = 10_000
 """At more than 300 requests a second the time is shorter."""
 EARLY_SECONDS: Final = 5.0
 MAX_EARLY: Final = 10_000
+MAX_WAITING: Final = 10_000
+"""Records of a worker that wait while neither disk nor database takes any."""
+RETRY_SECONDS: Final = 1.0
+CLOSING_SECONDS: Final = 3.0
 TIDY_SECONDS: Final = 1.0
 """How often values that are too old are removed, at most."""
 
@@ -152,14 +159,12 @@ class AccessLogReceiver:
         listener: EndedListener,
         *,
         pending: PendingVerdicts,
-        on_unreadable: Callable[[int], None],
-        on_unmatched: Callable[[int], None],
+        metrics: UsageMetrics,
     ) -> None:
         self._keeper = keeper
         self._listener = listener
         self._pending = pending
-        self._on_unreadable = on_unreadable
-        self._on_unmatched = on_unmatched
+        self._metrics = metrics
 
     async def receive(self, message: bytes) -> bytes:
         """Store the records of one message, and return the answer that lets Envoy forget it.
@@ -174,16 +179,73 @@ class AccessLogReceiver:
             return ACCEPTED  # sent again it would be no better
         if batch.unreadable:
             self._unreadable(batch.unreadable)
+        if batch.ignored:
+            self._metrics.access_log_ignored(batch.ignored)
         if batch.ended:
             records = [record_of(ended) for ended in batch.ended]
             await self._keeper.keep(records)
             for ended, record in zip(batch.ended, records, strict=True):
                 self._listener.exchange_ended(ended, record)
+            self._metrics.requests_ended(UsageSource.ACCESS_LOG.value, len(records))
         if batch.unmatched:
-            self._on_unmatched(len(batch.unmatched))
+            self._metrics.access_log_unmatched(len(batch.unmatched))
             self._pending.match(batch.unmatched)
         return ACCEPTED
 
     def _unreadable(self, fields: Sequence[str]) -> None:
         _log.error("usage.unreadable", count=len(fields), fields=sorted(set(fields)))
-        self._on_unreadable(len(fields))
+        self._metrics.lost("unreadable_log", len(fields))
+
+
+class OwnEndReceiver:
+    """Implements `OwnEnds`: accounts for a request at once, and stores its record soon after.
+
+    Until then the record is in memory; the note of its verdict is on the disk, so that the request
+    is recorded as lost if the worker dies.
+    """
+
+    def __init__(
+        self,
+        keeper: UsageKeeper,
+        listener: EndedListener,
+        *,
+        source: UsageSource,
+        metrics: UsageMetrics,
+    ) -> None:
+        self._keeper = keeper
+        self._listener = listener
+        self._source = source.value
+        self._metrics = metrics
+        self._waiting: list[UsageRecord] = []
+        self._storing: asyncio.Task[None] | None = None
+
+    def add(self, ended: ExchangeEnded, estimate: Estimate | None) -> None:
+        """Account for *ended*; *estimate* is why. Must not wait and does not raise."""
+        record = record_of(ended)
+        self._listener.exchange_ended(ended, record)
+        self._metrics.requests_ended(self._source, 1)
+        if estimate is not None:
+            self._metrics.answer_estimated(estimate)
+        if len(self._waiting) >= MAX_WAITING:
+            self._metrics.lost("not_kept")
+            return
+        self._waiting.append(record)
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.ensure_future(self._store())
+
+    async def aclose(self) -> None:
+        """Store the records that wait, for some seconds at most."""
+        if self._storing is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._storing, CLOSING_SECONDS)
+        self._metrics.lost("not_kept", len(self._waiting))
+
+    async def _store(self) -> None:
+        while self._waiting:
+            batch = tuple(self._waiting)
+            try:
+                await self._keeper.keep(batch)
+            except NotKeptError:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                del self._waiting[: len(batch)]

@@ -9,6 +9,7 @@ from sidecar.domain.subject import Dialect, Operation, OperationSpec
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
+    Estimate,
     ExchangeEnded,
     JudgedRequest,
     TokenCounts,
@@ -90,6 +91,7 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
             output = produced // EVENT_BYTES.get(request.provider or "", DEFAULT_EVENT_BYTES)
         else:
             output = max(0, produced - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN
+        output = output or ended.assumed_output
     return TokenCounts(_tokens_in(request.text_bytes or ended.received_bytes), output), True
 
 
@@ -106,6 +108,14 @@ class EndedListener(Protocol):
 
     def exchange_ended(self, ended: ExchangeEnded, record: UsageRecord) -> None:
         """Account for *ended*, whose *record* is stored. Must not wait and must not raise."""
+        ...
+
+
+class OwnEnds(Protocol):
+    """Accounts for requests whose end the worker that judged them has seen itself."""
+
+    def add(self, ended: ExchangeEnded, estimate: Estimate | None) -> None:
+        """Account for *ended*; *estimate* is why. Must not wait and does not raise."""
         ...
 
 

@@ -25,8 +25,8 @@ from sidecar.storage.usage_delivery import UsageDelivery
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import PriceList
-from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
-from sidecar.usage.records import EndedListener, UsageNotes, VerdictNotes
+from sidecar.usage.receiver import AccessLogReceiver, OwnEndReceiver, PendingVerdicts
+from sidecar.usage.records import EndedListener, OwnEnds, UsageNotes, VerdictNotes
 from sidecar.worker.runtime import BackgroundTasks
 
 PRICES_SECONDS: Final = 10.0
@@ -123,11 +123,12 @@ class UsageSettlement:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUsage:
-    """`receive_log` is None if no access log is expected."""
+    """`receive_log` is None if usage is off; `own_ends` if Envoy's access log is the source."""
 
     notes: UsageNotes
     verdicts: VerdictNotes
     receive_log: ReceiveLog | None
+    own_ends: OwnEnds | None = None
 
 
 class _NoNotes:
@@ -192,7 +193,14 @@ async def open_usage(
         delivery,
         listener,
         pending=pending,
-        on_unreadable=lambda count: metrics.lost("unreadable_log", count),
-        on_unmatched=metrics.access_log_unmatched,
+        metrics=metrics,
     )
-    return WorkerUsage(spool, pending, receiver.receive)
+    own_ends: OwnEndReceiver | None = None
+    if settings.usage.source is UsageSource.ANSWERS:
+        own_ends = OwnEndReceiver(
+            delivery, listener, source=settings.usage.source, metrics=metrics
+        )
+        stack.push_async_callback(own_ends.aclose)  # before the delivery is closed
+    # An access log is received in any case: its requests may be those of a worker with another
+    # source, while settings are being changed.
+    return WorkerUsage(spool, pending, receiver.receive, own_ends)

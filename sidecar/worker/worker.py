@@ -257,6 +257,8 @@ async def _build_worker(
         default_output_tokens=settings.limits.default_output_tokens,
         contact=exchange.contact,
         messages=messages,
+        own_ends=stores.usage.own_ends,
+        reads=settings.usage.reads,
     )
 
 

@@ -90,6 +90,7 @@ def test_own_attributes_are_under_one_root_and_distinct() -> None:
 def test_metric_names_are_what_dashboards_query() -> None:
     """A renamed metric breaks somebody's alert: this list changes only on purpose."""
     assert sorted(_constants(MetricName).values()) == [
+        "egret_access_log_ignored",
         "egret_access_log_unmatched",
         "egret_authorizations",
         "egret_body_bytes",
@@ -141,9 +142,11 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_spans",
         "egret_unscanned",
         "egret_usage_duplicates",
+        "egret_usage_estimated",
         "egret_usage_lost",
         "egret_usage_orphaned_verdicts",
         "egret_usage_records",
+        "egret_usage_requests",
         "egret_usage_spool_bytes",
         "egret_usage_spool_oldest_seconds",
         "egret_verdicts_unheard",

@@ -36,6 +36,7 @@ POSTGRES = (
     "postgres usage partitions",
 )
 REST = (
+    "usage source",
     *("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets"),
     "environment",
     "guardrail packages",
@@ -113,8 +114,9 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
     assert [line.split("|")[:2] for line in table.lines] == [
         ["check", "state"],
         *([check, "ok"] for check in POSTGRES),
-        *([check, "skipped"] for check in REST[:2]),
-        *([check, "ok"] for check in REST[2:]),
+        [REST[0], "ok"],
+        *([check, "skipped"] for check in REST[1:3]),
+        *([check, "ok"] for check in REST[3:]),
     ]
     assert rows(ran) == {
         "postgres connection": ("ok", f"{version}, database {database.name} as {login}", None),
@@ -126,6 +128,7 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "postgres roles": ("ok", "egret_sidecar and egret_admin have their grants", None),
         "postgres grants": ("ok", f"{login} has the grants that a worker needs", None),
         "postgres usage partitions": ("ok", "this month and the next are prepared", None),
+        "usage source": ("ok", "access_log", None),
         "valkey connection": ("skipped", "no EGRET_VALKEY__URL is set", None),
         "valkey clock": ("skipped", "no EGRET_VALKEY__URL is set", None),
         "socket folder": ("ok", f"{folder}, mode 0750", None),
@@ -241,7 +244,7 @@ def test_a_broken_schema_is_found(
     ran = doctor(egret)
 
     assert (ran.code, wrong(ran)) == (1, {check: row})
-    assert ran.err == "1 of 16 checks failed\n"
+    assert ran.err == "1 of 17 checks failed\n"
 
 
 def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None:
@@ -461,7 +464,7 @@ async def test_valkey_is_looked_at(
     gone = await asyncio.to_thread(doctor, egret)
 
     hint = "check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password"
-    assert [good[check][0] for check in REST[:2]] == ["ok", "ok"]
+    assert [good[check][0] for check in REST[1:3]] == ["ok", "ok"]
     assert replica["valkey connection"][::2] == (
         "failed",
         "name the primary in EGRET_VALKEY__URL, or use Sentinel",
@@ -637,3 +640,22 @@ def test_what_is_expected_is_what_the_migrations_make(database: Database) -> Non
 
     assert sorted(indexes) == sorted(INDEXES)
     assert sorted(triggers) == sorted(TRIGGERS)
+
+
+def test_keys_in_use_without_usage_are_warned_of(database: Database, egret: Egret) -> None:
+    """As behind a gateway that sends no access log: limits on tokens would count estimates."""
+    check = "usage source"
+    assert rows(doctor(egret, "--for", "admin"))[check] == (
+        "ok", "access_log: 0 requests in 25 hours, 0 of them estimated", None,
+    )  # fmt: skip
+    execute(
+        database,
+        "INSERT INTO key_activity (key_id, last_used_at, requests, refused)"
+        " VALUES ('AAAAAAAAAAA1', now(), 5, 0)",
+    )
+    state, found, hint = rows(doctor(egret, "--for", "admin"))[check]
+    assert (state, found) == (
+        "warning", "access_log: keys are in use, and no usage was recorded in 25 hours",
+    )  # fmt: skip
+    assert hint is not None
+    assert "EGRET_USAGE__SOURCE=answers" in hint

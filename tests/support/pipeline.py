@@ -20,7 +20,7 @@ from sidecar.domain.finding import Finding, FindingCount
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, Principal
-from sidecar.domain.usage import JudgedRequest
+from sidecar.domain.usage import Estimate, ExchangeEnded, JudgedRequest
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
@@ -38,6 +38,7 @@ from sidecar.pipeline.request import serve
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import RouteByModel, Timing
+from sidecar.settings.stores import ReadAnswers
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
@@ -154,6 +155,17 @@ class NotedVerdicts:
     def add(self, stream: str, request: JudgedRequest) -> None:
         """Keep it."""
         self.noted.append((stream, request))
+
+
+class NotedEnds:
+    """Keeps the ends of requests that their worker accounts for itself."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[ExchangeEnded, Estimate | None]] = []
+
+    def add(self, ended: ExchangeEnded, estimate: Estimate | None) -> None:
+        """Keep it."""
+        self.noted.append((ended, estimate))
 
 
 class ScriptedLimits:
@@ -360,7 +372,7 @@ def _without_length(headers: HeaderMutation, size: int) -> HeaderMutation:
 
 
 class World:
-    """Everything around one worker's checks."""
+    """Everything around one worker's checks; it accounts for ends if *reads* is given."""
 
     def __init__(
         self,
@@ -369,6 +381,7 @@ class World:
         timing: Timing = Timing.METADATA,
         route_by_model: RouteByModel = RouteByModel.OFF,
         messages: MessageTable | None = None,
+        reads: ReadAnswers | None = None,
     ) -> None:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
@@ -376,6 +389,7 @@ class World:
         self.findings = NotedFindings()
         self.usage = NotedUsage()
         self.verdicts = NotedVerdicts()
+        self.ends = NotedEnds()
         self.limiter = ScriptedLimits()
         self.policies = FixedPolicies(_snapshot(policies))
         self.registry = CollectorRegistry()
@@ -399,6 +413,8 @@ class World:
             max_body_bytes=1 << 20,
             route_by_model=route_by_model,
             messages=messages,
+            own_ends=None if reads is None else self.ends,
+            reads=reads or ReadAnswers.ALL,
         )
 
     def exchange(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from loadtest.access_log import entry, export, metadata
@@ -24,6 +25,7 @@ from sidecar.domain.usage import (
     UnmatchedEnd,
     UsageRecord,
 )
+from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.access_log import ACCEPTED, decode_access_log
 from sidecar.usage.receiver import AccessLogReceiver, PendingVerdicts
 from sidecar.usage.records import NotKeptError, record_of
@@ -326,8 +328,13 @@ class Kept:
     def __init__(self, *, is_full: bool = False) -> None:
         self.records: list[UsageRecord] = []
         self.heard: list[ExchangeEnded] = []
-        self.unmatched: list[int] = []
+        self.registry = CollectorRegistry()
+        self.metrics = UsageMetrics(self.registry)
         self._is_full = is_full
+
+    def count(self, name: str, **labels: str) -> float | None:
+        """Return what a metric counted."""
+        return self.registry.get_sample_value(name, labels)
 
     async def keep(self, records: Sequence[UsageRecord]) -> None:
         """Keep them, unless it is full."""
@@ -349,13 +356,12 @@ def pending(kept: Kept) -> PendingVerdicts:
 
 async def test_what_is_received_is_kept_and_then_told() -> None:
     """Envoy may forget it once it has its answer."""
-    kept, unreadable = Kept(), [0]
+    kept = Kept()
     receiver = AccessLogReceiver(
         kept,
         kept,
         pending=pending(kept),
-        on_unreadable=unreadable.append,
-        on_unmatched=kept.unmatched.append,
+        metrics=kept.metrics,
     )
 
     with capture_logs() as logs:
@@ -366,22 +372,23 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
     ]
     assert kept.heard == [ended(1)]
     assert kept.records == [record_of(ended(1))]
-    assert unreadable == [0, 1]
+    assert kept.count("egret_usage_lost_total", reason="unreadable_log") == 1
+    assert kept.count("egret_usage_requests_total", source="access_log") == 1
 
 
 async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
     """Sent to another worker it would be no better."""
-    kept, unreadable = Kept(), [0]
+    kept = Kept()
     receiver = AccessLogReceiver(
         kept,
         kept,
         pending=pending(kept),
-        on_unreadable=unreadable.append,
-        on_unmatched=kept.unmatched.append,
+        metrics=kept.metrics,
     )
 
     assert await receiver.receive(b"\xff\xff") == ACCEPTED
-    assert (kept.records, unreadable) == ([], [0, 1])
+    assert kept.records == []
+    assert kept.count("egret_usage_lost_total", reason="unreadable_log") == 1
 
 
 async def test_what_is_not_kept_is_told_to_nobody() -> None:
@@ -391,8 +398,7 @@ async def test_what_is_not_kept_is_told_to_nobody() -> None:
         kept,
         kept,
         pending=pending(kept),
-        on_unreadable=lambda _: None,
-        on_unmatched=lambda _: None,
+        metrics=kept.metrics,
     )
 
     with pytest.raises(NotKeptError):
@@ -430,10 +436,21 @@ async def test_what_has_no_name_is_given_to_whoever_remembers_it() -> None:
         kept,
         kept,
         pending=memory,
-        on_unreadable=lambda _: None,
-        on_unmatched=kept.unmatched.append,
+        metrics=kept.metrics,
     )
 
     assert await receiver.receive(export(entry(judged(1)), nameless())) == ACCEPTED
     assert [one.request for one in kept.heard] == [judged(1), judged(2)]
-    assert kept.unmatched == [1]
+    assert kept.count("egret_access_log_unmatched_total") == 1
+
+
+async def test_a_request_that_its_worker_accounts_for_is_counted_once() -> None:
+    """Envoy may send an access log as well, or still: its entry changes no record and no limit."""
+    kept = Kept()
+    own = json.dumps(metadata(judged(1)) | {"usage_source": "answers"})
+    receiver = AccessLogReceiver(kept, kept, pending=pending(kept), metrics=kept.metrics)
+
+    message = export(entry(judged(1), egret=own), entry(judged(2)))
+    assert await receiver.receive(message) == ACCEPTED
+    assert [one.request for one in kept.heard] == [judged(2)]
+    assert kept.count("egret_access_log_ignored_total") == 1

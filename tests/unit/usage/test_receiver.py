@@ -6,18 +6,29 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
     DecisionKind,
+    Estimate,
     ExchangeEnded,
     UnmatchedEnd,
     UsageRecord,
 )
-from sidecar.usage.receiver import EARLY_SECONDS, MAX_VERDICTS, VERDICT_SECONDS, PendingVerdicts
+from sidecar.settings.stores import UsageSource
+from sidecar.telemetry.usage_metrics import UsageMetrics
+from sidecar.usage.receiver import (
+    EARLY_SECONDS,
+    MAX_VERDICTS,
+    VERDICT_SECONDS,
+    OwnEndReceiver,
+    PendingVerdicts,
+)
 from sidecar.usage.records import NotKeptError
 from sidecar.usage.records import record_of as usage_record_of
 from tests.support.usage import ended, judged
@@ -212,3 +223,43 @@ def test_whatever_comes_first_and_however_often_each_ends_once(
         assert heard == sorted(f"request-{number}" for number in given & over)
 
     asyncio.run(play())
+
+
+def own_ends(worker: Worker) -> tuple[OwnEndReceiver, CollectorRegistry]:
+    """Return a worker's own way to account for its requests, and its metrics."""
+    registry = CollectorRegistry()
+    metrics = UsageMetrics(registry)
+    return OwnEndReceiver(worker, worker, source=UsageSource.ANSWERS, metrics=metrics), registry
+
+
+async def test_an_end_that_the_worker_saw_is_accounted_for_and_stored() -> None:
+    """Limits at once, the record as soon as the disk takes it, several together."""
+    worker = Worker()
+    receiver, registry = own_ends(worker)
+    early = ended(2, tokens=None, end=AnswerEnd.CLIENT_ABORTED)
+    receiver.add(ended(1), None)
+    receiver.add(early, Estimate.LEFT_EARLY)
+    await receiver.aclose()
+
+    assert worker.heard == [ended(1), early]
+    assert worker.kept == [usage_record_of(ended(1)), usage_record_of(early)]
+    counts = [
+        registry.get_sample_value("egret_usage_requests_total", {"source": "answers"}),
+        registry.get_sample_value("egret_usage_estimated_total", {"reason": "left_early"}),
+    ]
+    assert counts == [2, 1]
+
+
+async def test_a_record_waits_while_nothing_takes_it_and_is_counted_if_it_never_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its note on the disk makes it a lost request in the end, so that it is not forgotten."""
+    monkeypatch.setattr("sidecar.usage.receiver.CLOSING_SECONDS", 0.01)
+    worker = Worker(is_full=True)
+    receiver, registry = own_ends(worker)
+    receiver.add(ended(1), None)
+    await receiver.aclose()
+
+    assert (worker.heard, worker.kept) == ([ended(1)], [])
+    lost = registry.get_sample_value("egret_usage_lost_total", {"reason": "not_kept"})
+    assert lost == 1

@@ -1,0 +1,111 @@
+"""Reads the token counts that a provider states in its answer, whole or in events."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+from sidecar.domain.usage import TokenCounts
+from sidecar.jsontext.strict import JsonValue
+
+MAX_COUNT: Final = (1 << 53) - 1
+"""Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
+
+_MARK: Final = re.compile(rb"\"(?:usage|bytes\")")
+"""In every payload with counts: `usage`, `usageMetadata`, and Bedrock's events in base64."""
+
+_HOLDERS: Final = ("message", "response")
+"""Members that hold an answer within an event: Anthropic's first, the last of OpenAI's responses.
+"""
+
+_INPUT: Final = ("prompt_tokens", "input_tokens", "inputTokens", "promptTokenCount")
+_OUTPUT: Final = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount")
+_INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
+
+
+class AnswerUsage:
+    """The counts and the model of one answer, as far as it was read."""
+
+    __slots__ = ("_fields", "is_final", "model")
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.is_final = False
+        """Whether the counts are of the end: Anthropic's first event states those of its start."""
+        self._fields: dict[str, JsonValue] = {}
+
+    @property
+    def tokens(self) -> TokenCounts | None:
+        """Return the counts; None if the answer stated none that count all of it."""
+        return _token_counts(self._fields) if self.is_final else None
+
+    def read(self, payload: bytes | None) -> None:
+        """Read one event, or a whole answer; of no effect if there are no counts in it."""
+        if payload is None or not _MARK.search(payload):
+            return
+        try:
+            document: JsonValue = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            return
+        if not isinstance(document, dict):
+            return
+        inner = document.get("bytes")
+        if isinstance(inner, str) and "usage" not in document:
+            try:  # an event of the model's own API within one of Bedrock's
+                self.read(base64.b64decode(inner, validate=True))
+            except (ValueError, binascii.Error):
+                return
+            return
+        self._take(document, is_within=False)
+        for name in _HOLDERS:
+            if isinstance(held := document.get(name), dict):
+                self._take(held, is_within=name == "message")
+
+    def _take(self, answer: Mapping[str, JsonValue], *, is_within: bool) -> None:
+        model = answer.get("model") or answer.get("modelVersion")
+        if isinstance(model, str):
+            self.model = model
+        usage = answer.get("usage") or answer.get("usageMetadata")
+        if isinstance(usage, dict):
+            self._fields.update(usage)
+            self.is_final = self.is_final or not is_within
+
+
+def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
+    """Bring the counts of any API to one form: parts are included in their sum."""
+    given, made = _first(usage, _INPUT), _first(usage, _OUTPUT)
+    # Anthropic and Bedrock count apart what the provider's cache gave or took.
+    read = _count(usage, "cache_read_input_tokens", "cacheReadInputTokens")
+    written = _count(usage, "cache_creation_input_tokens", "cacheWriteInputTokens")
+    if "prompt_tokens" not in usage:  # some providers state both forms: the sum, and its parts
+        given += read + written
+    if "inputTokens" in usage:
+        given = max(_count(usage, "inputTokens"), _count(usage, "totalTokens") - made)
+    # Gemini counts thoughts apart, and the results of its own tools.
+    thoughts = _count(usage, "thoughtsTokenCount")
+    given += _count(usage, "toolUsePromptTokenCount")
+    made += thoughts
+    for name in _INPUT_DETAILS:
+        if isinstance(details := usage.get(name), dict):
+            read = max(read, _count(details, "cached_tokens"))
+    for name in _OUTPUT_DETAILS:
+        if isinstance(details := usage.get(name), dict):
+            thoughts = max(thoughts, _count(details, "reasoning_tokens"))
+    read += _count(usage, "cachedContentTokenCount")
+    return TokenCounts(*[min(one, MAX_COUNT) for one in (given, made, read, written, thoughts)])
+
+
+def _first(usage: Mapping[str, JsonValue], names: tuple[str, ...]) -> int:
+    return next((_count(usage, name) for name in names if usage.get(name) is not None), 0)
+
+
+def _count(usage: Mapping[str, JsonValue], *names: str) -> int:
+    """Return the sum of these members; one that is no count is 0."""
+    values = [usage.get(name) for name in names]
+    return sum([value for value in values if type(value) is int and value > 0])

@@ -1,0 +1,235 @@
+"""Counts the tokens of answers that pass a worker, and the end of the request from both sides.
+
+For deployments whose Envoy sends no access log. The counts are read in the answer, beside its
+judgement if there is one; nothing of an answer is changed, refused or held back for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
+
+from sidecar.apis.answer_usage import AnswerUsage
+from sidecar.apis.frames import Framer
+from sidecar.apis.response_structure import AnswerForm, answer_form, framer_of
+from sidecar.domain.errors import ClientError
+from sidecar.domain.http import HeaderName, Headers
+from sidecar.domain.subject import Route, UnknownRoute, Unreadable
+from sidecar.domain.usage import (
+    NO_TOKENS,
+    AnswerEnd,
+    Estimate,
+    ExchangeEnded,
+    JudgedRequest,
+    TokenCounts,
+)
+from sidecar.extproc.protocol import ExtProcProtocol, Room
+from sidecar.extproc.stream import ExtProcStream
+from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
+from sidecar.pipeline.answer_judgement import Released
+from sidecar.pipeline.dependencies import Worker
+from sidecar.pipeline.record import RequestRecord
+from sidecar.settings.stores import ReadAnswers
+from sidecar.telemetry import sanitize
+from sidecar.telemetry.traceparent import sampled_trace_id
+from sidecar.usage.records import HTTP_ERRORS
+
+MAX_WHOLE_BYTES: Final = 10 * 1024 * 1024
+"""Of a whole answer that is kept until its counts, at its end, are here; as Envoy's AI filter."""
+
+_LENGTH: Final = re.compile(r"[0-9]{1,10}")
+_UNSEEN: Final = frozenset({Estimate.NOT_SENT, Estimate.UNREADABLE})
+
+
+class MeteredAnswer:
+    """An answer whose counts are read as it passes, judged by *inner* if that is given."""
+
+    def __init__(
+        self,
+        line: RequestLine,
+        inner: AnswerPlan | None,
+        *,
+        room: Room,
+        clock: Callable[[], float],
+    ) -> None:
+        self.is_judged = inner is not None and inner.is_judged
+        self.usage = AnswerUsage()
+        self.seen_bytes = 0
+        self.is_complete = False
+        self.form: AnswerForm | None = None
+        self.provider_request_id: str | None = None
+        self.first_byte_at: float | None = None
+        self.last_byte_at: float | None = None
+        self._line = line
+        self._inner = inner
+        self._room = room
+        self._clock = clock
+        self._framer: Framer | None = None
+        self._pieces: list[bytes] | None = None
+        self._kept_bytes = 0
+
+    def begin(self, headers: Headers, *, may_stream: bool) -> Handling | ClientError:
+        """Choose as *inner* does; an answer that it lets pass comes here to be counted."""
+        handling: Handling | ClientError = Handling.PASS
+        if self._inner is not None:
+            handling = self._inner.begin(headers, may_stream=may_stream)
+        named = headers.text(HeaderName.REQUEST_ID) or headers.text("request-id")
+        self.provider_request_id = sanitize.clean_text(named)
+        form = answer_form(headers, path=self._line.path)
+        if isinstance(form, Unreadable):
+            return handling
+        self.form, self._framer = form, framer_of(form)
+        if self._framer is None:
+            self._pieces = []
+        if handling is Handling.PASS:
+            self._inner = None
+            return Handling.STREAM if may_stream else Handling.HOLD
+        return handling
+
+    def take(self, body: bytes, *, is_last: bool) -> Released:
+        """Read the next piece, and return the bytes that may leave."""
+        self._read(body, is_last=is_last)
+        return Released(body) if self._inner is None else self._inner.take(body, is_last=is_last)
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
+        """Read a whole answer, and return the body that may leave."""
+        self._read(body, is_last=True)
+        inner = self._inner
+        return Released(body) if inner is None else await inner.judge_whole(body, stream)
+
+    def abandon(self) -> None:
+        """Record the findings of an answer that did not come to its end."""
+        if self._inner is not None:
+            self._inner.abandon()
+
+    def forget(self) -> None:
+        """Drop what is kept of a whole answer."""
+        self._room.release(self._kept_bytes)
+        self._kept_bytes, self._pieces = 0, None
+
+    def _read(self, body: bytes, *, is_last: bool) -> None:
+        if body:
+            self.last_byte_at = now = self._clock()
+            if self.first_byte_at is None:
+                self.first_byte_at = now
+            self.seen_bytes += len(body)
+        if self._framer is not None:
+            frames = self._framer.feed(body)
+            if is_last:
+                frames += self._framer.finish()
+            for frame in frames:
+                self.usage.read(frame.payload)
+            if self._framer.fault is not None:
+                self._framer = None
+        elif self._pieces is not None:
+            pieces = self._kept(body)
+            if is_last:
+                self.usage.read(b"".join(pieces))
+        if is_last:
+            self.is_complete = True
+            self.forget()
+
+    def _kept(self, body: bytes) -> list[bytes]:
+        """Keep a piece of a whole answer; return all, none if there is no room for them."""
+        size, pieces = len(body), self._pieces or []
+        if self._kept_bytes + size > MAX_WHOLE_BYTES or not self._room.hold(size):
+            self.forget()  # its tokens are estimated from its bytes
+            return []
+        self._kept_bytes += size
+        pieces.append(body)
+        self._pieces = pieces
+        return pieces
+
+
+def reads_answer(
+    route: Route | UnknownRoute | None, protocol: ExtProcProtocol, worker: Worker
+) -> bool:
+    """Return whether an answer that nothing judges comes here for its counts."""
+    return (
+        worker.own_ends is not None
+        and worker.reads is ReadAnswers.ALL
+        and isinstance(route, Route)
+        and route.operation.spec.uses_tokens
+        and protocol.may_judge_answer
+    )
+
+
+def metered(
+    plan: AnswerPlan | None, record: RequestRecord, protocol: ExtProcProtocol, worker: Worker
+) -> AnswerPlan | None:
+    """Return *plan* with a look at the counts, or a plan for them alone if there is none."""
+    route = record.route
+    if not isinstance(route, Route) or not route.operation.spec.uses_tokens:
+        return plan
+    if plan is None and not reads_answer(route, protocol, worker):
+        return None
+    line = RequestLine(record.path, route)
+    return MeteredAnswer(line, plan, room=worker.guard, clock=worker.clocks.monotonic)
+
+
+def ended_here(
+    judged: JudgedRequest, record: RequestRecord, plan: AnswerPlan | None, headers: Headers
+) -> tuple[ExchangeEnded, Estimate | None]:
+    """Return the end of a request as its worker saw it, and why its tokens are estimated."""
+    error, status = record.error, record.answer_status or 0
+    meter = plan if isinstance(plan, MeteredAnswer) else None
+    tokens, estimate = None, None
+    end = AnswerEnd.COMPLETED
+    if error is not None and record.answer_status is None:
+        end, status = AnswerEnd.REFUSED, error.http_status
+    else:
+        tokens, estimate = _tokens_of(meter, record)
+        if error is not None:
+            end = AnswerEnd.BLOCKED
+        elif estimate is Estimate.LEFT_EARLY:
+            end = AnswerEnd.CLIENT_ABORTED
+    trace_id = sampled_trace_id(record.traceparent)
+    length = headers.text(HeaderName.CONTENT_LENGTH)  # of a body that was not read here
+    ended = ExchangeEnded(
+        request=judged,
+        status=status if error is None or record.is_ended_within else error.http_status,
+        end=end,
+        tokens=tokens,
+        received_bytes=record.body_bytes or (int(length) if _LENGTH.fullmatch(length) else 0),
+        latency_seconds=record.clocks.monotonic() - record.started_at,
+        trace_id=None if trace_id is None else int(trace_id, 16),
+        answer_status=status if end is AnswerEnd.BLOCKED else None,
+    )
+    if estimate in _UNSEEN and judged.reserved is not None:
+        ended = replace(ended, assumed_output=judged.reserved.output_tokens)
+    return ended if meter is None else _with_answer(ended, meter, record.started_at), estimate
+
+
+def _tokens_of(
+    meter: MeteredAnswer | None, record: RequestRecord
+) -> tuple[TokenCounts | None, Estimate | None]:
+    """Return the counts that an answer stated, or why there are none."""
+    if isinstance(record.route, Route) and not record.route.operation.spec.uses_tokens:
+        return NO_TOKENS, None
+    if meter is None:
+        return None, Estimate.NOT_SENT
+    if (record.answer_status or 0) >= HTTP_ERRORS:
+        return None, None
+    if meter.form is None and record.answer_status is not None:
+        return None, Estimate.UNREADABLE
+    if not meter.is_complete:
+        return None, Estimate.LEFT_EARLY
+    tokens = meter.usage.tokens
+    return tokens, Estimate.NO_COUNTS if tokens is None else None
+
+
+def _with_answer(ended: ExchangeEnded, meter: MeteredAnswer, started_at: float) -> ExchangeEnded:
+    first, last = meter.first_byte_at, meter.last_byte_at
+    return replace(
+        ended,
+        response_model=sanitize.response_model(sanitize.clean_text(meter.usage.model)),
+        provider_request_id=meter.provider_request_id,
+        sent_bytes=meter.seen_bytes,
+        answer_bytes=meter.seen_bytes if ended.end is AnswerEnd.BLOCKED else 0,
+        is_event_stream=meter.form in {AnswerForm.SSE, AnswerForm.EVENT_STREAM},
+        first_token_seconds=None if first is None else first - started_at,
+        output_seconds=None if first is None or last is None else last - first,
+    )

@@ -1,0 +1,152 @@
+"""Counts of tokens as providers state them, in one form."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from sidecar.apis.answer_usage import MAX_COUNT, AnswerUsage
+from sidecar.domain.usage import TokenCounts
+
+
+def counted(*documents: object) -> TokenCounts | None:
+    """Return the counts of an answer with these events."""
+    usage = AnswerUsage()
+    for document in documents:
+        usage.read(json.dumps(document).encode())
+    return usage.tokens
+
+
+def in_bytes(event: object) -> dict[str, str]:
+    """Return an event of a model as Bedrock wraps it."""
+    return {"bytes": base64.b64encode(json.dumps(event).encode()).decode(), "p": "abc"}
+
+
+OPENAI: dict[str, Any] = {
+    "prompt_tokens": 10,
+    "completion_tokens": 5,
+    "total_tokens": 15,
+    "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
+RESPONSES: dict[str, Any] = {
+    "input_tokens": 10,
+    "output_tokens": 5,
+    "input_tokens_details": {"cached_tokens": 4},
+    "output_tokens_details": {"reasoning_tokens": 2},
+}
+ANTHROPIC_START = {
+    "type": "message_start",
+    "message": {
+        "model": "claude-x",
+        "usage": {
+            "input_tokens": 3,
+            "cache_read_input_tokens": 4,
+            "cache_creation_input_tokens": 2,
+            "output_tokens": 1,
+        },
+    },
+}
+ANTHROPIC_END = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}
+GEMINI = {
+    "promptTokenCount": 10,
+    "candidatesTokenCount": 3,
+    "thoughtsTokenCount": 2,
+    "cachedContentTokenCount": 4,
+}
+CONVERSE = {
+    "inputTokens": 3,
+    "outputTokens": 5,
+    "totalTokens": 14,
+    "cacheReadInputTokens": 4,
+    "cacheWriteInputTokens": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        pytest.param([{"usage": OPENAI}], TokenCounts(10, 5, 4, 0, 2), id="chat"),
+        pytest.param(
+            [{"choices": [], "usage": None}, {"choices": [], "usage": OPENAI}],
+            TokenCounts(10, 5, 4, 0, 2),
+            id="stream of chat",
+        ),
+        pytest.param(
+            [
+                {"type": "response.created", "response": {"usage": None}},
+                {"type": "response.completed", "response": {"usage": RESPONSES}},
+            ],
+            TokenCounts(10, 5, 4, 0, 2),
+            id="stream of responses",
+        ),
+        pytest.param(
+            [{"data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}}],
+            TokenCounts(8),
+            id="embeddings",
+        ),
+        pytest.param(
+            [ANTHROPIC_START, ANTHROPIC_END], TokenCounts(9, 7, 4, 2, 0), id="stream of messages"
+        ),
+        pytest.param(
+            [in_bytes(ANTHROPIC_START), in_bytes(ANTHROPIC_END)],
+            TokenCounts(9, 7, 4, 2, 0),
+            id="stream of messages within Bedrock's",
+        ),
+        pytest.param(
+            [{"usageMetadata": {"promptTokenCount": 10}}, {"usageMetadata": GEMINI}],
+            TokenCounts(10, 5, 4, 0, 2),
+            id="stream of Gemini",
+        ),
+        pytest.param([{"usage": CONVERSE}], TokenCounts(9, 5, 4, 2, 0), id="converse"),
+        pytest.param(
+            [{"usage": OPENAI | {"cache_read_input_tokens": 4}}],
+            TokenCounts(10, 5, 4, 0, 2),
+            id="both forms of cached input are one",
+        ),
+    ],
+)
+def test_counts_of_each_api_have_one_form(events: list[object], tokens: TokenCounts) -> None:
+    """Input includes cached input, output includes reasoning."""
+    assert counted(*events) == tokens
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([ANTHROPIC_START], id="the end never came"),
+        pytest.param([{"choices": [{"message": {"content": '"usage": 7'}}]}], id="none stated"),
+        pytest.param([{"content": [{"input": {"usage": OPENAI}}]}], id="in the model's own text"),
+        pytest.param([["usage"]], id="no object"),
+        pytest.param([{"usage": "7"}], id="no counts"),
+        pytest.param([{"bytes": '"usage"'}], id="no base64"),
+    ],
+)
+def test_an_answer_without_counts_of_all_of_it_has_none(events: list[object]) -> None:
+    """A model's own JSON is text of the model, not the provider's count."""
+    assert counted(*events) is None
+
+
+def test_a_payload_that_is_no_json_states_nothing() -> None:
+    """Such as the end of OpenAI's streams, or a broken event."""
+    usage = AnswerUsage()
+    for payload in (None, b"[DONE]", b'{"usage": ', b'\xff"usage"'):
+        usage.read(payload)
+    assert usage.tokens is None
+
+
+def test_a_count_that_is_no_count_is_zero_and_a_large_one_fits_the_database() -> None:
+    """A provider's bug must not stop the record of its request."""
+    wrong = {"prompt_tokens": -1, "completion_tokens": True, "prompt_tokens_details": 7}
+    assert counted({"usage": wrong}) == TokenCounts()
+    assert counted({"usage": {"prompt_tokens": 1 << 60}}) == TokenCounts(MAX_COUNT)
+
+
+def test_the_model_that_served_is_read_beside_the_counts() -> None:
+    """It is the one whose price counts."""
+    usage = AnswerUsage()
+    usage.read(json.dumps(ANTHROPIC_START).encode())
+    assert usage.model == "claude-x"

@@ -1,0 +1,272 @@
+"""Usage of requests whose worker reads their answers itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sidecar.domain.http import Headers
+from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.usage import NO_TOKENS, AnswerEnd, Estimate, ExchangeEnded, TokenCounts
+from sidecar.extproc.codec import BodyMode
+from sidecar.pipeline.metered_answer import MAX_WHOLE_BYTES
+from sidecar.settings.stores import ReadAnswers
+from sidecar.usage.records import record_of
+from tests.support.events import BodyRequired, RequestCleared, ResponseHeld, ResponseJudged
+from tests.support.pipeline import KEY, Exchange, World, headers
+
+PLAIN = "name: default\n"
+REDACTS_ANSWERS = """
+name: default
+guardrails: [{name: pii, type: pii, stage: output, action: redact}]
+"""
+BLOCKS_ANSWERS = """
+name: default
+guardrails: [{name: words, type: denied_terms, stage: output, action: block, terms: [Bluebird]}]
+"""
+USAGE = {"prompt_tokens": 3, "completion_tokens": 7}
+WHOLE = json.dumps(
+    {"model": "gpt-5-2026", "choices": [{"message": {"content": "Hi."}}], "usage": USAGE}
+).encode()
+TOKENS_A_MINUTE = Limit(
+    id="key_1/tokens/minute",
+    level=Level.KEY,
+    measure=Measure.TOKENS,
+    window=Window.MINUTE,
+    amount=10_000,
+)
+EVENTS = [
+    b'data: {"model":"gpt-5-2026","choices":[{"delta":{"content":"Hi."}}]}\n\n',
+    b'data: {"model":"gpt-5-2026","choices":[],"usage":' + json.dumps(USAGE).encode() + b"}\n\n",
+    b"data: [DONE]\n\n",
+]
+
+
+def chat(text: str = "Hello.", **more: object) -> bytes:
+    messages = [{"role": "user", "content": text}]
+    return json.dumps({"model": "gpt-5", "messages": messages, **more}).encode()
+
+
+def answer(content_type: str = "application/json", *more: tuple[str, bytes]) -> Headers:
+    """Return the headers of a provider's answer."""
+    fields = ((":status", b"200"), ("content-type", content_type.encode()))
+    return Headers((*fields, ("x-request-id", b"req_7"), *more))
+
+
+async def asked(
+    world: World,
+    body: bytes = b"",
+    *,
+    request: BodyMode = BodyMode.NONE,
+    response: BodyMode = BodyMode.NONE,
+) -> Exchange:
+    """Return an exchange whose request has gone on."""
+    exchange = world.exchange(request=request, response=response)
+    verdict = await exchange.judge_headers(headers(), has_body=True)
+    if isinstance(verdict, BodyRequired):
+        verdict = await exchange.judge_body(body or chat())
+    assert isinstance(verdict, RequestCleared)
+    assert dict(verdict.mutations.metadata)["usage_source"] == "answers"
+    return exchange
+
+
+async def stream(exchange: Exchange, events: list[bytes]) -> bytes:
+    """Send an answer piece by piece; return the bytes that went on."""
+    sent = b""
+    for number, event in enumerate(events, start=1):
+        judged = await exchange.judge_response_piece(event, is_last=number == len(events))
+        sent += judged.body
+    return sent
+
+
+def only(world: World) -> tuple[ExchangeEnded, Estimate | None]:
+    """Return the one end that was accounted for."""
+    (noted,) = world.ends.noted
+    return noted
+
+
+@pytest.mark.parametrize("policy", [PLAIN, REDACTS_ANSWERS], ids=["unjudged", "judged"])
+async def test_a_whole_answer_is_counted_and_goes_on_byte_for_byte(policy: str) -> None:
+    """Piece by piece, without waiting for its end, if no guardrail holds it."""
+    world = World(policy, reads=ReadAnswers.ALL)
+    exchange = await asked(world)
+    if isinstance(await exchange.judge_response_headers(answer()), ResponseHeld):
+        judged = await exchange.judge_response_body(WHOLE)
+        assert isinstance(judged, ResponseJudged)
+        assert judged.body == WHOLE
+    else:
+        assert await stream(exchange, [WHOLE[:20], WHOLE[20:]]) == WHOLE
+    ended, estimate = only(world)
+
+    assert estimate is None
+    assert (ended.end, ended.status, ended.tokens) == (
+        AnswerEnd.COMPLETED, 200, TokenCounts(3, 7),
+    )  # fmt: skip
+    assert (ended.response_model, ended.provider_request_id) == ("gpt-5-2026", "req_7")
+    assert world.verdicts.noted == []
+
+
+@pytest.mark.parametrize("policy", [PLAIN, REDACTS_ANSWERS], ids=["unjudged", "judged"])
+async def test_a_stream_is_counted_as_its_events_pass(policy: str) -> None:
+    """The event with the counts may be cut anywhere."""
+    world = World(policy, reads=ReadAnswers.ALL)
+    exchange = await asked(world, chat(stream=True))
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    text = b"".join(EVENTS)
+    assert await stream(exchange, [text[:90], text[90:]]) == text
+    ended, estimate = only(world)
+
+    assert (ended.tokens, estimate, ended.is_event_stream) == (TokenCounts(3, 7), None, True)
+    assert ended.sent_bytes == len(text)
+
+
+async def test_a_stream_whose_counts_egret_asked_for_loses_them_and_is_counted() -> None:
+    """The key has a limit on tokens, so that its streams are made to state counts."""
+    world = World(PLAIN, reads=ReadAnswers.ALL)
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, limits=(TOKENS_A_MINUTE,))
+    exchange = await asked(world, chat(stream=True))
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    assert await stream(exchange, EVENTS) == EVENTS[0] + EVENTS[2]
+    assert only(world)[0].tokens == TokenCounts(3, 7)
+
+
+async def test_a_client_that_leaves_is_estimated_by_what_had_passed() -> None:
+    """Its end is not known to be the client's: the provider may have broken off."""
+    world = World(REDACTS_ANSWERS, reads=ReadAnswers.ALL)
+    exchange = await asked(world, chat(stream=True))
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    await exchange.judge_response_piece(EVENTS[0] * 8, is_last=False)
+    await exchange.end(is_cancelled=True)
+    ended, estimate = only(world)
+
+    assert (ended.end, ended.tokens, estimate) == (
+        AnswerEnd.CLIENT_ABORTED, None, Estimate.LEFT_EARLY,
+    )  # fmt: skip
+    record = record_of(ended)
+    assert record.is_estimated
+    assert record.tokens.output > 0
+
+
+async def test_a_blocked_answer_is_counted_as_its_provider_did() -> None:
+    """It was produced, and is paid for."""
+    world = World(BLOCKS_ANSWERS, reads=ReadAnswers.ALL)
+    exchange = await asked(world)
+    await exchange.judge_response_headers(answer())
+    await exchange.judge_response_body(WHOLE.replace(b"Hi.", b"Bluebird"))
+    ended, _ = only(world)
+
+    assert (ended.end, ended.status, ended.answer_status, ended.tokens) == (
+        AnswerEnd.BLOCKED, 400, 200, TokenCounts(3, 7),
+    )  # fmt: skip
+
+
+async def test_a_refused_request_is_recorded_without_use() -> None:
+    """The provider never saw it."""
+    world = World("name: default\nallowed_models: [gpt-4o]\n", reads=ReadAnswers.ALL)
+    exchange = world.exchange()
+    await exchange.judge_headers(headers(), has_body=True)
+    await exchange.judge_body(chat())
+    await exchange.end()
+    ended, estimate = only(world)
+
+    assert (ended.end, ended.status, estimate) == (AnswerEnd.REFUSED, 403, None)
+    assert record_of(ended).tokens == NO_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("content", "estimate"),
+    [
+        pytest.param(answer("application/json", ("content-encoding", b"gzip")),
+                     Estimate.UNREADABLE, id="compressed"),
+        pytest.param(answer("audio/mpeg"), Estimate.UNREADABLE, id="sound"),
+        pytest.param(answer("text/event-stream"), Estimate.NO_COUNTS, id="without counts"),
+        pytest.param(answer("application/json"), Estimate.NO_COUNTS, id="no JSON"),
+    ],
+)  # fmt: skip
+async def test_an_answer_without_readable_counts_passes_and_is_estimated(
+    content: Headers, estimate: Estimate
+) -> None:
+    """Nothing is refused or held back because it cannot be counted."""
+    world = World(PLAIN, reads=ReadAnswers.ALL)
+    exchange = await asked(world)
+    await exchange.judge_response_headers(content)
+    if estimate is Estimate.NO_COUNTS:
+        assert await stream(exchange, EVENTS[:1]) == EVENTS[0]
+    await exchange.end()
+    assert only(world)[1] is estimate
+
+
+async def test_a_whole_answer_that_is_too_long_to_keep_goes_on_and_is_estimated() -> None:
+    """The memory of a worker is bounded, whatever providers send."""
+    world = World(PLAIN, reads=ReadAnswers.ALL)
+    exchange = await asked(world)
+    await exchange.judge_response_headers(answer())
+    piece = b"x" * (1 << 20)
+    for _ in range(MAX_WHOLE_BYTES // len(piece) + 1):
+        assert (await exchange.judge_response_piece(piece, is_last=False)).body == piece
+    assert world.worker.guard.held_bytes == 0
+    await exchange.judge_response_piece(b"}", is_last=True)
+    assert only(world)[1] is Estimate.NO_COUNTS
+
+
+@pytest.mark.parametrize("error", [429, 503])
+async def test_a_provider_s_error_is_no_use(error: int) -> None:
+    """It is no completion, and is not billed as one."""
+    world = World(PLAIN, reads=ReadAnswers.ALL)
+    exchange = await asked(world)
+    failed = Headers(((":status", str(error).encode()), ("content-type", b"application/json")))
+    await exchange.judge_response_headers(failed)
+    await stream(exchange, [b'{"error":{}}'])
+    ended, estimate = only(world)
+
+    assert (ended.status, estimate) == (error, None)
+    assert record_of(ended).tokens == NO_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("reads", "response"),
+    [
+        pytest.param(ReadAnswers.JUDGED, BodyMode.NONE, id="only judged ones are read"),
+        pytest.param(ReadAnswers.ALL, BodyMode.NONE, id="the gateway sends no answers"),
+    ],
+)
+async def test_an_answer_that_does_not_come_here_keeps_its_reservation(
+    reads: ReadAnswers, response: BodyMode
+) -> None:
+    """Its output is estimated as reserved: too much rather than too little."""
+    world = World("name: default\nusage: {streams: estimate}\n", reads=reads)
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, limits=(TOKENS_A_MINUTE,))
+    request = BodyMode.NONE if reads is ReadAnswers.JUDGED else BodyMode.BUFFERED
+    exchange = await asked(world, chat(max_tokens=50), request=request, response=response)
+    await exchange.end()
+    ended, estimate = only(world)
+
+    assert (ended.end, estimate) == (AnswerEnd.COMPLETED, Estimate.NOT_SENT)
+    assert (record_of(ended).tokens.output, record_of(ended).is_estimated) == (50, True)
+
+
+async def test_an_operation_without_tokens_passes_without_this_worker() -> None:
+    """Lists of models cost nothing, so that their answers need not come here."""
+    world = World(PLAIN, reads=ReadAnswers.ALL)
+    exchange = world.exchange()
+    verdict = await exchange.judge_headers(headers("/v1/models", method="GET"), has_body=False)
+    assert isinstance(verdict, RequestCleared)
+    assert not verdict.judges_answer
+    await exchange.end()
+    ended, estimate = only(world)
+    assert (ended.end, ended.tokens, estimate) == (AnswerEnd.COMPLETED, NO_TOKENS, None)
+
+
+async def test_an_answer_in_one_piece_is_counted_from_a_gateway_that_buffers_it() -> None:
+    """BUFFERED: Envoy holds it, and gets it back unchanged."""
+    world = World(PLAIN, reads=ReadAnswers.ALL)
+    exchange = await asked(world, request=BodyMode.BUFFERED, response=BodyMode.BUFFERED)
+    await exchange.judge_response_headers(answer())
+    judged = await exchange.judge_response_body(WHOLE)
+    assert isinstance(judged, ResponseJudged)
+    assert judged.body is None
+    assert only(world)[0].tokens == TokenCounts(3, 7)
