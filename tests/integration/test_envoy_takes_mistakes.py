@@ -14,7 +14,13 @@ from egret_tools.devstack.credentials import (
 from egret_tools.devstack.processes import envoy_program
 from pydantic import SecretStr
 
-from tests.support.envoy_mistakes import MISTAKES, REFUSED_BY_ENVOY, with_mistake
+from tests.support.envoy_mistakes import (
+    MISTAKES,
+    OLDER_MISTAKES,
+    REFUSED_BY_ENVOY,
+    for_version,
+    with_mistake,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +37,16 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return secrets
 
 
-@pytest.mark.parametrize("rule", MISTAKES)
+@pytest.mark.parametrize("rule", [*MISTAKES, *OLDER_MISTAKES])
 def test_a_mistake_is_one_that_envoy_starts_with(sds: Path, tmp_path: Path, rule: str) -> None:
     """A rule on what Envoy refuses by itself tells people nothing new."""
+    if rule in MISTAKES:
+        text = with_mistake(MISTAKES[rule])
+    else:
+        minor, mistake, _ = OLDER_MISTAKES[rule]
+        text = for_version(minor, mistake)
     config = tmp_path / "envoy.yaml"
-    config.write_text(with_mistake(MISTAKES[rule]).replace("/etc/egret/sds", str(sds)))
+    config.write_text(text.replace("/etc/egret/sds", str(sds)))
     checked = subprocess.run(
         [envoy_program(), "--mode", "validate", "-c", config, "-l", "critical"],
         capture_output=True,

@@ -34,6 +34,37 @@ def with_mistake(mistake: Mistake) -> str:
     return yaml.safe_dump(config, sort_keys=False)
 
 
+def for_version(minor: int, mistake: Mistake | None = None) -> str:
+    """Return it as Envoy 1.*minor* takes it, which sends every body; with a mistake, if any."""
+    config = copy.deepcopy(_OWN)
+    _sends_every_body(config)
+    version = {"major_number": 1, "minor_number": minor}
+    config["node"]["user_agent_build_version"] = {"version": version}
+    hcm = _hcm(config)
+    hcm["http_filters"] = [one for one in hcm["http_filters"] if "ai_protocol" not in one["name"]]
+    hcm["access_log"] = [one for one in hcm["access_log"] if "open_telemetry" not in one["name"]]
+    for holder in (_host(config), *_host(config)["routes"]):
+        holder.pop("typed_per_filter_config", None)
+    if minor < 38:
+        del _ext_proc(config)["allow_content_length_header"]
+    if mistake is not None:
+        mistake(config)
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def other_modes(config: Config, modes: dict[str, str]) -> None:
+    """Change the processing mode of Egret's filter."""
+    _ext_proc(config)["processing_mode"].update(modes)
+
+
+def _sends_every_body(config: Config) -> None:
+    _ext_proc(config)["processing_mode"].update(
+        request_body_mode=DUPLEX, request_trailer_mode="SEND", response_trailer_mode="SEND"
+    )
+    for route in _host(config)["routes"]:
+        route.get("route", {}).pop("retry_policy", None)
+
+
 _OWN: Final[Config] = yaml.safe_load(own_text())
 
 
@@ -150,6 +181,38 @@ def _read_first(config: Config) -> None:
     )
 
 
+_FILTERS: Final = "type.googleapis.com/envoy.extensions.filters.http"
+
+
+def _with_filter(name: str, place: int, settings: Config) -> Mistake:
+    """Return a mistake that puts a filter before Egret's (0), or behind it (-1)."""
+
+    def mistake(config: Config) -> None:
+        one = {"name": name, "typed_config": settings}
+        _hcm(config)["http_filters"].insert(place, one)
+
+    return mistake
+
+
+def _processor(**modes: str) -> Config:
+    """Return another processor than Egret, with these modes."""
+    trailers = {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
+    return {
+        "@type": f"{_FILTERS}.ext_proc.v3.ExternalProcessor",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "other"}},
+        "processing_mode": {**trailers, **modes},
+    }
+
+
+WASM: Final[Config] = {
+    "@type": f"{_FILTERS}.wasm.v3.Wasm",
+    "config": {"name": "w", "vm_config": {"runtime": "envoy.wasm.runtime.v8", "code": {"remote": {
+        "http_uri": {"uri": "https://wasm.example/w", "cluster": "openai", "timeout": "5s"},
+        "sha256": "0" * 64,
+    }}}},
+}  # fmt: skip
+
+
 def _sign_first(config: Config) -> None:
     kind = "type.googleapis.com/envoy.extensions.filters.http.aws_request_signing.v3"
     signing = {
@@ -241,6 +304,26 @@ def _by_model(*mistakes: Mistake) -> Mistake:
     return mistake
 
 
+def _send_every_body_with_retries(config: Config) -> None:
+    policy = _route(config)["retry_policy"]
+    _sends_every_body(config)
+    _route(config)["retry_policy"] = policy
+
+
+def _ask_for_bodies(config: Config) -> None:
+    _ext_proc(config)["processing_mode"]["request_body_mode"] = "NONE"
+
+
+def _buffer_with_upgrades(config: Config) -> None:
+    _ext_proc(config)["processing_mode"]["request_body_mode"] = "BUFFERED"
+    _hcm(config)["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+
+
+def _switch_filter_by_model(config: Config) -> None:
+    switch = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    _host(config)["routes"][0]["typed_per_filter_config"] = {"lua": switch}
+
+
 _EARLY = "early_header_mutation_extensions"
 
 MISTAKES: Final[dict[str, Mistake]] = {
@@ -280,6 +363,13 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR128": _drop(_ext_proc, "request_attributes"),
     "EGR129": _put(_ext_proc, "processing_mode", "request_body_mode", value="BUFFERED"),
     "EGR130": _by_model(_put(_ext_proc, "disable_clear_route_cache", value=True)),
+    "EGR131": _put(
+        _ext_proc, "grpc_service", "initial_metadata", 0, "value", value="%FILTER_STAT(a)%"
+    ),
+    "EGR132": _put(
+        _ext_proc, "allowed_override_modes", value=[{"request_body_mode": "BUFFERED"}]
+    ),
+    "EGR133": _drop(_ext_proc, "stat_prefix"),
     "EGR201": _put(_workers, "name", value="other"),
     "EGR202": _drop(_workers, "typed_extension_protocol_options"),
     "EGR203": _put(_workers, "connect_timeout", value="5s"),
@@ -335,6 +425,8 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR409": _drop(_route, "host_rewrite_literal"),
     "EGR410": _by_model(_drop(_hcm, _EARLY)),
     "EGR411": _by_model(_keep("x-egret-model")),
+    "EGR413": _send_every_body_with_retries,
+    "EGR414": _by_model(_switch_filter_by_model),
     "EGR501": lambda config: _hcm(config).update(http_filters=_hcm(config)["http_filters"][-1:]),
     "EGR502": _unguard,
     "EGR503": _read_first,
@@ -356,12 +448,23 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR519": _open_admin,
     "EGR520": _drop(lambda config: config, "overload_manager"),
     "EGR521": _sign_first,
-    "EGR522": lambda config: config["node"].update(
-        user_agent_build_version={"version": {"major_number": 1, "minor_number": 39}}
-    ),
     "EGR523": _put(_metrics_route, "match", value={"prefix": "/"}),
+    "EGR526": _with_filter("later", -1, _processor(request_body_mode="BUFFERED")),
+    "EGR527": _with_filter("mcp", 0, {"@type": f"{_FILTERS}.mcp.v3.Mcp"}),
 }  # fmt: skip
 """One mistake a rule."""
+
+_STREAMING: Final = _processor(request_body_mode=DUPLEX, response_body_mode=DUPLEX)
+OLDER_MISTAKES: Final[dict[str, tuple[int, Mistake | None, frozenset[str]]]] = {
+    "EGR134": (36, None, frozenset()),
+    "EGR135": (39, None, frozenset()),
+    "EGR412": (40, _buffer_with_upgrades, frozenset({"EGR129", "EGR406"})),
+    "EGR522": (39, _ask_for_bodies, frozenset()),
+    "EGR524": (38, _with_filter("other", 0, _STREAMING), frozenset({"EGR503"})),
+    "EGR525": (39, _with_filter("wasm", 0, WASM), frozenset({"EGR503"})),
+}
+"""Of rules that another rule's mistake comes with, or an older Envoy: its minor version, the
+mistake in the configuration for it (None: the version itself), and the rules found with it."""
 
 REFUSED_BY_ENVOY: Final = frozenset({"EGR106", "EGR202", "EGR209"})
 """What Envoy itself does not start with; all else it takes without a word."""

@@ -13,6 +13,7 @@ from egret_tools.envoy_lint.source import Node
 
 DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+EXT_PROC_NAME: Final = "envoy.filters.http.ext_proc"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -112,6 +113,12 @@ class EnvoyVersion:
     major: int
     minor: int
 
+    @classmethod
+    def of(cls, text: str) -> EnvoyVersion:
+        """Read `1.38`."""
+        major, _, minor = text.partition(".")
+        return cls(int(major), int(minor))
+
     @override
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
@@ -148,6 +155,14 @@ class EnvoyConfig:
             for one in listener.ext_procs():
                 if self.asks_egret(one.at("typed_config")):
                     yield one
+
+    def ext_proc_overrides(self) -> Iterator[Node]:
+        """Yield every per-route setting of ext_proc."""
+        for host in self.virtual_hosts():
+            for holder in (host, *host.at("routes")):
+                for name, one in holder.at("typed_per_filter_config").entries():
+                    if name == EXT_PROC_NAME or one.type_name == EXT_PROC_PER_ROUTE:
+                        yield one
 
     def asked_clusters(self) -> frozenset[str]:
         """Return the clusters that any ext_proc filter of a listener names."""

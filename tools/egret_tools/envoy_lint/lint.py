@@ -37,9 +37,11 @@ from egret_tools.envoy_lint.rules import (
     NOT_CHECKED,
     RESOURCE_RULES,
     SCHEMA,
+    TOO_NEW,
     UNKNOWN_EXTENSION,
 )
 from egret_tools.envoy_lint.rules.gateways import EXTENSION_POLICY
+from egret_tools.envoy_lint.rules.versions import OUTDATED
 from egret_tools.envoy_lint.schema import (
     BOOTSTRAP,
     CONFIG_DUMP,
@@ -150,7 +152,10 @@ class _Pass:
             yield from (Finding(SCHEMA, hit) for hit in refusals(config))
         config = replace(config, whole=not is_part, envoy=self.known.envoy or config.envoy)
         left_out = [one.place for one in settled.problems if one.left_out]
-        yield from self._rules(self._with_workers(config), left_out)
+        config = self._with_workers(config)
+        found = list(self._rules(config, left_out))
+        yield from found
+        yield from _too_new(settled, config.envoy, Node(None, source), found)
 
     def _with_workers(self, config: EnvoyConfig) -> EnvoyConfig:
         """Name the clusters of Egret's workers: as told, by their usual name, or as called."""
@@ -206,6 +211,7 @@ class _Pass:
         """Judge patches, or resources of xDS, as parts of one configuration."""
         config = EnvoyConfig(whole=False, envoy=self.known.envoy)
         left_out: list[Path] = []
+        read: list[tuple[Settled, Node]] = []
         for part in parts:
             if isinstance(part, Unread):
                 yield _unread(part)
@@ -214,6 +220,7 @@ class _Pass:
             bare = {k: v for k, v in value.items() if k != "@type"} if _is_map(value) else value
             settled = settle(bare, part.message, is_part=part.is_merged)
             yield from _of_schema(settled, part.node)
+            read.append((settled, part.node))
             left_out += [(*part.node.path, *one.place) for one in settled.problems if one.left_out]
             config = _with(config, replace(part.node, value=settled.value), part.message)
         # A mesh names the cluster after the service, in a form of its own.
@@ -222,7 +229,10 @@ class _Pass:
             config = replace(config, egret=asked)
         elif self.known.cluster is not None:
             config = replace(config, egret=frozenset({self.known.cluster}))
-        yield from self._rules(config, left_out)
+        found = list(self._rules(config, left_out))
+        yield from found
+        for settled, node in read:
+            yield from _too_new(settled, config.envoy, node, found)
 
 
 def _is_map(value: JsonValue) -> TypeGuard[dict[str, JsonValue]]:
@@ -251,6 +261,21 @@ def _of_schema(settled: Settled, root: Node) -> Iterator[Finding]:
     for path, type_name in settled.unknown:
         place = Node(None, root.source, (*root.path, *path))
         yield Finding(UNKNOWN_EXTENSION, Hit(place, type_name))
+
+
+def _too_new(
+    settled: Settled, envoy: EnvoyVersion | None, root: Node, found: Iterable[Finding]
+) -> Iterator[Finding]:
+    """Yield the names that *envoy* lacks, except where a rule names a replacement for them."""
+    replaced = [one.hit.node.path for one in found if one.rule.id == OUTDATED]
+    for path, since in settled.recent:
+        whole = (*root.path, *path)
+        if envoy is None or envoy >= EnvoyVersion.of(since):
+            continue
+        if not any(whole[: len(place)] == place for place in replaced):
+            marked = Node(None, replace(root.source, marks=root.source.names), whole)
+            place = marked if whole in root.source.names else Node(None, root.source, whole)
+            yield Finding(TOO_NEW, Hit(place, f"`{whole[-1]}` needs Envoy {since}"))
 
 
 def _place(problem: Problem, root: Node) -> Node:

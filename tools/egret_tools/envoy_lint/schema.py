@@ -62,12 +62,14 @@ class Settled:
     """A message as plain values: field names as in the .proto files, enums by name.
 
     `unknown` has the places of extensions whose type Envoy 1.40 does not have; they are kept as
-    they are and no rule looks into them. Values with `problems` are left out.
+    they are and no rule looks into them. Values with `problems` are left out. `recent` has the
+    places of names that Envoy 1.36 lacks, with the first minor version that has them.
     """
 
     value: JsonValue
     unknown: tuple[tuple[Path, str], ...] = ()
     problems: tuple[Problem, ...] = ()
+    recent: tuple[tuple[Path, str], ...] = ()
 
 
 @cache
@@ -97,7 +99,19 @@ def settle(value: JsonValue, message: str, *, is_part: bool = False) -> Settled:
         always_print_fields_with_no_presence=True,
         descriptor_pool=pool(),
     )
-    return Settled(plain, tuple(reading.unknown), tuple(reading.problems))
+    recent = tuple(reading.recent)
+    return Settled(plain, tuple(reading.unknown), tuple(reading.problems), recent)
+
+
+@cache
+def _since() -> dict[str, str]:
+    """Return the first minor version of messages, fields and enum values that 1.36 lacks.
+
+    Of a message that is new itself its fields are left out. By the descriptors in Envoy 1.36.4,
+    1.37.0, 1.38.3, 1.39.3 and 1.40.0.
+    """
+    table = resources.files(__package__).joinpath("new_in_envoy.tsv").read_text()
+    return dict(line.split("\t") for line in table.splitlines())
 
 
 def is_known(type_name: str) -> bool:
@@ -149,6 +163,11 @@ class _Reading:
     is_part: bool
     problems: list[Problem] = field(default_factory=list)
     unknown: list[tuple[Path, str]] = field(default_factory=list)
+    recent: list[tuple[Path, str]] = field(default_factory=list)
+
+    def _date(self, name: str, path: Path) -> None:
+        if since := _since().get(name):
+            self.recent.append((path, since))
 
     def message(self, value: JsonValue, descriptor: Descriptor, path: Path) -> JsonValue:
         """Return what is right of *value*; None if it is no such message at all."""
@@ -166,7 +185,9 @@ class _Reading:
             return None
         known: dict[str, JsonValue] = {}
         bad: set[str] = set()
+        self._date(name, path)
         for key, one, item in self._entries(value, descriptor, path):
+            self._date(one.full_name, (*path, key))
             read = self._field(item, one, (*path, key))
             if read is None:
                 bad.add(one.name)
@@ -234,10 +255,13 @@ class _Reading:
         if one.message_type is not None:
             return self.message(item, one.message_type, path)
         try:
-            return read_scalar(item, one)
+            read = read_scalar(item, one)
         except ScalarError as error:
             self._note(str(error), path)
             return None
+        if one.enum_type is not None:
+            self._date(f"{one.enum_type.full_name}:{read}", path)
+        return read
 
     def _extension(self, value: JsonValue, path: Path) -> JsonValue:
         type_url = value.get("@type") if isinstance(value, dict) else None

@@ -17,7 +17,14 @@ from egret_tools.envoy_lint.report import fixed, sarif
 from egret_tools.envoy_lint.source import SourceError
 
 from tests.support.configurations.accepted import ACCEPTED
-from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
+from tests.support.envoy_mistakes import (
+    MISTAKES,
+    OLDER_MISTAKES,
+    for_version,
+    other_modes,
+    own_text,
+    with_mistake,
+)
 
 POLICY = """\
 apiVersion: gateway.envoyproxy.io/v1alpha1
@@ -49,6 +56,7 @@ spec:
           name: envoy.filters.http.ext_proc
           typed_config:
             "@type": type.googleapis.com/EXT_PROC
+            stat_prefix: egret
             failure_mode_allow: false
             message_timeout: 10s
             allow_mode_override: true
@@ -369,6 +377,10 @@ def test_sarif_has_every_rule_and_each_finding_with_its_place() -> None:
 # What an older Envoy lacks.
 
 
+OF_A_VERSION = ("EGR134", "EGR135")
+"""Found in every configuration for an older Envoy."""
+
+
 def _too_new(minor: int) -> set[str]:
     parameters = EnvoyParameters(
         worker_sockets=("/run/egret/w-0.sock",),
@@ -378,8 +390,9 @@ def _too_new(minor: int) -> set[str]:
     )
     known = Known(envoy=EnvoyVersion(1, minor))
     found = lint("envoy.yaml", render_envoy_config(parameters), known=known).findings
-    assert {one.rule.id for one in found} <= {"EGR522"}
-    return {one.hit.about.partition(" needs Envoy ")[0] for one in found}
+    assert {one.rule.id for one in found} <= {"EGR522", *OF_A_VERSION}
+    outdated = (one.hit.about for one in found if one.rule.id == "EGR522")
+    return {about.partition(" needs Envoy ")[0] for about in outdated}
 
 
 def test_what_an_older_envoy_lacks_is_named_with_what_to_do_instead() -> None:
@@ -395,6 +408,57 @@ def test_what_an_older_envoy_lacks_is_named_with_what_to_do_instead() -> None:
 
 def test_a_config_dump_says_itself_which_envoy_it_is_of() -> None:
     """Nothing has to be told."""
-    config = yaml.safe_load(with_mistake(MISTAKES["EGR522"]))
-    (first, *_) = lint("dump.json", json.dumps(_dump(config))).findings
+    minor, mistake, _ = OLDER_MISTAKES["EGR522"]
+    config = yaml.safe_load(for_version(minor, mistake))
+    found = lint("dump.json", json.dumps(_dump(config))).findings
+    (first,) = (one for one in found if one.rule.id == "EGR522")
     assert first.hit.about.startswith("a body that Egret asks for needs Envoy 1.40 (")
+
+
+def _with_cluster(line: str) -> str:
+    return f"""\
+node: {{id: a, cluster: b}}
+static_resources:
+  clusters:
+    - name: c
+      connect_timeout: 1s
+      {line}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "since"),
+    [
+        ("stats_matcher: {reject_all: true}", "stats_matcher", 40),
+        ("per_connection_buffer_high_watermark_timeout: 1s",
+         "per_connection_buffer_high_watermark_timeout", 38),
+    ],
+)  # fmt: skip
+def test_a_field_that_an_envoy_lacks_is_named_with_its_version(
+    line: str, name: str, since: int
+) -> None:
+    """Every field that came since 1.36, by the descriptors of each Envoy."""
+    text = _with_cluster(line)
+    for minor in (since - 1, since):
+        found = lint("envoy.yaml", text, known=Known(envoy=EnvoyVersion(1, minor))).findings
+        abouts = [one.hit.about for one in found if one.rule.id == "EGR006"]
+        assert abouts == ([f"`{name}` needs Envoy 1.{since}"] if minor < since else [])
+        places = [one.hit.node.mark.line for one in found if one.rule.id == "EGR006"]
+        assert places == ([6] if minor < since else [])
+
+
+def test_an_extension_that_an_envoy_lacks_is_named_with_its_version() -> None:
+    """Its type is unknown to it, with all that is in it."""
+    text = for_version(37, MISTAKES["EGR527"]).replace("mcp.v3.Mcp", "a2a.v3.A2a")
+    found = lint("envoy.yaml", text).findings
+    abouts = [one.hit.about for one in found if one.rule.id == "EGR006"]
+    assert abouts == ["`typed_config` needs Envoy 1.38"]
+
+
+def test_a_value_that_an_envoy_lacks_is_named_with_its_version() -> None:
+    """Where the field is older than one of its values."""
+    mode = {"request_body_mode": "GRPC"}
+    text = for_version(36, lambda config: other_modes(config, mode))
+    found = lint("envoy.yaml", text).findings
+    abouts = [one.hit.about for one in found if one.rule.id == "EGR006"]
+    assert abouts == ["`request_body_mode` needs Envoy 1.37"]

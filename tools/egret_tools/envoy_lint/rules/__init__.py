@@ -1,4 +1,4 @@
-"""The registry of rules: each file beside this one has a tuple of them; five are on the text."""
+"""The registry of rules: each file beside this one has a tuple of them; six are on the text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 
 from egret_tools.envoy_lint.rule import ConfigRule, ResourceRule, Rule, Severity
 from egret_tools.envoy_lint.rules import (
+    chains,
     edge,
     ext_proc,
     gateways,
@@ -40,6 +41,12 @@ NOT_CHECKED: Final = Rule(
     "check the config dump of the Envoy that gets it, or pass --allow-unchecked",
 )  # fmt: skip
 
+TOO_NEW: Final = Rule(
+    "EGR006", "newer-than-envoy", Severity.ERROR,
+    "this Envoy does not know it, and does not start, or rejects a control plane's update",
+    "leave it out, or the version that is named",
+)  # fmt: skip
+
 CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
     sorted(
         (
@@ -48,6 +55,7 @@ CONFIG_RULES: Final[tuple[ConfigRule, ...]] = tuple(
             *providers.RULES,
             *routes.RULES,
             *edge.RULES,
+            *chains.RULES,
             *versions.RULES,
         ),
         key=attrgetter("id"),
@@ -60,6 +68,7 @@ ALL_RULES: Final[tuple[Rule, ...]] = (
     BARE_SUPPRESSION,
     IDLE_SUPPRESSION,
     NOT_CHECKED,
+    TOO_NEW,
     *CONFIG_RULES,
     *RESOURCE_RULES,
 )

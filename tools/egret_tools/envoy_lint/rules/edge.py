@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import EXT_PROC, Endpoint, EnvoyConfig, Listener
+from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
 from egret_tools.envoy_lint.source import Node
 
 MAX_BUFFER: Final = 1 << 20
-_BODY_READERS: Final = ("Buffer", "Decompressor", "GrpcJsonTranscoder", "Lua", "Wasm")
 _LOGGED_SECRETS: Final = ("%REQ(AUTHORIZATION)", "%REQ(X-API-KEY)", "%REQ(API-KEY)",
                           "%REQ(X-GOOG-API-KEY)", "%REQ(OCP-APIM-SUBSCRIPTION-KEY)",
                           "%REQ(COOKIE)")  # fmt: skip
@@ -72,16 +71,6 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
         if any(f'"cluster": {json.dumps(name)}' in text for name in providers):
             name = listener.node.at("name").text
             yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
-
-
-def _read_before(listener: Listener) -> Node | None:
-    for one in listener.hcm.at("http_filters"):
-        typed = one.at("typed_config")
-        if typed.type_name == EXT_PROC:
-            return None
-        if typed.type_name.rpartition(".")[2] in _BODY_READERS:
-            return one
-    return None
 
 
 def _signed_before(listener: Listener) -> Node | None:
@@ -200,10 +189,6 @@ RULES: Final = (
     ConfigRule("EGR502", "listener-unguarded", _E,
          "this listener routes to a provider without calling Egret",
          "the same ext_proc filter", _unguarded),
-    ConfigRule("EGR503", "body-read-before", _W,
-         "a filter before ext_proc reads or changes the body: it costs memory before the key is "
-         "checked, and Egret checks another body than the client sent",
-         "ext_proc first", _guarded(_read_before)),
     ConfigRule("EGR504", "path-not-normalised", _E,
          "Egret and the provider may interpret `/A%2Fb/../c` as different routes",
          "normalize_path: true", _guarded(_unless("normalize_path"), "true")),

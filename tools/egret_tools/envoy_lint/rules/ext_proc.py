@@ -7,7 +7,7 @@ from typing import Final
 
 import re2
 
-from egret_tools.envoy_lint.config import EXT_PROC_PER_ROUTE, EnvoyConfig, goes_by_models
+from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion, goes_by_models
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity, is_on, where
 from egret_tools.envoy_lint.source import Node
 
@@ -15,6 +15,8 @@ DEFAULT_MESSAGE_TIMEOUT_SECONDS: Final = 0.2
 MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
 """Egret's own budgets come to 7 s by default (authorize 2, inspect 5)."""
 
+STAT_PREFIX: Final = "egret"
+"""In the names of Envoy's counters that the shipped alerts and dashboards read."""
 NAMESPACE: Final = "egret"
 SOURCE_ATTRIBUTE: Final = "source.address"
 REMOVED_HEADERS: Final = (
@@ -139,9 +141,29 @@ def _entry_disabled(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _no_content_length(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.envoy is not None and config.envoy < EnvoyVersion(1, 38):
+        return  # which lacks the field
     for one in config.filters():
         if not one.at("allow_content_length_header").is_true:
             yield Hit(one.at("allow_content_length_header"), replacement="true")
+
+
+def _override_not_listed(one: Node) -> Node | None:
+    listed = one.at("allowed_override_modes")
+    asks = _mode(one, "request_body_mode").text in {"", "NONE"}
+    if not asks or not any(True for _ in listed) or any(map(_is_override, listed)):
+        return None
+    return listed
+
+
+def _is_override(mode: Node) -> bool:
+    is_streamed = mode.at("request_body_mode").text == "FULL_DUPLEX_STREAMED"
+    return is_streamed and mode.at("request_trailer_mode").text == "SEND"
+
+
+def _other_stats(one: Node) -> Node | None:
+    prefix = one.at("stat_prefix")
+    return None if prefix.text == STAT_PREFIX else prefix
 
 
 def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
@@ -154,33 +176,21 @@ def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("route_cache_action"), replacement="DEFAULT")
 
 
-_PER_ROUTE: Final = "envoy.filters.http.ext_proc"
-
-
-def _overrides(config: EnvoyConfig) -> Iterator[Node]:
-    """Yield every per-route setting of ext_proc."""
-    for host in config.virtual_hosts():
-        for holder in (host, *host.at("routes")):
-            for name, one in holder.at("typed_per_filter_config").entries():
-                if name == _PER_ROUTE or one.type_name == EXT_PROC_PER_ROUTE:
-                    yield one
-
-
 def _route_disabled(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _overrides(config):
+    for one in config.ext_proc_overrides():
         if one.at("disabled").is_true:
             yield Hit(one.at("disabled"))
 
 
 def _route_fails_open(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _overrides(config):
+    for one in config.ext_proc_overrides():
         place = one.at("overrides", "failure_mode_allow")
         if place.is_true:
             yield Hit(place, replacement="false")
 
 
 def _route_mode(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _overrides(config):
+    for one in config.ext_proc_overrides():
         mode = one.at("overrides", "processing_mode")
         if mode.exists:
             yield Hit(mode)
@@ -302,6 +312,14 @@ RULES: Final = (
          "routes use the model that Egret reads in the body, and every request keeps the route "
          "it had before that",
          "leave disable_clear_route_cache and route_cache_action out", _route_kept),
+    ConfigRule("EGR132", "override-not-listed", _E,
+         "Envoy ignores a mode_override that is not in this list: every request whose body Egret "
+         "asks for fails",
+         "leave allowed_override_modes out", where(_override_not_listed)),
+    ConfigRule("EGR133", "stat-prefix", _N,
+         "Envoy counts this filter's calls under another name, or together with other "
+         "processors: the shipped alerts and dashboards do not see them",
+         "stat_prefix: egret", where(_other_stats)),
     ConfigRule("EGR123", "route-unguarded", _E,
          "requests on this route pass unchecked and without a key",
          "remove the override, or suppress this with the reason", _route_disabled),

@@ -29,6 +29,7 @@ CREDENTIALS: Final = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
     "ocp-apim-subscription-key",
 )
+FILTER_SWITCH: Final = "envoy.config.route.v3.FilterConfig"
 TRACES: Final = ("traceparent", "tracestate", "baggage", "x-request-id")
 
 
@@ -83,6 +84,33 @@ def _upgrades(config: EnvoyConfig) -> Iterator[Hit]:
         for one in place.at("upgrade_configs"):
             if one.at("enabled").value is not False:
                 yield Hit(one, one.at("upgrade_type").text)
+
+
+def _upgrades_that_hang(config: EnvoyConfig) -> Iterator[Hit]:
+    if any(_request_mode(one) == "BUFFERED" for one in config.filters()):
+        yield from _upgrades(config)
+
+
+def _request_mode(filter_: Node) -> str:
+    return filter_.at("processing_mode", "request_body_mode").text
+
+
+def _doubled_bodies(config: EnvoyConfig) -> Iterator[Hit]:
+    if any(
+        _request_mode(one) == "FULL_DUPLEX_STREAMED"
+        and one.at("processing_mode", "request_trailer_mode").text == "SEND"
+        for one in config.filters()
+    ):
+        yield from (Hit(policy) for policy in _policies(config) if policy.at("retry_on").text)
+
+
+def _late_switches(config: EnvoyConfig) -> Iterator[Hit]:
+    for host in config.virtual_hosts():
+        for route in filter(goes_by_model, host.at("routes")):
+            for name, one in route.at("typed_per_filter_config").entries():
+                is_switch = one.type_name == FILTER_SWITCH and one.at("disabled").is_written
+                if is_switch:
+                    yield Hit(one.at("disabled"), name)
 
 
 def _removed(holder: Node, host: Node, route: Node) -> set[str]:
@@ -192,4 +220,16 @@ RULES: Final = (
     ConfigRule("EGR411", "model-header-leak", _N,
          "the provider receives x-egret-model, which is only for your routes",
          "request_headers_to_remove: [x-egret-model]", _leaks_model),
+    ConfigRule("EGR412", "upgrade-hangs", _E,
+         "an upgrade has no body that ends, and Envoy waits for one (BUFFERED) until a timer "
+         "fails the request",
+         "leave upgrade_configs out, or request_body_mode: NONE", _upgrades_that_hang),
+    ConfigRule("EGR413", "retry-doubles-body", _W,
+         "if a request ends in trailers and a retry is possible, Envoy sends a streamed body "
+         "twice in one request; Egret refuses that only where a policy needs the body",
+         "leave retry_policy out, or request_body_mode: NONE", _doubled_bodies),
+    ConfigRule("EGR414", "model-route-switch", _W,
+         "Envoy decides which filters run by the route that a request has at first; a route that "
+         "Egret's x-egret-model selects later no longer enables or disables one",
+         "the switch on all routes, or a setting of the filter itself", _late_switches),
 )  # fmt: skip

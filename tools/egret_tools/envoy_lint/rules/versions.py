@@ -1,9 +1,12 @@
-"""Rules on the version of Envoy: settings that are too new for it, and their replacements."""
+"""Rules on the version of Envoy: settings that are too new for it, and its known faults."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Final
 
 from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion
@@ -39,14 +42,20 @@ def _token_counts(config: EnvoyConfig) -> Iterator[Node]:
         for one in listener.hcm.at("http_filters"):
             if one.at("typed_config").type_name.endswith("AiProtocolManager"):
                 yield one
+    for host in config.virtual_hosts():
+        for holder in (host, *host.at("routes")):
+            for _, one in holder.at("typed_per_filter_config").entries():
+                if one.type_name.endswith("AiProtocolManagerPerRoute"):
+                    yield one
 
 
 def _exported_logs(config: EnvoyConfig) -> Iterator[Node]:
     for listener in config.listeners:
         for one in listener.hcm.at("access_log"):
             typed = one.at("typed_config")
-            if typed.type_name.endswith("OpenTelemetryAccessLogConfig"):
-                yield from (each for each in (typed.at("grpc_service"),) if each.exists)
+            is_export = typed.type_name.endswith("OpenTelemetryAccessLogConfig")
+            if is_export and typed.at("grpc_service").exists:
+                yield typed
 
 
 def _fallbacks(config: EnvoyConfig) -> Iterator[Node]:
@@ -54,6 +63,8 @@ def _fallbacks(config: EnvoyConfig) -> Iterator[Node]:
         plugin = route.at("route", "inline_cluster_specifier_plugin", "extension", "typed_config")
         if plugin.type_name.endswith("PriorityGroupClusterSpecifier"):
             yield plugin
+            again = route.at("route", "retry_policy", "refresh_cluster_on_retry")
+            yield from (one for one in (again,) if one.is_written)
 
 
 def _kept_traces(config: EnvoyConfig) -> Iterator[Node]:
@@ -100,8 +111,69 @@ def _too_new(config: EnvoyConfig) -> Iterator[Hit]:
             yield from (Hit(place, about) for place in feature.places(config))
 
 
+OUTDATED: Final = "EGR522"
+"""The rule whose findings name a replacement for an older Envoy."""
+_OPERATOR: Final = re.compile(r"%%|%([A-Z][A-Z0-9_]*)(?:\(.*?\))?(?::\d+)?%")
+"""A command operator of Envoy's format strings, or a percent sign (two of them)."""
+
+
+@cache
+def _operators() -> dict[str, EnvoyVersion]:
+    """Return the first minor version, from 1.36 on, that has each command operator."""
+    table = resources.files("egret_tools.envoy_lint").joinpath("command_operators.tsv").read_text()
+    rows = (line.split("\t") for line in table.splitlines())
+    return {name: EnvoyVersion.of(since) for name, since in rows}
+
+
+def _unreadable_call_headers(config: EnvoyConfig) -> Iterator[Hit]:
+    services = [one.at("grpc_service") for one in config.filters()]
+    services += [one.at("overrides", "grpc_service") for one in config.ext_proc_overrides()]
+    for service in services:
+        for header in service.at("initial_metadata"):
+            problem = _format_problem(header.at("value").text, config.envoy)
+            if problem:
+                yield Hit(header.at("value"), f"{header.at('key').text}: {problem}")
+
+
+def _format_problem(value: str, envoy: EnvoyVersion | None) -> str:
+    """Return the reason why Envoy cannot read a format string, empty if it can."""
+    if "%" in _OPERATOR.sub("", value):
+        return "a % that begins no command operator"
+    for name in filter(None, (found[1] for found in _OPERATOR.finditer(value))):
+        since = _operators().get(name)
+        if since is None:
+            return f"Envoy has no command operator {name}"
+        if envoy is not None and envoy < since:
+            return f"{name} is a command operator since Envoy {since}"
+    return ""
+
+
+def _uncounted(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.envoy is not None and config.envoy < EnvoyVersion(1, 37):
+        yield from (Hit(one.at("stat_prefix")) for one in config.filters())
+
+
+def _faults(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.envoy is not None and config.envoy < EnvoyVersion(1, 40):
+        yield from (Hit(one) for one in config.filters())
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
 RULES: Final = (
-    ConfigRule("EGR522", "envoy-too-old", Severity.ERROR,
+    ConfigRule("EGR131", "call-header-unreadable", _E,
+         "Envoy before 1.39 then lets every request pass unchecked, whatever failure_mode_allow "
+         "says; later ones fail every request",
+         "a command operator of this Envoy, or %% for a percent sign", _unreadable_call_headers),
+    ConfigRule("EGR134", "bypass-not-counted", _N,
+         "Envoy before 1.37 lacks the counters server_half_closed and immediate_responses_sent: "
+         "the alert on requests that pass unchecked cannot fire, and refusals are not counted",
+         "Envoy 1.37 or later", _uncounted),
+    ConfigRule("EGR135", "ext-proc-faults", _N,
+         "Envoy 1.39 and 1.40 fixed faults of ext_proc itself, among them CVE-2026-47207 and a "
+         "use of freed memory",
+         "Envoy 1.40, or the latest patch release of this version", _faults),
+    ConfigRule(OUTDATED, "envoy-too-old", _E,
          "this Envoy does not support it, and does not start or does not send Egret the "
          "necessary data",
          "the version that is named, or the replacement in parentheses", _too_new),

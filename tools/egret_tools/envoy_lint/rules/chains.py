@@ -1,0 +1,113 @@
+"""Rules on the filters beside Egret's: other processors, wasm, and filters that read JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from egret_tools.envoy_lint.config import EXT_PROC, EnvoyConfig, EnvoyVersion, Listener
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+from egret_tools.envoy_lint.source import Node
+
+_STREAMED: Final = ("STREAMED", "FULL_DUPLEX_STREAMED")
+_BODY_READERS: Final = ("Buffer", "Decompressor", "GrpcJsonTranscoder", "Lua", "Wasm")
+_REWRITERS: Final = ("GrpcJsonTranscoder", "Lua", "Wasm", "DynamicModuleFilter")
+"""Filters that may change a body; ext_proc is looked at by its body modes."""
+_JSON_READERS: Final = ("Mcp",)
+"""Filters that parse JSON requests and have the field `reject_duplicate_keys`."""
+
+
+def _chains(config: EnvoyConfig) -> Iterator[tuple[Listener, list[Node], int]]:
+    """Yield the filters of each listener that calls Egret, and the place of Egret's among them."""
+    for listener in config.listeners:
+        filters = list(listener.hcm.at("http_filters"))
+        for index, one in enumerate(filters):
+            typed = one.at("typed_config")
+            if typed.type_name == EXT_PROC and config.asks_egret(typed):
+                yield listener, filters, index
+
+
+def _body_modes(filter_: Node) -> tuple[str, str]:
+    """Return the body modes of an ext_proc filter, `NONE` for any other filter."""
+    typed = filter_.at("typed_config")
+    if typed.type_name != EXT_PROC:
+        return "NONE", "NONE"
+    modes = typed.at("processing_mode")
+    return modes.at("request_body_mode").text, modes.at("response_body_mode").text
+
+
+def _is_streamed(filter_: Node) -> bool:
+    return any(mode in _STREAMED for mode in _body_modes(filter_))
+
+
+def _read_before(config: EnvoyConfig) -> Iterator[Hit]:
+    for listener, filters, own in _chains(config):
+        for one in filters[:own]:
+            kind = one.at("typed_config").type_name.rpartition(".")[2]
+            if kind in _BODY_READERS or _body_modes(one)[0] not in {"", "NONE"}:
+                yield Hit(one, f"listener {listener.node.at('name').text}")
+                break
+
+
+def _two_streamed(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.envoy is None or config.envoy >= EnvoyVersion(1, 39):
+        return
+    for _, filters, own in _chains(config):
+        if not _is_streamed(filters[own]):
+            continue
+        for index, one in enumerate(filters):
+            if index != own and _is_streamed(one):
+                yield Hit(one.at("typed_config", "processing_mode"), one.at("name").text)
+
+
+def _wasm_before(config: EnvoyConfig) -> Iterator[Hit]:
+    if config.envoy is None or config.envoy >= EnvoyVersion(1, 40):
+        return
+    for _, filters, own in _chains(config):
+        if _is_streamed(filters[own]):
+            for one in filters[:own]:
+                if one.at("typed_config").type_name.endswith(".Wasm"):
+                    yield Hit(one, one.at("name").text)
+
+
+def _changed_after(config: EnvoyConfig) -> Iterator[Hit]:
+    for _, filters, own in _chains(config):
+        for one in filters[own + 1 :]:
+            kind = one.at("typed_config").type_name.rpartition(".")[2]
+            if kind in _REWRITERS or _body_modes(one)[0] not in {"", "NONE"}:
+                yield Hit(one, one.at("name").text)
+
+
+def _duplicate_keys(config: EnvoyConfig) -> Iterator[Hit]:
+    for _, filters, own in _chains(config):
+        for one in filters[:own]:
+            typed = one.at("typed_config")
+            kind = typed.type_name.rpartition(".")[2]
+            if kind in _JSON_READERS and not typed.at("reject_duplicate_keys").is_true:
+                yield Hit(typed.at("reject_duplicate_keys"), one.at("name").text, "true")
+
+
+_E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
+
+RULES: Final = (
+    ConfigRule("EGR503", "body-read-before", _W,
+         "a filter before ext_proc reads or changes the body: it costs memory before the key is "
+         "checked, and Egret checks another body than the client sent",
+         "ext_proc first", _read_before),
+    ConfigRule("EGR524", "two-streamed-processors", _E,
+         "with two processors that stream bodies, Envoy before 1.39 sends some requests without "
+         "their body, or some answers without theirs",
+         "Envoy 1.39 or later, or BUFFERED in one of the two", _two_streamed),
+    ConfigRule("EGR525", "wasm-before-streamed-body", _E,
+         "a wasm filter that pauses a request makes Envoy lose a part of its body before Egret "
+         "receives it; fixed in 1.40 and in patch releases of August 2026",
+         "Envoy 1.40, or the wasm filter after Egret", _wasm_before),
+    ConfigRule("EGR526", "body-changed-after", _W,
+         "a filter after Egret can change the body that Egret has judged, or undo a redaction",
+         "Egret's filter last of those that read bodies, or suppress this with the reason",
+         _changed_after),
+    ConfigRule("EGR527", "json-keys-repeated", _N,
+         "of a repeated key this filter reads the last, and your routes and rules may use it; "
+         "Egret refuses such a body only if a policy needs it",
+         "reject_duplicate_keys: true", _duplicate_keys),
+)  # fmt: skip
