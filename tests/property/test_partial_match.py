@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from sidecar.guardrails.matching.rule import Rule
 RULES = (*PII_RULES, *SECRET_RULES)
 ALL = PartialMatcher(RULES)
 
-ATOMS = st.sampled_from(["a", "b", "[ab]", r"\d", "[^a]", ".", r"\.", " "])
+ATOMS = st.sampled_from(["a", "b", "[ab]", r"\d", "[^a]", "[^a]{1,3}", ".", r"\.", " "])
 
 
 def _combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -55,6 +57,29 @@ def test_what_is_made_of_an_expression_is_one(regex: str) -> None:
     assert re2.compile(reversed_prefixes(regex)).match("") is not None
 
 
+LONGEST = re2.Options()
+LONGEST.longest_match = True
+
+
+@settings(max_examples=500, deadline=None)
+@given(regex=EXPRESSIONS, text=TEXTS)
+def test_waiting_for_an_opening_misses_no_beginning(regex: str, text: str) -> None:
+    """With the part before a gap looked for first, as much is held as by all of the expression."""
+    unfinished = PartialMatcher([Rule(type="X", expression=author_expression(regex))])
+    whole = re2.compile(f"(?:{reversed_prefixes(regex)})?", LONGEST)
+    assert unfinished.begins_at(text.encode()) == len(text) - whole.match(text[::-1]).end()
+
+
+@settings(max_examples=500, deadline=None)
+@given(regex=EXPRESSIONS, text=TEXTS, cut=st.integers(0, 14))
+def test_a_beginning_that_is_ruled_out_is_none_again(regex: str, text: str, cut: int) -> None:
+    """So a stream need not look before the place that its last search has returned."""
+    unfinished = PartialMatcher([Rule(type="X", expression=author_expression(regex))])
+    earlier = unfinished.begins_at(text[:cut].encode())
+    whole = unfinished.begins_at(text.encode())
+    assert unfinished.begins_at(text.encode(), since=earlier) == whole
+
+
 EXAMPLES = (
     "bob@example.com", "4111 1111 1111 1111", "4111111111111111", "DE89 3704 0044 0532 0130 00",
     "536-22-8726", "social security number: 536228726", "203.0.113.40", "2001:db8::ff00:42:8329",
@@ -88,6 +113,27 @@ def test_a_finding_of_the_built_in_rules_is_held_from_its_first_byte(
     for start, end in spans:
         for cut in range(start + 1, end + 1):
             assert ALL.begins_at(text[:cut]) <= start, text[:cut]
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from([*EXAMPLES, "call", "my address is", "born on", " "]), min_size=1
+    ),
+    sizes=st.lists(st.integers(1, 12), min_size=1),
+)
+def test_a_stream_of_the_built_in_rules_holds_the_same_piece_by_piece(
+    pieces: list[str], sizes: list[int]
+) -> None:
+    """Each search begins where the last one has ended, however the text was cut."""
+    text = " ".join(pieces).encode()
+    since = end = 0
+    for size in cycle(sizes):
+        end += size
+        whole = ALL.begins_at(text[:end])
+        since = ALL.begins_at(text[:end], since=since)
+        assert since == whole, text[:end]
+        if end >= len(text):
+            return
 
 
 @given(

@@ -10,15 +10,15 @@ expression that cannot be parsed holds back `UNREAD`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import re2
 
-from sidecar.guardrails.matching.rule import Rule, compile_re2
+from sidecar.guardrails.matching.rule import Expression, Rule, compile_re2
 from sidecar.guardrails.matching.text_views import CONTROLS, fold, forms_of
 
 RULES_AN_EXPRESSION: Final = 256
@@ -57,63 +57,73 @@ class PartialMatcher:
     """Finds the end of a text that could still become a match of any of a policy's rules."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        known: dict[tuple[str, bool], None] = {}
-        behind: dict[str, _Search] = {}
+        known: dict[tuple[str, str | None, bool], None] = {}
         for rule in rules:
-            unicode = rule.expression.unicode
+            regex, unicode = rule.expression.regex, rule.expression.unicode
             finder = rule.finder.pattern.decode("latin-1") if rule.finder is not None else ""
-            is_behind = finder.startswith(f"(?:{rule.expression.regex})")
+            if finder.startswith(f"(?:{regex})"):
+                known[finder, regex, False] = None
+                continue
             # Else the expression of a rule with a finder only says if the finder has to look.
-            if is_behind or rule.grows or not finder:
-                known[rule.grows or rule.expression.regex, unicode] = None
-            if is_behind:
-                behind[finder] = compile_re2(rule.expression)._regexp.Match  # noqa: SLF001 - see `_search`
-            elif finder:
-                known[finder, unicode] = None
-        self._of_bytes = _compile(tuple(regex for regex, unicode in known if not unicode))
-        self._of_text = _compile(
-            tuple(regex for regex, unicode in known if unicode), is_unicode=True
-        )
-        self._every = self._of_bytes + self._of_text
-        # Large ones begin with their rule's expression, and wait until it has occurred.
-        self._behind = tuple((words, _compile((finder,))) for finder, words in behind.items())
+            if rule.grows or not finder:
+                known[rule.grows or regex, None, unicode] = None
+            if finder:
+                known[finder, None, unicode] = None
+        of_bytes = tuple((one, opening) for one, opening, unicode in known if not unicode)
+        of_text = tuple((one, opening) for one, opening, unicode in known if unicode)
+        self._of_bytes = _compile(of_bytes)
+        self._of_text = _compile(of_text, is_unicode=True) if of_text else None
 
-    def begins_at(self, text: bytes) -> int:
+    def begins_at(self, text: bytes, *, since: int = 0) -> int:
         """Return the start of the longest end of *text* that could become a match.
 
-        *text* is UTF-8; its length is returned if no end of it could.
+        *text* is UTF-8; its length is returned if no end of it could. *since* is the result for
+        an earlier, shorter *text*: no beginning of a match is one again that has been ruled out.
         """
         if text.isascii() and text.translate(None, CONTROLS) == text:
-            held = _longest(self._every, text[::-1])
-            return len(text) - (max(held, self._held_behind(text)) if self._behind else held)
+            backwards = text[::-1]
+            held = self._of_bytes.held(text, backwards, since)
+            if self._of_text is not None:
+                held = max(held, self._of_text.held(text, backwards, since))
+            return len(text) - held
         decoded = text.decode()
         held = self._held_bytes(decoded)
-        for change in (*forms_of(decoded), *((fold,) if self._of_text else ())):
+        for change in (*forms_of(decoded), *((fold,) if self._of_text is not None else ())):
             if (changed := change(decoded)) != decoded:
                 held = max(held, _bytes_before_change(decoded, self._held_bytes(changed), change))
         return len(text) - held
 
-    def _held_bytes(self, text: str) -> int:
-        return max(
-            _longest(self._of_bytes, text.encode()[::-1]),
-            _longest(self._of_text, text[::-1].encode()),
-            self._held_behind(text.encode()),
-        )
-
-    def _held_behind(self, text: bytes) -> int:
-        held = 0
-        for occurs, searches in self._behind:
-            if occurs(_ANYWHERE, text, 0, len(text))[0][0] >= 0:
-                held = max(held, _longest(searches, text[::-1]))
-        return held
+    def _held_bytes(self, decoded: str) -> int:
+        text = decoded.encode()
+        held = self._of_bytes.held(text, text[::-1])
+        if self._of_text is None:
+            return held
+        return max(held, self._of_text.held(text, decoded[::-1].encode()))
 
 
-def _longest(searches: Sequence[_Search], backwards: bytes) -> int:
-    longest, length = 0, len(backwards)
-    for search in searches:
-        end = search(_AT_START, backwards, 0, length)[0][1]
-        longest = max(longest, end)
-    return longest
+class _Searches(NamedTuple):
+    """The searches for beginnings of matches; `later` ones wait until an opening has occurred."""
+
+    always: tuple[_Search, ...]
+    openings: tuple[_Search, ...]
+    later: tuple[_Search, ...]
+
+    def held(self, text: bytes, backwards: bytes, since: int = 0) -> int:
+        """Return how many bytes at the end of *text* could become a match that begins *since*."""
+        length = len(text)
+        longest, most = 0, length - since
+        for search in self.always:
+            end = search(_AT_START, backwards, 0, most)[0][1]
+            longest = max(longest, end)
+        for occurs in self.openings:
+            if occurs(_ANYWHERE, text, since, length)[0][0] >= 0:
+                break
+        else:
+            return longest
+        for search in self.later:
+            end = search(_AT_START, backwards, 0, most)[0][1]
+            longest = max(longest, end)
+        return longest
 
 
 def _bytes_before_change(text: str, held: int, change: Callable[[str], str]) -> int:
@@ -128,24 +138,51 @@ def _bytes_before_change(text: str, held: int, change: Callable[[str], str]) -> 
     return length
 
 
-@lru_cache(maxsize=128)
-def _compile(regexes: tuple[str, ...], *, is_unicode: bool = False) -> tuple[_Search, ...]:
-    """Compile *regexes* to few expressions, those with gaps apart from the others."""
-    others: list[str] = []
-    gaps: list[str] = []
-    for regex in regexes:
+@functools.lru_cache(maxsize=128)
+def _compile(
+    regexes: tuple[tuple[str, str | None], ...], *, is_unicode: bool = False
+) -> _Searches:
+    """Compile expressions, some with a known opening, to few searches.
+
+    A beginning of a match that has come to a gap has all of its opening before that, so those with
+    gaps are searched only in texts with an opening.
+    """
+    short: list[str] = []
+    long: list[str] = []
+    openings: dict[str, None] = {}
+    later: list[str] = []
+    for regex, known_opening in regexes:
         try:
+            node = _Parser(regex).parse()
+            opening = known_opening
+            if opening is None and _has_gap(node):
+                opening = _opening(node)
             # Optional as a whole, so that the expression always matches, if only the empty end.
-            prefixes, is_gap = f"(?:{reversed_prefixes(regex)})?", has_gap(regex)
-            is_gap = is_gap or len(regex) >= LONG_EXPRESSION
+            prefixes = f"(?:{_prefixes(node)})?"
+            if opening and not compile_re2(Expression(opening)).search(b""):
+                openings[opening] = None
+                later.append(prefixes)
+            elif opening is not None or len(regex) >= LONG_EXPRESSION:
+                long.append(prefixes)
+            else:
+                short.append(prefixes)
         except (UnknownSyntaxError, RecursionError):
-            prefixes, is_gap = UNREAD, True
-        (gaps if is_gap else others).append(prefixes)
+            long.append(UNREAD)
+    short += [f"(?:{reversed_prefixes(opening)})?" for opening in openings]
+    searches = functools.partial(_searches, is_unicode=is_unicode)
+    return _Searches(
+        (*searches(short, RULES_AN_EXPRESSION), *searches(long, GAPS_AN_EXPRESSION)),
+        searches(list(openings), RULES_AN_EXPRESSION),
+        searches(later, GAPS_AN_EXPRESSION),
+    )
+
+
+def _searches(regexes: Sequence[str], size: int, *, is_unicode: bool) -> tuple[_Search, ...]:
+    """Compile *regexes*, up to *size* of them as one expression."""
     return tuple(
         search
-        for group, size in ((others, RULES_AN_EXPRESSION), (gaps, GAPS_AN_EXPRESSION))
-        for start in range(0, len(group), size)
-        for search in _union(group[start : start + size], is_unicode=is_unicode)
+        for start in range(0, len(regexes), size)
+        for search in _union(regexes[start : start + size], is_unicode=is_unicode)
     )
 
 
@@ -259,6 +296,26 @@ def _has_gap(node: _Node) -> bool:
             return _has_gap(item)
 
 
+def _opening(node: _Node) -> str:
+    """Return an expression for the part of every match before its first gap, maybe empty."""
+    match node:
+        case _Sequence(items):
+            opening = ""
+            for item in items:
+                if _has_gap(item):
+                    return opening + _opening(item)
+                opening += _whole(item)
+            return opening
+        case _Choice(items):
+            return "(?:" + "|".join(_opening(item) for item in items) + ")"
+        case _Flags(flags, item):
+            return f"(?{flags}:{_opening(item)})"
+        case _Repeat() if _has_gap(node):
+            return _opening(node.item) if node.least else ""
+        case _:
+            return _whole(node)
+
+
 def _prefixes(node: _Node) -> str:
     match node:
         case _Atom(text):
@@ -292,19 +349,24 @@ def _prefixes(node: _Node) -> str:
 
 
 def _reversed(node: _Node) -> str:
+    return _whole(node, backwards=True)
+
+
+def _whole(node: _Node, *, backwards: bool = False) -> str:
     match node:
         case _Atom(text) | _Assertion(text):
             return text
         case _Sequence(items):
-            return "".join(_reversed(item) for item in reversed(items))
+            ordered = items[::-1] if backwards else items
+            return "".join(_whole(item, backwards=backwards) for item in ordered)
         case _Choice(items):
-            return "(?:" + "|".join(_reversed(item) for item in items) + ")"
+            return "(?:" + "|".join(_whole(item, backwards=backwards) for item in items) + ")"
         case _Repeat(_Atom(text), least, most):
             return _repeated(text, least, most)
         case _Repeat(item, least, most):
-            return _repeated(f"(?:{_reversed(item)})", least, most)
+            return _repeated(f"(?:{_whole(item, backwards=backwards)})", least, most)
         case _Flags(flags, item):
-            return f"(?{flags}:{_reversed(item)})"
+            return f"(?{flags}:{_whole(item, backwards=backwards)})"
 
 
 def _repeated(text: str, least: int, most: int | None) -> str:

@@ -61,6 +61,7 @@ class Window:
     """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
     Up to `settled` it is judged, and its `edits` are known. `buffer` begins at `base`.
+    No match that more text could complete begins before `open_from`.
     `index` is the text's number in the answer. `is_final`: nothing follows its text. `leaves`: its
     end is not to be held back. `is_document` marks JSON, as in tool arguments and
     structured answers; `opened` is the quote that is open where `buffer` begins.
@@ -73,6 +74,7 @@ class Window:
     base: int = 0
     buffer: bytes = b""
     settled: int = 0
+    open_from: int = 0
     edits: list[Edit] = field(default_factory=list[Edit])
     is_document: bool = False
     opened: bytes = b""
@@ -120,7 +122,10 @@ class Window:
     def unfinished_from(self, unfinished: PartialMatcher, views: list[WindowView]) -> int:
         """Return the start of the end that could become a match, as an offset into `buffer`."""
         if not self.is_json:
-            return unfinished.begins_at(self.buffer)  # its only view
+            since = max(self.open_from - self.base, 0)
+            begin = unfinished.begins_at(self.buffer, since=since)  # its only view
+            self.open_from = self.base + begin
+            return begin
         least = len(self.buffer)
         if half := _HALF_ESCAPE.search(self.buffer):
             # Any character may come of it, also the next one of a match before it.

@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.guardrails.detectors.secrets import SECRET_RULES
 from sidecar.guardrails.matching.partial_match import PartialMatcher, UnknownSyntaxError, has_gap
+from sidecar.guardrails.matching.rule import rule
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,17 @@ def test_the_beginning_of_a_hidden_token_is_held(text: str) -> None:
     """The scan of the whole would find it; its first half must not have left by then."""
     content = f"use {text}".encode()
     assert PartialMatcher(SECRET_RULES).begins_at(content) <= 4
+
+
+def test_a_rule_with_a_gap_is_held_from_its_opening() -> None:
+    """Its words alone, then all of it; words of which no match can come any more are let go."""
+    matcher = PartialMatcher([rule("X", r"(?:passport|visa)[^0-9]{0,24}?[0-9]{9}")])
+    assert matcher.begins_at(b"my passp") == 3
+    assert matcher.begins_at(b"my passport, which is ") == 3
+    assert matcher.begins_at(b"my visa 1 is ") == len(b"my visa 1 is ")
+
+
+def test_a_gap_that_may_come_first_is_always_searched() -> None:
+    """No word in front of it could be waited for."""
+    matcher = PartialMatcher([rule("X", r"(?:no\.)?[^0-9]{2,8}[0-9]{9}")])
+    assert matcher.begins_at(b"12 and so") == 2

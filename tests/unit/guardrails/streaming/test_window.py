@@ -22,6 +22,18 @@ def test_only_the_beginning_of_a_match_is_held_back() -> None:
     assert held(window) == b""
 
 
+def test_a_search_begins_where_the_last_one_found_that_a_match_may_begin() -> None:
+    """Also behind text that has left early as the first half of a finding."""
+    window = Window(0, leaves=True)
+    window.add(b"x" * 2 * CONTEXT_BYTES + b"PRJ-1")
+    assert held(window) == b"PRJ-1"
+    window.settle(window.end)
+    window.leaves = False
+    window.add(b"23")
+    assert held(window) == b"PRJ-123"
+    assert window.open_from == 2 * CONTEXT_BYTES
+
+
 def test_escapes_of_json_text_are_resolved_for_the_search() -> None:
     """An escape that is not complete yet is held back with the match before it."""
     window = Window(0, is_json=True)
