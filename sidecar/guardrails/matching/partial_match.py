@@ -159,7 +159,7 @@ def _compile(
                 opening = _opening(node)
             # Optional as a whole, so that the expression always matches, if only the empty end.
             prefixes = f"(?:{_prefixes(node)})?"
-            if opening and not compile_re2(Expression(opening)).search(b""):
+            if opening and not compile_re2(Expression(opening, unicode=is_unicode)).search(b""):
                 openings[opening] = None
                 later.append(prefixes)
             elif opening is not None or len(regex) >= LONG_EXPRESSION:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sidecar.guardrails.detectors.secrets import SECRET_RULES
+from sidecar.guardrails.matching.database import author_expression
 from sidecar.guardrails.matching.partial_match import PartialMatcher, UnknownSyntaxError, has_gap
-from sidecar.guardrails.matching.rule import rule
+from sidecar.guardrails.matching.rule import Rule, rule
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,9 @@ def test_a_gap_that_may_come_first_is_always_searched() -> None:
     """No word in front of it could be waited for."""
     matcher = PartialMatcher([rule("X", r"(?:no\.)?[^0-9]{2,8}[0-9]{9}")])
     assert matcher.begins_at(b"12 and so") == 2
+
+
+def test_an_opening_may_have_letters_of_any_script() -> None:
+    """An author's expression is of code points."""
+    matcher = PartialMatcher([Rule(type="X", expression=author_expression("[ж-я]{2}.{1,9}№"))])
+    assert matcher.begins_at("12 ок и ".encode()) == 3
