@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -22,6 +24,13 @@ had before takes as long as parsing fifteen."""
 
 MAX_PATTERNS: Final = 4
 """Of one stream: where events keep changing in other ways, patterns are only a cost."""
+
+MAX_LEARNED: Final = 6
+"""Patterns that streams of one model leave to the next: of its first event, of a text, of an
+argument, each with and without counts."""
+
+MAX_MODELS: Final = 64
+"""A pattern takes some ten kilobytes."""
 
 _TEXT: Final = rb'([^"\\\x00-\x1f]++)'
 """A string without escapes. An empty one would be no text."""
@@ -46,51 +55,93 @@ than one text."""
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """The form of events that differ from each other only in their text."""
+    """The form of events that differ from each other only in their text, if they have any."""
 
     form: re.Pattern[bytes]
     event: str
-    text: AnswerText
+    text: AnswerText | None
 
     def read(self, payload: bytes, *, event: str) -> AnswerEvent | None:
         """Return the text of an event of this form; None if it has another form."""
         if event != self.event or (found := self.form.fullmatch(payload)) is None:
             return None
+        text = self.text
+        if text is None:
+            return _SILENT
         content = found[1]
         if not content.isascii():
             try:
                 content.decode()
             except UnicodeDecodeError:
                 return None
-        text = self.text
         return AnswerEvent(
             (AnswerText(content, text.location, text.channel, text.lane, text.is_json),)
         )
 
 
-class EventPatternCache:
-    """Reads one stream event by event, with the same results as `read_answer`."""
+_SILENT: Final = AnswerEvent()
 
-    def __init__(self) -> None:
+
+@dataclass(slots=True)
+class _Learned:
+    """The patterns of a model's streams, the latest first; `start` is the form of the last start."""
+
+    model: str = ""
+    patterns: deque[_Pattern] = field(default_factory=lambda: deque(maxlen=MAX_LEARNED))
+    start: bytes = b""
+
+
+_learned_of: Final = lru_cache(maxsize=MAX_MODELS)(_Learned)
+
+
+class EventPatternCache:
+    """Reads one stream event by event, with the same results as `read_answer`.
+
+    Streams of one *model* share patterns: each holds for any event, whatever stream it is of.
+    """
+
+    def __init__(self, model: str | None = None) -> None:
         self._pattern: _Pattern | None = None
+        self._learned = _Learned() if model is None else _learned_of(model)
         self._alike = 0
         self._patterns = 0
+        self._has_begun = False
 
     def read(self, payload: bytes | None, *, event: str) -> AnswerEvent | UnreadableEvent:
         """Read the next event."""
-        if self._pattern is not None and payload is not None:
-            known = self._pattern.read(payload, event=event)
-            if known is not None:
-                return known
+        if payload is not None:
+            if self._pattern is not None:
+                known = self._pattern.read(payload, event=event)
+                if known is not None:
+                    return known
+            for pattern in self._learned.patterns:
+                known = pattern.read(payload, event=event)
+                if known is not None:
+                    self._has_begun = True
+                    if known.texts:
+                        self._pattern = pattern
+                    return known
         read = read_answer(payload, event=event)
         if payload is None or not isinstance(read, AnswerEvent):
             return read
         text = read.texts[0] if len(read.texts) == 1 else None
         does_more = read.ended or read.ends_all or read.unscanned or read.has_logprobs
-        if does_more or text is None or text.location < 0:
+        if not (self._has_begun or read.texts or does_more) and len(payload) <= MAX_FORM_BYTES:
+            # The first event has no text. If the last stream's had the same form, it is learned.
+            start = _loosened(payload)
+            if start == self._learned.start:
+                pattern = _Pattern(re.compile(start), event, None)
+                self._learned.patterns.appendleft(pattern)
+            self._learned.start = start
+        self._has_begun = True
+        if (
+            does_more
+            or text is None
+            or text.location < 0
+            or text.channel is None
+            or text.channel[-1] in PAYLOADS  # whether such a field holds text depends on its value
+        ):
             self._alike = 0
-        elif text.channel is None or text.channel[-1] in PAYLOADS:
-            self._alike = 0  # whether a field like `data` holds text depends on its value
         else:
             self._alike += 1
             is_short = len(payload) - len(text.content) <= MAX_FORM_BYTES
@@ -98,6 +149,7 @@ class EventPatternCache:
                 self._alike = 0
                 self._patterns += 1
                 self._pattern = _Pattern(_form_of(payload, text), event, text)
+                self._learned.patterns.appendleft(self._pattern)
         return read
 
 

@@ -80,7 +80,9 @@ class AnswerJudgement:
         self._setting = setting
         self._form = form
         self._structured = setting.policy.structured if is_success else ()
-        self._reading = AnswerReading(form, hides_usage=setting.hides_usage)
+        self._reading = AnswerReading(
+            form, model=setting.about.model, hides_usage=setting.hides_usage
+        )
         self._lets_unread_pass = setting.unscanned is not UnscannedAction.BLOCK
         self._scan = StreamScan(
             setting.policy,
@@ -220,12 +222,14 @@ _REASONS: Final = {
 class AnswerReading:
     """The texts of an answer so far; `reasons` is why parts of it could not be read."""
 
-    def __init__(self, form: AnswerForm, *, hides_usage: bool = False) -> None:
+    def __init__(
+        self, form: AnswerForm, *, model: str | None = None, hides_usage: bool = False
+    ) -> None:
         self.transcript: Final = Transcript()
         self.held: Final = HeldFrames()
         self.reasons: dict[UnscannedReason, None] = {}
         self._form = form
-        self._events = EventPatternCache()
+        self._events = EventPatternCache(model)
         self._shown = EventUsageStripper() if hides_usage else None
         self._framer = framer_of(form)
         self._is_beyond = False

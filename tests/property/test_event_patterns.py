@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Any
 
 from hypothesis import given, settings
@@ -23,20 +24,22 @@ WORDS = st.lists(
     min_size=4,
     max_size=12,
 )
+MODELS = count()
 FORMATS = st.sampled_from([{"separators": (",", ":"), "ensure_ascii": False}, {}])
 
 
 @settings(max_examples=150, deadline=None)
 @given(api=st.sampled_from(sorted(APIS)), words=WORDS)
 def test_every_event_of_every_api_is_read_as_if_alone(api: str, words: list[str]) -> None:
-    """Whatever the events before it taught."""
+    """Whatever the events and streams before it taught."""
     framer = framer_of(APIS[api].form)
     assert framer is not None
-    reader = EventPatternCache()
-    for frame in [*framer.feed(APIS[api].stream(words)), *framer.finish()]:
-        assert reader.read(frame.payload, event=frame.event) == read_answer(
-            frame.payload, event=frame.event
-        )
+    frames = [*framer.feed(APIS[api].stream(words)), *framer.finish()]
+    for reader in (EventPatternCache(), *(EventPatternCache("of any API") for _ in range(3))):
+        for frame in frames:
+            assert reader.read(frame.payload, event=frame.event) == read_answer(
+                frame.payload, event=frame.event
+            )
 
 
 EXTRAS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -84,10 +87,16 @@ def test_what_changes_beside_the_text_is_noticed(
     names: list[str],
 ) -> None:
     """Padding and numbers may; any other member, field, choice or name may not unseen."""
-    reader = EventPatternCache()
-    for (delta, extra, index), name in zip(events, names, strict=False):
-        payload = json.dumps(chat_chunk(delta, index) | extra, **written).encode()
-        assert reader.read(payload, event=name) == read_answer(payload, event=name)
+    payloads = [
+        json.dumps(chat_chunk(delta, index) | extra, **written).encode()
+        for delta, extra, index in events
+    ]
+    model = f"model {next(MODELS)}"
+    # Each later stream has the patterns of those before it.
+    for begin in (0, 0, 3, 1):
+        reader = EventPatternCache(model)
+        for payload, name in zip(payloads[begin:], names, strict=False):
+            assert reader.read(payload, event=name) == read_answer(payload, event=name)
 
 
 @given(

@@ -153,12 +153,11 @@ def _compile(
     later: list[str] = []
     for regex, known_opening in regexes:
         try:
-            node = _Parser(regex).parse()
-            opening = known_opening
-            if opening is None and _has_gap(node):
-                opening = _opening(node)
             # Optional as a whole, so that the expression always matches, if only the empty end.
-            prefixes = f"(?:{_prefixes(node)})?"
+            prefixes = f"(?:{reversed_prefixes(regex)})?"
+            opening = known_opening
+            if opening is None and has_gap(regex):
+                opening = _opening(_Parser(regex).parse())
             if opening and not compile_re2(Expression(opening, unicode=is_unicode)).search(b""):
                 openings[opening] = None
                 later.append(prefixes)
@@ -169,21 +168,20 @@ def _compile(
         except (UnknownSyntaxError, RecursionError):
             long.append(UNREAD)
     short += [f"(?:{reversed_prefixes(opening)})?" for opening in openings]
-    searches = functools.partial(_searches, is_unicode=is_unicode)
-    return _Searches(
-        (*searches(short, RULES_AN_EXPRESSION), *searches(long, GAPS_AN_EXPRESSION)),
-        searches(list(openings), RULES_AN_EXPRESSION),
-        searches(later, GAPS_AN_EXPRESSION),
-    )
-
-
-def _searches(regexes: Sequence[str], size: int, *, is_unicode: bool) -> tuple[_Search, ...]:
-    """Compile *regexes*, up to *size* of them as one expression."""
-    return tuple(
-        search
-        for start in range(0, len(regexes), size)
-        for search in _union(regexes[start : start + size], is_unicode=is_unicode)
-    )
+    grouped = [
+        tuple(
+            search
+            for start in range(0, len(group), size)
+            for search in _union(group[start : start + size], is_unicode=is_unicode)
+        )
+        for group, size in (
+            (short, RULES_AN_EXPRESSION),
+            (long, GAPS_AN_EXPRESSION),
+            (list(openings), RULES_AN_EXPRESSION),
+            (later, GAPS_AN_EXPRESSION),
+        )
+    ]
+    return _Searches(grouped[0] + grouped[1], *grouped[2:])
 
 
 def _search(regex: str, options: Any) -> _Search:

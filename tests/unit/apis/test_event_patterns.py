@@ -9,13 +9,13 @@ from sidecar.apis.event_patterns import (
     MIN_ALIKE,
     EventPatternCache,
 )
-from sidecar.apis.response_text import AnswerEvent, Path
+from sidecar.apis.response_text import AnswerEvent, Path, read_answer
 from tests.support.answers import chat_chunk
 
 
-def parsed_of(events: Iterable[object]) -> list[bool]:
+def parsed_of(events: Iterable[object], *, model: str | None = None) -> list[bool]:
     """Tell of each event of one stream whether it was parsed: its path is then a new one."""
-    reader = EventPatternCache()
+    reader = EventPatternCache(model)
     parsed: list[bool] = []
     known: list[Path | None] = []
     for event in events:
@@ -64,3 +64,24 @@ def test_where_events_keep_differing_no_more_patterns_are_made() -> None:
     ]
     alike = [chat_chunk({"content": "word"})] * 10
     assert all(parsed_of([*unlike, *alike]))
+
+
+def test_a_stream_begins_with_the_patterns_of_its_model() -> None:
+    """Also where the last stream has ended in another form; another model has none of them."""
+    words = [chat_chunk({"content": f"word {number}"}) | {"id": "one"} for number in range(9)]
+    thoughts = [chat_chunk({"reasoning_content": f"word {number}"}) for number in range(9)]
+    again = [event | {"id": "two"} for event in words]
+    assert parsed_of([*words, *thoughts], model="learned").count(True) == 2 * MIN_ALIKE
+    assert parsed_of(again, model="learned") == [True] + [False] * 8  # its path is that learned
+    assert parsed_of(again, model="other").count(True) == MIN_ALIKE
+
+
+def test_the_first_event_of_streams_is_learned_when_it_comes_again() -> None:
+    """It has the role and no text, and nothing else that is new."""
+    role = chat_chunk({"role": "assistant", "content": ""})
+    for number in range(4):
+        reader = EventPatternCache("first")
+        payload = json.dumps(role | {"id": f"chatcmpl-{number}"}).encode()
+        assert reader.read(payload, event="") == read_answer(payload)
+        read = reader.read(payload, event="")
+        assert (read is reader.read(payload, event="")) is (number > 0)
