@@ -84,7 +84,7 @@ _SILENT: Final = AnswerEvent()
 
 @dataclass(slots=True)
 class _Learned:
-    """The patterns of a model's streams, the latest first; `start` is the form of the last start."""
+    """The patterns of a model's streams, the latest first; `start` is of the last first event."""
 
     model: str = ""
     patterns: deque[_Pattern] = field(default_factory=lambda: deque(maxlen=MAX_LEARNED))
