@@ -67,9 +67,11 @@ class Key:
 class Listing:
     """Which keys, and how many; None does not choose.
 
-    `after` is the id of the last key of the page before.
+    `after` is the id of the last key of the page before. `within` are ids of organizations and
+    teams whose keys alone are listed.
     """
 
+    within: tuple[str, ...] | None = None
     team: str | None = None
     organization: str | None = None
     state: KeyState | None = None
@@ -172,6 +174,9 @@ def page_statement(
         conditions.append(f"k.team_id = {parameter(team_id)}")
     if listing.organization is not None:
         conditions.append(f"o.name = {parameter(listing.organization)}")
+    if listing.within is not None:
+        owners = parameter(listing.within)
+        conditions.append(f"(t.organization_id = ANY({owners}) OR k.team_id = ANY({owners}))")
     if listing.state is not None:
         conditions.append(f"{_STATE} = {parameter(listing.state.value)}")
     if listing.tag is not None:

@@ -107,7 +107,9 @@ class Dependents:
 
 _ORGANIZATIONS: Final = """
 SELECT id, name, enabled, allowed_models, policy_name AS policy, created_at
-FROM organizations ORDER BY name
+FROM organizations
+WHERE ($1::text IS NULL OR name = $1) AND ($2::text[] IS NULL OR id = ANY($2))
+ORDER BY name
 """
 
 _CREATE_ORGANIZATION: Final = """
@@ -120,6 +122,7 @@ SELECT t.id, o.name AS organization, t.name, t.enabled, t.allowed_models,
        t.policy_name AS policy, t.created_at
 FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
 WHERE ($1::text IS NULL OR o.name = $1) AND ($2::text IS NULL OR t.id = $2)
+    AND ($3::text[] IS NULL OR t.id = ANY($3) OR o.id = ANY($3))
 ORDER BY o.name, t.name
 """
 
@@ -187,9 +190,12 @@ _BIND_ORGANIZATION: Final = (
 _BIND_TEAM: Final = "UPDATE teams SET policy_name = $2 WHERE id = $1"
 
 
-async def organizations(connection: Connection) -> tuple[Organization, ...]:
-    """Return every organization, by name."""
-    return tuple(_organization(row) for row in await connection.fetch(_ORGANIZATIONS))
+async def organizations(
+    connection: Connection, *, name: str | None = None, within: tuple[str, ...] | None = None
+) -> tuple[Organization, ...]:
+    """Return every organization by name; with *within*, those of these ids alone."""
+    rows = await connection.fetch(_ORGANIZATIONS, name, within)
+    return tuple(_organization(row) for row in rows)
 
 
 async def create_organization(connection: Connection, name: str, *, rules: Rules) -> Organization:
@@ -206,13 +212,17 @@ async def create_organization(connection: Connection, name: str, *, rules: Rules
     return _organization(row)
 
 
-async def teams(connection: Connection, *, organization: str | None) -> tuple[Team, ...]:
+async def teams(
+    connection: Connection, *, organization: str | None, within: tuple[str, ...] | None = None
+) -> tuple[Team, ...]:
     """Return the teams of one organization or of all, by path.
+
+    With *within*, those with these ids, or of organizations with these ids, alone.
 
     Raises:
         ChangeRefusedError: there is no such organization.
     """
-    rows = await connection.fetch(_TEAMS, organization, None)
+    rows = await connection.fetch(_TEAMS, organization, None, within)
     if not rows and organization is not None:
         known = await connection.fetchval(
             "SELECT count(*) FROM organizations WHERE name = $1", organization
@@ -340,7 +350,7 @@ async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Te
 
 
 async def _team_of(connection: Connection, team_id: str) -> Team:
-    row = await connection.fetchrow(_TEAMS, None, team_id)
+    row = await connection.fetchrow(_TEAMS, None, team_id, None)
     if row is None:
         raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
     return _team(row)

@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 
 from sidecar.admin.audit_log import set_actor
+from sidecar.admin.in_force import ChangeNotPublishedError, publish_change
 from sidecar.admin.owners import ChangeRefusedError, ExistsAlreadyError
 from sidecar.cli.arguments import ACTOR
 from sidecar.cli.terminal import EXISTS_ALREADY, WRONG_USAGE, fail, note
@@ -51,20 +52,24 @@ def on_connection(
     """
 
     async def run(settings: Settings) -> Result:
-        actor = ACTOR.get()
-        if not actor:  # the process's user, not that of the environment
-            try:
-                actor = pwd.getpwuid(os.getuid()).pw_name
-            except KeyError:  # in a container the number may be all there is
-                actor = f"uid {os.getuid()}"
         async with connect(settings.postgres) as connection, connection.transaction():
-            await set_actor(connection, actor)
+            await set_actor(connection, actor())
             result = await work(connection)
-        if notice is not None and settings.cache.invalidation.subscribes:
+        if notice is not None:
             await _publish(settings, notice(result))
         return result
 
     return on_settings(run)
+
+
+def actor() -> str:
+    """Return the name of the option `--as`, or else of the process's user."""
+    if name := ACTOR.get():
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container the number may be all there is
+        return f"uid {os.getuid()}"
 
 
 def on_database(work: Callable[[PostgresSettings], Awaitable[Result]]) -> Result:
@@ -73,17 +78,9 @@ def on_database(work: Callable[[PostgresSettings], Awaitable[Result]]) -> Result
 
 
 async def _publish(settings: Settings, changed: ChangeNotice) -> None:
-    # Here, since most commands need not wait for the import of a Valkey client.
-    from sidecar.storage.valkey_keys import (  # noqa: PLC0415
-        ValkeyNotPublishedError,
-        publish_key_change,
-        publish_policy_change,
-    )
-
     try:
-        await publish_key_change(settings, *changed.keys)
-        await publish_policy_change(settings, *changed.policies)
-    except ValkeyNotPublishedError as error:
+        await publish_change(settings, keys=changed.keys, policies=changed.policies)
+    except ChangeNotPublishedError as error:
         note(
             f"warning: the change is made, but Valkey did not pass it on ({error}); workers see it"
             f" within {settings.cache.ttl_seconds:g} s, when they read anew"

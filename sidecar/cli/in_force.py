@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Final
 
-import asyncpg
 import typer
 
+from sidecar.admin.in_force import (
+    POLL_SECONDS,
+    RESEND_SECONDS,
+    Barrier,
+    InForce,
+    in_force,
+    send_barrier,
+)
 from sidecar.cli.connection import on_settings
 from sidecar.cli.terminal import FAILED, Output, Row, console, counted, note, print_rows
 from sidecar.settings.process import Settings
-from sidecar.storage.migrate import BARRIERS_CHANNEL
-from sidecar.storage.pool import Connection, connect
-from sidecar.storage.worker_status import ReportedWorker, reported_workers
+from sidecar.storage.pool import connect
+from sidecar.storage.worker_status import ReportedWorker
 
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return once it is stored: workers follow in seconds.")
 ]
 
 WAIT_SECONDS: Final = 120.0
-POLL_SECONDS: Final = 0.05
-RESEND_SECONDS: Final = 1.0
-"""A worker that connects anew receives the next token."""
 SAID_AFTER_SECONDS: Final = 3.0
 
 _COLUMNS: Final = ("host", "socket", "last_report", "serves")
@@ -42,41 +43,36 @@ def wait_for_workers(*, no_wait: bool, policies: Mapping[str, int] = _NO_POLICIE
     """
     if no_wait:
         return "is stored; workers follow within seconds"
-    workers, behind = on_settings(lambda settings: _wait(settings, policies))
-    if workers is None:
+    barrier = Barrier(policies=policies)
+    state = on_settings(lambda settings: _wait(settings, barrier))
+    if state is None:
         return "is stored; run `egret migrate`, so that workers report it"
-    if not workers:
+    if not state.workers:
         return "is stored; no worker is running"
-    if not behind:
-        return f"is in force in {counted(len(workers), 'worker')}"
-    rows = [_row(one, policies) for one in behind]
+    if not state.behind:
+        return f"is in force in {counted(len(state.workers), 'worker')}"
+    rows = [_row(one, policies) for one in state.behind]
     print_rows(rows, columns=_COLUMNS, output=Output.TABLE, stderr=True)
     note(
-        f"error: the change is stored, but {len(behind)} of {counted(len(workers), 'worker')}"
+        f"error: the change is stored, but {len(state.behind)} of"
+        f" {counted(len(state.workers), 'worker')}"
         " did not confirm it; see their log, or end them if they are cut off from the database"
     )
     raise typer.Exit(FAILED)
 
 
-async def _wait(
-    settings: Settings, policies: Mapping[str, int]
-) -> tuple[Sequence[ReportedWorker] | None, Sequence[ReportedWorker]]:
+async def _wait(settings: Settings, barrier: Barrier) -> InForce | None:
     """Return all workers, and those of them that are behind; None without a table of them."""
-    token, began_at = secrets.token_hex(8), time.monotonic()
+    began_at = time.monotonic()
     send_at, is_said = began_at, False
     async with connect(settings.postgres) as connection:
         with console(stderr=True).status("Waiting for the workers …") as status:
             while True:
-                try:
-                    workers = await reported_workers(connection)
-                except asyncpg.UndefinedTableError:
-                    return None, ()
-                behind = [one for one in workers if not one.has(token, policies)]
-                late = sum(one.is_live for one in behind)
+                state = await in_force(connection, barrier)
                 waited = time.monotonic() - began_at
-                if not late or waited > WAIT_SECONDS:
-                    return workers, behind
-                words = f"Waiting for {late} of {counted(len(workers), 'worker')} …"
+                if state is None or not state.late or waited > WAIT_SECONDS:
+                    return state
+                words = f"Waiting for {state.late} of {counted(len(state.workers), 'worker')} …"
                 status.update(words)
                 if waited > SAID_AFTER_SECONDS and not (
                     is_said or console(stderr=True).is_terminal
@@ -84,21 +80,9 @@ async def _wait(
                     note(words)
                     is_said = True
                 if time.monotonic() >= send_at:
-                    await _send(connection, settings, token)
+                    await send_barrier(connection, settings, barrier)
                     send_at = time.monotonic() + RESEND_SECONDS
                 await asyncio.sleep(POLL_SECONDS)
-
-
-async def _send(connection: Connection, settings: Settings, token: str) -> None:
-    await connection.execute("SELECT pg_notify($1, $2)", BARRIERS_CHANNEL, token)
-    if settings.cache.invalidation.subscribes:
-        from sidecar.storage.valkey_keys import (  # noqa: PLC0415 - most workers listen
-            ValkeyNotPublishedError,
-            publish_barrier,
-        )
-
-        with suppress(ValkeyNotPublishedError):  # sent again soon
-            await publish_barrier(settings, token)
 
 
 def _row(worker: ReportedWorker, policies: Mapping[str, int]) -> Row:

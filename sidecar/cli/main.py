@@ -62,6 +62,7 @@ COMMANDS: Final = {
     "price": "sidecar.cli.price:price",
     "audit": "sidecar.cli.audit:audit",
     "batch": "sidecar.cli.batch:batch",
+    "admin": "sidecar.cli.admin:admin",
     "envoy": "egret_tools.cli.envoy:envoy",
 }
 """Every command and group in the order of the help, with the place of its code.

@@ -11,6 +11,7 @@ from typing import Final, Self
 from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sidecar.settings.administration import AdminSettings
 from sidecar.settings.serving import (
     MAX_PORT,
     ExchangeSettings,
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     usage: UsageSettings = UsageSettings()
     limits: LimitSettings = LimitSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    admin: AdminSettings = AdminSettings()
 
     @model_validator(mode="after")
     def _largest_body_has_room(self) -> Self:

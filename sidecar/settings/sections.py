@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,16 @@ def metrics_directory() -> Path | None:
 def inherited_environment() -> dict[str, str]:
     """Return a copy of the environment, for processes that are started from here."""
     return dict(os.environ)  # noqa: TID251 - the one place that does
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host* is a name or an address of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Section(BaseModel):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 from typing import Annotated
 
 from pydantic import Field
 
-from sidecar.settings.sections import Section
+from sidecar.settings.sections import Section, is_loopback
 
 
 class OtlpProtocol(enum.Enum):
@@ -51,12 +50,7 @@ class TelemetrySettings(Section):
     @property
     def is_local(self) -> bool:
         """Return whether metrics are served to this machine alone."""
-        if self.metrics_host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.metrics_host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.metrics_host)
 
     @property
     def has_status_page(self) -> bool:

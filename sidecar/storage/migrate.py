@@ -140,6 +140,7 @@ ROLES: Final = ("egret_sidecar", "egret_admin")
 """Groups of logins: of workers, and of users of the command line."""
 
 INDEXES: Final = (
+    "idx_admin_tokens_name",
     "idx_api_keys_policy_name",
     "idx_api_keys_replaced_by",
     "idx_api_keys_tags",
@@ -164,7 +165,7 @@ _AUDITED: Final = (
 TRIGGERS: Final = (
     *(
         f"{table}_audit_{change}"
-        for table in _AUDITED
+        for table in (*_AUDITED, "admin_tokens")
         for change in ("delete", "insert", "truncate", "update")
     ),
     "api_keys_forget_activity",
@@ -197,6 +198,16 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "egret_admin": (
         *((table, "SELECT") for table in _READ_BY_ADMINISTRATORS),
         *((table, change) for table in _AUDITED for change in ("INSERT", "UPDATE", "DELETE")),
+        *(
+            (table, right)
+            for table in ("admin_sessions", "admin_logins", "admin_tokens")
+            for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        ),
+        *(
+            (table, right)
+            for table in ("admin_token_use", "admin_idempotency_keys")
+            for right in ("SELECT", "DELETE")
+        ),
     ),
 }
 """Privileges of each role, as table and privilege; the function `egret_grant` grants them."""

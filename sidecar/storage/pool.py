@@ -135,6 +135,17 @@ async def _fetch_once(
 
 
 @asynccontextmanager
+async def borrow(pool: Pool, settings: PostgresSettings) -> AsyncGenerator[Connection]:
+    """Give a connection of the pool for several statements, such as a transaction.
+
+    Raises:
+        One of `UNAVAILABLE`.
+    """
+    async with pool.acquire(timeout=settings.acquire_seconds) as connection:
+        yield connection  # type: ignore[misc] # a proxy, which has all of its methods
+
+
+@asynccontextmanager
 async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
     """Give a connection of its own, for the listener and for the command line.
 

@@ -160,7 +160,7 @@ _SECRET_NAME: Final = re.compile(
     r"|^(prompt|completion|content|body|messages)$",
     re.IGNORECASE,
 )
-_EGRET_KEY: Final = re.compile(r"egk_([0-9A-Za-z]{1,12})_[0-9A-Za-z]+")
+_EGRET_KEY: Final = re.compile(r"(eg[ak])_([0-9A-Za-z]{1,12})_[0-9A-Za-z]+")
 _BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+\S+")
 _USER_INFO: Final = re.compile(r"://[^/\s@]+@")
 
@@ -211,8 +211,8 @@ def _clean(value: object, depth: int) -> object:
 def _clean_text(text: str) -> str:
     if len(text) > MAX_TEXT_CHARACTERS:
         text = text[:MAX_TEXT_CHARACTERS] + "…"
-    if "egk_" in text:
-        text = _EGRET_KEY.sub(rf"egk_\1_{REDACTED}", text)
+    if "egk_" in text or "ega_" in text:
+        text = _EGRET_KEY.sub(rf"\1_\2_{REDACTED}", text)
     if "://" in text:
         text = _USER_INFO.sub(f"://{REDACTED}@", text)
     if " " in text:

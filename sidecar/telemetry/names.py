@@ -174,6 +174,10 @@ class LogEvent:
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
     PUSH_FAILED: Final = "metrics.push_failed"
     LIBRARY: Final = "library.log"
+    ADMIN_STARTED: Final = "admin.started"
+    ADMIN_LOGIN: Final = "admin.login"
+    ADMIN_LOGIN_REFUSED: Final = "admin.login_refused"
+    ADMIN_FAILED: Final = "admin.failed"
 
 
 OVERFLOW: Final = "other"

@@ -22,10 +22,12 @@ _HTTP_METHODS: Final = frozenset(
 # begins as a key does.
 # Bedrock takes the ARN of a model or profile for its name, which is longer.
 MODEL: Final = re.compile(
-    r"(?!sk-|egk_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,64}"
+    r"(?!sk-|eg[ak]_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,64}"
     r"|arn:aws[a-z-]{0,9}:bedrock:[a-z0-9-]{0,20}:(?:[0-9]{12})?:[a-z-]{1,40}/[A-Za-z0-9._:-]{1,100}"
 )
-_RESPONSE_MODEL: Final = re.compile(r"(?!sk-|egk_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,200}")
+_RESPONSE_MODEL: Final = re.compile(
+    r"(?!sk-|eg[ak]_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,200}"
+)
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 

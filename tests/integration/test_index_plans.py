@@ -87,8 +87,9 @@ SELECT u.model, sum(u.requests)::bigint, sum(u.input_tokens)::bigint,
 WHERE u.{owner} = $1 AND u.began_at >= date_trunc('hour', $2, 'UTC') GROUP BY u.model
 """
 """As `egret_used` asks it."""
-RULES = {"idx_api_keys_team_id_name"}
-"""Indexes that are there to refuse what must not be twice; `test_cli_keys` shows that they do."""
+RULES = {"idx_api_keys_team_id_name", "idx_admin_tokens_name"}
+"""Indexes that are there to refuse what must not be twice; `test_cli_keys` and `test_sign_in` show
+that they do."""
 # What a foreign key asks when the row that it points to is deleted (PostgreSQL, ri_triggers.c).
 REFERENCE = "SELECT 1 FROM ONLY {table} AS x WHERE {column} = $1 FOR KEY SHARE OF x"
 

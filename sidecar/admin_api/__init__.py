@@ -1,0 +1,1 @@
+"""The process of `egret admin`: REST for all of the command line, for people and programs."""

@@ -1,0 +1,181 @@
+"""Builds the application of `egret admin`: services, errors, headers, and the API's routers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from typing import Final, Never
+
+import asyncpg
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sidecar import __version__
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin_api import idempotency, keys, login, owners, sign_in
+from sidecar.admin_api.access import SAFE_METHODS, Services
+from sidecar.admin_api.problems import Problem, problem_of
+from sidecar.admin_api.rate_limits import RateLimiter
+from sidecar.settings.process import Settings
+from sidecar.storage.pool import UNAVAILABLE, InvalidDsnError, borrow, open_pool
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.names import LogEvent
+
+API: Final = "/api/v1"
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+_BURST_SECONDS: Final = 10
+_SWEEP_SECONDS: Final = 600
+
+SECURITY_HEADERS: Final = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'; font-src 'self'; form-action 'self'; frame-ancestors 'none';"
+        " base-uri 'none'"
+    ),
+    "cache-control": "no-store",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    # Not `no-referrer`: browsers would send `Origin: null` with forms.
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+_EXPECTED: Final = (
+    Problem,
+    ChangeRefusedError,
+    RequestValidationError,
+    HTTPException,
+    InvalidDsnError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; its lifespan opens the pool of connections."""
+    app = FastAPI(
+        title="Egret administration",
+        version=__version__,
+        summary="Organizations, teams, keys, limits, policies and reports of an Egret.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{API}/openapi.json",
+        lifespan=_lifespan,
+        max_body_size=MAX_BODY_BYTES,
+    )
+    app.state.settings = settings
+    app.state.error_page = None
+    app.state.login_page = None
+    for router in (owners.router, keys.router):
+        app.include_router(router, prefix=API)
+    app.include_router(login.api_router, prefix=API)
+    app.include_router(login.router)
+    app.include_router(login.log_out_router)
+    app.add_api_route("/healthz", _health, include_in_schema=False)
+    for kind in _EXPECTED:
+        app.add_exception_handler(kind, _answer_problem)
+    app.add_exception_handler(Exception, _answer_fault)
+    app.add_middleware(_SecurityHeaders, is_encrypted=settings.admin.is_encrypted)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    admin = settings.admin
+    budgets = {"query_seconds": admin.query_seconds, "pool_size": admin.pool_size}
+    async with open_pool(settings.postgres.model_copy(update=budgets)) as pool:
+        app.state.pool = pool
+        app.state.services = Services(
+            settings=settings,
+            pool=pool,
+            requests=RateLimiter(
+                per_second=admin.requests_per_second,
+                burst=admin.requests_per_second * _BURST_SECONDS,
+            ),
+            logins=RateLimiter(
+                per_second=admin.logins_per_minute / 60, burst=admin.logins_per_minute
+            ),
+        )
+        async with asyncio.TaskGroup() as tasks:
+            sweeper = tasks.create_task(_sweep(app.state.services))
+            yield
+            sweeper.cancel()
+
+
+async def _sweep(services: Services) -> Never:
+    """Delete expired sessions, logins and idempotency keys now and then."""
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        with suppress(*UNAVAILABLE):
+            async with borrow(services.pool, services.postgres) as connection:
+                await sign_in.delete_expired(connection)
+                await idempotency.delete_expired(connection)
+
+
+async def _health() -> Response:
+    """Return 200 while the process serves; the database's state does not restart it."""
+    return PlainTextResponse("ok\n")
+
+
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    return (
+        await _answer_fault(request, error) if problem is None else await _page(request, problem)
+    )
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    get_logger().error(LogEvent.ADMIN_FAILED, path=_route(request), exc_info=error)
+    return await _page(
+        request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in Egret; see its log")
+    )
+
+
+def _route(request: Request) -> str:
+    """Return the route's own path: names in the request's may be long, or of people."""
+    return str(getattr(request.scope.get("route"), "path", "-"))
+
+
+async def _page(request: Request, problem: Problem) -> Response:
+    """Return problem details below the API, a page elsewhere, the login without a session."""
+    if request.url.path.startswith("/api/"):
+        return problem.response()
+    if problem.status == HTTPStatus.UNAUTHORIZED and request.method in SAFE_METHODS:
+        return RedirectResponse(login.login_path(request.url.path), HTTPStatus.SEE_OTHER)
+    if (render := request.app.state.error_page) is not None:
+        page: Response = await render(request, problem)
+        return page
+    return PlainTextResponse(f"{problem.title}: {problem.detail}\n", problem.status)
+
+
+class _SecurityHeaders:
+    """Gives each answer its security headers, unless the route has set another value."""
+
+    def __init__(self, app: ASGIApp, *, is_encrypted: bool) -> None:
+        self._app = app
+        self._headers = dict(SECURITY_HEADERS)
+        if is_encrypted:
+            self._headers["strict-transport-security"] = "max-age=31536000"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)

@@ -1,0 +1,68 @@
+"""Values that several routes take and return."""
+
+from __future__ import annotations
+
+import hashlib
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+from fastapi import Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+
+from sidecar.admin_api.problems import Problem
+
+NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME, examples=["acme"])]
+Models = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200)]],
+    Field(min_length=1, max_length=100, examples=[["gpt-*"]]),
+]
+Moment = AwareDatetime
+
+_Item = TypeVar("_Item")
+
+
+class Body(BaseModel):
+    """The body of a request: an unknown field is a fault."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self, name: str) -> bool:
+        """Return whether a field was sent: one that was not stays as it is."""
+        return name in self.model_fields_set
+
+
+class Page(BaseModel, Generic[_Item]):
+    """Items in order; `next` is the `after` of the following page, if there is one."""
+
+    items: list[_Item]
+    next: str | None = None
+
+
+def etag(value: object) -> str:
+    """Return the entity tag of an object as it is shown."""
+    shown = TypeAdapter[Any](type(value)).dump_json(value)
+    return f'"{hashlib.sha256(shown).hexdigest()[:32]}"'
+
+
+def tagged(response: Response, value: _Item) -> _Item:
+    """Return *value*, and give its entity tag to the answer."""
+    response.headers["etag"] = etag(value)
+    return value
+
+
+def check_match(request: Request, value: object) -> None:
+    """Check `If-Match` against the object as it is now, which is locked or read just before.
+
+    Raises:
+        Problem: 412, the object has changed since the caller read it.
+    """
+    wanted = request.headers.get("if-match")
+    if wanted is None or wanted.strip() == "*":
+        return
+    if etag(value) not in {one.strip() for one in wanted.split(",")}:
+        raise Problem(
+            HTTPStatus.PRECONDITION_FAILED,
+            "it was changed since you read it",
+            hint="read it again, then repeat the change",
+        )

@@ -1,0 +1,230 @@
+"""Routes of organizations and teams."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from sidecar.admin import owners as administration
+from sidecar.admin.owners import (
+    AS_IT_IS,
+    Dependents,
+    Organization,
+    OwnerChange,
+    Rules,
+    Team,
+    Unchanged,
+)
+from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.objects import Body, Models, Name, Page, check_match, tagged
+from sidecar.admin_api.problems import not_found
+from sidecar.admin_api.roles import Permission
+
+router = APIRouter(route_class=AccessRoute, tags=["organizations and teams"])
+
+
+class NewOwner(Body):
+    """An organization or team to create; null models are every model of the level above."""
+
+    name: Name
+    allowed_models: Models | None = None
+    policy: Name | None = None
+
+
+class OwnerPatch(Body):
+    """Fields to change; those that are not sent stay as they are."""
+
+    name: Name | None = None
+    allowed_models: Models | None = None
+    policy: Name | None = None
+    enabled: bool | None = None
+
+
+@router.get("/organizations")
+async def list_organizations(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    after: Annotated[str | None, Query(max_length=63)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[Organization]:
+    """List the organizations that the caller may view, by name."""
+    every = await administration.organizations(
+        access.connection, within=access.within(Permission.VIEW)
+    )
+    found = [one for one in every if after is None or one.name > after]
+    return Page(items=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
+
+
+@router.post("/organizations", status_code=HTTPStatus.CREATED)
+async def create_organization(
+    access: Annotated[Access, requires(Permission.MANAGE_ORGANIZATIONS)], body: NewOwner
+) -> Organization:
+    """Create an organization."""
+    return await administration.create_organization(
+        access.connection, body.name, rules=_rules(body)
+    )
+
+
+@router.get("/organizations/{organization}")
+async def show_organization(
+    access: Annotated[Access, requires(Permission.VIEW)], organization: str, response: Response
+) -> Organization:
+    """Show an organization."""
+    return tagged(response, await _organization(access, organization))
+
+
+@router.patch("/organizations/{organization}")
+async def change_organization(
+    access: Annotated[Access, requires(Permission.MANAGE_ORGANIZATIONS)],
+    organization: str,
+    body: OwnerPatch,
+    request: Request,
+    response: Response,
+) -> Organization:
+    """Change an organization's name, models, policy, or whether its keys are let in."""
+    check_match(request, await _organization(access, organization))
+    connection, name = access.connection, organization
+    if body.given("policy"):
+        await administration.bind_organization(connection, name, policy=body.policy)
+    if body.enabled is not None:
+        await administration.switch_organization(connection, name, enabled=body.enabled)
+    if body.name is not None or body.given("allowed_models"):
+        change = OwnerChange(name=body.name, allowed_models=_models(body))
+        name = (await administration.change_organization(connection, name, change)).name
+    access.changed(keys=[f"organization:{access.organization_id}"])
+    return tagged(response, await _organization(access, name))
+
+
+@router.delete("/organizations/{organization}")
+async def delete_organization(
+    access: Annotated[Access, requires(Permission.MANAGE_ORGANIZATIONS)],
+    organization: str,
+    request: Request,
+    cascade: bool = False,
+) -> Dependents:
+    """Delete an organization, with `cascade` its teams and keys too; return their number."""
+    found = await _organization(access, organization)
+    check_match(request, found)
+    deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)
+    access.changed(keys=[f"organization:{found.id}"])
+    return deleted
+
+
+@router.get("/organizations/{organization}/dependents")
+async def show_dependents(
+    access: Annotated[Access, requires(Permission.VIEW)],
+    organization: str,  # noqa: ARG001 - in the path, for `requires`
+) -> Dependents:
+    """Count the teams and keys that an organization cannot be deleted without."""
+    assert access.organization_id is not None  # noqa: S101 - of the path
+    return await administration.dependents(access.connection, access.organization_id)
+
+
+@router.get("/teams")
+async def list_teams(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    organization: Annotated[str | None, Query(max_length=63)] = None,
+    after: Annotated[str | None, Query(max_length=127)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[Team]:
+    """List the teams that the caller may view, by organization and name."""
+    every = await administration.teams(
+        access.connection, organization=None, within=access.within(Permission.VIEW)
+    )
+    place = ("", "") if after is None else tuple(after.split("/", 1))
+    found = [
+        one
+        for one in every
+        if organization in {None, one.organization} and (one.organization, one.name) > place
+    ]
+    return Page(items=found[:limit], next=found[limit - 1].path if len(found) > limit else None)
+
+
+@router.post("/organizations/{organization}/teams", status_code=HTTPStatus.CREATED)
+async def create_team(
+    access: Annotated[Access, requires(Permission.MANAGE_TEAMS)],
+    organization: str,
+    body: NewOwner,
+) -> Team:
+    """Create a team."""
+    if body.policy is not None:
+        access.check(Permission.BIND_POLICIES)
+    return await administration.create_team(
+        access.connection, body.name, organization=organization, rules=_rules(body)
+    )
+
+
+@router.get("/organizations/{organization}/teams/{team}")
+async def show_team(
+    access: Annotated[Access, requires(Permission.VIEW)],
+    organization: str,
+    team: str,
+    response: Response,
+) -> Team:
+    """Show a team."""
+    return tagged(response, await _team(access, organization, team))
+
+
+@router.patch("/organizations/{organization}/teams/{team}")
+async def change_team(
+    access: Annotated[Access, requires(Permission.MANAGE_TEAMS)],
+    organization: str,
+    team: str,
+    body: OwnerPatch,
+    request: Request,
+    response: Response,
+) -> Team:
+    """Change a team's name, models, policy, or whether its keys are let in."""
+    check_match(request, await _team(access, organization, team))
+    connection, path = access.connection, f"{organization}/{team}"
+    if body.given("policy"):
+        access.check(Permission.BIND_POLICIES)
+        await administration.bind_team(connection, path, policy=body.policy)
+    if body.enabled is not None:
+        await administration.switch_team(connection, path, enabled=body.enabled)
+    if body.name is not None or body.given("allowed_models"):
+        change = OwnerChange(name=body.name, allowed_models=_models(body))
+        team = (await administration.change_team(connection, path, change)).name
+    access.changed(keys=[f"team:{access.team_id}"])
+    return tagged(response, await _team(access, organization, team))
+
+
+@router.delete("/organizations/{organization}/teams/{team}")
+async def delete_team(
+    access: Annotated[Access, requires(Permission.MANAGE_TEAMS)],
+    organization: str,
+    team: str,
+    request: Request,
+    cascade: bool = False,
+) -> Dependents:
+    """Delete a team, with `cascade` its keys too; return their number."""
+    found = await _team(access, organization, team)
+    check_match(request, found)
+    deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)
+    access.changed(keys=[f"team:{found.id}"])
+    return deleted
+
+
+def _rules(body: NewOwner) -> Rules:
+    models = None if body.allowed_models is None else tuple(body.allowed_models)
+    return Rules(allowed_models=models, policy=body.policy)
+
+
+def _models(body: OwnerPatch) -> tuple[str, ...] | Unchanged | None:
+    if not body.given("allowed_models"):
+        return AS_IT_IS
+    return None if body.allowed_models is None else tuple(body.allowed_models)
+
+
+async def _organization(access: Access, name: str) -> Organization:
+    for one in await administration.organizations(access.connection, name=name):
+        return one
+    raise not_found("organization")
+
+
+async def _team(access: Access, organization: str, name: str) -> Team:
+    for one in await administration.teams(access.connection, organization=organization):
+        if one.name == name:
+            return one
+    raise not_found("team")

@@ -1,0 +1,130 @@
+"""Errors as problem details (RFC 9457): of routes, of operations, and of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import asyncpg
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.storage.pool import InvalidDsnError
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = {"retry-after": "5"}
+_MAX_CHARACTERS: Final = 200
+"""Of an error of PostgreSQL: it may repeat a whole value."""
+MAX_ERRORS: Final = 20
+
+
+class Problem(Exception):  # noqa: N818 - the word of RFC 9457
+    """An answer that is an error; `hint` says how to correct the request."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        hint: str | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.title = HTTPStatus(status).phrase
+        self.detail = detail
+        self.hint = hint
+        self.errors = errors
+        self.headers = headers
+
+    def response(self) -> JSONResponse:
+        """Return the problem as JSON."""
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if self.hint is not None:
+            body["hint"] = self.hint
+        if self.errors:
+            body["errors"] = list(self.errors)
+        return JSONResponse(
+            body, self.status, headers=dict(self.headers or {}), media_type=MEDIA_TYPE
+        )
+
+
+def not_found(kind: str) -> Problem:
+    """Return the answer for an object that is not there, or that the caller may not see."""
+    return Problem(HTTPStatus.NOT_FOUND, f"there is no such {kind}, or you may not see it")
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """Return the problem for an expected error; None for any other, which is a fault of ours."""
+    match error:
+        case Problem():
+            return error
+        case ChangeRefusedError():
+            return Problem(HTTPStatus.CONFLICT, error.problem, hint=error.hint)
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException():
+            return Problem(error.status_code, str(error.detail), headers=error.headers)
+        case asyncpg.PostgresError() | asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            return _of_database(error)
+        case OSError() | InvalidDsnError():
+            return _away()
+        case _:
+            return None
+
+
+def _of_database(error: Exception) -> Problem:
+    match error:
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the database has no schema for this version",
+                hint="run `egret migrate`",
+            )
+        case asyncpg.InsufficientPrivilegeError() | asyncpg.ReadOnlySQLTransactionError():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the database's role may not do this",
+                hint="log `egret admin` in as a member of egret_console",
+            )
+        case asyncpg.IntegrityConstraintViolationError() | asyncpg.TransactionRollbackError():
+            return Problem(
+                HTTPStatus.CONFLICT,
+                "an object that this change depends on was changed meanwhile; nothing was done",
+                hint="read it again, then repeat the change",
+            )
+        case asyncpg.DataError():
+            return Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"PostgreSQL does not take a value ({str(error)[:_MAX_CHARACTERS]})",
+                hint="correct it",
+            )
+        case _:
+            return _away()
+
+
+def _away() -> Problem:
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the database gave no answer; nothing was changed unless it is there when you look again",
+        hint="try again",
+        headers=RETRY_AFTER,
+    )
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    """Return places and faults; values are not repeated, since they may be secrets."""
+    errors = [
+        {"in": ".".join(str(step) for step in fault["loc"]), "fault": str(fault["msg"])}
+        for fault in error.errors()[:MAX_ERRORS]
+    ]
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not valid", errors=errors)

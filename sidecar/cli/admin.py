@@ -1,0 +1,206 @@
+"""`egret admin`: serves the administration API and console, and gives the first access."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from sidecar.admin_api.roles import Grant, GrantError, Permission, Role, find_grant
+from sidecar.admin_api.sign_in import (
+    Token,
+    begin_link_login,
+    create_token,
+    end_sessions_of,
+    list_tokens,
+    reveal_token,
+    revoke_token,
+)
+from sidecar.cli.arguments import MomentError, parse_span_ahead
+from sidecar.cli.connection import actor, on_connection, settings_or_exit
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    install_hint,
+    note,
+    print_record,
+    print_rows,
+)
+from sidecar.keys.credentials import generate
+from sidecar.storage.pool import Connection
+
+admin = typer.Typer(
+    invoke_without_command=True, help="Serve the administration API and console; its logins."
+)
+
+GRACE_SECONDS: Final = 20
+_BACKLOG: Final = 256
+
+GrantOption = Annotated[
+    str,
+    typer.Option(
+        "--grant", metavar="GRANT", help="ROLE, ROLE:ORGANIZATION or ROLE:ORGANIZATION/TEAM."
+    ),
+]
+
+
+@admin.callback()
+def serve(context: typer.Context) -> None:
+    """Serve the administration API and console, in a process of its own; SIGTERM ends it.
+
+    It needs the packages of the extra `admin`. Settings: EGRET_ADMIN__HOST, EGRET_ADMIN__PORT,
+    EGRET_ADMIN__PUBLIC_URL, … `egret admin login-link` makes the first login.
+
+    Example: EGRET_POSTGRES__DSN=postgresql://egret_console@db/egret egret admin
+    """
+    if context.invoked_subcommand is not None:
+        return
+    try:
+        # Here, since no other command needs these packages.
+        import uvicorn  # noqa: PLC0415
+
+        from sidecar.admin_api.application import create_app  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        problem = f"`egret admin` needs the extra admin, and {error.name} is not installed"
+        fail(problem, hint=install_hint("admin"), code=WRONG_USAGE)
+    import uvloop  # noqa: PLC0415
+
+    from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
+    from sidecar.telemetry.names import LogEvent  # noqa: PLC0415
+
+    settings = settings_or_exit()
+    configure_logs(settings.telemetry.log_level)
+    own = settings.admin
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=own.host,
+            port=own.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            proxy_headers=bool(own.proxies),
+            forwarded_allow_ips=own.proxies or None,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    # After a graceful end uvicorn raises the signal anew; the end is no failure.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: None)
+    get_logger().info(LogEvent.ADMIN_STARTED, url=own.origin)
+    uvloop.run(server.serve())
+    if not server.started:
+        sys.exit(1)
+
+
+@admin.command("login-link")
+def login_link(grant: GrantOption = Role.ADMIN.value) -> None:
+    """Print a link that logs in once, within five minutes; `egret --as NAME` names the person.
+
+    Example: egret --as alice admin login-link --grant operator:acme
+    """
+
+    async def work(connection: Connection) -> str:
+        return await begin_link_login(connection, actor(), [await _grant(connection, grant)])
+
+    secret = on_connection(work)
+    origin = settings_or_exit().admin.origin
+    note("It logs in once, within five minutes, and shows who opened it in the audit log.")
+    typer.echo(f"{origin}/login/link?token={secret}")
+
+
+@admin.command("create-token")
+def create(
+    name: Annotated[str, typer.Argument(help="Lower case, for example ci.")],
+    grant: GrantOption,
+    scope: Annotated[
+        list[Permission] | None,
+        typer.Option("--scope", help="Narrow the role to this permission; repeat for more."),
+    ] = None,
+    expires: Annotated[str, typer.Option("--expires", help="90d, 12h, or never.")] = "90d",
+) -> None:
+    """Create an API token for a program and print it, the only time it is shown.
+
+    Example: egret admin create-token ci --grant operator:acme --scope view --scope manage_keys
+    """
+    life = None
+    try:
+        if expires != "never":
+            life = parse_span_ahead(expires, now=datetime.now(UTC))
+    except MomentError as error:
+        fail(f"--expires: {error}", hint="nothing was changed", code=WRONG_USAGE)
+    key = generate(secrets.token_bytes)
+
+    async def work(connection: Connection) -> Token:
+        found = await _grant(connection, grant)
+        scopes = frozenset(scope) if scope else None
+        return await create_token(
+            connection,
+            key,
+            name=name,
+            grant=Grant(found.role, found.organization_id, found.team_id, scopes),
+            created_by=actor(),
+            life=life,
+        )
+
+    created = on_connection(work)
+    note(f"token id: {created.id}\nKeep it now: it is shown this once.")
+    typer.echo(reveal_token(key))
+
+
+@admin.command("tokens")
+def tokens(output: OutputOption = Output.TABLE) -> None:
+    """List the API tokens, revoked ones last.
+
+    Example: egret admin tokens
+    """
+    rows = [_row(one) for one in on_connection(list_tokens)]
+    columns = ("id", "name", "role", "organization", "team", "expires_at", "last_used_at")
+    print_rows(rows, columns=columns, output=output)
+
+
+@admin.command("revoke-token")
+def revoke(
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="As `egret admin tokens` shows.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Revoke an API token for good, at once.
+
+    Example: egret admin revoke-token 5OKO8h6jGWNP
+    """
+    revoked = on_connection(lambda connection: revoke_token(connection, token_id))
+    print_record(_row(revoked), output=output)
+
+
+@admin.command("log-out")
+def log_out(
+    person: Annotated[str, typer.Argument(help="As the audit log names the person.")],
+) -> None:
+    """End all sessions of a person, at once.
+
+    Example: egret admin log-out alice@example.com
+    """
+    count = on_connection(lambda connection: end_sessions_of(connection, person))
+    note(f"Ended {count} session{'s' * (count != 1)}.")
+
+
+async def _grant(connection: Connection, text: str) -> Grant:
+    try:
+        return await find_grant(connection, text)
+    except GrantError as error:
+        fail(f"--grant: {error}", hint="nothing was changed", code=WRONG_USAGE)
+
+
+def _row(token: Token) -> Row:
+    return {
+        name: value.value if isinstance(value := getattr(token, name), Role) else value
+        for name in Token.__slots__
+    }

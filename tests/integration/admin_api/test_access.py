@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from sidecar.settings.process import Settings
+from sidecar.settings.stores import PostgresSettings
+from tests.support.admin_api import (
+    API,
+    admin_settings,
+    client_of,
+    running_app,
+    session_client,
+    token_client,
+)
+from tests.support.postgres import Database
+from tests.support.reporting_worker import reporting_worker
+
+TEAM = {"name": "maps"}
+TEAMS = f"{API}/organizations/acme/teams"
+
+
+async def execute(app: FastAPI, statement: str) -> None:
+    async with app.state.pool.acquire() as connection:
+        await connection.execute(statement)
+
+
+async def test_a_change_needs_the_sessions_token_and_the_sites_origin(app: FastAPI) -> None:
+    """A page of another site has neither, though the browser sends the cookie."""
+    alice = await session_client(app, "admin")
+    other = await session_client(app, "admin", person="eve@example.com")
+
+    refused = [
+        await alice.post(TEAMS, json=TEAM, headers=headers)
+        for headers in (
+            {"x-csrf-token": ""},
+            {"x-csrf-token": other.headers["x-csrf-token"]},
+            {"origin": "https://evil.example.com"},
+            {"origin": "null"},
+            {"origin": "", "referer": "https://evil.example.com/"},
+        )
+    ]
+    made = await alice.post(TEAMS, json=TEAM)
+
+    assert [one.status_code for one in refused] == [403] * 5
+    assert made.status_code == 201
+
+
+async def test_a_session_ends_by_idleness_by_age_and_by_log_out(app: FastAPI) -> None:
+    """Each time with 401, in the middle of an edit too, and nothing is changed."""
+    idle, old, ended = [
+        await session_client(app, "admin", person=name) for name in ("idle", "old", "ended")
+    ]
+    await execute(
+        app,
+        "UPDATE admin_sessions SET seen_at = now() - interval '31 minutes' WHERE person = 'idle';"
+        "UPDATE admin_sessions SET expires_at = now() - interval '1 s' WHERE person = 'old'",
+    )
+    left = await ended.post("/logout")
+
+    answers = [await one.post(TEAMS, json=TEAM) for one in (idle, old, ended)]
+
+    assert left.status_code == 303
+    assert [one.status_code for one in answers] == [401] * 3
+    assert answers[0].headers["content-type"] == "application/problem+json"
+
+
+async def test_tokens_end_at_once_and_never_pass_for_sessions(app: FastAPI) -> None:
+    """Revoked or expired, mistyped, or those of API keys; a token needs no form's token."""
+    bot = await token_client(app, "operator:acme")
+    before = await bot.post(TEAMS, json=TEAM)
+    await execute(app, "UPDATE admin_tokens SET expires_at = now()")
+    after = await bot.get(TEAMS.replace("/teams", ""))
+    strange = [
+        await client_of(app, authorization=text).get(f"{API}/me")
+        for text in ("Bearer ega_x", "Bearer egk_AAAAAAAAAAA1", "Basic YTpi", "Bearer", "")
+    ]
+
+    assert (before.status_code, after.status_code) == (201, 401)
+    assert [one.status_code for one in strange] == [401] * 5
+
+
+async def test_a_token_may_do_no_more_than_its_scopes(app: FastAPI) -> None:
+    """Of the role operator, it only reads."""
+    from sidecar.admin_api.roles import Permission  # noqa: PLC0415
+
+    bot = await token_client(app, "operator:acme", scopes=[Permission.VIEW])
+
+    assert (await bot.get(f"{API}/keys/AAAAAAAAAAA1")).status_code == 200
+    assert (await bot.post(TEAMS, json=TEAM)).status_code == 403
+
+
+async def test_the_audit_log_names_the_person(app: FastAPI) -> None:
+    """And the token, for a program."""
+    alice, bot = await session_client(app, "admin"), await token_client(app, "admin", name="ci")
+    await alice.post(TEAMS, json=TEAM)
+    await bot.delete(f"{TEAMS}/maps")
+
+    async with app.state.pool.acquire() as connection:
+        rows = await connection.fetch(
+            "SELECT actor, action FROM audit_log WHERE object_type = 'teams' AND actor IS NOT NULL"
+            " ORDER BY id"
+        )
+
+    assert [tuple(row) for row in rows] == [
+        ("alice@example.com", "insert"),
+        ("token ci", "delete"),
+    ]
+
+
+async def test_without_the_database_there_is_a_problem_to_try_again(database: Database) -> None:
+    """503 with Retry-After, below the API and for pages; health is that of the process."""
+    away = PostgresSettings(dsn=SecretStr("postgresql://nobody@127.0.0.1:1/none"))
+    settings = admin_settings(database).model_copy(update={"postgres": away})
+    async with running_app(settings) as app:
+        bot = client_of(app, authorization="Bearer ega_" + "A" * 12 + "_" + "A" * 43 + "A" * 6)
+        browser = client_of(app)
+        browser.cookies.set("egret_admin", "a" * 43)
+
+        read = await browser.get(f"{API}/me")
+        health = await bot.get("/healthz")
+
+    assert (read.status_code, read.headers["retry-after"]) == (503, "5")
+    assert read.json()["title"] == "Service Unavailable"
+    assert health.status_code == 200
+
+
+async def test_the_answer_waits_until_the_workers_have_the_change(
+    app: FastAPI, database: Database
+) -> None:
+    """With `wait=true`, and says how many they are."""
+    alice = await session_client(app, "admin")
+    async with reporting_worker(database):
+        changed = await alice.post(f"{API}/keys/AAAAAAAAAAA1/revoke?wait=true")
+
+    assert changed.headers["egret-in-force"] == "workers=1, behind=0"
+
+
+async def test_too_many_requests_of_one_person_are_refused(database: Database) -> None:
+    """With the seconds to wait; another person goes on."""
+    settings: Settings = admin_settings(database, requests_per_second=0.1)
+    async with running_app(settings) as app:
+        alice, bob = [await session_client(app, "admin", person=name) for name in ("a", "b")]
+        codes = [(await alice.get(f"{API}/me")).status_code for _ in range(2)]
+        refused = await alice.get(f"{API}/me")
+
+        assert codes == [200, 429]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await bob.get(f"{API}/me")).status_code == 200
+
+
+async def test_guesses_of_tokens_are_slowed_by_address(database: Database) -> None:
+    """Ten a minute by default."""
+    async with running_app(admin_settings(database, logins_per_minute=3)) as app:
+        guesser = client_of(app, authorization="Bearer ega_guess")
+        codes = [(await guesser.get(f"{API}/me")).status_code for _ in range(5)]
+
+    assert codes == [401, 401, 401, 429, 429]
+
+
+@pytest.mark.parametrize("path", ["/keys", "/keys?limit=5"])
+async def test_pages_without_a_session_lead_to_the_login_and_back(app: FastAPI, path: str) -> None:
+    """The console's pages; here one that needs no console."""
+    from fastapi import APIRouter  # noqa: PLC0415
+
+    from sidecar.admin_api.access import AccessRoute, requires  # noqa: PLC0415
+    from sidecar.admin_api.roles import Permission  # noqa: PLC0415
+
+    router = APIRouter(route_class=AccessRoute)
+
+    async def page() -> None: ...
+
+    router.add_api_route("/keys", page, dependencies=[requires(Permission.VIEW)])
+    app.include_router(router)
+
+    answer = await client_of(app).get(path)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/keys")
+
+
+async def test_two_changes_at_once_of_one_read_are_one_change(app: FastAPI) -> None:
+    """The second has the entity tag of before, and gets 412."""
+    alice = await session_client(app, "admin")
+    url = f"{TEAMS}/search"
+    tag = (await alice.get(url)).headers["etag"]
+
+    answers = await asyncio.gather(
+        *(alice.patch(url, json={"name": name}, headers={"if-match": tag}) for name in ("x", "y"))
+    )
+
+    assert sorted(one.status_code for one in answers) in ([200, 404], [200, 412])

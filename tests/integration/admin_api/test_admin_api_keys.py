@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from sidecar.keys.credentials import parse
+from tests.support.admin_api import API, session_client
+
+KEYS = f"{API}/organizations/acme/teams/search/keys"
+
+
+async def test_a_key_lives_by_the_api(app: FastAPI) -> None:
+    """Create with bounds, change them, rotate with a grace, revoke; the secret is shown once."""
+    lead = await session_client(app, "team_lead:acme/search")
+    bounds = {
+        "allowed_sources": ["192.0.2.0/24", "2001:db8::/32"],
+        "allowed_operations": ["chat"],
+        "tags": ["env=prod"],
+        "expires_at": "2100-01-01T00:00:00Z",
+    }
+    created = (await lead.post(KEYS, json={"name": "ci", **bounds})).json()
+    key_id = created["details"]["key_id"]
+
+    changed = (
+        await lead.patch(f"{API}/keys/{key_id}", json={"tags": [], "allowed_sources": None})
+    ).json()
+    rotated = (await lead.post(f"{API}/keys/{key_id}/rotate", json={"grace_seconds": 60})).json()
+    revoked = (await lead.post(f"{API}/keys/{key_id}/revoke")).json()
+    again = (await lead.post(f"{API}/keys/{key_id}/revoke")).json()
+    shown = await lead.get(f"{API}/keys/{key_id}")
+
+    parsed = parse(created["key"])
+    assert parsed is not None
+    assert parsed.key_id == key_id
+    assert created["details"]["allowed_sources"] == bounds["allowed_sources"]
+    assert (changed["tags"], changed["allowed_sources"]) == ([], None)
+    assert changed["expires_at"] == bounds["expires_at"]
+    assert rotated["details"]["expires_at"] == bounds["expires_at"]
+    assert rotated["replaces"]["replaced_by"] == rotated["details"]["key_id"]
+    assert revoked["state"] == "revoked"
+    assert again["revoked_at"] == revoked["revoked_at"]
+    assert created["key"] not in shown.text
+    assert parsed.secret not in shown.text
+
+
+async def test_keys_are_listed_page_by_page_and_only_those_of_the_caller(app: FastAPI) -> None:
+    """A filter for another's team answers like one for a team that is not there."""
+    admin, lead = await session_client(app, "admin"), await session_client(app, "viewer:acme/ads")
+
+    first = (await admin.get(f"{API}/keys", params={"limit": 2})).json()
+    rest = (await admin.get(f"{API}/keys", params={"limit": 2, "after": first["next"]})).json()
+    own = (await lead.get(f"{API}/keys")).json()
+    others = [
+        await lead.get(f"{API}/keys", params=params)
+        for params in (
+            {"team": "globex/search"},
+            {"team": "globex/none"},
+            {"organization": "globex"},
+            {"organization": "none"},
+        )
+    ]
+
+    assert len(first["items"]) + len(rest["items"]) == 3
+    assert rest["next"] is None
+    assert [one["key_id"] for one in own["items"]] == ["AAAAAAAAAAA3"]
+    assert [one.status_code for one in others] == [404] * 4
+    assert len({one.text for one in others}) == 1
+
+
+async def test_a_team_lead_binds_no_policy(app: FastAPI) -> None:
+    """A weaker policy would pass its guardrails by."""
+    lead = await session_client(app, "team_lead:acme/search")
+
+    made = await lead.post(KEYS, json={"name": "ci", "policy": "weak"})
+    bound = await lead.patch(f"{API}/keys/AAAAAAAAAAA1", json={"policy": None})
+
+    assert (made.status_code, bound.status_code) == (403, 403)
+
+
+async def test_values_out_of_range_are_faults_of_the_request(app: FastAPI) -> None:
+    """Never of the server."""
+    lead = await session_client(app, "team_lead:acme/search")
+
+    faulty: list[dict[str, object]] = [
+        {"expires_at": "2030-01-01T00:00:00"},
+        {"expires_at": "99999-01-01T00:00:00Z"},
+        {"allowed_sources": ["192.0.2.1/24"]},
+        {"allowed_operations": ["dance"]},
+        {"tags": ["Not A Tag"]},
+        {"allowed_models": []},
+        {"tags": [f"t{number}" for number in range(21)]},
+    ]
+    answers = [await lead.post(KEYS, json={"name": "ci", **fields}) for fields in faulty]
+    rotated = await lead.post(f"{API}/keys/AAAAAAAAAAA1/rotate", json={"grace_seconds": -1})
+
+    assert [one.status_code for one in [*answers, rotated]] == [422] * 8

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from sidecar.admin_api.access import AccessRoute, Requirement
+from tests.support.admin_api import API, client_of
+
+PUBLIC = {"/healthz", "/login", "/login/link", "/login/oidc", "/login/callback"}
+
+
+async def test_each_route_declares_one_permission(app: FastAPI) -> None:
+    """A new route without one fails here; the pages of the login are the only others."""
+    faults, count = [], 0
+    for one in iter_route_contexts(app.routes):
+        if not isinstance(one.original_route, APIRoute) or one.path in PUBLIC:
+            continue
+        count += 1
+        declared = [
+            part
+            for part in one.original_route.dependant.dependencies
+            if isinstance(part.call, Requirement)
+        ]
+        if not isinstance(one.original_route, AccessRoute) or len(declared) != 1:
+            faults.append(one.path)
+
+    assert (faults, count > 10) == ([], True)
+
+
+async def test_every_answer_has_the_security_headers(app: FastAPI) -> None:
+    """Errors too."""
+    client = client_of(app)
+
+    for path in ("/login", "/healthz", "/none", f"{API}/me", f"{API}/none", f"{API}/openapi.json"):
+        headers = (await client.get(path)).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+
+
+async def test_the_schema_is_openapi_3_1_and_names_every_path(app: FastAPI) -> None:
+    """With an operation id for each, which clients are generated from."""
+    schema = (await client_of(app).get(f"{API}/openapi.json")).json()
+
+    assert schema["openapi"].startswith("3.1")
+    assert f"{API}/keys/{{key_id}}/rotate" in schema["paths"]
+    ids = [
+        operation["operationId"]
+        for path in schema["paths"].values()
+        for operation in path.values()
+    ]
+    assert len(ids) == len(set(ids))

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+
+from tests.support.admin_api import API, session_client
+
+TEAMS = f"{API}/organizations/acme/teams"
+ONCE = {"idempotency-key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
+
+
+async def test_a_change_that_is_sent_again_happens_once(app: FastAPI) -> None:
+    """The second gets the answer of the first, also if both come at the same time."""
+    alice = await session_client(app, "admin")
+
+    first, second = await asyncio.gather(
+        *(alice.post(TEAMS, json={"name": "maps"}, headers=ONCE) for _ in range(2))
+    )
+
+    assert first.status_code == second.status_code == 201
+    assert first.json() == second.json()
+    assert {one.headers.get("idempotent-replayed") for one in (first, second)} == {None, "true"}
+
+
+async def test_a_key_is_for_one_request_of_one_person(app: FastAPI) -> None:
+    """Another request with it is a fault; another person's is their own; a failure frees it."""
+    alice, bob = [await session_client(app, "admin", person=name) for name in ("a", "b")]
+
+    failed = await alice.post(TEAMS, json={"name": "search"}, headers=ONCE)
+    made = await alice.post(TEAMS, json={"name": "maps"}, headers=ONCE)
+    other = await alice.post(TEAMS, json={"name": "news"}, headers=ONCE)
+    of_bob = await bob.post(TEAMS, json={"name": "news"}, headers=ONCE)
+
+    assert [one.status_code for one in (failed, made, other, of_bob)] == [409, 201, 422, 201]
+
+
+async def test_an_answer_with_a_secret_is_not_kept(app: FastAPI) -> None:
+    """The key is made once; the second answer says that it was."""
+    alice = await session_client(app, "admin")
+    url = f"{TEAMS}/search/keys"
+
+    first = await alice.post(url, json={"name": "ci"}, headers=ONCE)
+    second = await alice.post(url, json={"name": "ci"}, headers=ONCE)
+    listed = await alice.get(f"{API}/keys", params={"team": "acme/search"})
+    async with app.state.pool.acquire() as connection:
+        kept = await connection.fetchval("SELECT body FROM admin_idempotency_keys")
+
+    assert (first.status_code, second.status_code) == (201, 409)
+    assert kept is None
+    assert [one["name"] for one in listed.json()["items"]] == ["ci", "laptop"]

@@ -1,0 +1,80 @@
+"""`egret admin`: the process, its one-time links and its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+
+import httpx
+
+from sidecar.settings.sections import inherited_environment
+from tests.support.command_line import Egret
+from tests.support.postgres import Database
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def test_the_process_serves_a_first_login_and_ends_gracefully(database: Database) -> None:
+    """From the link that the command prints to the page, and SIGTERM is no failure."""
+    port = free_port()
+    egret = Egret(database.dsn)
+    settings = {"EGRET_ADMIN__PORT": str(port), "EGRET_POSTGRES__DSN": database.dsn}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sidecar", "admin", env=inherited_environment() | settings,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert b"admin.started" in await process.stderr.readline()
+    made = await asyncio.to_thread(egret, "--as", "alice", "admin", "login-link")
+    link = httpx.URL(made.out.strip())
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}",
+        transport=httpx.AsyncHTTPTransport(retries=5),
+        headers={"origin": f"http://127.0.0.1:{port}"},
+    ) as browser:
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(httpx.ConnectError):
+                    await browser.get("/healthz")
+                    break
+        entered = await browser.post("/login/link", data={"token": link.params["token"]})
+        me = await browser.get("/api/v1/me")
+    process.send_signal(signal.SIGTERM)
+
+    assert made.code == 0
+    assert entered.status_code == 303
+    assert me.json()["person"] == "alice"
+    assert await process.wait() == 0
+
+
+async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
+    """Standard output is the token alone; the log-out of a person ends nothing else."""
+    egret = Egret(database.dsn)
+
+    async def run(*arguments: str) -> tuple[int, str, str]:
+        ran = await asyncio.to_thread(egret, "admin", *arguments)
+        return ran.code, ran.out, ran.err
+
+    made = await run("create-token", "ci", "--grant", "viewer", "--scope", "view")
+    unknown = await run("create-token", "ci2", "--grant", "operator:none")
+    team = await run("create-token", "ci2", "--grant", "chief")
+    listed = await run("tokens", "--output", "json")
+    token_id = made[1][4:16]
+    revoked = await run("revoke-token", token_id, "--output", "json")
+    ended = await run("log-out", "alice")
+
+    assert made[0] == 0
+    assert made[1].startswith("ega_")
+    assert "there is no organization none" in unknown[2]
+    assert (unknown[0], team[0]) == (2, 2)
+    assert token_id in listed[1]
+    assert made[1].strip() not in listed[1]
+    assert '"revoked_at": null' not in revoked[1]
+    assert ended[2] == "Ended 0 sessions.\n"

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sidecar.settings.administration import AdminSettings
+
+
+def settings(**changes: Any) -> AdminSettings:
+    return AdminSettings.model_validate(changes)
+
+
+def test_on_this_machine_alone_plain_http_is_enough() -> None:
+    """Both of its names may send changes."""
+    local = settings()
+
+    assert (local.origin, local.is_encrypted) == ("http://127.0.0.1:9465", False)
+    assert "http://localhost:9465" in local.origins
+
+
+def test_a_public_address_is_https_and_the_only_origin() -> None:
+    """Cookies are then `Secure`."""
+    public = settings(host="0.0.0.0", public_url="https://egret.example.com/")  # noqa: S104
+
+    assert (public.origin, public.is_encrypted) == ("https://egret.example.com", True)
+    assert public.origins == {"https://egret.example.com"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"host": "0.0.0.0"},  # noqa: S104
+        {"public_url": "http://egret.example.com"},
+        {"public_url": "https://egret.example.com/console"},
+        {"public_url": "https://user@egret.example.com"},
+        {"public_url": "egret.example.com"},
+        {"oidc_issuer": "https://id.example.com"},
+        {"oidc_issuer": "http://id.example.com", "oidc_client_id": "egret"},
+    ],
+)
+def test_settings_that_would_send_sessions_in_the_clear_are_refused(
+    changes: dict[str, Any],
+) -> None:
+    """So are halves of a configuration."""
+    with pytest.raises(ValidationError):
+        settings(**changes)
