@@ -24,8 +24,9 @@ from google.protobuf.message import DecodeError
 ROOTS = (
     "envoy/service/ext_proc/v3/external_processor.proto",
     "opentelemetry/proto/collector/logs/v1/logs_service.proto",
+    "envoy/data/ai/v3/token_usage.proto",
 )
-"""The services that Egret serves to Envoy, and what they import."""
+"""The services that Egret serves to Envoy, what they import, and metadata that Envoy sends."""
 PACKAGE = "sidecar._generated"
 OUT = Path(__file__).resolve().parent.parent / "sidecar" / "_generated"
 DESCRIPTORS = "envoy.binpb"

@@ -10,11 +10,8 @@ from typing import Final
 
 import orjson
 
-from sidecar.domain.usage import TokenCounts
+from sidecar.domain.usage import MAX_COUNT, TokenCounts
 from sidecar.jsontext.strict import JsonValue
-
-MAX_COUNT: Final = (1 << 53) - 1
-"""Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
 
 _MARK: Final = re.compile(rb"\"(?:usage|bytes\")")
 """In every payload with counts: `usage`, `usageMetadata`, and Bedrock's events in base64."""

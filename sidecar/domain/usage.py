@@ -13,6 +13,9 @@ import msgspec
 
 from sidecar.domain.limits import Reservation
 
+MAX_COUNT: Final = (1 << 53) - 1
+"""Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
+
 
 class AnswerEnd(enum.Enum):
     """The end of the answer to a request."""
@@ -32,6 +35,7 @@ class Estimate(enum.Enum):
     LEFT_EARLY = "left_early"  # the client left, or the provider broke off
     UNREADABLE = "unreadable"  # compressed, or of an unknown form
     NOT_SENT = "not_sent"  # the gateway sends no answers, or nothing reads this one
+    NO_SIGNAL = "no_signal"  # the trailers with Envoy's counts did not come
 
 
 class DecisionKind(enum.Enum):
@@ -84,9 +88,13 @@ class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reserved: Reservation | None = None
 
 
+USAGE_NAMESPACE: Final = "egret.usage"
+"""The `metadata_namespace` of Envoy's AI filter; `forwarding_namespaces.typed` must list it."""
+
+
 def _counted(field: str) -> str:
     """Return the operator for a field of the token counts that Envoy's AI filter found."""
-    return f"%CEL(metadata.typed_filter_metadata['egret.usage'].{field})%"
+    return f"%CEL(metadata.typed_filter_metadata['{USAGE_NAMESPACE}'].{field})%"
 
 
 class LogEntry(NamedTuple):

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 # Not imported, the classes of header fields are built anew for each message: 5 KB, measured.
 from sidecar._generated.envoy.config.core.v3 import base_pb2 as _base_pb2  # noqa: F401 # pyright: ignore[reportUnusedImport]
+from sidecar._generated.envoy.data.ai.v3 import token_usage_pb2 as ai
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
@@ -34,6 +35,7 @@ from sidecar.domain.http import (
     MetadataFields,
     Refusal,
 )
+from sidecar.domain.usage import MAX_COUNT, USAGE_NAMESPACE, TokenCounts
 
 METADATA_NAMESPACE: Final = "egret"
 """Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
@@ -82,7 +84,7 @@ class Message(msgspec.Struct, frozen=True):
     client's, without a port; None where Envoy was not configured to send it, or the client has
     none. `modes` are the body modes of request and response in force, which the first message of
     a stream states. In observability mode Envoy goes on without an answer, so nothing can be
-    refused.
+    refused. `usage` are the counts and the model that Envoy's AI filter found, with the trailers.
     """
 
     kind: MessageKind
@@ -92,12 +94,14 @@ class Message(msgspec.Struct, frozen=True):
     source_address: str | None = None
     modes: tuple[BodyMode, BodyMode] | None = None
     is_observed: bool = False
+    usage: tuple[TokenCounts, str] | None = None
 
 
 _KINDS: Final = {kind.value: kind for kind in MessageKind}
 # By names of their own: a member of an enumeration is slow to look up on Python 3.11.
 _REQUEST_HEADERS: Final = MessageKind.REQUEST_HEADERS
 _REQUEST_BODY: Final = MessageKind.REQUEST_BODY
+_RESPONSE_TRAILERS: Final = MessageKind.RESPONSE_TRAILERS
 _WITH_HEADERS: Final = frozenset({_REQUEST_HEADERS, MessageKind.RESPONSE_HEADERS})
 _WITH_BODY: Final = frozenset({_REQUEST_BODY, MessageKind.RESPONSE_BODY})
 _BODY_MODES: Final = {
@@ -156,6 +160,7 @@ def decode(message: bytes) -> Message:
     elif kind in _WITH_BODY:
         part = request.request_body if kind is _REQUEST_BODY else request.response_body
         body, ends = part.body, part.end_of_stream
+    usage = _usage(request) if kind is _RESPONSE_TRAILERS else None
     opened: tuple[BodyMode, BodyMode] | None = None
     if request.HasField("protocol_config"):
         config = request.protocol_config
@@ -167,7 +172,27 @@ def decode(message: bytes) -> Message:
         except KeyError as number:
             # Enums are open in proto3: a newer Envoy may send a number that has no name here.
             raise UnreadableMessageError(f"unknown body mode {number}") from None
-    return Message(kind, headers, body, ends, source_address, opened, request.observability_mode)
+    is_observed = request.observability_mode
+    return Message(kind, headers, body, ends, source_address, opened, is_observed, usage)
+
+
+def _usage(request: ext.ProcessingRequest) -> tuple[TokenCounts, str] | None:
+    """Return the counts of a whole answer; None if the AI filter could not read all of them."""
+    typed, found = request.metadata_context.typed_filter_metadata, ai.TokenUsage()
+    if USAGE_NAMESPACE not in typed:
+        return None
+    try:
+        found.ParseFromString(typed[USAGE_NAMESPACE].value)
+    except DecodeError:
+        return None
+    if found.extraction_status != ai.TokenUsage.COMPLETE:
+        return None
+    given, made = found.input_token_details, found.output_token_details
+    counts = (
+        found.input_tokens, found.output_tokens, given.cached_tokens,
+        given.cache_creation_tokens, made.reasoning_tokens,
+    )  # fmt: skip
+    return TokenCounts(*[min(one.value, MAX_COUNT) for one in counts]), found.model
 
 
 def _long_body(message: bytes) -> Message | None:
@@ -211,11 +236,15 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return value, at
 
 
-def _override(*, response_headers: bool, response_body: bool) -> bytes:
+def _override(
+    *, response_headers: bool, response_body: bool, response_trailers: bool = False
+) -> bytes:
     mode = modes.ProcessingMode(response_header_mode=_SEND if response_headers else _SKIP)
     _ask_for_request_body(mode)
     if response_body:
         _ask_for_response_body(mode)
+    if response_trailers:
+        mode.response_trailer_mode = _SEND
     return ext.ProcessingResponse(mode_override=mode).SerializeToString()
 
 
@@ -241,24 +270,30 @@ The request body is streamed here while the headers are held. Envoy 1.40 accepts
 FULL_DUPLEX_STREAMED only, with trailers SEND; response modes start from the configuration again,
 so the whole mode is always stated."""
 
+OVERRIDE_WITH_TRAILERS: Final = _override(
+    response_headers=True, response_body=False, response_trailers=True
+)
+"""The same with the answer's headers and trailers, but not its body."""
 
-def request_headers_answer(
+
+def request_headers_answer(  # noqa: PLR0913 - the phases that Envoy may be asked for
     added: HeaderFields = (),
     removed: tuple[str, ...] = (),
     metadata: MetadataFields = b"",
     *,
     response_headers: bool = False,
     response_body: bool = False,
+    response_trailers: bool = False,
     request_body: bool = False,
     clear_route_cache: bool = False,
 ) -> bytes:
     """Answer the request headers.
 
-    `response_headers` and `response_body` ask for those phases where they are off. If an override
-    came before, `request_body` states its part once more, since Envoy starts from its
-    configuration again.
+    `response_headers`, `response_body` and `response_trailers` ask for those phases where they are
+    off. If an override came before, `request_body` states its part once more, since Envoy starts
+    from its configuration again.
     """
-    asked = (response_headers, response_body, request_body)
+    asked = (response_headers, response_body, response_trailers, request_body)
     return _headers_answer(added, removed, asked, clear_route_cache) + _dynamic(metadata)
 
 
@@ -266,16 +301,18 @@ def request_headers_answer(
 def _headers_answer(
     added: HeaderFields,
     removed: tuple[str, ...],
-    asked: tuple[bool, bool, bool],
+    asked: tuple[bool, bool, bool, bool],
     clear_route_cache: bool,  # noqa: FBT001 - a cached call takes its arguments by position
 ) -> bytes:
     response = ext.ProcessingResponse()
     common = response.request_headers.response
     _mutate(common.header_mutation, added, removed)
     common.clear_route_cache = clear_route_cache
-    response_headers, response_body, request_body = asked
+    response_headers, response_body, response_trailers, request_body = asked
     if response_headers:
         response.mode_override.response_header_mode = _SEND
+    if response_trailers:
+        response.mode_override.response_trailer_mode = _SEND
     if response_body:
         _ask_for_response_body(response.mode_override)
     if request_body:

@@ -74,8 +74,10 @@ TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
         _M.REQUEST_BODY: (_P.AWAIT_ANSWER, _P.ENDED),
         _M.REQUEST_TRAILERS: (_P.AWAIT_ANSWER, _P.ENDED),
         _M.RESPONSE_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),
-        # response_header_mode SKIP with a body mode: the body comes first.
+        # response_header_mode SKIP with a body mode: the body comes first. With trailers that
+        # bring counts, they come first.
         _M.RESPONSE_BODY: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED),
+        _M.RESPONSE_TRAILERS: (_P.AWAIT_REQUEST_END, _P.ENDED),
     },
     _P.JUDGING_ANSWER_HEADERS: {
         _M.REQUEST_HEADERS: (_P.JUDGING_ANSWER_HEADERS,),  # left over from an overtaken request

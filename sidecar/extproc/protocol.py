@@ -37,6 +37,7 @@ from sidecar.domain.http import (
     MetadataFields,
     Refusal,
 )
+from sidecar.domain.usage import TokenCounts
 from sidecar.extproc import codec
 from sidecar.extproc.codec import Answer, BodyMode, Message, MessageKind
 from sidecar.extproc.phases import (
@@ -94,7 +95,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
     `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
     `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
-    `held_bytes` of request or answer are kept until they are judged.
+    `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
+    came with the answer's trailers, `has_trailers` whether those came.
     """
 
     # A struct, since each request builds one: its fields are set in C.
@@ -116,6 +118,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     piece: bytes = b""
     piece_is_last: bool = False
     held_bytes: int = 0
+    usage: tuple[TokenCounts, str] | None = None
+    has_trailers: bool = False
     _pieces: list[bytes | memoryview] = []
     _is_body_complete: bool = False
     _has_request_ended: bool = False
@@ -124,6 +128,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     _is_overridden: bool = False
     _passes_request: bool = False
     _judges_answer: bool = False
+    _awaits_usage: bool = False
     _answer_ends: bool = False
 
     # State.
@@ -192,7 +197,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             case MessageKind.RESPONSE_HEADERS:
                 return self._on_response_headers(message)
             case MessageKind.RESPONSE_TRAILERS:
-                return self._on_response_trailers()
+                return self._on_response_trailers(message)
             case _:
                 assert_never(kind)
 
@@ -239,10 +244,12 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         return Event.REQUEST_HEADERS
 
     def _on_request_body(self, message: Message) -> Event:
-        is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
-        self._has_request_ended = is_streamed and message.ends
+        has_ended = message.ends and self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
         if self.phase not in UNANSWERED:
-            return self._pass_request_body(message)
+            event = self._pass_request_body(message)
+            self._has_request_ended = has_ended
+            return event
+        self._has_request_ended = has_ended
         self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
         self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
@@ -302,7 +309,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         self.phase = Phase.JUDGING_ANSWER_HEADERS
         self.answer_headers = message.headers or self.answer_headers
         self.answer_has_body = not message.ends
-        self._answer_ends = message.ends or self.response_mode is BodyMode.NONE
+        is_bodiless = self.response_mode is BodyMode.NONE and not self._awaits_usage
+        self._answer_ends = message.ends or is_bodiless
         self._is_body_complete = self._trailers_follow = False
         return Event.ANSWER_HEADERS
 
@@ -338,7 +346,10 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self._answer_is_complete()
         return Event.NOTHING
 
-    def _on_response_trailers(self) -> Event:
+    def _on_response_trailers(self, message: Message) -> Event:
+        if self.phase is Phase.AWAIT_ANSWER and not self._awaits_usage:
+            raise ProtocolViolationError(self.phase, message.kind)
+        self.usage, self.has_trailers = message.usage, True
         match self.phase:
             case Phase.AWAIT_HEADERS:
                 raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
@@ -358,8 +369,16 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     # Verdicts on the request.
 
-    def require_body(self, removed: tuple[str, ...] = (), *, judges_answer: bool = False) -> None:
+    def require_body(
+        self,
+        removed: tuple[str, ...] = (),
+        *,
+        judges_answer: bool = False,
+        awaits_usage: bool = False,
+    ) -> None:
         """Ask for the request's body; with *judges_answer* its answer must come here as well.
+
+        With *awaits_usage* the headers and trailers of the answer come, if Envoy follows.
 
         The headers *removed* go whatever the body holds: where Envoy wants an answer before it
         sends the body (BUFFERED), a request that ends in trailers instead would otherwise leave
@@ -385,6 +404,9 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self._is_overridden = True
             if judges_answer:
                 self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
+            if awaits_usage and not judges_answer:
+                self.outgoing.append(codec.OVERRIDE_WITH_TRAILERS)
+                return
             wants_headers = self.wants_answer_headers or judges_answer
             self.outgoing.append(codec.OVERRIDES[wants_headers, judges_answer])
 
@@ -397,12 +419,14 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         metadata: MetadataFields = b"",
         clear_route_cache: bool = False,
         judges_answer: bool = False,
+        awaits_usage: bool = False,
     ) -> None:
         """Let the request go on without the headers *removed* and with those *added*.
 
         *body* replaces its body; None leaves it. From *metadata* Envoy writes timing headers and
         its access log. With *clear_route_cache* it chooses the route anew, by the headers as they
-        are then. With *judges_answer* the answer is judged here.
+        are then. With *judges_answer* the answer is judged here, with *awaits_usage* the stream
+        stays for its trailers.
 
         Raises:
             RefusedError: the answer cannot come in a mode that could refuse it.
@@ -434,8 +458,10 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 added,
                 removed,
                 metadata,
-                response_headers=asks and (self.wants_answer_headers or judges_answer),
+                response_headers=asks
+                and (self.wants_answer_headers or judges_answer or awaits_usage),
                 response_body=asks and judges_answer,
+                response_trailers=asks and awaits_usage,
                 request_body=asks_again,
                 clear_route_cache=clear_route_cache,
             )
@@ -444,7 +470,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 sent = self.body() if body is None else body
                 if sent or is_body_complete:
                     self._stream(codec.streamed_request_body, sent, ends=is_body_complete)
-        self._judges_answer = judges_answer
+        self._judges_answer, self._awaits_usage = judges_answer, awaits_usage
         is_whole = is_body_complete and not (is_buffered and self._trailers_follow)
         is_through = is_whole or not has_body or is_unsent or self._is_half_closed
         self.is_answered = True
@@ -544,7 +570,11 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     def _request_is_through(self) -> None:
         """Go on for the answer, or end if none comes here."""
         self._passes_request = False
-        is_owed = self.wants_answer_headers or self.response_mode is not BodyMode.NONE
+        is_owed = (
+            self.wants_answer_headers
+            or self._awaits_usage
+            or self.response_mode is not BodyMode.NONE
+        )
         if (
             self._is_half_closed
             or self.phase is Phase.AWAIT_REQUEST_END

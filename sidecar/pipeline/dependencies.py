@@ -18,7 +18,7 @@ from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
 from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
-from sidecar.settings.stores import ReadAnswers
+from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.telemetry.recorder import Recorder
 from sidecar.usage.prices import PriceList
 from sidecar.usage.records import OwnEnds, UsageNotes, VerdictNotes
@@ -78,7 +78,7 @@ class Worker:
 
     `redaction_key` keys the hashes of values. `contact` is the operator's line in refusals.
     Without `messages` everything is searched each time. With `own_ends` this worker accounts for
-    the ends of its requests itself, by the answers that it `reads`.
+    the ends of its requests itself, by `usage_source`, which may be the answers that it `reads`.
     """
 
     keys: KeyCache
@@ -103,4 +103,5 @@ class Worker:
     contact: str = ""
     messages: MessageTable | None = None
     own_ends: OwnEnds | None = None
+    usage_source: UsageSource = UsageSource.ACCESS_LOG
     reads: ReadAnswers = ReadAnswers.ALL

@@ -1,7 +1,8 @@
 """Counts the tokens of answers that pass a worker, and the end of the request from both sides.
 
 For deployments whose Envoy sends no access log. The counts are read in the answer, beside its
-judgement if there is one; nothing of an answer is changed, refused or held back for them.
+judgement if there is one, or come from Envoy with its trailers; nothing of an answer is changed,
+refused or held back for them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
 from sidecar.pipeline.answer_judgement import Released
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import RequestRecord
-from sidecar.settings.stores import ReadAnswers
+from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.traceparent import sampled_trace_id
 from sidecar.usage.records import HTTP_ERRORS
@@ -41,11 +42,14 @@ MAX_WHOLE_BYTES: Final = 10 * 1024 * 1024
 """Of a whole answer that is kept until its counts, at its end, are here; as Envoy's AI filter."""
 
 _LENGTH: Final = re.compile(r"[0-9]{1,10}")
-_UNSEEN: Final = frozenset({Estimate.NOT_SENT, Estimate.UNREADABLE})
+_UNSEEN: Final = frozenset({Estimate.NOT_SENT, Estimate.UNREADABLE, Estimate.NO_SIGNAL})
 
 
 class MeteredAnswer:
-    """An answer whose counts are read as it passes, judged by *inner* if that is given."""
+    """An answer whose counts are read as it passes, judged by *inner* if that is given.
+
+    Without `reads_body` its body does not come here: Envoy counts.
+    """
 
     def __init__(
         self,
@@ -54,8 +58,10 @@ class MeteredAnswer:
         *,
         room: Room,
         clock: Callable[[], float],
+        reads_body: bool = True,
     ) -> None:
         self.is_judged = inner is not None and inner.is_judged
+        self.reads_body = reads_body
         self.usage = AnswerUsage()
         self.seen_bytes = 0
         self.is_complete = False
@@ -81,7 +87,12 @@ class MeteredAnswer:
         form = answer_form(headers, path=self._line.path)
         if isinstance(form, Unreadable):
             return handling
-        self.form, self._framer = form, framer_of(form)
+        self.form = form
+        if not self.reads_body:
+            length = headers.text(HeaderName.CONTENT_LENGTH)
+            self.seen_bytes = int(length) if _LENGTH.fullmatch(length) else 0
+            return handling
+        self._framer = framer_of(form)
         if self._framer is None:
             self._pieces = []
         if handling is Handling.PASS:
@@ -149,11 +160,20 @@ def reads_answer(
 ) -> bool:
     """Return whether an answer that nothing judges comes here for its counts."""
     return (
-        worker.own_ends is not None
+        worker.usage_source is UsageSource.ANSWERS
         and worker.reads is ReadAnswers.ALL
         and isinstance(route, Route)
         and route.operation.spec.uses_tokens
         and protocol.may_judge_answer
+    )
+
+
+def awaits_usage(route: Route | UnknownRoute | None, worker: Worker) -> bool:
+    """Return whether Envoy sends the counts of an answer here, with its trailers."""
+    return (
+        worker.usage_source is UsageSource.AI_PROTOCOL_MANAGER
+        and isinstance(route, Route)
+        and route.operation.spec.uses_tokens
     )
 
 
@@ -164,14 +184,23 @@ def metered(
     route = record.route
     if not isinstance(route, Route) or not route.operation.spec.uses_tokens:
         return plan
-    if plan is None and not reads_answer(route, protocol, worker):
+    reads_body = plan is not None or reads_answer(route, protocol, worker)
+    if not reads_body and not awaits_usage(route, worker):
         return None
-    line = RequestLine(record.path, route)
-    return MeteredAnswer(line, plan, room=worker.guard, clock=worker.clocks.monotonic)
+    return MeteredAnswer(
+        RequestLine(record.path, route),
+        plan,
+        room=worker.guard,
+        clock=worker.clocks.monotonic,
+        reads_body=reads_body,
+    )
 
 
 def ended_here(
-    judged: JudgedRequest, record: RequestRecord, plan: AnswerPlan | None, headers: Headers
+    judged: JudgedRequest,
+    record: RequestRecord,
+    plan: AnswerPlan | None,
+    protocol: ExtProcProtocol,
 ) -> tuple[ExchangeEnded, Estimate | None]:
     """Return the end of a request as its worker saw it, and why its tokens are estimated."""
     error, status = record.error, record.answer_status or 0
@@ -181,13 +210,14 @@ def ended_here(
     if error is not None and record.answer_status is None:
         end, status = AnswerEnd.REFUSED, error.http_status
     else:
-        tokens, estimate = _tokens_of(meter, record)
+        tokens, estimate = _tokens_of(meter, record, protocol)
         if error is not None:
             end = AnswerEnd.BLOCKED
         elif estimate is Estimate.LEFT_EARLY:
             end = AnswerEnd.CLIENT_ABORTED
     trace_id = sampled_trace_id(record.traceparent)
-    length = headers.text(HeaderName.CONTENT_LENGTH)  # of a body that was not read here
+    # Of a body that was not read here.
+    length = protocol.headers.text(HeaderName.CONTENT_LENGTH)
     ended = ExchangeEnded(
         request=judged,
         status=status if error is None or record.is_ended_within else error.http_status,
@@ -198,13 +228,14 @@ def ended_here(
         trace_id=None if trace_id is None else int(trace_id, 16),
         answer_status=status if end is AnswerEnd.BLOCKED else None,
     )
-    if estimate in _UNSEEN and judged.reserved is not None:
+    has_bytes = meter is not None and meter.seen_bytes
+    if estimate in _UNSEEN and not has_bytes and judged.reserved is not None:
         ended = replace(ended, assumed_output=judged.reserved.output_tokens)
     return ended if meter is None else _with_answer(ended, meter, record.started_at), estimate
 
 
 def _tokens_of(
-    meter: MeteredAnswer | None, record: RequestRecord
+    meter: MeteredAnswer | None, record: RequestRecord, protocol: ExtProcProtocol
 ) -> tuple[TokenCounts | None, Estimate | None]:
     """Return the counts that an answer stated, or why there are none."""
     if isinstance(record.route, Route) and not record.route.operation.spec.uses_tokens:
@@ -213,6 +244,11 @@ def _tokens_of(
         return None, Estimate.NOT_SENT
     if (record.answer_status or 0) >= HTTP_ERRORS:
         return None, None
+    if protocol.usage is not None:
+        meter.usage.model = protocol.usage[1]
+        return protocol.usage[0], None
+    if not meter.reads_body:
+        return None, Estimate.NO_COUNTS if protocol.has_trailers else Estimate.NO_SIGNAL
     if meter.form is None and record.answer_status is not None:
         return None, Estimate.UNREADABLE
     if not meter.is_complete:

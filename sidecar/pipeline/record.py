@@ -65,7 +65,8 @@ class RequestRecord(ExchangeReport, kw_only=True):
     `answer`.
     `judged` is the verdict as in the metadata, None if the key's owner is unknown.
     `is_ended_within`: the answer was ended after some of it had left. `working_since` is when
-    Egret's own time was started, None while it waits. `accounts_itself`: no access log shall.
+    Egret's own time was started, None while it waits. `usage_source` is the source by which this
+    worker accounts for the request itself.
     """
 
     # Built in C, with a value for every fact, as a request may end in any stage.
@@ -79,7 +80,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
     stream_name: str = ""
     path: str = ""
     is_counted: bool = False
-    accounts_itself: bool = False
+    usage_source: str | None = None
     dialect: Dialect = Dialect.OPENAI
     key: KeyRecord | None = None
     subject: Subject | None = None

@@ -23,7 +23,6 @@ from sidecar.domain.subject import Dialect
 from sidecar.extproc.codec import metadata_fields
 from sidecar.limits.budgets import highest_passed
 from sidecar.pipeline.record import Clocks, RequestRecord
-from sidecar.settings.stores import UsageSource
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import OVERFLOW
 from sidecar.telemetry.traceparent import sampled_trace_id
@@ -77,8 +76,8 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
             pairs.append((MetadataKey.GUARDRAILS, " ".join(verdicts)))
         if judged.reserved is not None:
             pairs.append((MetadataKey.RESERVED, reserved_text(judged.reserved)))
-        if record.accounts_itself:
-            pairs.append((MetadataKey.USAGE_SOURCE, UsageSource.ANSWERS.value))
+        if record.usage_source is not None:
+            pairs.append((MetadataKey.USAGE_SOURCE, record.usage_source))
     authorize, guardrails, own = record.spent_seconds(now)
     pairs += (
         (MetadataKey.SERVER_TIMING, server_timing(authorize, guardrails, own)),

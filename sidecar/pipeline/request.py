@@ -63,7 +63,13 @@ from sidecar.pipeline.content import (
 )
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.explain import EXPLAINED, explain
-from sidecar.pipeline.metered_answer import MeteredAnswer, ended_here, metered, reads_answer
+from sidecar.pipeline.metered_answer import (
+    MeteredAnswer,
+    awaits_usage,
+    ended_here,
+    metered,
+    reads_answer,
+)
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
 from sidecar.redaction.redact import Placeholders
@@ -99,7 +105,7 @@ async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> Stre
         # Now, and not when the headers are read: a worker that is behind has most of its requests
         # waiting to be read.
         is_counted=worker.guard.begin(),
-        accounts_itself=worker.own_ends is not None,
+        usage_source=None if worker.own_ends is None else worker.usage_source._value_,
     )
     worker.recorder.exchange_began()
     protocol = ExtProcProtocol(
@@ -180,7 +186,7 @@ class RequestHandler:
                 changes = adjustments_of(record.key.limits, ended)
                 worker.limiter.settle(judged.organization_id, changes)
         elif judged is not None and worker.own_ends is not None:
-            worker.own_ends.add(*ended_here(judged, record, self._plan, protocol.headers))
+            worker.own_ends.add(*ended_here(judged, record, self._plan, protocol))
         elif (
             judged is not None
             and record.stream_name
@@ -259,8 +265,11 @@ async def judge_request(
         limits=key.limits,
     ):
         record.rest()
-        needs_answer = judges_answer(route, policy) or reads_answer(route, protocol, worker)
-        protocol.require_body(removed, judges_answer=needs_answer)
+        needs_answer, awaits = judges_answer(route, policy), False
+        if worker.own_ends is not None:
+            needs_answer = needs_answer or reads_answer(route, protocol, worker)
+            awaits = awaits_usage(route, worker)
+        protocol.require_body(removed, judges_answer=needs_answer, awaits_usage=awaits)
         if protocol.phase is Phase.AWAIT_BODY:
             await stream.receive(Event.REQUEST_BODY)
         body = protocol.body()
@@ -273,6 +282,7 @@ async def judge_request(
     plan = _plan_answer(allowed, route, record, worker)
     if worker.own_ends is not None:
         plan = metered(plan, record, protocol, worker)
+    awaits = isinstance(plan, MeteredAnswer) and not plan.reads_body
     if plan is not None:
         added = IDENTITY
     if names_route and not allowed.is_model_replaced:
@@ -290,7 +300,8 @@ async def judge_request(
         metadata=metadata,
         # Also if no model is named: a header of the client's may have chosen the route.
         clear_route_cache=names_route,
-        judges_answer=plan is not None,
+        judges_answer=plan is not None and not awaits,
+        awaits_usage=awaits,
     )
     if record.judged is not None and isinstance(route, Route) and route.has_body:
         # Before the request goes on: it is accounted for even if this worker dies now.

@@ -119,11 +119,13 @@ class UsageSource(enum.Enum):
     """The source of usage.
 
     ACCESS_LOG: Envoy sends its access log to the workers, as our Envoy configuration says.
+    AI_PROTOCOL_MANAGER: Envoy's AI filter reads the counts, and sends them here with trailers.
     ANSWERS: a worker reads the counts in the answers that pass it, as far as `reads` says.
     OFF: no usage is recorded.
     """
 
     ACCESS_LOG = "access_log"
+    AI_PROTOCOL_MANAGER = "ai_protocol_manager"
     ANSWERS = "answers"
     OFF = "off"
 

@@ -23,6 +23,7 @@ from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import EPOCH, RESERVED_NUMBERS, MetadataKey
 from sidecar.domain.usage import (
+    MAX_COUNT,
     NO_TOKENS,
     AnswerEnd,
     DecisionKind,
@@ -37,9 +38,6 @@ from sidecar.telemetry.sanitize import MAX_TEXT, clean_text
 
 ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
 """The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
-
-MAX_COUNT: Final = (1 << 53) - 1
-"""Whole numbers up to here are exact in JSON and fit a `bigint`; no request has more tokens."""
 
 MAX_STATUS: Final = 999
 NOTHING: Final = ("-", "")

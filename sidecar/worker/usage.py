@@ -196,7 +196,7 @@ async def open_usage(
         metrics=metrics,
     )
     own_ends: OwnEndReceiver | None = None
-    if settings.usage.source is UsageSource.ANSWERS:
+    if settings.usage.source is not UsageSource.ACCESS_LOG:
         own_ends = OwnEndReceiver(
             delivery, listener, source=settings.usage.source, metrics=metrics
         )

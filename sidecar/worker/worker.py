@@ -258,6 +258,7 @@ async def _build_worker(
         contact=exchange.contact,
         messages=messages,
         own_ends=stores.usage.own_ends,
+        usage_source=settings.usage.source,
         reads=settings.usage.reads,
     )
 

@@ -57,7 +57,7 @@ def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     assert isinstance(policy, EffectivePolicy)
     record.policy, record.key = policy, record_of(PRINCIPAL.key_id)
     record.model, record.streamed, record.text_bytes = "gpt-4o", True, 1
-    record.estimated_tokens, record.accounts_itself = 10, True
+    record.estimated_tokens, record.usage_source = 10, "answers"
     record.allowance = Allowance(reserved=Reservation())
     record.results = results()
     record.error, record.answer_status = ErrorKind.CONTENT_BLOCKED, 200

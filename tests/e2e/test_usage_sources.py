@@ -12,10 +12,16 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from sidecar.domain.usage import USAGE_NAMESPACE
 from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.engines import COUNTS
 from tests.support.more_workers import more_workers
-from tests.support.second_gateway import Config, connection_managers, processing_mode
+from tests.support.second_gateway import (
+    Config,
+    connection_managers,
+    ext_proc_filters,
+    processing_mode,
+)
 from tests.support.stack import MESSAGES, Stack, chat, message
 
 pytestmark = [pytest.mark.stack, COUNTS, pytest.mark.asyncio(loop_scope="session")]
@@ -48,6 +54,55 @@ async def answers(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
         session_stack, ENVOY_GATEWAY, with_log, workers=1, settings=settings
     ) as stack:
         yield stack
+
+
+AI_FILTER = "envoy.filters.http.ai_protocol_manager"
+
+
+def counted_by_envoy(config: Config) -> None:
+    """Let Envoy's AI filter send the counts to ext_proc, with trailers of its own making.
+
+    It is in the chain of each provider's cluster: trailers that a filter of the listener's chain
+    adds never reach ext_proc.
+    """
+    for manager in connection_managers(config):
+        (counting,) = (one for one in manager["http_filters"] if one["name"] == AI_FILTER)
+        manager["http_filters"].remove(counting)
+        counting["typed_config"]["response_handling"]["token_usage"]["usage_signal"] = (
+            "SYNTHESIZE_TRAILERS"
+        )
+        for cluster in config["static_resources"]["clusters"]:
+            for options in cluster.get("typed_extension_protocol_options", {}).values():
+                if "http_filters" in options:
+                    options["http_filters"].insert(0, counting)
+    for settings in ext_proc_filters(config):
+        settings["metadata_options"]["forwarding_namespaces"] = {"typed": [USAGE_NAMESPACE]}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def trailers(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
+    """A worker that gets Envoy's counts with the trailers of an answer."""
+    settings = {"EGRET_USAGE__SOURCE": "ai_protocol_manager", "EGRET_SERVER__ENGINE": engine}
+    async with more_workers(
+        session_stack, counted_by_envoy, workers=1, settings=settings
+    ) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("key", ["free", "redact", "answers-redact"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+async def test_envoy_s_own_counts_come_with_the_trailers(
+    trailers: Stack, key: str, *, streamed: bool
+) -> None:
+    """Without a byte of the answer's body, unless a guardrail reads it."""
+    body = chat("Count me.", stream=streamed)
+    if streamed:
+        body["stream_options"] = {"include_usage": True}
+    async with asyncio.timeout(10):
+        answer = await trailers.post(body, key=key)
+    record = await recorded(trailers, answer.request_id)
+
+    assert told(record, *TOKENS) == (3, 7, False, "completed", 200)
 
 
 @pytest.mark.parametrize("key", ["free", "answers-redact"], ids=["unjudged", "judged"])

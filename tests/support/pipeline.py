@@ -38,7 +38,7 @@ from sidecar.pipeline.request import serve
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import RouteByModel, Timing
-from sidecar.settings.stores import ReadAnswers
+from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.logs import configure_logs
 from sidecar.telemetry.recorder import Recorder
@@ -372,7 +372,7 @@ def _without_length(headers: HeaderMutation, size: int) -> HeaderMutation:
 
 
 class World:
-    """Everything around one worker's checks; it accounts for ends if *reads* is given."""
+    """Everything around one worker's checks; it may account for ends itself."""
 
     def __init__(
         self,
@@ -381,7 +381,8 @@ class World:
         timing: Timing = Timing.METADATA,
         route_by_model: RouteByModel = RouteByModel.OFF,
         messages: MessageTable | None = None,
-        reads: ReadAnswers | None = None,
+        usage_source: UsageSource = UsageSource.ACCESS_LOG,
+        reads: ReadAnswers = ReadAnswers.ALL,
     ) -> None:
         self.store = DictStore({KEY.key_id: record_of(KEY.key_id, digest=KEY.secret_sha256)})
         self.remote = ScriptedRemote()
@@ -413,8 +414,9 @@ class World:
             max_body_bytes=1 << 20,
             route_by_model=route_by_model,
             messages=messages,
-            own_ends=None if reads is None else self.ends,
-            reads=reads or ReadAnswers.ALL,
+            own_ends=None if usage_source is UsageSource.ACCESS_LOG else self.ends,
+            usage_source=usage_source,
+            reads=reads,
         )
 
     def exchange(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.apis.answer_usage import MAX_COUNT, AnswerUsage
-from sidecar.domain.usage import TokenCounts
+from sidecar.apis.answer_usage import AnswerUsage
+from sidecar.domain.usage import MAX_COUNT, TokenCounts
 
 
 def counted(*documents: object) -> TokenCounts | None:

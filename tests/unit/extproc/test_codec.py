@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
+from sidecar._generated.envoy.data.ai.v3 import token_usage_pb2 as ai
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
@@ -15,6 +16,7 @@ from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 
 from sidecar._generated.envoy.type.v3 import http_status_pb2
 from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.http import HeaderMutation, Headers, Refusal
+from sidecar.domain.usage import MAX_COUNT, USAGE_NAMESPACE, TokenCounts
 from sidecar.extproc import codec
 from sidecar.extproc.codec import (
     METADATA_NAMESPACE,
@@ -663,3 +665,43 @@ def test_metadata_goes_with_any_part_of_an_answer(reply: do.Reply) -> None:
     response = ext.ProcessingResponse.FromString(encode(reply))
     wanted = with_metadata(ext.ProcessingResponse()).dynamic_metadata
     assert response.dynamic_metadata == wanted
+
+
+def trailers_with(usage: ai.TokenUsage | bytes, namespace: str = USAGE_NAMESPACE) -> Message:
+    """Return the trailers of an answer as they are read, with this metadata of Envoy's."""
+    message = ext.ProcessingRequest(response_trailers=ext.HttpTrailers())
+    typed = message.metadata_context.typed_filter_metadata[namespace]
+    typed.type_url = "type.googleapis.com/envoy.data.ai.v3.TokenUsage"
+    typed.value = usage if isinstance(usage, bytes) else usage.SerializeToString()
+    return codec.decode(message.SerializeToString())
+
+
+def token_usage(status: ai.TokenUsage.ExtractionStatus.ValueType) -> ai.TokenUsage:
+    """Return the counts that Envoy's AI filter found in an answer."""
+    usage = ai.TokenUsage(model="gpt-4o", extraction_status=status)
+    usage.input_tokens.value, usage.output_tokens.value = 10, 1 << 60
+    usage.input_token_details.cached_tokens.value = 4
+    usage.input_token_details.cache_creation_tokens.value = 3
+    usage.output_token_details.reasoning_tokens.value = 2
+    return usage
+
+
+def test_counts_of_envoys_ai_filter_come_with_the_trailers() -> None:
+    """One that is larger than any database takes is cut."""
+    assert trailers_with(token_usage(ai.TokenUsage.COMPLETE)).usage == (
+        TokenCounts(10, MAX_COUNT, 4, 3, 2),
+        "gpt-4o",
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(trailers_with(token_usage(ai.TokenUsage.PARTIAL)), id="not of all"),
+        pytest.param(trailers_with(token_usage(ai.TokenUsage.COMPLETE), "other"), id="another's"),
+        pytest.param(trailers_with(b"\xff"), id="no counts"),
+    ],
+)
+def test_counts_that_are_not_of_the_whole_answer_are_none(message: Message) -> None:
+    """They are estimated then, as with the access log."""
+    assert message.usage is None

@@ -4,9 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
+    processing_mode_pb2 as modes,
+)
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.extproc import codec
 from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.phases import Phase
 from sidecar.extproc.protocol import MAX_CHUNK_BYTES, ProtocolViolationError
+from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (
@@ -147,3 +153,62 @@ def test_a_response_out_of_order_raises_and_changes_nothing(
         talk.tell(event)
     assert str(caught.value) == f"{name} in phase {phase.name}"
     assert talk.phase is phase
+
+
+def awaiting_usage(mode: BodyMode = BodyMode.NONE) -> Talk:
+    """Return a protocol whose request is through, and which waits for Envoy's counts."""
+    talk = Talk(opened(BodyMode.NONE, mode), headers(ends=True))
+    talk.protocol.forward(awaits_usage=True)
+    return talk
+
+
+def test_a_stream_that_awaits_counts_asks_for_headers_and_trailers_and_stays() -> None:
+    """The body of the answer passes without Egret."""
+    talk = awaiting_usage()
+    (answer,) = talk.protocol.outgoing
+    assert isinstance(answer, bytes)
+    mode = ext.ProcessingResponse.FromString(answer).mode_override
+    send = modes.ProcessingMode.SEND
+    assert (mode.response_header_mode, mode.response_trailer_mode) == (send, send)
+    assert mode.response_body_mode == modes.ProcessingMode.NONE
+    talk.tell(response_headers(), CLEARED)
+    assert talk.phase is Phase.PASSING_ANSWER
+    talk.tell(TRAILERS)
+    assert (talk.phase, talk.protocol.has_trailers) == (Phase.ENDED, True)
+
+
+def test_trailers_may_come_without_the_headers_before_them() -> None:
+    """As in a gateway with `response_header_mode: SKIP`."""
+    talk = awaiting_usage()
+    talk.tell(TRAILERS)
+    assert (talk.phase, talk.protocol.is_aborted) == (Phase.ENDED, False)
+
+
+def test_trailers_that_nothing_asked_for_are_a_violation() -> None:
+    """They change nothing."""
+    talk = answering(BodyMode.NONE)
+    with pytest.raises(ProtocolViolationError):
+        talk.tell(TRAILERS)
+    assert not talk.protocol.has_trailers
+
+
+def test_counts_that_never_come_leave_the_stream_to_envoys_end_of_it() -> None:
+    """It half-closes; nothing is owed, so that nothing fails."""
+    talk = awaiting_usage()
+    talk.tell(response_headers(), CLEARED, on.StreamClosed())
+    assert (talk.phase, talk.protocol.is_aborted) == (Phase.ENDED, False)
+
+
+def test_a_body_that_is_requested_first_asks_for_the_trailers_as_well() -> None:
+    """One override states the whole mode; the answer to the headers states none."""
+    talk = Talk(opened(), headers())
+    talk.protocol.require_body(awaits_usage=True)
+    talk.protocol.receive(envoy.request_body(b"{}", ends=True).SerializeToString())
+    talk.protocol.forward(awaits_usage=True)
+    overrides = [
+        ext.ProcessingResponse.FromString(one).HasField("mode_override")
+        for one in talk.protocol.outgoing
+        if isinstance(one, bytes)
+    ]
+    assert overrides == [True, False, False]
+    assert talk.protocol.outgoing[0] == codec.OVERRIDE_WITH_TRAILERS

@@ -7,16 +7,26 @@ from dataclasses import replace
 
 import pytest
 
+from sidecar._generated.envoy.data.ai.v3 import token_usage_pb2 as ai
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.domain.usage import NO_TOKENS, AnswerEnd, Estimate, ExchangeEnded, TokenCounts
+from sidecar.domain.usage import (
+    NO_TOKENS,
+    USAGE_NAMESPACE,
+    AnswerEnd,
+    Estimate,
+    ExchangeEnded,
+    TokenCounts,
+)
 from sidecar.extproc.codec import BodyMode
 from sidecar.pipeline.metered_answer import MAX_WHOLE_BYTES
-from sidecar.settings.stores import ReadAnswers
+from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.usage.records import record_of
 from tests.support.events import BodyRequired, RequestCleared, ResponseHeld, ResponseJudged
 from tests.support.pipeline import KEY, Exchange, World, headers
 
+ANSWERS = UsageSource.ANSWERS
 PLAIN = "name: default\n"
 REDACTS_ANSWERS = """
 name: default
@@ -90,7 +100,7 @@ def only(world: World) -> tuple[ExchangeEnded, Estimate | None]:
 @pytest.mark.parametrize("policy", [PLAIN, REDACTS_ANSWERS], ids=["unjudged", "judged"])
 async def test_a_whole_answer_is_counted_and_goes_on_byte_for_byte(policy: str) -> None:
     """Piece by piece, without waiting for its end, if no guardrail holds it."""
-    world = World(policy, reads=ReadAnswers.ALL)
+    world = World(policy, usage_source=ANSWERS)
     exchange = await asked(world)
     if isinstance(await exchange.judge_response_headers(answer()), ResponseHeld):
         judged = await exchange.judge_response_body(WHOLE)
@@ -111,7 +121,7 @@ async def test_a_whole_answer_is_counted_and_goes_on_byte_for_byte(policy: str) 
 @pytest.mark.parametrize("policy", [PLAIN, REDACTS_ANSWERS], ids=["unjudged", "judged"])
 async def test_a_stream_is_counted_as_its_events_pass(policy: str) -> None:
     """The event with the counts may be cut anywhere."""
-    world = World(policy, reads=ReadAnswers.ALL)
+    world = World(policy, usage_source=ANSWERS)
     exchange = await asked(world, chat(stream=True))
     await exchange.judge_response_headers(answer("text/event-stream"))
     text = b"".join(EVENTS)
@@ -124,7 +134,7 @@ async def test_a_stream_is_counted_as_its_events_pass(policy: str) -> None:
 
 async def test_a_stream_whose_counts_egret_asked_for_loses_them_and_is_counted() -> None:
     """The key has a limit on tokens, so that its streams are made to state counts."""
-    world = World(PLAIN, reads=ReadAnswers.ALL)
+    world = World(PLAIN, usage_source=ANSWERS)
     record = world.store.records[KEY.key_id]
     world.store.records[KEY.key_id] = replace(record, limits=(TOKENS_A_MINUTE,))
     exchange = await asked(world, chat(stream=True))
@@ -135,7 +145,7 @@ async def test_a_stream_whose_counts_egret_asked_for_loses_them_and_is_counted()
 
 async def test_a_client_that_leaves_is_estimated_by_what_had_passed() -> None:
     """Its end is not known to be the client's: the provider may have broken off."""
-    world = World(REDACTS_ANSWERS, reads=ReadAnswers.ALL)
+    world = World(REDACTS_ANSWERS, usage_source=ANSWERS)
     exchange = await asked(world, chat(stream=True))
     await exchange.judge_response_headers(answer("text/event-stream"))
     await exchange.judge_response_piece(EVENTS[0] * 8, is_last=False)
@@ -152,7 +162,7 @@ async def test_a_client_that_leaves_is_estimated_by_what_had_passed() -> None:
 
 async def test_a_blocked_answer_is_counted_as_its_provider_did() -> None:
     """It was produced, and is paid for."""
-    world = World(BLOCKS_ANSWERS, reads=ReadAnswers.ALL)
+    world = World(BLOCKS_ANSWERS, usage_source=ANSWERS)
     exchange = await asked(world)
     await exchange.judge_response_headers(answer())
     await exchange.judge_response_body(WHOLE.replace(b"Hi.", b"Bluebird"))
@@ -165,7 +175,7 @@ async def test_a_blocked_answer_is_counted_as_its_provider_did() -> None:
 
 async def test_a_refused_request_is_recorded_without_use() -> None:
     """The provider never saw it."""
-    world = World("name: default\nallowed_models: [gpt-4o]\n", reads=ReadAnswers.ALL)
+    world = World("name: default\nallowed_models: [gpt-4o]\n", usage_source=ANSWERS)
     exchange = world.exchange()
     await exchange.judge_headers(headers(), has_body=True)
     await exchange.judge_body(chat())
@@ -190,7 +200,7 @@ async def test_an_answer_without_readable_counts_passes_and_is_estimated(
     content: Headers, estimate: Estimate
 ) -> None:
     """Nothing is refused or held back because it cannot be counted."""
-    world = World(PLAIN, reads=ReadAnswers.ALL)
+    world = World(PLAIN, usage_source=ANSWERS)
     exchange = await asked(world)
     await exchange.judge_response_headers(content)
     if estimate is Estimate.NO_COUNTS:
@@ -201,7 +211,7 @@ async def test_an_answer_without_readable_counts_passes_and_is_estimated(
 
 async def test_a_whole_answer_that_is_too_long_to_keep_goes_on_and_is_estimated() -> None:
     """The memory of a worker is bounded, whatever providers send."""
-    world = World(PLAIN, reads=ReadAnswers.ALL)
+    world = World(PLAIN, usage_source=ANSWERS)
     exchange = await asked(world)
     await exchange.judge_response_headers(answer())
     piece = b"x" * (1 << 20)
@@ -215,7 +225,7 @@ async def test_a_whole_answer_that_is_too_long_to_keep_goes_on_and_is_estimated(
 @pytest.mark.parametrize("error", [429, 503])
 async def test_a_provider_s_error_is_no_use(error: int) -> None:
     """It is no completion, and is not billed as one."""
-    world = World(PLAIN, reads=ReadAnswers.ALL)
+    world = World(PLAIN, usage_source=ANSWERS)
     exchange = await asked(world)
     failed = Headers(((":status", str(error).encode()), ("content-type", b"application/json")))
     await exchange.judge_response_headers(failed)
@@ -237,7 +247,7 @@ async def test_an_answer_that_does_not_come_here_keeps_its_reservation(
     reads: ReadAnswers, response: BodyMode
 ) -> None:
     """Its output is estimated as reserved: too much rather than too little."""
-    world = World("name: default\nusage: {streams: estimate}\n", reads=reads)
+    world = World("name: default\nusage: {streams: estimate}\n", usage_source=ANSWERS, reads=reads)
     record = world.store.records[KEY.key_id]
     world.store.records[KEY.key_id] = replace(record, limits=(TOKENS_A_MINUTE,))
     request = BodyMode.NONE if reads is ReadAnswers.JUDGED else BodyMode.BUFFERED
@@ -251,7 +261,7 @@ async def test_an_answer_that_does_not_come_here_keeps_its_reservation(
 
 async def test_an_operation_without_tokens_passes_without_this_worker() -> None:
     """Lists of models cost nothing, so that their answers need not come here."""
-    world = World(PLAIN, reads=ReadAnswers.ALL)
+    world = World(PLAIN, usage_source=ANSWERS)
     exchange = world.exchange()
     verdict = await exchange.judge_headers(headers("/v1/models", method="GET"), has_body=False)
     assert isinstance(verdict, RequestCleared)
@@ -263,10 +273,57 @@ async def test_an_operation_without_tokens_passes_without_this_worker() -> None:
 
 async def test_an_answer_in_one_piece_is_counted_from_a_gateway_that_buffers_it() -> None:
     """BUFFERED: Envoy holds it, and gets it back unchanged."""
-    world = World(PLAIN, reads=ReadAnswers.ALL)
+    world = World(PLAIN, usage_source=ANSWERS)
     exchange = await asked(world, request=BodyMode.BUFFERED, response=BodyMode.BUFFERED)
     await exchange.judge_response_headers(answer())
     judged = await exchange.judge_response_body(WHOLE)
     assert isinstance(judged, ResponseJudged)
     assert judged.body is None
     assert only(world)[0].tokens == TokenCounts(3, 7)
+
+
+async def counted_by_envoy(usage: ai.TokenUsage | None, *more: tuple[str, bytes]) -> World:
+    """Return a world in which an answer has passed, with these counts of Envoy's in trailers."""
+    world = World(PLAIN, usage_source=UsageSource.AI_PROTOCOL_MANAGER)
+    exchange = world.exchange()
+    verdict = await exchange.judge_headers(headers(), has_body=True)
+    assert isinstance(verdict, RequestCleared)
+    assert dict(verdict.mutations.metadata)["usage_source"] == "ai_protocol_manager"
+    await exchange.judge_response_headers(answer("application/json", *more))
+    if usage is not None:
+        message = ext.ProcessingRequest(response_trailers=ext.HttpTrailers())
+        typed = message.metadata_context.typed_filter_metadata[USAGE_NAMESPACE]
+        typed.value = usage.SerializeToString()
+        exchange.stream.send(message.SerializeToString())
+        await exchange.replies()
+    await exchange.end()
+    return world
+
+
+async def test_counts_of_envoy_come_without_a_byte_of_the_answer() -> None:
+    """Its AI filter has read them; the stream waits for the trailers alone."""
+    usage = ai.TokenUsage(model="gpt-5-2026", extraction_status=ai.TokenUsage.COMPLETE)
+    usage.input_tokens.value, usage.output_tokens.value = 3, 7
+    ended, estimate = only(await counted_by_envoy(usage))
+
+    assert (ended.end, ended.status, ended.tokens, estimate) == (
+        AnswerEnd.COMPLETED, 200, TokenCounts(3, 7), None,
+    )  # fmt: skip
+    assert ended.response_model == "gpt-5-2026"
+
+
+@pytest.mark.parametrize(
+    ("usage", "estimate"),
+    [
+        pytest.param(ai.TokenUsage(), Estimate.NO_COUNTS, id="Envoy found none"),
+        pytest.param(None, Estimate.NO_SIGNAL, id="no trailers came"),
+    ],
+)
+async def test_counts_that_do_not_come_are_estimated(
+    usage: ai.TokenUsage | None, estimate: Estimate
+) -> None:
+    """By the length of the answer, if its headers state one."""
+    ended, found = only(await counted_by_envoy(usage, ("content-length", b"2000")))
+
+    assert (ended.tokens, found) == (None, estimate)
+    assert record_of(ended).tokens.output > 100

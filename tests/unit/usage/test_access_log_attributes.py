@@ -11,8 +11,8 @@ from loadtest.access_log import entry, export
 from sidecar._generated.opentelemetry.proto.collector.logs.v1 import (
     logs_service_pb2 as service,
 )
-from sidecar.domain.usage import LOG_FORMAT, LogEntry
-from sidecar.usage.access_log import MAX_COUNT, count_of, decode_access_log, values_of
+from sidecar.domain.usage import LOG_FORMAT, MAX_COUNT, LogEntry
+from sidecar.usage.access_log import count_of, decode_access_log, values_of
 from tests.support.usage import ended, judged
 
 LINES = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=50)
