@@ -1,4 +1,4 @@
-"""Sets and shows limits and their current counts."""
+"""Sets and shows limits, their current counts, and the spent part of budgets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final, assert_never
 
 from sidecar.admin.owners import ChangeRefusedError, find_team_id
 from sidecar.domain.limits import Level, Limit, Measure
+from sidecar.limits.budgets import Forecast, forecast
 from sidecar.limits.limit_check import (
     CalendarWindow,
     ConcurrencyWindow,
@@ -241,6 +242,38 @@ def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
         return read_limits(text, level=level, owner=owner)
     except LimitError as error:
         raise unreadable(level, owner, str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class SpentBudget:
+    """One budget in its present period; `spent` is in millionths of a dollar."""
+
+    holder: Holder
+    limit: Limit
+    period: Forecast
+    spent: int
+
+
+async def spent_budgets(
+    connection: Connection, owner: Owner | None = None, *, now: float
+) -> list[SpentBudget]:
+    """Return the budgets of *owner* and those it holds, of all without one, by usage records.
+
+    Raises:
+        ChangeRefusedError: there is no such owner, or limits cannot be read.
+    """
+    budgets = [
+        (holder, limit, period)
+        for holder in await holders_of_limits(connection, owner, measure=Measure.COST)
+        for limit in holder.limits
+        if (period := forecast(limit, 0, now=now)) is not None
+    ]
+    asked = [Asked(limit, holder.id, period.start) for holder, limit, period in budgets]
+    totals = await totals_of(connection, asked)
+    return [
+        SpentBudget(holder, limit, forecast(limit, spent, now=now) or period, spent)
+        for (holder, limit, period), spent in zip(budgets, totals, strict=True)
+    ]
 
 
 async def has_prices(connection: Connection) -> bool:

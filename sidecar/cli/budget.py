@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -13,17 +12,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.admin.limits import Holder, holders_of_limits
+from sidecar.admin.limits import SpentBudget, spent_budgets
 from sidecar.cli.connection import on_connection
 from sidecar.cli.limits import owner_or_all
 from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import bar, console, percent, print_json
 from sidecar.cli.usage import ReportOutput
-from sidecar.domain.limits import MICROS, Limit, Measure
-from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
+from sidecar.domain.limits import MICROS, Measure
+from sidecar.limits.budgets import thresholds_passed
 from sidecar.limits.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
-from sidecar.storage.pool import Connection
-from sidecar.storage.usage_store import Asked, totals_of
 
 budget = typer.Typer(no_args_is_help=True, help="Budgets: spend so far, and forecast.")
 
@@ -32,16 +29,6 @@ _CSV: Final = (
     "resets_at", "spent_usd", "amount_usd", "spent_percent", "projected_usd", "runs_out_at",
     "thresholds_passed",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Spent:
-    """One budget in its present period; `spent` is in millionths of a dollar."""
-
-    holder: Holder
-    limit: Limit
-    period: Forecast
-    spent: int
 
 
 @budget.command("report")
@@ -63,22 +50,7 @@ def report(
     owner = owner_or_all(key=key, team=team, org=org)
     now = time.time()
 
-    async def read(connection: Connection) -> list[_Spent]:
-        holders = await holders_of_limits(connection, owner, measure=Measure.COST)
-        budgets = [
-            (holder, limit, period)
-            for holder in holders
-            for limit in holder.limits
-            if (period := forecast(limit, 0, now=now)) is not None
-        ]
-        asked = [Asked(limit, holder.id, period.start) for holder, limit, period in budgets]
-        totals = await totals_of(connection, asked)
-        return [
-            _Spent(holder, limit, forecast(limit, spent, now=now) or period, spent)
-            for (holder, limit, period), spent in zip(budgets, totals, strict=True)
-        ]
-
-    found = on_connection(read)
+    found = on_connection(lambda connection: spent_budgets(connection, owner, now=now))
     match output:
         case ReportOutput.JSON:
             print_json([_exact(one) for one in found])
@@ -96,7 +68,7 @@ def report(
             console().print(_table(found, now=now))
 
 
-def _exact(one: _Spent) -> dict[str, Any]:
+def _exact(one: SpentBudget) -> dict[str, Any]:
     """Return every field; money as text, in dollars to its last digit."""
     limit, period = one.limit, one.period
     return {
@@ -119,7 +91,7 @@ def _exact(one: _Spent) -> dict[str, Any]:
     }
 
 
-def _table(found: list[_Spent], *, now: float) -> Table:
+def _table(found: list[SpentBudget], *, now: float) -> Table:
     table = Table()
     columns = ("whose", "budget", "for", "spent", "", "projected", "passed", "resets in")
     for column in columns:

@@ -70,6 +70,8 @@ DRIFT: Final = 2
 _SHOWN_FAULTS: Final = 50
 _SHOWN_ROWS: Final = 500
 _NOTICED_KEYS: Final = 100
+_UNNOTICED: Final = frozenset({Kind.POLICY, Kind.PRICE, Kind.ALERT_ROUTE})
+"""Kinds of which no worker keeps a key's record."""
 _SUFFIXES: Final = frozenset({".yaml", ".yml"})
 _SET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _COLUMNS: Final = ("action", "kind", "name", "field", "before", "after", "why")
@@ -103,8 +105,8 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """Make organizations, teams, keys, policies and prices as files describe them, all or nothing.
 
-    Shows the changes first and asks. Objects that no file names stay as they are; --prune deletes
-    those among them that the same set of files has applied before.
+    Routes of alerts as well. Shows the changes first and asks. Objects that no file names stay as
+    they are; --prune deletes those among them that the same set of files has applied before.
 
     Example: egret apply -f config --prune --note "the search team gets a budget"
     """
@@ -344,7 +346,7 @@ def _carry_out(
 
 def _notice(changes: Iterable[PlannedChange]) -> ChangeNotice:
     policies = [one.name for one in changes if one.kind is Kind.POLICY]
-    others = [one for one in changes if one.kind not in {Kind.POLICY, Kind.PRICE}]
+    others = [one for one in changes if one.kind not in _UNNOTICED]
     names = [one.name for one in others if one.kind is Kind.KEY]
     is_few = len(names) == len(others) <= _NOTICED_KEYS
     return ChangeNotice(keys=names if is_few else ("*",), policies=policies)

@@ -60,6 +60,7 @@ COMMANDS: Final = {
     "policy demote": "sidecar.cli.policy_versions:demote",
     "usage": "sidecar.cli.usage:usage",
     "price": "sidecar.cli.price:price",
+    "alerts": "sidecar.cli.alerts:alerts",
     "audit": "sidecar.cli.audit:audit",
     "batch": "sidecar.cli.batch:batch",
     "admin": "sidecar.cli.admin:admin",

@@ -6,6 +6,7 @@ import fnmatch
 import functools
 import ipaddress
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
 
@@ -68,23 +69,50 @@ _ENDS_IN_IPV4: Final = tuple(
 )
 
 
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
 def is_refused_address(text: str) -> bool:
     """Return whether *text* is an address no remote check may have, or a name of one.
 
     Other names are False: their addresses are checked once they are resolved. Loopback and
     private networks are allowed: in a cluster, the servers live there.
     """
+    address = _host_address(text)
+    if address is None:
+        # `2852039166` is no address here, but the resolver of the C library takes it for one.
+        is_number = text.replace(".", "").isdigit()
+        return is_number or text.lower().removesuffix(".") in _REFUSED_NAMES
+    return _is_in(address, _REFUSED_NETWORKS)
+
+
+def is_private_address(text: str, *, allowed: Collection[IpNetwork] = ()) -> bool:
+    """Return whether *text* is an address that is not public, and in no *allowed* network.
+
+    Names are False: their addresses are checked once they are resolved.
+    """
+    address = _host_address(text)
+    return address is not None and not address.is_global and not _is_in(address, allowed)
+
+
+def _host_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address, by its IPv4 form if it has one; None if *text* is a name.
+
+    One host may be written as NAT64, IPv4-compatible, IPv4-mapped, 6to4 or Teredo.
+    """
     try:
         address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
-        return text.lower().removesuffix(".") in _REFUSED_NAMES
-    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
-        # The same host, written as NAT64, IPv4-compatible, IPv4-mapped, 6to4 or Teredo.
-        if any(address in network for network in _ENDS_IN_IPV4):
-            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        else:
-            teredo = address.teredo[1] if address.teredo else None
-            address = address.ipv4_mapped or address.sixtofour or teredo or address
-    return any(
-        address.version == network.version and address in network for network in _REFUSED_NETWORKS
-    )
+        return None
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+        return address
+    if any(address in network for network in _ENDS_IN_IPV4):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo[1] if address.teredo else None
+    return address.ipv4_mapped or address.sixtofour or teredo or address
+
+
+def _is_in(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Collection[IpNetwork]
+) -> bool:
+    return any(address.version == network.version and address in network for network in networks)

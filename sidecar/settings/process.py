@@ -28,7 +28,7 @@ from sidecar.settings.stores import (
     ValkeyMode,
     ValkeySettings,
 )
-from sidecar.settings.telemetry import TelemetrySettings
+from sidecar.settings.telemetry import AlertSettings, TelemetrySettings
 
 ENV_PREFIX = "EGRET_"
 
@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     admin: AdminSettings = AdminSettings()
+    alerts: AlertSettings = AlertSettings()
 
     @model_validator(mode="after")
     def _largest_body_has_room(self) -> Self:

@@ -1,11 +1,12 @@
-"""Settings of telemetry: spans, metrics, log lines."""
+"""Settings of telemetry: spans, metrics, log lines, alerts."""
 
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 
 from sidecar.settings.sections import Section, is_loopback
 
@@ -58,3 +59,15 @@ class TelemetrySettings(Section):
         return self.status_page is StatusPage.ON or (
             self.status_page is StatusPage.LOOPBACK and self.is_local
         )
+
+
+class AlertSettings(Section):
+    """Checks of the rules of alerts, and the way to their receivers."""
+
+    secrets_directory: Path = Path("/etc/egret/alerts")
+    """Holds the files that routes name by `file:`; read anew for each message."""
+    allowed_networks: tuple[IPvAnyNetwork, ...] = ()
+    """Private networks that webhooks may lead to, such as `["10.0.0.0/8"]`, also by
+    plain HTTP; addresses of metadata servers stay refused."""
+    check_seconds: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """How often the rules are checked."""

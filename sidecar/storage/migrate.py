@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0014"
+REVISION: Final = "0016"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -141,6 +141,10 @@ ROLES: Final = ("egret_sidecar", "egret_admin")
 
 INDEXES: Final = (
     "idx_admin_tokens_name",
+    "idx_alert_messages_alerts",
+    "idx_alert_messages_next_try_at",
+    "idx_alert_routes_organization_id",
+    "idx_alerts_raised_at",
     "idx_api_keys_policy_name",
     "idx_api_keys_replaced_by",
     "idx_api_keys_tags",
@@ -165,7 +169,7 @@ _AUDITED: Final = (
 TRIGGERS: Final = (
     *(
         f"{table}_audit_{change}"
-        for table in (*_AUDITED, "admin_tokens")
+        for table in (*_AUDITED, "admin_tokens", "alert_routes")
         for change in ("delete", "insert", "truncate", "update")
     ),
     "api_keys_forget_activity",
@@ -176,6 +180,7 @@ TRIGGERS: Final = (
     "policies_notify_truncate",
     "usage_roll_up_delete",
     "usage_roll_up_insert",
+    "workers_count_death",
 )
 
 _READ_BY_ALL: Final = ("alembic_version", *_AUDITED, "workers")

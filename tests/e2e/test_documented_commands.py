@@ -44,6 +44,8 @@ ELSEWHERE: Final[dict[Words, str]] = {
     ("up",): "starts a stack of its own: tests/integration/test_embedded_stack.py",
     ("demo",): "starts a stack of its own: tests/integration/test_embedded_stack.py",
     ("serve",): "starts workers: tests/integration/test_serve.py",
+    ("alerts", "run"): "runs until it is stopped: tests/integration/test_cli_alerts.py",
+    ("alerts", "test"): "needs `egret alerts run`: tests/integration/test_cli_alerts.py",
     ("conformance",): "takes a minute: tests/e2e/test_conformance.py",
     ("--install-completion",): "writes to a shell's start-up files: tests/unit/cli/test_main.py",
     ("bench", "https://llm.example.com"): "an example: there is no such gateway",
@@ -254,7 +256,8 @@ async def _write_files(world: World) -> None:
     (folder / "run").symlink_to(world.stack.run.path)
     (folder / "docs").mkdir()
     pages = (
-        ("envoy.md", "parameters.yaml"), ("keys.md", "teams.txt"), ("gitops.md", "acme.yaml")
+        ("envoy.md", "parameters.yaml"), ("keys.md", "teams.txt"), ("gitops.md", "acme.yaml"),
+        ("alerts.md", "alerts.yaml"),
     )  # fmt: skip
     for page, name in pages:
         (folder / name).write_text(here_documents(DOCS / page)[name])

@@ -23,9 +23,9 @@ _MASKED: Final = (
 
 
 def export_files(stored: Sequence[StoredObject]) -> Iterator[tuple[str, str]]:
-    """Yield the path and text of each file: one a policy, organization and team, one of prices.
+    """Yield the path and text of each file: one a policy, organization and team.
 
-    A team's file holds its keys.
+    A team's file holds its keys. All prices have one file, and all routes of alerts.
 
     Raises:
         ChangeRefusedError: this version cannot read a stored policy.
@@ -86,3 +86,5 @@ def _path(one: StoredObject) -> str:
         case Kind.KEY:
             assert isinstance(one.content, KeyDocument)  # noqa: S101 - by its kind
             return f"teams/{one.content.team}.yaml"
+        case Kind.ALERT_ROUTE:
+            return "alerts.yaml"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Self, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +19,14 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     WithJsonSchema,
+    field_validator,
     model_serializer,
+    model_validator,
 )
 from typing_extensions import override
+from yarl import URL
 
+from sidecar.domain.alerting import AlertRule, Channel, Digest, Severity
 from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
 from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
@@ -45,6 +50,7 @@ MAX_FILE_CHARACTERS: Final = 32_000_000
 """A file of a hundred thousand keys."""
 _KIND_LINE: Final = re.compile(r"^kind:[ \t]+([\"']?)Policy\1[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
 _DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
+_HOUR: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _ANY_LEVEL: Final = Level.KEY
 
@@ -57,6 +63,7 @@ class Kind(enum.Enum):
     ORGANIZATION = "Organization"
     TEAM = "Team"
     KEY = "Key"
+    ALERT_ROUTE = "AlertRoute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ def _digest(text: str) -> str:
 
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 KeyId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{12}$")]
-Digest = Annotated[
+Sha256 = Annotated[
     str,
     AfterValidator(_digest),
     WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST.pattern}$"}),
@@ -107,6 +114,12 @@ Dollars = Annotated[
     PlainSerializer(float, return_type=float),  # exact: of 14 digits at most
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
+
+
+SecretPlace = Annotated[
+    str, Field(pattern=r"^(env:ALERT_[A-Z0-9_]{1,60}|file:[a-z0-9][a-z0-9._-]{0,62})$")
+]
+QuietHours = Annotated[str, Field(pattern=rf"^{_HOUR}-{_HOUR}$")]
 
 
 class LimitDocument(Document):
@@ -167,7 +180,7 @@ Limits = Annotated[
 ]
 
 
-class _OwnerDocument(Document):
+class OwnerDocument(Document):
     """Fields of every level. A field that is left out has its default, whatever is stored."""
 
     enabled: Switch = True
@@ -181,7 +194,7 @@ class _OwnerDocument(Document):
             yield Reference(Kind.POLICY, self.policy, "policy")
 
 
-class OrganizationDocument(_OwnerDocument):
+class OrganizationDocument(OwnerDocument):
     """An organization."""
 
     name: PolicyName
@@ -192,7 +205,7 @@ class OrganizationDocument(_OwnerDocument):
         return self.name
 
 
-class TeamDocument(_OwnerDocument):
+class TeamDocument(OwnerDocument):
     """A team; `name` is ORGANIZATION/TEAM."""
 
     name: TeamPath
@@ -208,11 +221,11 @@ class TeamDocument(_OwnerDocument):
         yield from super().references()
 
 
-class KeyDocument(_OwnerDocument):
+class KeyDocument(OwnerDocument):
     """A key by its public id and the digest of its secret."""
 
     id: KeyId
-    secret_sha256: Digest
+    secret_sha256: Sha256
     team: TeamPath
     name: PolicyName
     not_before: Moment | None = None
@@ -257,12 +270,73 @@ class PriceDocument(Document):
         return iter(())
 
 
-ObjectDocument = OrganizationDocument | TeamDocument | KeyDocument | PriceDocument
+class AlertRouteDocument(Document):
+    """A receiver of alerts. `secret` names the place of the secret, which no document holds."""
+
+    name: PolicyName
+    enabled: Switch = True
+    channel: Channel
+    url: Annotated[str, Field(max_length=2_000)] | None = None
+    secret: SecretPlace
+    organization: PolicyName | None = None
+    severity: Severity = Severity.WARNING
+    rules: tuple[AlertRule, ...] | None = None
+    quiet_hours: QuietHours | None = None
+    digest: Digest | None = None
+    time_zone: Annotated[str, Field(max_length=100)] = "UTC"
+
+    @field_validator("url")
+    @classmethod
+    def _url_has_a_host_and_no_password(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
+        try:
+            url = URL(text)
+        except ValueError:
+            url = URL()
+        if url.scheme not in {"https", "http"} or not url.raw_host or url.fragment:
+            raise ValueError("is no URL; write for example https://alerts.example.com/egret")
+        if url.user is not None or url.password is not None:
+            raise ValueError("has a user or a password, which would be shown; sign with `secret`")
+        return text
+
+    @field_validator("time_zone")
+    @classmethod
+    def _time_zone_exists(cls, text: str) -> str:
+        try:
+            ZoneInfo(text)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("is no time zone; write for example Europe/Berlin") from None
+        return text
+
+    @model_validator(mode="after")
+    def _url_is_that_of_a_webhook(self) -> Self:
+        if (self.url is None) is (self.channel is Channel.WEBHOOK):
+            raise ValueError(
+                "a webhook has a `url`; any other channel has none: the address is in its secret"
+            )
+        return self
+
+    @property
+    def identity(self) -> str:
+        """The name that no other object of the kind has."""
+        return self.name
+
+    def references(self) -> Iterator[Reference]:
+        """Yield the organization, if it has one."""
+        if self.organization is not None:
+            yield Reference(Kind.ORGANIZATION, self.organization, "organization")
+
+
+ObjectDocument = (
+    OrganizationDocument | TeamDocument | KeyDocument | PriceDocument | AlertRouteDocument
+)
 DOCUMENTS: Final[Mapping[Kind, type[ObjectDocument]]] = {
     Kind.ORGANIZATION: OrganizationDocument,
     Kind.TEAM: TeamDocument,
     Kind.KEY: KeyDocument,
     Kind.PRICE: PriceDocument,
+    Kind.ALERT_ROUTE: AlertRouteDocument,
 }
 """Every kind but Policy, whose fields are those of `egret policy apply`."""
 
@@ -387,6 +461,10 @@ def _form(path: Path) -> str:
     match path:
         case ("id" | "replaced_by",):
             return "a key's public id, 12 letters and digits"
+        case ("quiet_hours",):
+            return "a span of each day, such as 22:00-07:00"
+        case ("secret",):
+            return "env:ALERT_NAME of the environment, or file:name of the secrets' directory"
         case ("team",):
             return "ORGANIZATION/TEAM"
         case ("allowed_models" | "model", *_) | (*_, "models" | "operations", int()):

@@ -14,7 +14,7 @@ from sidecar.admin.installation.objects import (
     Kind,
     LimitDocument,
     ObjectDocument,
-    PriceDocument,
+    OwnerDocument,
 )
 from sidecar.admin.installation.plan import (
     Action,
@@ -138,7 +138,7 @@ def _row(one: PlannedChange | OwnedObject) -> dict[str, Any]:
     if isinstance(content, StoredPolicy):
         return {"name": one.name}
     row = content.model_dump(mode="json")
-    if isinstance(content, PriceDocument):
+    if not isinstance(content, OwnerDocument):
         return row
     limits = write_limits(one.to_limit() for one in content.limits)
     return row | {"limits": orjson.loads(limits)}

@@ -14,7 +14,7 @@ from sidecar.admin.installation.objects import (
     KeyDocument,
     Kind,
     ObjectDocument,
-    PriceDocument,
+    OwnerDocument,
     WantedObject,
 )
 from sidecar.admin.policy_plan import Change as PolicyChange
@@ -111,9 +111,7 @@ class InstallationPlan:
         must have reached the workers before the second. A new `default` is bound as it stands.
         """
         bound = {
-            one.content.policy
-            for one in self.changes
-            if not isinstance(one.content, PriceDocument | PolicyDocument | StoredPolicy)
+            one.content.policy for one in self.changes if isinstance(one.content, OwnerDocument)
         } - {DEFAULT_POLICY_NAME}
         first = tuple(
             one

@@ -36,6 +36,9 @@ _KEY_ROWS: Final = f"""jsonb_to_recordset($1::jsonb) AS r(id text, secret_sha256
     priority text, {_OWNER_COLUMNS})
 JOIN organizations AS o ON o.name = split_part(r.team, '/', 1)
 JOIN teams AS t ON t.organization_id = o.id AND t.name = split_part(r.team, '/', 2)"""
+_ROUTE_ROWS: Final = """jsonb_to_recordset($1::jsonb) AS r(name text, enabled boolean,
+    channel text, url text, secret text, organization text, severity text, rules text[],
+    quiet_hours text, digest text, time_zone text)"""
 _PRICE_ROWS: Final = """jsonb_to_recordset($1::jsonb) AS r(model text, valid_from timestamptz,
     input numeric, output numeric, cached_input numeric, cache_write numeric)"""
 
@@ -131,6 +134,26 @@ FROM {_KEY_ROWS} WHERE k.public_id = r.id""",
         delete="""DELETE FROM api_keys AS k
 USING jsonb_to_recordset($1::jsonb) AS r(id text) WHERE k.public_id = r.id""",
     ),
+    Kind.ALERT_ROUTE: Table(
+        load="""SELECT 'AlertRoute', jsonb_build_object('name', a.name, 'enabled', a.enabled,
+    'channel', a.channel, 'url', a.url, 'secret', a.secret, 'organization', o.name,
+    'severity', a.severity, 'rules', a.rules, 'quiet_hours', a.quiet_hours, 'digest', a.digest,
+    'time_zone', a.time_zone), a.file_set
+FROM alert_routes AS a LEFT JOIN organizations AS o ON o.id = a.organization_id""",
+        insert=f"""INSERT INTO alert_routes (name, enabled, channel, url, secret, organization_id,
+    severity, rules, quiet_hours, digest, time_zone, file_set)
+SELECT r.name, r.enabled, r.channel, r.url, r.secret, o.id, r.severity, r.rules, r.quiet_hours,
+    r.digest, r.time_zone, $2
+FROM {_ROUTE_ROWS} LEFT JOIN organizations AS o ON o.name = r.organization ORDER BY r.name""",
+        update=f"""UPDATE alert_routes AS a SET enabled = r.enabled, channel = r.channel,
+    url = r.url, secret = r.secret, organization_id = o.id, severity = r.severity,
+    rules = r.rules, quiet_hours = r.quiet_hours, digest = r.digest, time_zone = r.time_zone,
+    file_set = $2
+FROM {_ROUTE_ROWS} LEFT JOIN organizations AS o ON o.name = r.organization
+WHERE a.name = r.name""",
+        delete="""DELETE FROM alert_routes AS a
+USING jsonb_to_recordset($1::jsonb) AS r(name text) WHERE a.name = r.name""",
+    ),
 }  # fmt: skip
 
 _ORDER: Final = ", ".join(f"'{kind.value}'" for kind in Kind)
@@ -139,7 +162,8 @@ ORDER BY array_position(ARRAY[{_ORDER}], kind), fields ->> 'team', fields ->> 'n
     fields ->> 'id', fields ->> 'model', fields ->> 'valid_from'"""
 """All objects: one statement is one moment."""
 LOCK: Final = """
-LOCK TABLE api_keys, teams, organizations, policies, prices IN SHARE ROW EXCLUSIVE MODE
+LOCK TABLE alert_routes, api_keys, teams, organizations, policies, prices
+IN SHARE ROW EXCLUSIVE MODE
 """
 """Keeps other changes out; workers only read. In the order in which `egret orgs delete` goes."""
 DEFER_SUCCESSORS: Final = "SET CONSTRAINTS api_keys_replaced_by_fkey DEFERRED"

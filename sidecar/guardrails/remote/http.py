@@ -113,29 +113,33 @@ def _stamp_of(files: _Files) -> _Stamp:
 
 
 class RefusedAddressError(OSError):
-    """A name that resolves to an address no remote check may have."""
+    """A name that resolves to a refused address."""
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names; refuses one that has any address no remote check may have.
+    """Resolves names; refuses one that has any address for which *refuses* is true.
 
     The connection goes to the very addresses that were checked, so that a second look-up with
     another answer (DNS rebinding) changes nothing.
     """
 
-    def __init__(self, resolver: AbstractResolver) -> None:
+    def __init__(
+        self, resolver: AbstractResolver, *, refuses: Callable[[str], bool] = is_refused_address
+    ) -> None:
         self._resolver = resolver
+        self._refuses = refuses
 
     @override
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
         """Return the addresses of *host*.
 
         Raises:
-            RefusedAddressError: one of them is link-local, a metadata server's or no host's.
+            RefusedAddressError: one of them is refused, by default one that is link-local, a
+                metadata server's or no host's.
             OSError: the name does not resolve.
         """
         results = await self._resolver.resolve(host, port, family)  # type: ignore[arg-type]  # aiohttp passes an int
-        if any(is_refused_address(result["host"]) for result in results):
+        if any(self._refuses(result["host"]) for result in results):
             raise RefusedAddressError("refused address")
         return results
 

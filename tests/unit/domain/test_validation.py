@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from sidecar.domain.validation import compile_glob, is_accepted
+from sidecar.domain.validation import (
+    compile_glob,
+    is_accepted,
+    is_private_address,
+    is_refused_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +49,39 @@ def test_a_time_is_accepted_if_every_time_zone_can_show_it(
 ) -> None:
     """Python ends with the year 9999 and PostgreSQL does not."""
     assert is_accepted(moment) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "is_private"),
+    [
+        ("127.0.0.1", True),
+        ("10.1.2.3", True),
+        ("100.64.0.1", True),
+        ("[fd00::1]", True),
+        ("::ffff:192.168.0.1", True),
+        ("64:ff9b::a00:1", True),
+        ("2002:7f00:1::", True),
+        ("93.184.216.34", False),
+        ("2606:2800:220:1::1", False),
+        ("::ffff:93.184.216.34", False),
+        ("alerts.example", False),
+    ],
+)
+def test_an_address_that_is_not_public_is_private_in_every_spelling(
+    address: str, *, is_private: bool
+) -> None:
+    assert is_private_address(address) is is_private
+
+
+def test_a_private_network_that_is_allowed_is_allowed_alone() -> None:
+    allowed = (ipaddress.ip_network("10.0.0.0/8"),)
+
+    assert not is_private_address("10.1.2.3", allowed=allowed)
+    assert not is_private_address("::ffff:10.1.2.3", allowed=allowed)
+    assert is_private_address("192.168.0.1", allowed=allowed)
+
+
+@pytest.mark.parametrize("host", ["2852039166", "0251.0376.0251.0376", "127.1"])
+def test_a_number_that_a_resolver_takes_for_an_address_is_refused(host: str) -> None:
+    """Of 169.254.169.254, for example."""
+    assert is_refused_address(host)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from sidecar.admin.installation.object_schema import installation_schema, installation_schema_text
+from tests.support.alerts import route_text
 from tests.support.installation import key, organization, policy, price, team
 
 VALIDATOR = jsonschema.Draft202012Validator(installation_schema())
@@ -28,6 +29,7 @@ def test_it_is_a_schema() -> None:
         policy(),
         organization(more="limits: [cost/month=2, {limit: tokens/day=5, models: [a]}]\n"),
         team(),
+        route_text(more="quiet_hours: 22:00-07:00\nrules: [fail_open]\n"),
         key(more="tags: [a]\npriority: batch\nexpires_at: '2027-01-31T12:00:00Z'\n"),
     ],
 )
@@ -44,7 +46,10 @@ def test_documents_are_valid(text: str) -> None:
         ),
         (
             "kind: Organisation\n",
-            "'Organisation' is not one of ['Policy', 'Price', 'Organization', 'Team', 'Key']",
+            (
+                "'Organisation' is not one of"
+                " ['Policy', 'Price', 'Organization', 'Team', 'Key', 'AlertRoute']"
+            ),
         ),
         ("kind: Team\n", "'name' is a required property"),
     ],

@@ -4,6 +4,7 @@ import pytest
 
 from sidecar.admin.installation.objects import InstallationError, Kind, parse_files
 from sidecar.policy.parse import PolicyDocument
+from tests.support.alerts import route_text
 from tests.support.installation import joined, key, organization, policy, price, team
 
 
@@ -60,7 +61,7 @@ def test_a_policy_is_stored_without_its_kind_and_with_its_comments() -> None:
         pytest.param(
             "name: acme\n",
             "0.yaml: line 1, column 1: `kind` is required"
-            " (one of Policy, Price, Organization, Team, Key)",
+            " (one of Policy, Price, Organization, Team, Key, AlertRoute)",
             id="no kind",
         ),
         pytest.param(
@@ -171,3 +172,44 @@ def test_an_object_is_in_one_place_only() -> None:
 
 def test_every_fault_of_every_file_is_reported() -> None:
     assert len(faults(joined(organization("A"), "kind: X\n"), "a: [", team("x"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (route_text(url="ftp://a"), "url: is no URL; write for example https://"),
+        (route_text(url="https://u:p@a"), "url: has a user or a password"),
+        (
+            "kind: AlertRoute\nname: a\nchannel: webhook\nsecret: file:a\n",
+            "a webhook has a `url`",
+        ),
+        (
+            "kind: AlertRoute\nname: a\nchannel: slack\nurl: https://a\nsecret: file:a\n",
+            "a webhook has a `url`; any other channel has none",
+        ),
+        (
+            "kind: AlertRoute\nname: a\nchannel: slack\nsecret: https://hooks.slack.com/x\n",
+            "secret: ",
+        ),
+        (
+            "kind: AlertRoute\nname: a\nchannel: slack\nsecret: file:../../etc/passwd\n",
+            "env:ALERT_NAME of the environment, or file:name",
+        ),
+        (
+            "kind: AlertRoute\nname: a\nchannel: slack\nsecret: env:EGRET_POSTGRES__DSN\n",
+            "env:ALERT_NAME of the environment, or file:name",
+        ),
+        (route_text(more="quiet_hours: 25:00-07:00\n"), "a span of each day, such as 22:00-07:00"),
+        (route_text(more="time_zone: Mars/Olympus\n"), "time_zone: is no time zone"),
+        (route_text(more="time_zone: ../../../etc/passwd\n"), "time_zone: is no time zone"),
+        (route_text(more="rules: [fail_opn]\n"), "fail_open"),
+        (route_text(more="digest: weekly\n"), "digest"),
+    ],
+)
+def test_a_fault_of_a_route_of_alerts_is_named_and_no_secret_is_repeated(
+    text: str, expected: str
+) -> None:
+    (fault,) = faults(text)
+
+    assert expected in fault
+    assert "hooks.slack.com" not in fault

@@ -1,0 +1,1 @@
+"""Alerts that reach people: rules over the database, an outbox, and channels to receivers."""

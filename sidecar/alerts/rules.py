@@ -1,0 +1,219 @@
+"""The rules of alerts, as one table: SQL over the database, and a text without content."""
+# ruff: noqa: S608 - made of constants
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from sidecar.admin.limits import spent_budgets
+from sidecar.domain.alerting import AlertRule, Severity
+from sidecar.domain.limits import Measure
+from sidecar.limits.limit_syntax import shown, shown_amount, shown_whose
+from sidecar.storage.pool import Connection
+
+SPIKE_FACTOR: Final = 5
+SPIKE_REQUESTS: Final = 20
+"""Requests with a finding in one hour, below which nothing is a spike."""
+EXPIRES_DAYS: Final = 14
+UNUSED_DAYS: Final = 90
+NEARLY_SPENT_PERCENT: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert that a rule finds; raised once for its rule, object and period."""
+
+    rule: AlertRule
+    severity: Severity
+    object: str
+    period_began: datetime
+    summary: str
+    organization_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SqlRule:
+    """A statement with a row for each alert: `object`, `organization_id`, `period_began`.
+
+    Further columns fill the braces of `summary`. A rule over every key is checked once in
+    `seconds` by each replica, others at each check.
+    """
+
+    severity: Severity
+    summary: str
+    sql: str
+    seconds: float = 0.0
+
+
+_ALL_KEYS_SECONDS: Final = 600.0
+_HOUR: Final = "date_trunc('hour', now(), 'UTC')"
+_DAY: Final = "date_trunc('day', now(), 'UTC')"
+_KEYS: Final = """api_keys AS k JOIN teams AS t ON t.id = k.team_id
+    JOIN organizations AS o ON o.id = t.organization_id"""
+_IN_USE: Final = "k.enabled AND k.revoked_at IS NULL AND k.replaced_by IS NULL"
+_EXPIRES: Final = f"""
+SELECT k.public_id AS object, o.id AS organization_id, k.expires_at AS period_began,
+    o.name || '/' || t.name || '/' || k.name AS key,
+    to_char(k.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS expires
+FROM {_KEYS}
+WHERE {_IN_USE} AND k.expires_at > now() AND k.expires_at <= now() + interval
+"""
+
+RULES: Final[Mapping[AlertRule, SqlRule]] = {
+    AlertRule.GUARDRAIL_SPIKE: SqlRule(
+        Severity.WARNING,
+        "Guardrail {guardrail} of policy {policy} found {type} in {requests} requests of this"
+        " hour; the mean of the last seven days is {mean} an hour",
+        # A guardrail of less than a day has no usual count yet.
+        f"""
+WITH recent AS (
+    SELECT policy, guardrail, type, sum(requests)::bigint AS requests FROM findings_by_hour
+    WHERE began_at = {_HOUR} GROUP BY policy, guardrail, type
+), before AS (
+    SELECT policy, guardrail, type, sum(requests) / (7 * 24) AS mean FROM findings_by_hour
+    WHERE began_at >= {_HOUR} - interval '7 days' AND began_at < {_HOUR}
+    GROUP BY policy, guardrail, type
+), known AS (
+    SELECT policy, guardrail FROM findings_by_hour WHERE began_at < {_HOUR} - interval '1 day'
+    GROUP BY policy, guardrail
+)
+SELECT concat_ws(' ', policy, guardrail, type) AS object, NULL AS organization_id,
+    {_DAY} AS period_began, policy, guardrail, type, requests,
+    round(COALESCE(mean, 0), 1) AS mean
+FROM recent JOIN known USING (policy, guardrail) LEFT JOIN before USING (policy, guardrail, type)
+WHERE requests >= {SPIKE_REQUESTS} AND requests > {SPIKE_FACTOR} * COALESCE(mean, 0)
+""",
+    ),
+    AlertRule.FAIL_OPEN: SqlRule(
+        Severity.CRITICAL,
+        "Guardrail {guardrail} failed or timed out and let {requests} requests of"
+        " {organization} pass unchecked in the last ten minutes",
+        f"""
+SELECT concat_ws(' ', g.key, u.organization_id) AS object, u.organization_id,
+    {_HOUR} AS period_began, g.key AS guardrail, count(*) AS requests,
+    COALESCE(o.name, u.organization_id) AS organization
+FROM usage AS u CROSS JOIN LATERAL jsonb_each_text(u.guardrails) AS g
+LEFT JOIN organizations AS o ON o.id = u.organization_id
+WHERE u.occurred_at > now() - interval '10 minutes' AND u.guardrails <> '{{}}'
+    AND g.value IN ('error_open', 'timeout_open')
+GROUP BY g.key, u.organization_id, o.name
+""",
+    ),
+    AlertRule.KEY_EXPIRES: SqlRule(
+        Severity.WARNING, "Key {key} ({object}) expires at {expires} UTC",
+        f"{_EXPIRES} '{EXPIRES_DAYS} days'", _ALL_KEYS_SECONDS,
+    ),
+    AlertRule.KEY_EXPIRES_TOMORROW: SqlRule(
+        Severity.CRITICAL, "Key {key} ({object}) expires within a day, at {expires} UTC",
+        f"{_EXPIRES} '1 day'", _ALL_KEYS_SECONDS,
+    ),
+    AlertRule.KEYS_UNUSED: SqlRule(
+        Severity.INFO,
+        f"{{keys}} keys of {{organization}} were not used for {UNUSED_DAYS} days, such as"
+        " {examples}",
+        f"""
+SELECT o.id AS object, o.id AS organization_id, date_trunc('month', now(), 'UTC') AS period_began,
+    o.name AS organization, count(*) AS keys,
+    array_to_string((array_agg(k.public_id ORDER BY k.public_id))[1:3], ', ') AS examples
+FROM {_KEYS} LEFT JOIN key_activity AS a ON a.key_id = k.public_id
+WHERE {_IN_USE} AND (k.expires_at IS NULL OR k.expires_at > now())
+    AND COALESCE(a.last_used_at, k.created_at) < now() - interval '{UNUSED_DAYS} days'
+GROUP BY o.id, o.name
+""",
+        _ALL_KEYS_SECONDS,
+    ),
+    AlertRule.KEY_LEAKED: SqlRule(
+        Severity.CRITICAL,
+        "Guardrail {guardrail} of policy {policy} found a key of Egret in {requests} texts of"
+        " the role {role}: find its id in the request's log line, and revoke it",
+        f"""
+SELECT concat_ws(' ', policy, guardrail, role) AS object, NULL AS organization_id,
+    began_at AS period_began, policy, guardrail, role, sum(requests)::bigint AS requests
+FROM findings_by_hour WHERE type = 'EGRET_KEY' AND began_at >= {_HOUR} - interval '1 hour'
+GROUP BY began_at, policy, guardrail, role
+""",
+    ),
+    AlertRule.FILTER_UNATTACHED: SqlRule(
+        Severity.CRITICAL,
+        "No request has reached Egret for an hour, while each hour of the day before had some:"
+        " check that Envoy's filter is attached",
+        f"""
+SELECT 'usage' AS object, NULL AS organization_id, {_DAY} AS period_began
+WHERE 24 = (
+    SELECT count(DISTINCT began_at) FROM usage_by_hour
+    WHERE began_at >= {_HOUR} - interval '25 hours' AND began_at < {_HOUR} - interval '1 hour'
+) AND NOT EXISTS (SELECT FROM usage_by_hour WHERE began_at >= {_HOUR} - interval '1 hour')
+""",
+    ),
+    AlertRule.WORKER_DIED: SqlRule(
+        Severity.WARNING,
+        "A worker on {object} ended unexpectedly; {deaths} times so far on this host",
+        f"""
+SELECT host AS object, NULL AS organization_id, {_HOUR} AS period_began,
+    sum(deaths)::bigint AS deaths
+FROM workers GROUP BY host HAVING max(died_at) > now() - interval '10 minutes'
+""",
+    ),
+    AlertRule.WORKER_SILENT: SqlRule(
+        Severity.WARNING,
+        "{workers} workers on {object} have not reported to the database for over a minute",
+        f"""
+SELECT host AS object, NULL AS organization_id, {_HOUR} AS period_began, count(*) AS workers
+FROM workers
+WHERE seen_at < now() - interval '1 minute' AND seen_at > now() - interval '10 minutes'
+GROUP BY host
+""",
+    ),
+}  # fmt: skip
+"""Every rule but those of budgets, whose periods begin in their own time zones."""
+
+
+async def alerts_by_rule(connection: Connection, rule: AlertRule) -> list[Alert]:
+    """Return the alerts that one of `RULES` finds now, raised before or not.
+
+    Raises:
+        One of `UNAVAILABLE`.
+    """
+    entry = RULES[rule]
+    return [
+        Alert(
+            rule,
+            entry.severity,
+            row["object"],
+            row["period_began"],
+            entry.summary.format_map(dict(row)),
+            row["organization_id"],
+        )
+        for row in await connection.fetch(entry.sql)
+    ]
+
+
+async def budget_alerts(connection: Connection, *, now: float) -> list[Alert]:
+    """Return an alert for each budget that is nearly spent, or spent; *now* in epoch seconds.
+
+    Raises:
+        ChangeRefusedError: this version cannot read the limits of an owner.
+        One of `UNAVAILABLE`.
+    """
+    found: list[Alert] = []
+    for one in await spent_budgets(connection, now=now):
+        limit, holder = one.limit, one.holder
+        if not limit.amount or one.spent * 100 < limit.amount * NEARLY_SPENT_PERCENT:
+            continue
+        is_spent = one.spent >= limit.amount
+        spent = shown_amount(Measure.COST, one.spent)
+        found.append(
+            Alert(
+                AlertRule.BUDGET_SPENT if is_spent else AlertRule.BUDGET_THRESHOLD,
+                Severity.CRITICAL if is_spent else Severity.WARNING,
+                f"{holder.id} {limit.id}",
+                datetime.fromtimestamp(one.period.start, UTC),
+                f"Budget {shown(limit)} of {shown_whose(limit.level, holder.name)}:"
+                f" {spent} spent{'' if is_spent else f', over {NEARLY_SPENT_PERCENT} %'}",
+                holder.organization_id,
+            )
+        )
+    return found

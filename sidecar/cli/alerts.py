@@ -1,0 +1,149 @@
+"""`egret alerts`: the process that raises and sends alerts, its routes, tests and history."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from sidecar.alerts.outbox import (
+    alert_history,
+    alert_routes,
+    message_state,
+    raise_test,
+)
+from sidecar.cli.arguments import since_or_exit
+from sidecar.cli.connection import on_connection, settings_or_exit
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    fail,
+    install_hint,
+    note,
+    print_rows,
+)
+from sidecar.storage.pool import Connection
+
+alerts = typer.Typer(no_args_is_help=True, help="Alerts: routes, tests and history.")
+
+_ROUTES: Final = (
+    "name", "enabled", "channel", "organization", "severity", "rules", "quiet_hours", "digest",
+)  # fmt: skip
+_HISTORY: Final = ("raised_at", "severity", "rule", "summary", "route", "state", "at", "error")
+_WAITS_SECONDS: Final = 1.0
+
+
+@alerts.command("run")
+def run() -> None:
+    """Check the rules of alerts and send messages, until SIGTERM. Several replicas may run.
+
+    Secrets of routes are in its environment (ALERT_…) or in EGRET_ALERTS__SECRETS_DIRECTORY.
+
+    Example: ALERT_SLACK=https://hooks.slack.com/services/… egret alerts run
+    """
+    from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
+
+    try:
+        # Its packages are an extra, and no other command needs them.
+        from sidecar.alerts.service import AlertService  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        problem = f"`egret alerts run` needs {(error.name or '').partition('.')[0]}"
+        fail(problem, hint=install_hint("admin"), code=WRONG_USAGE)
+    settings = settings_or_exit()
+    configure_logs(settings.telemetry.log_level)
+    service = AlertService(settings.postgres, settings.alerts)
+    get_logger().info("alerts.started", check_seconds=settings.alerts.check_seconds)
+
+    async def until_signal() -> None:
+        task = asyncio.ensure_future(service.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(until_signal())
+
+
+@alerts.command("list")
+def list_(output: OutputOption = Output.TABLE) -> None:
+    """List the routes of alerts. `egret apply` makes them, from documents of kind AlertRoute.
+
+    Example: egret alerts list
+    """
+    rows = [one.model_dump(mode="json") for one in on_connection(alert_routes)]
+    print_rows(rows, columns=_ROUTES, output=output)
+
+
+@alerts.command("test")
+def send_test(
+    route: Annotated[str, typer.Argument(metavar="ROUTE", help="Name of the route.")],
+    wait_seconds: Annotated[
+        int, typer.Option("--wait", min=0, max=600, help="Seconds to wait for the outcome.")
+    ] = 30,
+) -> None:
+    """Send a test by one route, at once even in quiet hours, and wait until it is delivered.
+
+    It is sent by a running `egret alerts run`, which has the secrets.
+
+    Example: egret alerts test on-call
+    """
+    message = on_connection(
+        lambda connection: raise_test(connection, route, now=datetime.now(UTC))
+    )
+
+    async def watch(connection: Connection) -> tuple[bool, str | None]:
+        for _ in range(int(wait_seconds / _WAITS_SECONDS)):
+            is_delivered, error = await message_state(connection, message)
+            if is_delivered or error is not None:
+                return is_delivered, error
+            await asyncio.sleep(_WAITS_SECONDS)
+        return await message_state(connection, message)
+
+    is_delivered, error = on_connection(watch)
+    if is_delivered:
+        note(f"The test was delivered: {message}.")
+    elif error is not None:
+        hint = "correct the route or its secret; it is sent again for a day"
+        fail(f"the test was not delivered ({error})", hint=hint)
+    else:
+        hint = "check that `egret alerts run` runs on this database"
+        fail(f"the test was not sent for {wait_seconds} s", hint=hint)
+
+
+@alerts.command("history")
+def history(
+    since: Annotated[
+        str | None, typer.Option("--since", help="How long ago (7d), or a time (2027-01-31).")
+    ] = None,
+    org: Annotated[
+        str | None, typer.Option("--org", metavar="NAME", help="Of one organization.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most.")] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List alerts with the routes that took them, the latest first.
+
+    Example: egret alerts history --since 7d
+    """
+    began = since_or_exit(since)
+    found = on_connection(
+        lambda connection: alert_history(connection, since=began, organization=org, limit=limit)
+    )
+    rows = [
+        {
+            **asdict(one.alert),
+            "route": one.route,
+            "state": one.state,
+            "attempts": one.attempts,
+            "at": one.at,
+            "error": one.error,
+        }
+        for one in found
+    ]
+    print_rows(rows, columns=_HISTORY, output=output)

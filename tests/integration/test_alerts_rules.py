@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from sidecar.alerts.rules import RULES, alerts_by_rule, budget_alerts
+from sidecar.domain.alerting import AlertRule, Severity
+from sidecar.storage.pool import Connection
+from tests.support.postgres import Database
+from tests.support.reporting_worker import reporting_worker
+
+OWNERS = """
+INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
+INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search');
+"""
+_KEY = """
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name, expires_at, created_at, revoked_at)
+VALUES ($1::text, sha256('secret'), 'team_1', lower($1::text), now() + $2::text::interval,
+    now() - interval '1 day' * $3, $4)
+"""
+_FINDINGS = """
+INSERT INTO findings_by_hour (began_at, policy, guardrail, type, role, verdict, mode, requests,
+    findings)
+VALUES (date_trunc('hour', now(), 'UTC') - interval '1 hour' * $1::integer, 'strict', 'pii', $2,
+    'user', 'redact', 'enforce', $3, 1)
+"""
+_USAGE = """
+INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, status, decision,
+    guardrails, latency_ms, cost_usd)
+VALUES (now() - $1::text::interval, gen_random_uuid()::text, 'AAAAAAAAAAA1', 'team_1', 'org_1',
+    200, 'allow', $2, 1, $3)
+"""
+
+
+async def found(connection: Connection, rule: AlertRule) -> list[tuple[str, str]]:
+    """Return object and summary of what a rule finds."""
+    alerts = await alerts_by_rule(connection, rule)
+    assert all(one.rule is rule for one in alerts)
+    return sorted((one.object, one.summary) for one in alerts)
+
+
+async def add_key(
+    connection: Connection,
+    key_id: str,
+    *,
+    expires: str | None = None,
+    age: int = 0,
+    revoked: datetime | None = None,
+) -> None:
+    await connection.execute(_KEY, key_id, expires, age, revoked)
+
+
+async def test_every_rule_runs_on_an_empty_database_and_finds_nothing(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        for rule in RULES:
+            assert await found(connection, rule) == []
+        assert await budget_alerts(connection, now=datetime.now(UTC).timestamp()) == []
+
+
+def test_every_rule_but_budgets_and_the_test_is_in_the_table() -> None:
+    assert set(AlertRule) - set(RULES) == {
+        AlertRule.BUDGET_THRESHOLD,
+        AlertRule.BUDGET_SPENT,
+        AlertRule.TEST,
+    }
+
+
+async def test_a_key_is_reported_before_it_expires_and_again_on_the_last_day(
+    database: Database,
+) -> None:
+    """Not one that was revoked, has expired or lasts longer."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await add_key(connection, "AAAAAAAAAAA1", expires="13 days")
+        await add_key(connection, "AAAAAAAAAAA2", expires="23 hours")
+        await add_key(connection, "AAAAAAAAAAA3", expires="15 days")
+        await add_key(connection, "AAAAAAAAAAA4", expires="-1 hour")
+        await add_key(connection, "AAAAAAAAAAA5", expires="1 hour", revoked=datetime.now(UTC))
+        await add_key(connection, "AAAAAAAAAAA6")
+        soon = await found(connection, AlertRule.KEY_EXPIRES)
+        tomorrow = await found(connection, AlertRule.KEY_EXPIRES_TOMORROW)
+
+    assert [one[0] for one in soon] == ["AAAAAAAAAAA1", "AAAAAAAAAAA2"]
+    assert soon[0][1].startswith("Key acme/search/aaaaaaaaaaa1 (AAAAAAAAAAA1) expires at 2")
+    assert [one[0] for one in tomorrow] == ["AAAAAAAAAAA2"]
+
+
+async def test_keys_that_were_not_used_for_90_days_are_one_alert_a_month(
+    database: Database,
+) -> None:
+    """A young key, and an old one that was used, are in use."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await add_key(connection, "AAAAAAAAAAA1", age=91)
+        await add_key(connection, "AAAAAAAAAAA2", age=400)
+        await add_key(connection, "AAAAAAAAAAA3", age=89)
+        await add_key(connection, "AAAAAAAAAAA4", age=400)
+        await connection.execute("INSERT INTO key_activity VALUES ('AAAAAAAAAAA4', now(), 1, 0)")
+        (alert,) = await alerts_by_rule(connection, AlertRule.KEYS_UNUSED)
+
+    assert alert.summary == (
+        "2 keys of acme were not used for 90 days, such as AAAAAAAAAAA1, AAAAAAAAAAA2"
+    )
+    assert (alert.organization_id, alert.period_began.day) == ("org_1", 1)
+
+
+@pytest.mark.parametrize(
+    ("hours", "is_spike"),
+    [
+        ({0: 20, 30: 1}, True),
+        ({0: 19, 30: 1}, False),  # too few to matter
+        ({0: 100}, False),  # a new guardrail
+        ({0: 100, 20: 1}, False),  # not a day old
+        ({0: 100, **dict.fromkeys(range(1, 169), 21)}, False),  # under five times the mean
+        ({0: 106, **dict.fromkeys(range(1, 169), 21)}, True),
+    ],
+)
+async def test_a_spike_is_five_times_the_usual_findings(
+    database: Database, hours: dict[int, int], *, is_spike: bool
+) -> None:
+    async with database.server.connect(database.name) as connection:
+        for age, requests in hours.items():
+            await connection.execute(_FINDINGS, age, "EMAIL", requests)
+        alerts = await found(connection, AlertRule.GUARDRAIL_SPIKE)
+
+    assert [one[0] for one in alerts] == ["strict pii EMAIL"] * is_spike
+
+
+async def test_a_key_of_egret_in_a_text_is_critical(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(_FINDINGS, 1, "EGRET_KEY", 2)
+        await connection.execute(_FINDINGS, 3, "EGRET_KEY", 2)
+        await connection.execute(_FINDINGS, 0, "EMAIL", 2)
+        (alert,) = await alerts_by_rule(connection, AlertRule.KEY_LEAKED)
+
+    assert (alert.severity, alert.object) == (Severity.CRITICAL, "strict pii user")
+
+
+async def test_a_guardrail_that_fails_open_is_reported_for_the_organization(
+    database: Database,
+) -> None:
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        for age, verdicts in (
+            ("1 minute", '{"dlp": "timeout_open"}'),
+            ("2 minutes", '{"dlp": "error_open", "pii": "flag"}'),
+            ("2 minutes", '{"pii": "error_closed"}'),
+            ("20 minutes", '{"old": "error_open"}'),
+        ):
+            await connection.execute(_USAGE, age, verdicts, None)
+        alerts = await found(connection, AlertRule.FAIL_OPEN)
+
+    assert alerts == [
+        (
+            "dlp org_1",
+            (
+                "Guardrail dlp failed or timed out and let 2 requests of acme pass unchecked in"
+                " the last ten minutes"
+            ),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ages", "is_silent"),
+    [
+        (range(2, 27), True),
+        (range(1, 27), False),  # there was usage in the last hour
+        ([*range(2, 10), *range(11, 27)], False),  # an hour without usage is usual
+    ],
+)
+async def test_no_usage_after_a_day_with_usage_each_hour_is_reported(
+    database: Database, ages: list[int], *, is_silent: bool
+) -> None:
+    async with database.server.connect(database.name) as connection:
+        for age in ages:
+            await connection.execute(
+                "INSERT INTO usage_by_hour (began_at, key_id, team_id, organization_id, model,"
+                " requests, refused, failed, estimated, unpriced, input_tokens,"
+                " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,"
+                " cost_usd) VALUES (date_trunc('hour', now(), 'UTC') - interval '1 hour' * $1,"
+                " 'k', 't', 'o', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+                age,
+            )
+        alerts = await found(connection, AlertRule.FILTER_UNATTACHED)
+
+    assert [one[0] for one in alerts] == ["usage"] * is_silent
+
+
+async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Database) -> None:
+    """One that ends by itself deletes its row."""
+    async with database.server.connect(database.name) as connection:
+        async with reporting_worker(database), reporting_worker(database) as started:
+            died = await found(connection, AlertRule.WORKER_DIED)
+            await started.report()
+            assert await found(connection, AlertRule.WORKER_DIED) == died
+            await connection.execute("UPDATE workers SET seen_at = now() - interval '2 minutes'")
+            silent = await found(connection, AlertRule.WORKER_SILENT)
+        ended = await found(connection, AlertRule.WORKER_DIED)
+
+    assert [summary.partition(";")[2] for _, summary in died] == [" 1 times so far on this host"]
+    assert [summary[:10] for _, summary in silent] == ["1 workers "]
+    assert ended == []
+
+
+@pytest.mark.parametrize(
+    ("spent", "expected"),
+    [
+        ("7.99", []),
+        ("8", [(AlertRule.BUDGET_THRESHOLD, Severity.WARNING)]),
+        ("10", [(AlertRule.BUDGET_SPENT, Severity.CRITICAL)]),
+    ],
+)
+async def test_a_budget_is_reported_when_it_is_nearly_spent_and_when_it_is(
+    database: Database, spent: str, expected: list[tuple[AlertRule, Severity]]
+) -> None:
+    limits = '[{"measure": "cost", "window": "day", "amount": 10000000, "time_zone": "UTC"}]'
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await connection.execute("UPDATE teams SET limits = $1", limits)
+        await connection.execute(_USAGE, "0 seconds", "{}", spent)
+        now = await connection.fetchval("SELECT now()")
+        alerts = await budget_alerts(connection, now=now.timestamp())
+
+    assert [(one.rule, one.severity) for one in alerts] == expected
+    assert all(one.period_began.hour == 0 for one in alerts)
+    assert all(one.organization_id == "org_1" for one in alerts)
