@@ -280,8 +280,7 @@ async def judge_request(
     if isinstance(allowed, ClientError):
         return allowed
     plan = _plan_answer(allowed, route, record, worker)
-    if worker.own_ends is not None:
-        plan = metered(plan, record, protocol, worker)
+    plan = plan if worker.own_ends is None else metered(plan, record, protocol, worker)
     awaits = isinstance(plan, MeteredAnswer) and not plan.reads_body
     if plan is not None:
         added = IDENTITY
