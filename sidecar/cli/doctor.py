@@ -1,13 +1,15 @@
-"""`egret doctor`: checks of settings, databases and sockets."""
+"""`egret doctor`: checks of settings, databases and sockets, or of a gateway by canaries."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import stat
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import typer
 
@@ -15,8 +17,10 @@ from sidecar.admin.diagnostics import Checked, CheckState, Use, failed, ok, skip
 from sidecar.cli.connection import settings_or_exit
 from sidecar.cli.terminal import (
     FAILED,
+    WRONG_USAGE,
     Output,
     OutputOption,
+    fail,
     note,
     print_rows,
 )
@@ -30,22 +34,82 @@ _COLUMNS: Final = ("check", "state", "found", "hint")
 _PACKAGES: Final = "guardrail packages"
 
 
-def doctor(
+BLOCKED: Final = "Use ghp_16C7e42F292c6912E7710c838347Ae178B4a for it."
+REDACTED: Final = "bob.builder@example.com"
+"""Both have these verdicts under the built-in policy."""
+
+
+def doctor(  # noqa: PLR0913, PLR0917 - one option each
     use: Annotated[
         Use,
         typer.Option(
             "--for", help="The purpose of the database's role: workers, or this command line."
         ),
     ] = Use.WORKER,
+    through: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Send canaries through this gateway, and check no more."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="EGRET_KEY", help="An API key for the canaries.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Of the canary that reaches the provider.")] = (
+        "gpt-4o-mini"
+    ),
+    path: Annotated[
+        str, typer.Option(help="A path of OpenAI's chat completions on this gateway.")
+    ] = "/v1/chat/completions",
+    blocked: Annotated[str, typer.Option(help="A text that the key's policy blocks.")] = BLOCKED,
+    redacted: Annotated[
+        str, typer.Option(help="A text that the key's policy takes out.")
+    ] = REDACTED,
+    seen_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Where a test provider shows its last request, such as …/last."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="CA of the gateway's certificate, in PEM.")
+    ] = None,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Write the canaries' results for node exporter to it.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Look at databases, clocks, sockets, packages and variables, and say how to fix each fault.
 
-    Changes nothing. Exits with 1 if a check failed; a warning is none.
+    With --through it sends canary requests through a gateway instead, and reports whether Egret
+    is attached there and its verdicts hold. Changes nothing. Exits with 1 if a check failed; a
+    warning is none.
 
-    Example: egret doctor --for admin
+    Example: egret doctor --through https://llm.example.com
     """
-    found = asyncio.run(_check(settings_or_exit(), use=use))
+    if through is None:
+        found = asyncio.run(_check(settings_or_exit(), use=use))
+    elif key is None:
+        hint = "set EGRET_KEY, which keeps it out of process lists, or pass --key"
+        fail("--through needs an API key for its canaries", hint=hint, code=WRONG_USAGE)
+    elif not _is_address(through):
+        hint = "write http://host or https://host, without a user or a password"
+        fail("--through is no URL of a gateway", hint=hint, code=WRONG_USAGE)
+    else:
+        # Here, since no other command should wait for the import of aiohttp.
+        from sidecar.admin.attachment import Gateway, check_attachment, textfile  # noqa: PLC0415
+
+        gateway = Gateway(
+            url=through,
+            key=key,
+            model=model,
+            path=path,
+            blocked=blocked,
+            redacted=redacted,
+            seen_at=seen_at,
+            ca_file=None if ca_file is None else str(ca_file),
+        )
+        found = asyncio.run(check_attachment(gateway))
+        if metrics_file is not None:
+            metrics_file.write_text(textfile(through, found, now=time.time()))
     # `mend` is the former name of `hint`, for one more version.
     rows = [asdict(one) | {"state": one.state.value, "mend": one.hint} for one in found]
     print_rows(rows, columns=_COLUMNS, output=output)
@@ -53,6 +117,14 @@ def doctor(
     if broken:
         note(f"{broken} of {len(found)} checks failed")
         raise typer.Exit(FAILED)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.username is None
+    except ValueError:
+        return False
 
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:

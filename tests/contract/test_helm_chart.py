@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import subprocess
@@ -19,6 +20,7 @@ from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
 
 from deploy.chart_envoy import WRITTEN
+from sidecar.cli.doctor import doctor
 from tests.support.helm import (
     CASES,
     CHART,
@@ -459,6 +461,21 @@ def test_standalone_serves_a_port_with_the_certificates_of_its_secret() -> None:
     assert [port["port"] for port in service["spec"]["ports"]] == [50051]
 
 
+def test_canaries_are_sent_with_options_that_the_command_has_and_a_key_from_a_secret() -> None:
+    """The key is in no argument, and a failed run is a failed job."""
+    job = one(rendered("helm4", "sidecar-full"), "CronJob", "guard-attached")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    command, *arguments = container["args"]
+    known = inspect.signature(doctor).parameters
+    options = [word.removeprefix("--") for word in arguments if word.startswith("--")]
+    assert command == "doctor"
+    assert {option.replace("-", "_") for option in options} <= set(known)
+    assert environment(container)["EGRET_KEY"] == {
+        "secretKeyRef": {"name": "egret-canary", "key": "key"}
+    }
+    assert job["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0
+
+
 def test_the_alert_rules_of_the_operator_are_those_that_are_tested() -> None:
     """With the operator's own after them."""
     ours = yaml.safe_load((CHART.parents[1] / "prometheus" / "egret.rules.yaml").read_text())
@@ -591,6 +608,10 @@ def test_a_job_applies_the_files_of_an_installation() -> None:
         pytest.param(
             "sidecar", {"envoy__metrics__port": "9464"}, "envoy.metrics.port: 9464 is taken",
             id="a port of two",
+        ),
+        pytest.param(
+            "standalone", {"attachment__enabled": "true"}, "attachment.enabled needs",
+            id="canaries to nowhere",
         ),
         pytest.param(
             "standalone", {"listen__existingSecret": ""}, "no certificate", id="in the clear"

@@ -49,6 +49,7 @@ ELSEWHERE: Final[dict[Words, str]] = {
     ("conformance",): "takes a minute: tests/e2e/test_conformance.py",
     ("--install-completion",): "writes to a shell's start-up files: tests/unit/cli/test_main.py",
     ("bench", "https://llm.example.com"): "an example: there is no such gateway",
+    ("doctor", "--through"): "an example, and needs a key: tests/e2e/test_doctor_through.py",
     ("top", "--metrics"): "an example: there is no such address",
 }
 """Commands, by their first words, that do not run here, each with the reason."""

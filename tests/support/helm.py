@@ -58,11 +58,9 @@ def one(resources: list[Resource], kind: str, name: str | None = None) -> Resour
 
 def pods(resources: list[Resource]) -> list[Resource]:
     """Return the specification of every pod that the resources make."""
-    return [
-        resource["spec"]["template"]["spec"]
-        for resource in resources
-        if resource["kind"] in {"Deployment", "Job"}
-    ]
+    owners = [one["spec"] for one in resources if one["kind"] in {"Deployment", "Job"}]
+    owners += [one["spec"]["jobTemplate"]["spec"] for one in resources if one["kind"] == "CronJob"]
+    return [owner["template"]["spec"] for owner in owners]
 
 
 def environment(container: Resource) -> dict[str, Any]:

@@ -14,6 +14,9 @@
 {{- if and .Values.installation.files .Values.installation.existingConfigMap -}}
 {{- fail "installation: give files, or existingConfigMap, not both" -}}
 {{- end -}}
+{{- if and .Values.attachment.enabled (not (and .Values.attachment.url .Values.attachment.existingSecret)) -}}
+{{- fail "attachment.enabled needs attachment.url, the address that clients use, and attachment.existingSecret with an API key" -}}
+{{- end -}}
 {{- if eq .Values.mode "sidecar" -}}
 {{- include "egret.checkSidecar" . -}}
 {{- else -}}
