@@ -19,6 +19,13 @@ from sidecar.admin.installation.export import (
     export_files,
     masked_policies,
 )
+from sidecar.admin.installation.key_secrets import (
+    FolderSecrets,
+    KeysAtPlaces,
+    KubernetesSecrets,
+    SecretStore,
+    find_keys,
+)
 from sidecar.admin.installation.object_schema import installation_schema_text
 from sidecar.admin.installation.objects import (
     FileFault,
@@ -37,7 +44,7 @@ from sidecar.admin.installation.plan import (
 )
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
-from sidecar.cli.connection import ChangeNotice, on_connection
+from sidecar.cli.connection import ChangeNotice, on_connection, on_settings
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.policy_change import (
     MAX_NOTE_CHARACTERS,
@@ -85,6 +92,14 @@ FilesOption = Annotated[
 SetOption = Annotated[
     str, typer.Option("--set", metavar="NAME", help="The set that these files are.")
 ]
+SecretsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--secrets",
+        metavar="kubernetes|FOLDER",
+        help="Where the keys are that documents name by `secret`; missing ones are made.",
+    ),
+]
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Delete objects of the set that no file names any more.")
 ]
@@ -94,6 +109,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     files: FilesOption = None,
     file_set: SetOption = "default",
     prune: PruneOption = False,
+    secrets: SecretsOption = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     why: NoteOption = None,
@@ -116,7 +132,8 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     if why is not None and not 0 < len(why) <= MAX_NOTE_CHARACTERS:
         hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
         fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
-    wanted = _read(files, file_set)
+    keys = _read(files, file_set, secrets)
+    wanted = keys.objects
     stored, plan = _planned(wanted, file_set, prunes=prune)
     if output is Output.TABLE:
         _show(plan, file_set)
@@ -132,6 +149,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
             f"Make {counted(len(plan.changes), 'change')}?",
             can_ask=STANDARD_STREAM not in (files or ()),
         )
+    on_settings(lambda _: keys.write(lambda place: note(f"A new key is in {place}.")))
     steps = plan.in_steps()
     for step in steps:
         expected = plan if step is steps[0] else step
@@ -164,6 +182,7 @@ def diff(
     files: FilesOption = None,
     file_set: SetOption = "default",
     prune: PruneOption = False,
+    secrets: SecretsOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show how the installation differs from files. Exits with 2 if it does, with 1 on an error.
@@ -171,7 +190,7 @@ def diff(
     Example: egret diff -f config --prune
     """
     try:
-        wanted = _read(files, file_set)
+        wanted = _read(files, file_set, secrets).objects
         _, plan = _planned(wanted, file_set, prunes=prune)
     except typer.Exit:
         raise typer.Exit(FAILED) from None  # a fault is no drift
@@ -234,8 +253,8 @@ def _write(texts: dict[Path, str], *, force: bool) -> None:
         fail(words, hint="name a place to write to", code=WRONG_USAGE)
 
 
-def _read(files: Sequence[Path] | None, file_set: str) -> tuple[WantedObject, ...]:
-    """Return the objects of all files, or exit with every fault."""
+def _read(files: Sequence[Path] | None, file_set: str, secrets: str | None) -> KeysAtPlaces:
+    """Return the objects of all files with their new keys, or exit with every fault."""
     if not files:
         fail("no file is named", hint="give -f FILE or -f DIR", code=WRONG_USAGE)
     if not _SET.fullmatch(file_set):
@@ -255,13 +274,18 @@ def _read(files: Sequence[Path] | None, file_set: str) -> tuple[WantedObject, ..
                 fail(f"{path} is not a file", hint="take it away; nothing was changed")
             texts.append(("stdin" if path == STANDARD_STREAM else str(path), read_text(path)))
             advance(number)
+    store: SecretStore | None = None
+    if secrets is not None:
+        is_cluster = secrets == "kubernetes"
+        store = KubernetesSecrets() if is_cluster else FolderSecrets(Path(secrets))
     try:
-        wanted = parse_files(texts)
+        objects = parse_files(texts)
+        keys = on_settings(lambda _: find_keys(objects, store))
     except InstallationError as error:
         _fail_with(error.faults)
-    if not wanted:
+    if not objects:
         fail(f"{files[0]} holds no object", hint="write one, or name another; nothing was changed")
-    return wanted
+    return keys
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:

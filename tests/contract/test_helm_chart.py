@@ -528,7 +528,7 @@ def test_a_job_applies_the_files_of_an_installation() -> None:
     job = one(own, "Job", "guard-installation")["spec"]["template"]["spec"]
     args = job["containers"][0]["args"]
     assert args[2:6] == ["apply", "--file", "/etc/egret/installation", "--set"]
-    assert args[6:] == ["platform", "--yes", "--no-wait", "--prune"]
+    assert args[6:] == ["platform", "--yes", "--no-wait", "--prune", "--secrets", "kubernetes"]
     files = one(own, "ConfigMap", "guard-installation")["data"]
     assert yaml.safe_load(files["acme.yaml"]) == {"kind": "Organization", "name": "acme"}
 
@@ -536,6 +536,34 @@ def test_a_job_applies_the_files_of_an_installation() -> None:
     job = one(theirs, "Job", "r-egret-installation")["spec"]["template"]["spec"]
     assert {"name": "files", "configMap": {"name": "ours"}} in job["volumes"]
     assert "--prune" not in job["containers"][0]["args"]
+
+
+def test_the_job_of_an_installation_may_change_the_named_secrets_alone() -> None:
+    """By a service account of its own, whose token no other pod has."""
+    own = rendered("helm4", "sidecar-full")
+    (rule,) = one(own, "Role", "guard-installation")["rules"]
+    secret = one(own, "Secret", "acme-ci")
+    accounts = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]["serviceAccountName"]
+        for each in own
+        if each["kind"] in {"Job", "Deployment"}
+    }
+    job = one(own, "Job", "guard-installation")["spec"]["template"]["spec"]
+
+    assert rule == {
+        "apiGroups": [""],
+        "resources": ["secrets"],
+        "resourceNames": ["acme-ci"],
+        "verbs": ["get", "patch"],
+    }
+    assert "data" not in secret
+    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert {name for name, account in accounts.items() if account == "guard-installation"} == {
+        "guard-installation"
+    }
+    assert job["containers"][0]["args"][-2:] == ["--secrets", "kubernetes"]
+    theirs = render("helm4", case="standalone", installation__existingConfigMap="ours")
+    assert not [each for each in theirs if each["kind"] in {"Role", "RoleBinding"}]
 
 
 # Values that are wrong.

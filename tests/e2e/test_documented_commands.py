@@ -58,6 +58,7 @@ PARTS: Final[frozenset[Words]] = frozenset(
         ("--as", "NAME"),
         ("apply",),
         ("apply", "--no-wait"),
+        ("apply", "--secrets", "FOLDER"),
         ("diff",),
         ("guardrails", "test", "--answer"),
         ("keys", "rotate", "--grace"),

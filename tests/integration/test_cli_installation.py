@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.keys.credentials import parse
 from tests.support.command_line import Egret, Ran
 from tests.support.installation import joined, key, organization, policy, price, team
 from tests.support.postgres import Database
@@ -324,3 +325,34 @@ def test_a_database_that_is_away_is_reported(tmp_path: Path) -> None:
 
 def test_the_schema_is_printed_without_a_database() -> None:
     assert Egret("").__call__("apply", "--schema").json["title"] == "Egret installation"
+
+
+def test_a_key_that_a_file_names_by_its_place_is_made_once(egret: Egret, tmp_path: Path) -> None:
+    """Not by a dry run; the key in the place is good, and is known by its id from then on."""
+    text = joined(
+        organization(),
+        team(),
+        "kind: Key\nsecret: {name: ci-key, key: token}\nteam: acme/search\nname: ci\n",
+    )
+    secrets = str(tmp_path / "secrets")
+    without = applied(egret, text)
+    dry = egret("apply", "-f", "-", "--dry-run", "--secrets", secrets, stdin=text)
+    assert not (tmp_path / "secrets").exists()
+    missing = egret("diff", "-f", "-", "--secrets", secrets, stdin=text)
+    made = applied(egret, text, "--secrets", secrets)
+    file = tmp_path / "secrets" / "ci-key" / "token"
+    before = file.read_text(encoding="ascii")
+    again = applied(egret, text, "--secrets", secrets)
+    (listed,) = egret("keys", "list", "-o", "json").json
+    held = parse(before)
+    exported = egret("export").out
+
+    assert (without.code, dry.code, missing.code, made.code) == (1, 0, 2, 0)
+    assert "secret: where secrets are is not known" in without.err
+    assert "A new key is in ci-key/token." in made.err
+    assert again.err == "No changes.\n"
+    assert file.read_text(encoding="ascii") == before
+    assert held is not None
+    assert (listed["key_id"], held.secret in made.out + made.err) == (held.key_id, False)
+    assert held.secret_sha256.hex() in exported
+    assert "ci-key" not in exported

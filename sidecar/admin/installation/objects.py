@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
@@ -221,11 +222,32 @@ class TeamDocument(OwnerDocument):
         yield from super().references()
 
 
-class KeyDocument(OwnerDocument):
-    """A key by its public id and the digest of its secret."""
+class SecretReference(Document):
+    """The place of a key: a Secret of Kubernetes, or a folder, and a name within it."""
 
-    id: KeyId
-    secret_sha256: Sha256
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}$")]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name}/{self.key}"
+
+
+class KeyDocument(OwnerDocument):
+    """A key by its public id and the digest of its secret, or by the place of the whole key.
+
+    `id` and `secret_sha256` are empty until `key_secrets.find_keys` has read the place.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["id", "secret_sha256"]}, {"required": ["secret"]}]
+        }
+    )
+
+    id: KeyId = ""
+    secret_sha256: Sha256 = ""
+    secret: SecretReference | None = None
     team: TeamPath
     name: PolicyName
     not_before: Moment | None = None
@@ -237,10 +259,17 @@ class KeyDocument(OwnerDocument):
     tags: Tags = ()
     priority: Priority = Priority.STANDARD
 
+    @model_validator(mode="after")
+    def _is_known_by_id_or_place(self) -> Self:
+        known = self.model_fields_set & {"id", "secret_sha256", "secret"}
+        if known not in ({"id", "secret_sha256"}, {"secret"}):
+            raise ValueError("a key has `id` and `secret_sha256`, or `secret` in their place")
+        return self
+
     @property
     def identity(self) -> str:
         """The name that no other object of the kind has."""
-        return self.id
+        return self.id if self.secret is None else str(self.secret)
 
     @override
     def references(self) -> Iterator[Reference]:
@@ -436,8 +465,12 @@ def parse_object(file: str, document: YamlDocument) -> WantedObject:
     try:
         content = DOCUMENTS[kind].model_validate(fields)
     except ValidationError as error:
-        fields_of = (LimitDocument.model_fields, ("kind", *DOCUMENTS[kind].model_fields))
-        words = Vocabulary(lambda _, path: fields_of[not path], _form)
+        fields_of: dict[Path, tuple[str, ...]] = {
+            (): ("kind", *DOCUMENTS[kind].model_fields),
+            ("secret",): tuple(SecretReference.model_fields),
+        }
+        limit = tuple(LimitDocument.model_fields)
+        words = Vocabulary(lambda _, path: fields_of.get(path, limit), _form)
         raise PolicyDocumentError(model_faults(document, error, vocabulary=words)) from None
     return WantedObject(kind, content.identity, content, file, document)
 
@@ -463,6 +496,8 @@ def _form(path: Path) -> str:
             return "a key's public id, 12 letters and digits"
         case ("quiet_hours",):
             return "a span of each day, such as 22:00-07:00"
+        case ("secret", "name" | "key"):
+            return "the name of a Secret in Kubernetes, and of a field in it"
         case ("secret",):
             return "env:ALERT_NAME of the environment, or file:name of the secrets' directory"
         case ("team",):
