@@ -274,8 +274,10 @@ class AnswerReading:
             return
         if read.unscanned:
             self.reasons.update(dict.fromkeys(read.unscanned))
+        pieces = self.transcript.extend(read)
         try:
-            pieces = self.transcript.take(read)
+            if pieces is None:
+                pieces = self.transcript.take(read)
         except TooManyTextsError:
             self._take_unread(frame.raw, UnscannedReason.ANSWER_TOO_LARGE)
             return

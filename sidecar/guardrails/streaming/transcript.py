@@ -40,6 +40,24 @@ class Transcript:
         self._speaking: dict[Path, set[Path]] = {}
         self._changed: dict[Window, None] = {}
         self._opened = 0
+        self._only: tuple[Path, Window] | None = None
+
+    def extend(self, event: AnswerEvent) -> list[TokenText] | None:
+        """Append an event's text to that of the event before; None if it is no more of that alone.
+
+        Nearly all events are: they have one text, of the same pattern, and end nothing.
+        """
+        only, texts = self._only, event.texts
+        if only is None or len(texts) != 1 or event.ended or event.ends_all:
+            return None
+        (text,) = texts
+        channel, window = only
+        if text.channel is not channel:
+            return None
+        window.leaves = False
+        end = window.add(text.content)
+        self._changed[window] = None
+        return [TokenText(window, end - len(text.content), end, text.location)]
 
     def take(self, event: AnswerEvent) -> list[TokenText]:
         """Append an event's texts, and return the place of each.
@@ -47,6 +65,7 @@ class Transcript:
         Raises:
             TooManyTextsError: it opens more than `MAX_CHANNELS`.
         """
+        self._only = None
         speaking: dict[Path, set[Path]] = {}
         places: list[TokenText] = []
         for text in event.texts:
@@ -79,6 +98,8 @@ class Transcript:
         for lane in self._lanes if event.ends_all else event.ended:
             for channel in self._lanes.get(lane, ()):
                 self._let_go(self._windows[channel])
+        if len(places) == 1 and event.texts[0].channel is not None:
+            self._only = event.texts[0].channel, places[0].window
         return places
 
     def _belong(self, speaking: dict[Path, set[Path]]) -> None:

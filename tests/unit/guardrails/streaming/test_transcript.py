@@ -26,6 +26,36 @@ def test_the_texts_of_one_channel_share_a_window() -> None:
     assert second.window.buffer == b"Hello"
 
 
+def test_an_event_extends_the_text_of_the_one_before_it() -> None:
+    """With the place that `take` returns; all events of a pattern have one channel object."""
+    transcript, taken = Transcript(), Transcript()
+    one = text(b"Hel", 0, "content")
+    more = AnswerText(b"lo", 3, one.channel, one.lane, is_json=False)
+    for either in (transcript, taken):
+        either.take(event(one))
+    extended = transcript.extend(event(more))
+    assert extended is not None
+    places = [extended, taken.take(event(more))]
+    assert [(place.start, place.end, place.location) for (place,) in places] == [(3, 5, 3)] * 2
+    assert [one.buffer for one in transcript.due()] == [b"Hello"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [event(), event(ended=((0,),)), event(text(b"x")), event(text(b"x", 0, "reasoning"))],
+    ids=["nothing", "an end", "a whole text", "another channel"],
+)
+def test_an_event_behind_another_kind_of_event_is_taken_as_any(between: AnswerEvent) -> None:
+    """Something may have ended, or begun to speak."""
+    transcript, one = Transcript(), text(b"a", 0, "content")
+    transcript.take(event(one))
+    assert transcript.extend(event(one, one)) is None
+    assert transcript.extend(event(one, ended=((0,),))) is None
+    assert transcript.extend(between) is None
+    transcript.take(between)
+    assert transcript.extend(event(one)) is None
+
+
 def test_a_text_is_held_back_until_another_of_its_lane_follows() -> None:
     """Reasoning leaves once content begins."""
     transcript = Transcript()
