@@ -42,6 +42,7 @@ from tests.support.scripted_processor import Side, scripted_processor
 from tests.support.second_gateway import (
     Adapt,
     Config,
+    beside_processor,
     connection_managers,
     ext_proc_filters,
     judged_by,
@@ -221,37 +222,6 @@ async def restoring(stack: Stack) -> AsyncIterator[str]:
         socket = Path(place) / "second.sock"
         async with scripted_processor(socket) as processor:
             processor.script = restore
-            async with second_gateway(stack, then_by(socket)) as gateway:
+            second = beside_processor(socket, before=False, request_body_mode="BUFFERED")
+            async with second_gateway(stack, second) as gateway:
                 yield gateway.https_url
-
-
-def then_by(socket: Path) -> Adapt:
-    """Put a second processor, with BUFFERED bodies, right behind Egret."""
-
-    def adapt(config: Config) -> None:
-        resources = config["static_resources"]
-        egret = next(one for one in resources["clusters"] if one["name"] == "egret")
-        second = json.loads(json.dumps(egret)) | {"name": "second"}
-        second["load_assignment"] = {
-            "cluster_name": "second",
-            "endpoints": [
-                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(socket)}}}}]}
-            ],
-        }
-        resources["clusters"].append(second)
-        settings = {
-            "@type": f"{FILTERS}.ext_proc.v3.ExternalProcessor",
-            "grpc_service": {"envoy_grpc": {"cluster_name": "second"}},
-            "processing_mode": {
-                "request_body_mode": "BUFFERED",
-                "response_header_mode": "SKIP",
-            },
-        }
-        for manager in connection_managers(config):
-            names = [one["name"] for one in manager["http_filters"]]
-            if "envoy.filters.http.ext_proc" in names:
-                behind = names.index("envoy.filters.http.ext_proc") + 1
-                second_filter = {"name": "second", "typed_config": settings}
-                manager["http_filters"].insert(behind, second_filter)
-
-    return adapt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -69,6 +70,37 @@ def judged_by(*sockets: Path) -> Adapt:
                     {"endpoint": {"address": {"pipe": {"path": str(socket)}}}}
                     for socket in sockets
                 ]
+
+    return adapt
+
+
+def beside_processor(socket: Path, *, before: bool, **modes: str) -> Adapt:
+    """Put a second processor next to Egret, in every listener that asks Egret."""
+    trailers = {"request_trailer_mode": "SEND", "response_trailer_mode": "SEND"}
+    settings = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "second"}},
+        "message_timeout": "10s",
+        "processing_mode": trailers | {"response_header_mode": "SKIP"} | modes,
+    }
+
+    def adapt(config: Config) -> None:
+        clusters = config["static_resources"]["clusters"]
+        egret = next(one for one in clusters if one["name"] == "egret")
+        second = copy.deepcopy(egret) | {"name": "second"}
+        address = {"endpoint": {"address": {"pipe": {"path": str(socket)}}}}
+        second["load_assignment"] = {
+            "cluster_name": "second",
+            "endpoints": [{"lb_endpoints": [address]}],
+        }
+        clusters.append(second)
+        for manager in connection_managers(config):
+            filters = manager["http_filters"]
+            for index, one in enumerate(filters):
+                if one["name"] == "envoy.filters.http.ext_proc":
+                    place = index if before else index + 1
+                    filters.insert(place, {"name": "second", "typed_config": settings})
+                    break
 
     return adapt
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from egret_tools.conformance.modes import Mode
+from egret_tools.conformance.modes import Mode, whole_mode
 from egret_tools.conformance.target import Target, UnixTarget
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import (
     ProcessingMode,
@@ -73,7 +73,7 @@ def _messages(
     mode: Mode, path: str, headers: tuple[tuple[str, str], ...]
 ) -> Iterator[tuple[str, ext.ProcessingRequest]]:
     """Yield the messages of one exchange in this mode, each with its name."""
-    fields = mode.processing_mode()
+    fields = whole_mode(mode.fields)
     first = ext.ProcessingRequest()
     pseudo = ((":method", "POST"), (":path", path), (":authority", "conformance"))
     _add_headers(first.request_headers, (*pseudo, ("content-type", "application/json"), *headers))
@@ -114,7 +114,7 @@ def _problem(raw: object, expected: str, mode: Mode) -> str | None:
         return f"answered `{expected}` with an empty message: no member of `response` is set"
     if kind != expected and kind is not None:
         return f"answered `{expected}` with `{kind}`"
-    is_duplex = mode.processing_mode().get(f"{expected}_mode") == _DUPLEX
+    is_duplex = whole_mode(mode.fields).get(f"{expected}_mode") == _DUPLEX
     if is_duplex and expected.endswith("_body"):
         mutation = getattr(answer, expected).response.body_mutation
         if not mutation.HasField("streamed_response"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 import aiohttp
 
-from egret_tools.conformance.modes import MODES, Mode
+from egret_tools.conformance.modes import MODES, Mode, whole_mode
 from egret_tools.conformance.target import Target, envoy_address
 
 SERVER_CLUSTER: Final = "ext_proc"
 UPSTREAM_CLUSTER: Final = "upstream"
+OTHER_CLUSTER: Final = "other_ext_proc"
 FILTER_PREFIX: Final = "server"
 WINDOW_BYTES: Final = 16 * 1024 * 1024
 """Above the largest body that comes back: a server need not wait in the middle of one."""
@@ -22,8 +24,11 @@ _TYPE: Final = "type.googleapis.com/envoy.extensions"
 _LOOPBACK: Final = "127.0.0.1"
 
 
-def envoy_config(target: Target, *, upstream_port: int, modes: Iterable[str]) -> str:
-    """Return the configuration as JSON, which is YAML as well."""
+def envoy_config(target: Target, *, upstream_port: int, modes: Iterable[str], other: Path) -> str:
+    """Return the configuration as JSON, which is YAML as well.
+
+    *other* is the socket of the processor before the server's, in modes that have one.
+    """
     kind, address = envoy_address(target)
     upstream: dict[str, object] = {
         "socket_address": {"address": _LOOPBACK, "port_value": upstream_port}
@@ -38,6 +43,7 @@ def envoy_config(target: Target, *, upstream_port: int, modes: Iterable[str]) ->
                 "clusters": [
                     _cluster(SERVER_CLUSTER, kind, address) | _HTTP2,
                     _cluster(UPSTREAM_CLUSTER, "STATIC", upstream),
+                    _cluster(OTHER_CLUSTER, "STATIC", {"pipe": {"path": str(other)}}) | _HTTP2,
                 ],
             },
         },
@@ -101,6 +107,7 @@ def _connection_manager(name: str, mode: Mode) -> dict[str, object]:
                 "initial_connection_window_size": max(mode.buffer_bytes, CONNECTION_WINDOW_BYTES),
             },
             "http_filters": [
+                *([] if mode.behind is None else [_other_filter(mode.behind)]),
                 {"name": "envoy.filters.http.ext_proc", "typed_config": _ext_proc(mode)},
                 {
                     "name": "envoy.filters.http.router",
@@ -131,6 +138,17 @@ _VIRTUAL_HOST: Final = {
 }
 
 
+def _other_filter(fields: dict[str, str]) -> dict[str, object]:
+    settings = {
+        "@type": f"{_TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
+        "stat_prefix": OTHER_CLUSTER,
+        "message_timeout": "10s",
+        "processing_mode": whole_mode(fields),
+        "grpc_service": {"envoy_grpc": {"cluster_name": OTHER_CLUSTER}},
+    }
+    return {"name": OTHER_CLUSTER, "typed_config": settings}
+
+
 def _ext_proc(mode: Mode) -> dict[str, object]:
     return {
         "@type": f"{_TYPE}.filters.http.ext_proc.v3.ExternalProcessor",
@@ -138,7 +156,7 @@ def _ext_proc(mode: Mode) -> dict[str, object]:
         "failure_mode_allow": False,
         "message_timeout": "10s",
         "allow_mode_override": mode.may_override,
-        "processing_mode": mode.processing_mode(),
+        "processing_mode": whole_mode(mode.fields),
         "request_attributes": ["source.address"],
         "metadata_options": {"receiving_namespaces": {"untyped": ["egret"]}},
         "grpc_service": {"envoy_grpc": {"cluster_name": SERVER_CLUSTER}},

@@ -11,26 +11,37 @@ DEFAULT_BUFFER_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A processing mode by its fields; fields left out are NONE or SKIP."""
+    """A processing mode by its fields; fields left out are NONE or SKIP.
+
+    *behind* is the mode of another processor whose filter is before the server's.
+    """
 
     fields: dict[str, str] = field(default_factory=dict)
     may_override: bool = False
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
+    behind: dict[str, str] | None = None
 
-    def processing_mode(self) -> dict[str, str]:
-        """Return the whole mode: two of Envoy's defaults are SEND."""
-        return {
-            "request_header_mode": "SEND",
-            "response_header_mode": "SKIP",
-            "request_body_mode": "NONE",
-            "response_body_mode": "NONE",
-            "request_trailer_mode": "SKIP",
-            "response_trailer_mode": "SKIP",
-        } | self.fields
+
+def whole_mode(fields: dict[str, str]) -> dict[str, str]:
+    """Return all fields of a processing mode: two of Envoy's defaults are SEND."""
+    return {
+        "request_header_mode": "SEND",
+        "response_header_mode": "SKIP",
+        "request_body_mode": "NONE",
+        "response_body_mode": "NONE",
+        "request_trailer_mode": "SKIP",
+        "response_trailer_mode": "SKIP",
+    } | fields
 
 
 _BUFFERED: Final = {"request_body_mode": "BUFFERED"}
 _DUPLEX: Final = {"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"}
+_DUPLEX_ANSWER: Final = {
+    **_DUPLEX,
+    "response_header_mode": "SEND",
+    "response_body_mode": "FULL_DUPLEX_STREAMED",
+    "response_trailer_mode": "SEND",
+}
 
 MODES: Final = {
     "headers": Mode(may_override=True),
@@ -41,14 +52,9 @@ MODES: Final = {
     ),
     "buffered-large": Mode(_BUFFERED, buffer_bytes=16 * 1024 * 1024),
     "duplex": Mode(_DUPLEX),
-    "duplex-answer": Mode(
-        {
-            **_DUPLEX,
-            "response_header_mode": "SEND",
-            "response_body_mode": "FULL_DUPLEX_STREAMED",
-            "response_trailer_mode": "SEND",
-        }
-    ),
+    "duplex-answer": Mode(_DUPLEX_ANSWER),
+    "headers-behind": Mode(may_override=True, behind=_DUPLEX_ANSWER),
+    "duplex-behind": Mode(_DUPLEX, behind=_DUPLEX_ANSWER),
     # Neither can be a gate: the headers leave first, or the rest of a long body goes unseen.
     "streamed": Mode({"request_body_mode": "STREAMED"}),
     "partial": Mode({"request_body_mode": "BUFFERED_PARTIAL"}),
@@ -61,5 +67,7 @@ JUDGED_MODES: Final = (
     "buffered-answer",
     "duplex",
     "duplex-answer",
+    "headers-behind",
+    "duplex-behind",
 )
 """In which a request can be judged before it leaves."""

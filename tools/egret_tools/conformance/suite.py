@@ -26,6 +26,7 @@ from egret_tools.conformance.envoy_setup import (
 from egret_tools.conformance.http1 import connect_http1
 from egret_tools.conformance.http2 import connect_http2
 from egret_tools.conformance.modes import MODES
+from egret_tools.conformance.passing import passing_processor
 from egret_tools.conformance.target import Target
 from egret_tools.conformance.upstream import CHAT_ANSWER, Answering, Upstream, running_upstream
 from egret_tools.conformance.wire import BrokenOffError, Connection, Outgoing, RawHeaders, Received
@@ -128,7 +129,9 @@ async def _running_bench(options: Options, *, modes: Sequence[str]) -> AsyncIter
     async with AsyncExitStack() as parts:
         place = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-conf-")))
         upstream, port = await parts.enter_async_context(running_upstream())
-        config = envoy_config(options.target, upstream_port=port, modes=modes)
+        other = place / "other.sock"
+        await parts.enter_async_context(passing_processor(other))
+        config = envoy_config(options.target, upstream_port=port, modes=modes, other=other)
         run = EnvoyRun(place, place, threads=1, program=options.envoy)
         envoy = await parts.enter_async_context(
             listening_envoy(Children(), run=run, config=config)
