@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,6 +22,8 @@ class By(enum.Enum):
     KEY = "key"
     ORGANIZATION = "organization"
     MODEL = "model"
+    TAG = "tag"
+    """Of the key as it is now; a key with two tags counts for both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,14 @@ class UsagePoint:
 
 NO_MODEL: Final = "(none)"
 """The name of requests without one: most of them were refused before their body was read."""
+NO_TAG: Final = "(none)"
 
 _NAMES: Final = {
     By.TEAM: "COALESCE(o.name || '/' || t.name, s.team_id)",
     By.KEY: "COALESCE(o.name || '/' || t.name || '/' || k.name || ' ' || s.key_id, s.key_id)",
     By.ORGANIZATION: "COALESCE(o.name, s.organization_id)",
     By.MODEL: f"CASE s.model WHEN '' THEN '{NO_MODEL}' ELSE s.model END",
+    By.TAG: f"COALESCE(g.tag, '{NO_TAG}')",
 }
 
 _FROM: Final = """
@@ -66,8 +71,11 @@ FROM {table} AS s
 LEFT JOIN teams AS t ON t.id = s.team_id
 LEFT JOIN organizations AS o ON o.id = s.organization_id
 LEFT JOIN api_keys AS k ON k.public_id = s.key_id
+{tags}
 WHERE s.began_at >= date_trunc('{unit}', $1::timestamptz, 'UTC') AND s.began_at < $2
+    AND ($3::text[] IS NULL OR s.organization_id = ANY($3) OR s.team_id = ANY($3))
 """
+_TAGS: Final = "LEFT JOIN LATERAL unnest(k.tags) AS g (tag) ON true"
 
 _SUMS: Final = (
     "requests", "refused", "failed", "estimated", "unpriced", "input_tokens",
@@ -76,32 +84,48 @@ _SUMS: Final = (
 
 
 async def usage_sums(
-    connection: Connection, by: By, *, since: datetime, until: datetime
+    connection: Connection,
+    by: By,
+    *,
+    since: datetime,
+    until: datetime,
+    within: Sequence[str] | None = None,
 ) -> list[UsageSum]:
-    """Return the sums by *by*, the dearest first."""
+    """Return the sums by *by*, the dearest first.
+
+    *within* holds ids of organizations and teams that are counted; None is all.
+    """
     unit = "hour" if (until - since) <= HOURS_UP_TO else "day"
     rows = await connection.fetch(
         f"SELECT {_NAMES[by]} AS name,"
         f" {', '.join(f'sum(s.{name})::bigint AS {name}' for name in _SUMS)},"
-        f" sum(s.cost_usd) AS cost_usd {_from(unit)}"
+        f" sum(s.cost_usd) AS cost_usd {_from(unit, by)}"
         " GROUP BY 1 ORDER BY sum(s.cost_usd) DESC,"
         " sum(s.input_tokens + s.output_tokens) DESC, sum(s.requests) DESC, 1",
         since,
         until,
+        within,
     )
     return [UsageSum(**dict(row)) for row in rows]
 
 
 async def usage_points(
-    connection: Connection, by: By, *, since: datetime, until: datetime, unit: str
+    connection: Connection,
+    by: By,
+    *,
+    since: datetime,
+    until: datetime,
+    unit: str,
+    within: Sequence[str] | None = None,
 ) -> list[UsagePoint]:
     """Return the sums by *by* of every hour or day in which there was anything."""
     rows = await connection.fetch(
         f"SELECT s.began_at, {_NAMES[by]} AS name,"
         " sum(s.input_tokens + s.output_tokens)::bigint AS tokens, sum(s.cost_usd) AS cost_usd"
-        f" {_from(unit)} GROUP BY 1, 2 ORDER BY 1, 2",
+        f" {_from(unit, by)} GROUP BY 1, 2 ORDER BY 1, 2",
         since,
         until,
+        within,
     )
     return [UsagePoint(**dict(row)) for row in rows]
 
@@ -112,5 +136,6 @@ async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
     return list(dropped)
 
 
-def _from(unit: str) -> str:
-    return _FROM.format(table=f"usage_by_{unit}", unit=unit)
+def _from(unit: str, by: By) -> str:
+    tags = _TAGS if by is By.TAG else ""
+    return _FROM.format(table=f"usage_by_{unit}", unit=unit, tags=tags)

@@ -51,6 +51,8 @@ async def test_a_stack_answers_over_tls_and_leaves_only_its_data(run: Path) -> N
                 assert answer.status == 200
             async with client.get(up.facts["metrics_url"]) as answer:
                 assert 'egret_build_info{engine="http2"' in await answer.text()
+            async with client.get(f"{up.facts['console_url']}/login") as answer:
+                assert "Sign in to Egret" in await answer.text()
         assert (status, mode, up.facts["pid"]) == (200, 0o600, up.process.pid)
         assert "egret;dur=" in timing
         assert "upstream;dur=" in timing

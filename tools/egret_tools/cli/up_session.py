@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
@@ -19,6 +20,7 @@ import orjson
 from pydantic import SecretStr
 from rich.console import Console
 
+from egret_tools.devstack.console import login_link
 from egret_tools.devstack.processes import PartError, free_port, is_free
 from egret_tools.devstack.providers import ProviderCredentials, Upstream, read_address
 from egret_tools.devstack.run_directory import PART as RUN_DIRECTORY
@@ -80,6 +82,7 @@ DEFAULT_HTTP_PORT: Final = 8080
 DEFAULT_HTTPS_PORT: Final = 8443
 DEFAULT_METRICS_PORT: Final = 9464
 DEFAULT_ADMIN_PORT: Final = 9901
+DEFAULT_CONSOLE_PORT: Final = 9465
 
 
 class PortChoice:
@@ -158,7 +161,12 @@ class Session:
             has_data = (run.data / SECRETS_NAME).exists()
             options = self._with_ports(ports)
             async with running_stack(options, run=run, progress=progress) as stack:
-                self._show(console, stack, seconds=time.monotonic() - started_at)
+                seconds = time.monotonic() - started_at
+                facts = stack.facts
+                link = None
+                if facts.console_url is not None and not self.prints_json:
+                    link = await login_link(facts.postgres_dsn, facts.console_url)
+                self._show(console, stack, seconds=seconds, link=link)
                 if has_data and not self.prints_json:
                     console.print(
                         "\nKeys, policies and usage are those of earlier runs"
@@ -177,9 +185,13 @@ class Session:
             https_port=ports.choose(self.https_port, default=DEFAULT_HTTPS_PORT),
             metrics_port=ports.choose(None, default=DEFAULT_METRICS_PORT),
             admin_port=ports.choose(None, default=DEFAULT_ADMIN_PORT),
+            console_port=ports.choose(None, default=DEFAULT_CONSOLE_PORT),
+            console=find_spec("fastapi") is not None,  # of the extra `admin`
         )
 
-    def _show(self, console: Console, stack: RunningStack, *, seconds: float) -> None:
+    def _show(
+        self, console: Console, stack: RunningStack, *, seconds: float, link: str | None
+    ) -> None:
         facts = stack.facts
         if self.prints_json:
             print(orjson.dumps(facts.as_json()).decode(), flush=True)  # noqa: T201 - the output
@@ -187,6 +199,9 @@ class Session:
         console.print(f"\n[bold green]Egret is ready[/] after {seconds:.1f} s. Ctrl-C stops it.\n")
         for name, value in self._rows(facts):
             console.print(f"  {name:<10} {value}", markup=False, highlight=False, soft_wrap=True)
+        if link is not None:
+            console.print("\n[bold]Sign in to the console, once and within five minutes[/]")
+            console.print(link, markup=False, highlight=False, soft_wrap=True)
         lines = {
             "Try it": curl_line(facts),
             "Over TLS": tls_curl_line(facts),
@@ -204,6 +219,8 @@ class Session:
             yield "Provider", f"{facts.mock_debug_url}/last shows what it last received"
         yield "Metrics", f"{facts.metrics_url}  charts: {urljoin(facts.metrics_url, 'status')}"
         yield "Envoy", facts.admin_url
+        if facts.console_url is not None:
+            yield "Console", facts.console_url
         yield "More", str(self.run_directory / READY_NAME)
 
 

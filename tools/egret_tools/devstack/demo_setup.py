@@ -10,8 +10,17 @@ from typing import Final
 from pydantic import SecretStr
 
 from sidecar.admin.keys import create_key, find_key, revoke_key
-from sidecar.admin.owners import ChangeRefusedError, Rules, create_organization, create_team
+from sidecar.admin.limits import OwnedLimits, Owner, change_limits
+from sidecar.admin.owners import (
+    ChangeRefusedError,
+    Rules,
+    create_organization,
+    create_team,
+    organizations,
+)
+from sidecar.domain.limits import Level, Limit
 from sidecar.keys.credentials import ApiKey, generate, parse
+from sidecar.limits.limit_syntax import Selectors, parse_limit
 from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
@@ -51,6 +60,35 @@ async def set_up(dsn: SecretStr, *, known: str | None = None) -> SecretStr:
         except ChangeRefusedError:
             key = await _new_key(connection, name=f"demo-{secrets.token_hex(3)}", rules=NO_RULES)
     return SecretStr(key.reveal())
+
+
+EXAMPLES: Final = {
+    "heron": {"checkout": "cost/month=250", "support": "requests/minute=60"},
+    "ibis": {"research": "tokens/day=2000000"},
+}
+"""Organizations, their teams and a limit of each: a console with nothing in it shows little."""
+
+
+async def set_up_examples(dsn: SecretStr) -> None:
+    """Create the organizations of `EXAMPLES`, unless one of them is there."""
+    async with connect(PostgresSettings(dsn=dsn)) as connection, connection.transaction():
+        if {one.name for one in await organizations(connection)} & set(EXAMPLES):
+            return
+        for organization, teams in EXAMPLES.items():
+            await create_organization(connection, organization, rules=Rules(policy=POLICY))
+            for team, words in teams.items():
+                await create_team(connection, team, organization=organization, rules=NO_RULES)
+                owner = Owner(Level.TEAM, f"{organization}/{team}")
+
+                def limits(before: OwnedLimits, words: str = words) -> tuple[Limit, ...]:
+                    owner_id = before.owner_id
+                    return (
+                        parse_limit(
+                            words, level=Level.TEAM, owner=owner_id, selectors=Selectors()
+                        ),
+                    )
+
+                await change_limits(connection, owner, limits)
 
 
 async def _is_in_use(connection: Connection, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The development stack: PostgreSQL, Valkey, workers, mock LLM and Envoy."""
+"""The development stack: PostgreSQL, Valkey, workers, mock LLM, Envoy and the console."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Final, Protocol, TypeVar
 import orjson
 from pydantic import SecretStr
 
+from egret_tools.devstack.console import running_console
 from egret_tools.devstack.credentials import (
     CA_NAME,
     Certificates,
@@ -26,7 +27,7 @@ from egret_tools.devstack.credentials import (
     write_certificates,
 )
 from egret_tools.devstack.databases import running_postgres, running_valkey
-from egret_tools.devstack.demo_setup import set_up
+from egret_tools.devstack.demo_setup import set_up, set_up_examples
 from egret_tools.devstack.envoy import EnvoyAddress, EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector
 from egret_tools.devstack.processes import (
@@ -59,7 +60,7 @@ class StackOptions:
 
     `worker_settings` are further EGRET_ variables for the workers; they win over the stack's own.
     `collector_port` is where on the loopback an OTLP receiver of yours listens (gRPC): it gets the
-    spans instead of `traces.jsonl`.
+    spans instead of `traces.jsonl`. With `console` there is one, with organizations to look at.
     """
 
     workers: int = 2
@@ -67,6 +68,8 @@ class StackOptions:
     https_port: int = 0
     admin_port: int = 0
     metrics_port: int = 0
+    console_port: int = 0
+    console: bool = False
     upstream: Upstream | None = None
     timing: Timing = Timing.METADATA
     traces: bool = True
@@ -84,6 +87,7 @@ class StackFacts:
     ca_file: Path
     admin_url: str
     metrics_url: str
+    console_url: str | None
     mock_debug_url: str | None
     key: SecretStr
     pid: int
@@ -192,6 +196,8 @@ async def running_stack(
             ),
         )
         facts = _facts(run, storage=storage, providers=providers, workers=workers, envoy=envoy)
+        if options.console:
+            facts = replace(facts, console_url=await _start_console(options, start, facts))
         run.write_ready(facts.as_json())
         parts.callback(run.forget_ready)
         yield RunningStack(facts, start.children.keep_running)
@@ -304,6 +310,19 @@ async def _start_workers(options: StackOptions, *, start: _Starter, storage: _St
     )
 
 
+async def _start_console(options: StackOptions, start: _Starter, facts: StackFacts) -> str:
+    settings = {
+        "EGRET_POSTGRES__DSN": facts.postgres_dsn,
+        "EGRET_VALKEY__URL": facts.valkey_url,
+    }
+    await set_up_examples(SecretStr(facts.postgres_dsn))
+    port = options.console_port or free_port()
+    return await start.enter(
+        "Console",
+        running_console(start.children, port=port, settings=settings, logs=start.run.logs),
+    )
+
+
 def _write_secrets(directory: Path, *, providers: Providers, certificates: Certificates) -> None:
     directory.mkdir(mode=0o700)
     write_certificate(
@@ -352,6 +371,7 @@ def _facts(
         ca_file=run.path / "certificates" / CA_NAME,
         admin_url=envoy.admin_url,
         metrics_url=f"http://{LOOPBACK}:{workers.metrics_port}/metrics",
+        console_url=None,
         mock_debug_url=providers.debug_url,
         key=storage.key,
         pid=os.getpid(),

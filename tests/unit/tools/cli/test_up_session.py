@@ -31,6 +31,7 @@ FACTS = StackFacts(
     ca_file=Path("run of mine/ca.pem"),
     admin_url="http://127.0.0.1:3",
     metrics_url="http://127.0.0.1:4/metrics",
+    console_url="http://127.0.0.1:6",
     mock_debug_url=None,
     key=SecretStr("egk_made_up"),
     pid=5,

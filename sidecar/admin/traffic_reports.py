@@ -1,0 +1,94 @@
+"""Traffic of the last hours: requests, refusals, cost and latency, for an overview."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from sidecar.storage.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficHour:
+    """The totals of one hour; zero where there was no request."""
+
+    began_at: datetime
+    requests: int
+    refused: int
+    failed: int
+    tokens: int
+    cost_usd: Decimal
+
+
+_HOURS: Final = """
+SELECT h.began_at, COALESCE(sum(s.requests), 0)::bigint AS requests,
+    COALESCE(sum(s.refused), 0)::bigint AS refused, COALESCE(sum(s.failed), 0)::bigint AS failed,
+    COALESCE(sum(s.input_tokens + s.output_tokens), 0)::bigint AS tokens,
+    COALESCE(sum(s.cost_usd), 0) AS cost_usd
+FROM generate_series(date_trunc('hour', $1::timestamptz, 'UTC'), $2, interval '1 hour')
+    AS h (began_at)
+LEFT JOIN usage_by_hour AS s ON s.began_at = h.began_at
+    AND ($3::text[] IS NULL OR s.organization_id = ANY($3) OR s.team_id = ANY($3))
+GROUP BY h.began_at ORDER BY h.began_at
+"""
+
+
+async def traffic_by_hour(
+    connection: Connection, *, since: datetime, until: datetime, within: Sequence[str] | None
+) -> list[TrafficHour]:
+    """Return each hour from that of *since* on; *within* is as for `usage_sums`."""
+    rows = await connection.fetch(_HOURS, since, until, within)
+    return [TrafficHour(**dict(row)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Median and 95th percentile in milliseconds; None without requests."""
+
+    requests: int
+    p50_ms: float | None
+    p95_ms: float | None
+    first_token_p95_ms: float | None
+
+
+RECENT: Final = timedelta(minutes=15)
+MOST_REQUESTS: Final = 20_000
+"""Requests that count, the latest first: an overview must not read a million rows."""
+
+_LATENCY: Final = """
+SELECT count(*) AS requests,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS p50_ms,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS p95_ms,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY first_token_ms) AS first_token_p95_ms
+FROM (
+    SELECT latency_ms, first_token_ms FROM usage
+    WHERE occurred_at >= $1 AND ended = 'completed'
+        AND ($2::text[] IS NULL OR organization_id = ANY($2) OR team_id = ANY($2))
+    ORDER BY occurred_at DESC LIMIT $3
+) AS latest
+"""
+
+
+async def latency_since(
+    connection: Connection, since: datetime, *, within: Sequence[str] | None
+) -> Latency:
+    """Return the latency of completed requests since *since*."""
+    row = await connection.fetchrow(_LATENCY, since, within, MOST_REQUESTS)
+    assert row is not None  # noqa: S101 - an aggregate always has a row
+    return Latency(**dict(row))
+
+
+_KEYS_IN_USE: Final = """
+SELECT count(*) FROM api_keys AS k JOIN teams AS t ON t.id = k.team_id
+WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+    AND ($1::text[] IS NULL OR t.organization_id = ANY($1) OR t.id = ANY($1))
+"""
+
+
+async def keys_in_use(connection: Connection, *, within: Sequence[str] | None) -> int:
+    """Return the number of keys that are neither revoked nor expired."""
+    found: int = await connection.fetchval(_KEYS_IN_USE, within)
+    return found

@@ -1,0 +1,58 @@
+"""Reads the forms of pages, and makes changes that a page can show the refusal of."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from fastapi import Request
+
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin_api.access import Access
+from sidecar.keys.scopes import ScopeError
+from sidecar.limits.limit_syntax import LimitWordsError
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import policy_uses
+
+CSRF_FIELD: Final = "csrf_token"
+NO_POLICY: Final = ("", "none: the next level decides")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The reason why a change was not made, for the page that asked for it."""
+
+    problem: str
+    hint: str | None = None
+
+
+async def read_fields(request: Request) -> Mapping[str, str]:
+    """Return the form's fields without blanks around them; files are left out."""
+    form = await request.form()
+    return {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+
+
+def words(text: str) -> tuple[str, ...] | None:
+    """Return the words of a field, separated by commas or blanks; None without any."""
+    return tuple(text.replace(",", " ").split()) or None
+
+
+async def attempt(access: Access, change: Callable[[], Awaitable[_Result]]) -> _Result | Refusal:
+    """Make *change*; if it is refused nothing of it stays, and the connection can still be read.
+
+    A savepoint: PostgreSQL takes no further statement in a transaction after an error.
+    """
+    try:
+        async with access.connection.transaction():
+            return await change()
+    except ChangeRefusedError as error:
+        return Refusal(error.problem, error.hint)
+    except (ScopeError, LimitWordsError) as error:
+        return Refusal(str(error))
+
+
+async def policy_choices(connection: Connection) -> list[tuple[str, str]]:
+    """Return the options of a field that binds a policy: none, and each in force."""
+    return [NO_POLICY, *((one.name, one.name) for one in await policy_uses(connection))]

@@ -1,0 +1,214 @@
+"""Pages that only read: usage with its CSV, findings, the audit log, and the doctor."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from sidecar.admin.audit_log import AuditFilter, audit_entries
+from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_valkey
+from sidecar.admin.finding_reports import finding_sums, recorded_requests
+from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_points, usage_sums
+from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.roles import Permission
+from sidecar.console.rendering import render
+from sidecar.storage.worker_status import reported_workers
+
+SPANS: Final = {
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+    "90d": timedelta(days=90),
+    "365d": timedelta(days=365),
+}
+HOURLY_UP_TO: Final = timedelta(days=3)
+"""A chart of longer than this has a point a day."""
+MOST_SERIES: Final = 5
+"""More could not be distinguished by colour; the rest is drawn as one."""
+REST: Final = "all others"
+MOST_ROWS: Final = 500
+MOST_ENTRIES: Final = 200
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""First characters by which a spreadsheet would run a cell; models are named by clients."""
+
+router = APIRouter(route_class=AccessRoute, include_in_schema=False)
+_View = Annotated[Access, requires(Permission.VIEW, anywhere=True)]
+_ViewInstallation = Annotated[Access, requires(Permission.VIEW_INSTALLATION)]
+
+
+@router.get("/usage")
+async def usage(
+    request: Request, access: _View, by: By = By.TEAM, span: str = "7d", measure: str = "cost"
+) -> HTMLResponse:
+    """Show usage by one dimension: a chart over time, and the sums."""
+    since, until = _times(span)
+    unit = "hour" if until - since <= HOURLY_UP_TO else "day"
+    within = access.within(Permission.VIEW)
+    sums = await usage_sums(access.connection, by, since=since, until=until, within=within)
+    points = await usage_points(
+        access.connection, by, since=since, until=until, unit=unit, within=within
+    )
+    series, rows = charted(points, is_cost=measure == "cost")
+    return render(
+        request,
+        access,
+        "usage.html",
+        by=by,
+        dimensions=[(one.value, one.value) for one in By],
+        span=span if span in SPANS else "7d",
+        spans=[(one, one) for one in SPANS],
+        measure=measure,
+        sums=sums[:MOST_ROWS],
+        left_out=max(0, len(sums) - MOST_ROWS),
+        series=series,
+        points=rows,
+        since=since,
+        until=until,
+    )
+
+
+@router.get("/usage.csv")
+async def usage_csv(access: _View, by: By = By.TEAM, span: str = "7d") -> Response:
+    """Return all sums as CSV with exact amounts."""
+    since, until = _times(span)
+    sums = await usage_sums(
+        access.connection, by, since=since, until=until, within=access.within(Permission.VIEW)
+    )
+    name = f"usage-by-{by.value}-{since:%Y%m%d}-{until:%Y%m%d}.csv"
+    return Response(
+        csv_of(sums, by),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="{name}"'},
+    )
+
+
+def csv_of(sums: Sequence[UsageSum], by: By) -> str:
+    """Return the sums as CSV; a name that a spreadsheet would run begins with an apostrophe."""
+    columns = [one.name for one in fields(UsageSum)]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([by.value, *columns[1:]])
+    for one in sums:
+        name = f"'{one.name}" if one.name.startswith(_FORMULA) else one.name
+        writer.writerow([name, *(getattr(one, column) for column in columns[1:])])
+    return text.getvalue()
+
+
+def charted(
+    points: Sequence[UsagePoint], *, is_cost: bool
+) -> tuple[list[str], list[tuple[datetime, list[float]]]]:
+    """Return the names of a chart's series, the largest first, and their values at each time."""
+    values: defaultdict[str, defaultdict[datetime, float]] = defaultdict(
+        lambda: defaultdict(float)
+    )
+    for point in points:
+        values[point.name][point.began_at] += float(point.cost_usd if is_cost else point.tokens)
+    ordered = sorted(values, key=lambda name: (-sum(values[name].values()), name))
+    for name in ordered[MOST_SERIES:]:
+        for at, value in values[name].items():
+            values[REST][at] += value
+    names = ordered[:MOST_SERIES] + ([REST] if len(ordered) > MOST_SERIES else [])
+    times = sorted({point.began_at for point in points})
+    return names, [(at, [values[name][at] for name in names]) for at in times]
+
+
+def _times(span: str) -> tuple[datetime, datetime]:
+    now = datetime.now(UTC)
+    return now - SPANS.get(span, SPANS["7d"]), now
+
+
+@router.get("/findings")
+async def findings(
+    request: Request, access: _ViewInstallation, span: str = "7d", policy: str = ""
+) -> HTMLResponse:
+    """Show how often each guardrail found which type; never a text."""
+    since, _ = _times(span)
+    found = await finding_sums(
+        access.connection, since=since, policy=policy or None, limit=MOST_ROWS
+    )
+    by_guardrail: defaultdict[str, int] = defaultdict(int)
+    for one in found:
+        by_guardrail[one.guardrail] += one.requests
+    return render(
+        request,
+        access,
+        "findings.html",
+        findings=found,
+        most=max(by_guardrail.values(), default=1),
+        by_guardrail=sorted(by_guardrail.items(), key=lambda one: (-one[1], one[0])),
+        requests=await recorded_requests(access.connection, since=since),
+        span=span if span in SPANS else "7d",
+        spans=[(one, one) for one in SPANS],
+        policy=policy,
+    )
+
+
+@router.get("/audit")
+async def audit(
+    request: Request,
+    access: Annotated[Access, requires(Permission.VIEW_AUDIT)],
+    kind: str = "",
+    object_id: str = "",
+    span: str = "30d",
+) -> HTMLResponse:
+    """Show the latest changes, by object and time."""
+    since, _ = _times(span)
+    wanted = AuditFilter(
+        since=since,
+        object_type=kind or None,
+        object_id=object_id.strip() or None,
+        limit=MOST_ENTRIES,
+    )
+    return render(
+        request,
+        access,
+        "audit.html",
+        changes=await audit_entries(access.connection, wanted),
+        chosen={"kind": kind, "object_id": object_id, "span": span},
+        kinds=[("", "any"), *((one, one) for one in OBJECT_TYPES)],
+        spans=[(one, one) for one in SPANS],
+        most=MOST_ENTRIES,
+    )
+
+
+OBJECT_TYPES: Final = (
+    "api_keys",
+    "teams",
+    "organizations",
+    "policies",
+    "policy_versions",
+    "prices",
+)
+
+
+@router.get("/doctor")
+async def doctor(request: Request, access: _ViewInstallation) -> HTMLResponse:
+    """Check the databases, and show each worker as it last reported."""
+    settings = access.settings
+    checks = (
+        *await check_postgres(
+            settings.postgres, use=Use.ADMIN, listens=settings.cache.invalidation.listens
+        ),
+        *await check_valkey(settings.valkey),
+    )
+    tones: Mapping[CheckState, str] = {
+        CheckState.OK: "good",
+        CheckState.WARNING: "warn",
+        CheckState.FAILED: "alarm",
+        CheckState.SKIPPED: "",
+    }
+    return render(
+        request,
+        access,
+        "doctor.html",
+        checks=[(one, tones[one.state]) for one in checks],
+        workers=await reported_workers(access.connection),
+    )

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+
+from tests.support.admin_api import admin_settings
+from tests.support.console import World, fill, running_console
+from tests.support.postgres import Database
+
+
+@pytest.fixture
+async def world(database: Database) -> World:
+    """A little of everything."""
+    async with database.server.connect(database.name) as connection:
+        return await fill(connection)
+
+
+@pytest.fixture
+async def console(database: Database, world: World) -> AsyncIterator[FastAPI]:  # noqa: ARG001 - filled before
+    """The console over that world."""
+    async with running_console(admin_settings(database)) as app:
+        yield app

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+
+from sidecar.admin_api.access import Requirement
+from tests.support.admin_api import client_of
+from tests.support.console import EDIT, Visitor
+
+
+async def test_without_a_session_a_page_leads_to_the_login(console: FastAPI) -> None:
+    client = client_of(console)
+
+    answer = await client.get("/keys")
+    login = await client.get(answer.headers["location"])
+
+    assert answer.status_code == httpx.codes.SEE_OTHER
+    assert "egret admin login-link" in login.text
+
+
+async def test_an_expired_session_gives_an_edited_text_back(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/policies/strict/edit")
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("DELETE FROM admin_sessions")
+
+    page = await visitor.send("/policies/+editor", {**EDIT, "step": "apply"}, status=401)
+
+    assert "unsaved &lt;words&gt;" in page
+    assert 'href="/login" target="_blank"' in page
+    # Signed in again in another tab: the token is of the new session, the text is the old one.
+    again = await Visitor.of(console, "admin")
+    visitor.client.cookies = again.client.cookies
+    page = await visitor.send("/policies/+editor", {**EDIT, "step": "apply"}, status=403)
+    assert "unsaved &lt;words&gt;" in page
+    await visitor.send("/policies/+editor", {**EDIT, "step": "apply"})
+    assert "version 2" in visitor.page
+
+
+async def test_a_form_of_another_site_changes_nothing(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/organizations")
+    visitor.client.headers["origin"] = "https://evil.example"
+
+    await visitor.send("/organizations", {"name": "umbrella"}, status=403)
+
+    visitor.client.headers["origin"] = console.state.settings.admin.origin
+    assert "umbrella" not in await visitor.get("/organizations")
+
+
+async def test_while_the_database_is_away_a_page_says_so_and_the_form_is_kept(
+    console: FastAPI,
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/organizations")
+    await console.state.pool.close()
+
+    page = await visitor.send("/organizations", {"name": "umbrella"}, status=503)
+
+    assert "the database gave no answer" in visitor.text
+    assert 'value="umbrella"' in page
+
+
+async def test_static_files_are_kept_by_browsers_and_pages_are_not(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    page = await visitor.client.get("/")
+    script = await visitor.client.get("/static/vendor/htmx.min.js")
+    outside = await visitor.client.get("/static/../rendering.py")
+
+    assert page.headers["cache-control"] == "no-store"
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert script.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert outside.status_code == httpx.codes.NOT_FOUND
+
+
+def test_every_page_declares_its_permission(console: FastAPI) -> None:
+    package = str(Path("sidecar", "console"))
+    for route in console.routes:
+        endpoint = getattr(route, "endpoint", None)
+        if endpoint is not None and package in endpoint.__code__.co_filename:
+            calls = [one.call for one in route.dependant.dependencies]  # type: ignore[attr-defined]
+            assert any(isinstance(one, Requirement) for one in calls), route

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import re
+
+from fastapi import FastAPI
+
+from tests.support.console import Visitor, World
+
+NEW = "/organizations/acme/teams/search/keys/new"
+SECRET = re.compile(r'<code id="secret">(egk_[^<]+)</code>')
+
+
+async def test_a_new_key_is_shown_once_and_never_again(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get(NEW)
+
+    created = await visitor.send(NEW, {"name": "ci", "expires": "30 days", "tags": "env=test"})
+
+    found = SECRET.search(created)
+    assert found is not None
+    secret = found[1]
+    key_id = secret.removeprefix("egk_")[:12]
+    for path in (f"/keys/{key_id}", "/keys", "/audit"):
+        page = await visitor.get(path)
+        assert key_id in page
+        assert secret not in page
+
+
+async def test_the_answer_with_a_secret_is_not_kept_by_a_browser(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get(NEW)
+    token = re.search(r'name="csrf_token" value="(\w+)"', visitor.page)
+    assert token is not None
+
+    answer = await visitor.client.post(NEW, data={"name": "ci", "csrf_token": token[1]})
+
+    assert SECRET.search(answer.text)
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_a_refused_key_gives_the_form_back_as_it_was_filled(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get(NEW)
+    fields = {"name": "<b>Not a name</b>", "models": "gpt-4o o3", "sources": "10.0.0.0/8"}
+
+    page = await visitor.send(NEW, fields, status=409)
+
+    assert "is not an accepted name" in visitor.text
+    assert 'value="&lt;b&gt;Not a name&lt;/b&gt;"' in page
+    assert 'value="gpt-4o o3"' in page
+
+
+async def test_a_revoked_key_stays_visible_as_revoked_and_its_change_is_watched(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+    path = f"/keys/{world.keys[0]}"
+    await visitor.get(path)
+
+    page = await visitor.send(f"{path}/revoke", {})
+
+    assert "revoked" in page
+    assert 'hx-get="/in-force?watch=' in page
+    assert "alice@example.com" in page
+
+
+async def test_a_rotation_shows_the_new_key_and_keeps_the_old_for_the_grace(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+    path = f"/keys/{world.keys[0]}"
+    await visitor.get(path)
+
+    page = await visitor.send(f"{path}/rotate", {"grace": "1 hour", "expires": "90 days"})
+    await visitor.get(path)
+
+    assert SECRET.search(page)
+    assert "Replaced by" in visitor.text
+    again = await visitor.send(f"{path}/rotate", {"grace": "1 hour"}, status=409)
+    assert "was rotated before" in again
+
+
+async def test_scopes_state_expiry_and_policy_of_a_key_change_by_its_forms(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+    path = f"/keys/{world.keys[0]}"
+    await visitor.get(path)
+
+    scopes = {"models": "gpt-4*", "operations": "chat", "sources": "10.0.0.0/8", "tags": "a b"}
+    await visitor.send(f"{path}/change", {**scopes, "priority": "batch"})
+    await visitor.send(f"{path}/policy", {"policy": "strict"})
+    await visitor.send(f"{path}/expire", {"expires": "7 days"})
+    page = await visitor.send(f"{path}/switch", {"enabled": "no"})
+
+    assert "Enable again" in page
+    for shown in ("gpt-4*", "10.0.0.0/8", "batch", 'href="/policies/strict"'):
+        assert shown in page
+    refused = await visitor.send(f"{path}/change", {"sources": "everywhere"}, status=409)
+    assert "is no network" in refused
+
+
+async def test_a_pasted_key_leads_to_its_page_and_its_secret_to_no_address(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/keys")
+
+    page = await visitor.send("/keys/find", {"key": f"egk_{world.keys[0]}"})
+    assert world.keys[0] in page
+    await visitor.send("/keys/find", {"key": "not a key"}, status=404)
+    assert "not a key</" not in visitor.page
+
+
+async def test_a_filter_finds_keys_of_a_team_by_state_and_tag(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    found = await visitor.get("/keys?team=acme/search&state=active&tag=env%3Dprod")
+    none = await visitor.get("/keys?organization=globex&state=revoked")
+    unknown = await visitor.get("/keys?organization=umbrella")
+
+    assert world.keys[0] in found
+    assert world.keys[1] not in found
+    assert "No key matches." in none
+    assert "there is no organization umbrella" in unknown
+
+
+async def test_a_team_lead_manages_keys_of_the_own_team_and_sees_no_other(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "team_lead:acme/search")
+
+    page = await visitor.get("/keys")
+    await visitor.get(NEW)
+
+    assert world.keys[0] in page
+    assert world.keys[1] not in page
+    assert world.keys[2] not in page
+    await visitor.get(f"/keys/{world.keys[1]}", status=404)
+    await visitor.get("/organizations/globex/teams/lab/keys/new", status=404)
+    await visitor.send(f"/keys/{world.keys[2]}/revoke", {}, status=404)
+    await visitor.send(f"/keys/{world.keys[0]}/limits", {"remove": "cost/month"}, status=403)
+    await visitor.send(f"/keys/{world.keys[0]}/revoke", {})

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tests.support.console import Visitor, World
+
+TEAM = "/organizations/acme/teams/search"
+
+
+async def test_a_budget_is_a_bar_with_the_forecast_of_its_end(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    page = await visitor.get("/limits")
+
+    assert "cost/month=10.00" in page
+    assert 'class="bar"' in page
+    assert "No price is set" in page
+    assert "by records" in page
+
+
+async def test_a_limit_is_set_replaced_and_removed_by_forms(
+    console: FastAPI, world: World
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get(TEAM)
+
+    await visitor.send(f"{TEAM}/limits", {"kind": "cost/month", "amount": "$20"})
+    page = await visitor.send(f"{TEAM}/limits", {"kind": "requests/minute", "amount": "60"})
+    assert "cost/month=20.00" in page
+    assert "requests/minute=60" in page
+    page = await visitor.send(f"{TEAM}/limits", {"remove": "requests/minute"})
+    assert "requests/minute=60" not in page
+    key = f"/keys/{world.keys[0]}"
+    page = await visitor.send(f"{key}/limits", {"kind": "tokens/day", "amount": "5000"})
+    assert "tokens/day=5000" in page
+    page = await visitor.send(
+        "/organizations/acme/limits", {"kind": "concurrent", "amount": "8", "models": "gpt-4*"}
+    )
+    assert "concurrent=8" in page
+
+
+async def test_words_that_are_no_limit_change_nothing(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get(TEAM)
+
+    await visitor.send(f"{TEAM}/limits", {"kind": "cost/month", "amount": "1e99"}, status=409)
+    await visitor.send(f"{TEAM}/limits", {"kind": "joy/month", "amount": "1"}, status=409)
+    await visitor.send(f"{TEAM}/limits", {"kind": "cost/month"}, status=422)
+    await visitor.send(f"{TEAM}/limits", {"remove": "tokens/day"}, status=409)
+
+    assert "cost/month=10.00" in await visitor.get(TEAM)
+
+
+async def test_limits_of_other_teams_are_not_listed(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "viewer:acme/support")
+
+    page = await visitor.get("/limits")
+
+    assert "acme/search" not in page
+    assert "No limit is set." in page

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from fastapi import FastAPI
+
+from sidecar.admin.usage_reports import By, UsagePoint
+from sidecar.console.report_pages import MOST_SERIES, REST, charted
+from tests.support.console import Visitor, World
+
+
+async def test_usage_is_summed_by_team_model_key_and_tag(console: FastAPI, world: World) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    for by, name in (("team", "acme/search"), ("model", "gpt-4o"), ("tag", "env=prod")):
+        assert name in await visitor.get(f"/usage?by={by}&span=24h"), by
+    assert world.keys[2] in await visitor.get("/usage?by=key")
+
+
+async def test_a_csv_has_exact_amounts_and_no_cell_that_a_spreadsheet_runs(
+    console: FastAPI,
+) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    answer = await visitor.client.get("/usage.csv?by=team&span=24h")
+
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"].startswith('attachment; filename="usage-by-team')
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["team"] for row in rows] == ["globex/lab", "acme/support", "acme/search"]
+    assert Decimal(rows[0]["cost_usd"]) == Decimal(21)
+
+
+async def test_usage_of_other_organizations_is_in_no_page_and_no_csv(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "viewer:globex")
+
+    for by in By:
+        for path in (f"/usage?by={by.value}", f"/usage.csv?by={by.value}"):
+            page = await visitor.get(path)
+            assert "acme" not in page
+
+
+async def test_findings_are_counts_by_guardrail_and_type(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    page = await visitor.get("/findings?policy=strict")
+
+    assert "aws_key" in page
+    assert "shadow" in page
+    assert "No finding" in await visitor.get("/findings?policy=other")
+
+
+async def test_the_audit_log_filters_by_kind_and_object(console: FastAPI, world: World) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    page = await visitor.get(f"/audit?object_id={world.keys[0]}")
+
+    assert world.keys[0] in page
+    assert world.keys[1] not in page
+    assert "No change." in await visitor.get("/audit?kind=prices")
+
+
+async def test_pages_of_the_installation_are_not_for_one_organization(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "operator:acme")
+
+    for path in ("/findings", "/audit", "/doctor", "/policies", "/policies/strict"):
+        await visitor.get(path, status=403)
+    overview = await visitor.get("/")
+    assert 'href="/findings"' not in overview
+
+
+async def test_the_doctor_shows_checks_and_workers(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+
+    page = await visitor.get("/doctor")
+
+    assert "worker-1.sock" in page
+    assert "strict" in page
+
+
+def test_a_chart_has_the_largest_series_and_the_rest_as_one() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    points = [
+        UsagePoint(at + timedelta(hours=hour), f"team-{number}", 10 * number, Decimal(number))
+        for hour in range(2)
+        for number in range(8)
+    ]
+
+    names, rows = charted(points, is_cost=True)
+
+    assert names == ["team-7", "team-6", "team-5", "team-4", "team-3", REST]
+    assert len(names) == MOST_SERIES + 1
+    assert [values for _, values in rows] == [[7, 6, 5, 4, 3, 3]] * 2
