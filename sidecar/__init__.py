@@ -13,7 +13,7 @@ A request passes these files in this order; docs/architecture.md draws the way:
 Packages, from the process down to its values; imports point down only:
 
     cli, worker             the command line; workers and their supervisor
-    admin_api               the process of `egret admin`: REST, sessions, roles
+    console, admin_api      the process of `egret admin`: pages; REST, sessions, roles
     alerts                  rules, outbox and channels of `egret alerts run`
     server, pipeline        gRPC servers; the steps of a request and its answer
     redaction, admin        changes of bodies; keys, policies and limits in commands

@@ -67,6 +67,7 @@ def serve(context: typer.Context) -> None:
         import uvicorn  # noqa: PLC0415
 
         from sidecar.admin_api.application import create_app  # noqa: PLC0415
+        from sidecar.console.website import add_console  # noqa: PLC0415
     except ModuleNotFoundError as error:
         problem = f"`egret admin` needs the extra admin, and {error.name} is not installed"
         fail(problem, hint=install_hint("admin"), code=WRONG_USAGE)
@@ -80,7 +81,7 @@ def serve(context: typer.Context) -> None:
     own = settings.admin
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            add_console(create_app(settings)),
             host=own.host,
             port=own.port,
             log_config=None,

@@ -32,8 +32,8 @@ FORECAST_FROM: Final = 0.03
 class LimitBar:
     """One limit as a page draws it; shares are of its room, None where nothing is counted.
 
-    `forecast` is the share at the end of the period if it goes on as so far. If the room `is_at_once`, it is
-    the burst of a sliding window.
+    `forecast` is the share at the end of the period if it goes on as so far. If the room
+    `is_at_once`, it is the burst of a sliding window.
     """
 
     level: str

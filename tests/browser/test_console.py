@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,6 +25,13 @@ from egret_tools.devstack.console import login_link
 from egret_tools.devstack.run_directory import run_directory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from playwright.async_api import Browser, Page, async_playwright, expect
+
+from sidecar.admin.keys import create_key
+from sidecar.admin.owners import Rules
+from sidecar.keys.credentials import generate
+from sidecar.keys.scopes import Scopes
+from sidecar.storage.usage_store import set_prices
+from sidecar.usage.prices import Price
 
 pytestmark = [
     pytest.mark.stack,
@@ -38,6 +49,10 @@ CHAT: Final = {
     "model": "gpt-4o",
     "messages": [{"role": "user", "content": "mail bob@example.com"}],
 }
+OK: Final = 200
+REQUESTS: Final = 30
+PRICES_SECONDS: Final = 31
+"""Workers may count with prices that were read half a minute ago; pictures show costs."""
 PAGES: Final = [
     "/", "/usage?by=model", "/keys", "/keys/new", "/keys/{key}", "/organizations",
     "/organizations/heron", "/organizations/heron/teams/checkout",
@@ -132,8 +147,41 @@ async def console(pytestconfig: pytest.Config) -> AsyncIterator[Console]:
             browser = await playwright.chromium.launch(
                 executable_path=program, args=["--no-sandbox"]
             )
-            yield Console(stack.facts, browser, Path(pictures) if pictures else None)
+            made = Console(stack.facts, browser, Path(pictures) if pictures else None)
+            await _send_requests(made)
+            yield made
             await browser.close()
+
+
+async def _send_requests(console: Console) -> None:
+    """Make some usage with a price, and wait until it is recorded."""
+    connection = await asyncpg.connect(console.facts.postgres_dsn)
+    try:
+        price = Price(
+            model="gpt-*",
+            valid_from=datetime(2026, 1, 1, tzinfo=UTC),
+            input=Decimal(3000),
+            output=Decimal(9000),
+        )
+        await set_prices(connection, [price])
+        keys = [console.facts.key.get_secret_value()]
+        for team in ("heron/checkout", "ibis/research"):
+            key = generate(secrets.token_bytes)
+            scopes = Scopes(tags=("env=prod",))
+            await create_key(
+                connection, key, owner=(team, "web"), expires_at=None, rules=Rules(), scopes=scopes
+            )
+            keys.append(key.reveal())
+        if console.pictures is not None:
+            await asyncio.sleep(PRICES_SECONDS)
+        for number in range(REQUESTS):
+            assert await console.status_of_request(keys[number % len(keys)]) == OK
+        async with asyncio.timeout(60):
+            recorded = "SELECT sum(requests) FROM usage_by_hour"
+            while (await connection.fetchval(recorded) or 0) < REQUESTS:  # noqa: ASYNC110 - by a worker
+                await asyncio.sleep(0.2)
+    finally:
+        await connection.close()
 
 
 async def test_a_newcomer_sets_up_a_team_with_a_budget_and_a_policy(console: Console) -> None:
@@ -162,7 +210,7 @@ async def test_a_newcomer_sets_up_a_team_with_a_budget_and_a_policy(console: Con
         )
         await console.picture(page, "key-new")
 
-    assert await console.status_of_request(secret) == 200
+    assert await console.status_of_request(secret) == OK
 
 
 async def test_every_page_passes_axe_on_a_desk_and_on_a_phone(console: Console) -> None:
@@ -178,13 +226,10 @@ async def test_every_page_passes_axe_on_a_desk_and_on_a_phone(console: Console) 
                     "document.documentElement.scrollWidth - document.documentElement.clientWidth"
                 )
                 assert overflow <= 0, (path, size)
-            if scheme == "dark":
-                await window.page.goto("/")
-                await console.picture(window.page, "phone")
-            else:
-                for path, name in (("/", "overview"), ("/limits", "limits")):
-                    await window.page.goto(path)
-                    await console.picture(window.page, name)
+    async with console.window(color_scheme="light") as window:
+        for path, name in (("/", "overview"), ("/limits", "limits")):
+            await window.page.goto(path)
+            await console.picture(window.page, name)
 
 
 async def test_a_revoked_key_is_watched_until_every_worker_refuses_it(console: Console) -> None:
@@ -194,7 +239,7 @@ async def test_a_revoked_key_is_watched_until_every_worker_refuses_it(console: C
         await page.get_by_label("Name").fill("lost-laptop")
         await page.get_by_role("button", name="Create the key").click()
         secret = await page.locator("#secret").inner_text()
-        assert await console.status_of_request(secret) == 200
+        assert await console.status_of_request(secret) == OK
         await page.get_by_role("link", name="Go to the key").click()
         await page.get_by_text("Revoke for good").click()
         await page.get_by_role("button", name="Revoke lost-laptop").click()
@@ -244,7 +289,6 @@ async def test_a_policy_is_edited_with_completion_tried_applied_and_rolled_back(
         await expect(page.locator("mark")).to_have_text("falcon")
         await page.get_by_role("button", name="Show the difference").click()
         await expect(page.locator(".diff .plus", has_text="falcon")).to_be_visible()
-        await console.picture(page, "difference")
         await page.get_by_label("Reason").fill("the project is secret")
         await page.get_by_role("button", name="Apply version 2").click()
         await expect(page.get_by_text("In force in all 2 workers.")).to_be_visible()

@@ -17,7 +17,7 @@ TEMPLATES = ROOT / "sidecar/console/templates"
 
 def test_each_library_has_the_hash_of_the_manifest() -> None:
     lines = (VENDOR / MANIFEST).read_text("ascii").splitlines()
-    listed = dict(reversed(line.split("  ")) for line in lines)
+    listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
 
     found = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from sidecar.admin.keys import create_key
 from sidecar.admin.limits import Owner, change_limits
 from sidecar.admin.owners import Rules, create_organization, create_team
-from sidecar.console.application import add_console
+from sidecar.console.website import add_console
 from sidecar.domain.limits import Level
 from sidecar.keys.credentials import generate
 from sidecar.keys.scopes import Scopes

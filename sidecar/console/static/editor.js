@@ -2,12 +2,11 @@
 // editor is a plain text area, and the server checks the same schema.
 "use strict";
 
-document.addEventListener("DOMContentLoaded", async () => {
+document.addEventListener("DOMContentLoaded", () => {
   const editor = document.querySelector("textarea.editor[data-schema]");
   if (!editor) return;
-  const answer = await fetch(editor.dataset.schema);
-  if (!answer.ok) return;
-  const schema = await answer.json();
+  let schema = null;
+  const loading = fetch(editor.dataset.schema).then(async (answer) => { if (answer.ok) schema = await answer.json(); });
   const list = document.createElement("ul");
   list.className = "completions";
   list.id = "completions";
@@ -20,10 +19,9 @@ document.addEventListener("DOMContentLoaded", async () => {
 
   const resolve = (node) => node && node.$ref ? resolve(schema.$defs[node.$ref.split("/").pop()]) : node ?? {};
   const variants = (node) => { const one = resolve(node); return one.anyOf ? one.anyOf.flatMap(variants) : [one]; };
-  const types = schema.properties.guardrails.items.properties.type.enum;
   const ofType = (type) => {
     const rule = schema.properties.guardrails.items.allOf.find((one) => one.if.properties.type.const === type);
-    return rule ? resolve(rule.then) : { properties: { type: { enum: types, description: "The kind of guardrail." }, name: {} } };
+    return rule ? resolve(rule.then) : { properties: { type: schema.properties.guardrails.items.properties.type, name: {} } };
   };
 
   // The object that the caret stands in: the policy itself, a guardrail, or a mapping within it.
@@ -76,6 +74,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   }
 
   function show() {
+    if (!schema) return;
     offered = candidates();
     chosen = 0;
     list.replaceChildren(...offered.map((one, index) => {
@@ -108,7 +107,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   }
 
   editor.addEventListener("keydown", (event) => {
-    if (event.ctrlKey && event.code === "Space") { event.preventDefault(); show(); return; }
+    if (event.ctrlKey && event.code === "Space") { event.preventDefault(); loading.then(show); return; }
     if (list.hidden) return;
     if (event.key === "ArrowDown") chosen = (chosen + 1) % offered.length;
     else if (event.key === "ArrowUp") chosen = (chosen + offered.length - 1) % offered.length;

@@ -9,7 +9,8 @@ PAGES = [
     "/usage.csv?by=model", "/keys", "/keys/new", "/keys/{key}", "/organizations",
     "/organizations/acme", "/organizations/acme/teams/search",
     "/organizations/acme/teams/search/keys/new", "/limits", "/policies", "/policies/strict",
-    "/policies/strict/edit", "/policies/strict/versions/1", "/policies/default", "/policies/+editor",
+    "/policies/strict/edit", "/policies/strict/versions/1", "/policies/default",
+    "/policies/+editor",
     "/findings", "/audit", "/doctor", "/in-force?watch=abcd", "/static/console.css",
 ]  # fmt: skip
 
