@@ -1,6 +1,6 @@
 """Proves that usage is recorded once and correctly, whatever fails meanwhile.
 
-    python -m loadtest.prove_usage [--requests N] [--concurrency N] [--calm]
+    python -m loadtest.prove_usage [--requests N] [--concurrency N] [--calm] [--source SOURCE]
 
 Sends a mix of requests through a whole stack. Meanwhile PostgreSQL is stopped and started again, a
 worker is killed, and Envoy is killed and started again. Then every record is compared with the
@@ -20,11 +20,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import asyncpg
 import psutil
+import yaml
 from egret_tools.devstack.databases import serving_postgres
 from egret_tools.devstack.envoy import EnvoyRun, envoy_with
 from egret_tools.devstack.processes import Children
@@ -36,6 +37,8 @@ from rich.progress import Progress
 from loadtest.results import Grid, circumstances, new_console, write_json
 from loadtest.usage.ledger import ProducedTokens, Recorded, Verdict, compare
 from loadtest.usage.load import Load
+from loadtest.usage.trailers import counted_by_envoy
+from sidecar.settings.stores import UsageSource
 
 REQUESTS: Final = 100_000
 CONCURRENCY: Final = 32
@@ -65,6 +68,7 @@ class Proof:
     requests: int
     concurrency: int
     is_calm: bool = False
+    source: UsageSource = UsageSource.ACCESS_LOG
     settle_seconds: float = SETTLE_SECONDS
 
 
@@ -75,6 +79,7 @@ class _World:
         self.facts: StackFacts = stack.facts
         self._run = run
         self._parts = parts
+        self._envoy = run.path
 
     async def stop_postgres(self) -> None:
         """End it, so that connections are refused."""
@@ -99,7 +104,7 @@ class _World:
 
         It is known by its configuration: another stack of the same process has an Envoy too.
         """
-        config = str(self._run.path / "envoy.yaml")
+        config = str(self._envoy / "envoy.yaml")
         (pid,) = (
             process.pid
             for process in psutil.Process().children(recursive=True)
@@ -107,13 +112,20 @@ class _World:
         )
         await _end(pid, signal.SIGKILL)
 
-    async def start_envoy(self, load: Load) -> None:
-        """Start another with the same configuration, and send the rest to it."""
-        place = self._run.path / "envoy-again"
-        place.mkdir()
-        config = (self._run.path / "envoy.yaml").read_text()
+    async def start_envoy(
+        self, load: Load, change: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        """Start another with the same configuration, or a changed one; send the rest to it."""
+        config = (self._envoy / "envoy.yaml").read_text()
+        if change is not None:
+            changed = yaml.safe_load(config)
+            change(changed)
+            config = yaml.safe_dump(changed, sort_keys=False)
+        self._envoy = self._envoy / "envoy-again"
+        self._envoy.mkdir()
+        run = EnvoyRun(self._envoy, self._run.logs)
         address = await self._parts.enter_async_context(
-            envoy_with(Children(), run=EnvoyRun(place, self._run.logs), config=config)
+            envoy_with(Children(), run=run, config=config)
         )
         load.url = f"http://127.0.0.1:{address.http_port}"
 
@@ -133,6 +145,7 @@ async def prove(proof: Proof, console: Console) -> tuple[Verdict, Load]:
             traces=False,
             worker_settings={
                 "EGRET_USAGE__SETTLE_SECONDS": str(proof.settle_seconds),
+                "EGRET_USAGE__SOURCE": proof.source.value,
                 "EGRET_TELEMETRY__LOG_LEVEL": "warning",
             },
         )
@@ -140,6 +153,8 @@ async def prove(proof: Proof, console: Console) -> tuple[Verdict, Load]:
         world = _World(stack, run, parts)
         await _slow_down(world.facts)
         load = Load(world.facts.url, world.facts.key.get_secret_value())
+        if proof.source is UsageSource.AI_PROTOCOL_MANAGER:
+            await world.start_envoy(load, counted_by_envoy)
         with Progress(console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("requests", total=proof.requests)
             sending = asyncio.ensure_future(
@@ -232,13 +247,21 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--concurrency", type=int, default=CONCURRENCY)
     parser.add_argument("--calm", action="store_true", help="break nothing")
+    parser.add_argument(
+        "--source",
+        type=UsageSource,
+        choices=[one for one in UsageSource if one is not UsageSource.OFF],
+        default=UsageSource.ACCESS_LOG,
+        help="access_log, ai_protocol_manager or answers",
+    )
     given = parser.parse_args()
     console = new_console()
     run = circumstances(f"python -m loadtest.prove_usage {' '.join(sys.argv[1:])}".strip())
-    proof = Proof(given.requests, given.concurrency, given.calm)
+    proof = Proof(given.requests, given.concurrency, given.calm, given.source)
     verdict, load = asyncio.run(prove(proof, console))
     show(verdict, load, console)
-    write_json("prove-usage", {**verdict.figures, "faults": len(verdict.faults)}, run)
+    suffix = "" if given.source is UsageSource.ACCESS_LOG else f"-{given.source.value}"
+    write_json(f"prove-usage{suffix}", {**verdict.figures, "faults": len(verdict.faults)}, run)
     return 1 if verdict.faults else 0
 
 

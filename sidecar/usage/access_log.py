@@ -40,8 +40,9 @@ ACCEPTED: Final = service.ExportLogsServiceResponse().SerializeToString()
 """The answer that lets Envoy forget a message; without it Envoy sends it to another worker."""
 
 MAX_STATUS: Final = 999
-NOTHING: Final = ("-", "")
-"""Envoy's text for a missing value, and the value of an attribute that is not there."""
+NOTHING: Final = ("-", "", "-\n")
+"""Envoy's text for a missing value, also as the last line of a log that a gateway ends with a line
+feed, and the value of an attribute that is not there."""
 
 _FORM: Final = LogEntry().form
 _LINE_FEEDS: Final = len(LogEntry._fields) - 1

@@ -3,80 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 
 import anthropic
 import httpx2
+import openai
 import pytest
 import pytest_asyncio
-import yaml
 
-from sidecar.domain.usage import USAGE_NAMESPACE
+from loadtest.usage.trailers import counted_by_envoy
+from tests.e2e.test_limits import a_change, command
 from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.engines import COUNTS
-from tests.support.more_workers import more_workers
-from tests.support.second_gateway import (
-    Config,
-    connection_managers,
-    ext_proc_filters,
-    processing_mode,
+from tests.support.gateway_renderings import (
+    as_envoy_gateway,
+    as_istio,
+    with_access_log_of_envoy_gateway,
 )
+from tests.support.more_workers import more_workers
 from tests.support.stack import MESSAGES, Stack, chat, message
 
 pytestmark = [pytest.mark.stack, COUNTS, pytest.mark.asyncio(loop_scope="session")]
 
-ENVOY_GATEWAY = processing_mode(
-    request_header_mode="SEND",
-    request_body_mode="FULL_DUPLEX_STREAMED",
-    request_trailer_mode="SEND",
-    response_header_mode="SEND",
-    response_body_mode="FULL_DUPLEX_STREAMED",
-    response_trailer_mode="SEND",
+
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="session",
+    params=[as_envoy_gateway, as_istio],
+    ids=["envoy-gateway", "istio"],
 )
-"""As Envoy Gateway renders `body: FullDuplexStreamed` of request and response."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def answers(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
-    """A worker that reads the answers, behind a filter with modes of its own; a log comes too."""
-
-    def with_log(config: Config) -> None:
-        own: Config = yaml.safe_load((session_stack.run.path / "envoy.yaml").read_text())
-        for manager, with_logs in zip(
-            connection_managers(config), connection_managers(own), strict=True
-        ):
-            logs = with_logs.get("access_log", ())
-            manager["access_log"] = [one for one in logs if "open_telemetry" in one["name"]]
-
-    settings = {"EGRET_USAGE__SOURCE": "answers", "EGRET_SERVER__ENGINE": engine}
-    async with more_workers(
-        session_stack, ENVOY_GATEWAY, with_log, workers=1, settings=settings
-    ) as stack:
+async def answers(
+    request: pytest.FixtureRequest, session_stack: Stack, engine: str
+) -> AsyncIterator[Stack]:
+    """A worker that reads the answers, behind an Envoy as another gateway configures it."""
+    settings = {
+        "EGRET_USAGE__SOURCE": "answers",
+        "EGRET_SERVER__ENGINE": engine,
+        "EGRET_VALKEY__URL": session_stack.facts.valkey_url,
+    }
+    async with more_workers(session_stack, request.param, workers=1, settings=settings) as stack:
         yield stack
-
-
-AI_FILTER = "envoy.filters.http.ai_protocol_manager"
-
-
-def counted_by_envoy(config: Config) -> None:
-    """Let Envoy's AI filter send the counts to ext_proc, with trailers of its own making.
-
-    It is in the chain of each provider's cluster: trailers that a filter of the listener's chain
-    adds never reach ext_proc.
-    """
-    for manager in connection_managers(config):
-        (counting,) = (one for one in manager["http_filters"] if one["name"] == AI_FILTER)
-        manager["http_filters"].remove(counting)
-        counting["typed_config"]["response_handling"]["token_usage"]["usage_signal"] = (
-            "SYNTHESIZE_TRAILERS"
-        )
-        for cluster in config["static_resources"]["clusters"]:
-            for options in cluster.get("typed_extension_protocol_options", {}).values():
-                if "http_filters" in options:
-                    options["http_filters"].insert(0, counting)
-    for settings in ext_proc_filters(config):
-        settings["metadata_options"]["forwarding_namespaces"] = {"typed": [USAGE_NAMESPACE]}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -180,15 +148,56 @@ async def test_a_request_without_use_is_recorded_without_tokens(
     assert told(record, *TOKENS) == row
 
 
-async def test_a_request_is_counted_once_if_an_access_log_comes_as_well(answers: Stack) -> None:
-    """Its metadata names the source that counts; limits would be settled twice otherwise."""
-    answer = await answers.post(chat("Count me."), key="free")
-    record = await recorded(answers, answer.request_id)
-    metrics = ""
-    async with asyncio.timeout(15):
-        while "egret_access_log_ignored_total 0" in metrics or not metrics:
-            async with answers.client.get(answers.facts.metrics_url) as page:
+@pytest.mark.parametrize("source", ["access_log", "answers"])
+async def test_a_request_is_counted_once_whatever_reports_it(
+    session_stack: Stack, engine: str, source: str
+) -> None:
+    """With Envoy Gateway's log, whose tokens are estimates; beside `answers` it is ignored."""
+    settings = {"EGRET_USAGE__SOURCE": source, "EGRET_SERVER__ENGINE": engine}
+    adapted = (as_envoy_gateway, with_access_log_of_envoy_gateway)
+    metrics, ignored = "", source == "answers"
+    awaited = "egret_access_log_ignored_total 1" if ignored else 'source="access_log"} 1'
+    async with (
+        more_workers(session_stack, *adapted, workers=1, settings=settings) as stack,
+        asyncio.timeout(30),
+    ):
+        answer = await stack.post(chat("Count me."), key="free")
+        record = await recorded(stack, answer.request_id)
+        while awaited not in metrics:
+            async with stack.client.get(stack.facts.metrics_url) as page:
                 metrics = await page.text()
 
-    assert told(record, *TOKENS) == (3, 7, False, "completed", 200)
-    assert 'egret_usage_requests_total{source="access_log"}' not in metrics
+    assert told(record, "is_estimated", "ended", "status") == (not ignored, "completed", 200)
+    assert f'egret_usage_requests_total{{source="{source}"}} 1' in metrics
+    assert record["input_tokens"] > 0
+
+
+async def test_official_clients_are_limited_by_their_real_use(answers: Stack) -> None:
+    """Each request reserves all but some of its key's tokens, and gets the rest back."""
+    async with a_change(answers):
+        key = await answers.new_key("redact")
+    async with a_change(answers):
+        await command(answers, "limits", "set", "--key", key.key_id, "tokens/day=10000")
+    tls = ssl.create_default_context(cafile=str(answers.facts.ca_file))
+    async with (
+        openai.AsyncOpenAI(
+            base_url=f"{answers.facts.https_url}/v1",
+            api_key=key.reveal(),
+            http_client=httpx2.AsyncClient(verify=tls),
+            max_retries=0,
+        ) as client,
+        asyncio.timeout(30),
+    ):
+        for streamed in (True, False, True):
+            given = None
+            while given is None:
+                with contextlib.suppress(openai.RateLimitError):  # until it is corrected
+                    given = await client.chat.completions.create(
+                        model="gpt-4o",
+                        max_tokens=9_900,
+                        messages=[{"role": "user", "content": "Count me."}],
+                        stream=streamed,
+                    )
+            if isinstance(given, openai.AsyncStream):
+                chunks = [chunk async for chunk in given]
+                assert all(chunk.choices for chunk in chunks)  # the counts are hidden from it
