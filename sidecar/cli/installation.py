@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -74,6 +75,9 @@ from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import StoredPolicy
 
 DRIFT: Final = 2
+DRIFT_METRIC: Final = "egret_installation_drift"
+CHECKED_METRIC: Final = "egret_installation_checked_timestamp_seconds"
+APPLIED_METRIC: Final = "egret_installation_applied_timestamp_seconds"
 _SHOWN_FAULTS: Final = 50
 _SHOWN_ROWS: Final = 500
 _NOTICED_KEYS: Final = 100
@@ -100,6 +104,10 @@ SecretsOption = Annotated[
         help="Where the keys are that documents name by `secret`; missing ones are made.",
     ),
 ]
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option("--metrics-file", help="Write the outcome for node exporter to this file."),
+]
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Delete objects of the set that no file names any more.")
 ]
@@ -114,6 +122,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     dry_run: DryRunOption = False,
     why: NoteOption = None,
     no_wait: NoWaitOption = False,
+    metrics_file: MetricsOption = None,
     output: OutputOption = Output.TABLE,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of the documents.")
@@ -138,7 +147,9 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     if output is Output.TABLE:
         _show(plan, file_set)
     _check_policies(plan, wanted, stored)
+    applied = {APPLIED_METRIC: time.time()}
     if dry_run or not (plan.changes or plan.adopted):
+        _write_metrics(None if dry_run else metrics_file, file_set, applied)
         if output is Output.JSON:
             print_json(_document(plan, applied=False))
         elif dry_run and plan.changes:
@@ -157,6 +168,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
         if step is not steps[-1]:
             words = _wait_for_new_policies(step, no_wait=no_wait)
             note(f"{counted(len(step.changes), 'new policy', 'new policies')}: this {words}.")
+    _write_metrics(metrics_file, file_set, applied)
     if output is Output.JSON:
         print_json(_document(plan, applied=True))
     if plan.changes:
@@ -183,6 +195,7 @@ def diff(
     file_set: SetOption = "default",
     prune: PruneOption = False,
     secrets: SecretsOption = None,
+    metrics_file: MetricsOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show how the installation differs from files. Exits with 2 if it does, with 1 on an error.
@@ -198,8 +211,27 @@ def diff(
         print_json(_document(plan, applied=False))
     else:
         _show(plan, file_set)
+    checked = {
+        DRIFT_METRIC: float(plan.is_drift),
+        CHECKED_METRIC: time.time(),
+    }
+    _write_metrics(metrics_file, file_set, checked)
     if plan.is_drift:
         raise typer.Exit(DRIFT)
+
+
+def _write_metrics(file: Path | None, file_set: str, values: Mapping[str, float]) -> None:
+    """Replace *file* as a whole: node exporter may read at any moment."""
+    if file is None:
+        return
+    text = "".join(f'{name}{{set="{file_set}"}} {value:.0f}\n' for name, value in values.items())
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="ascii")
+        part.replace(file)
+    except OSError as error:
+        words = f"{error.filename}: {error.strerror}"
+        fail(words, hint="name another --metrics-file")
 
 
 def export(

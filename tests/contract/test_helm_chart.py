@@ -538,6 +538,30 @@ def test_a_job_applies_the_files_of_an_installation() -> None:
     assert "--prune" not in job["containers"][0]["args"]
 
 
+def test_a_schedule_looks_for_changes_made_by_hand() -> None:
+    """By the same files and account as the job that applies them; without a schedule by none."""
+    own = rendered("helm4", "sidecar-full")
+    schedule = one(own, "CronJob", "guard-drift")["spec"]
+    job = one(own, "Job", "guard-installation")["spec"]
+    drift = schedule["jobTemplate"]["spec"]
+    (container,), (applies,) = (each["template"]["spec"]["containers"] for each in (drift, job))
+
+    assert (schedule["schedule"], drift["backoffLimit"], job["backoffLimit"]) == (
+        "17 * * * *", 0, 6,
+    )  # fmt: skip
+    assert container["args"] == [
+        "diff", "--file", "/etc/egret/installation", "--set", "platform", "--prune",
+        "--secrets", "kubernetes",
+    ]  # fmt: skip
+    assert {**container, "args": []} == {**applies, "args": []}
+    assert {**drift["template"]["spec"], "containers": []} == {
+        **job["template"]["spec"],
+        "containers": [],
+    }
+    theirs = render("helm4", case="standalone", installation__existingConfigMap="ours")
+    assert not [each for each in theirs if each["kind"] == "CronJob"]
+
+
 def test_the_job_of_an_installation_may_change_the_named_secrets_alone() -> None:
     """By a service account of its own, whose token no other pod has."""
     own = rendered("helm4", "sidecar-full")

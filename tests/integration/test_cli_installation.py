@@ -356,3 +356,28 @@ def test_a_key_that_a_file_names_by_its_place_is_made_once(egret: Egret, tmp_pat
     assert (listed["key_id"], held.secret in made.out + made.err) == (held.key_id, False)
     assert held.secret_sha256.hex() in exported
     assert "ci-key" not in exported
+
+
+def test_the_outcome_is_written_for_node_exporter(egret: Egret, tmp_path: Path) -> None:
+    """Drift by `diff`, the time by `apply`, with changes or without; nothing by a dry run."""
+    file = tmp_path / "egret.prom"
+    dry = egret("apply", "-f", "-", "--dry-run", "--metrics-file", str(file), stdin=TREE)
+    assert (dry.code, file.exists()) == (0, False)
+    drift = egret("diff", "-f", "-", "--metrics-file", str(file), stdin=TREE)
+    found = file.read_text(encoding="ascii").splitlines()
+    applied(egret, TREE, "--metrics-file", str(file))
+    first = file.read_text(encoding="ascii")
+    file.unlink()
+    applied(egret, TREE, "--metrics-file", str(file))
+    again = file.read_text(encoding="ascii")
+    same = egret("diff", "-f", "-", "--metrics-file", str(file), stdin=TREE)
+
+    assert (drift.code, same.code) == (2, 0)
+    assert found[0] == 'egret_installation_drift{set="default"} 1'
+    assert found[1].startswith('egret_installation_checked_timestamp_seconds{set="default"} 1')
+    for text in (first, again):
+        assert text.startswith('egret_installation_applied_timestamp_seconds{set="default"} 1')
+    assert 'egret_installation_drift{set="default"} 0' in file.read_text(encoding="ascii")
+    assert [path.name for path in tmp_path.iterdir()] == ["egret.prom"]
+    nowhere = egret("diff", "-f", "-", "--metrics-file", str(tmp_path / "no/file"), stdin=TREE)
+    assert (nowhere.code, "name another --metrics-file" in nowhere.err) == (1, True)
