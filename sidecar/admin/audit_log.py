@@ -38,11 +38,17 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """Which entries; None leaves a question open."""
+    """Which entries; None leaves a question open.
+
+    `before` is the id of the last entry of the page before. `within` are ids of organizations:
+    entries of their objects alone, as far as these are there, or their entry names their owner.
+    """
 
     since: datetime | None = None
     object_type: str | None = None
     object_id: str | None = None
+    before: int | None = None
+    within: tuple[str, ...] | None = None
     limit: int = 50
 
 
@@ -52,17 +58,34 @@ SELECT id, at, database_role, actor, action, object_type, object_id, rows, befor
 FROM audit_log
 """
 
+_WITHIN: Final = """(${place}::text[] IS NULL
+    OR (object_type = 'organizations' AND object_id = ANY(${place}))
+    OR (object_type IN ('teams', 'admin_tokens')
+        AND COALESCE(after, before) ->> 'organization_id' = ANY(${place}))
+    OR (object_type = 'teams'
+        AND object_id IN (SELECT id FROM teams WHERE organization_id = ANY(${place})))
+    OR (object_type = 'admin_tokens'
+        AND object_id IN (SELECT id FROM admin_tokens WHERE organization_id = ANY(${place})))
+    OR (object_type = 'api_keys'
+        AND COALESCE(
+            COALESCE(after, before) ->> 'team_id',
+            (SELECT k.team_id FROM api_keys AS k WHERE k.public_id = object_id)
+        ) IN (SELECT id FROM teams WHERE organization_id = ANY(${place}))))"""
+
 _OF_ONE_OBJECT: Final = f"""{_ENTRIES}
 WHERE (object_id = $1 OR (object_id IS NULL AND after -> 'ids' ? $1))
   AND ($2::timestamptz IS NULL OR at >= $2)
-  AND ($3::text IS NULL OR object_type = $3)
+  AND ($3::text IS NULL OR object_type = $3) AND ($5::bigint IS NULL OR id < $5)
+  AND {_WITHIN.format(place=6)}
 ORDER BY id DESC LIMIT $4
 """
 
 _LATEST: Final = f"""{_ENTRIES}
 WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type = $2)
+  AND ($4::bigint IS NULL OR (at, id) < (SELECT at, id FROM audit_log WHERE id = $4))
+  AND {_WITHIN.format(place=5)}
 ORDER BY at DESC, id DESC LIMIT $3
-"""
+"""  # noqa: S608 - made of constants
 
 _AFTER: Final = f"""{_ENTRIES}
 WHERE at >= $1 AND id <> ALL ($2::bigint[])
@@ -107,10 +130,13 @@ async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[Au
     """Return the latest entries that match, the latest first."""
     if wanted.object_id is not None:
         rows = await connection.fetch(
-            _OF_ONE_OBJECT, wanted.object_id, wanted.since, wanted.object_type, wanted.limit
-        )
+            _OF_ONE_OBJECT, wanted.object_id, wanted.since, wanted.object_type, wanted.limit,
+            wanted.before, wanted.within,
+        )  # fmt: skip
     else:
-        rows = await connection.fetch(_LATEST, wanted.since, wanted.object_type, wanted.limit)
+        rows = await connection.fetch(
+            _LATEST, wanted.since, wanted.object_type, wanted.limit, wanted.before, wanted.within
+        )
     return tuple(_entry(row) for row in rows)
 
 

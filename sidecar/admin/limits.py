@@ -26,9 +26,9 @@ from sidecar.storage.usage_store import Asked, totals_of
 
 # One statement a table: names of tables cannot be parameters.
 _READ: Final = {
-    Level.KEY: "SELECT public_id, limits FROM api_keys WHERE public_id = $1 FOR UPDATE",
-    Level.TEAM: "SELECT id, limits FROM teams WHERE id = $1 FOR UPDATE",
-    Level.ORGANIZATION: "SELECT id, limits FROM organizations WHERE name = $1 FOR UPDATE",
+    Level.KEY: "SELECT public_id, limits FROM api_keys WHERE public_id = $1",
+    Level.TEAM: "SELECT id, limits FROM teams WHERE id = $1",
+    Level.ORGANIZATION: "SELECT id, limits FROM organizations WHERE name = $1",
 }
 _WRITE: Final = {
     Level.KEY: "UPDATE api_keys SET limits = $2 WHERE public_id = $1",
@@ -56,13 +56,15 @@ class OwnedLimits:
     limits: tuple[Limit, ...]
 
 
-async def owned_limits(connection: Connection, owner: Owner) -> OwnedLimits:
-    """Return the limits of *owner*.
+async def owned_limits(
+    connection: Connection, owner: Owner, *, locks: bool = False
+) -> OwnedLimits:
+    """Return the limits of *owner*, and with *locks* keep other changes of it out.
 
     Raises:
         ChangeRefusedError: there is no such owner, or its stored limits cannot be read.
     """
-    owner_id, text = await _stored(connection, owner)
+    owner_id, text = await _stored(connection, owner, locks=locks)
     try:
         limits = read_limits(text, level=owner.level, owner=owner_id)
     except LimitError as error:
@@ -95,7 +97,7 @@ async def remove_all_limits(connection: Connection, owner: Owner) -> OwnedLimits
     Raises:
         ChangeRefusedError: there is no such owner.
     """
-    owner_id, _ = await _stored(connection, owner)
+    owner_id, _ = await _stored(connection, owner, locks=True)
     await connection.execute(_WRITE[owner.level], owner_id, write_limits(()))
     return OwnedLimits(owner_id, ())
 
@@ -111,7 +113,7 @@ async def change_limits(
         ChangeRefusedError: there is no such owner, its stored limits cannot be read, or the limits
             conflict.
     """
-    before = await owned_limits(connection, owner)
+    before = await owned_limits(connection, owner, locks=True)
     limits = change(before)
     try:
         check_limits(limits)
@@ -121,11 +123,11 @@ async def change_limits(
     return OwnedLimits(before.owner_id, limits)
 
 
-async def _stored(connection: Connection, owner: Owner) -> tuple[str, str]:
+async def _stored(connection: Connection, owner: Owner, *, locks: bool) -> tuple[str, str]:
     name = owner.name
     if owner.level is Level.TEAM:
         name = await find_team_id(connection, name)
-    row = await connection.fetchrow(_READ[owner.level], name)
+    row = await connection.fetchrow(_READ[owner.level] + " FOR UPDATE" * locks, name)
     if row is None:
         raise no_such(owner)
     return row[0], row[1]
@@ -178,13 +180,17 @@ FROM organizations WHERE name = $1
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """One key, team or organization with its limits; `name` as people call it."""
+    """One key, team or organization with its limits; `name` as people call it.
+
+    `team_id` is the team's own id, or that of a key's team.
+    """
 
     level: Level
     id: str
     name: str
     organization_id: str
     limits: tuple[Limit, ...]
+    team_id: str | None = None
 
 
 async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...]:
@@ -208,7 +214,8 @@ async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...
     for level in levels[levels.index(owner.level) :]:
         owner_id, name = row[f"{level.value}_id"], row[f"{level.value}_name"]
         limits = _read(row[f"{level.value}_limits"], level=level, owner=owner_id)
-        holders.append(Holder(level, owner_id, name, row["organization_id"], limits))
+        team_id = None if level is Level.ORGANIZATION else row["team_id"]
+        holders.append(Holder(level, owner_id, name, row["organization_id"], limits, team_id))
     return tuple(holders)
 
 
@@ -233,7 +240,9 @@ async def holders_of_limits(
         level = Level(row["level"])
         limits = _read(row["limits"], level=level, owner=row["id"])
         chosen = tuple(one for one in limits if measure in {None, one.measure})
-        holders.append(Holder(level, row["id"], row["name"], row["organization_id"], chosen))
+        holders.append(
+            Holder(level, row["id"], row["name"], row["organization_id"], chosen, row["team_id"])
+        )
     return tuple(holders)
 
 

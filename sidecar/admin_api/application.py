@@ -17,11 +17,24 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sidecar import __version__
+from sidecar.admin.installation.objects import InstallationError
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.admin_api import idempotency, keys, login, owners, sign_in
+from sidecar.admin_api import (
+    idempotency,
+    installation_routes,
+    key_routes,
+    limit_routes,
+    login,
+    owner_routes,
+    policy_routes,
+    report_routes,
+    sign_in,
+    token_routes,
+)
 from sidecar.admin_api.access import SAFE_METHODS, Services
 from sidecar.admin_api.problems import Problem, problem_of
 from sidecar.admin_api.rate_limits import RateLimiter
+from sidecar.policy.parse import PolicyDocumentError
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import UNAVAILABLE, InvalidDsnError, borrow, open_pool
 from sidecar.telemetry.logs import get_logger
@@ -49,6 +62,8 @@ SECURITY_HEADERS: Final = {
 _EXPECTED: Final = (
     Problem,
     ChangeRefusedError,
+    InstallationError,
+    PolicyDocumentError,
     RequestValidationError,
     HTTPException,
     InvalidDsnError,
@@ -74,8 +89,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.error_page = None
     app.state.login_page = None
-    for router in (owners.router, keys.router):
-        app.include_router(router, prefix=API)
+    for module in (
+        owner_routes,
+        key_routes,
+        limit_routes,
+        policy_routes,
+        report_routes,
+        installation_routes,
+        token_routes,
+    ):
+        app.include_router(module.router, prefix=API)
     app.include_router(login.api_router, prefix=API)
     app.include_router(login.router)
     app.include_router(login.log_out_router)
@@ -154,7 +177,9 @@ async def _page(request: Request, problem: Problem) -> Response:
     if (render := request.app.state.error_page) is not None:
         page: Response = await render(request, problem)
         return page
-    return PlainTextResponse(f"{problem.title}: {problem.detail}\n", problem.status)
+    return PlainTextResponse(
+        f"{problem.title}: {problem.detail}\n", problem.status, headers=dict(problem.headers or {})
+    )
 
 
 class _SecurityHeaders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import secrets
 from http import HTTPStatus
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from sidecar.admin_api import oidc
 from sidecar.admin_api.access import (
     Access,
     AccessRoute,
@@ -19,9 +21,16 @@ from sidecar.admin_api.access import (
     check_origin,
     requires,
 )
-from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.problems import Problem, not_found
 from sidecar.admin_api.roles import Grant, Permission, Role
-from sidecar.admin_api.sign_in import create_session, end_session, take_link_login
+from sidecar.admin_api.sign_in import (
+    LOGIN_SECONDS,
+    begin_login,
+    create_session,
+    end_session,
+    take_link_login,
+    take_login,
+)
 from sidecar.storage.pool import borrow
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
@@ -101,20 +110,76 @@ async def log_in_by_link(request: Request) -> Response:
     return begun(services, secret, _HOME)
 
 
+@router.get("/login/oidc")
+async def begin_oidc(request: Request, next: str = _HOME) -> Response:  # noqa: A002 - its name
+    """Send the browser to the identity provider."""
+    services: Services = request.app.state.services
+    if services.settings.admin.oidc_issuer is None:
+        raise not_found("identity provider")
+    await check_login_rate(request, services)
+    state, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    login = await oidc.begin(
+        services.settings.admin, state=state, browser=browser, next_path=local_path(next)
+    )
+    async with borrow(services.pool, services.postgres) as connection:
+        await begin_login(connection, "oidc", login.details, secret=state)
+    response = RedirectResponse(login.url, HTTPStatus.SEE_OTHER)
+    _set_cookie(response, services, _login_cookie(services), browser, seconds=LOGIN_SECONDS)
+    return response
+
+
+@router.get(oidc.CALLBACK)
+async def finish_oidc(request: Request) -> Response:
+    """Begin a session for the person whom the identity provider names, once."""
+    services: Services = request.app.state.services
+    await check_login_rate(request, services)
+    admin = services.settings.admin
+    answer = dict(request.query_params)
+    browser = request.cookies.get(_login_cookie(services), "")
+    async with borrow(services.pool, services.postgres) as connection:
+        # Apart from the session's transaction: a refused answer must use the state up.
+        details = await take_login(connection, "oidc", answer.get("state", ""))
+        if details is None:
+            get_logger().warning(LogEvent.ADMIN_LOGIN_REFUSED, reason="state")
+            raise Problem(
+                HTTPStatus.BAD_REQUEST,
+                "this login was finished before, or is older than five minutes",
+                hint="log in again",
+            )
+        person = await oidc.finish(admin, connection, details, answer, browser=browser)
+        secret = await create_session(
+            connection, person.name, person.grants, source="oidc", settings=admin
+        )
+    get_logger().info(LogEvent.ADMIN_LOGIN, person=person.name, source="oidc")
+    response = begun(services, secret, local_path(str(details["next"])))
+    response.delete_cookie(_login_cookie(services), path="/", secure=admin.is_encrypted)
+    return response
+
+
+def _login_cookie(services: Services) -> str:
+    return f"{services.cookie}-login"
+
+
 def begun(services: Services, secret: str, path: str) -> Response:
     """Return the redirect that gives a new session's cookie to the browser."""
     response = RedirectResponse(path, HTTPStatus.SEE_OTHER)
-    admin = services.settings.admin
+    seconds = services.settings.admin.session_seconds
+    _set_cookie(response, services, services.cookie, secret, seconds=seconds)
+    return response
+
+
+def _set_cookie(
+    response: Response, services: Services, name: str, value: str, *, seconds: float
+) -> None:
     response.set_cookie(
-        services.cookie,
-        secret,
-        max_age=int(admin.session_seconds),
+        name,
+        value,
+        max_age=int(seconds),
         path="/",
-        secure=admin.is_encrypted,
+        secure=services.settings.admin.is_encrypted,
         httponly=True,
         samesite="lax",
     )
-    return response
 
 
 class GrantedRole(BaseModel):

@@ -32,6 +32,12 @@ class Body(BaseModel):
         return name in self.model_fields_set
 
 
+class Model(BaseModel):
+    """An object in an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
 class Page(BaseModel, Generic[_Item]):
     """Items in order; `next` is the `after` of the following page, if there is one."""
 
@@ -57,10 +63,15 @@ def check_match(request: Request, value: object) -> None:
     Raises:
         Problem: 412, the object has changed since the caller read it.
     """
+    check_tag(request, etag(value))
+
+
+def check_tag(request: Request, tag: str) -> None:
+    """Check `If-Match` against a tag; otherwise like `check_match`."""
     wanted = request.headers.get("if-match")
     if wanted is None or wanted.strip() == "*":
         return
-    if etag(value) not in {one.strip() for one in wanted.split(",")}:
+    if tag not in {one.strip() for one in wanted.split(",")}:
         raise Problem(
             HTTPStatus.PRECONDITION_FAILED,
             "it was changed since you read it",

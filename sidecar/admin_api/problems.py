@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import asyncpg
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from sidecar.admin.installation.objects import InstallationError
 from sidecar.admin.owners import ChangeRefusedError
+from sidecar.policy.parse import PolicyDocumentError
 from sidecar.storage.pool import InvalidDsnError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -70,7 +72,7 @@ def problem_of(error: Exception) -> Problem | None:
             return error
         case ChangeRefusedError():
             return Problem(HTTPStatus.CONFLICT, error.problem, hint=error.hint)
-        case RequestValidationError():
+        case RequestValidationError() | PolicyDocumentError() | InstallationError():
             return _invalid(error)
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers)
@@ -121,10 +123,26 @@ def _away() -> Problem:
     )
 
 
-def _invalid(error: RequestValidationError) -> Problem:
-    """Return places and faults; values are not repeated, since they may be secrets."""
-    errors = [
-        {"in": ".".join(str(step) for step in fault["loc"]), "fault": str(fault["msg"])}
-        for fault in error.errors()[:MAX_ERRORS]
-    ]
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not valid", errors=errors)
+def _invalid(error: RequestValidationError | PolicyDocumentError | InstallationError) -> Problem:
+    """Return places and faults; values of JSON are not repeated, since they may be secrets."""
+    match error:
+        case RequestValidationError():
+            detail = "the request is not valid"
+            errors = [
+                {"in": ".".join(str(step) for step in fault["loc"]), "fault": str(fault["msg"])}
+                for fault in error.errors()[:MAX_ERRORS]
+            ]
+        case PolicyDocumentError():
+            detail = "the text holds no valid policies"
+            errors = [
+                {"in": f"line {fault.line}, column {fault.column}", "fault": str(fault)}
+                for fault in error.faults[:MAX_ERRORS]
+            ]
+        case InstallationError():
+            detail = "the files cannot be applied"
+            errors = [
+                {"in": fault.file, "fault": str(fault)} for fault in error.faults[:MAX_ERRORS]
+            ]
+        case _:
+            assert_never(error)
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)

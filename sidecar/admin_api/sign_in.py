@@ -161,19 +161,21 @@ RETURNING details::text AS details, expires_at > now() AS is_good
 """
 
 
-async def begin_login(connection: Connection, kind: str, details: Mapping[str, Any]) -> str:
-    """Store a login under way and return its secret."""
-    secret = secrets.token_urlsafe(32)
+async def begin_login(
+    connection: Connection, kind: str, details: Mapping[str, Any], *, secret: str
+) -> None:
+    """Store a login under way, to be found by *secret*."""
     await connection.execute(
         _CREATE_LOGIN, digest(secret), kind, orjson.dumps(dict(details)).decode(), LOGIN_SECONDS
     )
-    return secret
 
 
 async def begin_link_login(connection: Connection, person: str, grants: Iterable[Grant]) -> str:
     """Store a one-time login of *person* and return the secret of its link."""
     details = {"person": person[:MAX_PERSON_CHARACTERS], "grants": _written(grants)}
-    return await begin_login(connection, "link", details)
+    secret = secrets.token_urlsafe(32)
+    await begin_login(connection, "link", details, secret=secret)
+    return secret
 
 
 async def take_login(connection: Connection, kind: str, secret: str) -> Mapping[str, Any] | None:

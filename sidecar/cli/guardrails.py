@@ -26,15 +26,20 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.domain.finding import Allow, Deny, Finding, GuardrailResult, Redact, Verdict
-from sidecar.domain.guardrail_settings import SecretsSettings
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
-from sidecar.guardrails.detectors.secrets import LIKELY_TYPES, tier_of
+from sidecar.guardrails.detectors.secrets import LIKELY_TYPES
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
 from sidecar.policy.parse import PolicyDocument
-from sidecar.policy.tester import PolicyTestResult, TimedResult, run_policy_test
+from sidecar.policy.tester import (
+    PolicyTestResult,
+    TimedResult,
+    character_span,
+    run_policy_test,
+    spans_of,
+)
 
 _STYLES: Final = {
     Verdict.BLOCK: "bold white on red",
@@ -58,31 +63,10 @@ def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterato
         text.append(content.translate(_PICTURES), style="not dim")
         for result, found in findings:
             if found.part == index:
-                start, end = _characters(part.content, (found.start, found.end))
+                start, end = character_span(part.content, (found.start, found.end))
                 style = _STYLES.get(result.verdict, "bold")
                 text.stylize(style, len(role) + start, len(role) + end)
         yield text
-
-
-def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object]]:
-    """Return a guardrail's findings by text and characters, without the characters.
-
-    One of `secrets` has its tier.
-    """
-    is_secret = isinstance(result.guardrail.settings, SecretsSettings)
-    spans: list[dict[str, object]] = []
-    for found in result.findings:
-        content = subject.parts[found.part].content
-        start, end = _characters(content, (found.start, found.end))
-        span = {"type": found.type, "text": found.part, "start": start, "end": end}
-        span |= {"tier": tier_of(found.type).value} if is_secret else {}
-        spans.append(span if found.place is None else span | {"place": found.place})
-    return spans
-
-
-def _characters(content: bytes, span: tuple[int, int]) -> tuple[int, int]:
-    start = len(content[: span[0]].decode(errors="ignore"))
-    return start, start + len(content[span[0] : span[1]].decode(errors="ignore"))
 
 
 guardrails = typer.Typer(

@@ -10,11 +10,12 @@ from typing import Final
 
 from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.finding import GuardrailResult
-from sidecar.domain.guardrail_settings import JsonSchemaSettings
+from sidecar.domain.guardrail_settings import JsonSchemaSettings, SecretsSettings
 from sidecar.domain.policy import EVERYWHERE, Guardrail, Stage, judges_input
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject
 from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.detectors.secrets import tier_of
 from sidecar.guardrails.json_schema.check import (
     SchemaGuardrail,
     check_structure,
@@ -131,3 +132,25 @@ def _microseconds(judge: Callable[[], object]) -> float:
         judge()
         taken.append(time.perf_counter() - began_at)
     return statistics.median(taken) * 1e6
+
+
+def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object]]:
+    """Return a guardrail's findings by text and characters, without the characters.
+
+    One of `secrets` has its tier.
+    """
+    is_secret = isinstance(result.guardrail.settings, SecretsSettings)
+    spans: list[dict[str, object]] = []
+    for found in result.findings:
+        content = subject.parts[found.part].content
+        start, end = character_span(content, (found.start, found.end))
+        span = {"type": found.type, "text": found.part, "start": start, "end": end}
+        span |= {"tier": tier_of(found.type).value} if is_secret else {}
+        spans.append(span if found.place is None else span | {"place": found.place})
+    return spans
+
+
+def character_span(content: bytes, span: tuple[int, int]) -> tuple[int, int]:
+    """Return a span of bytes as one of characters."""
+    start = len(content[: span[0]].decode(errors="ignore"))
+    return start, start + len(content[span[0] : span[1]].decode(errors="ignore"))

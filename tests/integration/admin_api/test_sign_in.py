@@ -53,7 +53,8 @@ async def test_a_name_of_a_token_is_free_again_once_it_is_revoked(app: FastAPI) 
 async def test_a_login_under_way_is_taken_once_and_only_as_its_kind(app: FastAPI) -> None:
     """A link's secret is no state of OpenID Connect."""
     async with app.state.pool.acquire() as connection:
-        secret = await begin_login(connection, "oidc", {"nonce": "n"})
+        secret = "a-state"
+        await begin_login(connection, "oidc", {"nonce": "n"}, secret=secret)
 
         assert await take_login(connection, "link", secret) is None
         assert await take_login(connection, "oidc", secret) == {"nonce": "n"}

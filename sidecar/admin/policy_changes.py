@@ -1,0 +1,216 @@
+"""Plans, checks and applies new versions of policies, for callers that are no terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Mapping, Sequence
+
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
+from sidecar.domain.policy import Mode
+from sidecar.guardrails.matching.database import CompileError
+from sidecar.policy.compilation import (
+    MAX_CPU_SECONDS,
+    CheckFailedError,
+    compile_in_subprocess,
+    expression_faults,
+)
+from sidecar.policy.parse import (
+    DEFAULT_POLICY_NAME,
+    PolicyDocument,
+    PolicyDocumentError,
+    PolicyFault,
+    default_policy_text,
+    parse_documents,
+    parse_policies,
+)
+from sidecar.policy.text import (
+    MASK,
+    NoSuchGuardrailError,
+    NotEditableError,
+    masked_places,
+    render_policy,
+    with_mode,
+)
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import (
+    PolicyChangedError,
+    StoredPolicy,
+    apply_policy,
+    load_policies,
+    load_policy,
+)
+
+
+async def read_policies(text: str) -> tuple[PolicyDocument, ...]:
+    """Return the policies of a YAML text, without checking their expressions.
+
+    Raises:
+        PolicyDocumentError: with every fault, and for a masked value, which stands for another.
+    """
+
+    def read() -> tuple[PolicyDocument, ...]:
+        documents = parse_documents(text, expressions="syntax")
+        problem = f"`{MASK}` stands for a value that is not shown; write the value itself"
+        faults = [
+            PolicyFault(1, 1, f"{one.policy.name}: {'.'.join(map(str, path))}", problem)
+            for one in documents
+            for path in masked_places(one.policy)
+        ]
+        if faults:
+            raise PolicyDocumentError(faults)
+        return documents
+
+    return await asyncio.to_thread(read)  # a large text takes a while
+
+
+async def plan_change(
+    connection: Connection, documents: Sequence[PolicyDocument]
+) -> tuple[PlannedPolicy, ...]:
+    """Compare policies with those in force, and compile those that differ.
+
+    Raises:
+        PolicyDocumentError: expressions cannot be compiled, each with its place.
+        ChangeRefusedError: together with those in force they cannot be compiled.
+    """
+    stored = await load_policies(connection)
+    planned = await asyncio.to_thread(plan_policies, documents, stored=stored)
+    names = {one.name for one in planned if one.change is not Change.NONE}
+    await check_expressions([one for one in documents if one.policy.name in names], stored)
+    return planned
+
+
+async def check_expressions(
+    documents: Sequence[PolicyDocument], stored: Sequence[StoredPolicy]
+) -> None:
+    """Compile the expressions of *documents*, each alone and all with those in force.
+
+    Each runs in a process of its own, which ends at its limit of CPU time or memory.
+
+    Raises:
+        PolicyDocumentError: with each fault at its place.
+        ChangeRefusedError: together they cannot be compiled, or the check failed.
+    """
+    placed = [one for document in documents for one in document.expressions]
+    if not placed:
+        return
+    try:
+        faults = await expression_faults(placed, advance=lambda _done: None)
+        if faults:
+            raise PolicyDocumentError(faults)
+        texts = {one.name: one.document for one in stored}
+        texts |= {one.policy.name: one.text for one in documents}
+        await compile_in_subprocess(
+            [(text, 1) for text in texts.values()], cpu_seconds=MAX_CPU_SECONDS // 2
+        )
+    except CheckFailedError as error:
+        raise ChangeRefusedError(
+            str(error), hint="see that there is memory for it, and try again"
+        ) from None
+    except CompileError as error:
+        raise ChangeRefusedError(
+            str(error),
+            hint="write fewer or simpler expressions; words without one go to denied_terms",
+        ) from None
+
+
+async def apply_plan(
+    connection: Connection, planned: Sequence[PlannedPolicy], *, note: str | None
+) -> Mapping[str, int]:
+    """Bring the planned policies into force, and return their new versions by name.
+
+    Raises:
+        ChangeRefusedError: another change was faster; nothing was changed.
+    """
+    changes = [one for one in planned if one.change is not Change.NONE]
+    try:
+        for one in changes:
+            await apply_policy(
+                connection,
+                one.name,
+                document=one.document,
+                expected_version=one.version,
+                note=note,
+            )
+    except PolicyChangedError as error:
+        raise ChangeRefusedError(str(error), hint="look at the new difference") from None
+    return {one.name: one.version + 1 for one in changes}
+
+
+async def stored_policy(
+    connection: Connection, name: str, version: int | None = None
+) -> StoredPolicy | None:
+    """Return a version of a policy, or that in force; of `default` also the built-in, as 0."""
+    stored = await load_policy(connection, name, version=version)
+    if stored is None and name == DEFAULT_POLICY_NAME and version in {None, 0}:
+        return StoredPolicy(name, 0, default_policy_text())
+    return stored
+
+
+def shown_policy(stored: StoredPolicy) -> str:
+    """Return a policy with every default written out, and values of webhook headers masked.
+
+    Raises:
+        ChangeRefusedError: this Egret cannot read it.
+    """
+    try:
+        return render_policy(
+            parse_policies(stored.document, version=stored.version, expressions="trust")[0]
+        )
+    except PolicyDocumentError:
+        raise _unreadable(stored) from None
+
+
+def difference(before: StoredPolicy, after: StoredPolicy) -> str:
+    """Return the unified difference of two versions in meaning.
+
+    Raises:
+        ChangeRefusedError: this Egret cannot read one of them.
+    """
+    return "".join(
+        difflib.unified_diff(
+            shown_policy(before).splitlines(keepends=True),
+            shown_policy(after).splitlines(keepends=True),
+            fromfile=f"{before.name} version {before.version}",
+            tofile=f"{after.name} version {after.version}",
+        )
+    )
+
+
+def earlier_document(stored: StoredPolicy) -> PolicyDocument:
+    """Return the document of a stored version, to bring it back.
+
+    Raises:
+        ChangeRefusedError: this Egret cannot read it.
+    """
+    try:
+        return parse_documents(stored.document, expressions="syntax")[0]
+    except PolicyDocumentError:
+        raise _unreadable(stored) from None
+
+
+def document_with_mode(stored: StoredPolicy, guardrail: str, mode: Mode) -> PolicyDocument:
+    """Return the document of a policy in which a guardrail enforces, or runs in shadow.
+
+    Raises:
+        ChangeRefusedError: there is no such guardrail, or the text cannot be edited.
+    """
+    try:
+        return with_mode(earlier_document(stored), guardrail, mode=mode)
+    except NoSuchGuardrailError:
+        raise ChangeRefusedError(
+            f"policy {stored.name} has no guardrail {guardrail}", hint="see the policy"
+        ) from None
+    except NotEditableError:
+        raise ChangeRefusedError(
+            f"the text of policy {stored.name} cannot be changed by a command",
+            hint="change the file it comes from, and apply that",
+        ) from None
+
+
+def _unreadable(stored: StoredPolicy) -> ChangeRefusedError:
+    return ChangeRefusedError(
+        f"version {stored.version} of {stored.name} is not one this Egret can read",
+        hint="apply it anew, or use the Egret that wrote it",
+    )

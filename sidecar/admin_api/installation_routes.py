@@ -1,0 +1,259 @@
+"""Routes of the whole installation as files: plan, apply, export."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import Field
+
+from sidecar.admin.audit_log import set_actor
+from sidecar.admin.in_force import Barrier, wait_in_force
+from sidecar.admin.installation.export import export_files, masked_policies
+from sidecar.admin.installation.object_schema import installation_schema
+from sidecar.admin.installation.objects import (
+    InstallationError,
+    Kind,
+    WantedObject,
+    parse_files,
+)
+from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
+from sidecar.admin.installation.plan import (
+    Action,
+    InstallationPlan,
+    PlannedChange,
+    StoredObject,
+    plan_installation,
+)
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.policy_changes import check_expressions
+from sidecar.admin_api.access import WAIT_SECONDS, Access, AccessRoute, Services, requires
+from sidecar.admin_api.objects import Body, Model
+from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.roles import Permission
+from sidecar.policy.parse import PolicyDocument
+from sidecar.storage.pool import Connection, borrow
+from sidecar.storage.postgres_policies import StoredPolicy
+
+router = APIRouter(route_class=AccessRoute, tags=["installation"])
+
+LOCK_SECONDS: Final = 10
+_MAX_FILES: Final = 2_000
+_NOTICED_KEYS: Final = 100
+
+Text = Annotated[str, Field(max_length=4_000_000)]
+FilePath = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class Files(Body):
+    """Files as `egret apply -f` reads them: their YAML by path, and the set that they are."""
+
+    files: Annotated[dict[FilePath, Text], Field(min_length=1, max_length=_MAX_FILES)]
+    file_set: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")] = "default"
+    prune: bool = False
+
+
+class Application(Files):
+    """Files to apply; `digest` is that of the plan that was shown: another changes nothing."""
+
+    digest: Annotated[str, Field(max_length=64)] | None = None
+    note: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
+
+
+class FieldDifference(Model):
+    """One field's old and new value."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+class ObjectChange(Model):
+    """The planned change of one object; `diff` is that of a policy."""
+
+    action: Action
+    kind: Kind
+    name: str
+    why: str
+    fields: list[FieldDifference]
+    diff: str | None
+
+
+class Plan(Model):
+    """All changes; `left` are objects of the set in no file, `kept` keys that have ended."""
+
+    digest: str
+    is_drift: bool
+    changes: list[ObjectChange]
+    unchanged: int
+    adopted: int
+    kept: list[str]
+    left: list[str]
+
+
+class Export(Model):
+    """The installation as files by path: digests of keys, never secrets."""
+
+    files: dict[str, str]
+    masked_policies: list[str]
+
+
+@router.get("/installation")
+async def export_installation(
+    access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)],
+) -> Export:
+    """Write the whole installation as files for `egret apply`."""
+    stored = await load_installation(access.connection)
+    files = await asyncio.to_thread(lambda: dict(export_files(stored)))
+    return Export(files=files, masked_policies=list(masked_policies(stored)))
+
+
+@router.get("/installation/schema")
+async def show_schema(access: Annotated[Access, requires(None)]) -> dict[str, Any]:  # noqa: ARG001
+    """Return the JSON Schema of the documents in files."""
+    return installation_schema()
+
+
+@router.post("/installation/plan")
+async def plan(
+    access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)], body: Files
+) -> Plan:
+    """Compare files with the installation, and change nothing."""
+    wanted, stored = await _read(body), await load_installation(access.connection)
+    planned = await _planned(wanted, stored, body)
+    await _check_policies(planned, wanted, stored)
+    return _shown(planned)
+
+
+@router.post("/installation/apply")
+async def apply(
+    access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)],
+    body: Application,
+    request: Request,
+) -> Plan:
+    """Make the installation as files describe it, all or nothing; others' changes wait.
+
+    New policies that other changes bind come first, in a transaction of their own, and the rest
+    once workers serve them.
+    """
+    wanted, stored = await _read(body), await load_installation(access.connection)
+    planned = await _planned(wanted, stored, body)
+    if body.digest is not None and body.digest != _digest(planned):
+        raise Problem(
+            HTTPStatus.PRECONDITION_FAILED,
+            "the installation was changed since that plan",
+            hint="look at the new plan, then apply its digest",
+        )
+    await _check_policies(planned, wanted, stored)
+    first, *rest = planned.in_steps()
+    if rest:
+        services: Services = request.app.state.services
+        async with (
+            borrow(services.pool, services.postgres) as connection,
+            connection.transaction(),
+        ):
+            await set_actor(connection, access.person)
+            await _carry_out(connection, (wanted, body), planned, first)
+        barrier = Barrier(policies=_versions(first))
+        await wait_in_force(services.pool, access.settings, barrier, seconds=WAIT_SECONDS)
+    last = rest[0] if rest else first
+    if last.changes or last.adopted:
+        await _carry_out(access.connection, (wanted, body), last, last)
+    access.changed(keys=_changed_keys(planned.changes), policies=_versions(planned))
+    return _shown(planned)
+
+
+async def _read(body: Files) -> tuple[WantedObject, ...]:
+    wanted = await asyncio.to_thread(parse_files, list(body.files.items()))
+    if not wanted:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the files hold no object")
+    return wanted
+
+
+async def _planned(
+    wanted: Sequence[WantedObject], stored: Sequence[StoredObject], body: Files
+) -> InstallationPlan:
+    return await asyncio.to_thread(
+        plan_installation, wanted, stored, file_set=body.file_set, prunes=body.prune
+    )
+
+
+async def _check_policies(
+    planned: InstallationPlan, wanted: Sequence[WantedObject], stored: Sequence[StoredObject]
+) -> None:
+    changed = {one.name for one in planned.changes if one.policy is not None}
+    documents = [
+        one.content
+        for one in wanted
+        if isinstance(one.content, PolicyDocument) and one.name in changed
+    ]
+    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
+    await check_expressions(documents, in_force)
+
+
+async def _carry_out(
+    connection: Connection,
+    source: tuple[Sequence[WantedObject], Application],
+    expected: InstallationPlan,
+    step: InstallationPlan,
+) -> None:
+    """Carry out *step* behind the lock, if the plan is still the *expected* one."""
+    wanted, body = source
+    await lock_installation(connection, seconds=LOCK_SECONDS)
+    try:
+        anew = await _planned(wanted, await load_installation(connection), body)
+    except InstallationError:
+        anew = None
+    if anew != expected:
+        raise ChangeRefusedError(
+            "the installation was changed meanwhile",
+            hint="nothing was done; look at the new plan, then apply it",
+        )
+    await carry_out(
+        connection, step, file_set=body.file_set, note=body.note, advance=lambda _done: None
+    )
+
+
+def _versions(planned: InstallationPlan) -> dict[str, int]:
+    return {one.name: one.policy.version + 1 for one in planned.changes if one.policy is not None}
+
+
+def _changed_keys(changes: Iterable[PlannedChange]) -> list[str]:
+    others = [one for one in changes if one.kind not in {Kind.POLICY, Kind.PRICE}]
+    names = [one.name for one in others if one.kind is Kind.KEY]
+    return names if len(names) == len(others) <= _NOTICED_KEYS else ["*"]
+
+
+def _digest(planned: InstallationPlan) -> str:
+    """Return a digest of all changes, whose order files and database fix."""
+    shown = [_change(one).model_dump(mode="json") for one in planned.changes]
+    return hashlib.sha256(orjson.dumps([shown, planned.kept])).hexdigest()
+
+
+def _shown(planned: InstallationPlan) -> Plan:
+    return Plan(
+        digest=_digest(planned),
+        is_drift=planned.is_drift,
+        changes=[_change(one) for one in planned.changes],
+        unchanged=planned.unchanged,
+        adopted=len(planned.adopted),
+        kept=list(planned.kept),
+        left=[f"{kind.value.lower()} {name}" for kind, name in planned.left],
+    )
+
+
+def _change(one: PlannedChange) -> ObjectChange:
+    return ObjectChange(
+        action=one.action,
+        kind=one.kind,
+        name=one.name,
+        why=one.reason,
+        fields=[FieldDifference(**asdict(each)) for each in one.fields],
+        diff=None if one.policy is None else one.policy.diff,
+    )

@@ -1,0 +1,331 @@
+"""Routes of limits and budgets: those set at one level, and how they stand."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from sidecar.admin import limits as administration
+from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBudget
+from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
+from sidecar.admin_api.objects import Body, Model, Models, check_match, tagged
+from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.roles import Permission
+from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
+from sidecar.limits.budgets import thresholds_passed
+from sidecar.limits.limit_syntax import (
+    LimitWordsError,
+    Selectors,
+    exact_words,
+    parse_limit,
+    shown,
+)
+
+router = APIRouter(route_class=AccessRoute, tags=["limits and budgets"])
+
+_MAX_LIMITS: Final = 50
+
+
+class LimitWords(Body):
+    """A limit in the words of `egret limits set`, with its scope; null is every one."""
+
+    limit: Annotated[str, Field(max_length=100, examples=["requests/minute=600"])]
+    burst: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    models: Models | None = None
+    operations: (
+        Annotated[list[Annotated[str, Field(max_length=60)]], Field(min_length=1)] | None
+    ) = None
+    time_zone: Annotated[str, Field(max_length=100)] = "UTC"
+
+
+class LimitSet(Body):
+    """All limits of one owner: those that are not among them are removed."""
+
+    limits: Annotated[list[LimitWords], Field(max_length=_MAX_LIMITS)]
+
+
+class LimitState(Model):
+    """One limit, and its use as the workers count it; nulls while nothing is known."""
+
+    level: Level
+    owner: str
+    limit: str
+    measure: Measure
+    window: Window
+    amount: int
+    burst: int | None
+    models: tuple[str, ...] | None
+    operations: tuple[str, ...] | None
+    time_zone: str
+    room: int | None = None
+    used: int | None = None
+    remaining: int | None = None
+    resets_at: datetime | None = None
+    source: administration.Source | None = None
+
+
+class LimitStates(Model):
+    """Limits that hold for one owner; `away` says why the shared counts are not known, if so."""
+
+    limits: list[LimitState]
+    away: str | None
+
+
+class BudgetState(Model):
+    """A budget in its present period, in US dollars; no `projected` in its first hour."""
+
+    level: Level
+    owner: str
+    limit: str
+    window: Window
+    models: tuple[str, ...] | None
+    operations: tuple[str, ...] | None
+    starts_at: datetime
+    resets_at: datetime
+    amount_usd: str
+    spent_usd: str
+    projected_usd: str | None
+    runs_out_at: datetime | None
+    thresholds_passed: tuple[int, ...]
+
+
+@router.get("/organizations/{organization}/limits")
+async def show_organization_limits(
+    access: Annotated[Access, requires(Permission.VIEW)], organization: str, response: Response
+) -> LimitSet:
+    """Show the limits that are set for an organization itself."""
+    return await _set_at(access, Owner(Level.ORGANIZATION, organization), response)
+
+
+@router.put("/organizations/{organization}/limits")
+async def set_organization_limits(
+    access: Annotated[Access, requires(Permission.MANAGE_ORGANIZATIONS)],
+    organization: str,
+    body: LimitSet,
+    request: Request,
+    response: Response,
+) -> LimitSet:
+    """Replace the limits of an organization."""
+    return await _replace(access, Owner(Level.ORGANIZATION, organization), body, request, response)
+
+
+@router.get("/organizations/{organization}/teams/{team}/limits")
+async def show_team_limits(
+    access: Annotated[Access, requires(Permission.VIEW)],
+    organization: str,
+    team: str,
+    response: Response,
+) -> LimitSet:
+    """Show the limits that are set for a team itself."""
+    return await _set_at(access, Owner(Level.TEAM, f"{organization}/{team}"), response)
+
+
+@router.put("/organizations/{organization}/teams/{team}/limits")
+async def set_team_limits(
+    access: Annotated[Access, requires(Permission.MANAGE_LIMITS)],
+    organization: str,
+    team: str,
+    body: LimitSet,
+    request: Request,
+    response: Response,
+) -> LimitSet:
+    """Replace the limits of a team."""
+    owner = Owner(Level.TEAM, f"{organization}/{team}")
+    return await _replace(access, owner, body, request, response)
+
+
+@router.get("/keys/{key_id}/limits")
+async def show_key_limits(
+    access: Annotated[Access, requires(Permission.VIEW)], key_id: str, response: Response
+) -> LimitSet:
+    """Show the limits that are set for a key itself."""
+    return await _set_at(access, Owner(Level.KEY, key_id), response)
+
+
+@router.put("/keys/{key_id}/limits")
+async def set_key_limits(
+    access: Annotated[Access, requires(Permission.MANAGE_LIMITS)],
+    key_id: str,
+    body: LimitSet,
+    request: Request,
+    response: Response,
+) -> LimitSet:
+    """Replace the limits of a key."""
+    return await _replace(access, Owner(Level.KEY, key_id), body, request, response)
+
+
+@router.get("/keys/{key_id}/limits/state")
+async def show_key_limit_state(
+    access: Annotated[Access, requires(Permission.VIEW)], key_id: str
+) -> LimitStates:
+    """Show how the limits of a key, its team and its organization stand now."""
+    return await _state(access, Owner(Level.KEY, key_id))
+
+
+@router.get("/organizations/{organization}/teams/{team}/limits/state")
+async def show_team_limit_state(
+    access: Annotated[Access, requires(Permission.VIEW)], organization: str, team: str
+) -> LimitStates:
+    """Show how the limits of a team and its organization stand now."""
+    return await _state(access, Owner(Level.TEAM, f"{organization}/{team}"))
+
+
+@router.get("/organizations/{organization}/limits/state")
+async def show_organization_limit_state(
+    access: Annotated[Access, requires(Permission.VIEW)], organization: str
+) -> LimitStates:
+    """Show how the limits of an organization stand now."""
+    return await _state(access, Owner(Level.ORGANIZATION, organization))
+
+
+@router.get("/limits")
+async def list_limits(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    organization: Annotated[str | None, Query(max_length=63)] = None,
+) -> list[LimitState]:
+    """List the limits of all owners that the caller may view, or of one organization's."""
+    owner = await _chosen(access, organization)
+    found = await administration.holders_of_limits(access.connection, owner)
+    return [
+        _limit_state(holder, limit)
+        for holder in found
+        for limit in holder.limits
+        if access.allows(Permission.VIEW, holder.organization_id, holder.team_id)
+    ]
+
+
+@router.get("/budgets")
+async def list_budgets(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    organization: Annotated[str | None, Query(max_length=63)] = None,
+) -> list[BudgetState]:
+    """List the budgets of the present period, by the records of usage, with a forecast."""
+    owner = await _chosen(access, organization)
+    found = await administration.spent_budgets(access.connection, owner, now=time.time())
+    return [
+        _budget_state(one)
+        for one in found
+        if access.allows(Permission.VIEW, one.holder.organization_id, one.holder.team_id)
+    ]
+
+
+async def _chosen(access: Access, organization: str | None) -> Owner | None:
+    if organization is None:
+        return None
+    await find_owner(access, organization)
+    return Owner(Level.ORGANIZATION, organization)
+
+
+async def _set_at(access: Access, owner: Owner, response: Response) -> LimitSet:
+    found = await administration.owned_limits(access.connection, owner, locks=False)
+    return tagged(response, _words(found))
+
+
+async def _replace(
+    access: Access, owner: Owner, body: LimitSet, request: Request, response: Response
+) -> LimitSet:
+    def change(before: OwnedLimits) -> tuple[Limit, ...]:
+        check_match(request, _words(before))
+        return tuple(_limit(one, owner.level, before.owner_id) for one in body.limits)
+
+    try:
+        found = await administration.change_limits(access.connection, owner, change)
+    except LimitWordsError as error:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"limits: {error}") from None
+    prefix = "" if owner.level is Level.KEY else f"{owner.level.value}:"
+    access.changed(keys=[f"{prefix}{found.owner_id}"])
+    return tagged(response, _words(found))
+
+
+def _limit(words: LimitWords, level: Level, owner_id: str) -> Limit:
+    selectors = Selectors(
+        models=None if words.models is None else tuple(words.models),
+        operations=None if words.operations is None else tuple(words.operations),
+        time_zone=words.time_zone,
+        burst=words.burst,
+    )
+    return parse_limit(words.limit, level=level, owner=owner_id, selectors=selectors)
+
+
+def _words(found: OwnedLimits) -> LimitSet:
+    return LimitSet.model_construct(
+        limits=[
+            LimitWords.model_construct(
+                limit=exact_words(one),
+                burst=one.burst,
+                models=None if one.models is None else list(one.models),
+                operations=None if one.operations is None else list(one.operations),
+                time_zone=one.time_zone,
+            )
+            for one in found.limits
+        ]
+    )
+
+
+async def _state(access: Access, owner: Owner) -> LimitStates:
+    """Return the states of *owner*'s limits and of those above that the caller may view."""
+    connection = access.connection
+    holders = [
+        one
+        for one in await administration.holders_for(connection, owner)
+        if access.allows(Permission.VIEW, one.organization_id, one.team_id)
+    ]
+    found = await administration.live_limits(
+        connection, access.settings.valkey, holders, now=time.time()
+    )
+    return LimitStates(
+        limits=[_limit_state(one.holder, one.limit, one) for one in found.limits], away=found.away
+    )
+
+
+def _limit_state(holder: Holder, limit: Limit, live: LiveLimit | None = None) -> LimitState:
+    resets_at = None if live is None else live.resets_at
+    return LimitState(
+        level=limit.level,
+        owner=holder.name,
+        limit=shown(limit),
+        measure=limit.measure,
+        window=limit.window,
+        amount=limit.amount,
+        burst=limit.burst,
+        models=limit.models,
+        operations=limit.operations,
+        time_zone=limit.time_zone,
+        room=None if live is None else live.room,
+        used=None if live is None else live.used,
+        remaining=None if live is None else live.remaining,
+        resets_at=None if resets_at is None else _moment(resets_at),
+        source=None if live is None else live.source,
+    )
+
+
+def _budget_state(one: SpentBudget) -> BudgetState:
+    limit, period = one.limit, one.period
+    return BudgetState(
+        level=limit.level,
+        owner=one.holder.name,
+        limit=shown(limit),
+        window=limit.window,
+        models=limit.models,
+        operations=limit.operations,
+        starts_at=_moment(period.start),
+        resets_at=_moment(period.end),
+        amount_usd=_dollars(limit.amount),
+        spent_usd=_dollars(one.spent),
+        projected_usd=None if period.projected is None else _dollars(period.projected),
+        runs_out_at=None if period.runs_out_at is None else _moment(period.runs_out_at),
+        thresholds_passed=tuple(thresholds_passed(one.spent, limit.amount)),
+    )
+
+
+def _dollars(micros: int) -> str:
+    return f"{micros // MICROS}.{micros % MICROS:06d}"
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)

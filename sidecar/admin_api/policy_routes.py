@@ -1,0 +1,331 @@
+"""Routes of policies, which belong to the installation: read, change, bring back, try a text."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from sidecar.admin import policy_changes as changes
+from sidecar.admin.policy_plan import Change, PlannedPolicy
+from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.objects import Body, Model, Name, check_tag
+from sidecar.admin_api.problems import Problem, not_found
+from sidecar.admin_api.roles import Permission
+from sidecar.domain.finding import Verdict
+from sidecar.domain.policy import Action, Mode, Stage
+from sidecar.domain.subject import Subject, TextPart
+from sidecar.pipeline.decide import decide
+from sidecar.policy.json_schema_file import policy_schema
+from sidecar.policy.parse import PolicyDocument
+from sidecar.policy.policy_lint import no_longer_hold
+from sidecar.policy.tester import PolicyTestResult, TimedResult, run_policy_test, spans_of
+from sidecar.storage.postgres_policies import (
+    PolicyUse,
+    PolicyVersion,
+    StoredPolicy,
+    policy_uses,
+    policy_versions,
+)
+
+router = APIRouter(route_class=AccessRoute, tags=["policies"])
+
+MAX_DOCUMENT: Final = 1_000_000
+MAX_TEXT: Final = 100_000
+MAX_NOTE: Final = 1_000
+
+Document = Annotated[str, Field(max_length=MAX_DOCUMENT, description="YAML; `---` between two.")]
+Note = Annotated[str, Field(min_length=1, max_length=MAX_NOTE)]
+
+
+class PolicyText(Body):
+    """Policies to apply, and the reason, which is kept with their versions."""
+
+    documents: Document
+    note: Note | None = None
+
+
+class Rollback(Body):
+    """The version to bring back as the next one."""
+
+    to: Annotated[int, Field(ge=1)]
+    note: Note | None = None
+
+
+class ModeChange(Body):
+    """Whether a guardrail acts, or only reports."""
+
+    mode: Mode
+    note: Note | None = None
+
+
+class Trial(Body):
+    """A text to judge by a policy of the store, or by `document`; it is stored nowhere."""
+
+    policy: Name | None = None
+    document: Document | None = None
+    text: Annotated[str, Field(max_length=MAX_TEXT)]
+    role: Annotated[str, Field(max_length=60)] = "user"
+    is_answer: bool = False
+
+
+class ShownPolicy(Model):
+    """A policy with every default written out; values of webhook headers are masked."""
+
+    name: str
+    version: int
+    document: str
+
+
+class PolicyChange(Model):
+    """The planned change of one policy; `lost` warns of protection that would end."""
+
+    name: str
+    change: Change
+    from_version: int
+    to_version: int
+    diff: str
+    lost: str | None
+
+
+class Difference(Model):
+    """The unified difference of two versions in meaning."""
+
+    name: str
+    from_version: int
+    to_version: int
+    diff: str
+
+
+class GuardrailVerdict(Model):
+    """One guardrail's result; `start` and `end` of its findings count characters of the text."""
+
+    name: str
+    type: str
+    action: Action
+    mode: Mode
+    verdict: Verdict
+    score: float | None
+    microseconds: float
+    findings: list[dict[str, Any]]
+
+
+class TrialResult(Model):
+    """The decision on a text; guardrails that ask a server are not asked."""
+
+    policy: str
+    decision: str
+    pass_microseconds: float
+    guardrails: list[GuardrailVerdict]
+    not_asked: list[str]
+
+
+@router.get("/policies")
+async def list_policies(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+) -> list[PolicyUse]:
+    """List the policies in force, and how many organizations, teams and keys bind each."""
+    return list(await policy_uses(access.connection))
+
+
+@router.get("/policy-schema")
+async def show_schema(access: Annotated[Access, requires(None)]) -> dict[str, Any]:  # noqa: ARG001
+    """Return the JSON Schema of a policy, for an editor's completion."""
+    return policy_schema()
+
+
+@router.get("/policies/{policy}")
+async def show_policy(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    policy: str,
+    response: Response,
+    version: Annotated[int | None, Query(ge=1)] = None,
+) -> ShownPolicy:
+    """Show a policy in force, or an earlier version."""
+    found = await stored_or_404(access, policy, version)
+    response.headers["etag"] = version_tag(found)
+    return ShownPolicy(
+        name=found.name, version=found.version, document=changes.shown_policy(found)
+    )
+
+
+@router.get("/policies/{policy}/versions")
+async def list_versions(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)], policy: str
+) -> list[PolicyVersion]:
+    """List the versions of a policy, the latest first: when each came, by whom, and why."""
+    found = list(await policy_versions(access.connection, policy))
+    if not found:
+        raise not_found("policy")
+    return found
+
+
+@router.get("/policies/{policy}/diff")
+async def show_difference(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    policy: str,
+    before: Annotated[int, Query(ge=1, alias="from")],
+    after: Annotated[int | None, Query(ge=1, alias="to")] = None,
+) -> Difference:
+    """Show how two versions differ in meaning; by default from one to that in force."""
+    old = await stored_or_404(access, policy, before)
+    new = await stored_or_404(access, policy, after)
+    return Difference(
+        name=policy,
+        from_version=old.version,
+        to_version=new.version,
+        diff=changes.difference(old, new),
+    )
+
+
+@router.post("/policies/plan")
+async def plan_policies(
+    access: Annotated[Access, requires(Permission.MANAGE_POLICIES)], body: PolicyText
+) -> list[PolicyChange]:
+    """Check policies as if to apply them, and show the differences; change nothing."""
+    documents = await changes.read_policies(body.documents)
+    return _changes(await changes.plan_change(access.connection, documents))
+
+
+@router.post("/policies/apply")
+async def apply_policies(
+    access: Annotated[Access, requires(Permission.MANAGE_POLICIES)],
+    body: PolicyText,
+    request: Request,
+) -> list[PolicyChange]:
+    """Bring policies into force, all or nothing. `If-Match` is for a single policy."""
+    documents = await changes.read_policies(body.documents)
+    if len(documents) == 1:
+        await _check_version(access, documents[0].policy.name, request)
+    return await _apply(access, documents, body.note)
+
+
+@router.post("/policies/{policy}/rollback")
+async def roll_back(
+    access: Annotated[Access, requires(Permission.MANAGE_POLICIES)],
+    policy: str,
+    body: Rollback,
+    request: Request,
+) -> list[PolicyChange]:
+    """Bring an earlier version back as the next one."""
+    await _check_version(access, policy, request)
+    earlier = await stored_or_404(access, policy, body.to)
+    note = body.note or f"rollback to version {body.to}"
+    return await _apply(access, [changes.earlier_document(earlier)], note)
+
+
+@router.put("/policies/{policy}/guardrails/{guardrail}/mode")
+async def set_mode(
+    access: Annotated[Access, requires(Permission.MANAGE_POLICIES)],
+    policy: str,
+    guardrail: str,
+    body: ModeChange,
+    request: Request,
+) -> list[PolicyChange]:
+    """Promote a guardrail from shadow to enforce, or demote it."""
+    await _check_version(access, policy, request)
+    stored = await stored_or_404(access, policy, None)
+    document = changes.document_with_mode(stored, guardrail, body.mode)
+    verb = "promote" if body.mode is Mode.ENFORCE else "demote"
+    return await _apply(access, [document], body.note or f"{verb} {guardrail}")
+
+
+@router.post("/policies/try")
+async def try_text(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)], body: Trial
+) -> TrialResult:
+    """Judge a text; routes, models, roll-outs and exceptions do not count."""
+    return await judge_text(access, body)
+
+
+async def judge_text(access: Access, trial: Trial) -> TrialResult:
+    """Judge the text of *trial*, in a thread: a costly policy must not hold other requests up."""
+    if (trial.policy is None) == (trial.document is None):
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "name a policy, or send a document, and not both"
+        )
+    if trial.document is not None:
+        access.check(Permission.MANAGE_POLICIES)
+        document = (await changes.read_policies(trial.document))[0]
+        await changes.check_expressions([document], ())
+    else:
+        stored = await stored_or_404(access, trial.policy or "", None)
+        document = changes.earlier_document(stored)
+    role = "model" if trial.is_answer else trial.role
+    part = TextPart(trial.text.encode(errors="replace"), (0,), role)
+    subject = Subject(model=None, streamed=False, parts=(part,))
+    side = Stage.OUTPUT if trial.is_answer else Stage.INPUT
+    result = await asyncio.to_thread(_run, document.text, subject, side)
+    return TrialResult(
+        policy=document.policy.name,
+        decision=type(decide(result.results)).__name__.lower(),
+        pass_microseconds=round(result.pass_microseconds, 1),
+        guardrails=[_verdict(subject, one) for one in result.judged],
+        not_asked=[one.name for one in result.not_asked],
+    )
+
+
+def _run(document: str, subject: Subject, side: Stage) -> PolicyTestResult:
+    return asyncio.run(run_policy_test(document, subject, side=side))
+
+
+def _verdict(subject: Subject, one: TimedResult) -> GuardrailVerdict:
+    guardrail = one.result.guardrail
+    return GuardrailVerdict(
+        name=guardrail.name,
+        type=guardrail.settings.guardrail_type,
+        action=guardrail.action,
+        mode=guardrail.mode,
+        verdict=one.result.verdict,
+        score=one.result.score,
+        microseconds=round(one.microseconds, 1),
+        findings=spans_of(subject, one.result),
+    )
+
+
+async def stored_or_404(access: Access, name: str, version: int | None) -> StoredPolicy:
+    """Return a version of a policy, or that in force.
+
+    Raises:
+        Problem: 404.
+    """
+    found = await changes.stored_policy(access.connection, name, version)
+    if found is None:
+        raise not_found("policy")
+    return found
+
+
+def version_tag(stored: StoredPolicy) -> str:
+    """Return the entity tag of a policy: its version."""
+    return f'"{stored.name}-{stored.version}"'
+
+
+async def _check_version(access: Access, name: str, request: Request) -> None:
+    in_force = await changes.stored_policy(access.connection, name)
+    check_tag(request, version_tag(in_force or StoredPolicy(name, 0, "")))
+
+
+async def _apply(
+    access: Access, documents: Sequence[PolicyDocument], note: str | None
+) -> list[PolicyChange]:
+    planned = await changes.plan_change(access.connection, documents)
+    access.changed(policies=await changes.apply_plan(access.connection, planned, note=note))
+    return _changes(planned)
+
+
+def _changes(planned: Sequence[PlannedPolicy]) -> list[PolicyChange]:
+    return [
+        PolicyChange(
+            name=one.name,
+            change=one.change,
+            from_version=one.version,
+            to_version=one.version + (one.change is not Change.NONE),
+            diff=one.diff,
+            lost=no_longer_hold(one.lost) if one.lost else None,
+        )
+        for one in planned
+    ]

@@ -1,0 +1,207 @@
+"""Routes that only read: usage, findings, the audit log, workers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from sidecar.admin import usage_reports
+from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
+from sidecar.admin.finding_reports import FindingSum, finding_sums
+from sidecar.admin.usage_reports import By, UsagePoint, UsageSum
+from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
+from sidecar.admin_api.objects import Model, Moment, Page
+from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.roles import Permission
+from sidecar.storage.worker_status import reported_workers
+
+router = APIRouter(route_class=AccessRoute, tags=["reports"])
+
+_MONTH: Final = timedelta(days=30)
+_MAX_HOURS: Final = timedelta(days=62)
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+Since = Annotated[Moment | None, Query(description="30 days ago, if not given.")]
+Until = Annotated[Moment | None, Query(description="Now, if not given.")]
+OrganizationName = Annotated[str | None, Query(max_length=63)]
+TeamPath = Annotated[
+    str | None, Query(max_length=127, pattern="^[^/]+/[^/]+$", description="ORGANIZATION/TEAM")
+]
+
+
+class WorkerState(Model):
+    """One worker as it last reported."""
+
+    host: str
+    socket: str
+    version: str
+    policies: dict[str, int]
+    silent_seconds: float
+    is_live: bool
+
+
+@router.get("/usage")
+async def sum_usage(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    by: By = By.TEAM,
+    since: Since = None,
+    until: Until = None,
+    organization: OrganizationName = None,
+    team: TeamPath = None,
+) -> list[UsageSum]:
+    """Sum usage of owners that the caller may view, the dearest first; times are whole hours."""
+    start, end = period(since, until)
+    within = await chosen_owners(access, organization, team)
+    return await usage_reports.usage_sums(
+        access.connection, by, since=start, until=end, within=within
+    )
+
+
+@router.get("/usage.csv", response_class=Response)
+async def export_usage(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    by: By = By.TEAM,
+    since: Since = None,
+    until: Until = None,
+    organization: OrganizationName = None,
+    team: TeamPath = None,
+) -> Response:
+    """Sum usage as `GET /usage` does, as CSV."""
+    start, end = period(since, until)
+    within = await chosen_owners(access, organization, team)
+    found = await usage_reports.usage_sums(
+        access.connection, by, since=start, until=end, within=within
+    )
+    return Response(
+        usage_csv(found),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="usage-by-{by.value}.csv"'},
+    )
+
+
+@router.get("/usage/points")
+async def list_usage_points(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    by: By = By.TEAM,
+    unit: Literal["hour", "day"] = "day",
+    since: Since = None,
+    until: Until = None,
+    organization: OrganizationName = None,
+    team: TeamPath = None,
+) -> list[UsagePoint]:
+    """Sum usage of every hour or day with any; hours for 62 days at most."""
+    start, end = period(since, until)
+    if unit == "hour" and end - start > _MAX_HOURS:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "hours are for 62 days at most")
+    within = await chosen_owners(access, organization, team)
+    return await usage_reports.usage_points(
+        access.connection, by, since=start, until=end, unit=unit, within=within
+    )
+
+
+@router.get("/findings")
+async def sum_findings(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    since: Since = None,
+    policy: Annotated[str | None, Query(max_length=63)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[FindingSum]:
+    """Sum the findings of guardrails by type and role, the most frequent first; no content."""
+    start, _ = period(since, None)
+    return await finding_sums(access.connection, since=start, policy=policy, limit=limit)
+
+
+@router.get("/audit")
+async def list_audit_entries(
+    access: Annotated[Access, requires(Permission.VIEW_AUDIT, anywhere=True)],
+    since: Since = None,
+    object_type: Annotated[str | None, Query(max_length=60)] = None,
+    object_id: Annotated[str | None, Query(max_length=200)] = None,
+    after: Annotated[int | None, Query(ge=1, le=2**62)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[AuditEntry]:
+    """List changes of objects whose log the caller may read, the latest first."""
+    start, _ = period(since, None)
+    wanted = AuditFilter(
+        since=start,
+        object_type=object_type,
+        object_id=object_id,
+        before=after,
+        within=access.within(Permission.VIEW_AUDIT),
+        limit=limit + 1,
+    )
+    found = list(await audit_entries(access.connection, wanted))
+    has_more = len(found) > limit
+    return Page(items=found[:limit], next=str(found[limit - 1].id) if has_more else None)
+
+
+@router.get("/workers")
+async def list_workers(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+) -> list[WorkerState]:
+    """List the workers that reported within minutes, with the policies that they serve."""
+    return [
+        WorkerState(
+            host=one.host,
+            socket=one.socket,
+            version=one.version,
+            policies=dict(one.policies),
+            silent_seconds=round(one.silent_seconds, 1),
+            is_live=one.is_live,
+        )
+        for one in await reported_workers(access.connection)
+    ]
+
+
+def period(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+    """Return the beginning and end of a report.
+
+    Raises:
+        Problem: 422, the end is not after the beginning.
+    """
+    end = until or datetime.now(UTC)
+    start = since or end - _MONTH
+    if start >= end:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "`since` is not before `until`")
+    return start, end
+
+
+async def chosen_owners(
+    access: Access, organization: str | None, team: str | None
+) -> tuple[str, ...] | None:
+    """Return the ids of the owners that a report is about; None is every one.
+
+    Raises:
+        Problem: 404, an owner is not there, or the caller may not view it.
+    """
+    if team is not None:
+        organization, _, name = team.partition("/")
+        await find_owner(access, organization, name)
+        return (access.team_id or "",)
+    if organization is not None:
+        await find_owner(access, organization)
+        return (access.organization_id or "",)
+    return access.within(Permission.VIEW)
+
+
+def usage_csv(sums: Sequence[UsageSum]) -> str:
+    """Return sums as CSV. A name that a spreadsheet would compute gets an apostrophe before it.
+
+    Names of models are text of clients.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(UsageSum))
+    for one in sums:
+        row = asdict(one) | {"cost_usd": f"{one.cost_usd:f}"}
+        if one.name.startswith(_FORMULA):
+            row["name"] = f"'{one.name}"
+        writer.writerow(row.values())
+    return text.getvalue()

@@ -1,0 +1,96 @@
+"""Routes of API tokens; a token has no permission that its creator lacks."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from sidecar.admin_api import sign_in
+from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
+from sidecar.admin_api.objects import Body, Model, Name
+from sidecar.admin_api.problems import Problem, not_found
+from sidecar.admin_api.roles import OF_TEAMS, Grant, Permission, Role
+from sidecar.admin_api.sign_in import Token
+from sidecar.keys.credentials import generate
+
+router = APIRouter(route_class=AccessRoute, tags=["tokens"])
+
+
+class NewToken(Body):
+    """A token to create; without an organization it is for the installation."""
+
+    name: Name
+    role: Role
+    organization: Name | None = None
+    team: Name | None = None
+    scopes: Annotated[list[Permission], Field(min_length=1)] | None = None
+    expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = 90
+
+
+class CreatedToken(Model):
+    """A new token with its text, which is shown this once."""
+
+    token: str
+    details: Token
+
+
+@router.get("/tokens")
+async def list_tokens(
+    access: Annotated[Access, requires(Permission.MANAGE_TOKENS, anywhere=True)],
+) -> list[Token]:
+    """List the tokens of the owners whose tokens the caller manages, revoked ones last."""
+    within = access.within(Permission.MANAGE_TOKENS)
+    return list(await sign_in.list_tokens(access.connection, within=within))
+
+
+@router.post("/tokens", status_code=HTTPStatus.CREATED)
+async def create_token(
+    access: Annotated[Access, requires(Permission.MANAGE_TOKENS, anywhere=True)], body: NewToken
+) -> CreatedToken:
+    """Create a token with at most the caller's permissions; its text is in this answer alone."""
+    if body.team is not None and body.organization is None:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a team needs its organization")
+    if body.team is not None and body.role not in OF_TEAMS:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{body.role.value} is no role of a team")
+    if body.organization is not None:
+        await find_owner(access, body.organization, body.team)
+    grant = Grant(
+        body.role,
+        access.organization_id,
+        access.team_id,
+        None if body.scopes is None else frozenset(body.scopes),
+    )
+    access.check(Permission.MANAGE_TOKENS)
+    for permission in Permission:
+        if grant.has(permission):
+            access.check(permission)
+    key = generate(secrets.token_bytes)
+    days = body.expires_in_days
+    created = await sign_in.create_token(
+        access.connection,
+        key,
+        name=body.name,
+        grant=grant,
+        created_by=access.person,
+        life=None if days is None else timedelta(days=days),
+    )
+    access.shows_secret = True
+    return CreatedToken(token=sign_in.reveal_token(key), details=created)
+
+
+@router.post("/tokens/{token_id}/revoke")
+async def revoke_token(
+    access: Annotated[Access, requires(Permission.MANAGE_TOKENS, anywhere=True)], token_id: str
+) -> Token:
+    """Revoke a token for good, at once; repeat it as you like."""
+    within = access.within(Permission.MANAGE_TOKENS)
+    if all(
+        one.id != token_id for one in await sign_in.list_tokens(access.connection, within=within)
+    ):
+        raise not_found("token")
+    return await sign_in.revoke_token(access.connection, token_id)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+
+from tests.support.admin_api import API, session_client
+from tests.support.postgres import Database
+from tests.support.reporting_worker import reporting_worker
+
+FILES = {
+    "policies.yaml": "kind: Policy\nname: strict\nguardrails: [{name: a, type: pii}]\n",
+    "owners.yaml": "kind: Organization\nname: initech\npolicy: strict\n",
+}
+
+
+async def test_files_are_planned_applied_and_exported(app: FastAPI) -> None:
+    """A second plan has no change; what is exported is what was applied."""
+    admin = await session_client(app, "admin")
+
+    plan = (await admin.post(f"{API}/installation/plan", json={"files": FILES})).json()
+    applied = await admin.post(
+        f"{API}/installation/apply",
+        json={"files": FILES, "digest": plan["digest"], "note": "files"},
+    )
+    again = (await admin.post(f"{API}/installation/plan", json={"files": FILES})).json()
+    exported = (await admin.get(f"{API}/installation")).json()
+
+    assert [(one["action"], one["kind"]) for one in plan["changes"]] == [
+        ("create", "Policy"),
+        ("create", "Organization"),
+    ]
+    assert applied.status_code == 200
+    assert (again["is_drift"], again["unchanged"]) == (False, 2)
+    assert "policy: strict" in exported["files"]["organizations/initech.yaml"]
+
+
+async def test_of_two_who_apply_at_once_one_gets_the_new_plan_to_look_at(
+    app: FastAPI,
+) -> None:
+    """Both have seen the same plan; the second changes nothing."""
+    alice, bob = [await session_client(app, "admin", person=name) for name in ("alice", "bob")]
+    plan = (await alice.post(f"{API}/installation/plan", json={"files": FILES})).json()
+    body = {"files": FILES, "digest": plan["digest"]}
+
+    first, second = await asyncio.gather(
+        *(one.post(f"{API}/installation/apply", json=body) for one in (alice, bob))
+    )
+
+    assert sorted((first.status_code, second.status_code)) in ([200, 409], [200, 412])
+
+
+async def test_files_with_faults_change_nothing(app: FastAPI) -> None:
+    """Each fault has its file."""
+    admin, operator = await session_client(app, "admin"), await session_client(app, "operator")
+    bad = {"a.yaml": "kind: Team\nname: nobody/none\n", "b.yaml": "kind: Dance\n"}
+
+    refused = await admin.post(f"{API}/installation/apply", json={"files": bad})
+    forbidden = await operator.post(f"{API}/installation/apply", json={"files": FILES})
+
+    assert refused.status_code == 422
+    assert {one["in"] for one in refused.json()["errors"]} <= {"a.yaml", "b.yaml"}
+    assert forbidden.status_code == 403
+
+
+async def test_a_new_policy_reaches_the_workers_before_it_is_bound(
+    app: FastAPI, database: Database
+) -> None:
+    """A key bound to a policy that a worker has not compiled would be refused."""
+    admin = await session_client(app, "admin")
+    async with reporting_worker(database) as worker, asyncio.TaskGroup() as group:
+        applying = group.create_task(
+            admin.post(f"{API}/installation/apply", json={"files": FILES})
+        )
+        async with app.state.pool.acquire() as connection:
+            while not await connection.fetchval("SELECT count(*) FROM policies"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            bound_early = await connection.fetchval(
+                "SELECT count(*) FROM organizations WHERE policy_name IS NOT NULL"
+            )
+        worker.policies_loaded({"strict": 1})
+
+    assert bound_early == 0
+    assert applying.result().status_code == 200

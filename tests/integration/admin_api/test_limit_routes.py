@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tests.support.admin_api import API, session_client
+
+TEAM = f"{API}/organizations/acme/teams/search"
+
+
+async def test_limits_are_replaced_as_a_whole_and_shown_with_their_state(app: FastAPI) -> None:
+    """In the words of the command line; without Valkey the state says so."""
+    operator = await session_client(app, "operator:acme")
+    words = {"limits": [{"limit": "requests/minute=600"}, {"limit": "cost/month=250"}]}
+
+    written = await operator.put(f"{TEAM}/limits", json=words)
+    shown = await operator.get(f"{TEAM}/limits")
+    state = (await operator.get(f"{API}/keys/AAAAAAAAAAA1/limits/state")).json()
+    listed = (await operator.get(f"{API}/limits")).json()
+    budgets = (await operator.get(f"{API}/budgets", params={"organization": "acme"})).json()
+    stale = await operator.put(
+        f"{TEAM}/limits", json={"limits": []}, headers={"if-match": '"other"'}
+    )
+    removed = await operator.put(
+        f"{TEAM}/limits", json={"limits": []}, headers={"if-match": shown.headers["etag"]}
+    )
+
+    assert [one["limit"] for one in written.json()["limits"]] == [
+        "requests/minute=600",
+        "cost/month=250",
+    ]
+    assert shown.headers["etag"] == written.headers["etag"]
+    assert {one["owner"] for one in state["limits"]} == {"acme/search"}
+    assert "EGRET_VALKEY__URL" in state["away"]
+    assert [one["measure"] for one in listed] == ["requests", "cost"]
+    assert [(one["amount_usd"], one["spent_usd"]) for one in budgets] == [
+        ("250.000000", "0.000000")
+    ]
+    assert (stale.status_code, removed.json()) == (412, {"limits": []})
+
+
+async def test_an_organization_cannot_raise_its_own_budget(app: FastAPI) -> None:
+    """Neither may a team lead raise that of a key."""
+    words = {"limits": [{"limit": "cost/month=9999"}]}
+    admin, lead = [
+        await session_client(app, grant) for grant in ("admin:acme", "team_lead:acme/search")
+    ]
+
+    answers = [
+        await admin.put(f"{API}/organizations/acme/limits", json=words),
+        await lead.put(f"{API}/keys/AAAAAAAAAAA1/limits", json=words),
+        await lead.put(f"{TEAM}/limits", json=words),
+    ]
+
+    assert [one.status_code for one in answers] == [403] * 3
+
+
+async def test_words_that_are_no_limit_are_faults_of_the_request(app: FastAPI) -> None:
+    """With the part that is wrong."""
+    operator = await session_client(app, "operator")
+
+    answers = [
+        await operator.put(f"{TEAM}/limits", json={"limits": [{"limit": words, **more}]})
+        for words, more in (
+            ("requests", {}),
+            ("dances/minute=1", {}),
+            ("requests/month=1", {}),
+            ("requests/minute=-1", {}),
+            ("requests/minute=1e99999999", {}),
+            ("requests/day=1", {"time_zone": "../../etc"}),
+        )
+    ]
+
+    assert {one.status_code for one in answers} <= {409, 422}
+    assert "dances" in answers[1].json()["detail"]

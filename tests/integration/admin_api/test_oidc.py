@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from joserfc import jwt
+from joserfc.jwk import KeySet, RSAKey
+
+from sidecar.admin_api.oidc import _verified
+from sidecar.admin_api.problems import Problem
+from sidecar.settings.administration import AdminSettings
+from tests.integration.admin_api.conftest import OWNERS
+from tests.support.admin_api import API, admin_settings, client_of, running_app
+from tests.support.postgres import Database
+
+with warnings.catch_warnings(record=True):
+    # The provider of the tests still imports authlib.jose, which insists on its warning.
+    import oidc_provider_mock
+
+# And its own use of authlib, within its thread.
+pytestmark = pytest.mark.filterwarnings("ignore:get_jwt_config:DeprecationWarning")
+
+ROLES = {"acme-ops": ["operator:acme"], "all": ["admin"], "gone": ["operator:none"]}
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[str]:
+    """A provider with three people."""
+    users = [
+        oidc_provider_mock.User(sub=name, claims={"email": f"{name}@example.com", **info})
+        for name, info in (
+            ("alice", {"groups": ["acme-ops", "other"]}),
+            ("mallory", {"groups": ["other"]}),
+            ("gone", {"groups": ["gone"]}),
+        )
+    ]
+    with oidc_provider_mock.run_server_in_thread(user_claims=users) as server:
+        yield f"http://localhost:{server.server_port}"
+
+
+@pytest.fixture
+async def app(database: Database, issuer: str, tmp_path: Path) -> AsyncIterator[FastAPI]:
+    """The application with this provider."""
+    secret = tmp_path / "secret"
+    secret.write_text("the client's\n")
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+    settings = admin_settings(
+        database,
+        oidc_issuer=issuer,
+        oidc_client_id="egret",
+        oidc_client_secret_file=secret,
+        oidc_roles=ROLES,
+        logins_per_minute=1000,
+    )
+    async with running_app(settings) as running:
+        yield running
+
+
+async def answer_of(browser: httpx.AsyncClient, person: str) -> str:
+    """The address to which the provider sends a browser back after the login of *person*."""
+    begun = await browser.get("/login/oidc", params={"next": "/keys"})
+    assert begun.status_code == 303
+    async with httpx.AsyncClient() as provider:
+        done = await provider.post(begun.headers["location"], data={"sub": person})
+    return str(done.headers["location"])
+
+
+async def test_a_person_logs_in_with_the_roles_of_their_claims(app: FastAPI) -> None:
+    """And comes back to the page that they wanted."""
+    browser = client_of(app)
+
+    answer = await answer_of(browser, "alice")
+    entered = await browser.get(answer)
+    me = (await browser.get(f"{API}/me")).json()
+
+    assert (entered.status_code, entered.headers["location"]) == (303, "/keys")
+    assert me["person"] == "alice@example.com"
+    assert [(one["role"], one["organization"]) for one in me["grants"]] == [("operator", "acme")]
+
+
+async def test_a_callback_is_good_once_and_in_the_browser_that_began(app: FastAPI) -> None:
+    """A replayed one, one sent to a victim, and one without a state are refused."""
+    browser = client_of(app)
+    answer = await answer_of(browser, "alice")
+    foreign = await answer_of(client_of(app), "alice")
+
+    first, replayed = [await browser.get(answer) for _ in range(2)]
+    planted = await client_of(app).get(foreign)
+    bare = await browser.get("/login/callback", params={"code": "x"})
+    denied = await browser.get(
+        "/login/callback",
+        params={
+            "error": "access_denied",
+            "state": parse_qs(urlsplit(await answer_of(browser, "alice")).query)["state"][0],
+        },
+    )
+
+    codes = [one.status_code for one in (first, replayed, planted, bare, denied)]
+    assert codes == [303, 400, 400, 400, 400]
+
+
+@pytest.mark.parametrize("person", ["mallory", "gone"])
+async def test_a_person_without_a_role_gets_no_session(app: FastAPI, person: str) -> None:
+    """Also one whose role is for an organization that is gone."""
+    browser = client_of(app)
+
+    refused = await browser.get(await answer_of(browser, person))
+
+    assert refused.status_code == 403
+    assert (await browser.get(f"{API}/me")).status_code == 401
+
+
+async def test_without_the_provider_there_is_a_problem_to_try_again(database: Database) -> None:
+    """The one-time link still works."""
+    settings = admin_settings(
+        database, oidc_issuer="http://localhost:1", oidc_client_id="egret", oidc_roles=ROLES
+    )
+    async with running_app(settings) as app:
+        answer = await client_of(app).get("/login/oidc")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+KEY = RSAKey.generate_key(2048, {"kid": "1", "alg": "RS256", "use": "sig"})
+SETTINGS = AdminSettings(oidc_issuer="https://id.example.com", oidc_client_id="egret")
+
+
+def id_token(**changes: Any) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": "https://id.example.com",
+        "aud": "egret",
+        "sub": "alice",
+        "iat": now,
+        "exp": now + 60,
+        "nonce": "n",
+    } | changes
+    return jwt.encode({"alg": "RS256", "kid": "1"}, claims, KEY)
+
+
+def verified(token: str) -> dict[str, Any]:
+    keys = KeySet([KEY]).as_dict(private=False)
+    return _verified(token, keys, SETTINGS, nonce="n")
+
+
+def test_clocks_may_differ_by_two_minutes() -> None:
+    """Either way."""
+    now = int(time.time())
+
+    assert verified(id_token(exp=now - 100))["sub"] == "alice"
+    assert verified(id_token(iat=now + 100, exp=now + 200))["sub"] == "alice"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": "https://evil.example.com"},
+        {"aud": "another"},
+        {"aud": ["egret", "another"], "azp": "another"},
+        {"nonce": "another"},
+        {"nonce": None},
+        {"exp": 1},
+        {"iat": int(time.time()) + 3600},
+        {"sub": 7},
+    ],
+)
+def test_an_id_token_for_another_or_from_another_is_refused(changes: dict[str, Any]) -> None:
+    """Each claim alone is enough."""
+    with pytest.raises(Problem):
+        verified(id_token(**changes))
+
+
+def test_an_id_token_without_a_signature_of_the_providers_is_refused() -> None:
+    """None at all, another key's, and one made with the public key as a secret."""
+    other = RSAKey.generate_key(2048, {"kid": "1"})
+    claims = jwt.decode(id_token(), KEY).claims
+    header, body, _ = id_token().split(".")
+
+    for token in (
+        f"{header}.{body}.",
+        f"eyJhbGciOiJub25lIn0.{body}.",
+        jwt.encode({"alg": "RS256", "kid": "1"}, claims, other),
+        "",
+        "None",
+    ):
+        with pytest.raises(Problem):
+            verified(token)

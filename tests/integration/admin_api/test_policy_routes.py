@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tests.support.admin_api import API, session_client
+
+POLICY = "name: strict\nguardrails:\n  - {name: cards, type: pii, mode: shadow}\n"
+STRICTER = POLICY + "  - {name: keys, type: secrets}\n"
+SECRET = """
+name: asks
+guardrails:
+  - name: remote
+    type: webhook
+    url: https://guard.example.com/check
+    headers: {authorization: "Bearer top-secret"}
+"""
+
+
+async def test_a_policy_goes_through_its_life(app: FastAPI) -> None:
+    """Plan, apply, promote, change, compare, bring back; each version with its author."""
+    admin = await session_client(app, "admin")
+
+    planned = (await admin.post(f"{API}/policies/plan", json={"documents": POLICY})).json()
+    none_yet = await admin.get(f"{API}/policies/strict")
+    applied = (
+        await admin.post(f"{API}/policies/apply", json={"documents": POLICY, "note": "begin"})
+    ).json()
+    promoted = await admin.put(
+        f"{API}/policies/strict/guardrails/cards/mode", json={"mode": "enforce"}
+    )
+    await admin.post(f"{API}/policies/apply", json={"documents": STRICTER})
+    diff = await admin.get(f"{API}/policies/strict/diff", params={"from": 1})
+    back = await admin.post(f"{API}/policies/strict/rollback", json={"to": 1})
+    versions = (await admin.get(f"{API}/policies/strict/versions")).json()
+    listed = (await admin.get(f"{API}/policies")).json()
+
+    assert (planned[0]["change"], planned[0]["to_version"]) == ("create", 1)
+    assert none_yet.status_code == 404
+    assert applied == planned
+    assert promoted.json()[0]["to_version"] == 2
+    assert "+- name: keys" in diff.json()["diff"]
+    assert back.json()[0]["to_version"] == 4
+    assert [(one["version"], one["author"], one["note"]) for one in versions] == [
+        (4, "alice@example.com", "rollback to version 1"),
+        (3, "alice@example.com", None),
+        (2, "alice@example.com", "promote cards"),
+        (1, "alice@example.com", "begin"),
+    ]
+    assert [(one["name"], one["version"]) for one in listed] == [("strict", 4)]
+
+
+async def test_a_policy_is_not_applied_over_a_version_that_its_author_has_not_seen(
+    app: FastAPI,
+) -> None:
+    """The entity tag is the version's."""
+    admin = await session_client(app, "admin")
+    await admin.post(f"{API}/policies/apply", json={"documents": POLICY})
+    tag = (await admin.get(f"{API}/policies/strict")).headers["etag"]
+
+    codes = [
+        (
+            await admin.post(
+                f"{API}/policies/apply", json={"documents": text}, headers={"if-match": tag}
+            )
+        ).status_code
+        for text in (STRICTER, POLICY)
+    ]
+
+    assert codes == [200, 412]
+
+
+async def test_a_policy_with_a_fault_changes_nothing_and_has_its_place(app: FastAPI) -> None:
+    """Line and column; also for an expression, which is compiled apart."""
+    admin = await session_client(app, "admin")
+    pattern = "name: p\nguardrails: [{name: a, type: denied_patterns, patterns: [{regex: '('}]}]\n"
+
+    answers = [
+        await admin.post(f"{API}/policies/apply", json={"documents": text})
+        for text in ("name: [", "name: a\nguardrails: [{name: x, type: dance}]", pattern, "")
+    ]
+
+    assert [one.status_code for one in answers] == [422] * 4
+    assert answers[1].json()["errors"][0]["in"].startswith("line 2")
+    assert (await admin.get(f"{API}/policies")).json() == []
+
+
+async def test_values_of_headers_are_masked_and_a_mask_is_not_taken_for_a_value(
+    app: FastAPI,
+) -> None:
+    """The text that is shown cannot be applied: a credential would become `***`."""
+    admin = await session_client(app, "admin")
+    await admin.post(f"{API}/policies/apply", json={"documents": SECRET})
+
+    shown = await admin.get(f"{API}/policies/asks")
+    again = await admin.post(f"{API}/policies/apply", json={"documents": shown.json()["document"]})
+
+    assert "top-secret" not in shown.text
+    assert again.status_code == 422
+    assert "is not shown" in again.json()["errors"][0]["fault"]
+
+
+async def test_a_text_is_tried_by_a_stored_policy_or_by_one_that_is_sent(app: FastAPI) -> None:
+    """A viewer may try the former; the text itself is in no answer."""
+    admin, viewer = await session_client(app, "admin"), await session_client(app, "viewer")
+    text = {"text": "write to bob@example.com"}
+
+    built_in = await viewer.post(f"{API}/policies/try", json={"policy": "default", **text})
+    sent = await admin.post(f"{API}/policies/try", json={"document": POLICY, **text})
+    refused = await viewer.post(f"{API}/policies/try", json={"document": POLICY, **text})
+    neither = await admin.post(f"{API}/policies/try", json=text)
+
+    assert built_in.status_code == 200
+    found = sent.json()["guardrails"][0]["findings"]
+    assert [(one["type"], one["start"], one["end"]) for one in found] == [("EMAIL", 9, 24)]
+    assert "bob@" not in sent.text
+    assert (refused.status_code, neither.status_code) == (403, 422)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tests.support.admin_api import API, session_client, token_client
+from tests.support.postgres import Database
+from tests.support.reporting_worker import reporting_worker
+
+USAGE = """
+INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, operation, provider,
+    request_model, status, decision, latency_ms, input_tokens, output_tokens)
+VALUES
+    (now(), 'r1', 'AAAAAAAAAAA1', 'team_1', 'org_1', 'chat', 'openai', '=cmd|calc', 200, 'allow',
+     8, 10, 5),
+    (now(), 'r2', 'AAAAAAAAAAA2', 'team_2', 'org_2', 'chat', 'openai', 'gpt-4', 200, 'allow',
+     8, 20, 5)
+"""
+
+
+async def test_usage_is_that_of_the_callers_owners(app: FastAPI) -> None:
+    """By team and model, over time, and as CSV in which no name is a formula."""
+    async with app.state.pool.acquire() as connection:
+        await connection.execute("SELECT egret_prepare_usage(1)")
+        await connection.execute(USAGE)
+    admin, viewer = await session_client(app, "admin"), await session_client(app, "viewer:acme")
+
+    every = (await admin.get(f"{API}/usage")).json()
+    own = (await viewer.get(f"{API}/usage")).json()
+    of_team = (await viewer.get(f"{API}/usage", params={"team": "acme/search"})).json()
+    other = await viewer.get(f"{API}/usage", params={"organization": "globex"})
+    points = (await viewer.get(f"{API}/usage/points", params={"unit": "hour"})).json()
+    table = await viewer.get(f"{API}/usage.csv", params={"by": "model"})
+
+    assert {one["name"] for one in every} == {"acme/search", "globex/search"}
+    assert [one["name"] for one in own] == ["acme/search"]
+    assert of_team == own
+    assert other.status_code == 404
+    assert [one["tokens"] for one in points] == [15]
+    assert table.headers["content-type"] == "text/csv; charset=utf-8"
+    assert table.text.splitlines()[1].startswith("'=cmd|calc,1,")
+
+
+async def test_times_that_are_no_period_are_refused(app: FastAPI) -> None:
+    """And so are hours of a year."""
+    admin = await session_client(app, "admin")
+    since = {"since": "2026-01-01T00:00:00Z"}
+
+    answers = [
+        await admin.get(f"{API}/usage", params={**since, "until": "2025-01-01T00:00:00Z"}),
+        await admin.get(
+            f"{API}/usage/points",
+            params={**since, "until": "2026-12-01T00:00:00Z", "unit": "hour"},
+        ),
+    ]
+
+    assert [one.status_code for one in answers] == [422, 422]
+
+
+async def test_the_audit_log_of_an_organization_has_no_entry_of_another(app: FastAPI) -> None:
+    """Entries of owners, keys and tokens, deleted ones too, page by page."""
+    admin = await session_client(app, "admin")
+    for organization in ("acme", "globex"):
+        url = f"{API}/organizations/{organization}/teams"
+        await admin.post(url, json={"name": "maps"})
+        await admin.patch(f"{url}/search", json={"enabled": False})
+        await admin.delete(f"{url}/maps")
+        await token_client(app, f"viewer:{organization}")
+        await admin.post(f"{API}/keys/AAAAAAAAAAA{1 + (organization == 'globex')}/revoke")
+    operator = await session_client(app, "operator:acme")
+
+    seen: list[dict[str, object]] = []
+    after: dict[str, str] = {}
+    while True:
+        page = (await operator.get(f"{API}/audit", params={"limit": 4, **after})).json()
+        seen += page["items"]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    of_other = (await operator.get(f"{API}/audit", params={"object_id": "AAAAAAAAAAA2"})).json()
+    findings = await operator.get(f"{API}/findings")
+
+    changes = [(one["object_type"], one["action"]) for one in reversed(seen)]
+    assert changes[-5:] == [
+        ("teams", "insert"),
+        ("teams", "update"),
+        ("teams", "delete"),
+        ("admin_tokens", "insert"),
+        ("api_keys", "update"),
+    ]
+    assert len(changes) == len({one["id"] for one in seen}) == 5 + 1 + 2 + 2
+    assert of_other["items"] == []
+    assert findings.status_code == 403
+
+
+async def test_workers_are_listed_with_what_they_serve(app: FastAPI, database: Database) -> None:
+    """For those who may view the installation."""
+    viewer = await session_client(app, "viewer")
+    async with reporting_worker(database) as worker:
+        await worker.report()
+        workers = (await viewer.get(f"{API}/workers")).json()
+
+    assert [(one["host"], one["is_live"]) for one in workers] == [("here", True)]

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from sidecar.admin_api.roles import Permission
+from tests.support.admin_api import API, client_of, session_client, token_client
+
+
+async def test_a_token_is_shown_once_works_and_is_revoked(app: FastAPI) -> None:
+    """Listed with its creator and last use."""
+    admin = await session_client(app, "admin:acme")
+
+    made = await admin.post(
+        f"{API}/tokens", json={"name": "ci", "role": "operator", "organization": "acme"}
+    )
+    bot = client_of(app, authorization=f"Bearer {made.json()['token']}")
+    works = await bot.get(f"{API}/me")
+    listed = await admin.get(f"{API}/tokens")
+    revoked = await admin.post(f"{API}/tokens/{made.json()['details']['id']}/revoke")
+    ended = await bot.get(f"{API}/me")
+
+    assert made.status_code == 201
+    assert works.json()["person"] == "token ci"
+    assert made.json()["token"] not in listed.text
+    assert listed.json()[0]["created_by"] == "alice@example.com"
+    assert listed.json()[0]["last_used_at"] is not None
+    assert revoked.json()["revoked_at"] is not None
+    assert ended.status_code == 401
+
+
+async def test_no_token_has_a_permission_that_its_creator_lacks(app: FastAPI) -> None:
+    """Of another organization, of the installation, or beyond the scopes of its own token."""
+    admin = await session_client(app, "admin:acme")
+    bot = await token_client(app, "admin:acme", scopes=[Permission.MANAGE_TOKENS, Permission.VIEW])
+
+    refused = [
+        await admin.post(f"{API}/tokens", json={"name": "a", "role": "viewer"}),
+        await admin.post(
+            f"{API}/tokens", json={"name": "a", "role": "viewer", "organization": "globex"}
+        ),
+        await bot.post(
+            f"{API}/tokens", json={"name": "a", "role": "admin", "organization": "acme"}
+        ),
+    ]
+    made = await bot.post(
+        f"{API}/tokens",
+        json={"name": "a", "role": "admin", "organization": "acme", "scopes": ["view"]},
+    )
+
+    assert [one.status_code for one in refused] == [403, 404, 403]
+    assert made.status_code == 201
+
+
+async def test_tokens_of_others_are_not_there(app: FastAPI) -> None:
+    """Neither in the list nor to revoke."""
+    admin = await session_client(app, "admin:acme")
+    await token_client(app, "viewer:globex")
+    async with app.state.pool.acquire() as connection:
+        token_id = await connection.fetchval("SELECT id FROM admin_tokens")
+
+    listed = await admin.get(f"{API}/tokens")
+    revoked = await admin.post(f"{API}/tokens/{token_id}/revoke")
+
+    assert (listed.json(), revoked.status_code) == ([], 404)
