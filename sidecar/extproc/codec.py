@@ -421,13 +421,18 @@ def _mutate(
         option.header.raw_value = value
 
 
-def metadata_fields(pairs: Iterable[tuple[str, str | float]]) -> MetadataFields:
-    """Encode names and values as fields of a `Struct`; such fields may be joined."""
+def metadata_fields(pairs: Iterable[tuple[str, str | float | bytes]]) -> MetadataFields:
+    """Encode names and values as fields of a `Struct`; such fields may be joined.
+
+    Bytes are the encoded fields of a struct within.
+    """
     fields: list[bytes] = []
     for name, value in pairs:
         if isinstance(value, str):
             text = value.encode()
             fields += (_before(name, len(text)), text)
+        elif isinstance(value, bytes):
+            fields += (_around((_STRUCT, _entry(name), b"\x0a"), len(value)), value)
         else:
             fields += (_before(name, None), _DOUBLE.pack(value))
     return b"".join(fields)
@@ -436,11 +441,20 @@ def metadata_fields(pairs: Iterable[tuple[str, str | float]]) -> MetadataFields:
 _DOUBLE: Final = struct.Struct("<d")
 
 
+_STRUCT: Final = b"\x2a"
+"""The tag of `Value.struct_value`."""
+
+
+def _entry(name: str) -> bytes:
+    """Return the key of an entry of `Struct.fields`, and the tag of its value."""
+    key = name.encode()
+    return b"\x0a" + bytes((len(key),)) + key + b"\x12"
+
+
 @lru_cache(maxsize=4096)
 def _before(name: str, length: int | None) -> bytes:
     """Return the start of an entry of `Struct.fields`: a text of *length* bytes, or a number."""
-    key = name.encode()
-    entry = b"\x0a" + bytes((len(key),)) + key + b"\x12"
+    entry = _entry(name)
     if length is None:
         entry += b"\x09\x11"
         return b"\x0a" + bytes((len(entry) + _DOUBLE.size,)) + entry

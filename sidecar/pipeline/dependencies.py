@@ -99,6 +99,7 @@ class Worker:
     max_body_bytes: int
     route_by_model: RouteByModel = RouteByModel.OFF
     default_output_tokens: int = 1_024
+    limits_in_metadata: bool = False
     redaction_key: bytes | None = field(default=None, repr=False)
     contact: str = ""
     messages: MessageTable | None = None

@@ -17,7 +17,7 @@ from typing import Final
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName, Headers, MetadataFields, Refusal
-from sidecar.domain.limits import Limit, LimitStatus, Measure
+from sidecar.domain.limits import MICROS, Limit, LimitStatus, Measure, Window
 from sidecar.domain.metadata import MetadataKey, reserved_text
 from sidecar.domain.subject import Dialect
 from sidecar.extproc.codec import metadata_fields
@@ -164,6 +164,48 @@ def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str],
         return ()
     return tuple([*headers, _LOCAL] if allowance.is_local else headers)
 
+
+def limit_metadata(
+    record: RequestRecord, clocks: Clocks, *, has_headers: bool, has_limits: bool
+) -> MetadataFields:
+    """Return the state of limits as metadata: headers for the client, structs for Envoy's limits.
+
+    `limit_<measure>` has the fields `requests_per_unit` and `unit`, as Envoy's rate limits read an
+    override, where Envoy has that unit, and `remaining` and `reset_seconds`. Of several limits on
+    one measure it is the one with least left. Money is in US dollars.
+    """
+    pairs: list[tuple[str, str | float | bytes]] = []
+    if has_headers:
+        pairs += limit_pairs(record, clocks)
+    if has_limits:
+        tightest: dict[str, LimitStatus] = {}
+        for one in record.allowance.standings:
+            name = f"limit_{one.limit.measure.value}"
+            if name not in tightest or one.remaining < tightest[name].remaining:
+                tightest[name] = one
+        pairs += [(name, metadata_fields(_limit_state(one))) for name, one in tightest.items()]
+    return metadata_fields(pairs)
+
+
+def _limit_state(standing: LimitStatus) -> list[tuple[str, str | float]]:
+    limit = standing.limit
+    if limit.measure is Measure.COST:
+        dollars = (("amount", limit.amount), ("remaining", standing.remaining))
+        state: list[tuple[str, str | float]] = [(name, one / MICROS) for name, one in dollars]
+    else:
+        state = [("remaining", float(standing.remaining))]
+        if (unit := _ENVOY_UNITS.get(limit.window)) is not None:
+            state += [("requests_per_unit", float(limit.amount)), ("unit", unit)]
+    return [*state, ("reset_seconds", standing.reset_seconds)]
+
+
+_ENVOY_UNITS: Final = {
+    Window.SECOND: "SECOND",
+    Window.MINUTE: "MINUTE",
+    Window.DAY: "DAY",
+    Window.MONTH: "MONTH",
+}
+"""Names of `envoy.type.v3.RateLimitUnit`."""
 
 _OURS: Final = re.compile(r"(?:x-ratelimit|anthropic-ratelimit|x-egret)-[a-z0-9-]+")
 """As Envoy's `mutation_rules` allow: to remove another name would fail the answer."""

@@ -24,7 +24,6 @@ from sidecar.domain.http import HeaderFields, HeaderName, Headers, Refusal
 from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.domain.usage import DecisionKind
-from sidecar.extproc.codec import metadata_fields
 from sidecar.extproc.phases import Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
 from sidecar.extproc.stream import (
@@ -71,7 +70,7 @@ from sidecar.pipeline.metered_answer import (
     reads_answer,
 )
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
-from sidecar.pipeline.reply import limit_pairs, metadata_of, own_headers, refusal_of
+from sidecar.pipeline.reply import limit_metadata, metadata_of, own_headers, refusal_of
 from sidecar.redaction.redact import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
 
@@ -290,8 +289,13 @@ async def judge_request(
             named = route.model
         added += naming_model(named)
     metadata = metadata_of(record, now=worker.clocks.monotonic())
-    if worker.timing is not Timing.MUTATION and record.allowance is not NO_ALLOWANCE:
-        metadata += metadata_fields(limit_pairs(record, worker.clocks))
+    if record.allowance is not NO_ALLOWANCE:
+        metadata += limit_metadata(
+            record,
+            worker.clocks,
+            has_headers=worker.timing is not Timing.MUTATION,
+            has_limits=worker.limits_in_metadata,
+        )
     protocol.forward(
         removed=removed,
         added=added,

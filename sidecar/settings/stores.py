@@ -165,3 +165,5 @@ class LimitSettings(Section):
     fleet. 0: those of this process."""
     default_output_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1_024
     """Output tokens reserved for a request that sets no bound itself."""
+    in_metadata: bool = False
+    """Whether requests carry the state of their limits as dynamic metadata, for Envoy's limits."""

@@ -255,6 +255,7 @@ async def _build_worker(
         max_body_bytes=exchange.max_body_bytes,
         route_by_model=exchange.route_by_model,
         default_output_tokens=settings.limits.default_output_tokens,
+        limits_in_metadata=settings.limits.in_metadata,
         contact=exchange.contact,
         messages=messages,
         own_ends=stores.usage.own_ends,

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf import json_format, struct_pb2
 
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
 from sidecar.domain.subject import Dialect
-from sidecar.pipeline.reply import foreign_headers, limit_headers
+from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
+from sidecar.pipeline.reply import foreign_headers, limit_headers, limit_metadata
 
 NOW = 1_800_000_000.0
+CLOCKS = Clocks(monotonic=lambda: 0.0, wall=lambda: NOW)
 
 
 def standing(
@@ -129,3 +132,30 @@ def test_what_a_provider_says_in_our_place_is_to_go() -> None:
         "anthropic-ratelimit-unified-5h-reset",
         "x-egret-budget",
     )
+
+
+def test_limits_are_metadata_as_envoys_rate_limits_read_an_override() -> None:
+    """Of several limits on one measure the one with least left; money in dollars."""
+    week = Limit(
+        id="w", level=Level.KEY, measure=Measure.OUTPUT_TOKENS, window=Window.WEEK, amount=9
+    )
+    standings = (
+        standing(Measure.TOKENS, amount=600, remaining=500),
+        standing(Measure.TOKENS, amount=60, remaining=2, reset_seconds=61.5),
+        standing(Measure.COST, amount=2_500_000, remaining=500_000),
+        LimitStatus(week, 4, 1.0),
+    )
+    record = RequestRecord(
+        clocks=CLOCKS, started_at=0.0, wall_ns=0, allowance=Allowance(standings)
+    )
+    fields = limit_metadata(record, CLOCKS, has_headers=False, has_limits=True)
+    struct = struct_pb2.Struct()
+    struct.MergeFromString(fields)
+
+    assert json_format.MessageToDict(struct) == {
+        "limit_tokens": {
+            "remaining": 2.0, "requests_per_unit": 60.0, "unit": "MINUTE", "reset_seconds": 61.5,
+        },
+        "limit_cost": {"amount": 2.5, "remaining": 0.5, "reset_seconds": 1.0},
+        "limit_output_tokens": {"remaining": 4.0, "reset_seconds": 1.0},
+    }  # fmt: skip
