@@ -34,6 +34,7 @@ from sidecar.admin_api import (
 from sidecar.admin_api.access import SAFE_METHODS, Services
 from sidecar.admin_api.problems import Problem, problem_of
 from sidecar.admin_api.rate_limits import RateLimiter
+from sidecar.alerts.service import AlertService
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import UNAVAILABLE, InvalidDsnError, borrow, open_pool
@@ -129,9 +130,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             ),
         )
         async with asyncio.TaskGroup() as tasks:
-            sweeper = tasks.create_task(_sweep(app.state.services))
+            running = [
+                tasks.create_task(_sweep(app.state.services)),
+                tasks.create_task(AlertService(settings.postgres, settings.alerts).run()),
+            ]
             yield
-            sweeper.cancel()
+            for one in running:
+                one.cancel()
 
 
 async def _sweep(services: Services) -> Never:

@@ -171,6 +171,13 @@ GROUP BY host
 """Every rule but those of budgets, whose periods begin in their own time zones."""
 
 
+CHECK_SECONDS: Final[Mapping[AlertRule, float]] = {
+    AlertRule.BUDGET_THRESHOLD: 60.0,  # a second for some thousand budgets; finds spent ones, too
+    **{rule: entry.seconds for rule, entry in RULES.items()},
+}
+"""The least time between two checks of a rule by one replica."""
+
+
 async def alerts_by_rule(connection: Connection, rule: AlertRule) -> list[Alert]:
     """Return the alerts that one of `RULES` finds now, raised before or not.
 

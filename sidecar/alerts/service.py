@@ -21,7 +21,7 @@ from sidecar.alerts.outbox import (
     mark_failed,
     raise_alerts,
 )
-from sidecar.alerts.rules import RULES, Alert, alerts_by_rule, budget_alerts
+from sidecar.alerts.rules import CHECK_SECONDS, Alert, alerts_by_rule, budget_alerts
 from sidecar.alerts.schedule import retry_delay
 from sidecar.domain.alerting import AlertRule
 from sidecar.settings.stores import PostgresSettings
@@ -58,7 +58,7 @@ class AlertService:
         self._checked_at: dict[AlertRule, float] = {}
 
     async def run(self) -> None:
-        """Check and deliver until cancelled; an outage of the database is waited out."""
+        """Check and deliver until cancelled; every error is logged, and the step tried again."""
         async with asyncio.TaskGroup() as group:
             for step, seconds in (
                 (self.check, self._settings.check_seconds),
@@ -76,7 +76,7 @@ class AlertService:
                             await step(connection)
                         is_failing = False
                         await asyncio.sleep(seconds)
-            except (*UNAVAILABLE, ChangeRefusedError) as error:
+            except Exception as error:  # noqa: BLE001 - none may end it for good, in silence
                 if not is_failing:
                     get_logger().warning(
                         "alerts.interrupted", step=step.__name__, error_type=type_name(error)
@@ -97,10 +97,10 @@ class AlertService:
             ((is_ours, now),) = await connection.fetch(_LOCK)
             if not is_ours:
                 return 0
-            alerts = await self._found(connection, AlertRule.BUDGET_THRESHOLD, now.timestamp())
-            for rule, entry in RULES.items():
+            alerts: list[Alert] = []
+            for rule, seconds in CHECK_SECONDS.items():
                 began = time.monotonic()
-                if began - self._checked_at.get(rule, -entry.seconds) >= entry.seconds:
+                if began - self._checked_at.get(rule, -seconds) >= seconds:
                     alerts += await self._found(connection, rule, now.timestamp())
                     self._checked_at[rule] = began
             routes = await alert_routes(connection)

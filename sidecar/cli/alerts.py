@@ -89,7 +89,7 @@ def send_test(
 ) -> None:
     """Send a test by one route, at once even in quiet hours, and wait until it is delivered.
 
-    It is sent by a running `egret alerts run`, which has the secrets.
+    It is sent by `egret admin` or `egret alerts run`, which have the secrets.
 
     Example: egret alerts test on-call
     """
@@ -112,7 +112,7 @@ def send_test(
         hint = "correct the route or its secret; it is sent again for a day"
         fail(f"the test was not delivered ({error})", hint=hint)
     else:
-        hint = "check that `egret alerts run` runs on this database"
+        hint = "check that `egret admin` or `egret alerts run` runs on this database"
         fail(f"the test was not sent for {wait_seconds} s", hint=hint)
 
 

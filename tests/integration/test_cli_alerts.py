@@ -47,7 +47,7 @@ def test_a_test_that_is_not_sent_says_to_run_the_service(egret: Egret, tmp_path:
     unknown = egret("alerts", "test", "oops")
 
     assert (ran.code, unknown.code) == (1, 1)
-    assert "check that `egret alerts run` runs on this database" in ran.err
+    assert "check that `egret admin` or `egret alerts run` runs on this database" in ran.err
     assert "there is no alert route oops; see `egret alerts list`" in unknown.err
 
 

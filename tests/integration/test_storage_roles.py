@@ -18,7 +18,9 @@ from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.storage.worker_status import WorkerStatus, reported_workers
+from tests.support.alerts import AlertReceiver, leak, route_text, secrets_of, service
 from tests.support.command_line import Egret
+from tests.support.installation import apply_text
 from tests.support.postgres import Database
 
 OWNERS = """
@@ -235,3 +237,29 @@ async def test_a_migrating_role_that_may_not_create_roles_says_so(
     assert (granted, missing) == (True, ["egret_sidecar"])
     assert len(said) == 1
     assert f"roles egret_sidecar are missing and {login} may not create them" in said[0]
+
+
+@pytest.mark.parametrize("group", ["egret_admin", "egret_console"])
+async def test_the_roles_of_administration_raise_and_deliver_alerts(
+    database: Database, group: str, tmp_path: Path
+) -> None:
+    """By the command of its own, or within `egret admin`."""
+    await fill(database)
+    receiver = AlertReceiver()
+    async with logged_in(database, group) as settings, receiver.listening():
+        async with database.server.connect(database.name) as connection:
+            await apply_text(connection, route_text(url=receiver.url))
+            await leak(connection, "strict")
+        alerts = service(settings, secrets_of(tmp_path, "ops"))
+        async with connected(settings) as connection:
+            assert await alerts.check(connection) == 1
+            assert await alerts.deliver(connection) == 1
+
+    assert receiver.alerts() == ["strict secrets user"]
+
+
+@pytest.mark.parametrize("table", ["alert_routes", "alerts", "alert_messages"])
+async def test_a_workers_role_reads_no_alert(database: Database, table: str) -> None:
+    async with logged_in(database, "egret_sidecar") as settings, connected(settings) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"SELECT FROM {table}")
