@@ -21,7 +21,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 GATEWAYS = DEPLOY / "gateways"
 RESOURCES = [path for path in sorted(GATEWAYS.rglob("*.yaml")) if path.parent.name != "envoy"]
 EXAMPLES = [*RESOURCES, GATEWAYS / "envoy" / "standalone.yaml", DEPLOY / "compose" / "envoy.yaml"]
-JUDGED = {"EnvoyExtensionPolicy", "EnvoyFilter"}
+JUDGED = {"EnvoyExtensionPolicy", "EnvoyFilter", "GatewayExtension"}
 
 
 def documents(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from tests.support.engines import ENVOY
 from tests.support.scripted_processor import ScriptedProcessor, Side, scripted_processor
-from tests.support.second_gateway import beside_processor, second_gateway
+from tests.support.second_gateway import Config, beside_processor, second_gateway
 from tests.support.stack import Stack, as_json, chat
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session"), ENVOY]
@@ -95,6 +95,67 @@ async def test_egrets_verdicts_hold_next_to_another_processor(
     assert (key.encode() in seen) is before
     assert (EMAIL.encode() in seen) is (before and mode != "NONE")
     assert (b"[EMAIL_1]" in seen) is (not before and mode != "NONE")
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before-egret", "behind-egret"])
+async def test_envoy_sends_a_snapshot_of_a_body_instead_of_the_one_that_egret_redacted(
+    stack: Stack, *, before: bool
+) -> None:
+    """As Envoy AI Gateway does: it keeps the body in the listener and writes it at the cluster.
+
+    Behind Egret it keeps the redacted one. Before Egret the redaction is lost; blocking holds.
+    """
+    key = stack.facts.key.get_secret_value()
+    kept: list[bytes] = []
+
+    async def keep_and_write(side: Side) -> None:
+        """Keep the body where one is sent; at the cluster, write the one that was kept."""
+        first = await side.read()
+        assert first is not None
+        response = ext.ProcessingResponse()
+        response.request_headers.SetInParent()
+        if first.protocol_config.request_body_mode == modes.ProcessingMode.NONE:
+            common = response.request_headers.response
+            common.status = common.CONTINUE_AND_REPLACE
+            common.body_mutation.body = kept[-1]
+            await side.write(response)
+            return
+        await side.write(response)
+        body = await side.read()
+        assert body is not None
+        kept.append(body.request_body.body)
+        response = ext.ProcessingResponse()
+        response.request_body.SetInParent()
+        await side.write(response)
+
+    with tempfile.TemporaryDirectory(prefix="egret-ai-") as place:
+        socket = Path(place) / "other.sock"
+        async with scripted_processor(socket) as processor:
+            processor.script = keep_and_write
+            in_listener = beside_processor(socket, before=before, request_body_mode="BUFFERED")
+            async with second_gateway(stack, in_listener, at_cluster) as gateway:
+                url = gateway.https_url
+                redacted = await stack.post(chat(f"Write to {EMAIL}."), key=key, url=url)
+                blocked = await stack.post(chat(SECRET), key=key, url=url)
+    (received,) = await stack.received()
+    assert redacted.status == 200
+    assert blocked.openai_error[2] == "content_blocked"
+    assert (EMAIL.encode() in received.body) is before
+    assert (b"[EMAIL_1]" in received.body) is not before
+
+
+def at_cluster(config: Config) -> None:
+    """Call the second processor from each provider's cluster too, for headers only."""
+    settings = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "second"}},
+        "message_timeout": "10s",
+        "processing_mode": {"response_header_mode": "SKIP"},
+    }
+    for cluster in config["static_resources"]["clusters"]:
+        for options in cluster.get("typed_extension_protocol_options", {}).values():
+            if "http_filters" in options:
+                options["http_filters"].insert(0, {"name": "second", "typed_config": settings})
 
 
 @pytest.mark.parametrize("mode", ["STREAMED", DUPLEX])

@@ -204,6 +204,12 @@ def _processor(**modes: str) -> Config:
     }
 
 
+def with_processor_at_provider(config: Config) -> None:
+    """Add a processor of headers to the filters of a provider's cluster."""
+    one = {"name": "second", "typed_config": _processor(request_body_mode="NONE")}
+    _options(_provider(config))["http_filters"].insert(0, one)
+
+
 WASM: Final[Config] = {
     "@type": f"{_FILTERS}.wasm.v3.Wasm",
     "config": {"name": "w", "vm_config": {"runtime": "envoy.wasm.runtime.v8", "code": {"remote": {

@@ -40,7 +40,7 @@ from egret_tools.envoy_lint.rules import (
     TOO_NEW,
     UNKNOWN_EXTENSION,
 )
-from egret_tools.envoy_lint.rules.gateways import EXTENSION_POLICY
+from egret_tools.envoy_lint.rules.gateways import READ
 from egret_tools.envoy_lint.rules.versions import OUTDATED
 from egret_tools.envoy_lint.schema import (
     BOOTSTRAP,
@@ -192,7 +192,7 @@ class _Pass:
             case "List":
                 for one in resource.at("items"):
                     yield from self._resource(one)
-            case _ if kind != EXTENSION_POLICY:
+            case _ if kind not in READ:
                 yield _unread(unread_resource(resource))
             case _:
                 pass

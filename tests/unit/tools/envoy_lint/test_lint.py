@@ -317,7 +317,52 @@ def test_each_of_several_ext_proc_filters_is_checked() -> None:
 # Gateways.
 
 
-@pytest.mark.parametrize("text", [POLICY, ENVOY_FILTER], ids=["policy", "filter"])
+EXTENSION = """\
+apiVersion: gateway.kgateway.dev/v1alpha1
+kind: GatewayExtension
+metadata: {name: egret}
+spec:
+  extProc:
+    grpcService: {backendRef: {name: egret, port: 50051}}
+    failOpen: false
+    messageTimeout: 10s
+    processingMode: {requestBodyMode: FULL_DUPLEX_STREAMED}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "right", "wrong"),
+    [
+        ("EGR609", "failOpen: false", "failOpen: true"),
+        ("EGR609", "    failOpen: false\n", ""),
+        ("EGR610", "messageTimeout: 10s", "messageTimeout: 200ms"),
+        ("EGR610", "    messageTimeout: 10s\n", ""),
+        ("EGR611", "FULL_DUPLEX_STREAMED", "STREAMED"),
+        ("EGR611", "{requestBodyMode: FULL_DUPLEX_STREAMED}", "{requestHeaderMode: SEND}"),
+    ],
+)
+def test_a_mistake_in_an_extension_of_kgateway_breaks_its_rule(
+    rule: str, right: str, wrong: str
+) -> None:
+    """Its defaults fail open, end after 200 ms and send no body."""
+    assert [found for found, _, _ in places(EXTENSION.replace(right, wrong, 1))] == [rule]
+
+
+def test_an_extension_may_have_bodies_asked_for_and_may_be_of_another_kind() -> None:
+    """With an override, or with the mode in a TrafficPolicy; rate limits are none of ours."""
+    asked = EXTENSION.replace(
+        "processingMode: {requestBodyMode: FULL_DUPLEX_STREAMED}",
+        "processingMode: {requestBodyMode: NONE}\n    allowProcessingModeOverride: true",
+    )
+    assert places(asked) == []
+    without = [line for line in EXTENSION.splitlines() if "processingMode" not in line]
+    assert places("\n".join(without)) == []
+    assert places(EXTENSION.partition("spec:")[0] + "spec: {rateLimit: {}}") == []
+
+
+@pytest.mark.parametrize(
+    "text", [POLICY, ENVOY_FILTER, EXTENSION], ids=["policy", "filter", "extension"]
+)
 def test_a_good_resource_breaks_no_rule(text: str) -> None:
     """The examples of the documentation."""
     assert places(text) == []

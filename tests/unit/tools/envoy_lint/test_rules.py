@@ -12,6 +12,7 @@ from tests.support.envoy_mistakes import (
     for_version,
     own_text,
     with_mistake,
+    with_processor_at_provider,
 )
 
 
@@ -63,6 +64,11 @@ def test_a_fault_of_a_version_is_not_found_where_the_version_is_unknown() -> Non
         _, mistake, _ = OLDER_MISTAKES[rule]
         assert mistake is not None
         assert rule not in found(with_mistake(mistake))
+
+
+def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:
+    """Also without a body mode: its answer to the headers may replace the body."""
+    assert found(with_mistake(with_processor_at_provider)) == {"EGR526"}
 
 
 KNOWN_TRAPS: dict[str, tuple[str, ...]] = {

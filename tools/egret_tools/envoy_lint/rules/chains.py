@@ -76,6 +76,12 @@ def _changed_after(config: EnvoyConfig) -> Iterator[Hit]:
             kind = one.at("typed_config").type_name.rpartition(".")[2]
             if kind in _REWRITERS or _body_modes(one)[0] not in {"", "NONE"}:
                 yield Hit(one, one.at("name").text)
+    for cluster in config.providers():
+        for one in cluster.http_filters():
+            # Also without a body mode: an answer to the headers may replace the body.
+            kind = one.type_name.rpartition(".")[2]
+            if one.type_name == EXT_PROC or kind in _REWRITERS:
+                yield Hit(one, f"cluster {cluster.name}")
 
 
 def _duplicate_keys(config: EnvoyConfig) -> Iterator[Hit]:

@@ -1,7 +1,8 @@
-"""Rules on resources that make a gateway ask Egret: EnvoyExtensionPolicy and EnvoyFilter.
+"""Rules on resources that make a gateway ask Egret.
 
-Field names of EnvoyExtensionPolicy are those of Envoy Gateway's api/v1alpha1/ext_proc_types.go;
-those of EnvoyFilter are Istio's networking/v1alpha3.
+Field names of EnvoyExtensionPolicy are those of Envoy Gateway's api/v1alpha1/ext_proc_types.go,
+those of EnvoyFilter Istio's networking/v1alpha3, those of GatewayExtension kgateway's
+api/v1alpha1/ext_proc_types.go.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from egret_tools.envoy_lint.source import Node
 
 EXTENSION_POLICY: Final = "EnvoyExtensionPolicy"
 ENVOY_FILTER: Final = "EnvoyFilter"
+GATEWAY_EXTENSION: Final = "GatewayExtension"
+READ: Final = frozenset({EXTENSION_POLICY, GATEWAY_EXTENSION})
+"""The kinds that rules here read as a whole."""
 
 
 def _ext_procs(resource: Node) -> Iterator[Node]:
@@ -85,6 +89,29 @@ def _unscoped(resource: Node) -> Iterator[Hit]:
         yield Hit(spec)
 
 
+def _extension_fails_open(resource: Node) -> Iterator[Hit]:
+    one = resource.at("spec", "extProc")
+    if one.exists and one.at("failOpen").value is not False:
+        yield Hit(one.at("failOpen"), replacement="false")
+
+
+def _extension_short_timeout(resource: Node) -> Iterator[Hit]:
+    one = resource.at("spec", "extProc")
+    seconds = _go_seconds(one.at("messageTimeout")) or 0.2
+    if one.exists and seconds < MIN_MESSAGE_TIMEOUT_SECONDS:
+        yield Hit(one.at("messageTimeout"), replacement="10s")
+
+
+def _extension_no_gate(resource: Node) -> Iterator[Hit]:
+    """Look at the mode of the extension; one in a TrafficPolicy is not read."""
+    one = resource.at("spec", "extProc")
+    mode = one.at("processingMode", "requestBodyMode")
+    is_asked_for = one.at("allowProcessingModeOverride").is_true and mode.text in {"", "NONE"}
+    if one.at("processingMode").exists and not is_asked_for and mode.text not in _GATES:
+        yield Hit(mode, replacement="FULL_DUPLEX_STREAMED")
+
+
+_GATES: Final = ("BUFFERED", "FULL_DUPLEX_STREAMED")
 _E, _W = Severity.ERROR, Severity.WARNING
 
 RULES: Final = (
@@ -128,5 +155,23 @@ RULES: Final = (
         "EGR608", "filter-unscoped", _E,
         "without a target this reaches every proxy of the mesh",
         "spec.targetRefs or spec.workloadSelector", ENVOY_FILTER, _unscoped,
+    ),
+    ResourceRule(
+        "EGR609", "extension-fails-open", _E,
+        "kgateway's failOpen is true by default: while Egret is down, every request passes "
+        "unchecked and without a key",
+        "failOpen: false", GATEWAY_EXTENSION, _extension_fails_open,
+    ),
+    ResourceRule(
+        "EGR610", "extension-message-timeout", _E,
+        "Envoy answers 504 before Egret's own budgets end; the default is 200 ms",
+        "messageTimeout: 10s", GATEWAY_EXTENSION, _extension_short_timeout,
+    ),
+    ResourceRule(
+        "EGR611", "extension-body-no-gate", _E,
+        "in this mode a body leaves before, or without, a verdict, or Egret can neither receive "
+        "nor request it",
+        "requestBodyMode: FULL_DUPLEX_STREAMED, with both trailer modes SEND",
+        GATEWAY_EXTENSION, _extension_no_gate,
     ),
 )  # fmt: skip
