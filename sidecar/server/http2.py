@@ -182,7 +182,31 @@ class Http2Stream:
         """
         connection, number = self._connection, self.number
         out: list[Bytes] = [_frame(_HEADERS, _END_HEADERS, number, before)] if before else []
-        size, pieces = sum(map(len, body)), iter(body)
+        size = sum(map(len, body))
+        if size and not self.is_reset:
+            if size <= min(MAX_FRAME_BYTES, self.send_window, connection.send_window):
+                self.send_window -= size
+                connection.send_window -= size
+                out += (_HEADER.pack(0, size, _DATA, 0, number), *body)
+            else:
+                out = await self._send_long(out, body, size)
+        if self.is_reset:
+            raise StreamResetError
+        if after:
+            out.append(_frame(_HEADERS, _END_HEADERS | _END_STREAM, number, after))
+            if not self.is_half_closed:
+                # The rest of the request is not wanted (section 8.1).
+                out.append(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR)))
+            connection.forget(self)
+        connection.unanswered.discard(number)
+        connection.send(*out, is_answer=True)
+        if connection.resumed is not None and not after:
+            await connection.resumed.wait()
+
+    async def _send_long(self, out: list[Bytes], body: Sequence[Bytes], size: int) -> list[Bytes]:
+        """Send *out* and *body* as the windows allow; return the frames that are not sent yet."""
+        connection, number = self._connection, self.number
+        pieces = iter(body)
         piece = next(pieces, b"")
         while not self.is_reset and size:
             room = min(size, self.send_window, connection.send_window, FLUSH_BYTES)
@@ -214,18 +238,7 @@ class Http2Stream:
                 out = []
                 if connection.resumed is not None:
                     await connection.resumed.wait()
-        if self.is_reset:
-            raise StreamResetError
-        if after:
-            out.append(_frame(_HEADERS, _END_HEADERS | _END_STREAM, number, after))
-            if not self.is_half_closed:
-                # The rest of the request is not wanted (section 8.1).
-                out.append(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR)))
-            connection.forget(self)
-        connection.unanswered.discard(number)
-        connection.send(*out, is_answer=True)
-        if connection.resumed is not None and not after:
-            await connection.resumed.wait()
+        return out
 
     def feed(self, piece: Bytes, size: int, *, ends: bool) -> None:
         """Take a *piece* of the body, for which the peer has used *size* bytes of its window."""
