@@ -20,6 +20,7 @@ from sidecar import __version__
 from sidecar.admin.installation.objects import InstallationError
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api import (
+    alert_routes,
     idempotency,
     installation_routes,
     key_routes,
@@ -96,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         limit_routes,
         policy_routes,
         report_routes,
+        alert_routes,
         installation_routes,
         token_routes,
     ):

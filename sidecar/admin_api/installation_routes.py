@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -29,6 +29,7 @@ from sidecar.admin.installation.plan import (
     InstallationPlan,
     PlannedChange,
     StoredObject,
+    noticed_keys,
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
@@ -45,7 +46,6 @@ router = APIRouter(route_class=AccessRoute, tags=["installation"])
 
 LOCK_SECONDS: Final = 10
 _MAX_FILES: Final = 2_000
-_NOTICED_KEYS: Final = 100
 
 Text = Annotated[str, Field(max_length=4_000_000)]
 FilePath = Annotated[str, Field(min_length=1, max_length=300)]
@@ -165,7 +165,7 @@ async def apply(
     last = rest[0] if rest else first
     if last.changes or last.adopted:
         await _carry_out(access.connection, (wanted, body), last, last)
-    access.changed(keys=_changed_keys(planned.changes), policies=_versions(planned))
+    access.changed(keys=noticed_keys(planned.changes), policies=_versions(planned))
     return _shown(planned)
 
 
@@ -222,12 +222,6 @@ async def _carry_out(
 
 def _versions(planned: InstallationPlan) -> dict[str, int]:
     return {one.name: one.policy.version + 1 for one in planned.changes if one.policy is not None}
-
-
-def _changed_keys(changes: Iterable[PlannedChange]) -> list[str]:
-    others = [one for one in changes if one.kind not in {Kind.POLICY, Kind.PRICE}]
-    names = [one.name for one in others if one.kind is Kind.KEY]
-    return names if len(names) == len(others) <= _NOTICED_KEYS else ["*"]
 
 
 def _digest(planned: InstallationPlan) -> str:

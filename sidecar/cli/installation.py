@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -41,6 +41,7 @@ from sidecar.admin.installation.plan import (
     InstallationPlan,
     PlannedChange,
     StoredObject,
+    noticed_keys,
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
@@ -80,9 +81,6 @@ CHECKED_METRIC: Final = "egret_installation_checked_timestamp_seconds"
 APPLIED_METRIC: Final = "egret_installation_applied_timestamp_seconds"
 _SHOWN_FAULTS: Final = 50
 _SHOWN_ROWS: Final = 500
-_NOTICED_KEYS: Final = 100
-_UNNOTICED: Final = frozenset({Kind.POLICY, Kind.PRICE, Kind.ALERT_ROUTE})
-"""Kinds of which no worker keeps a key's record."""
 _SUFFIXES: Final = frozenset({".yaml", ".yml"})
 _SET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _COLUMNS: Final = ("action", "kind", "name", "field", "before", "after", "why")
@@ -397,15 +395,9 @@ def _carry_out(
                 )
             await carry_out(connection, step, file_set=file_set, note=why, advance=advance)
 
-        on_connection(work, notice=lambda _: _notice(step.changes))
-
-
-def _notice(changes: Iterable[PlannedChange]) -> ChangeNotice:
-    policies = [one.name for one in changes if one.kind is Kind.POLICY]
-    others = [one for one in changes if one.kind not in _UNNOTICED]
-    names = [one.name for one in others if one.kind is Kind.KEY]
-    is_few = len(names) == len(others) <= _NOTICED_KEYS
-    return ChangeNotice(keys=names if is_few else ("*",), policies=policies)
+        policies = [one.name for one in step.changes if one.kind is Kind.POLICY]
+        notice = ChangeNotice(keys=noticed_keys(step.changes), policies=policies)
+        on_connection(work, notice=lambda _: notice)
 
 
 def _show(plan: InstallationPlan, file_set: str) -> None:

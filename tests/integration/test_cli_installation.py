@@ -348,7 +348,7 @@ def test_a_key_that_a_file_names_by_its_place_is_made_once(egret: Egret, tmp_pat
     exported = egret("export").out
 
     assert (without.code, dry.code, missing.code, made.code) == (1, 0, 2, 0)
-    assert "secret: where secrets are is not known" in without.err
+    assert "secret: the key's place was not read" in without.err
     assert "A new key is in ci-key/token." in made.err
     assert again.err == "No changes.\n"
     assert file.read_text(encoding="ascii") == before

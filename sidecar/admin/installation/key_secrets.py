@@ -83,7 +83,7 @@ async def find_keys(wanted: Iterable[WantedObject], store: SecretStore | None) -
     """Read the keys that documents name by a place, and make those that are missing.
 
     Raises:
-        InstallationError: there is no *store*, a place has no key of Egret, or is missing.
+        InstallationError: a place has no key of Egret, or is missing.
         ChangeRefusedError: the store gave no answer.
     """
     objects: list[WantedObject] = []
@@ -91,14 +91,10 @@ async def find_keys(wanted: Iterable[WantedObject], store: SecretStore | None) -
     faults: list[FileFault] = []
     for one in wanted:
         content = one.content
-        if not isinstance(content, KeyDocument) or content.secret is None:
-            objects.append(one)
+        if store is None or not isinstance(content, KeyDocument) or content.secret is None:
+            objects.append(one)  # without a store the plan reports a place as a fault
             continue
         place = content.secret
-        if store is None:
-            hint = "give --secrets kubernetes, or --secrets FOLDER"
-            faults.append(one.fault("secret", "where secrets are is not known", hint=hint))
-            continue
         try:
             text = await store.read(place)
         except MissingSecretError:

@@ -33,6 +33,9 @@ Content = ObjectDocument | PolicyDocument | StoredPolicy
 Key = tuple[Kind, str]
 
 NOT_SHOWN: Final = "(not shown)"
+_NOTICED_KEYS: Final = 100
+_UNCACHED: Final = frozenset({Kind.POLICY, Kind.PRICE, Kind.ALERT_ROUTE})
+"""Kinds that no record of a key depends on."""
 _SECRET_FIELDS: Final = frozenset({"secret_sha256"})
 
 
@@ -141,8 +144,9 @@ def plan_installation(
     """Compare the objects of files with those of the database.
 
     Raises:
-        InstallationError: an object names another that is not there, two keys of a team have one
-            name, a masked value would be stored, or objects depend on one that is to be deleted.
+        InstallationError: an object names another that is not there, the place of a key was not
+            read (`find_keys`), two keys of a team have one name, a masked value would be stored,
+            or objects depend on one that is to be deleted.
     """
     by_key = {(one.kind, one.name): one for one in stored}
     after: dict[Key, Content] = {key: one.content for key, one in by_key.items()}
@@ -153,6 +157,9 @@ def plan_installation(
     for one in wanted:
         old = by_key.get((one.kind, one.name))
         content: Content = one.content
+        if isinstance(content, KeyDocument) and content.secret is not None:
+            hint = "run `egret apply` with --secrets kubernetes, or --secrets FOLDER"
+            faults.append(one.fault("secret", "the key's place was not read", hint=hint))
         if old is not None and (reason := _end_of_key(one, old)):
             content = old.content
             kept.append(f"{one.place}: key {one.name} {reason} and stays as it is")
@@ -203,6 +210,13 @@ def plan_installation(
         left=() if prunes else left,
         unchanged=len(wanted) - sum(one.action is not Action.DELETE for one in changes),
     )
+
+
+def noticed_keys(changes: Iterable[PlannedChange]) -> Sequence[str]:
+    """Return the keys whose cached records are stale after *changes*; `*` for many, or owners."""
+    others = [one for one in changes if one.kind not in _UNCACHED]
+    names = [one.name for one in others if one.kind is Kind.KEY]
+    return names if len(names) == len(others) <= _NOTICED_KEYS else ("*",)
 
 
 def field_values(content: ObjectDocument) -> Mapping[str, Any]:

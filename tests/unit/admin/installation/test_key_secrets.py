@@ -19,6 +19,7 @@ from sidecar.admin.installation.objects import (
     SecretReference,
     parse_files,
 )
+from sidecar.admin.installation.plan import plan_installation
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.keys.credentials import generate, parse
 from tests.support.installation import joined, key
@@ -96,12 +97,15 @@ async def test_a_value_that_is_no_key_is_a_fault_and_is_not_repeated(tmp_path: P
     assert "hunter2" not in fault
 
 
-async def test_a_place_needs_a_store() -> None:
-    (fault,) = await faults(None, text())
+async def test_a_place_that_was_not_read_is_a_fault_of_the_plan() -> None:
+    """So that no key without a digest is stored, whoever plans: the API reads no secrets."""
+    keys = await found(None, text())
+    with pytest.raises(InstallationError) as caught:
+        plan_installation(keys.objects, (), file_set="default", prunes=False)
 
-    assert "a.yaml, " not in fault
-    assert "secret: where secrets are is not known (give --secrets kubernetes" in fault
-    assert (await found(None, key())).new == {}
+    assert "secret: the key's place was not read (run `egret apply` with --secrets" in str(
+        caught.value
+    )
 
 
 async def test_one_key_is_not_two_objects(tmp_path: Path) -> None:
