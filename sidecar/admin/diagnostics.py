@@ -42,10 +42,11 @@ class CheckState(enum.Enum):
 
 
 class Use(enum.Enum):
-    """The purpose of the database's role: a worker, or the command line."""
+    """The purpose of the database's role: a worker, the command line, or `egret admin`."""
 
     WORKER = "worker"
     ADMIN = "admin"
+    CONSOLE = "console"
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +293,17 @@ async def _roles(connection: Connection) -> Checked:
     return ok(check, f"{' and '.join(ROLES)} have their grants")
 
 
+_GROUPS: Final = {
+    Use.WORKER: ("egret_sidecar", "a worker"),
+    Use.ADMIN: ("egret_admin", "an admin"),
+    Use.CONSOLE: ("egret_console", "`egret admin`"),
+}
+
+
 async def _grants(connection: Connection, *, use: Use) -> Checked:
     check = "postgres grants"
     role: str = await connection.fetchval("SELECT current_user")
-    group = {Use.WORKER: "egret_sidecar", Use.ADMIN: "egret_admin"}[use]
+    group, whose = _GROUPS[use]
     lacking = await _lacking(connection, role, wanted=group)
     if lacking:
         return failed(check, f"{role} lacks {_few(lacking)}", hint=f"GRANT {group} TO {role}")
@@ -307,7 +315,6 @@ async def _grants(connection: Connection, *, use: Use) -> Checked:
             f"{role} can write keys, which no worker needs",
             hint="let workers log in as a member of egret_sidecar alone",
         )
-    whose = {Use.WORKER: "a worker", Use.ADMIN: "an admin"}[use]
     return ok(check, f"{role} has the grants that {whose} needs")
 
 

@@ -43,7 +43,8 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
     use: Annotated[
         Use,
         typer.Option(
-            "--for", help="The purpose of the database's role: workers, or this command line."
+            "--for",
+            help="The purpose of the database's role: workers, this command line, `egret admin`.",
         ),
     ] = Use.WORKER,
     through: Annotated[

@@ -28,7 +28,7 @@ from sidecar.admin.keys import (
     switch_key,
 )
 from sidecar.admin.limits import Owner
-from sidecar.admin.owners import Rules, find_team_id, organizations, teams
+from sidecar.admin.owners import AS_IT_IS, Rules, find_team_id, organizations, teams
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
@@ -42,6 +42,8 @@ from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, generate, parse
 from sidecar.keys.scopes import Scopes, parse_operations, parse_sources, parse_tags
 
 PAGE_SIZE: Final = 100
+MOST_TEAMS: Final = 1_000
+"""Offered while one types; any other can be typed."""
 NEVER: Final = "never"
 EXPIRIES: Final = {
     NEVER: None,
@@ -58,6 +60,8 @@ GRACES: Final = {
     "7 days": timedelta(days=7),
 }
 """How long the old key of a rotation stays good."""
+
+PRIORITIES: Final = [one.value for one in Priority]
 
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
 _Anywhere = Annotated[Access, requires(Permission.VIEW, anywhere=True)]
@@ -140,7 +144,7 @@ async def choose_team(
         )
     within = access.within(Permission.MANAGE_KEYS)
     found = await teams(access.connection, organization=None, within=within)
-    return render(request, access, "key_team.html", teams=[one.path for one in found])
+    return render(request, access, "key_team.html", teams=[one.path for one in found[:MOST_TEAMS]])
 
 
 @router.get("/organizations/{organization}/teams/{team}/keys/new", name="new_key")
@@ -233,7 +237,7 @@ async def change(request: Request, access: _Manage, key_id: str) -> Response:
             allowed_operations=scopes.operations,
             allowed_sources=scopes.sources,
             tags=scopes.tags,
-            priority=Priority(fields.get("priority", Priority.STANDARD.value)).value,
+            priority=fields["priority"] if fields.get("priority") in PRIORITIES else AS_IT_IS,
         )
         return await change_key(access.connection, key_id, change=wanted)
 
@@ -331,7 +335,7 @@ async def _page(
         renewed_expiries=[(one, one) for one in (KEEP, *EXPIRIES)],
         graces=[(one, one) for one in GRACES],
         operations=[one.value for one in Operation],
-        priorities=[(one.value, one.value) for one in Priority],
+        priorities=[(one, one) for one in PRIORITIES],
         may_manage=access.allows(Permission.MANAGE_KEYS, access.organization_id, access.team_id),
         may_bind=access.allows(Permission.BIND_POLICIES, access.organization_id, access.team_id),
         may_limit=access.allows(Permission.MANAGE_LIMITS, access.organization_id, access.team_id),

@@ -37,6 +37,9 @@ from sidecar.console.rendering import render
 from sidecar.domain.limits import Level
 
 MOST_KEYS: Final = 10
+MOST_ORGANIZATIONS: Final = 200
+MOST_TEAMS: Final = 20
+"""Of an organization in the list; its page has all."""
 BUDGET: Final = "cost/month"
 
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
@@ -46,10 +49,12 @@ _ManageTeams = Annotated[Access, requires(Permission.MANAGE_TEAMS)]
 
 @router.get("/organizations")
 async def listed(
-    request: Request, access: Annotated[Access, requires(Permission.VIEW, anywhere=True)]
+    request: Request,
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    filter: str = "",  # noqa: A002 - the word of the address
 ) -> HTMLResponse:
-    """List organizations with their teams."""
-    return await _list(request, access, fields={})
+    """List organizations with their teams; with *filter*, those that have it in their names."""
+    return await _list(request, access, fields={}, name=filter)
 
 
 @router.post("/organizations")
@@ -220,8 +225,10 @@ async def _list(
     *,
     fields: Mapping[str, str],
     refusal: Refusal | None = None,
+    name: str = "",
 ) -> HTMLResponse:
     connection, within = access.connection, access.within(Permission.VIEW)
+    found = [one for one in await organizations(connection, within=within) if name in one.name]
     by_organization: dict[str, list[Any]] = {}
     for team in await teams(connection, organization=None, within=within):
         by_organization.setdefault(team.organization, []).append(team)
@@ -230,8 +237,11 @@ async def _list(
         access,
         "organizations.html",
         status=200 if refusal is None else 409,
-        organizations=await organizations(connection, within=within),
+        organizations=found[:MOST_ORGANIZATIONS],
+        name=name,
+        left_out=max(0, len(found) - MOST_ORGANIZATIONS),
         teams=by_organization,
+        most_teams=MOST_TEAMS,
         policies=await policy_choices(connection),
         fields=fields,
         refusal=refusal,

@@ -40,6 +40,8 @@ from sidecar.storage.postgres_policies import (
 )
 
 MAX_NOTE_CHARACTERS: Final = 1_000
+MAX_VERSION: Final = 2**31 - 1
+"""Of a column of the database."""
 SHADOW_SPAN: Final = timedelta(days=7)
 NEW: Final = """\
 name: {name}
@@ -137,7 +139,7 @@ async def edit(request: Request, access: _Manage, name: str) -> HTMLResponse:
 async def check(request: Request, access: _Manage) -> Response:
     """Check an edited text, then show its difference, or apply it, or judge a text by it."""
     fields = await read_fields(request)
-    name, version = fields.get("policy") or None, int(fields.get("version") or 0)
+    name, version = fields.get("policy") or None, _version_of(fields) or 0
     document = (await request.form()).get("document")
     text = document.replace("\r\n", "\n") if isinstance(document, str) else ""
     checked = await check_document(access.connection, text, name=name)
@@ -180,8 +182,7 @@ async def change_mode(request: Request, access: _Manage, name: str) -> Response:
 @router.post("/policies/{name}/rollback")
 async def roll_back(request: Request, access: _Manage, name: str) -> Response:
     """Bring an earlier version back as the next one."""
-    version = (await read_fields(request)).get("version", "")
-    earlier = await _load(access, name, int(version) if version.isdecimal() else None)
+    earlier = await _load(access, name, _version_of(await read_fields(request)))
     return await _bring_into_force(
         access, name, earlier.document, note=f"rollback to version {earlier.version}"
     )
@@ -224,6 +225,12 @@ async def _load(access: Access, name: str, version: int | None) -> StoredPolicy:
 def _canonical(stored: StoredPolicy) -> str:
     """Return the text with every default written out, and credentials masked."""
     return render_policy(stored_document(stored).policy)
+
+
+def _version_of(fields: Mapping[str, str]) -> int | None:
+    text = fields.get("version", "")
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_VERSION))
+    return min(int(text), MAX_VERSION) if is_number else None
 
 
 def _side(fields: Mapping[str, str]) -> Stage:

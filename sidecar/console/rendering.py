@@ -49,6 +49,7 @@ PAGES: Final = (
     PageLink("/limits", "Limits and budgets", "l", Permission.VIEW),
     PageLink("/policies", "Policies", "p", Permission.VIEW_INSTALLATION),
     PageLink("/findings", "Findings", "f", Permission.VIEW_INSTALLATION),
+    PageLink("/alerts", "Alerts", "e", Permission.VIEW_INSTALLATION),
     PageLink("/audit", "Audit log", "a", Permission.VIEW_AUDIT),
     PageLink("/doctor", "Doctor", "d", Permission.VIEW_INSTALLATION),
 )

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from sidecar.admin.audit_log import AuditFilter, audit_entries
-from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_valkey
+from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_usage, check_valkey
 from sidecar.admin.finding_reports import finding_sums, recorded_requests
 from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_points, usage_sums
 from sidecar.admin_api.access import Access, AccessRoute, requires
@@ -195,8 +195,9 @@ async def doctor(request: Request, access: _ViewInstallation) -> HTMLResponse:
     settings = access.settings
     checks = (
         *await check_postgres(
-            settings.postgres, use=Use.ADMIN, listens=settings.cache.invalidation.listens
+            settings.postgres, use=Use.CONSOLE, listens=settings.cache.invalidation.listens
         ),
+        await check_usage(settings.postgres, settings.usage.source, use=Use.CONSOLE),
         *await check_valkey(settings.valkey),
     )
     tones: Mapping[CheckState, str] = {

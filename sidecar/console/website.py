@@ -16,6 +16,7 @@ from sidecar.admin_api.access import CSRF_FIELD, SAFE_METHODS, Services
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.sign_in import csrf_token
 from sidecar.console import (
+    alert_pages,
     changes,
     key_pages,
     limit_pages,
@@ -33,6 +34,7 @@ ROUTERS: Final = (
     owner_pages.router,
     limit_pages.router,
     policy_pages.router,
+    alert_pages.router,
     changes.router,
 )
 _TITLES: Final = {

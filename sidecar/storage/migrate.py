@@ -193,6 +193,11 @@ _READ_BY_ADMINISTRATORS: Final = (
     "audit_log",
 )  # fmt: skip
 
+_ALERTING: Final = ("alert_routes", "alerts", "alert_messages")
+_SIGN_IN: Final = (
+    "admin_sessions", "admin_logins", "admin_tokens", "admin_token_use", "admin_idempotency_keys",
+)  # fmt: skip
+
 GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "egret_sidecar": (
         *((table, "SELECT") for table in _READ_BY_ALL),
@@ -214,8 +219,18 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
             for right in ("SELECT", "DELETE")
         ),
     ),
+    "egret_console": (
+        *((table, "SELECT") for table in _READ_BY_ADMINISTRATORS),
+        *((table, change) for table in _AUDITED for change in ("INSERT", "UPDATE", "DELETE")),
+        *(
+            (table, right)
+            for table in (*_ALERTING, *_SIGN_IN)
+            for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
+        ),
+    ),
 }
-"""Privileges of each role, as table and privilege; the function `egret_grant` grants them."""
+"""Privileges of each role, as table and privilege; `egret_grant` and `egret_grant_console` grant
+them."""
 
 CALLS: Final[Mapping[str, tuple[str, ...]]] = {
     "egret_sidecar": (
@@ -229,5 +244,6 @@ CALLS: Final[Mapping[str, tuple[str, ...]]] = {
         "egret_prepare_usage(integer)",
         "egret_used(text, text, timestamptz)",
     ),
+    "egret_console": ("egret_used(text, text, timestamptz)",),
 }
 """Functions that each role may execute, granted by the same."""

@@ -21,7 +21,7 @@ from sidecar.storage.worker_status import WorkerStatus, reported_workers
 from tests.support.alerts import AlertReceiver, leak, route_text, secrets_of, service
 from tests.support.command_line import Egret
 from tests.support.installation import apply_text
-from tests.support.postgres import Database
+from tests.support.postgres import Database, logged_in
 
 OWNERS = """
 INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
@@ -35,20 +35,6 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, op
 VALUES (now(), 'request-1', 'AAAAAAAAAAA1', 'team_1', 'org_1', 'chat', 'openai', 200, 'allow', 8)
 ON CONFLICT (occurred_at, request_id) DO NOTHING
 """
-
-
-@asynccontextmanager
-async def logged_in(database: Database, group: str) -> AsyncIterator[PostgresSettings]:
-    """Settings of a login that is a member of *group* and of nothing else."""
-    login = f"login_{database.name}"
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(f"CREATE ROLE {login} LOGIN IN ROLE {group}")
-    dsn = database.dsn.replace("//postgres@", f"//{login}@")
-    try:
-        yield database.settings.model_copy(update={"dsn": SecretStr(dsn)})
-    finally:
-        async with database.server.connect(database.name) as connection:
-            await connection.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
 
 
 @asynccontextmanager

@@ -129,7 +129,7 @@ class Visitor:
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
         self.page = ""
-        self._token = ""
+        self.token = ""
 
     @classmethod
     async def of(cls, app: FastAPI, *grants: str) -> Visitor:
@@ -144,7 +144,7 @@ class Visitor:
 
     async def send(self, path: str, fields: dict[str, str], *, status: int = 200) -> str:
         """Send a form of the page last read, follow its redirect, and return the page then."""
-        answer = await self.client.post(path, data={**fields, "csrf_token": self._token})
+        answer = await self.client.post(path, data={**fields, "csrf_token": self.token})
         if answer.status_code == httpx.codes.SEE_OTHER:
             answer = await self.client.get(answer.headers["location"])
         return self._seen(answer, status)
@@ -156,7 +156,7 @@ class Visitor:
         if "text/html" in answer.headers["content-type"]:
             self.page = answer.text
             if found := re.search(r'name="csrf_token" value="([0-9a-f]+)"', answer.text):
-                self._token = found[1]
+                self.token = found[1]
         return answer.text
 
     @property

@@ -128,3 +128,17 @@ async def database(postgres_server: PostgresServer) -> AsyncIterator[Database]:
     name = await postgres_server.create(template=_TEMPLATE)
     yield Database(postgres_server, name)
     await postgres_server.drop(name)
+
+
+@asynccontextmanager
+async def logged_in(database: Database, group: str) -> AsyncIterator[PostgresSettings]:
+    """Settings of a login that is a member of *group* and of nothing else."""
+    login = f"login_{database.name}"
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(f"CREATE ROLE {login} LOGIN IN ROLE {group}")
+    dsn = database.dsn.replace("//postgres@", f"//{login}@")
+    try:
+        yield database.settings.model_copy(update={"dsn": SecretStr(dsn)})
+    finally:
+        async with database.server.connect(database.name) as connection:
+            await connection.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")

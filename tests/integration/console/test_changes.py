@@ -3,17 +3,18 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from tests.support.console import Visitor, World
+from tests.support.postgres import Database
 
 
 async def test_a_change_is_watched_until_every_worker_acknowledges_it(
-    console: FastAPI, world: World
+    console: FastAPI, world: World, database: Database
 ) -> None:
     visitor = await Visitor.of(console, "admin")
 
     page = await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:1")
     assert "0 of 2 workers have the change" in page
     assert 'hx-trigger="load delay:400ms"' in page
-    async with console.state.pool.acquire() as connection:
+    async with database.server.connect(database.name) as connection:
         await connection.execute("UPDATE workers SET acknowledged = '{0123456789abcdef}'")
     page = await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:1")
     assert "In force in all 2 workers." in page
@@ -23,9 +24,11 @@ async def test_a_change_is_watched_until_every_worker_acknowledges_it(
     assert world.keys[0] not in page
 
 
-async def test_a_silent_worker_is_reported_and_not_waited_for(console: FastAPI) -> None:
+async def test_a_silent_worker_is_reported_and_not_waited_for(
+    console: FastAPI, database: Database
+) -> None:
     visitor = await Visitor.of(console, "admin")
-    async with console.state.pool.acquire() as connection:
+    async with database.server.connect(database.name) as connection:
         await connection.execute("UPDATE workers SET seen_at = now() - interval '1 minute'")
 
     page = await visitor.get("/in-force?watch=0123456789abcdef")

@@ -79,6 +79,8 @@ async def test_the_doctor_shows_checks_and_workers(console: FastAPI) -> None:
 
     assert "worker-1.sock" in page
     assert "strict" in page
+    assert "has the grants that `egret admin` needs" in page
+    assert "failed" not in page
 
 
 def test_a_chart_has_the_largest_series_and_the_rest_as_one() -> None:
