@@ -13,8 +13,7 @@ from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
 from sidecar.storage.pool import open_pool
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.usage.prices import Price, PriceList
-from tests.integration.test_storage_roles import logged_in
-from tests.support.postgres import Database
+from tests.support.postgres import Database, logged_in
 from tests.support.usage import MOMENT, judged, record
 
 PRICES = PriceList(

@@ -8,8 +8,10 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from sidecar.admin_api.access import Requirement
+from sidecar.admin_api.roles import INSTALLATION_WIDE
 from tests.support.admin_api import client_of
 from tests.support.console import EDIT, Visitor, World
+from tests.support.postgres import Database
 
 
 async def test_without_a_session_a_page_leads_to_the_login(console: FastAPI) -> None:
@@ -128,9 +130,47 @@ async def test_no_value_of_a_form_or_an_address_is_a_fault_of_the_server(
         path = re.sub(r"{(\w+)}", lambda found: places[found[1]], route.path)
         for value in HOSTILE_VALUES:
             strange = value.encode(errors="replace").decode()
-            if "GET" in route.methods:
+            if "GET" in (route.methods or ()):
                 answer = await visitor.client.get(path, params=dict.fromkeys(QUERY, strange))
             else:
                 form = dict.fromkeys(FIELDS, strange)
                 answer = await visitor.client.post(path, data=form | token)
             assert answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR, (path, value[:20])
+
+
+async def test_no_page_shows_or_changes_an_owner_of_another_organization(
+    console: FastAPI, world: World, database: Database
+) -> None:
+    visitor = await Visitor.of(console, "admin:globex")
+    await visitor.get("/")
+    token = {"csrf_token": visitor.token, "enabled": "no", "name": "red", "remove": "cost/month"}
+    places = {
+        "organization": "acme", "team": "search", "key_id": world.keys[0], "name": "strict",
+        "version": "1", "route": "none",
+    }  # fmt: skip
+    rows = "SELECT md5(string_agg(o::text, '')) FROM (SELECT * FROM {} ORDER BY 1) AS o"
+    tables = ("organizations", "teams", "api_keys", "policies")
+
+    async def state() -> list[str]:
+        async with database.server.connect(database.name) as connection:
+            return [await connection.fetchval(rows.format(table)) for table in tables]
+
+    before = await state()
+    for route in console_routes(console):
+        path = re.sub(r"{(\w+)}", lambda found: places[found[1]], route.path)
+        if "GET" in (route.methods or ()):
+            answer = await visitor.client.get(path)
+            assert "acme" not in answer.text, path
+        else:
+            answer = await visitor.client.post(path, data=token)
+            assert answer.status_code in {403, 404, 409}, path
+        if {"organization", "key_id"} & set(route.param_convertors):
+            assert answer.status_code == httpx.codes.NOT_FOUND or is_installation_wide(route)
+    assert await state() == before
+
+
+def is_installation_wide(route: APIRoute) -> bool:
+    """Whether the page needs a permission that no organization can have."""
+    calls = [one.call for one in route.dependant.dependencies]
+    found = [one.permission for one in calls if isinstance(one, Requirement)]
+    return any(one in INSTALLATION_WIDE for one in found)
