@@ -590,6 +590,47 @@ def test_the_job_of_an_installation_may_change_the_named_secrets_alone() -> None
     assert not [each for each in theirs if each["kind"] in {"Role", "RoleBinding"}]
 
 
+@pytest.mark.parametrize("case", ["standalone", "sidecar-full"])
+def test_administration_has_a_deployment_of_its_own(case: str) -> None:
+    """Replicas without a service account's token; alerts read their secrets from a Secret."""
+    own = render(
+        "helm4",
+        case=case,
+        admin__enabled="true",
+        admin__publicUrl="https://egret.example.com",
+        admin__existingSecret="console-dsn",
+        admin__alertSecret="alert-routes",
+    )
+    name = "guard-admin" if case == "sidecar-full" else "r-egret-admin"
+    deployment, service = one(own, "Deployment", name), one(own, "Service", name)
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    variables = environment(container)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+
+    for resource in own:
+        if resource["kind"] not in CUSTOM:
+            kubernetes_validate.validate(resource, KUBERNETES[0], strict=True)
+    assert (deployment["spec"]["replicas"], container["args"]) == (2, ["admin"])
+    assert variables["EGRET_ADMIN__PUBLIC_URL"] == "https://egret.example.com"
+    assert "EGRET_SERVER__WORKERS" not in variables
+    assert {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume} == {
+        "console-dsn",
+        "alert-routes",
+    }
+    assert {"name": "alerts", "mountPath": "/etc/egret/alerts", "readOnly": True} in container[
+        "volumeMounts"
+    ]
+    assert variables["EGRET_POSTGRES__DSN_FILE"] == "/etc/egret/postgres/dsn"
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert service["spec"]["selector"].items() <= labels.items()
+    workers = one(own, "Service", name.removesuffix("-admin"))["spec"]["selector"]
+    assert not workers.items() <= labels.items()
+    policy = one(own, "NetworkPolicy", name)["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+
+
 # Values that are wrong.
 
 
@@ -605,6 +646,13 @@ def test_the_job_of_an_installation_may_change_the_named_secrets_alone() -> None
         pytest.param(
             "sidecar-full", {"installation__existingConfigMap": "ours"}, "not both",
             id="two sources of an installation",
+        ),
+        pytest.param(
+            "sidecar", {"admin__enabled": "true"}, "admin.enabled needs admin.publicUrl",
+            id="administration without an address",
+        ),
+        pytest.param(
+            "sidecar", {"admin__publicUrl": "http://a"}, "publicUrl", id="an address without TLS"
         ),
         pytest.param(
             "sidecar", {"installation__set": "A B"}, "installation", id="a set that is no name"

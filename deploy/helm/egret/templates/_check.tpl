@@ -17,6 +17,9 @@
 {{- if and .Values.attachment.enabled (not (and .Values.attachment.url .Values.attachment.existingSecret)) -}}
 {{- fail "attachment.enabled needs attachment.url, the address that clients use, and attachment.existingSecret with an API key" -}}
 {{- end -}}
+{{- if and .Values.admin.enabled (not (and .Values.admin.publicUrl .Values.admin.existingSecret)) -}}
+{{- fail "admin.enabled needs admin.publicUrl, its https address in a browser, and admin.existingSecret with the DSN of a login of egret_console" -}}
+{{- end -}}
 {{- if eq .Values.mode "sidecar" -}}
 {{- include "egret.checkSidecar" . -}}
 {{- else -}}

@@ -13,7 +13,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{- /* Settings that every container of Egret has. */ -}}
+{{- /* Settings of workers. */ -}}
 {{- define "egret.env" -}}
 - name: EGRET_SERVER__WORKERS
   value: {{ .Values.workers | quote }}
@@ -59,6 +59,11 @@ capabilities: {drop: [ALL]}
 - name: EGRET_EXCHANGE__ROUTE_BY_MODEL
   value: "on"
 {{- end }}
+{{ include "egret.settings" . }}
+{{- end -}}
+
+{{- /* Settings of the values, which every container of Egret has. */ -}}
+{{- define "egret.settings" -}}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
