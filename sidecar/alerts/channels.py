@@ -9,6 +9,7 @@ Apprise, is confined to these services, follows no redirect and verifies certifi
 from __future__ import annotations
 
 import asyncio
+import base64
 import binascii
 import logging
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ SEND_SECONDS: Final = 15.0
 MAX_SECRET_CHARACTERS: Final = 65_536
 MIN_SECRET_BYTES: Final = 24
 """Of a webhook's secret, before base64: the least that Standard Webhooks allows."""
+MAX_LINES: Final = 50
+"""Alerts that a text shows; a webhook has all."""
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - of the form, no secret
 _SERVICES: Final[dict[Channel, tuple[type[apprise.NotifyBase], frozenset[str]]]] = {
     Channel.SLACK: (NotifySlack, frozenset({"slack"})),
@@ -157,15 +160,18 @@ def signed_headers(message_id: str, body: bytes, secrets: str, *, at: datetime) 
     Two secrets, separated by white space, let a receiver change from one to the other.
 
     Raises:
-        NotDeliveredError: one is no base64, or too short.
+        NotDeliveredError: one is not `whsec_` and base64, or is too short.
     """
     signatures: list[str] = []
     for secret in secrets.split():
+        # The prefix is required: the secret of another channel, a password perhaps, must not sign
+        # a text that its receiver knows.
+        encoded = secret.removeprefix(_SECRET_PREFIX)
         try:
-            key = binascii.a2b_base64(secret.removeprefix(_SECRET_PREFIX) + "==")
+            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
         except (binascii.Error, ValueError):
             key = b""
-        if len(key) < MIN_SECRET_BYTES:
+        if encoded == secret or len(key) < MIN_SECRET_BYTES:
             raise NotDeliveredError("secret_form")
         signatures.append(Webhook(key).sign(msg_id=message_id, timestamp=at, data=body.decode()))
     return {
@@ -223,6 +229,8 @@ def text_of(message: Message) -> str:
     lines = [
         f"{one.raised_at:%Y-%m-%d %H:%M}Z {one.severity}: {one.summary}"
         + ("" if one.organization is None else f" ({one.organization})")
-        for one in message.alerts
+        for one in message.alerts[:MAX_LINES]
     ]
+    if len(message.alerts) > MAX_LINES:
+        lines.append(f"and {len(message.alerts) - MAX_LINES} more: see `egret alerts history`")
     return "\n".join((*lines, f"Message {message.id} of route {message.route}"))

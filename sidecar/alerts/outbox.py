@@ -84,11 +84,16 @@ _SEND: Final = """
 INSERT INTO alert_messages (route, alerts, due_at, next_try_at) VALUES ($1, $2, now(), now())
 RETURNING id
 """
+# One of each route, so that a receiver that hangs holds up no other.
 _CLAIM: Final = """
 WITH due AS (
     SELECT id FROM alert_messages
-    WHERE delivered_at IS NULL AND gave_up_at IS NULL AND next_try_at <= now()
-        AND route IN (SELECT name FROM alert_routes WHERE enabled)
+    WHERE delivered_at IS NULL AND gave_up_at IS NULL AND next_try_at <= now() AND id IN (
+        SELECT DISTINCT ON (route) id FROM alert_messages
+        WHERE delivered_at IS NULL AND gave_up_at IS NULL AND next_try_at <= now()
+            AND route IN (SELECT name FROM alert_routes WHERE enabled)
+        ORDER BY route, next_try_at
+    )
     ORDER BY next_try_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE alert_messages AS m
@@ -214,7 +219,7 @@ async def raise_test(connection: Connection, route: str, *, now: datetime) -> st
 async def claim_messages(
     connection: Connection, *, limit: int, lease_seconds: float = LEASE_SECONDS
 ) -> list[Message]:
-    """Take up to *limit* messages that are due; no other replica gets them for *lease_seconds*."""
+    """Take up to *limit* messages that are due, one of a route, for *lease_seconds*."""
     rows = await connection.fetch(_CLAIM, limit, lease_seconds)
     wanted = [alert_id for row in rows for alert_id in row["alerts"]]
     found = {row["id"]: RaisedAlert(**row) for row in await connection.fetch(_ALERTS, wanted)}

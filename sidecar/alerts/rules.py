@@ -128,7 +128,7 @@ GROUP BY o.id, o.name
     AlertRule.KEY_LEAKED: SqlRule(
         Severity.CRITICAL,
         "Guardrail {guardrail} of policy {policy} found a key of Egret in {requests} texts of"
-        " the role {role}: find its id in the request's log line, and revoke it",
+        " the role {role}: log lines with the finding EGRET_KEY name the key that sent each",
         f"""
 SELECT concat_ws(' ', policy, guardrail, role) AS object, NULL AS organization_id,
     began_at AS period_began, policy, guardrail, role, sum(requests)::bigint AS requests

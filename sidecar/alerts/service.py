@@ -156,7 +156,7 @@ class AlertService:
                     gave_up=gave_up,
                 )
             count += len(messages)
-            if len(messages) < AT_ONCE:
+            if not messages:
                 break
         return count
 

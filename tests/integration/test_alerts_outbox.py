@@ -119,6 +119,7 @@ async def test_a_digest_is_one_message_until_it_is_sent(database: Database) -> N
             await raised(connection, alert(number))
         await raised(connection, alert(9, severity=Severity.CRITICAL))
         (critical,) = await claim_messages(connection, limit=10)
+        await mark_delivered(connection, critical)
         await connection.execute("UPDATE alert_messages SET next_try_at = now()")
         digest = [
             one for one in await claim_messages(connection, limit=10) if one.id != critical.id
@@ -154,6 +155,21 @@ async def test_a_message_is_leased_to_one_replica_and_returns_with_its_id(
 
     assert (slow.id, slow.attempts, again.attempts) == (again.id, 1, 2)
     assert state == (True, None)
+
+
+async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> None:
+    """However many of its messages are due: a replica takes one of each route."""
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, joined(route_text("slow"), route_text("quick")))
+        for number in range(5):
+            await raised(connection, alert(number))
+        await connection.execute("DELETE FROM alert_messages WHERE route = 'quick'")
+        await raised(connection, alert(9))
+        first = await claim_messages(connection, limit=8)
+        second = await claim_messages(connection, limit=8)
+
+    assert sorted(one.route for one in first) == ["quick", "slow"]
+    assert [one.route for one in second] == ["slow"]
 
 
 async def test_a_message_is_given_up_after_a_day(database: Database) -> None:

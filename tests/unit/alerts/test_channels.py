@@ -114,8 +114,18 @@ def test_two_secrets_make_two_signatures_so_that_one_can_be_replaced() -> None:
         Webhook(base64.b64encode(b"y" * 32)).verify("{}", headers)
 
 
-@pytest.mark.parametrize("secret", ["hunter2", "whsec_c2hvcnQ=", "whsec_"])
-def test_a_secret_that_is_short_or_no_base64_signs_nothing(secret: str) -> None:
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hunter2",
+        "whsec_c2hvcnQ=",
+        "whsec_",
+        "mailtos://user:hunter2@smtp.example.com?from=egret@example.com&to=ops@example.com",
+        "whsec_mailtos://user:hunter2@smtp.example.com?from=egret@example.com",
+        base64.b64encode(b"x" * 32).decode(),
+    ],
+)
+def test_a_secret_of_another_form_signs_nothing(secret: str) -> None:
     with pytest.raises(NotDeliveredError, match="secret_form"):
         signed_headers("msg_1", b"{}", secret, at=AT)
 
@@ -241,6 +251,13 @@ def test_a_message_of_several_alerts_has_a_line_for_each() -> None:
         "2027-01-31 12:00Z info: Guardrail dlp failed",
         "Message msg_1 of route ops",
     ]
+
+
+def test_a_long_digest_is_cut_for_people() -> None:
+    lines = text_of(replace(MESSAGE, alerts=(ALERT,) * 60)).splitlines()
+
+    assert len(lines) == 52
+    assert lines[50] == "and 10 more: see `egret alerts history`"
 
 
 def test_a_body_is_the_same_at_each_attempt() -> None:
