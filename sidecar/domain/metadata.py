@@ -47,6 +47,10 @@ class MetadataKey:
     USAGE_SOURCE: Final = "usage_source"
     """There if the worker itself accounts for the request: its entry in an access log is not
     counted then."""
+    PROVIDER_CREDENTIAL: Final = "provider_credential"
+    PROVIDER_REGION: Final = "provider_region"
+    PROVIDER_ORDER: Final = "provider_order"
+    """Names with commas between them."""
     SERVER_TIMING: Final = "server_timing"
     AUTHORIZE_US: Final = "authorize_us"
     GUARDRAILS_US: Final = "guardrails_us"

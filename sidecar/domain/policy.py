@@ -188,11 +188,24 @@ class Guardrail:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderChoice:
+    """Names that Envoy's routes choose a provider by; Egret passes them on and reads none.
+
+    `credential` is the name of a secret that Envoy has, `order` the providers to try in turn.
+    """
+
+    credential: str | None = None
+    region: str | None = None
+    order: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A named, versioned list of guardrails and the action on content that cannot be read.
 
     `allowed_models` are glob patterns that apply if no key, team or organization sets its own.
-    With `stream_usage` None, it depends on whether the key's limits count tokens.
+    With `stream_usage` None, it depends on whether the key's limits count tokens. `aliases` are
+    names of models with the model that is requested in their place; no model is an alias too.
     """
 
     name: str
@@ -201,6 +214,8 @@ class Policy:
     unscanned: UnscannedAction = UnscannedAction.BLOCK
     allowed_models: tuple[str, ...] | None = None
     stream_usage: StreamUsage | None = None
+    aliases: tuple[tuple[str, str], ...] = ()
+    provider: ProviderChoice | None = None
 
 
 def judges_input(guardrail: Guardrail) -> bool:

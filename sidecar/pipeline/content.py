@@ -5,13 +5,16 @@ from __future__ import annotations
 import hmac
 import math
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, assert_never
 
+import orjson
+from msgspec import structs
+
 from sidecar.apis.fragments import VALUE_FIELDS, likely_model
 from sidecar.apis.request_text import read_request
-from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
+from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage, members
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import (
     NOTHING_REDACTED,
@@ -110,14 +113,28 @@ async def judge_body(
     match decision:
         case Allow():
             record.is_flagged = is_flagged(results)
-            return _counted(read, body, route, caller, stream) if read.streamed else UNCHANGED
+            allowed = UNCHANGED
+            if read.streamed:
+                allowed = _counted(read, body, route, caller, stream)
         case Redact(findings):
             record.is_redacted = True
-            return _redacted(read, body, findings, route, caller, stream, record, worker)
+            allowed = _redacted(read, body, findings, route, caller, stream, record, worker)
         case Deny(error):
             return error
         case _:
             assert_never(decision)
+    return allowed if record.alias is None else _with_model(allowed, body, record)
+
+
+def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
+    """Name the model in place of its alias, unless a guardrail has replaced the name."""
+    body = body if allowed.body is None else allowed.body
+    for one in members(body, 0):
+        if one.name != b"model" or orjson.loads(body[one.start : one.end]) != record.alias:
+            continue
+        body = body[: one.start] + orjson.dumps(record.model) + body[one.end :]
+        return replace(allowed, body=body)
+    return allowed
 
 
 def _read(
@@ -136,12 +153,18 @@ def _read(
     else:
         key, policy = caller
         if policy.model_variants is not None:
-            policy = policy.for_model(likely_model(route, body))
+            named = likely_model(route, body)
+            policy = policy.for_model(policy.aliases.get(named or "", named))
         owner = key.principal.organization_id
         read, conversation = read_conversation(
             worker.messages, route, headers, body, policy.local, owner=owner
         )
     if isinstance(read, Subject):
+        # Before anything judges it: models are allowed, limited and paid for by their own name.
+        policy = caller[1]
+        model = policy.aliases.get(read.model or "") if policy.aliases else None
+        if model is not None and route.model is None and body.lstrip()[:1] == b"{":
+            record.alias, read = read.model, structs.replace(read, model=model)
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
         record.text_bytes = sum([len(part.content) for part in read.parts])
@@ -305,7 +328,7 @@ def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE
     is_model_replaced = False
     if subject.model is not None and route.model is None:
-        name = subject.model.encode()
+        name = (record.alias or subject.model).encode()
         is_model_replaced = any(subject.parts[one.part].content == name for one in findings)
     return RequestAllowed(asking, redacted.restoration, hides, is_model_replaced)
 

@@ -59,7 +59,8 @@ class RequestRecord(ExchangeReport, kw_only=True):
     """The facts of one request, each set once, by the stage of the pipeline that finds it.
 
     Set by the first stage are `request_id`, `method`, `path`, `route` and `dialect`; by admission
-    `cache_tier`, `principal`, `key` and `policy`; by reading `subject`, `text_bytes` and
+    `cache_tier`, `principal`, `key` and `policy`; by reading `subject`, `alias` (the requested
+    name of the model, if the policy has another for it), `text_bytes` and
     `body_bytes`; by limits `estimated_tokens` and `allowance`; by guardrails `policy` (that of the
     model), `results`, `is_flagged` and `is_redacted`; by the answer's side `answer_status` and
     `answer`.
@@ -84,6 +85,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
     dialect: Dialect = Dialect.OPENAI
     key: KeyRecord | None = None
     subject: Subject | None = None
+    alias: str | None = None
     text_bytes: int = 0
     estimated_tokens: int | None = None
     allowance: Allowance = NO_ALLOWANCE

@@ -19,6 +19,7 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName, Headers, MetadataFields, Refusal
 from sidecar.domain.limits import MICROS, Limit, LimitStatus, Measure, Window
 from sidecar.domain.metadata import MetadataKey, reserved_text
+from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.subject import Dialect
 from sidecar.extproc.codec import metadata_fields
 from sidecar.limits.budgets import highest_passed
@@ -63,6 +64,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
             owner.organization_id,
             judged.operation,
             judged.provider,
+            None if record.policy is None else record.policy.provider,
         )
         if record.estimated_tokens is not None:
             pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
@@ -101,9 +103,10 @@ def _shared_fields(  # noqa: PLR0913, PLR0917 - the facts that requests have in 
     organization_id: str | None = None,
     operation: str | None = None,
     provider: str | None = None,
+    choice: ProviderChoice | None = None,
 ) -> MetadataFields:
     """Encode the fields that most requests of a key have in common, once for all of them."""
-    named = (
+    named: tuple[tuple[str, str | None], ...] = (
         (MetadataKey.VERDICT, verdict),
         (MetadataKey.MODEL, model),
         (MetadataKey.POLICY, policy),
@@ -116,6 +119,12 @@ def _shared_fields(  # noqa: PLR0913, PLR0917 - the facts that requests have in 
         (MetadataKey.OPERATION, operation),
         (MetadataKey.PROVIDER, provider),
     )
+    if choice is not None:
+        named += (
+            (MetadataKey.PROVIDER_CREDENTIAL, choice.credential),
+            (MetadataKey.PROVIDER_REGION, choice.region),
+            (MetadataKey.PROVIDER_ORDER, ",".join(choice.order) or None),
+        )
     return metadata_fields([(name, value) for name, value in named if value is not None])
 
 

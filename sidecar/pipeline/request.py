@@ -301,8 +301,9 @@ async def judge_request(
         added=added,
         body=allowed.body,
         metadata=metadata,
-        # Also if no model is named: a header of the client's may have chosen the route.
-        clear_route_cache=names_route,
+        # Also if no model is named: a header of the client's may have chosen the route. And if the
+        # policy chooses the provider, by the metadata of this answer.
+        clear_route_cache=names_route or policy.provider is not None,
         judges_answer=plan is not None and not awaits,
         awaits_usage=awaits,
     )

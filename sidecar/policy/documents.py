@@ -34,7 +34,13 @@ from sidecar.domain.guardrail_settings import (
     Threshold,
     ToxicitySettings,
 )
-from sidecar.domain.policy import Policy, Stage, StreamUsage, UnscannedAction
+from sidecar.domain.policy import (
+    Policy,
+    ProviderChoice,
+    Stage,
+    StreamUsage,
+    UnscannedAction,
+)
 from sidecar.guardrails.detectors.language import LANGUAGES
 from sidecar.guardrails.detectors.national import COUNTRIES, NATIONAL_TYPES
 from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
@@ -282,17 +288,41 @@ class UsageDocument(Document):
     streams: StreamUsage | None = None
 
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@+~-]{1,256}$")]
+ChosenName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class ProviderDocument(Document):
+    """Names that Envoy's routes choose a provider and its credential by."""
+
+    credential: ChosenName | None = None
+    region: ChosenName | None = None
+    order: Annotated[tuple[ChosenName, ...], Field(max_length=10)] = ()
+
+
 class PolicyModel(Document):
     """A whole document."""
 
     name: PolicyName
     unscanned: UnscannedAction = UnscannedAction.BLOCK
     allowed_models: Annotated[tuple[Glob, ...] | None, Field(max_length=MAX_ITEMS)] = None
+    aliases: Annotated[dict[ModelName, ModelName], Field(max_length=MAX_ITEMS)] = Field(
+        default_factory=dict
+    )
+    provider: ProviderDocument | None = None
     usage: UsageDocument = UsageDocument()
     guardrails: Annotated[
         tuple[Annotated[GuardrailDocument, Field(discriminator="type")], ...],
         Field(max_length=100),
     ] = ()
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_lead_to_models(cls, value: dict[str, str]) -> dict[str, str]:
+        for alias, model in value.items():
+            if model in value:
+                raise ValueError(f"must not lead to another alias: {alias} leads to {model}")
+        return value
 
     def to_policy(self, *, version: int) -> Policy:
         """Return the domain's value."""
@@ -303,4 +333,10 @@ class PolicyModel(Document):
             unscanned=self.unscanned,
             allowed_models=self.allowed_models,
             stream_usage=self.usage.streams,
+            aliases=tuple(self.aliases.items()),
+            provider=None
+            if self.provider is None
+            else ProviderChoice(
+                self.provider.credential, self.provider.region, self.provider.order
+            ),
         )

@@ -23,6 +23,7 @@ from sidecar.policy.documents import (
     JsonSchemaDocument,
     PatternDocument,
     PolicyModel,
+    ProviderDocument,
 )
 from sidecar.policy.fields import (
     SYNTAX_ONLY,
@@ -134,6 +135,13 @@ def _model_fault(
     return fault(document, path, problem, hint=hint, at_key=at_key)
 
 
+_BLOCKS: Final = {
+    "aliases": "write {gpt-best: gpt-5-mini}; names have letters, digits and . _ : / @ + ~ -",
+    "provider": "write {credential: NAME, region: NAME, order: [NAME]};"
+    " names have letters, digits and . _ -",
+}
+
+
 def _form(path: Path) -> str:
     """Return the form of a name, or of a mapping, at *path*."""
     match path:
@@ -143,8 +151,13 @@ def _form(path: Path) -> str:
             form = "write {team: ORGANIZATION/TEAM, until: 2027-01-31, reason: …}"
         case ("guardrails", int()):
             form = "write {name: …, type: …}"
-        case (*_, ("headers" | "thresholds" | "breaker" | "usage" | "schema")):
+        case (
+            *_,
+            ("headers" | "thresholds" | "breaker" | "usage" | "schema" | "provider" | "aliases"),
+        ):
             form = "write {field: value}"
+        case (("aliases" | "provider") as block, *_):
+            form = _BLOCKS[block]
         case ("name",):
             form = "lower case letters, digits, dots and dashes, at most 63"
         case (*_, "exceptions", int(), "key"):
@@ -171,6 +184,8 @@ def _fields_at(document: YamlDocument, path: Path) -> Iterable[str]:
             return (field.alias or name for name, field in fields.items())
         case (*_, "exceptions", int()):
             return ExceptionDocument.model_fields
+        case ("provider",):
+            return ProviderDocument.model_fields
         case (*_, "breaker"):
             return BreakerDocument.model_fields
         case _:

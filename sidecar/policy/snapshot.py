@@ -15,6 +15,7 @@ from sidecar.domain.policy import (
     Guardrail,
     Mode,
     Policy,
+    ProviderChoice,
     RequestScope,
     Stage,
     StreamUsage,
@@ -182,6 +183,8 @@ class EffectivePolicy:
     answers: AnswerPolicy = field(repr=False)
     exempted: tuple[str, ...] = ()
     stream_usage: StreamUsage | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    provider: ProviderChoice | None = None
     request_variants: PolicyVariants[RequestScope, EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
     )
@@ -288,11 +291,14 @@ class PolicySnapshot:
             allowed_models=policy.allowed_models,
             needs_body=bool(inputs)
             or policy.allowed_models is not None
-            or policy.stream_usage in {StreamUsage.HIDE, StreamUsage.PASS},
+            or policy.stream_usage in {StreamUsage.HIDE, StreamUsage.PASS}
+            or bool(policy.aliases),
             local=self._scan_of(inputs),
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
             answers=answer_policy(policy.guardrails, self._scan_of),
             stream_usage=policy.stream_usage,
+            aliases=dict(policy.aliases),
+            provider=policy.provider,
         )
 
     def _scan_of(self, guardrails: tuple[Guardrail, ...]) -> LocalScan:

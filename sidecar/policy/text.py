@@ -37,6 +37,10 @@ def render_policy(policy: Policy) -> str:
         document["allowed_models"] = list(policy.allowed_models)
     if policy.stream_usage is not None:
         document["usage"] = {"streams": policy.stream_usage.value}
+    if policy.aliases:
+        document["aliases"] = dict(policy.aliases)
+    if policy.provider is not None:
+        document["provider"] = _fields(policy.provider)
     document["guardrails"] = guardrails = []
     for one in policy.guardrails:
         guardrail: dict[str, Any] = {

@@ -5,6 +5,7 @@ What Envoy itself puts into `ext_proc` is compared in tests/e2e/test_nothing_lea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_conf
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import METADATA_KEYS
+from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.principal import PolicyBinding
 from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
 from sidecar.pipeline.reply import metadata_of
@@ -55,7 +57,8 @@ def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     snapshot = build_snapshot(())
     policy = snapshot.effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
-    record.policy, record.key = policy, record_of(PRINCIPAL.key_id)
+    choice = ProviderChoice("search", "eu", ("openai", "azure"))
+    record.policy, record.key = replace(policy, provider=choice), record_of(PRINCIPAL.key_id)
     record.model, record.streamed, record.text_bytes = "gpt-4o", True, 1
     record.estimated_tokens, record.usage_source = 10, "answers"
     record.allowance = Allowance(reserved=Reservation())

@@ -130,6 +130,13 @@ guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_er
 name: hook-rubbish-allow
 guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_error: allow}]
 ---
+name: search
+aliases: {gpt-best: gpt-5-mini}
+provider: {credential: search-openai}
+---
+name: search-unknown
+provider: {credential: gone}
+---
 name: gated
 guardrails: [{name: hook, type: webhook, url: "HOOK/gate", timeout: 5s}]
 """

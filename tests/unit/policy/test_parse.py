@@ -19,6 +19,7 @@ from sidecar.domain.policy import (
     Mode,
     OnError,
     Policy,
+    ProviderChoice,
     Stage,
     StreamMode,
     UnscannedAction,
@@ -536,3 +537,30 @@ def test_a_trusted_schema_is_not_checked_again() -> None:
     assert parse_policies(text, expressions="trust")[0].guardrails[0].stage is Stage.OUTPUT
     with pytest.raises(PolicyDocumentError):
         parse_policies(text, expressions="syntax")
+
+
+def test_aliases_and_the_choice_of_a_provider_reach_the_policy() -> None:
+    """Names of models and of Envoy's routes, in their order."""
+    (policy,) = parse_policies(
+        "name: a\naliases: {gpt-best: gpt-5-mini, fast: claude-haiku-4}\n"
+        "provider: {credential: search-openai, region: eu, order: [openai, azure]}\n"
+    )
+    assert policy.aliases == (("gpt-best", "gpt-5-mini"), ("fast", "claude-haiku-4"))
+    assert policy.provider == ProviderChoice("search-openai", "eu", ("openai", "azure"))
+
+
+@pytest.mark.parametrize(
+    ("aliases", "problem"),
+    [
+        ("{a: b, b: a}", "must not lead to another alias: a leads to b"),
+        ("{a: a}", "must not lead to another alias: a leads to a"),
+        ("{a: b, b: c}", "must not lead to another alias: a leads to b"),
+        ("{'gpt *': gpt-5}", "is not a name that is accepted here"),
+        ("[a, b]", "must be a mapping"),
+    ],
+)
+def test_aliases_that_lead_to_no_model_are_refused(aliases: str, problem: str) -> None:
+    """When the policy is applied, not with a request."""
+    with pytest.raises(PolicyDocumentError) as refused:
+        parse_policies(f"name: a\naliases: {aliases}\n")
+    assert problem in str(refused.value)

@@ -1,0 +1,121 @@
+"""Models by a name of the policy's own: everything judges the model, the provider receives it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sidecar.domain.usage import JudgedRequest
+from sidecar.guardrails.message_table import MessageTable
+from sidecar.settings.serving import RouteByModel
+from tests.support.events import BodyRequired, RequestCleared, RequestRefused
+from tests.support.pipeline import KEY, World, headers
+
+ALIASES = "name: default\naliases: {gpt-best: gpt-5-mini}\n"
+REDACTS = "guardrails: [{name: pii, type: pii, action: redact}]\n"
+
+
+def chat(model: str, text: str = "Hello.", **more: object) -> bytes:
+    messages = [{"role": "user", "content": text}]
+    return json.dumps({"messages": messages, "model": model, **more}).encode()
+
+
+async def sent(world: World, body: bytes) -> RequestCleared | RequestRefused:
+    """Return the verdict on a request with this body."""
+    exchange = world.exchange()
+    assert isinstance(await exchange.judge_headers(headers(), has_body=True), BodyRequired)
+    verdict = await exchange.judge_body(body)
+    assert isinstance(verdict, RequestCleared | RequestRefused)
+    await exchange.end()
+    return verdict
+
+
+def judged(world: World) -> JudgedRequest:
+    (request,) = world.usage.noted
+    return request
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(chat("gpt-best"), chat("gpt-5-mini"), id="an alias"),
+        pytest.param(
+            b'{"model" : "gpt\\u002dbest", "messages": []}',
+            b'{"model" : "gpt-5-mini", "messages": []}',
+            id="escaped",
+        ),
+        pytest.param(
+            chat("gpt-best", metadata={"model": "gpt-best"}),
+            chat("gpt-5-mini", metadata={"model": "gpt-best"}),
+            id="a name elsewhere stays",
+        ),
+        pytest.param(chat("gpt-4o"), None, id="a model"),
+        pytest.param(chat("GPT-BEST"), None, id="another name"),
+    ],
+)
+async def test_the_model_is_named_in_place_of_its_alias(
+    body: bytes, expected: bytes | None
+) -> None:
+    """No other byte of the body changes."""
+    verdict = await sent(World(ALIASES), body)
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == expected
+
+
+async def test_a_redacted_body_names_the_model_too() -> None:
+    """Both changes are in one body, whatever their order."""
+    verdict = await sent(World(ALIASES + REDACTS), chat("gpt-best", "mail ann@example.org"))
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == chat("gpt-5-mini", "mail [EMAIL_1]")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "passes"), [(("gpt-5*",), True), (("gpt-best",), False), (("gpt-4o",), False)]
+)
+async def test_the_model_must_be_allowed_and_not_its_alias(
+    allowed: tuple[str, ...], *, passes: bool
+) -> None:
+    """An alias is no way around a list of models."""
+    world = World(ALIASES)
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
+    assert isinstance(await sent(world, chat("gpt-best")), RequestCleared) is passes
+
+
+async def test_usage_and_routes_have_the_model() -> None:
+    """Its price and its route are the model's."""
+    world = World(ALIASES, route_by_model=RouteByModel.ON)
+    verdict = await sent(world, chat("gpt-best"))
+    assert isinstance(verdict, RequestCleared)
+    assert dict(verdict.mutations.headers.set_headers)["x-egret-model"] == b"gpt-5-mini"
+    assert dict(verdict.mutations.metadata)["model"] == "gpt-5-mini"
+    assert judged(world).model == "gpt-5-mini"
+
+
+async def test_guardrails_for_some_models_are_those_of_the_model() -> None:
+    """In long conversations as well, whose known turns are not searched again."""
+    scoped = (
+        "guardrails: [{name: words, type: denied_terms, terms: [Bluebird], models: [gpt-5-*]}]\n"
+    )
+    world = World(ALIASES + scoped, messages=MessageTable(max_bytes=1 << 22, secret=b"s" * 32))
+    long = chat("gpt-best", "Bluebird " + "word " * 4_000)
+    for body in (chat("gpt-best", "Bluebird"), long, long):
+        assert isinstance(await sent(world, body), RequestRefused)
+    assert isinstance(await sent(world, chat("gpt-4o", "Bluebird")), RequestCleared)
+
+
+async def test_the_choice_of_a_provider_is_metadata_and_chooses_the_route_again() -> None:
+    """Envoy reads it there; the names of secrets, never a secret."""
+    world = World("name: default\nprovider: {credential: search, order: [openai, azure]}\n")
+    exchange = world.exchange()
+    verdict = await exchange.judge_headers(headers(), has_body=True)
+    assert isinstance(verdict, RequestCleared)
+    metadata = dict(verdict.mutations.metadata)
+    assert (metadata["provider_credential"], metadata["provider_order"]) == (
+        "search", "openai,azure",
+    )  # fmt: skip
+    assert "provider_region" not in metadata
+    assert verdict.mutations.clear_route_cache
+    await exchange.end()
