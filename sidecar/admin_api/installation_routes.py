@@ -10,13 +10,13 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from sidecar.admin.audit_log import set_actor
 from sidecar.admin.in_force import Barrier, wait_in_force
 from sidecar.admin.installation.export import export_files, masked_policies
-from sidecar.admin.installation.object_schema import installation_schema
+from sidecar.admin.installation.object_schema import installation_schema_text
 from sidecar.admin.installation.objects import (
     InstallationError,
     Kind,
@@ -114,10 +114,10 @@ async def export_installation(
     return Export(files=files, masked_policies=list(masked_policies(stored)))
 
 
-@router.get("/installation/schema")
-async def show_schema(access: Annotated[Access, requires(None)]) -> dict[str, Any]:  # noqa: ARG001
+@router.get("/installation/schema", response_class=Response)
+async def show_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
     """Return the JSON Schema of the documents in files."""
-    return installation_schema()
+    return Response(installation_schema_text(), media_type="application/schema+json")
 
 
 @router.post("/installation/plan")

@@ -20,7 +20,7 @@ from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Action, Mode, Stage
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.pipeline.decide import decide
-from sidecar.policy.json_schema_file import policy_schema
+from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
 from sidecar.policy.tester import PolicyTestResult, TimedResult, run_policy_test, spans_of
@@ -132,10 +132,10 @@ async def list_policies(
     return list(await policy_uses(access.connection))
 
 
-@router.get("/policy-schema")
-async def show_schema(access: Annotated[Access, requires(None)]) -> dict[str, Any]:  # noqa: ARG001
+@router.get("/policy-schema", response_class=Response)
+async def show_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
     """Return the JSON Schema of a policy, for an editor's completion."""
-    return policy_schema()
+    return Response(policy_schema_text(), media_type="application/schema+json")
 
 
 @router.get("/policies/{policy}")

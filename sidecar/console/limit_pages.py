@@ -45,7 +45,8 @@ async def listed(
     owner = Owner(Level.ORGANIZATION, organization) if organization in names.values() else None
     by_organization: defaultdict[str, list[Holder]] = defaultdict(list)
     for holder in await _visible(access, await holders_of_limits(connection, owner), within):
-        by_organization[names[holder.organization_id]].append(holder)
+        # Its name, as the person may view no more of it than a team.
+        by_organization[holder.name.partition("/")[0]].append(holder)
     shown = sorted(by_organization)[:MOST_ORGANIZATIONS]
     return render(
         request,

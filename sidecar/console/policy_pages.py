@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, Response
 
 from sidecar.admin.finding_reports import finding_sums
 from sidecar.admin.policy_plan import Change, PlannedPolicy
@@ -27,7 +27,7 @@ from sidecar.console.policy_check import (
 )
 from sidecar.console.rendering import diff_lines, render
 from sidecar.domain.policy import Mode, Stage
-from sidecar.policy.json_schema_file import policy_schema
+from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy_text, parse_policies
 from sidecar.policy.text import hides_values, render_policy
 from sidecar.storage.postgres_policies import (
@@ -76,9 +76,9 @@ async def listed(request: Request, access: _View) -> HTMLResponse:
 
 
 @router.get("/policies/+schema.json")
-async def schema(_: Annotated[Access, requires(None)]) -> JSONResponse:
+async def schema(_: Annotated[Access, requires(None)]) -> Response:
     """Return the JSON Schema of a policy, for the editor's completion."""
-    return JSONResponse(policy_schema())
+    return Response(policy_schema_text(), media_type="application/json")
 
 
 @router.get("/policies/+editor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final
 
 from sidecar.policy.documents import GUARDRAIL_DOCUMENTS, PolicyModel
@@ -120,6 +121,7 @@ def policy_schema() -> dict[str, Any]:
     }
 
 
+@cache
 def policy_schema_text() -> str:
     """Return the schema as the repository holds it."""
     return json.dumps(policy_schema(), indent=1, ensure_ascii=False) + "\n"

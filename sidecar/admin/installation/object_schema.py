@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any, Final
 
 from sidecar.admin.installation.objects import DOCUMENTS, Kind
@@ -91,6 +92,7 @@ def installation_schema() -> dict[str, Any]:
     return schema
 
 
+@cache
 def installation_schema_text() -> str:
     """Return the schema as `egret apply --schema` prints it."""
     return json.dumps(installation_schema(), indent=1, ensure_ascii=False) + "\n"
