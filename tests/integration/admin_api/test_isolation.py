@@ -37,7 +37,7 @@ GRANTS: Final = (
         for role in ("viewer", "team_lead")
     ),
 )
-QUERIES: Final = (
+QUERIES: Final[tuple[dict[str, str], ...]] = (
     {},
     {
         "organization": "acme",
