@@ -186,8 +186,9 @@ def _starts_of(fields: frozenset[str]) -> re.Pattern[bytes]:
     return re.compile(rb'"(' + names + rb')"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{')
 
 
-_END_OF_LIST: Final = re.compile(rb"\}[ \t\r\n]*\][ \t\r\n]*[,}][ \t\r\n]*(?:\"|\Z)")
+_BEHIND_LIST: Final = re.compile(rb"\][ \t\r\n]*[,}][ \t\r\n]*(?:\"|\Z)")
 """Of a value in the outermost object, if it is not within a text or another object."""
+_BEFORE_END: Final = frozenset(b"} \t\r\n")
 
 
 def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
@@ -212,7 +213,17 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
         left = before.rstrip(b" \t\r\n,")
         if left.endswith(b"}") and len(left) < len(before):
             ends.append(at - len(before) + len(left))
-    ends += [found.start() + 1 for found in _END_OF_LIST.finditer(body, least)][-_MAX_ENDS:]
+    at, most = len(body), len(ends) + _MAX_ENDS
+    for _ in range(_MAX_OBJECTS):
+        at = body.rfind(b"]", least, at)  # twenty times as fast as an expression for all of it
+        if at < 0 or len(ends) == most:
+            break
+        if body[at - 1] not in _BEFORE_END:
+            continue
+        before = body[max(at - _MAX_GAP, least) : at]
+        left = before.rstrip(_SPACE)
+        if left.endswith(b"}") and _BEHIND_LIST.match(body, at):
+            ends.append(at - len(before) + len(left))
     return sorted(ends)
 
 
