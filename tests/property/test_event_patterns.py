@@ -99,6 +99,28 @@ def test_what_changes_beside_the_text_is_noticed(
             assert reader.read(payload, event=name) == read_answer(payload, event=name)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    delta=DELTAS,
+    learned=EXTRAS,
+    later=st.lists(EXTRAS, min_size=1, max_size=4),
+    written=FORMATS,
+)
+def test_a_first_event_of_a_form_that_was_learned_is_read_as_if_alone(
+    delta: dict[str, Any],
+    learned: dict[str, Any],
+    later: list[dict[str, Any]],
+    written: dict[str, Any],
+) -> None:
+    """Two streams have begun alike, with or without text; those after them with other members."""
+    model = f"model {next(MODELS)}"
+    for extra in (learned, learned, *later):
+        payload = json.dumps(chat_chunk(delta) | extra, **written).encode()
+        reader = EventPatternCache(model)
+        for _ in range(2):
+            assert reader.read(payload, event="") == read_answer(payload)
+
+
 @given(
     texts=st.lists(st.binary(max_size=6), min_size=1, max_size=6),
     padding=st.sampled_from([b"", b"ab", b"\xff", b'a","b":"c', b"a\\u0062"]),
