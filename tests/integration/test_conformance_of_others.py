@@ -25,13 +25,12 @@ START_SECONDS = 20.0
 SMALL = (*ORDINARY, "a client that leaves")
 """Without --full only these cases run, once; with it all of them, three times."""
 NO_STREAMED_RESPONSE = "answered `request_body` without a `streamed_response`"
+DUPLEX = dict.fromkeys(
+    ("duplex", "duplex-answer", "duplex-behind", "duplex-before"), NO_STREAMED_RESPONSE
+)
 UNSERVED = {
-    "go": {
-        "buffered-answer": "answered `response_body` with an empty message",
-        "duplex": NO_STREAMED_RESPONSE,
-        "duplex-answer": NO_STREAMED_RESPONSE,
-    },
-    "python": {"duplex": NO_STREAMED_RESPONSE, "duplex-answer": NO_STREAMED_RESPONSE},
+    "go": {"buffered-answer": "answered `response_body` with an empty message", **DUPLEX},
+    "python": DUPLEX,
 }
 
 

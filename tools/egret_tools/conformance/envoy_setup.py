@@ -27,7 +27,7 @@ _LOOPBACK: Final = "127.0.0.1"
 def envoy_config(target: Target, *, upstream_port: int, modes: Iterable[str], other: Path) -> str:
     """Return the configuration as JSON, which is YAML as well.
 
-    *other* is the socket of the processor before the server's, in modes that have one.
+    *other* is the socket of the processor beside the server's, in modes that have one.
     """
     kind, address = envoy_address(target)
     upstream: dict[str, object] = {
@@ -109,6 +109,7 @@ def _connection_manager(name: str, mode: Mode) -> dict[str, object]:
             "http_filters": [
                 *([] if mode.behind is None else [_other_filter(mode.behind)]),
                 {"name": "envoy.filters.http.ext_proc", "typed_config": _ext_proc(mode)},
+                *([] if mode.before is None else [_other_filter(mode.before)]),
                 {
                     "name": "envoy.filters.http.router",
                     "typed_config": {"@type": f"{_TYPE}.filters.http.router.v3.Router"},

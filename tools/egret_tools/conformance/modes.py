@@ -13,13 +13,15 @@ DEFAULT_BUFFER_BYTES: Final = 64 * 1024
 class Mode:
     """A processing mode by its fields; fields left out are NONE or SKIP.
 
-    *behind* is the mode of another processor whose filter is before the server's.
+    *behind* is the mode of another processor whose filter is before the server's, *before* that of
+    one after it.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
     may_override: bool = False
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     behind: dict[str, str] | None = None
+    before: dict[str, str] | None = None
 
 
 def whole_mode(fields: dict[str, str]) -> dict[str, str]:
@@ -55,6 +57,7 @@ MODES: Final = {
     "duplex-answer": Mode(_DUPLEX_ANSWER),
     "headers-behind": Mode(may_override=True, behind=_DUPLEX_ANSWER),
     "duplex-behind": Mode(_DUPLEX, behind=_DUPLEX_ANSWER),
+    "duplex-before": Mode(_DUPLEX, before=_DUPLEX_ANSWER),
     # Neither can be a gate: the headers leave first, or the rest of a long body goes unseen.
     "streamed": Mode({"request_body_mode": "STREAMED"}),
     "partial": Mode({"request_body_mode": "BUFFERED_PARTIAL"}),
@@ -69,5 +72,6 @@ JUDGED_MODES: Final = (
     "duplex-answer",
     "headers-behind",
     "duplex-behind",
+    "duplex-before",
 )
 """In which a request can be judged before it leaves."""

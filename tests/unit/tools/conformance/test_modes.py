@@ -12,7 +12,7 @@ def test_a_whole_mode_names_each_field() -> None:
 def test_a_streamed_body_comes_with_its_trailers() -> None:
     """Envoy rejects a filter without them, also that of another processor."""
     fields = [mode.fields for mode in MODES.values()]
-    fields += [mode.behind for mode in MODES.values() if mode.behind is not None]
+    fields += [one for mode in MODES.values() for one in (mode.behind, mode.before) if one]
     for one in fields:
         for side in ("request", "response"):
             if one.get(f"{side}_body_mode") == "FULL_DUPLEX_STREAMED":
