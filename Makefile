@@ -36,7 +36,7 @@ CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,s
 TRACED := --cov sidecar.domain --cov sidecar.redaction --cov sidecar.extproc.protocol --cov sidecar.extproc.phases --cov sidecar.pipeline.decide --cov sidecar.pipeline.reply
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model fuzz-admin status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -165,6 +165,14 @@ build/docs/.stamp: requirements/docs.txt
 
 docs: build/docs/.stamp $(DEV_STAMP) ## Build the pages into a site with search, build/site; every link and anchor is checked
 	$(PY) -m quality.pages build/docs/bin/zensical
+
+build/fuzz/.stamp: requirements/fuzz.txt
+	$(PYTHON) -m venv build/fuzz
+	build/fuzz/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+fuzz-admin: build/fuzz/.stamp $(DEV_STAMP) ## Send `egret admin` requests made from its OpenAPI document: none may end in a 500
+	$(PY) -m tests.support.fuzz_admin build/fuzz/bin/schemathesis --max-examples 100 --no-color
 
 chart-audit: $(HELM_STAMP) ## checkov over what the chart makes; exceptions with reasons in deploy/helm/checkov.yaml
 	$(PYTHON) -m venv build/checkov

@@ -33,6 +33,7 @@ from sidecar.admin_api import (
     token_routes,
 )
 from sidecar.admin_api.access import SAFE_METHODS, Services
+from sidecar.admin_api.openapi import openapi_of
 from sidecar.admin_api.problems import Problem, problem_of
 from sidecar.admin_api.rate_limits import RateLimiter
 from sidecar.alerts.service import AlertService
@@ -109,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     for kind in _EXPECTED:
         app.add_exception_handler(kind, _answer_problem)
     app.add_exception_handler(Exception, _answer_fault)
+    app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
     app.add_middleware(_SecurityHeaders, is_encrypted=settings.admin.is_encrypted)
     return app
 

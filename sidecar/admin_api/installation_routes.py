@@ -36,6 +36,7 @@ from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_changes import check_expressions
 from sidecar.admin_api.access import WAIT_SECONDS, Access, AccessRoute, Services, requires
 from sidecar.admin_api.objects import Body, Model
+from sidecar.admin_api.policy_routes import SCHEMA_ANSWER
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.policy.parse import PolicyDocument
@@ -114,7 +115,7 @@ async def export_installation(
     return Export(files=files, masked_policies=list(masked_policies(stored)))
 
 
-@router.get("/installation/schema", response_class=Response)
+@router.get("/installation/schema", response_class=Response, responses=SCHEMA_ANSWER)
 async def show_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
     """Return the JSON Schema of the documents in files."""
     return Response(installation_schema_text(), media_type="application/schema+json")

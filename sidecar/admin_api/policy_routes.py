@@ -34,6 +34,11 @@ from sidecar.storage.postgres_policies import (
 
 router = APIRouter(route_class=AccessRoute, tags=["policies"])
 
+SCHEMA_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"application/schema+json": {"schema": {"type": "object"}}}}
+}
+"""The answer of routes that return a JSON Schema."""
+
 MAX_DOCUMENT: Final = 1_000_000
 MAX_TEXT: Final = 100_000
 MAX_NOTE: Final = 1_000
@@ -132,7 +137,7 @@ async def list_policies(
     return list(await policy_uses(access.connection))
 
 
-@router.get("/policy-schema", response_class=Response)
+@router.get("/policy-schema", response_class=Response, responses=SCHEMA_ANSWER)
 async def show_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
     """Return the JSON Schema of a policy, for an editor's completion."""
     return Response(policy_schema_text(), media_type="application/schema+json")

@@ -64,7 +64,11 @@ async def sum_usage(
     )
 
 
-@router.get("/usage.csv", response_class=Response)
+@router.get(
+    "/usage.csv",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
 async def export_usage(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     by: By = By.TEAM,
