@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import asyncpg
 import pytest
 
@@ -15,7 +17,7 @@ from tests.support.postgres import Database
 
 POLICY = "name: strict\nguardrails: [{name: a, type: pii}]\n"
 ACME = f"{API}/organizations/acme"
-WRITES = (
+WRITES: Final[tuple[tuple[str, str, dict[str, Any] | None], ...]] = (
     ("POST", f"{API}/organizations", {"name": "initech"}),
     ("POST", f"{ACME}/teams", {"name": "maps"}),
     ("PATCH", f"{ACME}/teams/maps", {"enabled": False}),
