@@ -11,9 +11,8 @@ from sidecar.admin_api.access import SAFE_METHODS
 from sidecar.console.website import add_console
 from tests.integration.admin_api.conftest import OWNERS
 from tests.integration.admin_api.test_isolation import ENDPOINTS
-from tests.integration.test_storage_roles import logged_in
 from tests.support.admin_api import API, admin_settings, running_app, session_client
-from tests.support.postgres import Database
+from tests.support.postgres import Database, logged_in
 
 POLICY = "name: strict\nguardrails: [{name: a, type: pii}]\n"
 ACME = f"{API}/organizations/acme"
