@@ -2,7 +2,7 @@
 
     python -m tests.support.alerts DSN SECRETS_DIRECTORY
 
-runs one replica that checks every 0.2 s and leases messages for 2 s, until it is killed.
+runs one replica that checks every 0.2 s and leases messages for a second, until it is killed.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class AlertReceiver:
     bodies: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    received: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -89,6 +90,7 @@ class AlertReceiver:
 
         async def take(request: web.Request) -> web.Response:
             self.attempts += 1
+            self.received.set()
             body = await request.text()
             headers = {name.lower(): value for name, value in request.headers.items()}
             payload = Webhook(SECRET).verify(body, headers)
@@ -136,4 +138,4 @@ async def start_replica(dsn: str, secrets: Path) -> asyncio.subprocess.Process:
 
 if __name__ == "__main__":
     postgres = PostgresSettings(dsn=SecretStr(sys.argv[1]), acquire_seconds=20, query_seconds=20)
-    asyncio.run(service(postgres, Path(sys.argv[2]), lease_seconds=2.0).run())
+    asyncio.run(service(postgres, Path(sys.argv[2]), lease_seconds=1.0).run())
