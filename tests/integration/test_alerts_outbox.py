@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 
+import asyncpg
 import pytest
 
 from sidecar.admin.installation.persistence import load_installation
@@ -241,13 +242,11 @@ async def test_routes_are_exported_as_they_were_applied(database: Database) -> N
     assert [one.name for one in routes] == ["a", "b"]
 
 
-@pytest.mark.parametrize("secret", ["whsec_C2FVsBQIhrscChlQIMV", "env:HOME", "file:../dsn"])
-async def test_the_database_takes_no_secret_in_place_of_its_name(
-    database: Database, secret: str
-) -> None:
+async def test_the_database_takes_no_secret_in_place_of_its_name(database: Database) -> None:
     async with database.server.connect(database.name) as connection:
-        with pytest.raises(Exception, match="alert_routes_secret_check"):
-            await connection.execute(
-                "INSERT INTO alert_routes (name, channel, secret) VALUES ('a', 'slack', $1)",
-                secret,
-            )
+        for secret in ("whsec_C2FVsBQIhrscChlQIMV", "env:HOME", "file:../dsn"):
+            with pytest.raises(asyncpg.CheckViolationError, match="alert_routes_secret_check"):
+                await connection.execute(
+                    "INSERT INTO alert_routes (name, channel, secret) VALUES ('a', 'slack', $1)",
+                    secret,
+                )

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-
-import pytest
+from typing import Final
 
 from sidecar.alerts.rules import RULES, alerts_by_rule, budget_alerts
 from sidecar.domain.alerting import AlertRule, Severity
@@ -105,26 +104,25 @@ async def test_keys_that_were_not_used_for_90_days_are_one_alert_a_month(
     assert (alert.organization_id, alert.period_began.day) == ("org_1", 1)
 
 
-@pytest.mark.parametrize(
-    ("hours", "is_spike"),
-    [
-        ({0: 20, 30: 1}, True),
-        ({0: 19, 30: 1}, False),  # too few to matter
-        ({0: 100}, False),  # a new guardrail
-        ({0: 100, 20: 1}, False),  # not a day old
-        ({0: 100, **dict.fromkeys(range(1, 169), 21)}, False),  # under five times the mean
-        ({0: 106, **dict.fromkeys(range(1, 169), 21)}, True),
-    ],
+SPIKES: Final[tuple[tuple[dict[int, int], bool], ...]] = (
+    ({0: 20, 30: 1}, True),
+    ({0: 19, 30: 1}, False),  # too few to matter
+    ({0: 100}, False),  # a new guardrail
+    ({0: 100, 20: 1}, False),  # not a day old
+    ({0: 100, **dict.fromkeys(range(1, 169), 21)}, False),  # under five times the mean
+    ({0: 106, **dict.fromkeys(range(1, 169), 21)}, True),
 )
-async def test_a_spike_is_five_times_the_usual_findings(
-    database: Database, hours: dict[int, int], *, is_spike: bool
-) -> None:
-    async with database.server.connect(database.name) as connection:
-        for age, requests in hours.items():
-            await connection.execute(_FINDINGS, age, "EMAIL", requests)
-        alerts = await found(connection, AlertRule.GUARDRAIL_SPIKE)
+"""Requests with a finding by age in hours, and whether that is a spike."""
 
-    assert [one[0] for one in alerts] == ["strict pii EMAIL"] * is_spike
+
+async def test_a_spike_is_five_times_the_usual_findings(database: Database) -> None:
+    async with database.server.connect(database.name) as connection:
+        for hours, is_spike in SPIKES:
+            await connection.execute("TRUNCATE findings_by_hour")
+            rows = [(age, "EMAIL", requests) for age, requests in hours.items()]
+            await connection.executemany(_FINDINGS, rows)
+            alerts = await found(connection, AlertRule.GUARDRAIL_SPIKE)
+            assert [one[0] for one in alerts] == ["strict pii EMAIL"] * is_spike, hours
 
 
 async def test_a_key_of_egret_in_a_text_is_critical(database: Database) -> None:
@@ -162,30 +160,28 @@ async def test_a_guardrail_that_fails_open_is_reported_for_the_organization(
     ]
 
 
-@pytest.mark.parametrize(
-    ("ages", "is_silent"),
-    [
-        (range(2, 27), True),
-        (range(1, 27), False),  # there was usage in the last hour
-        ([*range(2, 10), *range(11, 27)], False),  # an hour without usage is usual
-    ],
-)
-async def test_no_usage_after_a_day_with_usage_each_hour_is_reported(
-    database: Database, ages: list[int], *, is_silent: bool
-) -> None:
-    async with database.server.connect(database.name) as connection:
-        for age in ages:
-            await connection.execute(
-                "INSERT INTO usage_by_hour (began_at, key_id, team_id, organization_id, model,"
-                " requests, refused, failed, estimated, unpriced, input_tokens,"
-                " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,"
-                " cost_usd) VALUES (date_trunc('hour', now(), 'UTC') - interval '1 hour' * $1,"
-                " 'k', 't', 'o', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
-                age,
-            )
-        alerts = await found(connection, AlertRule.FILTER_UNATTACHED)
+_HOURS_OF_USAGE = """
+INSERT INTO usage_by_hour (began_at, key_id, team_id, organization_id, model, requests, refused,
+    failed, estimated, unpriced, input_tokens, cached_input_tokens, cache_write_tokens,
+    output_tokens, reasoning_tokens, cost_usd)
+SELECT date_trunc('hour', now(), 'UTC') - interval '1 hour' * age,
+    'k', 't', 'o', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+FROM unnest($1::integer[]) AS age
+"""
 
-    assert [one[0] for one in alerts] == ["usage"] * is_silent
+
+async def test_no_usage_after_a_day_with_usage_each_hour_is_reported(database: Database) -> None:
+    """Not if there was some in the last hour, nor if an hour without usage is usual."""
+    async with database.server.connect(database.name) as connection:
+        for ages, expected in (
+            ([*range(2, 27)], ["usage"]),
+            ([*range(1, 27)], []),
+            ([*range(2, 10), *range(11, 27)], []),
+        ):
+            await connection.execute("TRUNCATE usage_by_hour")
+            await connection.execute(_HOURS_OF_USAGE, ages)
+            alerts = await found(connection, AlertRule.FILTER_UNATTACHED)
+            assert [one[0] for one in alerts] == expected
 
 
 async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Database) -> None:
@@ -204,25 +200,25 @@ async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Datab
     assert ended == []
 
 
-@pytest.mark.parametrize(
-    ("spent", "expected"),
-    [
-        ("7.99", []),
-        ("8", [(AlertRule.BUDGET_THRESHOLD, Severity.WARNING)]),
-        ("10", [(AlertRule.BUDGET_SPENT, Severity.CRITICAL)]),
-    ],
-)
 async def test_a_budget_is_reported_when_it_is_nearly_spent_and_when_it_is(
-    database: Database, spent: str, expected: list[tuple[AlertRule, Severity]]
+    database: Database,
 ) -> None:
+    """In the period that begins in the budget's time zone."""
     limits = '[{"measure": "cost", "window": "day", "amount": 10000000, "time_zone": "UTC"}]'
+    reported: list[list[tuple[AlertRule, Severity]]] = []
     async with database.server.connect(database.name) as connection:
         await connection.execute(OWNERS)
         await connection.execute("UPDATE teams SET limits = $1", limits)
-        await connection.execute(_USAGE, "0 seconds", "{}", spent)
-        now = await connection.fetchval("SELECT now()")
-        alerts = await budget_alerts(connection, now=now.timestamp())
+        for spent in ("7.99", "0.01", "2"):
+            await connection.execute(_USAGE, "0 seconds", "{}", spent)
+            now = await connection.fetchval("SELECT now()")
+            alerts = await budget_alerts(connection, now=now.timestamp())
+            assert all(one.period_began.hour == 0 for one in alerts)
+            assert all(one.organization_id == "org_1" for one in alerts)
+            reported.append([(one.rule, one.severity) for one in alerts])
 
-    assert [(one.rule, one.severity) for one in alerts] == expected
-    assert all(one.period_began.hour == 0 for one in alerts)
-    assert all(one.organization_id == "org_1" for one in alerts)
+    assert reported == [
+        [],
+        [(AlertRule.BUDGET_THRESHOLD, Severity.WARNING)],
+        [(AlertRule.BUDGET_SPENT, Severity.CRITICAL)],
+    ]
