@@ -206,6 +206,7 @@ class Policy:
     `allowed_models` are glob patterns that apply if no key, team or organization sets its own.
     With `stream_usage` None, it depends on whether the key's limits count tokens. `aliases` are
     names of models with the model that is requested in their place; no model is an alias too.
+    With `restores_aliases` an answer names the alias.
     """
 
     name: str
@@ -215,6 +216,7 @@ class Policy:
     allowed_models: tuple[str, ...] | None = None
     stream_usage: StreamUsage | None = None
     aliases: tuple[tuple[str, str], ...] = ()
+    restores_aliases: bool = False
     provider: ProviderChoice | None = None
 
 

@@ -45,6 +45,7 @@ from sidecar.pipeline.admission import (
     strip,
     unscannable,
 )
+from sidecar.pipeline.aliased_answer import AliasedAnswer
 from sidecar.pipeline.answer import (
     AnswerPlan,
     GuardedAnswer,
@@ -278,7 +279,7 @@ async def judge_request(
         allowed = await judge_without_body(reason, caller, stream, record, worker)
     if isinstance(allowed, ClientError):
         return allowed
-    plan = _plan_answer(allowed, route, record, worker)
+    plan = _plan_answer(allowed, route, record, protocol, worker)
     plan = plan if worker.own_ends is None else metered(plan, record, protocol, worker)
     awaits = isinstance(plan, MeteredAnswer) and not plan.reads_body
     if plan is not None:
@@ -329,7 +330,11 @@ def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> No
 
 
 def _plan_answer(
-    allowed: RequestAllowed, route: Route | UnknownRoute, record: RequestRecord, worker: Worker
+    allowed: RequestAllowed,
+    route: Route | UnknownRoute,
+    record: RequestRecord,
+    protocol: ExtProcProtocol,
+    worker: Worker,
 ) -> AnswerPlan | None:
     """Return how the answer is treated; None if it passes without Egret.
 
@@ -340,7 +345,8 @@ def _plan_answer(
     policy = record.policy
     if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:
         return None
-    restoration = allowed.restoration
+    line, restoration = RequestLine(record.path, route), allowed.restoration
+    plan: AnswerPlan | None = None
     if policy.answers.guardrails or restoration.originals:
         taken = frozenset(restoration.originals)
         setting = AnswerSetting(
@@ -353,8 +359,12 @@ def _plan_answer(
             clock=worker.clocks.monotonic,
             hides_usage=allowed.hides_usage,
         )
-        return GuardedAnswer(RequestLine(record.path, route), setting, record)
-    return UncountedAnswer(RequestLine(record.path, route)) if allowed.hides_usage else None
+        plan = GuardedAnswer(line, setting, record)
+    elif allowed.hides_usage:
+        plan = UncountedAnswer(line)
+    if record.alias is not None and policy.restores_aliases and protocol.may_judge_answer:
+        plan = AliasedAnswer(line, plan, alias=record.alias)
+    return plan
 
 
 def make_room(record: RequestRecord, worker: Worker) -> None:

@@ -309,6 +309,7 @@ class PolicyModel(Document):
     aliases: Annotated[dict[ModelName, ModelName], Field(max_length=MAX_ITEMS)] = Field(
         default_factory=dict
     )
+    restore_aliases: bool = False
     provider: ProviderDocument | None = None
     usage: UsageDocument = UsageDocument()
     guardrails: Annotated[
@@ -334,6 +335,7 @@ class PolicyModel(Document):
             allowed_models=self.allowed_models,
             stream_usage=self.usage.streams,
             aliases=tuple(self.aliases.items()),
+            restores_aliases=self.restore_aliases,
             provider=None
             if self.provider is None
             else ProviderChoice(

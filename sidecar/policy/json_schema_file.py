@@ -57,6 +57,7 @@ _WORDS: Final = {
     "region": "Region of the provider, for Envoy's routes.",
     "regions": "Regions whose national telephone numbers are looked for.",
     "restore": "Placeholders in the answer are turned back for the client.",
+    "restore_aliases": "Answers name the alias that was requested, not its model.",
     "retries": "Further calls after a failure that is worth one.",
     "rollout": "Share of the keys it is for, such as 10%; the same keys every time.",
     "routes": "Operations it is for; every one where not given.",

@@ -184,6 +184,7 @@ class EffectivePolicy:
     exempted: tuple[str, ...] = ()
     stream_usage: StreamUsage | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    restores_aliases: bool = False
     provider: ProviderChoice | None = None
     request_variants: PolicyVariants[RequestScope, EffectivePolicy] | None = field(
         default=None, repr=False, compare=False
@@ -298,6 +299,7 @@ class PolicySnapshot:
             answers=answer_policy(policy.guardrails, self._scan_of),
             stream_usage=policy.stream_usage,
             aliases=dict(policy.aliases),
+            restores_aliases=policy.restores_aliases,
             provider=policy.provider,
         )
 

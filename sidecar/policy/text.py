@@ -39,6 +39,8 @@ def render_policy(policy: Policy) -> str:
         document["usage"] = {"streams": policy.stream_usage.value}
     if policy.aliases:
         document["aliases"] = dict(policy.aliases)
+    if policy.restores_aliases:
+        document["restore_aliases"] = True
     if policy.provider is not None:
         document["provider"] = _fields(policy.provider)
     document["guardrails"] = guardrails = []

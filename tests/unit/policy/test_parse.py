@@ -542,10 +542,11 @@ def test_a_trusted_schema_is_not_checked_again() -> None:
 def test_aliases_and_the_choice_of_a_provider_reach_the_policy() -> None:
     """Names of models and of Envoy's routes, in their order."""
     (policy,) = parse_policies(
-        "name: a\naliases: {gpt-best: gpt-5-mini, fast: claude-haiku-4}\n"
+        "name: a\naliases: {gpt-best: gpt-5-mini, fast: claude-haiku-4}\nrestore_aliases: true\n"
         "provider: {credential: search-openai, region: eu, order: [openai, azure]}\n"
     )
     assert policy.aliases == (("gpt-best", "gpt-5-mini"), ("fast", "claude-haiku-4"))
+    assert policy.restores_aliases
     assert policy.provider == ProviderChoice("search-openai", "eu", ("openai", "azure"))
 
 

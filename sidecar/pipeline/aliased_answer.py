@@ -1,0 +1,122 @@
+"""Names the alias in an answer, where its client requested a model by one.
+
+Of OpenAI's and Anthropic's answers, whole and streamed: in other APIs the path names the model.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from sidecar.apis.frames import Frame, SseFramer
+from sidecar.apis.response_structure import AnswerForm, answer_form
+from sidecar.apis.stream_usage import members
+from sidecar.domain.errors import ClientError
+from sidecar.domain.http import HeaderName, Headers
+from sidecar.extproc.stream import ExtProcStream
+from sidecar.jsontext.strict import JsonValue
+from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
+from sidecar.pipeline.answer_judgement import Released
+
+_MODEL: Final = b"model"
+_NAMED: Final = b'"model"'
+_HOLDERS: Final = (b"response", b"message")
+"""Members of an event that hold an answer: OpenAI's responses, the first of Anthropic's."""
+
+
+class AliasedAnswer:
+    """An answer that names the alias as its model, judged by *inner* if that is given.
+
+    Nothing of it is refused or held back but by *inner*: an event that cannot be read goes on as
+    it is. A whole answer is held until it is here, since its length changes.
+    """
+
+    def __init__(self, line: RequestLine, inner: AnswerPlan | None, *, alias: str) -> None:
+        self.is_judged = inner is not None and inner.is_judged
+        self._line = line
+        self._inner = inner
+        self._alias = orjson.dumps(alias)
+        self._form: AnswerForm | None = None
+        self._framer = SseFramer()
+        self._is_beyond = False
+
+    def begin(self, headers: Headers, *, may_stream: bool) -> Handling | ClientError:
+        """Choose as *inner* does, and by whether there is an answer that names its model."""
+        handling: Handling | ClientError = Handling.PASS
+        if self._inner is not None:
+            handling = self._inner.begin(headers, may_stream=may_stream)
+        form = answer_form(headers, path=self._line.path)
+        is_success = headers.text(HeaderName.STATUS)[:1] in {"2", ""}
+        if not is_success or form not in {AnswerForm.SSE, AnswerForm.JSON}:
+            return handling
+        self._form = AnswerForm(form)
+        if handling is not Handling.PASS:
+            return handling
+        self._inner = None
+        return Handling.STREAM if may_stream and form is AnswerForm.SSE else Handling.HOLD
+
+    def take(self, body: bytes, *, is_last: bool) -> Released:
+        """Return the bytes that may leave, once the next piece of a stream is here."""
+        if self._inner is None:
+            return Released(self._named(body, is_last=is_last))
+        released = self._inner.take(body, is_last=is_last)
+        is_end = is_last or released.error is not None
+        return Released(self._named(released.body, is_last=is_end), released.error)
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
+        """Return the body that may leave, of an answer that is here as a whole."""
+        released = Released(body)
+        if self._inner is not None:
+            released = await self._inner.judge_whole(body, stream)
+        if released.error is not None:
+            return released
+        return Released(self._named(released.body, is_last=True))
+
+    def abandon(self) -> None:
+        """Record the findings of an answer that did not come to its end."""
+        if self._inner is not None:
+            self._inner.abandon()
+
+    def _named(self, body: bytes, *, is_last: bool) -> bytes:
+        if self._form is AnswerForm.JSON:
+            return _with_model(body, self._alias)
+        if self._form is None or self._is_beyond:
+            return body
+        frames = self._framer.feed(body)
+        if is_last:
+            frames += self._framer.finish()
+        shown = b"".join([self._named_event(frame) for frame in frames])
+        self._is_beyond = self._framer.fault is not None
+        return shown + self._framer.rest() if self._is_beyond else shown
+
+    def _named_event(self, frame: Frame) -> bytes:
+        payload, raw = frame.payload, frame.raw
+        if payload is None or _NAMED not in payload:
+            return raw
+        named = _with_model(payload, self._alias)
+        start = raw.find(payload)
+        # Data over several lines is one payload and many pieces: its line ends become our own.
+        return (
+            frame.with_payload(named)
+            if start < 0
+            else raw[:start] + named + raw[start + len(payload) :]
+        )
+
+
+def _with_model(payload: bytes, alias: bytes) -> bytes:
+    """Return JSON text with *alias* as its model, or as that of an answer within."""
+    try:
+        document: JsonValue = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return payload
+    if not isinstance(document, dict):
+        return payload
+    found = {one.name: one for one in members(payload, 0)}
+    for name in _HOLDERS:
+        if _MODEL not in found and isinstance(document.get(name.decode()), dict):
+            found |= {one.name: one for one in members(payload, found[name].start)}
+    model = found.get(_MODEL)
+    if model is None or not payload[model.start : model.end].startswith(b'"'):
+        return payload
+    return payload[: model.start] + alias + payload[model.end :]

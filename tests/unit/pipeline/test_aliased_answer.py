@@ -1,0 +1,133 @@
+"""Answers that name the alias their client requested, as the policy chooses."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.domain.http import Headers
+from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
+from sidecar.extproc.codec import BodyMode
+from sidecar.pipeline.aliased_answer import AliasedAnswer
+from sidecar.pipeline.answer import Handling, RequestLine
+from sidecar.settings.stores import UsageSource
+from tests.support.events import BodyRequired, RequestCleared, ResponseHeld, ResponseJudged
+from tests.support.pipeline import Exchange, World, headers
+
+ALIASES = "name: default\naliases: {gpt-best: gpt-5-mini}\nrestore_aliases: true\n"
+REDACTS = "guardrails: [{name: pii, type: pii, stage: output, action: redact}]\n"
+ROUTE = Route(Dialect.OPENAI, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES)
+JSON = Headers(((":status", b"200"), ("content-type", b"application/json")))
+SSE = Headers(((":status", b"200"), ("content-type", b"text/event-stream")))
+EVENTS = (
+    b'data: {"model":"gpt-5-mini-2026","choices":[{"delta":{"content":"a \\"model\\":"}}]}\n\n'
+    b': ping\n\nevent: x\ndata: {"type":"response.created","response":{"model":"gpt-5-mini"}}\n\n'
+    b'data: {"type":"message_start","message":{"content":[],"model":"claude-x"}}\r\n\r\n'
+    b"data: [DONE]\n\n"
+)
+NAMED = (
+    EVENTS.replace(b'"gpt-5-mini-2026"', b'"gpt-best"')
+    .replace(b'"gpt-5-mini"', b'"gpt-best"')
+    .replace(b'"claude-x"', b'"gpt-best"')
+)
+
+
+def plan(content: Headers = SSE) -> AliasedAnswer:
+    """Begin an answer that nothing judges."""
+    made = AliasedAnswer(RequestLine("/v1/chat/completions", ROUTE), None, alias="gpt-best")
+    assert made.begin(content, may_stream=True) is Handling.STREAM
+    return made
+
+
+@given(st.lists(st.integers(0, len(EVENTS)), max_size=6))
+def test_each_event_of_a_stream_names_the_alias_however_it_is_cut(cuts: list[int]) -> None:
+    """No other byte changes, and text of the model's own stays."""
+    places = [0, *sorted(cuts), len(EVENTS)]
+    pieces = [EVENTS[a:b] for a, b in pairwise(places)]
+    answer = plan()
+    sent = [
+        answer.take(piece, is_last=number == len(pieces)).body
+        for number, piece in enumerate(pieces, start=1)
+    ]
+    assert b"".join(sent) == NAMED
+
+
+async def aliased(world: World, **more: object) -> Exchange:
+    """Return an exchange whose request has gone on under an alias."""
+    exchange = world.exchange()
+    assert isinstance(await exchange.judge_headers(headers(), has_body=True), BodyRequired)
+    messages = [{"role": "user", "content": "Hello."}]
+    body = json.dumps({"model": "gpt-best", "messages": messages, **more}).encode()
+    verdict = await exchange.judge_body(body)
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.judges_answer
+    return exchange
+
+
+@pytest.mark.parametrize("guardrails", ["", REDACTS], ids=["unjudged", "judged"])
+@pytest.mark.parametrize("source", [UsageSource.ACCESS_LOG, UsageSource.ANSWERS])
+async def test_a_whole_answer_names_the_alias(guardrails: str, source: UsageSource) -> None:
+    """With a guardrail's changes in it, and counted by its own name."""
+    world = World(ALIASES + guardrails, usage_source=source)
+    exchange = await aliased(world)
+    assert isinstance(await exchange.judge_response_headers(JSON), ResponseHeld)
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    answer = {"model": "gpt-5-mini-2026", "choices": [{"message": {"content": "x"}}]}
+    judged = await exchange.judge_response_body(json.dumps(answer | {"usage": usage}).encode())
+    assert isinstance(judged, ResponseJudged)
+    named = answer | {"model": "gpt-best", "usage": usage}
+    assert judged.body == json.dumps(named).encode()
+    if source is UsageSource.ANSWERS:
+        assert world.ends.noted[0][0].response_model == "gpt-5-mini-2026"
+
+
+async def test_a_judged_stream_names_the_alias() -> None:
+    """Behind the guardrails, which read what the provider sent."""
+    exchange = await aliased(World(ALIASES + REDACTS), stream=True)
+    await exchange.judge_response_headers(SSE)
+    event = b'data: {"model":"gpt-5-mini","choices":[{"index":0,"delta":{"content":"EMAIL"}}]}\n\n'
+    sent = await exchange.judge_response_piece(
+        event.replace(b"EMAIL", b"ann@example.org"), is_last=True
+    )
+    expected = event.replace(b"gpt-5-mini", b"gpt-best").replace(b"EMAIL", b"[EMAIL_1]")
+    assert sent.body == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Headers(((":status", b"429"), ("content-type", b"application/json"))),
+        Headers(((":status", b"200"), ("content-type", b"audio/mpeg"))),
+        Headers((*JSON.fields, ("content-encoding", b"gzip"))),
+    ],
+    ids=["an error", "sound", "compressed"],
+)
+def test_other_answers_pass_as_they_are(content: Headers) -> None:
+    """They name no model, or cannot be read."""
+    made = AliasedAnswer(RequestLine("/v1/chat/completions", ROUTE), None, alias="gpt-best")
+    assert made.begin(content, may_stream=True) is Handling.PASS
+
+
+def test_an_event_that_never_ends_goes_on_as_it_is() -> None:
+    """Nothing is held back beyond the limit of an event."""
+    answer, sent = plan(), b""
+    piece = b'data: {"model":"gpt-5-mini",' + b"x" * (1 << 19)
+    for _ in range(4):
+        sent += answer.take(piece, is_last=False).body
+    sent += answer.take(b"", is_last=True).body
+    assert sent == piece * 4
+
+
+async def test_behind_a_gateway_that_sends_no_answers_the_model_stays() -> None:
+    """The request goes on all the same: its answer names the model that answered."""
+    world = World(ALIASES)
+    exchange = world.exchange(request=BodyMode.BUFFERED, response=BodyMode.NONE)
+    await exchange.judge_headers(headers(), has_body=True)
+    verdict = await exchange.judge_body(b'{"model":"gpt-best","messages":[]}')
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == b'{"model":"gpt-5-mini","messages":[]}'
+    await exchange.end()
