@@ -372,6 +372,13 @@ class OverloadGuard:
         self.held_bytes += size
         return True
 
+    def hold_spare(self, size: int) -> bool:
+        """Count *size* bytes more if that leaves half of the room to bodies under judgement."""
+        if size and 2 * (self.held_bytes + size) > self._max_held_bytes:
+            return False
+        self.held_bytes += size
+        return True
+
     def release(self, size: int) -> None:
         """Stop counting *size* bytes."""
         self.held_bytes -= size

@@ -27,8 +27,8 @@ from sidecar.domain.usage import (
     JudgedRequest,
     TokenCounts,
 )
-from sidecar.extproc.protocol import ExtProcProtocol, Room
-from sidecar.extproc.stream import ExtProcStream
+from sidecar.extproc.protocol import ExtProcProtocol
+from sidecar.extproc.stream import ExtProcStream, OverloadGuard
 from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
 from sidecar.pipeline.answer_judgement import Released
 from sidecar.pipeline.dependencies import Worker
@@ -56,7 +56,7 @@ class MeteredAnswer:
         line: RequestLine,
         inner: AnswerPlan | None,
         *,
-        room: Room,
+        room: OverloadGuard,
         clock: Callable[[], float],
         reads_body: bool = True,
     ) -> None:
@@ -88,9 +88,13 @@ class MeteredAnswer:
         if isinstance(form, Unreadable):
             return handling
         self.form = form
+        length = headers.text(HeaderName.CONTENT_LENGTH)
+        size = int(length) if _LENGTH.fullmatch(length) else 0
         if not self.reads_body:
-            length = headers.text(HeaderName.CONTENT_LENGTH)
-            self.seen_bytes = int(length) if _LENGTH.fullmatch(length) else 0
+            self.seen_bytes = size
+            return handling
+        if handling is Handling.PASS and not may_stream and size > MAX_WHOLE_BYTES:
+            self.form = None  # to hold it might refuse it
             return handling
         self._framer = framer_of(form)
         if self._framer is None:
@@ -146,7 +150,7 @@ class MeteredAnswer:
     def _kept(self, body: bytes) -> list[bytes]:
         """Keep a piece of a whole answer; return all, none if there is no room for them."""
         size, pieces = len(body), self._pieces or []
-        if self._kept_bytes + size > MAX_WHOLE_BYTES or not self._room.hold(size):
+        if self._kept_bytes + size > MAX_WHOLE_BYTES or not self._room.hold_spare(size):
             self.forget()  # its tokens are estimated from its bytes
             return []
         self._kept_bytes += size

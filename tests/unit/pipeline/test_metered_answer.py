@@ -20,10 +20,17 @@ from sidecar.domain.usage import (
     TokenCounts,
 )
 from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.stream import OverloadGuard
 from sidecar.pipeline.metered_answer import MAX_WHOLE_BYTES
 from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.usage.records import record_of
-from tests.support.events import BodyRequired, RequestCleared, ResponseHeld, ResponseJudged
+from tests.support.events import (
+    BodyRequired,
+    RequestCleared,
+    ResponseCleared,
+    ResponseHeld,
+    ResponseJudged,
+)
 from tests.support.pipeline import KEY, Exchange, World, headers
 
 ANSWERS = UsageSource.ANSWERS
@@ -327,3 +334,29 @@ async def test_counts_that_do_not_come_are_estimated(
 
     assert (ended.tokens, found) == (None, estimate)
     assert record_of(ended).tokens.output > 100
+
+
+async def test_counting_leaves_half_of_the_room_to_requests() -> None:
+    """Long answers that pass must not have the next request refused as one too many."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    world.worker = replace(
+        world.worker, guard=OverloadGuard(max_exchanges=8, max_held_bytes=1 << 20)
+    )
+    exchange = await asked(world)
+    await exchange.judge_response_headers(answer())
+    await exchange.judge_response_piece(b"{" * (1 << 19), is_last=False)
+    assert world.worker.guard.held_bytes == 1 << 19
+    await exchange.judge_response_piece(b"{", is_last=False)
+    assert world.worker.guard.held_bytes == 0
+    await exchange.end()
+    assert only(world)[1] is Estimate.LEFT_EARLY
+
+
+async def test_a_long_answer_of_a_gateway_that_buffers_is_not_held_for_its_counts() -> None:
+    """Egret refuses what it cannot hold, and counting refuses nothing."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    exchange = await asked(world, request=BodyMode.BUFFERED, response=BodyMode.BUFFERED)
+    long = answer("application/json", ("content-length", str(MAX_WHOLE_BYTES + 1).encode()))
+    assert isinstance(await exchange.judge_response_headers(long), ResponseCleared)
+    await exchange.end()
+    assert only(world)[1] is Estimate.UNREADABLE
