@@ -134,13 +134,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             ),
         )
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(_sweep(app.state.services)),
-                tasks.create_task(AlertService(settings.postgres, settings.alerts).run()),
-            ]
+            sweeper = tasks.create_task(_sweep(app.state.services))
+            alerts = AlertService(settings.postgres, settings.alerts)
+            tasks.create_task(alerts.run())
             yield
-            for one in running:
-                one.cancel()
+            alerts.stop()
+            sweeper.cancel()
 
 
 async def _sweep(services: Services) -> Never:

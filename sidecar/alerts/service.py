@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, Never
+from typing import Final
 
 from sidecar.admin.installation.objects import AlertRouteDocument
 from sidecar.admin.owners import ChangeRefusedError
@@ -55,10 +56,11 @@ class AlertService:
         self._settings = settings
         self._deliver_seconds = deliver_seconds
         self._lease_seconds = lease_seconds
+        self._stopping = asyncio.Event()
         self._checked_at: dict[AlertRule, float] = {}
 
     async def run(self) -> None:
-        """Check and deliver until cancelled; every error is logged, and the step tried again."""
+        """Check and deliver until stopped; every error is logged, and the step tried again."""
         async with asyncio.TaskGroup() as group:
             for step, seconds in (
                 (self.check, self._settings.check_seconds),
@@ -66,23 +68,32 @@ class AlertService:
             ):
                 group.create_task(self._repeat(step, seconds))
 
-    async def _repeat(self, step: Callable[[Connection], Awaitable[int]], seconds: float) -> Never:
+    def stop(self) -> None:
+        """End `run` once messages that are being sent have their outcome: no other is begun."""
+        self._stopping.set()
+
+    async def _repeat(self, step: Callable[[Connection], Awaitable[int]], seconds: float) -> None:
         is_failing = False
-        while True:
+        while not self._stopping.is_set():
             try:
                 async with connect(self._postgres) as connection:
-                    while True:
+                    while not self._stopping.is_set():
                         async with asyncio.timeout(_STEP_SECONDS):
                             await step(connection)
                         is_failing = False
-                        await asyncio.sleep(seconds)
+                        await self._pause(seconds)
             except Exception as error:  # noqa: BLE001 - none may end it for good, in silence
                 if not is_failing:
                     get_logger().warning(
                         "alerts.interrupted", step=step.__name__, error_type=type_name(error)
                     )
                 is_failing = True
-            await asyncio.sleep(seconds)
+                await self._pause(seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def check(self, connection: Connection) -> int:
         """Raise the alerts of all rules in one transaction, and return the number of new ones.
@@ -135,6 +146,8 @@ class AlertService:
         """
         count = 0
         for _ in range(_BATCHES):
+            if self._stopping.is_set():
+                break
             messages = await claim_messages(
                 connection, limit=AT_ONCE, lease_seconds=self._lease_seconds
             )

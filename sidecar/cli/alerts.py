@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -57,15 +56,13 @@ def run() -> None:
         fail(problem, hint=install_hint("admin"), code=WRONG_USAGE)
     settings = settings_or_exit()
     configure_logs(settings.telemetry.log_level)
-    service = AlertService(settings.postgres, settings.alerts)
-    get_logger().info("alerts.started", check_seconds=settings.alerts.check_seconds)
 
     async def until_signal() -> None:
-        task = asyncio.ensure_future(service.run())
+        service = AlertService(settings.postgres, settings.alerts)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        with suppress(asyncio.CancelledError):
-            await task
+            asyncio.get_running_loop().add_signal_handler(number, service.stop)
+        get_logger().info("alerts.started", check_seconds=settings.alerts.check_seconds)
+        await service.run()
 
     asyncio.run(until_signal())
 

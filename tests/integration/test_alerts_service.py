@@ -85,6 +85,25 @@ async def until(connection: Connection, condition: str) -> bool:
     return False
 
 
+async def test_a_service_that_is_stopped_stores_the_outcome_of_what_it_sends(
+    database: Database, tmp_path: Path
+) -> None:
+    """A rolling update repeats no message."""
+    receiver = AlertReceiver(seconds=0.5)
+    alerts = service(database.settings, secrets_of(tmp_path, "ops"))
+    async with receiver.listening(), database.server.connect(database.name) as connection:
+        await apply_text(connection, route_text(url=receiver.url))
+        await leak(connection, "strict")
+        running = asyncio.ensure_future(alerts.run())
+        await receiver.received.wait()
+        alerts.stop()
+        async with asyncio.timeout(20):
+            await running
+        (entry,) = await alert_history(connection)
+
+    assert (entry.state, entry.attempts, receiver.attempts) == ("delivered", 1, 1)
+
+
 async def test_a_receiver_that_refuses_gets_the_same_message_again(
     database: Database, tmp_path: Path
 ) -> None:
@@ -166,12 +185,14 @@ async def test_the_service_waits_for_a_database_that_is_away(
     nowhere = database.settings.model_copy(
         update={"dsn": SecretStr("postgresql://nobody@127.0.0.1:1/none")}
     )
-    running = asyncio.ensure_future(service(nowhere, tmp_path).run())
+    alerts = service(nowhere, tmp_path)
+    running = asyncio.ensure_future(alerts.run())
     done, _ = await asyncio.wait([running], timeout=0.5)
-    running.cancel()
-    await asyncio.wait([running])
+    alerts.stop()
+    await asyncio.wait([running], timeout=20)
 
     assert not done
+    assert running.done()
 
 
 async def test_a_test_is_sent_at_once_in_quiet_hours(database: Database, tmp_path: Path) -> None:

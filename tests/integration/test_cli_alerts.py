@@ -60,13 +60,12 @@ def test_a_test_waits_until_the_service_has_delivered_it(
 
     async def serve() -> None:
         async with receiver.listening():
-            running = asyncio.ensure_future(
-                service(database.settings, secrets_of(tmp_path, "ops")).run()
-            )
+            alerts = service(database.settings, secrets_of(tmp_path, "ops"))
+            running = asyncio.ensure_future(alerts.run())
             ready.set()
             await asyncio.to_thread(done.wait)
-            running.cancel()
-            await asyncio.wait([running])
+            alerts.stop()
+            await running
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

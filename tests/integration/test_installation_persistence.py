@@ -11,6 +11,7 @@ from sidecar.admin.installation.objects import parse_files
 from sidecar.admin.installation.persistence import load_installation, lock_installation
 from sidecar.admin.installation.plan import plan_installation
 from sidecar.admin.owners import ChangeRefusedError
+from tests.support.alerts import route_text
 from tests.support.command_line import Egret
 from tests.support.installation import (
     apply_text,
@@ -42,6 +43,14 @@ KEY_FIELDS = (
 )
 
 
+ROUTE_FIELDS = (
+    "",
+    "enabled: false\nseverity: critical\n",
+    "organization: acme\nrules: [key_leaked, fail_open]\n",
+    "quiet_hours: 22:00-07:00\ndigest: daily\ntime_zone: Europe/Berlin\n",
+)
+
+
 class RandomFiles:
     """Files of an installation, with one thing changed at a time."""
 
@@ -50,6 +59,7 @@ class RandomFiles:
         self._keys: dict[str, tuple[str, str]] = {}
         self._teams: dict[str, str] = {}
         self._policies = {"p0": ""}
+        self._routes: dict[str, str] = {}
         self._prices: dict[str, str] = {}
         self._number = 0
 
@@ -57,7 +67,7 @@ class RandomFiles:
         """Add, change or remove one object."""
         self._number += 1
         number, choose = self._number, self._random.choice
-        match self._random.randrange(7):
+        match self._random.randrange(8):
             case 0 | 1:
                 name = f"n{number}-{self._random.randrange(10)}"
                 self._keys[f"k{number:011}"] = (name, choose(KEY_FIELDS))
@@ -71,6 +81,8 @@ class RandomFiles:
             case 5:
                 more = choose(("", ", action: flag", ", mode: shadow", ", rollout: 12.5%"))
                 self._policies[f"p{self._random.randrange(5)}"] = more
+            case 6:
+                self._routes[f"r{self._random.randrange(4)}"] = choose(ROUTE_FIELDS)
             case _:
                 amounts = ("0", "0.000001", "99999999.999999", "2.50")
                 self._prices[f"m{self._random.randrange(5)}"] = choose(amounts)
@@ -83,6 +95,7 @@ class RandomFiles:
             organization(),
             team(),
             *(team(*one) for one in self._teams.items()),
+            *(route_text(name, more=more) for name, more in self._routes.items()),
             *(key(key_id, name, more) for key_id, (name, more) in self._keys.items()),
         )
 
