@@ -109,7 +109,7 @@ def test_pages_have_commands() -> None:
 
 INSTALLS = [
     (page, shlex.split(line)[2:])
-    for page in ("kubernetes.md", "gateways.md")
+    for page in ("kubernetes.md", "gateways/envoy-gateway.md", "gateways/istio.md")
     for line in block_lines(DOCS / page)
     if line.startswith("helm install egret")
 ]
