@@ -167,6 +167,19 @@ WHERE seen_at < now() - interval '1 minute' AND seen_at > now() - interval '10 m
 GROUP BY host
 """,
     ),
+    # Its own route gets it too, when it works again; once a day, so that it does not feed itself.
+    AlertRule.ROUTE_FAILS: SqlRule(
+        Severity.WARNING,
+        "Alert route {object} has not delivered {messages} messages for over an hour ({error})",
+        f"""
+SELECT m.route AS object, r.organization_id, {_DAY} AS period_began, count(*) AS messages,
+    max(m.error) AS error
+FROM alert_messages AS m JOIN alert_routes AS r ON r.name = m.route
+WHERE r.enabled AND m.delivered_at IS NULL AND m.attempts > 0
+    AND m.due_at BETWEEN now() - interval '25 hours' AND now() - interval '1 hour'
+GROUP BY m.route, r.organization_id
+""",
+    ),
 }  # fmt: skip
 """Every rule but those of budgets, whose periods begin in their own time zones."""
 

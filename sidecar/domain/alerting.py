@@ -33,6 +33,7 @@ class AlertRule(enum.Enum):
     FILTER_UNATTACHED = "filter_unattached"
     WORKER_DIED = "worker_died"
     WORKER_SILENT = "worker_silent"
+    ROUTE_FAILS = "route_fails"
     TEST = "test"
     """Raised by `egret alerts test` for one route; no rule finds it."""
 

@@ -200,6 +200,28 @@ async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Datab
     assert ended == []
 
 
+async def test_a_route_that_does_not_deliver_is_reported_to_the_others(database: Database) -> None:
+    """With the reason; not while a message waits for a digest, nor when it was delivered."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        await connection.execute(
+            """
+INSERT INTO alert_routes (name, channel, secret, organization_id)
+VALUES ('bad', 'slack', 'file:a', 'org_1'), ('good', 'slack', 'file:a', NULL);
+INSERT INTO alert_messages (route, alerts, due_at, next_try_at, attempts, delivered_at, error)
+VALUES ('bad', '{}', now() - interval '2 hours', now(), 9, NULL, 'status_503'),
+    ('good', '{}', now() - interval '2 hours', now(), 2, now(), NULL),
+    ('good', '{}', now() + interval '2 hours', now(), 0, NULL, NULL)
+"""
+        )
+        (alert,) = await alerts_by_rule(connection, AlertRule.ROUTE_FAILS)
+
+    assert (alert.object, alert.organization_id) == ("bad", "org_1")
+    assert alert.summary == (
+        "Alert route bad has not delivered 1 messages for over an hour (status_503)"
+    )
+
+
 async def test_a_budget_is_reported_when_it_is_nearly_spent_and_when_it_is(
     database: Database,
 ) -> None:
