@@ -25,6 +25,10 @@ class ChangeRefusedError(Exception):
         self.hint = hint
 
 
+EXISTS: Final = "urn:egret:problem:exists"
+"""The type of the problem details of an `ExistsAlreadyError`, for server and command line."""
+
+
 class ExistsAlreadyError(ChangeRefusedError):
     """The name is taken."""
 

@@ -121,6 +121,17 @@ async def show_dependents(
     return await administration.dependents(access.connection, access.organization_id)
 
 
+@router.get("/organizations/{organization}/teams/{team}/dependents")
+async def show_dependents_of_team(
+    access: Annotated[Access, requires(Permission.VIEW)],
+    organization: str,  # noqa: ARG001 - in the path, for `requires`
+    team: str,  # noqa: ARG001
+) -> Dependents:
+    """Count the keys that a team cannot be deleted without."""
+    assert access.team_id is not None  # noqa: S101 - of the path
+    return await administration.dependents(access.connection, access.team_id)
+
+
 @router.get("/teams")
 async def list_teams(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],

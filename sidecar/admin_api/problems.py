@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from sidecar.admin.installation.objects import InstallationError
-from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.storage.pool import InvalidDsnError
 
@@ -34,6 +34,7 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         hint: str | None = None,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        kind: str = "about:blank",
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -42,11 +43,12 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
         self.hint = hint
         self.errors = errors
         self.headers = headers
+        self.kind = kind
 
     def response(self) -> JSONResponse:
         """Return the problem as JSON."""
         body: dict[str, Any] = {
-            "type": "about:blank",
+            "type": self.kind,
             "title": self.title,
             "status": self.status,
             "detail": self.detail,
@@ -71,7 +73,8 @@ def problem_of(error: Exception) -> Problem | None:
         case Problem():
             return error
         case ChangeRefusedError():
-            return Problem(HTTPStatus.CONFLICT, error.problem, hint=error.hint)
+            kind = EXISTS if isinstance(error, ExistsAlreadyError) else "about:blank"
+            return Problem(HTTPStatus.CONFLICT, error.problem, hint=error.hint, kind=kind)
         case RequestValidationError() | PolicyDocumentError() | InstallationError():
             return _invalid(error)
         case HTTPException():

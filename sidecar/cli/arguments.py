@@ -147,3 +147,6 @@ def size_of(file: Path) -> int:
 
 ACTOR: Final[ContextVar[str | None]] = ContextVar("ACTOR", default=None)
 """None is the user of the operating system."""
+
+SERVER: Final[ContextVar[str | None]] = ContextVar("SERVER", default=None)
+"""The address of `egret admin`; None is the database of the settings."""

@@ -17,8 +17,9 @@ import orjson
 from sidecar.admin.audit_log import set_actor
 from sidecar.admin.in_force import ChangeNotPublishedError, publish_change
 from sidecar.admin.owners import ChangeRefusedError, ExistsAlreadyError
-from sidecar.cli.arguments import ACTOR
-from sidecar.cli.terminal import EXISTS_ALREADY, WRONG_USAGE, fail, note
+from sidecar.cli.admin_server import AdminServer, admin_server
+from sidecar.cli.arguments import ACTOR, SERVER
+from sidecar.cli.terminal import EXISTS_ALREADY, FAILED, WRONG_USAGE, fail, note
 from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
@@ -44,12 +45,20 @@ def on_connection(
     work: Callable[[Connection], Awaitable[Result]],
     *,
     notice: Callable[[Result], ChangeNotice] | None = None,
+    remote: Callable[[AdminServer], Result] | None = None,
 ) -> Result:
     """Run *work* in a transaction on the database of the settings; exit with its error.
+
+    With `--server`, *remote* does the same there; a command without it exits.
 
     The audit log names `ACTOR` for the change. Workers are notified by the database; if the
     settings use Valkey instead, *notice* returns the notification for a result.
     """
+    if remote is not None and SERVER.get() is not None:
+        try:
+            return remote(admin_server())
+        except ChangeRefusedError as error:
+            _refuse(error)
 
     async def run(settings: Settings) -> Result:
         async with connect(settings.postgres) as connection, connection.transaction():
@@ -95,14 +104,17 @@ def on_settings(work: Callable[[Settings], Awaitable[Result]]) -> Result:
 
     try:
         return asyncio.run(run())
-    except ExistsAlreadyError as error:
-        fail(error.problem, hint=error.hint, code=EXISTS_ALREADY)
     except ChangeRefusedError as error:
-        fail(error.problem, hint=error.hint)
+        _refuse(error)
     except InvalidDsnError as error:
         fail(str(error), hint="correct it", code=WRONG_USAGE)
     except UNAVAILABLE as error:
         _fail_with(error)
+
+
+def _refuse(error: ChangeRefusedError) -> NoReturn:
+    code = EXISTS_ALREADY if isinstance(error, ExistsAlreadyError) else FAILED
+    fail(error.problem, hint=error.hint, code=code)
 
 
 def _fail_with(error: Exception) -> NoReturn:
@@ -134,7 +146,13 @@ def _fail_with(error: Exception) -> NoReturn:
 
 
 def settings_or_exit() -> Settings:
-    """Read the settings, or exit with their faults."""
+    """Read the settings, or exit with their faults, and with `--server`, whose settings differ."""
+    if SERVER.get() is not None:
+        fail(
+            "this command needs the database, and does not work with --server",
+            hint="run it without --server",
+            code=WRONG_USAGE,
+        )
     try:
         return read_settings()
     except SettingsError as error:

@@ -18,6 +18,8 @@ from sidecar.admin.in_force import (
     in_force,
     send_barrier,
 )
+from sidecar.cli.admin_server import words_in_force
+from sidecar.cli.arguments import SERVER
 from sidecar.cli.connection import on_settings
 from sidecar.cli.terminal import FAILED, Output, Row, console, counted, note, print_rows
 from sidecar.settings.process import Settings
@@ -41,6 +43,8 @@ def wait_for_workers(*, no_wait: bool, policies: Mapping[str, int] = _NO_POLICIE
     Return words for the message about the change. Exits with 1 and a table of the other workers
     if some do not follow in time, or have not reported for a while.
     """
+    if SERVER.get() is not None:
+        return words_in_force(no_wait=no_wait)
     if no_wait:
         return "is stored; workers follow within seconds"
     barrier = Barrier(policies=policies)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, fields
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 
@@ -17,11 +17,13 @@ from sidecar.admin.keys import (
     KeyChange,
     KeyState,
     Listing,
+    Page,
     change_key,
     find_key,
 )
 from sidecar.admin.keys import list_keys as list_page
 from sidecar.admin.owners import AS_IT_IS
+from sidecar.cli.admin_server import AdminServer, address, team_address
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
@@ -39,7 +41,7 @@ from sidecar.cli.terminal import (
 )
 from sidecar.domain.limits import Priority
 from sidecar.domain.principal import Network
-from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, ApiKey, generate, parse
+from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, generate, parse
 from sidecar.keys.scopes import ScopeError, Scopes, parse_operations, parse_sources, parse_tags
 from sidecar.storage.pool import Connection
 
@@ -152,12 +154,30 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     )
     if all(getattr(change, field.name) is AS_IT_IS for field in fields(change)):
         fail("nothing to set", hint="see `egret keys set --help`", code=WRONG_USAGE)
-    _change(lambda connection: change_key(connection, key_id, change=change), output, no_wait)
+    given = {field.name: getattr(change, field.name) for field in fields(change)}
+    body = {name: value for name, value in given.items() if value is not AS_IT_IS}
+    _change(
+        lambda connection: change_key(connection, key_id, change=change),
+        ("PATCH", address("keys", key_id), body),
+        output,
+        no_wait,
+    )
 
 
-def _change(work: Callable[[Connection], Awaitable[Key]], output: Output, no_wait: bool) -> None:
-    """Run *work* on one key, print the key as it is then, and wait for the workers."""
-    print_record(key_row(on_connection(work, notice=notice_for)), output=output)
+def _change(
+    work: Callable[[Connection], Awaitable[Key]],
+    request: tuple[str, str, Mapping[str, object] | None],
+    output: Output,
+    no_wait: bool,
+) -> None:
+    """Change one key by *work* or by the API's *request*, print it, and wait for the workers."""
+    method, path, body = request
+    changed = on_connection(
+        work,
+        notice=notice_for,
+        remote=lambda server: server.call(Key, method, path, body=body, wait=not no_wait),
+    )
+    print_record(key_row(changed), output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
@@ -185,6 +205,25 @@ KeyArgument = Annotated[
 TEAM_HELP: Final = "ORGANIZATION/TEAM, or the team's name if no other has it."
 MAX_LIMIT: Final = 100_000
 """For more at once there is `egret keys export`."""
+MAX_REMOTE_LIMIT: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """A new key as the API returns it."""
+
+    key: str
+    details: Key
+    replaces: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """A page of keys as the API returns it."""
+
+    items: tuple[Key, ...]
+    next: str | None
+
 
 _COLUMNS: Final = (
     "key_id", "name", "team", "state", "expires_at", "policy", "allowed_models", "created_at",
@@ -213,13 +252,29 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
     expires_at = parsed(lambda: parse_moment(expires, now=datetime.now(UTC)), option="--expires")
     key, rules = generate(secrets.token_bytes), rules_from(model, policy)
     scopes = scopes_from(operation, source, tag, not_before=not_before)
-    created = on_connection(
-        lambda connection: key_administration.create_key(
+
+    async def work(connection: Connection) -> tuple[str, Key]:
+        created = await key_administration.create_key(
             connection, key, owner=(team, name), expires_at=expires_at, rules=rules, scopes=scopes
-        ),
-        notice=notice_for,
-    )
-    _print_secret(key, row=key_row(created), output=output)
+        )
+        return key.reveal(), created
+
+    def remote(server: AdminServer) -> tuple[str, Key]:
+        body = {
+            "name": name,
+            "expires_at": expires_at,
+            "not_before": scopes.not_before,
+            "allowed_models": rules.allowed_models,
+            "policy": rules.policy,
+            "allowed_operations": scopes.operations,
+            "allowed_sources": scopes.sources,
+            "tags": scopes.tags,
+        }
+        made = server.call(CreatedKey, "POST", f"{team_address(team)}/keys", body=body)
+        return made.key, made.details
+
+    text, created = on_connection(work, notice=lambda made: notice_for(made[1]), remote=remote)
+    _print_secret(text, row=key_row(created), output=output)
 
 
 @keys.command("list")
@@ -254,7 +309,14 @@ def list_keys(
         after=None if after is None else public_id(after),
         limit=limit,
     )
-    page = on_connection(lambda connection: list_page(connection, listing))
+
+    def remote(server: AdminServer) -> Page:
+        query = asdict(listing) | {"within": None, "limit": min(limit, MAX_REMOTE_LIMIT)}
+        query["state"] = None if state is None else state.value
+        found = server.call(KeyPage, "GET", "/keys", query=query)
+        return Page(found.items, has_more=found.next is not None)
+
+    page = on_connection(lambda connection: list_page(connection, listing), remote=remote)
     print_rows([key_row(key) for key in page.keys], columns=_COLUMNS, output=output)
     if page.has_more:
         note(f"there are more: --after {page.keys[-1].key_id}")
@@ -267,7 +329,10 @@ def show(key_id: KeyArgument, output: OutputOption = Output.TABLE) -> None:
     Example: egret keys show 5OKO8h6jGWNP
     """
     key_id = public_id(key_id)
-    found = on_connection(lambda connection: find_key(connection, key_id))
+    found = on_connection(
+        lambda connection: find_key(connection, key_id),
+        remote=lambda server: server.call(Key, "GET", address("keys", key_id)),
+    )
     print_record(key_row(found), output=output)
 
 
@@ -280,7 +345,12 @@ def revoke(
     Example: egret keys revoke 5OKO8h6jGWNP
     """
     key_id = public_id(key_id)
-    _change(lambda connection: key_administration.revoke_key(connection, key_id), output, no_wait)
+    _change(
+        lambda connection: key_administration.revoke_key(connection, key_id),
+        ("POST", address("keys", key_id, "revoke"), None),
+        output,
+        no_wait,
+    )
 
 
 @keys.command("disable")
@@ -332,14 +402,30 @@ def rotate(
         option="--expires",
     )
     key = generate(secrets.token_bytes)
-    new, old = on_connection(
-        lambda connection: key_administration.rotate_key(
+
+    async def work(connection: Connection) -> tuple[str, Key, Key]:
+        pair = await key_administration.rotate_key(
             connection, key_id, key=key, grace=span, expires_at=expires_at
-        ),
-        notice=lambda changed: ChangeNotice(keys=[one.key_id for one in changed]),
+        )
+        return key.reveal(), *pair
+
+    def remote(server: AdminServer) -> tuple[str, Key, Key]:
+        body: dict[str, object] = {"grace_seconds": int(span.total_seconds())}
+        if not isinstance(expires_at, Expiry):
+            body["expires_at"] = expires_at
+        made = server.call(
+            CreatedKey, "POST", address("keys", key_id, "rotate"), body=body, wait=not no_wait
+        )
+        assert made.replaces is not None  # noqa: S101 - of a rotation
+        return made.key, made.details, made.replaces
+
+    text, new, old = on_connection(
+        work,
+        notice=lambda changed: ChangeNotice(keys=[one.key_id for one in changed[1:]]),
+        remote=remote,
     )
     row = {**key_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
-    _print_secret(key, row=row, output=output)
+    _print_secret(text, row=row, output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
@@ -358,6 +444,7 @@ def expire(
     at = parsed(lambda: parse_moment(when, now=datetime.now(UTC)), option="WHEN")
     _change(
         lambda connection: key_administration.expire_key(connection, key_id, at=at),
+        ("PATCH", address("keys", key_id), {"expires_at": at}),
         output,
         no_wait,
     )
@@ -367,17 +454,18 @@ def _switch(key_id: str, *, enabled: bool, output: Output, no_wait: bool) -> Non
     key_id = public_id(key_id)
     _change(
         lambda connection: key_administration.switch_key(connection, key_id, enabled=enabled),
+        ("PATCH", address("keys", key_id), {"enabled": enabled}),
         output,
         no_wait,
     )
 
 
-def _print_secret(key: ApiKey, *, row: Row, output: Output) -> None:
+def _print_secret(key: str, *, row: Row, output: Output) -> None:
     if output is Output.JSON:
-        print_record({"key": key.reveal(), **row}, output=output)
+        print_record({"key": key, **row}, output=output)
         return
     for name in ("key_id", "name", "team", "expires_at", "replaces", "replaced_expires_at"):
         if row.get(name) is not None:
             note(f"{name.replace('_', ' ')}: {shown(row[name])}")
     note("Keep it now: it is shown this once.")
-    typer.echo(key.reveal())
+    typer.echo(key)

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from sidecar import __version__
-from sidecar.cli.arguments import ACTOR
+from sidecar.cli.arguments import ACTOR, SERVER
 from sidecar.cli.terminal import WRONG_USAGE, fail, fail_without_tools
 from sidecar.settings.sections import inherited_environment
 
@@ -109,6 +109,14 @@ def _root(
             "--as", metavar="NAME", help="Who makes the change, for the audit log; else the user."
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="Administer by `egret admin` there, with the token of EGRET_SERVER_TOKEN.",
+        ),
+    ] = None,
     _version: Annotated[
         bool,
         typer.Option(
@@ -118,6 +126,7 @@ def _root(
 ) -> None:
     """Guarded LLM egress for Envoy."""
     ACTOR.set(actor)
+    SERVER.set(server)
 
 
 @cache

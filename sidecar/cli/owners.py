@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Final, Generic, TypeVar
 
 import typer
 
 from sidecar.admin import owners as administration
 from sidecar.admin.owners import (
     AS_IT_IS,
+    Dependents,
     ExistsAlreadyError,
     Organization,
     OwnerChange,
@@ -17,6 +19,7 @@ from sidecar.admin.owners import (
     Team,
     Unchanged,
 )
+from sidecar.cli.admin_server import AdminServer, address, team_address
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.terminal import (
@@ -82,6 +85,7 @@ def create_organization(
     _create(
         lambda connection: administration.create_organization(connection, name, rules=rules),
         found if if_missing else None,
+        Remote(Organization, ("organizations",), (name,), {"name": name, **asdict(rules)}),
         output=output,
     )
 
@@ -102,6 +106,7 @@ def change_organization(
     change = _change(new_name, model, any_model=any_model)
     _changed(
         lambda connection: administration.change_organization(connection, name, change),
+        _patch(Organization, address("organizations", name), _fields(change), no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )
@@ -121,6 +126,7 @@ def delete_organization(
     _delete(
         f"organization {name}",
         lambda connection: administration.find_organization_id(connection, name),
+        lambda: address("organizations", name),
         cascades=cascade,
         yes=yes,
         no_wait=no_wait,
@@ -133,7 +139,10 @@ def list_organizations(output: OutputOption = Output.TABLE) -> None:
 
     Example: egret orgs list --output json
     """
-    found = on_connection(administration.organizations)
+    found = on_connection(
+        administration.organizations,
+        remote=lambda server: tuple(server.pages(Organization, "/organizations")),
+    )
     print_rows([_row(one) for one in found], columns=("name", *_COLUMNS), output=output)
 
 
@@ -147,6 +156,7 @@ def disable_organization(
     """
     _changed(
         lambda connection: administration.switch_organization(connection, name, enabled=False),
+        _patch(Organization, address("organizations", name), {"enabled": False}, no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )
@@ -162,6 +172,7 @@ def enable_organization(
     """
     _changed(
         lambda connection: administration.switch_organization(connection, name, enabled=True),
+        _patch(Organization, address("organizations", name), {"enabled": True}, no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )
@@ -191,6 +202,12 @@ def create_team(
             connection, name, organization=org, rules=rules
         ),
         found if if_missing else None,
+        Remote(
+            Team,
+            ("organizations", org, "teams"),
+            (name,),
+            {"name": name, **asdict(rules)},
+        ),
         output=output,
     )
 
@@ -211,6 +228,7 @@ def change_team(
     change = _change(new_name, model, any_model=any_model)
     _changed(
         lambda connection: administration.change_team(connection, team, change),
+        _patch(Team, lambda: team_address(team), _fields(change), no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )
@@ -230,6 +248,7 @@ def delete_team(
     _delete(
         f"team {team}",
         lambda connection: administration.find_team_id(connection, team),
+        lambda: team_address(team),
         cascades=cascade,
         yes=yes,
         no_wait=no_wait,
@@ -245,7 +264,10 @@ def list_teams(
 
     Example: egret teams list --org acme
     """
-    found = on_connection(lambda connection: administration.teams(connection, organization=org))
+    found = on_connection(
+        lambda connection: administration.teams(connection, organization=org),
+        remote=lambda server: tuple(server.pages(Team, "/teams", query={"organization": org})),
+    )
     print_rows([_row(one) for one in found], columns=("team", *_COLUMNS), output=output)
 
 
@@ -259,6 +281,7 @@ def disable_team(
     """
     _changed(
         lambda connection: administration.switch_team(connection, team, enabled=False),
+        _patch(Team, lambda: team_address(team), {"enabled": False}, no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )
@@ -274,6 +297,7 @@ def enable_team(
     """
     _changed(
         lambda connection: administration.switch_team(connection, team, enabled=True),
+        _patch(Team, lambda: team_address(team), {"enabled": True}, no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )
@@ -282,14 +306,57 @@ def enable_team(
 _Owner = TypeVar("_Owner", Organization, Team)
 
 
+@dataclass(frozen=True, slots=True)
+class Remote(Generic[_Owner]):
+    """An owner to create by the API: its type, the path of its list, its name there, its body."""
+
+    kind: type[_Owner]
+    path: tuple[str, ...]
+    name: tuple[str, ...]
+    body: Mapping[str, object]
+
+
+def _patch(
+    kind: type[_Owner],
+    place: str | Callable[[], str],
+    body: Mapping[str, object],
+    *,
+    no_wait: bool,
+) -> Callable[[AdminServer], _Owner]:
+    """Return the change of an owner by the API."""
+    return lambda server: server.call(
+        kind, "PATCH", place if isinstance(place, str) else place(), body=body, wait=not no_wait
+    )
+
+
+def _fields(change: OwnerChange) -> Mapping[str, object]:
+    """Return the fields that change, as the API takes them."""
+    fields: dict[str, object] = {} if change.name is None else {"name": change.name}
+    if not isinstance(change.allowed_models, Unchanged):
+        fields["allowed_models"] = change.allowed_models
+    return fields
+
+
 def _create(
     create: Callable[[Connection], Awaitable[_Owner]],
     find: Callable[[Connection], Awaitable[_Owner]] | None,
+    there: Remote[_Owner],
     *,
     output: Output,
 ) -> None:
     """Create an owner; if its name is taken, show the one that *find* returns."""
     is_new = True
+
+    def remote(server: AdminServer) -> _Owner:
+        nonlocal is_new
+        path = address(*there.path)
+        try:
+            return server.call(there.kind, "POST", path, body=there.body)
+        except ExistsAlreadyError:
+            if find is None:
+                raise
+            is_new = False
+            return server.call(there.kind, "GET", path + address(*there.name))
 
     async def work(connection: Connection) -> _Owner:
         nonlocal is_new
@@ -302,7 +369,7 @@ def _create(
             is_new = False
             return await find(connection)
 
-    print_record(_row(on_connection(work)), output=output)
+    print_record(_row(on_connection(work, remote=remote)), output=output)
     if not is_new:
         note("It exists already; nothing was changed.")
 
@@ -315,9 +382,13 @@ def _change(name: str | None, model: list[str] | None, *, any_model: bool) -> Ow
 
 
 def _changed(
-    work: Callable[[Connection], Awaitable[_Owner]], *, output: Output, no_wait: bool
+    work: Callable[[Connection], Awaitable[_Owner]],
+    remote: Callable[[AdminServer], _Owner],
+    *,
+    output: Output,
+    no_wait: bool,
 ) -> None:
-    changed = on_connection(work, notice=lambda one: _notice(one.id))
+    changed = on_connection(work, notice=lambda one: _notice(one.id), remote=remote)
     print_record(_row(changed), output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
@@ -330,6 +401,7 @@ def _notice(owner_id: str) -> ChangeNotice:
 def _delete(
     name: str,
     find: Callable[[Connection], Awaitable[str]],
+    place: Callable[[], str],
     *,
     cascades: bool,
     yes: bool,
@@ -337,8 +409,13 @@ def _delete(
 ) -> None:
     """Delete an owner; ask first, with the number of objects that are deleted with it."""
     if not yes:
-        owner_id = on_connection(find)
-        found = on_connection(lambda connection: administration.dependents(connection, owner_id))
+
+        async def count(connection: Connection) -> Dependents:
+            return await administration.dependents(connection, await find(connection))
+
+        found = on_connection(
+            count, remote=lambda server: server.call(Dependents, "GET", f"{place()}/dependents")
+        )
         if cascades and not found.are_none:
             ask(f"Delete {name} with {administration.described(found)}?")
         elif found.are_none:
@@ -349,7 +426,13 @@ def _delete(
         deleted = await administration.delete_owner(connection, owner_id, cascades=cascades)
         return owner_id, "" if deleted.are_none else f" with {administration.described(deleted)}"
 
-    _, with_ = on_connection(work, notice=lambda one: _notice(one[0]))
+    def remote(server: AdminServer) -> tuple[str, str]:
+        deleted = server.call(
+            Dependents, "DELETE", place(), query={"cascade": cascades}, wait=not no_wait
+        )
+        return "", "" if deleted.are_none else f" with {administration.described(deleted)}"
+
+    _, with_ = on_connection(work, notice=lambda one: _notice(one[0]), remote=remote)
     note(f"Deleted {name}{with_}. This {wait_for_workers(no_wait=no_wait)}.")
 
 

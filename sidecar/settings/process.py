@@ -125,8 +125,14 @@ _MESSAGES = {"extra_forbidden": "no such setting; see docs/deploy.md"}
 """Replacements of pydantic messages that would not help an operator, by its type of fault."""
 
 
-_COMMAND_OPTIONS: Final = frozenset({"EGRET_KEY", "EGRET_CONFORMANCE_KEY"})
-"""Options of `egret bench` and `egret conformance`."""
+_COMMAND_OPTIONS: Final = frozenset(
+    {
+        "EGRET_KEY",
+        "EGRET_CONFORMANCE_KEY",
+        "EGRET_SERVER_TOKEN",
+    }
+)
+"""Options of `egret bench`, `egret conformance` and `egret --server`."""
 
 _KUBERNETES_SERVICE: Final = re.compile(
     r"EGRET_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"

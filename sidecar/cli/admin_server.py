@@ -1,0 +1,157 @@
+"""The administration API in place of the database: `egret --server URL`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
+from sidecar.cli.arguments import SERVER
+from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint
+from sidecar.settings.sections import inherited_environment, is_loopback
+
+TOKEN: Final = "EGRET_SERVER_TOKEN"  # noqa: S105 - the variable's name
+_API: Final = "/api/v1"
+_SECONDS: Final = 60.0
+"""More than the server waits for workers."""
+_REFUSED: Final = 400
+_IN_FORCE: Final = re.compile(r"workers=(\d+), behind=(\d+)")
+_STATE: ContextVar[str] = ContextVar("in_force", default="")
+
+Shown = TypeVar("Shown")
+
+
+def address(*parts: str) -> str:
+    """Return a path below the API, each part quoted."""
+    return "/".join(("", *(quote(part, safe="") for part in parts)))
+
+
+def team_address(team: str) -> str:
+    """Return the path of ORGANIZATION/TEAM, or exit: a server does not guess which is meant."""
+    organization, slash, name = team.partition("/")
+    if not (slash and organization and name) or "/" in name:
+        hint = "with --server a team is named ORGANIZATION/TEAM"
+        fail(f"{team} is not the path of a team", hint=hint, code=WRONG_USAGE)
+    return address("organizations", organization, "teams", name)
+
+
+class AdminServer:
+    """Sends requests to `egret admin`, with the token of `EGRET_SERVER_TOKEN`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        try:
+            import httpx  # noqa: PLC0415 - only here, and only the extra has it
+        except ModuleNotFoundError:
+            fail("--server needs httpx", hint=install_hint("admin"), code=WRONG_USAGE)
+        self._failed = (httpx.HTTPError, httpx.InvalidURL)
+        self._request = httpx.request
+        self._url = url.rstrip("/") + _API
+        self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+    def call(
+        self,
+        kind: type[Shown],
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> Shown:
+        """Return the object of the answer, or exit with its problem.
+
+        Raises:
+            ChangeRefusedError: the server refused the change.
+        """
+        parameters = {name: one for name, one in (query or {}).items() if one is not None}
+        content = None if body is None else orjson.dumps(body, default=str)
+        try:
+            answer = self._request(
+                method,
+                self._url + path,
+                content=content,
+                params=parameters | ({"wait": "true"} if wait else {}),
+                headers=self._headers,
+                timeout=_SECONDS,
+                follow_redirects=False,
+            )
+            document = answer.json()
+        except (*self._failed, ValueError) as error:
+            fail(
+                f"the server gave no answer ({type(error).__name__})",
+                hint="check the address of --server; a change may have been made: look first",
+            )
+        if answer.status_code >= _REFUSED or not answer.is_success:
+            _refuse(document, answer.status_code)
+        _STATE.set(answer.headers.get("egret-in-force", ""))
+        try:
+            return TypeAdapter(kind).validate_python(document)
+        except ValidationError:
+            fail("the server is of another version", hint="use its version of egret", code=FAILED)
+
+    def pages(
+        self, kind: type[Shown], path: str, *, query: Mapping[str, Any] | None = None
+    ) -> Iterator[Shown]:
+        """Yield the objects of all pages of a list."""
+        after: str | None = None
+        adapter = TypeAdapter(list[kind])  # type: ignore[valid-type]
+        while True:
+            page = self.call(dict[str, Any], "GET", path, query={**(query or {}), "after": after})
+            yield from adapter.validate_python(page["items"])
+            after = page["next"]
+            if after is None:
+                return
+
+
+def _refuse(document: object, status: int) -> None:
+    problem = document if isinstance(document, dict) else {}
+    detail = str(problem.get("detail", f"the server answered {status}"))
+    hint = str(problem.get("hint", "correct the request"))
+    faults = "; ".join(f"{one['in']}: {one['fault']}" for one in problem.get("errors", ()))
+    detail = f"{detail} ({faults})" if faults else detail
+    if problem.get("type") == EXISTS:
+        raise ExistsAlreadyError(detail, hint=hint)
+    raise ChangeRefusedError(detail, hint=hint)
+
+
+def admin_server() -> AdminServer:
+    """Return the server of `--server`, or exit: without a token, or over plain http."""
+    url = SERVER.get() or ""
+    parts = urlsplit(url)
+    is_local = parts.scheme == "http" and is_loopback(parts.hostname or "")
+    if parts.hostname is None or not (parts.scheme == "https" or is_local):
+        fail(
+            "--server is no https address",
+            hint="write for example https://egret.example.com",
+            code=WRONG_USAGE,
+        )
+    token = inherited_environment().get(TOKEN, "").strip()
+    if not token:
+        fail(
+            f"{TOKEN} is not set",
+            hint="make a token with `egret admin create-token`",
+            code=WRONG_USAGE,
+        )
+    return AdminServer(url, token)
+
+
+def words_in_force(*, no_wait: bool) -> str:
+    """Return how far the last change has come, for the message about it."""
+    match = _IN_FORCE.fullmatch(_STATE.get())
+    if no_wait or match is None:
+        return "is stored; workers follow within seconds"
+    workers, behind = int(match[1]), int(match[2])
+    if behind:
+        fail(
+            f"the change is stored, but {behind} of {workers} workers did not confirm it",
+            hint="see `egret doctor` where they run",
+        )
+    if not workers:
+        return "is stored; no worker is running"
+    return f"is in force in {workers} worker{'s' * (workers != 1)}"
