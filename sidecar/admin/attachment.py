@@ -146,7 +146,10 @@ class _Canary:
             headers["authorization"] = f"Bearer {key}"
         url = self.gateway.url.rstrip("/") + self.gateway.path
         data = self._body(text)
-        async with self.client.post(url, data=data, headers=headers) as answer:
+        # A redirect is an answer as well, and is no reason to send the key elsewhere.
+        async with self.client.post(
+            url, data=data, headers=headers, allow_redirects=False
+        ) as answer:
             body = await answer.read()
             return _Answer(
                 answer.status,
@@ -239,9 +242,12 @@ def _attached(answer: _Answer) -> Checked:
             f"the gateway answered {answer.status} itself: Egret is not reached; it fails closed",
             hint="start Egret; check the cluster and certificates of the filter (`egret lint`)",
         )
+    passes = "requests pass unchecked"
+    if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+        passes = "the provider or another filter answered"
     return failed(
         ATTACHED,
-        f"a request without a key got {answer.status}, not from Egret: requests pass unchecked",
+        f"a request without a key got {answer.status}, not from Egret: {passes}",
         hint=(
             "the filter is missing on this listener or route, disabled there, or fails open "
             "while Egret is down: check the gateway's config dump with `egret lint`"

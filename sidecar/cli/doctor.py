@@ -110,7 +110,13 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
         )
         found = asyncio.run(check_attachment(gateway))
         if metrics_file is not None:
-            metrics_file.write_text(textfile(through, found, now=time.time()))
+            # In one step: node exporter may read at any time.
+            written = metrics_file.with_name(f".{metrics_file.name}.new")
+            try:
+                written.write_text(textfile(through, found, now=time.time()))
+                written.replace(metrics_file)
+            except OSError as error:
+                fail(f"cannot write {metrics_file}: {error.strerror}", hint="name another file")
     # `mend` is the former name of `hint`, for one more version.
     rows = [asdict(one) | {"state": one.state.value, "mend": one.hint} for one in found]
     print_rows(rows, columns=_COLUMNS, output=output)

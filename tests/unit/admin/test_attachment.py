@@ -111,8 +111,8 @@ def passing(status: int, code: str = "") -> Handler:
     ("handler", "check", "about"),
     [
         (always(200), ATTACHED, "requests pass unchecked"),
-        (always(401), ATTACHED, "requests pass unchecked"),
-        (always(404), ATTACHED, "requests pass unchecked"),
+        (always(401), ATTACHED, "the provider or another filter answered"),
+        (always(404), ATTACHED, "the provider or another filter answered"),
         (always(500), ATTACHED, "it fails closed"),
         (always(401, "invalid_api_key"), ATTACHED, "to a request without a key"),
         (always(503, "authorization_unavailable"), ATTACHED, "503 authorization_unavailable"),
@@ -139,6 +139,26 @@ async def test_each_answer_of_a_gateway_is_told_apart(
     assert list(broken) == [check]
     assert about in broken[check]
     assert GATEWAY.key not in str(found)
+
+
+async def test_a_redirect_is_an_answer_and_gets_no_key() -> None:
+    """The key is for the gateway that was named."""
+    followed: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        followed.append(request.path)
+        return web.Response()
+
+    async def moved(_: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"location": "/elsewhere"})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", moved)
+    app.router.add_post("/elsewhere", elsewhere)
+    async with TestServer(app) as server:
+        first, *_ = await check_attachment(replace(GATEWAY, url=str(server.make_url(""))))
+    assert "got 307, not from Egret" in first.found
+    assert followed == []
 
 
 async def test_a_text_that_no_policy_blocks_does_not_hide_the_other_checks() -> None:
