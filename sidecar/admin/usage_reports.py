@@ -57,6 +57,7 @@ class UsagePoint:
 NO_MODEL: Final = "(none)"
 """The name of requests without one: most of them were refused before their body was read."""
 NO_TAG: Final = "(none)"
+REST: Final = "all others"
 
 _NAMES: Final = {
     By.TEAM: "COALESCE(o.name || '/' || t.name, s.team_id)",
@@ -117,15 +118,21 @@ async def usage_points(
     until: datetime,
     unit: str,
     within: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[UsagePoint]:
-    """Return the sums by *by* of every hour or day in which there was anything."""
+    """Return the sums by *by* of every hour or day in which there was anything.
+
+    With *names* those of all other names are one, called `REST`.
+    """
+    name = f"CASE WHEN $4::text[] IS NULL OR {_NAMES[by]} = ANY($4)"
     rows = await connection.fetch(
-        f"SELECT s.began_at, {_NAMES[by]} AS name,"
+        f"SELECT s.began_at, {name} THEN {_NAMES[by]} ELSE '{REST}' END AS name,"
         " sum(s.input_tokens + s.output_tokens)::bigint AS tokens, sum(s.cost_usd) AS cost_usd"
         f" {_from(unit, by)} GROUP BY 1, 2 ORDER BY 1, 2",
         since,
         until,
         within,
+        names,
     )
     return [UsagePoint(**dict(row)) for row in rows]
 

@@ -92,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.error_page = None
     app.state.login_page = None
+    app.state.link_page = None
     for module in (
         owner_routes,
         key_routes,

@@ -74,8 +74,11 @@ async def login_page(request: Request, next: str = _HOME) -> Response:  # noqa: 
 
 
 @router.get("/login/link")
-async def link_page(token: str = "") -> Response:
+async def link_page(request: Request, token: str = "") -> Response:
     """Show a button: a program that only follows links must not use the login up."""
+    if (render := request.app.state.link_page) is not None:
+        page: Response = await render(request, token=token)
+        return page
     return HTMLResponse(
         _PAGE.format(
             '<form method="post" action="/login/link">'

@@ -17,6 +17,7 @@ import typer
 
 from sidecar.admin.usage_reports import (
     NO_MODEL,
+    REST,
     By,
     UsagePoint,
     UsageSum,
@@ -43,7 +44,6 @@ FEW_BARS: Final = 24
 MAX_SHOWN: Final = 8
 """More could not be distinguished by colour; the rest is drawn as one."""
 
-REST: Final = "all others"
 _BAR: Final = 0.85  # of the width of an hour or a day
 
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request
@@ -16,7 +17,7 @@ from fastapi.responses import HTMLResponse, Response
 from sidecar.admin.audit_log import AuditFilter, audit_entries
 from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_usage, check_valkey
 from sidecar.admin.finding_reports import finding_sums, recorded_requests
-from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_points, usage_sums
+from sidecar.admin.usage_reports import REST, By, UsagePoint, UsageSum, usage_points, usage_sums
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.roles import Permission
 from sidecar.console.rendering import render
@@ -33,7 +34,7 @@ HOURLY_UP_TO: Final = timedelta(days=3)
 """A chart of longer than this has a point a day."""
 MOST_SERIES: Final = 5
 """More could not be distinguished by colour; the rest is drawn as one."""
-REST: Final = "all others"
+COST: Final = "cost"
 MOST_ROWS: Final = 500
 MOST_ENTRIES: Final = 200
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -46,17 +47,19 @@ _ViewInstallation = Annotated[Access, requires(Permission.VIEW_INSTALLATION)]
 
 @router.get("/usage")
 async def usage(
-    request: Request, access: _View, by: By = By.TEAM, span: str = "7d", measure: str = "cost"
+    request: Request, access: _View, by: By = By.TEAM, span: str = "7d", measure: str = COST
 ) -> HTMLResponse:
     """Show usage by one dimension: a chart over time, and the sums."""
     since, until = _times(span)
     unit = "hour" if until - since <= HOURLY_UP_TO else "day"
     within = access.within(Permission.VIEW)
     sums = await usage_sums(access.connection, by, since=since, until=until, within=within)
+    largest = sorted(sums, key=lambda one: _measured(one, measure), reverse=True)[:MOST_SERIES]
+    names = [one.name for one in largest]
     points = await usage_points(
-        access.connection, by, since=since, until=until, unit=unit, within=within
+        access.connection, by, since=since, until=until, unit=unit, within=within, names=names
     )
-    series, rows = charted(points, is_cost=measure == "cost")
+    series = [*names, REST] if any(one.name == REST for one in points) else names
     return render(
         request,
         access,
@@ -69,7 +72,7 @@ async def usage(
         sums=sums[:MOST_ROWS],
         left_out=max(0, len(sums) - MOST_ROWS),
         series=series,
-        points=rows,
+        points=charted(points, series, measure=measure),
         since=since,
         until=until,
     )
@@ -103,21 +106,19 @@ def csv_of(sums: Sequence[UsageSum], by: By) -> str:
 
 
 def charted(
-    points: Sequence[UsagePoint], *, is_cost: bool
-) -> tuple[list[str], list[tuple[datetime, list[float]]]]:
-    """Return the names of a chart's series, the largest first, and their values at each time."""
-    values: defaultdict[str, defaultdict[datetime, float]] = defaultdict(
-        lambda: defaultdict(float)
-    )
+    points: Sequence[UsagePoint], series: Sequence[str], *, measure: str
+) -> list[tuple[datetime, list[float]]]:
+    """Return the values of each series at each time, 0 where there was nothing."""
+    values: defaultdict[datetime, dict[str, float]] = defaultdict(dict)
     for point in points:
-        values[point.name][point.began_at] += float(point.cost_usd if is_cost else point.tokens)
-    ordered = sorted(values, key=lambda name: (-sum(values[name].values()), name))
-    for name in ordered[MOST_SERIES:]:
-        for at, value in values[name].items():
-            values[REST][at] += value
-    names = ordered[:MOST_SERIES] + ([REST] if len(ordered) > MOST_SERIES else [])
-    times = sorted({point.began_at for point in points})
-    return names, [(at, [values[name][at] for name in names]) for at in times]
+        values[point.began_at][point.name] = float(
+            point.cost_usd if measure == COST else point.tokens
+        )
+    return [(at, [values[at].get(name, 0.0) for name in series]) for at in sorted(values)]
+
+
+def _measured(one: UsageSum, measure: str) -> Decimal:
+    return one.cost_usd if measure == COST else Decimal(one.input_tokens + one.output_tokens)
 
 
 def _times(span: str) -> tuple[datetime, datetime]:

@@ -62,6 +62,7 @@ def add_console(app: FastAPI) -> FastAPI:
     app.mount("/static", _StaticFiles(directory=STATIC))
     app.state.error_page = error_page
     app.state.login_page = login_page
+    app.state.link_page = link_page
     return app
 
 
@@ -79,6 +80,11 @@ class _StaticFiles(StaticFiles):
 async def login_page(request: Request, oidc: bool, next: str) -> Response:  # noqa: A002, ARG001 - as the API calls it
     """Return the page that offers a login."""
     return render_plain("login.html", title="Sign in to Egret", oidc=oidc, next=next)
+
+
+async def link_page(_: Request, token: str) -> Response:
+    """Return the page of a one-time link: a button, which uses the link up."""
+    return render_plain("link.html", title="Sign in to Egret", token=token)
 
 
 async def error_page(request: Request, problem: Problem) -> Response:

@@ -58,7 +58,7 @@ PAGES: Final = [
     "/organizations/heron", "/organizations/heron/teams/checkout",
     "/organizations/heron/teams/checkout/keys/new", "/limits", "/policies", "/policies/demo",
     "/policies/demo/edit", "/policies/demo/versions/1", "/findings", "/audit", "/doctor",
-    "/no-such-page",
+    "/alerts", "/no-such-page", "/login", "/login/link?token=none",
 ]  # fmt: skip
 
 

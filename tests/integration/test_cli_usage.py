@@ -92,6 +92,7 @@ async def test_usage_is_reported_by_team_the_dearest_first(
         ("organization", ["acme", "org_9"]),
         ("key", ["acme/search/laptop AAAAAAAAAAA1", "BBBBBBBBBBB2", "AAAAAAAAAAA1"]),
         ("model", ["gpt-4o-2024-08-06", "nobody-knows", "(none)"]),
+        ("tag", ["(none)"]),
     ],
 )
 async def test_usage_is_added_up_by_what_was_asked_for(

@@ -7,9 +7,10 @@ from decimal import Decimal
 
 from fastapi import FastAPI
 
-from sidecar.admin.usage_reports import By, UsagePoint
-from sidecar.console.report_pages import MOST_SERIES, REST, charted
+from sidecar.admin.usage_reports import REST, By, UsagePoint, usage_points
+from sidecar.console.report_pages import charted
 from tests.support.console import Visitor, World
+from tests.support.postgres import Database
 
 
 async def test_usage_is_summed_by_team_model_key_and_tag(console: FastAPI, world: World) -> None:
@@ -83,16 +84,26 @@ async def test_the_doctor_shows_checks_and_workers(console: FastAPI) -> None:
     assert "failed" not in page
 
 
-def test_a_chart_has_the_largest_series_and_the_rest_as_one() -> None:
-    at = datetime(2026, 1, 1, tzinfo=UTC)
+def test_a_chart_has_a_value_of_each_series_at_each_time() -> None:
+    first, second = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
     points = [
-        UsagePoint(at + timedelta(hours=hour), f"team-{number}", 10 * number, Decimal(number))
-        for hour in range(2)
-        for number in range(8)
+        UsagePoint(second, "search", 30, Decimal(3)),
+        UsagePoint(first, "search", 10, Decimal(1)),
+        UsagePoint(second, REST, 50, Decimal(5)),
     ]
 
-    names, rows = charted(points, is_cost=True)
+    assert charted(points, ["search", REST], measure="cost") == [(first, [1, 0]), (second, [3, 5])]
+    assert charted(points, ["search"], measure="tokens") == [(first, [10]), (second, [30])]
 
-    assert names == ["team-7", "team-6", "team-5", "team-4", "team-3", REST]
-    assert len(names) == MOST_SERIES + 1
-    assert [values for _, values in rows] == [[7, 6, 5, 4, 3, 3]] * 2
+
+async def test_all_but_the_largest_are_one_series(database: Database, world: World) -> None:
+    now = datetime.now(UTC)
+    since = now - timedelta(hours=24)
+    async with database.server.connect(database.name) as connection:
+        points = await usage_points(
+            connection, By.TEAM, since=since, until=now, unit="hour", names=["globex/lab"]
+        )
+
+    assert world.keys
+    assert {point.name for point in points} == {"globex/lab", REST}
+    assert sum(point.cost_usd for point in points if point.name == REST) == Decimal(21)

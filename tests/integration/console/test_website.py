@@ -24,6 +24,13 @@ async def test_without_a_session_a_page_leads_to_the_login(console: FastAPI) -> 
     assert "egret admin login-link" in login.text
 
 
+async def test_a_link_shows_a_button_and_its_token_as_text(console: FastAPI) -> None:
+    answer = await client_of(console).get("/login/link?token=%22%3E%3Cscript%3E")
+
+    assert "&#34;&gt;&lt;script&gt;" in answer.text
+    assert "Log in" in answer.text
+
+
 async def test_an_expired_session_gives_an_edited_text_back(console: FastAPI) -> None:
     visitor = await Visitor.of(console, "admin")
     await visitor.get("/policies/strict/edit")
