@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,9 +10,12 @@ from typing import Final, assert_never
 
 from sidecar.admin.policy_plan import PlannedPolicy, plan_policies
 from sidecar.admin_api.problems import Problem
+from sidecar.apis.request_text import read_request
+from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact
+from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
-from sidecar.domain.subject import Subject, TextPart
+from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
 from sidecar.policy.compilation import (
@@ -38,8 +42,13 @@ Checked = PlannedPolicy | tuple[str, ...]
 """The plan of an edited text, or its faults."""
 
 
-async def check_document(connection: Connection, text: str, *, name: str | None) -> Checked:
-    """Return the plan of *text*, one policy called *name* if that is given; or its faults."""
+async def check_document(
+    connection: Connection, text: str, *, name: str | None, together: bool = True
+) -> Checked:
+    """Return the plan of *text*, one policy called *name* if that is given; or its faults.
+
+    With *together* its expressions are also compiled with those of all policies in force.
+    """
     try:
         documents = parse_documents(text, expressions="syntax")
     except PolicyDocumentError as error:
@@ -52,15 +61,15 @@ async def check_document(connection: Connection, text: str, *, name: str | None)
     if [*masked_places(document.policy)]:
         return (f"{MASK} stands for a value that was masked: write the value",)
     stored = await load_policies(connection)
-    if faults := await _expression_faults(document, stored):
+    if faults := await _expression_faults(document, stored if together else None):
         return faults
     return plan_policies([document], stored=stored)[0]
 
 
 async def _expression_faults(
-    document: PolicyDocument, stored: Sequence[StoredPolicy]
+    document: PolicyDocument, stored: Sequence[StoredPolicy] | None
 ) -> tuple[str, ...]:
-    """Compile the expressions, each alone and with those of all policies in force."""
+    """Compile the expressions, each alone, then with those of *stored*, if given."""
     if not document.expressions:
         return ()
     try:
@@ -69,6 +78,8 @@ async def _expression_faults(
         return (str(error),)
     if faults:
         return tuple(str(fault) for fault in faults)
+    if stored is None:
+        return ()
     texts = {one.name: one.document for one in stored} | {document.policy.name: document.text}
     try:
         await compile_in_subprocess(
@@ -115,35 +126,72 @@ def edited_mode(document: PolicyDocument, guardrail: str, mode: Mode) -> str:
         ) from None
 
 
+class SampleKind(enum.Enum):
+    """How a sample is read."""
+
+    MESSAGE = "message"
+    ANSWER = "answer"
+    REQUEST = "request"
+    """A whole body of `/v1/chat/completions`, as a client sends it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyTrial:
-    """A text judged by a policy: the decision, the pieces with their marks, the guardrails.
+    """A sample judged by a policy: the decision, its texts with their marks, the guardrails.
 
-    `pieces` are parts of the text, each with the names of the findings in it.
+    Each text has its role and its pieces: some characters, the names of the findings in them, and
+    whether one of these blocks. `unscanned` are reasons why content cannot be read.
     """
 
     decision: str
     is_refused: bool
-    pieces: Sequence[tuple[str, str, bool]]
+    texts: Sequence[tuple[str, Sequence[tuple[str, str, bool]]]]
+    unscanned: Sequence[str]
     tested: PolicyTestResult
 
 
-async def try_text(document: str, sample: str, side: Stage) -> PolicyTrial:
-    """Judge *sample* by *document*, whose expressions were checked; no server is asked.
+_CHAT: Final = "/v1/chat/completions"
+_JSON: Final = Headers((("content-type", b"application/json"),))
 
-    Raises:
-        Problem: the text is too long, or the policy does not compile within the limits.
-    """
+
+def _subject(sample: str, kind: SampleKind) -> Subject:
     if len(sample) > MAX_SAMPLE_CHARACTERS:
         raise Problem(413, f"the text has more than {MAX_SAMPLE_CHARACTERS} characters")
     content = sample.replace("\r\n", "\n").encode(errors="replace")
-    role = "model" if side is Stage.OUTPUT else "user"
-    subject = Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
+    if kind is not SampleKind.REQUEST:
+        role = "model" if kind is SampleKind.ANSWER else "user"
+        return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
+    route = recognise("POST", _CHAT)
+    assert isinstance(route, Route)  # noqa: S101 - one of our own table
+    read = read_request(route, _JSON, content)
+    if isinstance(read, Malformed):
+        raise Problem(409, read.problem, hint="a request with this body is refused with 400")
+    if isinstance(read, Unreadable):
+        raise Problem(
+            409,
+            f"the body cannot be read ({read.reason.value})",
+            hint="the policy's `unscanned` decides on such a request",
+        )
+    return read
+
+
+async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTrial:
+    """Judge *sample* by *document*, whose expressions were checked; no server is asked.
+
+    Raises:
+        Problem: the sample is too long or no request, or the policy does not compile within the
+            limits.
+    """
+    subject = _subject(sample, kind)
+    side = Stage.OUTPUT if kind is SampleKind.ANSWER else Stage.INPUT
     try:
         tested = await run_policy_test(document, subject, side=side)
     except CompileError as error:
         raise Problem(409, str(error), hint="write fewer or simpler expressions") from None
-    pieces = marked_pieces(content, tested.results)
+    texts = [
+        (part.role, marked_pieces(part.content, tested.results, part=index))
+        for index, part in enumerate(subject.parts)
+    ]
     is_refused = False
     decided = decide(tested.results)
     match decided:
@@ -155,18 +203,19 @@ async def try_text(document: str, sample: str, side: Stage) -> PolicyTrial:
             decision = "Goes on unchanged"
         case _:
             assert_never(decided)
-    return PolicyTrial(decision, is_refused, pieces, tested)
+    unscanned = [one.value for one in dict.fromkeys(subject.unscanned)]
+    return PolicyTrial(decision, is_refused, texts, unscanned, tested)
 
 
 def marked_pieces(
-    content: bytes, results: Sequence[GuardrailResult]
+    content: bytes, results: Sequence[GuardrailResult], *, part: int = 0
 ) -> list[tuple[str, str, bool]]:
     """Return the pieces of a text: each with the types found in it, and whether one blocks."""
     spans = [
         (found.start, found.end, f"{result.guardrail.name}: {found.type}", result.verdict.value)
         for result in results
         for found in result.findings
-        if found.part == 0
+        if found.part == part
     ]
     edges = sorted({0, len(content), *(one[0] for one in spans), *(one[1] for one in spans)})
     pieces: list[tuple[str, str, bool]] = []

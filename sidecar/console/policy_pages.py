@@ -20,13 +20,14 @@ from sidecar.console.forms import read_fields
 from sidecar.console.policy_check import (
     Checked,
     PolicyTrial,
+    SampleKind,
     check_document,
     edited_mode,
     stored_document,
-    try_text,
+    try_sample,
 )
 from sidecar.console.rendering import diff_lines, render
-from sidecar.domain.policy import Mode, Stage
+from sidecar.domain.policy import Mode
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy_text, parse_policies
 from sidecar.policy.text import hides_values, render_policy
@@ -40,6 +41,7 @@ from sidecar.storage.postgres_policies import (
 )
 
 MAX_NOTE_CHARACTERS: Final = 1_000
+KINDS: Final = {one.value for one in SampleKind}
 MAX_VERSION: Final = 2**31 - 1
 """Of a column of the database."""
 SHADOW_SPAN: Final = timedelta(days=7)
@@ -142,8 +144,8 @@ async def check(request: Request, access: _Manage) -> Response:
     name, version = fields.get("policy") or None, _version_of(fields) or 0
     document = (await request.form()).get("document")
     text = document.replace("\r\n", "\n") if isinstance(document, str) else ""
-    checked = await check_document(access.connection, text, name=name)
     step = fields.get("step", "check")
+    checked = await check_document(access.connection, text, name=name, together=step != "try")
     if step == "apply" and isinstance(checked, PlannedPolicy):
         if checked.change is Change.NONE:
             checked = ("the text means the same as the policy in force: nothing to apply",)
@@ -151,7 +153,7 @@ async def check(request: Request, access: _Manage) -> Response:
             return await _apply(access, checked, fields.get("note"))
     trial = None
     if step == "try" and isinstance(checked, PlannedPolicy):
-        trial = await try_text(checked.document, fields.get("sample", ""), _side(fields))
+        trial = await try_sample(checked.document, fields.get("sample", ""), _kind(fields))
     return _editor(
         request, access, name=name, version=version, text=text, fields=fields, checked=checked,
         trial=trial,
@@ -163,7 +165,7 @@ async def try_in_force(request: Request, access: _View, name: str) -> HTMLRespon
     """Judge a text by the policy in force; it is neither stored nor sent anywhere."""
     fields = await read_fields(request)
     stored = await _load(access, name, None)
-    trial = await try_text(stored.document, fields.get("sample", ""), _side(fields))
+    trial = await try_sample(stored.document, fields.get("sample", ""), _kind(fields))
     return await _page(request, access, name, trial=trial, fields=fields)
 
 
@@ -233,8 +235,9 @@ def _version_of(fields: Mapping[str, str]) -> int | None:
     return min(int(text), MAX_VERSION) if is_number else None
 
 
-def _side(fields: Mapping[str, str]) -> Stage:
-    return Stage.OUTPUT if fields.get("side") == Stage.OUTPUT.value else Stage.INPUT
+def _kind(fields: Mapping[str, str]) -> SampleKind:
+    given = fields.get("kind", "")
+    return SampleKind(given) if given in KINDS else SampleKind.MESSAGE
 
 
 def _editor(

@@ -91,7 +91,7 @@ class Console:
         context = await self.browser.new_context(
             base_url=self.url, **{"viewport": DESK, **options}
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(90_000)  # a busy machine compiles slowly
         page = await context.new_page()
         window = Window(page)
         page.on("request", lambda one: window.requested.append(one.url))
@@ -190,7 +190,7 @@ async def test_a_newcomer_sets_up_a_team_with_a_budget_and_a_policy(console: Con
         page = window.page
         await page.get_by_role("link", name="Organizations").click()
         await page.get_by_text("Create an organization").click()
-        await page.get_by_label("Name").fill("acme")
+        await page.get_by_label("Name", exact=True).fill("acme")
         await console.picture(page, "organizations")
         await page.get_by_role("button", name="Create").click()
         await page.get_by_label("Team", exact=True).fill("search")
@@ -201,7 +201,7 @@ async def test_a_newcomer_sets_up_a_team_with_a_budget_and_a_policy(console: Con
         await expect(page.get_by_text("cost/month=250.00")).to_be_visible()
         await console.picture(page, "team")
         await page.get_by_role("link", name="Create a key").click()
-        await page.get_by_label("Name").fill("laptop")
+        await page.get_by_label("Name", exact=True).fill("laptop")
         await page.get_by_role("button", name="Create the key").click()
         secret = await page.locator("#secret").inner_text()
         assert secret not in page.url
@@ -236,7 +236,7 @@ async def test_a_revoked_key_is_watched_until_every_worker_refuses_it(console: C
     async with console.window() as window:
         page = window.page
         await page.goto("/organizations/ibis/teams/research/keys/new")
-        await page.get_by_label("Name").fill("lost-laptop")
+        await page.get_by_label("Name", exact=True).fill("lost-laptop")
         await page.get_by_role("button", name="Create the key").click()
         secret = await page.locator("#secret").inner_text()
         assert await console.status_of_request(secret) == OK
@@ -253,7 +253,7 @@ async def test_a_key_is_rotated_with_an_overlap(console: Console) -> None:
     async with console.window() as window:
         page = window.page
         await page.goto("/organizations/ibis/teams/research/keys/new")
-        await page.get_by_label("Name").fill("service")
+        await page.get_by_label("Name", exact=True).fill("service")
         await page.get_by_role("button", name="Create the key").click()
         old = await page.locator("#secret").inner_text()
         await page.get_by_role("link", name="Go to the key").click()

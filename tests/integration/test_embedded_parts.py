@@ -13,11 +13,14 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
+from egret_tools.devstack.console import login_link, running_console
 from egret_tools.devstack.credentials import write_certificates
 from egret_tools.devstack.databases import running_postgres, running_valkey
-from egret_tools.devstack.processes import Children
+from egret_tools.devstack.demo_setup import EXAMPLES, set_up, set_up_examples
+from egret_tools.devstack.processes import Children, free_port
 from egret_tools.devstack.providers import made_up_credentials, running_mock_provider
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
+from pydantic import SecretStr
 from redis.asyncio import Redis
 
 pytestmark = pytest.mark.stack
@@ -48,6 +51,32 @@ async def test_postgres_serves_an_empty_database_to_its_owner_alone(run: RunDire
             await connection.close()
     assert (addresses, encoding, tables) == ("", "UTF8", 0)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_the_console_signs_in_by_a_link_once_and_has_examples(run: RunDirectory) -> None:
+    """A second start on the same data makes no second set of them."""
+    children = Children()
+    async with running_postgres(children, directory=run.path / "postgres", logs=run.logs) as dsn:
+        await set_up(SecretStr(dsn))
+        for _ in range(2):
+            await set_up_examples(SecretStr(dsn))
+        settings = {"EGRET_POSTGRES__DSN": dsn}
+        async with running_console(
+            children, port=free_port(), settings=settings, logs=run.logs
+        ) as url:
+            token = (await login_link(dsn, url)).partition("token=")[2]
+            jar = aiohttp.CookieJar(unsafe=True)  # of an address, not a name
+            async with aiohttp.ClientSession(
+                url, cookie_jar=jar, headers={"origin": url}
+            ) as client:
+                statuses = []
+                for _ in range(2):
+                    async with client.post("/login/link", data={"token": token}) as answer:
+                        statuses.append(answer.status)
+                async with client.get("/organizations") as answer:
+                    page = await answer.text()
+    assert statuses == [200, 400]
+    assert all(page.count(f">{name}<") == 1 for name in EXAMPLES)
 
 
 async def test_valkey_answers_on_its_socket(run: RunDirectory) -> None:
