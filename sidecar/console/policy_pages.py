@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import HTMLResponse, Response
 
 from sidecar.admin.finding_reports import finding_sums
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.policy_changes import (
+    apply_plan,
+    difference,
+    document_with_mode,
+    earlier_document,
+    plan_change,
+    read_policies,
+    shown_policy,
+    stored_policy,
+)
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
 from sidecar.console.forms import read_fields
-from sidecar.console.policy_check import (
-    Checked,
-    PolicyTrial,
-    SampleKind,
-    check_document,
-    edited_mode,
-    stored_document,
-    try_sample,
-)
+from sidecar.console.policy_trial import PolicyTrial, SampleKind, try_sample
 from sidecar.console.rendering import diff_lines, render
 from sidecar.domain.policy import Mode
 from sidecar.policy.json_schema_file import policy_schema_text
-from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy_text, parse_policies
-from sidecar.policy.text import hides_values, render_policy
-from sidecar.storage.postgres_policies import (
-    PolicyChangedError,
-    StoredPolicy,
-    apply_policy,
-    load_policy,
-    policy_uses,
-    policy_versions,
-)
+from sidecar.policy.parse import PolicyDocument, PolicyDocumentError
+from sidecar.policy.text import hides_values
+from sidecar.storage.postgres_policies import StoredPolicy, policy_uses, policy_versions
 
 MAX_NOTE_CHARACTERS: Final = 1_000
 KINDS: Final = {one.value for one in SampleKind}
@@ -58,6 +53,9 @@ guardrails:
     action: redact
 """
 """The text that an editor begins with."""
+
+Checked = PlannedPolicy | tuple[str, ...]
+"""The plan of an edited text, or its faults."""
 
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
 """No policy can have a name with a plus sign, so `+editor` is the name of none."""
@@ -98,26 +96,23 @@ async def shown(request: Request, access: _View, name: str) -> HTMLResponse:
 
 
 @router.get("/policies/{name}/versions/{version}")
-async def version_shown(request: Request, access: _View, name: str, version: int) -> HTMLResponse:
+async def version_shown(
+    request: Request,
+    access: _View,
+    name: str,
+    version: Annotated[int, Path(ge=1, le=MAX_VERSION)],
+) -> HTMLResponse:
     """Show an earlier version and its difference from the one before."""
     after = await _load(access, name, version)
-    text = _canonical(after)
-    before = "" if version == 1 else _canonical(await _load(access, name, version - 1))
-    lines = difflib.unified_diff(
-        before.splitlines(),
-        text.splitlines(),
-        f"{name} version {version - 1}",
-        f"{name} version {version}",
-        lineterm="",
-    )
+    before = StoredPolicy(name, 0, "") if version == 1 else await _load(access, name, version - 1)
     return render(
         request,
         access,
         "policy_version.html",
         name=name,
         version=version,
-        text=text,
-        diff=diff_lines("\n".join(lines)),
+        text=shown_policy(after),
+        diff=diff_lines(difference(before, after)) if before.version else (),
         in_force=(await _load(access, name, None)).version == version,
         may_manage=access.allows(Permission.MANAGE_POLICIES),
     )
@@ -127,8 +122,7 @@ async def version_shown(request: Request, access: _View, name: str, version: int
 async def edit(request: Request, access: _Manage, name: str) -> HTMLResponse:
     """Show the policy's own text in an editor."""
     stored = await _load(access, name, None)
-    policies = parse_policies(stored.document, version=stored.version, expressions="trust")
-    if hides_values(policies[0]):
+    if hides_values(earlier_document(stored).policy):
         raise Problem(
             409,
             "the policy holds credentials of a guardrail's server, which no page shows",
@@ -145,7 +139,7 @@ async def check(request: Request, access: _Manage) -> Response:
     document = (await request.form()).get("document")
     text = document.replace("\r\n", "\n") if isinstance(document, str) else ""
     step = fields.get("step", "check")
-    checked = await check_document(access.connection, text, name=name, together=step != "try")
+    checked = await _checked(access, text, name)
     if step == "apply" and isinstance(checked, PlannedPolicy):
         if checked.change is Change.NONE:
             checked = ("the text means the same as the policy in force: nothing to apply",)
@@ -176,57 +170,56 @@ async def change_mode(request: Request, access: _Manage, name: str) -> Response:
     guardrail = fields.get("guardrail", "")
     mode = Mode.ENFORCE if fields.get("mode") == Mode.ENFORCE.value else Mode.SHADOW
     stored = await _load(access, name, None)
-    text = edited_mode(stored_document(stored), guardrail, mode)
+    edited = document_with_mode(stored, guardrail, mode)
     verb = "promote" if mode is Mode.ENFORCE else "demote"
-    return await _bring_into_force(access, name, text, note=f"{verb} {guardrail}")
+    return await _bring_into_force(access, edited, note=f"{verb} {guardrail}")
 
 
 @router.post("/policies/{name}/rollback")
 async def roll_back(request: Request, access: _Manage, name: str) -> Response:
     """Bring an earlier version back as the next one."""
     earlier = await _load(access, name, _version_of(await read_fields(request)))
-    return await _bring_into_force(
-        access, name, earlier.document, note=f"rollback to version {earlier.version}"
-    )
+    document = earlier_document(earlier)
+    return await _bring_into_force(access, document, note=f"rollback to version {earlier.version}")
 
 
-async def _bring_into_force(access: Access, name: str, text: str, *, note: str) -> Response:
-    checked = await check_document(access.connection, text, name=name)
-    if not isinstance(checked, PlannedPolicy):
-        raise Problem(409, "; ".join(checked))
-    if checked.change is Change.NONE:
+async def _checked(access: Access, text: str, name: str | None) -> Checked:
+    """Return the plan of *text*, one policy called *name* if that is given; or its faults."""
+    try:
+        documents = await read_policies(text)
+        found = documents[0].policy.name
+        if len(documents) > 1:
+            return ("the text holds several policies: apply them with `egret policy apply`",)
+        if name not in {None, found}:
+            return (f"the text is of the policy {found}, not of {name}",)
+        return (await plan_change(access.connection, documents))[0]
+    except PolicyDocumentError as error:
+        return tuple(str(fault) for fault in error.faults)
+    except ChangeRefusedError as error:
+        return (error.problem,)
+
+
+async def _bring_into_force(access: Access, document: PolicyDocument, *, note: str) -> Response:
+    try:
+        (planned,) = await plan_change(access.connection, [document])
+    except PolicyDocumentError as error:
+        raise Problem(409, str(error)) from None
+    if planned.change is Change.NONE:
         raise Problem(409, "that is in force already", hint="nothing was changed")
-    return await _apply(access, checked, note)
+    return await _apply(access, planned, note)
 
 
 async def _apply(access: Access, planned: PlannedPolicy, note: str | None) -> Response:
-    try:
-        async with access.connection.transaction():
-            applied = await apply_policy(
-                access.connection,
-                planned.name,
-                document=planned.document,
-                expected_version=planned.version,
-                note=note[:MAX_NOTE_CHARACTERS] if note else None,
-            )
-    except PolicyChangedError as error:
-        raise Problem(409, str(error), hint="look at the new difference") from None
-    barrier = access.changed(policies={applied.name: applied.version})
-    return see_change(f"/policies/{applied.name}", barrier)
+    reason = note[:MAX_NOTE_CHARACTERS] if note else None
+    versions = await apply_plan(access.connection, [planned], note=reason)
+    return see_change(f"/policies/{planned.name}", access.changed(policies=versions))
 
 
 async def _load(access: Access, name: str, version: int | None) -> StoredPolicy:
-    stored = await load_policy(access.connection, name, version=version)
-    if stored is None and name == DEFAULT_POLICY_NAME and version in {None, 0}:
-        return StoredPolicy(name, 0, default_policy_text())
+    stored = await stored_policy(access.connection, name, version)
     if stored is None:
         raise Problem(404, "there is no such policy, or no such version of it")
     return stored
-
-
-def _canonical(stored: StoredPolicy) -> str:
-    """Return the text with every default written out, and credentials masked."""
-    return render_policy(stored_document(stored).policy)
 
 
 def _version_of(fields: Mapping[str, str]) -> int | None:
@@ -279,7 +272,7 @@ async def _page(
 ) -> HTMLResponse:
     connection = access.connection
     stored = await _load(access, name, None)
-    policy = stored_document(stored).policy
+    policy = earlier_document(stored).policy
     since = datetime.now(UTC) - SHADOW_SPAN
     counted = await finding_sums(connection, since=since, policy=name, limit=500)
     shadow: dict[str, dict[str, int]] = {}
@@ -294,7 +287,7 @@ async def _page(
         name=name,
         stored=stored,
         policy=policy,
-        text=render_policy(policy),
+        text=shown_policy(stored),
         versions=await policy_versions(connection, name),
         shadow=shadow,
         shadow_days=SHADOW_SPAN.days,

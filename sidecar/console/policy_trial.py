@@ -1,4 +1,4 @@
-"""Checks an edited policy as `egret policy apply` does, and judges a text by it."""
+"""Judges a text, or a whole request, by a policy that may not be in force yet."""
 
 from __future__ import annotations
 
@@ -8,122 +8,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, assert_never
 
-from sidecar.admin.policy_plan import PlannedPolicy, plan_policies
 from sidecar.admin_api.problems import Problem
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact
 from sidecar.domain.http import Headers
-from sidecar.domain.policy import Mode, Stage
+from sidecar.domain.policy import Stage
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
-from sidecar.policy.compilation import (
-    MAX_CPU_SECONDS,
-    CheckFailedError,
-    compile_in_subprocess,
-    expression_faults,
-)
-from sidecar.policy.parse import PolicyDocument, PolicyDocumentError, parse_documents
 from sidecar.policy.tester import PolicyTestResult, run_policy_test
-from sidecar.policy.text import (
-    MASK,
-    NoSuchGuardrailError,
-    NotEditableError,
-    masked_places,
-    with_mode,
-)
-from sidecar.storage.pool import Connection
-from sidecar.storage.postgres_policies import StoredPolicy, load_policies
 
 MAX_SAMPLE_CHARACTERS: Final = 100_000
-
-Checked = PlannedPolicy | tuple[str, ...]
-"""The plan of an edited text, or its faults."""
-
-
-async def check_document(
-    connection: Connection, text: str, *, name: str | None, together: bool = True
-) -> Checked:
-    """Return the plan of *text*, one policy called *name* if that is given; or its faults.
-
-    With *together* its expressions are also compiled with those of all policies in force.
-    """
-    try:
-        documents = parse_documents(text, expressions="syntax")
-    except PolicyDocumentError as error:
-        return tuple(str(fault) for fault in error.faults)
-    document = documents[0]
-    if len(documents) > 1:
-        return ("the text holds several policies: apply them one by one, or with `egret apply`",)
-    if name is not None and document.policy.name != name:
-        return (f"the text is of the policy {document.policy.name}, not of {name}",)
-    if [*masked_places(document.policy)]:
-        return (f"{MASK} stands for a value that was masked: write the value",)
-    stored = await load_policies(connection)
-    if faults := await _expression_faults(document, stored if together else None):
-        return faults
-    return plan_policies([document], stored=stored)[0]
-
-
-async def _expression_faults(
-    document: PolicyDocument, stored: Sequence[StoredPolicy] | None
-) -> tuple[str, ...]:
-    """Compile the expressions, each alone, then with those of *stored*, if given."""
-    if not document.expressions:
-        return ()
-    try:
-        faults = await expression_faults(document.expressions, advance=lambda _: None)
-    except CheckFailedError as error:
-        return (str(error),)
-    if faults:
-        return tuple(str(fault) for fault in faults)
-    if stored is None:
-        return ()
-    texts = {one.name: one.document for one in stored} | {document.policy.name: document.text}
-    try:
-        await compile_in_subprocess(
-            [(text, 1) for text in texts.values()], cpu_seconds=MAX_CPU_SECONDS // 2
-        )
-    except CompileError as error:
-        return (str(error),)
-    return ()
-
-
-def stored_document(stored: StoredPolicy) -> PolicyDocument:
-    """Return a stored policy's document.
-
-    Raises:
-        Problem: another version of Egret wrote it.
-    """
-    try:
-        return parse_documents(
-            stored.document, version=max(1, stored.version), expressions="trust"
-        )[0]
-    except PolicyDocumentError:
-        raise Problem(
-            409,
-            f"version {stored.version} of {stored.name} is not one this Egret can read",
-            hint="apply it anew, or use the Egret that wrote it",
-        ) from None
-
-
-def edited_mode(document: PolicyDocument, guardrail: str, mode: Mode) -> str:
-    """Return the document's text with *guardrail* in *mode*.
-
-    Raises:
-        Problem: there is no such guardrail, or the text leaves no place for the change.
-    """
-    try:
-        return with_mode(document, guardrail, mode=mode).text
-    except NoSuchGuardrailError:
-        raise Problem(404, "the policy has no such guardrail") from None
-    except NotEditableError:
-        raise Problem(
-            409,
-            "the text of the policy cannot be changed by a button",
-            hint="edit it, or change the file it comes from",
-        ) from None
 
 
 class SampleKind(enum.Enum):

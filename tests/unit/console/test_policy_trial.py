@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sidecar.admin_api.problems import Problem
-from sidecar.console.policy_check import SampleKind, marked_pieces, try_sample
+from sidecar.console.policy_trial import SampleKind, marked_pieces, try_sample
 
 POLICY = """\
 name: strict
