@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final, assert_never
+from urllib.parse import quote
 
+from sidecar.apis.routes import recognise
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
@@ -195,6 +198,27 @@ _ROUTABLE: Final = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._:/@+~-]{0,255}")
 """Names of models, ARNs and names of repositories included. The matcher of a route could interpret
 other text differently (blanks at its ends, letters outside of ASCII, a line's end, ten kilobytes):
 no route is chosen by it."""
+
+
+def rename_path(record: RequestRecord, policy: EffectivePolicy) -> HeaderFields | ErrorKind:
+    """Replace an alias that the path names by its model, in the record's route too.
+
+    A path in which the model would be read in another way is refused.
+    """
+    route = record.route
+    if not isinstance(route, Route) or route.model is None:
+        return ()
+    model = policy.aliases.get(route.model)
+    if model is None:
+        return ()
+    # The alias is one segment of the path, or stands before the colon of a method (Gemini).
+    before, _, after = record.path.partition(f"/{route.model}")
+    path = f"{before}/{quote(model, safe='')}{after}"
+    renamed = recognise(record.method or "", path)
+    if renamed != replace(route, model=model):
+        return ErrorKind.MODEL_NOT_ALLOWED
+    record.alias, record.route = route.model, renamed
+    return ((":path", path.encode()),)
 
 
 def naming_model(model: str | None) -> HeaderFields:

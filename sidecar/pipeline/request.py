@@ -20,7 +20,7 @@ from sidecar.domain.errors import (
     UnreadableMessageError,
     client_error,
 )
-from sidecar.domain.http import HeaderFields, HeaderName, Headers, Refusal
+from sidecar.domain.http import HeaderName, Headers, Refusal
 from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.domain.usage import DecisionKind
@@ -41,6 +41,7 @@ from sidecar.pipeline.admission import (
     admit,
     judges_answer,
     naming_model,
+    rename_path,
     requires_body,
     strip,
     unscannable,
@@ -252,8 +253,10 @@ async def judge_request(
     caller = await admit(headers, stream, record, worker)
     if isinstance(caller, ErrorKind):
         return client_error(caller)
-    removed: tuple[str, ...] = strip(headers)
-    added: HeaderFields = ()
+    renamed = rename_path(record, caller[1]) if caller[1].aliases else ()
+    if isinstance(renamed, ErrorKind):
+        return client_error(renamed)
+    route, removed = record.route, strip(headers)
     names_route = worker.route_by_model is RouteByModel.ON
     reason = unscannable(route, has_body=protocol.has_body)
     key, policy = caller
@@ -282,8 +285,7 @@ async def judge_request(
     plan = _plan_answer(allowed, route, record, protocol, worker)
     plan = plan if worker.own_ends is None else metered(plan, record, protocol, worker)
     awaits = isinstance(plan, MeteredAnswer) and not plan.reads_body
-    if plan is not None:
-        added = IDENTITY
+    added = renamed if plan is None else (*renamed, *IDENTITY)
     if names_route and not allowed.is_model_replaced:
         named = record.model
         if record.subject is None and reason is None and isinstance(route, Route):

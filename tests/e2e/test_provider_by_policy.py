@@ -100,3 +100,25 @@ async def test_an_alias_reaches_the_provider_as_its_model(stack: Stack, *, strea
             models = {given.model}
     assert models == {"gpt-5-mini"}
     assert b'"model":"gpt-5-mini"' in (await stack.received())[-1].body.replace(b": ", b":")
+
+
+@pytest.mark.parametrize(
+    ("path", "renamed"),
+    [
+        (
+            "/openai/deployments/gpt-best/chat/completions?api-version=2024-10-21",
+            "/openai/deployments/gpt-5-mini/chat/completions?api-version=2024-10-21",
+        ),
+        ("/v1beta/models/gpt-best:generateContent", "/v1beta/models/gpt-5-mini:generateContent"),
+    ],
+    ids=["azure", "gemini"],
+)
+async def test_an_alias_in_a_path_reaches_the_provider_as_its_model(
+    stack: Stack, path: str, renamed: str
+) -> None:
+    """Envoy lets Egret change the path, and nothing else of a request's line."""
+    body = {**chat("hello"), "contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+    answer = await stack.post(body, path=path, key="search")
+
+    assert answer.status == 200
+    assert (await stack.received())[-1].path == renamed

@@ -119,3 +119,60 @@ async def test_the_choice_of_a_provider_is_metadata_and_chooses_the_route_again(
     assert "provider_region" not in metadata
     assert verdict.mutations.clear_route_cache
     await exchange.end()
+
+
+@pytest.mark.parametrize(
+    ("path", "renamed"),
+    [
+        pytest.param(
+            "/openai/deployments/gpt-best/chat/completions?api-version=1",
+            b"/openai/deployments/gpt-5-mini/chat/completions?api-version=1",
+            id="Azure",
+        ),
+        pytest.param(
+            "/v1beta/models/gpt-best:generateContent",
+            b"/v1beta/models/gpt-5-mini:generateContent",
+            id="Gemini",
+        ),
+        pytest.param("/model/nova/converse", b"/model/eu.nova-v1%3A0/converse", id="Bedrock"),
+        pytest.param("/v1beta/models/gemini-2:generateContent", None, id="a model"),
+    ],
+)
+async def test_a_model_in_the_path_is_named_in_place_of_its_alias(
+    path: str, renamed: bytes | None
+) -> None:
+    """Egret reads the new path as the provider does."""
+    world = World("name: default\naliases: {gpt-best: gpt-5-mini, nova: 'eu.nova-v1:0'}\n")
+    exchange = world.exchange()
+    body = b'{"contents":[{"parts":[{"text":"Hello."}]}],"messages":[]}'
+    assert isinstance(await exchange.judge_headers(headers(path), has_body=True), BodyRequired)
+    verdict = await exchange.judge_body(body)
+    assert isinstance(verdict, RequestCleared)
+    assert dict(verdict.mutations.headers.set_headers).get(":path") == renamed
+    assert verdict.mutations.body is None
+    await exchange.end()
+    if renamed is not None:
+        assert judged(world).model in {"gpt-5-mini", "eu.nova-v1:0"}
+
+
+@pytest.mark.parametrize("model", ["a/b", "x:y", "+"])
+async def test_a_model_that_a_path_cannot_name_is_refused(model: str) -> None:
+    """A slash in it would name another place, were it read unescaped."""
+    world = World(f"name: default\naliases: {{best: '{model}'}}\n")
+    exchange = world.exchange()
+    path = "/v1beta/models/best:generateContent"
+    verdict = await exchange.judge_headers(headers(path), has_body=True)
+    assert isinstance(verdict, RequestRefused)
+    assert verdict.refusal.status == 403
+    await exchange.end()
+
+
+async def test_a_model_that_the_path_names_must_be_allowed() -> None:
+    """By its own name, as one in a body."""
+    world = World(ALIASES + "allowed_models: [gpt-best]\n")
+    exchange = world.exchange()
+    path = "/v1beta/models/gpt-best:generateContent"
+    assert isinstance(await exchange.judge_headers(headers(path), has_body=True), BodyRequired)
+    verdict = await exchange.judge_body(b'{"contents":[{"parts":[{"text":"Hello."}]}]}')
+    assert isinstance(verdict, RequestRefused)
+    await exchange.end()
