@@ -15,8 +15,8 @@ from tests.support.configurations.accepted import ACCEPTED
 from tests.support.configurations.refused import REFUSED
 from tests.support.sizes import sized
 
-MAKES_ENVOY_REFUSE = {"EGR001", "EGR002", "EGR106"}
-"""The schema, a type that Envoy does not have, and a mode without the trailers it needs."""
+MAKES_ENVOY_REFUSE = {"EGR001", "EGR002", "EGR106", "EGR528"}
+"""The schema, a type that Envoy does not have, a mode without the trailers it needs, a format."""
 SAMPLE = 12
 """Each Envoy takes a fifth of a second: without --full one of so many configurations runs."""
 

@@ -451,6 +451,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR516": _put(_log_format, "credential", value="%REQ(AUTHORIZATION)%"),
     "EGR517": _put(_log_format, "path", value="%REQ(:PATH)%"),
     "EGR518": _drop(_log_format, "egret"),
+    "EGR528": _put(_log_format, "route", value="%ROUTE%"),
     "EGR519": _open_admin,
     "EGR520": _drop(lambda config: config, "overload_manager"),
     "EGR521": _sign_first,
@@ -472,5 +473,5 @@ OLDER_MISTAKES: Final[dict[str, tuple[int, Mistake | None, frozenset[str]]]] = {
 """Of rules that another rule's mistake comes with, or an older Envoy: its minor version, the
 mistake in the configuration for it (None: the version itself), and the rules found with it."""
 
-REFUSED_BY_ENVOY: Final = frozenset({"EGR106", "EGR202", "EGR209"})
+REFUSED_BY_ENVOY: Final = frozenset({"EGR106", "EGR202", "EGR209", "EGR528"})
 """What Envoy itself does not start with; all else it takes without a word."""

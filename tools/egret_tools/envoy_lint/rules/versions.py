@@ -135,6 +135,28 @@ def _unreadable_call_headers(config: EnvoyConfig) -> Iterator[Hit]:
                 yield Hit(header.at("value"), f"{header.at('key').text}: {problem}")
 
 
+def _unreadable_logs(config: EnvoyConfig) -> Iterator[Hit]:
+    for listener in config.listeners:
+        for log in listener.hcm.at("access_log"):
+            formats = log.at("typed_config", "log_format")
+            if any(True for _ in formats.at("formatters")):
+                continue  # they may have operators of their own
+            texts = [formats.at("text_format"), formats.at("text_format_source", "inline_string")]
+            for text in (*texts, *_leaves(formats.at("json_format"))):
+                problem = _format_problem(text.text, config.envoy)
+                if problem:
+                    yield Hit(text, problem)
+
+
+def _leaves(node: Node) -> Iterator[Node]:
+    """Yield the values below *node* that are neither maps nor lists."""
+    within = [*(one for _, one in node.entries()), *node]
+    if not within:
+        yield node
+    for one in within:
+        yield from _leaves(one)
+
+
 def _format_problem(value: str, envoy: EnvoyVersion | None) -> str:
     """Return the reason why Envoy cannot read a format string, empty if it can."""
     if "%" in _OPERATOR.sub("", value):
@@ -165,6 +187,9 @@ RULES: Final = (
          "Envoy before 1.39 then lets every request pass unchecked, whatever failure_mode_allow "
          "says; later ones fail every request",
          "a command operator of this Envoy, or %% for a percent sign", _unreadable_call_headers),
+    ConfigRule("EGR528", "log-format-unreadable", _E,
+         "Envoy does not start with this access log, or rejects a control plane's update",
+         "a command operator of this Envoy, or %% for a percent sign", _unreadable_logs),
     ConfigRule("EGR134", "bypass-not-counted", _N,
          "Envoy before 1.37 lacks the counters server_half_closed and immediate_responses_sent: "
          "the alert on requests that pass unchecked cannot fire, and refusals are not counted",
