@@ -97,7 +97,7 @@ class Message(msgspec.Struct, frozen=True):
     usage: tuple[TokenCounts, str] | None = None
 
 
-_KINDS: Final = {kind.value: kind for kind in MessageKind}
+_KINDS: Final[dict[str | None, MessageKind]] = {kind.value: kind for kind in MessageKind}
 # By names of their own: a member of an enumeration is slow to look up on Python 3.11.
 _REQUEST_HEADERS: Final = MessageKind.REQUEST_HEADERS
 _REQUEST_BODY: Final = MessageKind.REQUEST_BODY
@@ -118,6 +118,48 @@ _SEND: Final = modes.ProcessingMode.SEND
 _SKIP: Final = modes.ProcessingMode.SKIP
 
 
+class _Pieces(dict[int, tuple[bytes, bytes, int, int]]):
+    """The bytes around the body in a message as Envoy sends nearly all pieces, and its place.
+
+    By the length of the message: it decides the two lengths in front of the body, so that nothing
+    else is in a message that begins and ends so. Protocol Buffers takes twice as long to read it.
+    """
+
+    def __init__(self, kind: MessageKind, *, ends: bool) -> None:
+        self._kind = kind
+        self._ends = ends
+
+    def read(self, message: bytes) -> Message | None:
+        """Return the piece in *message*; None if that has another form."""
+        if len(message) > VIEWED_BYTES:
+            return _long_body(message)
+        before, behind, start, end = self[len(message)]
+        if not (message.startswith(before) and message.endswith(behind)):
+            return None
+        return Message(self._kind, None, message[start:end], self._ends)
+
+    def __missing__(self, length: int) -> tuple[bytes, bytes, int, int]:
+        found = (b"\x00", b"", 0, 0)  # no message begins so
+        for size in range(max(length - _MAX_AROUND, 0), length):
+            request = ext.ProcessingRequest()
+            request.metadata_context.SetInParent()
+            part: ext.HttpBody = getattr(request, self._kind)
+            part.body, part.end_of_stream = bytes(size), self._ends
+            written = request.SerializeToString()
+            if len(written) == length:
+                behind = _ENDS[0 if self._ends else 1] + _NO_CONTEXT[0]
+                end = length - len(behind)
+                found = written[: end - size], behind, end - size, end
+        self[length] = found
+        return found
+
+
+_MAX_AROUND: Final = 16
+_PIECES: Final = {
+    bytes([tag]): _Pieces(kind, ends=kind is _REQUEST_BODY) for tag, kind in _BODY_FIELDS.items()
+}
+"""By the first byte: pieces of answers go on, a request's body mostly comes in one piece."""
+
 _raw_field: Final = attrgetter("key", "raw_value")
 _raw_value: Final = itemgetter(1)
 
@@ -128,15 +170,17 @@ def decode(message: bytes) -> Message:
     Raises:
         UnreadableMessageError: not a `ProcessingRequest`, or one of an unknown kind or mode.
     """
-    if len(message) > VIEWED_BYTES and (long := _long_body(message)) is not None:
-        return long
+    pieces = _PIECES.get(message[:1])
+    if pieces is not None and (piece := pieces.read(message)) is not None:
+        return piece
     try:
         request = ext.ProcessingRequest.FromString(message)
     except DecodeError as error:
         raise UnreadableMessageError from error
-    kind = _KINDS.get(request.WhichOneof("request") or "")
-    if kind is None:
-        raise UnreadableMessageError("no request is set")
+    try:
+        kind = _KINDS[request.WhichOneof("request")]
+    except KeyError:
+        raise UnreadableMessageError("no request is set") from None
     headers: Headers | None = None
     source_address: str | None = None
     body, ends = b"", False
@@ -431,7 +475,7 @@ def metadata_fields(pairs: Iterable[tuple[str, str | float | bytes]]) -> Metadat
         if isinstance(value, str):
             text = value.encode()
             fields += (_before(name, len(text)), text)
-        elif isinstance(value, bytes):
+        elif type(value) is bytes:
             fields += (_around((_STRUCT, _entry(name), b"\x0a"), len(value)), value)
         else:
             fields += (_before(name, None), _DOUBLE.pack(value))

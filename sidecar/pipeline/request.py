@@ -162,10 +162,11 @@ class RequestHandler:
     def finish(self, protocol: ExtProcProtocol, end: StreamEnd) -> None:
         """Report the request, once, however its stream ended."""
         record, worker = self._record, self._worker
-        if self._plan is not None and record.error is None:
-            self._plan.abandon()
-        if isinstance(self._plan, MeteredAnswer):
-            self._plan.forget()
+        if self._plan is not None:
+            if record.error is None:
+                self._plan.abandon()
+            if isinstance(self._plan, MeteredAnswer):
+                self._plan.forget()
         make_room(record, worker)
         # An id is made only if Envoy has sent none: that takes a system call.
         record.request_id = record.request_id or worker.new_request_id()

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf import struct_pb2
-from hypothesis import given
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
@@ -592,6 +593,41 @@ def test_a_long_piece_is_the_same_message_in_parts(
     expected = ext.ProcessingResponse()
     getattr(expected, part).response.body_mutation.CopyFrom(mutation)
     assert ext.ProcessingResponse.FromString(message) == with_metadata(expected)
+
+
+@settings(max_examples=300)
+@given(
+    size=st.one_of(st.integers(0, 300), st.integers(0, codec.VIEWED_BYTES)),
+    ends=st.booleans(),
+    part=st.sampled_from(["request_body", "response_body"]),
+    has_context=st.booleans(),
+    change=st.none() | st.tuples(st.integers(-12, 12), st.integers(0, 255)),
+)
+def test_a_piece_is_decoded_as_protocol_buffers_reads_it(
+    *, size: int, ends: bool, part: str, has_context: bool, change: tuple[int, int] | None
+) -> None:
+    """Also with a byte of its frame changed, and one that is none then."""
+    written = ext.ProcessingRequest()
+    getattr(written, part).body = bytes(size)
+    getattr(written, part).end_of_stream = ends
+    if has_context:
+        written.metadata_context.SetInParent()
+    message = bytearray(written.SerializeToString())
+    if change is not None and -len(message) <= change[0] < len(message):
+        message[change[0]] = change[1]
+    try:
+        read = ext.ProcessingRequest.FromString(bytes(message))
+    except DecodeError:
+        read = ext.ProcessingRequest()
+    kind = read.WhichOneof("request")
+    if kind is None:
+        with pytest.raises(UnreadableMessageError):
+            codec.decode(bytes(message))
+    elif kind in {"request_body", "response_body"} and not read.HasField("protocol_config"):
+        decoded, expected = codec.decode(bytes(message)), getattr(read, kind)
+        assert (decoded.kind, decoded.ends) == (kind, expected.end_of_stream)
+        assert bytes(decoded.body) == expected.body
+        assert decoded.is_observed == read.observability_mode
 
 
 @given(code=st.integers(200, 599))
