@@ -348,7 +348,7 @@ def _plan_answer(
     policy = record.policy
     if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:
         return None
-    line, restoration = RequestLine(record.path, route), allowed.restoration
+    restoration = allowed.restoration
     plan: AnswerPlan | None = None
     if policy.answers.guardrails or restoration.originals:
         taken = frozenset(restoration.originals)
@@ -362,10 +362,11 @@ def _plan_answer(
             clock=worker.clocks.monotonic,
             hides_usage=allowed.hides_usage,
         )
-        plan = GuardedAnswer(line, setting, record)
+        plan = GuardedAnswer(RequestLine(record.path, route), setting, record)
     elif allowed.hides_usage:
-        plan = UncountedAnswer(line)
+        plan = UncountedAnswer(RequestLine(record.path, route))
     if record.alias is not None and policy.restores_aliases and protocol.may_judge_answer:
+        line = RequestLine(record.path, route)
         plan = AliasedAnswer(line, plan, alias=record.alias)
     return plan
 
