@@ -45,7 +45,10 @@ async def workers_of_change(
     watch: Annotated[str, Query(max_length=MAX_TOKEN_CHARACTERS)],
     policy: Annotated[list[str] | None, Query(max_length=100)] = None,
 ) -> HTMLResponse:
-    """Return how many workers have received the change, and poll on while some have not."""
+    """Return how many workers have received the change, and poll on while some have not.
+
+    htmx takes a part of a page; a link without it leads to a page.
+    """
     versions = {
         name: int(version)
         for name, _, version in (one.partition(":") for one in policy or ())
@@ -58,7 +61,7 @@ async def workers_of_change(
     return render(
         request,
         access,
-        "in_force.html",
+        "in_force.html" if "hx-request" in request.headers else "in_force_page.html",
         watched=watch_query(barrier),
         workers=0 if state is None else len(state.workers),
         late=0 if state is None else state.late,

@@ -46,6 +46,8 @@ ELSEWHERE: Final[dict[Words, str]] = {
     ("serve",): "starts workers: tests/integration/test_serve.py",
     ("alerts", "run"): "runs until it is stopped: tests/integration/test_cli_alerts.py",
     ("alerts", "test"): "needs `egret alerts run`: tests/integration/test_cli_alerts.py",
+    ("admin", "revoke-token"): "needs a token: tests/integration/test_cli_admin.py",
+    ("--server",): "an example: tests/integration/test_cli_admin_server.py",
     ("conformance",): "takes a minute: tests/e2e/test_conformance.py",
     ("--install-completion",): "writes to a shell's start-up files: tests/unit/cli/test_main.py",
     ("bench", "https://llm.example.com"): "an example: there is no such gateway",

@@ -19,6 +19,11 @@ async def test_a_change_is_watched_until_every_worker_acknowledges_it(
     page = await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:1")
     assert "In force in all 2 workers." in page
     assert "hx-get" not in page
+    assert "Look again" in page
+    part = await visitor.client.get(
+        "/in-force?watch=0123456789abcdef", headers={"hx-request": "true"}
+    )
+    assert part.text.strip().startswith('<div id="in-force">')
     page = await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:2")
     assert "0 of 2 workers have the change" in page
     assert world.keys[0] not in page
