@@ -55,10 +55,7 @@ def on_connection(
     settings use Valkey instead, *notice* returns the notification for a result.
     """
     if remote is not None and SERVER.get() is not None:
-        try:
-            return remote(admin_server())
-        except ChangeRefusedError as error:
-            _refuse(error)
+        return on_server(remote)
 
     async def run(settings: Settings) -> Result:
         async with connect(settings.postgres) as connection, connection.transaction():
@@ -69,6 +66,14 @@ def on_connection(
         return result
 
     return on_settings(run)
+
+
+def on_server(work: Callable[[AdminServer], Result]) -> Result:
+    """Run *work* with the server of `--server`; exit with its refusal."""
+    try:
+        return work(admin_server())
+    except ChangeRefusedError as error:
+        _refuse(error)
 
 
 def actor() -> str:

@@ -45,9 +45,16 @@ from sidecar.admin.installation.plan import (
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.cli.arguments import STANDARD_STREAM, read_text
+from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection, on_settings
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
+from sidecar.cli.installation_server import (
+    STDIN,
+    FilesThere,
+    apply_there,
+    diff_there,
+    export_there,
+)
 from sidecar.cli.policy_change import (
     MAX_NOTE_CHARACTERS,
     DryRunOption,
@@ -136,9 +143,11 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     if schema:
         sys.stdout.write(installation_schema_text())
         return
-    if why is not None and not 0 < len(why) <= MAX_NOTE_CHARACTERS:
-        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
-        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
+    _check_note(why)
+    if SERVER.get() is not None:
+        there = _files_there(files, file_set, secrets, metrics_file, prune=prune)
+        apply_there(there, why=why, output=output, yes=yes, is_dry=dry_run, no_wait=no_wait)
+        return
     keys = _read(files, file_set, secrets)
     wanted = keys.objects
     stored, plan = _planned(wanted, file_set, prunes=prune)
@@ -173,6 +182,12 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
         note(f"This {wait_for_workers(no_wait=no_wait, policies=_versions(plan))}.")
 
 
+def _check_note(why: str | None) -> None:
+    if why is not None and not 0 < len(why) <= MAX_NOTE_CHARACTERS:
+        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
+        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
+
+
 def _wait_for_new_policies(step: InstallationPlan, *, no_wait: bool) -> str:
     """Wait even with *no_wait*: requests depend on it. A late worker then stops nothing."""
     try:
@@ -200,6 +215,11 @@ def diff(
 
     Example: egret diff -f config --prune
     """
+    if SERVER.get() is not None:
+        there = _files_there(files, file_set, secrets, metrics_file, prune=prune)
+        if diff_there(there, output=output):
+            raise typer.Exit(DRIFT)
+        return
     try:
         wanted = _read(files, file_set, secrets).objects
         _, plan = _planned(wanted, file_set, prunes=prune)
@@ -245,13 +265,18 @@ def export(
 
     Example: egret export -o config
     """
-    stored = on_connection(load_installation)
-    try:
-        files = dict(export_files(stored))
-        text = SEPARATOR.join(document_text(one) for one in stored)
-        masked = masked_policies(stored)
-    except ChangeRefusedError as error:
-        fail(error.problem, hint=error.hint)
+    if SERVER.get() is not None:
+        files, masked = export_there()
+        text, count = SEPARATOR.join(files.values()), counted(len(files), "file")
+    else:
+        stored = on_connection(load_installation)
+        try:
+            files = dict(export_files(stored))
+            text = SEPARATOR.join(document_text(one) for one in stored)
+            masked = masked_policies(stored)
+        except ChangeRefusedError as error:
+            fail(error.problem, hint=error.hint)
+        count = counted(len(stored), "object")
     if target == STANDARD_STREAM:
         sys.stdout.write(text)
     elif target.suffix in _SUFFIXES:
@@ -265,7 +290,7 @@ def export(
     for name in masked:
         note(f"policy {name} has values that are not in the file; they are shown as ***")
     if target != STANDARD_STREAM:
-        note(f"{counted(len(stored), 'object')} exported to {target}")
+        note(f"{count} exported to {target}")
 
 
 def _write(texts: dict[Path, str], *, force: bool) -> None:
@@ -285,6 +310,39 @@ def _write(texts: dict[Path, str], *, force: bool) -> None:
 
 def _read(files: Sequence[Path] | None, file_set: str, secrets: str | None) -> KeysAtPlaces:
     """Return the objects of all files with their new keys, or exit with every fault."""
+    texts = _texts(files, file_set)
+    store: SecretStore | None = None
+    if secrets is not None:
+        is_cluster = secrets == "kubernetes"
+        store = KubernetesSecrets() if is_cluster else FolderSecrets(Path(secrets))
+    try:
+        objects = parse_files(texts)
+        keys = on_settings(lambda _: find_keys(objects, store))
+    except InstallationError as error:
+        _fail_with(error.faults)
+    if not objects:
+        first = files[0] if files else ""
+        fail(f"{first} holds no object", hint="write one, or name another; nothing was changed")
+    return keys
+
+
+def _files_there(
+    files: Sequence[Path] | None,
+    file_set: str,
+    secrets: str | None,
+    metrics_file: Path | None,
+    *,
+    prune: bool,
+) -> FilesThere:
+    """Return the files for a server, which has neither our secrets nor our metrics."""
+    if secrets is not None or metrics_file is not None:
+        hint = "run it where the database is, or without them"
+        fail("--secrets and --metrics-file do not go with --server", hint=hint, code=WRONG_USAGE)
+    return FilesThere(texts=dict(_texts(files, file_set)), file_set=file_set, prune=prune)
+
+
+def _texts(files: Sequence[Path] | None, file_set: str) -> list[tuple[str, str]]:
+    """Return the path and text of each file, or exit."""
     if not files:
         fail("no file is named", hint="give -f FILE or -f DIR", code=WRONG_USAGE)
     if not _SET.fullmatch(file_set):
@@ -302,20 +360,9 @@ def _read(files: Sequence[Path] | None, file_set: str, secrets: str | None) -> K
         for number, path in enumerate(paths, 1):
             if path not in files and path.exists() and not path.is_file():  # not one of <(…)
                 fail(f"{path} is not a file", hint="take it away; nothing was changed")
-            texts.append(("stdin" if path == STANDARD_STREAM else str(path), read_text(path)))
+            texts.append((STDIN if path == STANDARD_STREAM else str(path), read_text(path)))
             advance(number)
-    store: SecretStore | None = None
-    if secrets is not None:
-        is_cluster = secrets == "kubernetes"
-        store = KubernetesSecrets() if is_cluster else FolderSecrets(Path(secrets))
-    try:
-        objects = parse_files(texts)
-        keys = on_settings(lambda _: find_keys(objects, store))
-    except InstallationError as error:
-        _fail_with(error.faults)
-    if not objects:
-        fail(f"{files[0]} holds no object", hint="write one, or name another; nothing was changed")
-    return keys
+    return texts
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.admin_server import by_server
 from tests.support.postgres import database, empty_database, postgres_server
 
-__all__ = ["database", "empty_database", "postgres_server"]
+__all__ = ["by_server", "database", "empty_database", "postgres_server"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -199,6 +199,7 @@ PAGES = [
     pytest.param(page(after=PLACE), id="further down"),
     pytest.param(page(team_id=TEAM, after=PLACE), id="of a team"),
     pytest.param(page(Listing(organization="org-4711")), id="of an organization"),
+    pytest.param(page(Listing(within=(TEAM, "team_1"))), id="within teams"),
     pytest.param(page(Listing(tag="env=prod")), id="with a tag"),
     *(pytest.param(page(Listing(state=state)), id=state.value) for state in KeyState),
 ]
