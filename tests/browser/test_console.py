@@ -329,6 +329,19 @@ async def test_the_overview_is_read_anew_and_its_charts_are_drawn(console: Conso
         await expect(page.locator("figure .uplot canvas")).to_have_count(2)
 
 
+async def test_numbers_that_are_no_longer_read_say_so_and_stay(console: Console) -> None:
+    async with console.window() as window:
+        page = window.page
+        await expect(page.locator("figure .uplot canvas")).to_have_count(2)
+        await page.context.clear_cookies()
+        await page.evaluate("htmx.trigger('#live', 'refresh')")
+        await expect(page.get_by_text("Your session has ended")).to_be_visible()
+        await expect(page.locator("#live .cards")).to_be_visible()
+        await expect(page.get_by_role("heading", name="Sign in to Egret")).to_have_count(0)
+        await page.evaluate("usedAt = 0; htmx.trigger('#live', 'refresh')")
+        await expect(page.get_by_text("once you use the page again")).to_be_visible()
+
+
 async def test_everything_works_without_javascript(console: Console) -> None:
     async with console.window(java_script_enabled=False) as window:
         page = window.page

@@ -62,6 +62,36 @@ document.addEventListener("htmx:afterSwap", (event) => {
   for (const figure of charts.keys()) if (!figure.isConnected) { charts.get(figure).destroy(); charts.delete(figure); }
   prepare(event.detail.target);
 });
+
+// A part that could not be read anew stays as it was, and says so: a login page must not take its
+// place, and old numbers must not look like new ones.
+function sayStale(target, words) {
+  target.parentElement.querySelector(".stale")?.remove();
+  if (!words) return;
+  const note = document.createElement("p");
+  note.className = "note warn stale";
+  note.setAttribute("role", "status");
+  note.textContent = words;
+  target.before(note);
+}
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { xhr, target } = event.detail;
+  const isLogin = new URL(xhr.responseURL, location.href).pathname === "/login";
+  if (isLogin) event.detail.shouldSwap = false;
+  sayStale(target, isLogin ? "Your session has ended; this is no longer read anew. Reload the page to sign in." : xhr.status >= 400 ? `This could not be read anew (${xhr.status}).` : "");
+});
+document.addEventListener("htmx:sendError", (event) => sayStale(event.detail.target, "This could not be read anew: no answer."));
+
+// A page that is left alone must not keep its session alive.
+const IDLE_MS = 10 * 60 * 1000;
+let usedAt = Date.now();
+for (const kind of ["pointermove", "keydown", "scroll", "visibilitychange"]) document.addEventListener(kind, () => { usedAt = Date.now(); }, { passive: true });
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.elt.id !== "live" || (!document.hidden && Date.now() - usedAt < IDLE_MS)) return;
+  event.preventDefault();
+  sayStale(event.detail.target, "This is read anew once you use the page again.");
+});
+
 let width = innerWidth;
 addEventListener("resize", () => {
   if (innerWidth === width) return; // a phone's address bar changes the height alone
