@@ -84,8 +84,9 @@ from loadtest.results import (
 from sidecar.settings.process import setting_names
 
 ENGINES: Final = ("h2corn", "grpcio")
-CONVERSATIONS: Final = {"64k": 200, "256k": 60, "1m": 24}
-"""How many of each size: some seconds of work for each side."""
+CONVERSATIONS: Final = {"64k": 200, "256k": 100, "1m": 60}
+"""How many of each size: some seconds of work for each side. An idle side takes milliseconds a
+second, which are a good part of the cost of fewer requests."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
 LONG_ROUNDS: Final = 1
