@@ -126,28 +126,19 @@ class _Pieces(dict[int, tuple[bytes, bytes, int, int]]):
     """
 
     def __init__(self, kind: MessageKind, *, ends: bool) -> None:
-        self._kind = kind
-        self._ends = ends
-
-    def read(self, message: bytes) -> Message | None:
-        """Return the piece in *message*; None if that has another form."""
-        if len(message) > VIEWED_BYTES:
-            return _long_body(message)
-        before, behind, start, end = self[len(message)]
-        if not (message.startswith(before) and message.endswith(behind)):
-            return None
-        return Message(self._kind, None, message[start:end], self._ends)
+        self.kind = kind
+        self.ends = ends
 
     def __missing__(self, length: int) -> tuple[bytes, bytes, int, int]:
         found = (b"\x00", b"", 0, 0)  # no message begins so
         for size in range(max(length - _MAX_AROUND, 0), length):
             request = ext.ProcessingRequest()
             request.metadata_context.SetInParent()
-            part: ext.HttpBody = getattr(request, self._kind)
-            part.body, part.end_of_stream = bytes(size), self._ends
+            part: ext.HttpBody = getattr(request, self.kind)
+            part.body, part.end_of_stream = bytes(size), self.ends
             written = request.SerializeToString()
             if len(written) == length:
-                behind = _ENDS[0 if self._ends else 1] + _NO_CONTEXT[0]
+                behind = _ENDS[0 if self.ends else 1] + _NO_CONTEXT[0]
                 end = length - len(behind)
                 found = written[: end - size], behind, end - size, end
         self[length] = found
@@ -164,15 +155,19 @@ _raw_field: Final = attrgetter("key", "raw_value")
 _raw_value: Final = itemgetter(1)
 
 
-def decode(message: bytes) -> Message:
+def decode(message: bytes) -> Message:  # noqa: C901 - a branch for each part of a message
     """Read one `ProcessingRequest`.
 
     Raises:
         UnreadableMessageError: not a `ProcessingRequest`, or one of an unknown kind or mode.
     """
     pieces = _PIECES.get(message[:1])
-    if pieces is not None and (piece := pieces.read(message)) is not None:
-        return piece
+    if pieces is not None and (length := len(message)) <= VIEWED_BYTES:
+        before, behind, start, end = pieces[length]
+        if message.startswith(before) and message.endswith(behind):
+            return Message(pieces.kind, None, message[start:end], pieces.ends)
+    elif pieces is not None and (long := _long_body(message)) is not None:
+        return long
     try:
         request = ext.ProcessingRequest.FromString(message)
     except DecodeError as error:
