@@ -325,7 +325,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group fuzz -o requirements/fuzz.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group docs -o requirements/docs.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --extra admin --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header tests/client-packages/requirements.in -o tests/client-packages/requirements.txt
 
 clean: ## Remove what was built; .venv stays
