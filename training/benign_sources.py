@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,9 @@ _NOT_TAKEN: Final = frozenset({
 
 _PER_EVALUATION: Final = 16
 _PER_FOREIGN_EVALUATION: Final = 60
+_PER_OPENING: Final = 5
+"""Texts of one evaluation that begin alike: more would make a bar follow one author's template."""
+_OPENING: Final = 24
 _LARGEST_EVALUATION: Final = 1_500_000
 _INTERFACE_LANGUAGES: Final = frozenset({
     "ar", "cs", "de", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th",
@@ -246,6 +250,7 @@ def evaluation_prompts() -> Iterator[Sample]:
     """OpenAI's evals: prompts and system prompts of hundreds of authors, in many languages."""
     root = unpacked("evals") / "evals/registry/data"
     seen: set[str] = set()
+    openings = Counter[tuple[str, str]]()
     for path in sorted(root.rglob("*.jsonl")):
         name = path.relative_to(root).parts[0]
         if name in _NOT_TAKEN or path.stat().st_size > _LARGEST_EVALUATION:
@@ -255,8 +260,10 @@ def evaluation_prompts() -> Iterator[Sample]:
         most = _PER_EVALUATION if language == "en" else _PER_FOREIGN_EVALUATION
         for line in lines[:: len(lines) // most + 1]:
             for role, text in _messages(line):
-                if text not in seen:
+                opening = name, text[:_OPENING]
+                if text not in seen and openings[opening] < _PER_OPENING:
                     seen.add(text)
+                    openings[opening] += 1
                     kind = Kind.SYSTEM_PROMPT if role == "system" else Kind.PROMPT
                     yield _benign(
                         text, "evaluation-prompts", Split.TRAIN,

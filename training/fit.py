@@ -31,7 +31,7 @@ FAMILY_EXPONENT: Final = 0.5
 """A family counts by the square root of its windows, so that none drowns the others."""
 
 BENIGN_WEIGHT: Final = 4.0
-KIND_WEIGHTS: Final = {Kind.ABOUT_INJECTION: 0.1, Kind.PACKED: 0.6}
+KIND_WEIGHTS: Final = {Kind.ABOUT_INJECTION: 0.3, Kind.PACKED: 0.6}
 """Of harmless texts that quote attacks, or have little but their words: less than of others."""
 
 ITERATIONS: Final = 80
@@ -41,13 +41,34 @@ LEAST_CURVATURE: Final = 1e-7
 WORD_CAPS: Final = (1.0, 1.5, 2.0)
 """The most one, two and three words may weigh: none makes an attack alone."""
 
-CONCEPT_CAPS: Final = (1.0, 1.5, 2.5)
+CONCEPT_CAPS: Final = (1.0, 2.0, 3.0)
 LEAST: Final = -1.0
 """The least a term may weigh."""
 
 FLOORS: Final = {
-    "{ignore} {prior} {rules}": 2.0,
+    "{ignore} {prior} {rules}": 2.5,
     "{ignore} {rules} {your}": 1.5,
+    "{ignore} {own}": 1.5,
+    "{ignore} {rules}": 0.0,
+    "{ignore} {prior}": 0.0,
+    "{prior} {rules}": 0.0,
+    "{own}": 0.8,
+    "{prompt} {own}": 1.0,
+    "{reveal} {own}": 0.8,
+    "{prompt} {reveal} {own}": 1.0,
+    "{own} {ask}": 0.5,
+    "{prompt} {own} {ask}": 0.5,
+    "{your} {reveal}": 0.0,
+    "{prompt} {reveal}": 0.0,
+    "{reveal} {verbatim} {here}": 0.8,
+    "{ignore} {model}": 0.8,
+    "{model} {send}": 0.8,
+    "{model} {recommend}": 0.8,
+    "{model} {exec}": 0.8,
+    "{model} {process}": 0.8,
+    "{model} {note}": 0.6,
+    "{not} {send} {inform}": 1.0,
+    "{send} {dest} {data}": 0.8,
     "{ignore} {rules} {all}": 1.0,
     "{ignore} {rules} {system}": 1.0,
     "{not} {follow} {rules}": 0.7,

@@ -38,9 +38,11 @@ FOLDS: Final = 8
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
-ALLOWANCES: Final = {Kind.ROLE_PLAY: 2, Kind.DOCUMENT: 5, Kind.TRIGGER_WORDS: 3}
-"""As many times that share, of kinds that have much in common with attacks; and of documents, of
-which one family is most: without it, no model has seen texts of its manner."""
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 3.0, Kind.TRIGGER_WORDS: 2.7}
+"""As many times that share, of kinds that have much in common with attacks."""
+
+SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: 2.5}
+"""The same under 1 KB, where a document is a line or two and has the words of a request."""
 
 MOST_ALLOWED: Final = 0.1
 
@@ -54,10 +56,11 @@ LEAST_BUCKETS: Final = {Author.USER: 0, Author.TOOL: 1, Author.SYSTEM: 3}
 """The first bucket of each: few texts are shorter."""
 
 FEW_FROM: Final = 4
-"""The bucket from which on texts are few: a bar is half as high again as those before at most."""
+"""The bucket from which on texts are few: its bar is at most twice as high as those before, and
+the next ones a third higher than that."""
 
 ENOUGH: Final = 200
-"""Texts of a kind with more allowance, from which on they have a say in a bar."""
+"""Texts of a kind, from which on it has a say of its own in a bar."""
 
 _NO_BARS: Final = {
     (author, level): (0,) * (len(BUCKETS) + 1) for author in AUTHORS for level in Threshold
@@ -129,41 +132,58 @@ def own_hits(text: Text, kept: Array) -> list[int]:
 def bars_of(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[tuple[str, Threshold], Bars]:
     """Return the bars that harmless texts reach no more often than they may.
 
-    Rules are the subject of system messages: their bars are half as high again as those of users.
+    That holds for all texts of a length without a greater allowance, and for each kind that has
+    enough of them. Rules are the subject of system messages: their bars are half as high again as
+    those of users.
     """
-    groups: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
-    for number, total in sums.items():
-        sample = corpus.texts[number].sample
-        if not sample.is_attack and sample.kind not in WITHOUT_BARS:
-            bucket = bucket_of(len(sample.text.encode("utf-8", "replace")))
-            allowance = ALLOWANCES.get(sample.kind, 1)
-            author = author_of(sample)
-            groups[author, max(bucket, LEAST_BUCKETS[author]), allowance].append(total)
-            if sample.family == ROLES:
-                groups[Author.USER, bucket, ALLOWANCES[Kind.ROLE_PLAY]].append(total)
+    groups = _groups(corpus, sums)
     bars: dict[tuple[str, Threshold], Bars] = {}
     for author in AUTHORS:
-        least = LEAST_BUCKETS[author]
         for level, share in FALSE_POSITIVES.items():
             least_sums = [
                 max(
                     (
                         _quantile(group, min(share * allowance, MOST_ALLOWED))
-                        for (of, at, allowance), group in groups.items()
-                        if (of, at) == (author, max(bucket, least))
-                        and (allowance == 1 or len(group) >= ENOUGH)
+                        for (of, at, kind, allowance), group in groups.items()
+                        if (of, at) == (author, max(bucket, LEAST_BUCKETS[author]))
+                        and (kind is None or len(group) >= ENOUGH)
                     ),
                     default=0,
                 )
                 for bucket in range(len(BUCKETS) + 1)
             ]
+            most = max(least_sums[:FEW_FROM]) * 2
             for at in range(FEW_FROM, len(least_sums)):
-                least_sums[at] = min(least_sums[at], max(least_sums[:at]) * 3 // 2)
+                least_sums[at] = min(least_sums[at], most)
+                most = least_sums[FEW_FROM] * 4 // 3
             bars[author, level] = tuple(int(one) for one in np.maximum.accumulate(least_sums))
     for level in FALSE_POSITIVES:
         pairs = zip(bars[Author.SYSTEM, level], bars[Author.USER, level], strict=True)
         bars[Author.SYSTEM, level] = tuple(max(own, user * 3 // 2) for own, user in pairs)
     return bars
+
+
+_Group = tuple[str, int, Kind | None, float]
+"""Author, bucket, kind (or all of them) and allowance of harmless texts."""
+
+
+def _groups(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[_Group, Sequence[int]]:
+    groups: defaultdict[_Group, list[int]] = defaultdict(list)
+    for number, total in sums.items():
+        sample = corpus.texts[number].sample
+        if not sample.is_attack and sample.kind not in WITHOUT_BARS:
+            bucket = bucket_of(len(sample.text.encode("utf-8", "replace")))
+            allowances = ALLOWANCES | (SHORT_ALLOWANCES if bucket < FEW_FROM else {})
+            allowance = allowances.get(sample.kind, 1.0)
+            author = author_of(sample)
+            own = max(bucket, LEAST_BUCKETS[author])
+            groups[author, own, sample.kind, allowance].append(total)
+            if allowance == 1:
+                groups[author, own, None, 1.0].append(total)
+            if sample.family == ROLES:
+                allowance = ALLOWANCES[Kind.ROLE_PLAY]
+                groups[Author.USER, bucket, Kind.ROLE_PLAY, allowance].append(total)
+    return groups
 
 
 def _quantile(sums: Sequence[int], share: float) -> int:

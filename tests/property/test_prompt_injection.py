@@ -96,11 +96,18 @@ def test_words_of_words_are_the_same(text: str) -> None:
 
 @given(
     text=st.text(
-        st.sampled_from("aBÜ\u017f中1²_ -'\u2019“.\u0307\u00a0\u3000\0\n") | st.characters()
+        st.sampled_from(
+            "aBÜ\u017f中1²_ -'\u2019“.\u0307\u00a0\u3000\0\nक\u093f\u094d\u0964ก\u0e31"
+        )
+        | st.characters()
     )
 )
 def test_words_are_runs_of_letters_and_digits_with_a_space_between_them(text: str) -> None:
-    """Also where spaces, underscores and typographic characters stand together."""
+    """Also where spaces, underscores and typographic characters stand together.
+
+    Indic and Thai signs belong to the letters they are written with.
+    """
     plain = text.encode("utf-8", "replace").decode().casefold()
-    found = re.findall(r"[^\W_]+", plain.replace("'", "").replace("\u2019", ""))
+    signs = "\u0900-\u0963\u0966-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
+    found = re.findall(rf"(?:[^\W_]|[{signs}])+", plain.replace("'", "").replace("\u2019", ""))
     assert words(text.encode("utf-8", "replace")).decode().split(" ") == ["", *found, ""]

@@ -29,7 +29,10 @@ _LOWER: Final = bytes(
     else 0x20
     for byte in range(256)
 )  # fmt: skip
-_NOT_WORD: Final = re.compile(r"(?:[^\w ]|_| (?=[\W_]))[\W_]*")
+_MARKS: Final = r"\u0900-\u0963\u0966-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
+"""Indic and Thai signs for vowels and the like, which are parts of words and no letters."""
+_GAP: Final = rf"[^\w{_MARKS}]|_"
+_NOT_WORD: Final = re.compile(rf"(?:[^\w{_MARKS} ]|_| (?={_GAP}))(?:{_GAP})*")
 """All between two words but a single space: most words have one between them, and it stays."""
 
 
@@ -97,8 +100,8 @@ REACH: Final = 96
 Words against an attack, and everyday concepts, count so near to a rare word alone.
 """
 
-_NONE: Final = 63
-"""No concept; numbers of concepts have six bits."""
+_NONE: Final = 127
+"""No concept; numbers of concepts have seven bits."""
 
 _MOST_KNOWN: Final = 1 << 15
 """Neighbourhoods of concepts whose terms are kept: some 4 MB."""
@@ -201,7 +204,7 @@ class TermSearch:
                 second = third = _NONE
             elif third_end < least:
                 third = _NONE
-            near = own | first << 6 | second << 12 | third << 18
+            near = own | first << 7 | second << 14 | third << 21
             terms = known.get(near)
             if terms is None:
                 terms = self._terms_of(near)
@@ -217,7 +220,7 @@ class TermSearch:
 
     def _terms_of(self, near: int) -> tuple[int, ...]:
         """Return the terms of a concept with up to three before it, the nearest lowest."""
-        own, *others = (1 << (near >> shift & _NONE) for shift in (0, 6, 12, 18))
+        own, *others = (1 << (near >> shift & _NONE) for shift in (0, 7, 14, 21))
         before = [one for one in others if one not in {own, 1 << _NONE}]
         masks = [own, *(own | one for one in before)]
         masks += [own | one | other for one, other in itertools.combinations(before, 2)]
