@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.admin import audit_log as audit
 from sidecar.admin.keys import KeyState, Listing, page_statement
+from sidecar.alerts import outbox
 from sidecar.storage import postgres_keys, postgres_policies
 from sidecar.storage.migrate import INDEXES
 from sidecar.storage.pool import Connection
@@ -70,6 +71,18 @@ INSERT INTO usage_by_hour
            lpad((n % 100000)::text, 12, '0'), 'team_' || n % 10000 + 1, 'org_' || n % 10000 + 1,
            'gpt-5', 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1
     FROM generate_series(1, 200000) AS n;
+INSERT INTO alert_routes (name, channel, secret, organization_id)
+    SELECT 'route-' || n, 'webhook', 'env:ALERT_ROUTE', 'org_' || n
+    FROM generate_series(1, 10000) AS n;
+INSERT INTO alerts (id, rule, object, period_began, severity, organization_id, summary, raised_at)
+    SELECT 'alert_' || n, 'key_expires', n::text, now(), 'warning', 'org_' || n % 10000 + 1, '',
+           now() - n * interval '1 minute'
+    FROM generate_series(1, 200000) AS n;
+INSERT INTO alert_messages (id, route, alerts, due_at, next_try_at, delivered_at)
+    SELECT 'msg_' || n, 'route-' || n % 10000 + 1, ARRAY['alert_' || n],
+           now() - n * interval '1 minute', now() - n * interval '1 minute',
+           CASE WHEN n % 10000 <> 0 THEN now() END
+    FROM generate_series(1, 200000) AS n;
 ANALYZE;
 """
 
@@ -101,6 +114,7 @@ ORDER BY a.transaction DESC LIMIT 1
 """
 
 KEY, TEAM, MONTH_AGO = f"{4711:012}", "team_4711", datetime.now(UTC) - timedelta(days=31)
+HOUR_AGO = datetime.now(UTC) - timedelta(hours=1)
 
 
 TEMPLATE = "egret_template"
@@ -168,14 +182,23 @@ CASES = [
         REFERENCE.format(table="organizations", column="policy_name"),
         ("policy-7",),
     ),
-    Case("latest changes", "idx_audit_log_at", audit._LATEST, (None, None, 50)),
+    Case("latest changes", "idx_audit_log_at", audit._LATEST, (None, None, 50, None, None)),
     Case("the last change of a key", "idx_audit_log_transaction", LAST_CHANGE),
     Case(
         "changes of one thing",
         "idx_audit_log_object_id",
         audit._OF_ONE_OBJECT,
-        (KEY, None, None, 50),
+        (KEY, None, None, 50, None, None),
     ),
+    Case(
+        "deleting an organization that alert routes might be of",
+        "idx_alert_routes_organization_id",
+        REFERENCE.format(table="alert_routes", column="organization_id"),
+        ("org_77",),
+    ),
+    Case("latest alerts", "idx_alerts_raised_at", outbox._HISTORY, (HOUR_AGO, None, 10)),
+    Case("messages of alerts", "idx_alert_messages_alerts", outbox._HISTORY, (HOUR_AGO, None, 10)),
+    Case("messages that are due", "idx_alert_messages_next_try_at", outbox._CLAIM, (10, 60.0)),
     Case("usage of a key", "idx_usage_key_id_occurred_at", KEY_USAGE, (KEY, MONTH_AGO)),
     Case("usage of a team", "idx_usage_team_id_occurred_at", TEAM_USAGE, (TEAM, MONTH_AGO)),
     *(
