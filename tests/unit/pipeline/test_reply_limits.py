@@ -134,7 +134,8 @@ def test_what_a_provider_says_in_our_place_is_to_go() -> None:
     )
 
 
-def test_limits_are_metadata_as_envoys_rate_limits_read_an_override() -> None:
+@pytest.mark.parametrize("backwards", [False, True])
+def test_limits_are_metadata_as_envoys_rate_limits_read_an_override(*, backwards: bool) -> None:
     """Of several limits on one measure the one with least left; money in dollars."""
     week = Limit(
         id="w", level=Level.KEY, measure=Measure.OUTPUT_TOKENS, window=Window.WEEK, amount=9
@@ -146,7 +147,10 @@ def test_limits_are_metadata_as_envoys_rate_limits_read_an_override() -> None:
         LimitStatus(week, 4, 1.0),
     )
     record = RequestRecord(
-        clocks=CLOCKS, started_at=0.0, wall_ns=0, allowance=Allowance(standings)
+        clocks=CLOCKS,
+        started_at=0.0,
+        wall_ns=0,
+        allowance=Allowance(standings[::-1] if backwards else standings),
     )
     fields = limit_metadata(record, CLOCKS, has_headers=False, has_limits=True)
     struct = struct_pb2.Struct()
