@@ -251,6 +251,7 @@ def main() -> int:
         "--source",
         type=UsageSource,
         choices=[one for one in UsageSource if one is not UsageSource.OFF],
+        metavar="SOURCE",
         default=UsageSource.ACCESS_LOG,
         help="access_log, ai_protocol_manager or answers",
     )

@@ -56,7 +56,8 @@ class Gateway:
 
     *blocked* is a text that the key's policy must refuse, *redacted* one that it must take out.
     *seen_at* is the address at which a test provider shows the last request that it received, as
-    the mock LLM of `egret up` does (`/last`); with a real provider the model is asked instead.
+    the mock LLM of `egret up` does (`/last`); of a real provider, the model answers whether it
+    sees the text.
     """
 
     url: str

@@ -267,9 +267,7 @@ async def alert_history(
     entries: list[HistoryEntry] = []
     for row in await connection.fetch(_HISTORY, since, organization, limit):
         fields = dict(row)
-        message = {
-            name: fields.pop(name) for name in ("route", "state", "attempts", "at", "error")
-        }
+        message = {name: fields.pop(name) for name in _OF_MESSAGE}
         entries.append(HistoryEntry(RaisedAlert(**fields), **message))
     return entries
 

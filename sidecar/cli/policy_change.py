@@ -11,6 +11,8 @@ from typing import Annotated, Final, NoReturn
 import typer
 from rich.syntax import Syntax
 
+from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.policy_changes import apply_plan
 from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
 from sidecar.cli.arguments import STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection
@@ -42,12 +44,7 @@ from sidecar.policy.parse import (
 )
 from sidecar.policy.policy_lint import no_longer_hold
 from sidecar.storage.pool import Connection
-from sidecar.storage.postgres_policies import (
-    PolicyChangedError,
-    StoredPolicy,
-    apply_policy,
-    load_policies,
-)
+from sidecar.storage.postgres_policies import StoredPolicy, load_policies
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[
@@ -194,16 +191,8 @@ def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
 
     async def work(connection: Connection) -> None:
         try:
-            async with connection.transaction():
-                for one in changes:
-                    await apply_policy(
-                        connection,
-                        one.name,
-                        document=one.document,
-                        expected_version=one.version,
-                        note=manner.note,
-                    )
-        except PolicyChangedError as error:
-            fail(str(error), hint="look at the new difference: run it again")
+            await apply_plan(connection, changes, note=manner.note)
+        except ChangeRefusedError as error:
+            fail(error.problem, hint=f"{error.hint}: run it again")
 
     on_connection(work, notice=lambda _: ChangeNotice(policies=[one.name for one in changes]))

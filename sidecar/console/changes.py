@@ -33,7 +33,7 @@ def see_change(path: str, barrier: Barrier) -> RedirectResponse:
 
 
 def watched_change(request: Request) -> str:
-    """Return the query of the change that this page was asked to watch, empty without one."""
+    """Return the query of the change that the page of *request* watches, empty without one."""
     given = [(k, v) for k, v in request.query_params.multi_items() if k in {WATCH, _POLICY}]
     return urlencode(given) if any(name == WATCH for name, _ in given) else ""
 

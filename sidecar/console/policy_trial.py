@@ -72,7 +72,7 @@ def _subject(sample: str, kind: SampleKind) -> Subject:
 
 
 async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTrial:
-    """Judge *sample* by *document*, whose expressions were checked; no server is asked.
+    """Judge *sample* by *document*, whose expressions were checked; no remote guardrail is called.
 
     Raises:
         Problem: the sample is too long or no request, or the policy does not compile within the
