@@ -10,6 +10,7 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -102,8 +103,8 @@ _END: Final = b"0\r\n\r\n"
 class StreamLoad:
     """So many streams at once, each of `rate` events a second, for so many seconds.
 
-    They begin one after another over the length of the first, and count from then on: requests
-    that all came at once would wait for each other.
+    They begin at random times over the length of the first, the same in each run, and count from
+    then on: requests that came at once, or events in phase, would wait for each other.
     """
 
     streams: int
@@ -181,14 +182,15 @@ async def read_streams(
     seen = Seen(steady=steady, until=steady + int(load.seconds * 1e9))
     loop = asyncio.get_running_loop()
     clients: list[_Client] = []
-    for number in range(load.streams):
+    starts = Random(1)  # noqa: S311 - no secret
+    for _ in range(load.streams):
         _, client = await loop.create_connection(
             lambda: _Client(head.encode() + body, seen),
             target.hostname or "",
             target.port or 0,
         )
         clients.append(client)
-        loop.call_later(number * load.stream_seconds / load.streams, client.begin)
+        loop.call_later(starts.uniform(0, load.stream_seconds), client.begin)
     async with asyncio.timeout(load.seconds + 4 * load.stream_seconds + 10):
         await asyncio.gather(*(client.is_over for client in clients))
     return seen

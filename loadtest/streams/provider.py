@@ -5,6 +5,9 @@
 A program of its own. `seed` of a request is its events a second and `max_tokens` how many of
 them; each has the time it was sent (`created`, nanoseconds of the monotonic clock), so that the
 receiver can compute its delay. `stream_options` work as at a real provider.
+
+Each event is early or late by up to half of the time between two, by a series of random numbers
+that is the same in each run: streams in phase would measure how long they wait for each other.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import sys
 import time
 from itertools import cycle
+from random import Random
 from typing import Any, Final
 
 import orjson
@@ -36,6 +40,7 @@ _CHOICE: Final = '"choices":[{"index":0,"delta":%s,"logprobs":null,"finish_reaso
 _COUNTS: Final = (
     '"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}'
 )
+_JITTER: Final = Random(1)  # noqa: S311 - no secret
 
 
 def main() -> None:
@@ -95,7 +100,8 @@ class _Connection(asyncio.Protocol):
         self._left -= 1
         self._transport.write(self._choice(next(self._words)))
         self._due += self._pause
-        self._timer = asyncio.get_running_loop().call_at(self._due, self._next)
+        at = self._due + self._pause * (_JITTER.random() - 0.5)
+        self._timer = asyncio.get_running_loop().call_at(at, self._next)
 
     def _choice(self, delta: str, reason: str = "null") -> bytes:
         usage = ',"usage":null}' if self._has_usage else "}"
