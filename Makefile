@@ -36,7 +36,7 @@ CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,s
 TRACED := --cov sidecar.domain --cov sidecar.redaction --cov sidecar.extproc.protocol --cov sidecar.extproc.phases --cov sidecar.pipeline.decide --cov sidecar.pipeline.reply
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model fuzz-admin status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model fuzz-admin client status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -89,7 +89,7 @@ run: $(TOOLS_STAMP) ##! Run the whole stack here: PostgreSQL, Valkey, workers, E
 demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table and exits
 	$(EGRET) demo
 
-test: $(DEV_STAMP) $(HELM_STAMP) has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
+test: $(DEV_STAMP) $(HELM_STAMP) build/client/.stamp has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
 	$(PY) -m pytest tests/e2e --engine grpcio $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
 	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine http2 $(TWO_PROCESSES) $(SIZE) --durations 40
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(BROWSER) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
@@ -129,6 +129,7 @@ check-files: $(DEV_STAMP) ## Scripts, Dockerfile, protocols, YAML, changelog fra
 	$(VENV)/bin/yamllint --strict .
 	$(VENV)/bin/towncrier build --draft --version next > /dev/null
 	$(PY) -m quality.links
+	$(PY) -m deploy.admin_client --check
 
 check-shape: $(DEV_STAMP) ## Budgets of size, repetition and wording, and a test file for each module
 	$(PY) -m quality.shape
@@ -173,6 +174,16 @@ build/fuzz/.stamp: requirements/fuzz.txt
 
 fuzz-admin: build/fuzz/.stamp $(DEV_STAMP) ## Send `egret admin` requests made from its OpenAPI document: none may end in a 500
 	$(PY) -m tests.support.fuzz_admin build/fuzz/bin/schemathesis --max-examples 100 --no-color
+
+build/client/.stamp: requirements/client.txt
+	$(PYTHON) -m venv build/client/venv
+	build/client/venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+client: build/client/.stamp $(DEV_STAMP) ## Write the OpenAPI document of the administration API, and build/client/*.whl, a typed client of it
+	$(PY) -m deploy.admin_client
+	build/client/venv/bin/openapi-python-client generate --path clients/python/openapi.json --config clients/python/generator.yaml --meta none --overwrite --fail-on-warning --output-path clients/python/egret_admin_client
+	$(PY) -m build --wheel --no-isolation --outdir build/client clients/python
 
 chart-audit: $(HELM_STAMP) ## checkov over what the chart makes; exceptions with reasons in deploy/helm/checkov.yaml
 	$(PYTHON) -m venv build/checkov
@@ -323,6 +334,7 @@ lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group sbom -o requirements/sbom.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group audit -o requirements/audit.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group fuzz -o requirements/fuzz.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group client -o requirements/client.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group docs -o requirements/docs.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group model -o requirements/model.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tokens --extra language --extra admin --group render -c requirements/dev.txt pyproject.toml -o requirements/guardrails.txt

@@ -88,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url=f"{API}/openapi.json",
         lifespan=_lifespan,
         max_body_size=MAX_BODY_BYTES,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     app.state.error_page = None

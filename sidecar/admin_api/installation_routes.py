@@ -25,8 +25,8 @@ from sidecar.admin.installation.objects import (
 )
 from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
 from sidecar.admin.installation.plan import (
-    Action,
     InstallationPlan,
+    PlannedAction,
     PlannedChange,
     StoredObject,
     noticed_keys,
@@ -78,7 +78,7 @@ class FieldDifference(Model):
 class ObjectChange(Model):
     """The planned change of one object; `diff` is that of a policy."""
 
-    action: Action
+    action: PlannedAction
     kind: Kind
     name: str
     why: str
@@ -116,13 +116,13 @@ async def export_installation(
 
 
 @router.get("/installation/schema", response_class=Response, responses=SCHEMA_ANSWER)
-async def show_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
+async def show_file_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
     """Return the JSON Schema of the documents in files."""
     return Response(installation_schema_text(), media_type="application/schema+json")
 
 
 @router.post("/installation/plan")
-async def plan(
+async def plan_files(
     access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)], body: Files
 ) -> Plan:
     """Compare files with the installation, and change nothing."""
@@ -133,7 +133,7 @@ async def plan(
 
 
 @router.post("/installation/apply")
-async def apply(
+async def apply_files(
     access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)],
     body: Application,
     request: Request,

@@ -138,7 +138,7 @@ async def list_policies(
 
 
 @router.get("/policy-schema", response_class=Response, responses=SCHEMA_ANSWER)
-async def show_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
+async def show_policy_schema(access: Annotated[Access, requires(None)]) -> Response:  # noqa: ARG001
     """Return the JSON Schema of a policy, for an editor's completion."""
     return Response(policy_schema_text(), media_type="application/schema+json")
 

@@ -37,8 +37,8 @@ from sidecar.admin.installation.objects import (
 )
 from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
 from sidecar.admin.installation.plan import (
-    Action,
     InstallationPlan,
+    PlannedAction,
     PlannedChange,
     StoredObject,
     noticed_keys,
@@ -469,14 +469,14 @@ def _show(plan: InstallationPlan, file_set: str) -> None:
         )
     if plan.adopted:
         note(f"New in the set {file_set}: {counted(len(plan.adopted), 'object')}.")
-    counts = ", ".join(f"{plan.count(action)} to {action.value}" for action in Action)
+    counts = ", ".join(f"{plan.count(action)} to {action.value}" for action in PlannedAction)
     note(f"{counts}, {plan.unchanged} unchanged." if plan.changes else "No changes.")
 
 
 def _rows(one: PlannedChange) -> Iterator[Row]:
     """Yield a row for each field of a change, one for any other action."""
     fixed = {"action": one.action.value, "kind": one.kind.value, "name": one.name}
-    if one.action is Action.CHANGE and one.fields:
+    if one.action is PlannedAction.CHANGE and one.fields:
         for each in one.fields:
             before, after = _cell(each.before), _cell(each.after)
             yield {
@@ -501,7 +501,7 @@ def _document(plan: InstallationPlan, *, applied: bool) -> dict[str, Any]:
     return {
         "applied": applied,
         "drift": plan.is_drift,
-        "counts": {action.value: plan.count(action) for action in Action}
+        "counts": {action.value: plan.count(action) for action in PlannedAction}
         | {"unchanged": plan.unchanged, "adopted": len(plan.adopted)},
         "changes": [
             {

@@ -17,10 +17,10 @@ from sidecar.admin.installation.objects import (
     OwnerDocument,
 )
 from sidecar.admin.installation.plan import (
-    Action,
     Content,
     InstallationPlan,
     OwnedObject,
+    PlannedAction,
     PlannedChange,
     StoredObject,
 )
@@ -97,7 +97,7 @@ def _writes(
 ) -> Iterator[tuple[str, list[dict[str, Any]], tuple[object, ...]]]:
     """Yield each statement with its rows and further arguments, in an order that keys allow."""
 
-    def rows(kind: Kind, action: Action) -> list[dict[str, Any]]:
+    def rows(kind: Kind, action: PlannedAction) -> list[dict[str, Any]]:
         return [
             _row(one)
             for one in plan.changes
@@ -105,7 +105,7 @@ def _writes(
         ]
 
     def deletion(kind: Kind) -> tuple[str, list[dict[str, Any]], tuple[object, ...]]:
-        return TABLES[kind].delete, rows(kind, Action.DELETE), ()
+        return TABLES[kind].delete, rows(kind, PlannedAction.DELETE), ()
 
     owner = (file_set,)
     versions = [_row(one) for one in plan.changes if _is_version(one)]
@@ -116,8 +116,8 @@ def _writes(
     for kind in Kind:
         kept = [_row(one) for one in plan.adopted if one.kind is kind]
         statements += [
-            (TABLES[kind].update, rows(kind, Action.CHANGE) + kept, owner),
-            (TABLES[kind].insert, rows(kind, Action.CREATE), owner),
+            (TABLES[kind].update, rows(kind, PlannedAction.CHANGE) + kept, owner),
+            (TABLES[kind].insert, rows(kind, PlannedAction.CREATE), owner),
         ]
     statements += [deletion(kind) for kind in reversed(Kind) if kind is not Kind.KEY]
     yield from (one for one in statements if one[1])

@@ -39,7 +39,7 @@ _UNCACHED: Final = frozenset({Kind.POLICY, Kind.PRICE, Kind.ALERT_ROUTE})
 _SECRET_FIELDS: Final = frozenset({"secret_sha256"})
 
 
-class Action(enum.Enum):
+class PlannedAction(enum.Enum):
     """The planned action on one object."""
 
     CREATE = "create"
@@ -70,7 +70,7 @@ class FieldChange:
 class PlannedChange:
     """One change. `policy` has the difference of a policy, `fields` that of any other object."""
 
-    action: Action
+    action: PlannedAction
     kind: Kind
     name: str
     reason: str
@@ -119,7 +119,7 @@ class InstallationPlan:
         first = tuple(
             one
             for one in self.changes
-            if one.kind is Kind.POLICY and one.action is Action.CREATE and one.name in bound
+            if one.kind is Kind.POLICY and one.action is PlannedAction.CREATE and one.name in bound
         )
         if not first:
             return (self,)
@@ -129,7 +129,7 @@ class InstallationPlan:
             replace(self, changes=rest, unchanged=self.unchanged + len(first)),
         )
 
-    def count(self, action: Action) -> int:
+    def count(self, action: PlannedAction) -> int:
         """Return the number of changes of one action."""
         return sum(one.action is action for one in self.changes)
 
@@ -173,7 +173,7 @@ def plan_installation(
         elif old is not None and old.file_set not in {None, file_set}:
             owner = FieldChange("set", old.file_set, file_set)
             change = PlannedChange(
-                action=Action.CHANGE,
+                action=PlannedAction.CHANGE,
                 kind=one.kind,
                 name=one.name,
                 reason=f"the set {old.file_set} owned it",
@@ -193,7 +193,7 @@ def plan_installation(
             reason += "; the built-in policy takes its place"
         changes.append(
             PlannedChange(
-                action=Action.DELETE,
+                action=PlannedAction.DELETE,
                 kind=key[0],
                 name=key[1],
                 reason=reason,
@@ -208,7 +208,7 @@ def plan_installation(
         adopted=tuple(adopted),
         kept=tuple(kept),
         left=() if prunes else left,
-        unchanged=len(wanted) - sum(one.action is not Action.DELETE for one in changes),
+        unchanged=len(wanted) - sum(one.action is not PlannedAction.DELETE for one in changes),
     )
 
 
@@ -246,7 +246,7 @@ def _object_change(
     after = field_values(content)
     if old is None:
         return PlannedChange(
-            action=Action.CREATE,
+            action=PlannedAction.CREATE,
             kind=one.kind,
             name=one.name,
             reason=f"{one.place} adds it",
@@ -259,7 +259,7 @@ def _object_change(
     before = field_values(old.content)
     names = [name for name in type(content).model_fields if before.get(name) != after.get(name)]
     return PlannedChange(
-        action=Action.CHANGE,
+        action=PlannedAction.CHANGE,
         kind=one.kind,
         name=one.name,
         reason=f"{one.place} changes it",
@@ -296,7 +296,7 @@ def _policy_change(
         return None
     is_new = old is None
     return PlannedChange(
-        action=Action.CREATE if is_new else Action.CHANGE,
+        action=PlannedAction.CREATE if is_new else PlannedAction.CHANGE,
         kind=one.kind,
         name=one.name,
         reason=f"{one.place} {'adds' if is_new else 'changes'} it",

@@ -7,9 +7,9 @@ import pytest
 from sidecar.admin.installation.objects import InstallationError, Kind, parse_files
 from sidecar.admin.installation.plan import (
     NOT_SHOWN,
-    Action,
     FieldChange,
     InstallationPlan,
+    PlannedAction,
     StoredObject,
     plan_installation,
 )
@@ -53,7 +53,7 @@ def test_an_empty_installation_gets_every_object() -> None:
     found = plan(ALL, [])
 
     assert [(one.action, one.kind) for one in found.changes] == [
-        (Action.CREATE, kind)
+        (PlannedAction.CREATE, kind)
         for kind in (Kind.POLICY, Kind.PRICE, Kind.ORGANIZATION, Kind.TEAM, Kind.KEY)
     ]
     assert found.changes[3].reason == "a.yaml, line 15 adds it"
@@ -110,8 +110,8 @@ def test_only_objects_of_the_set_are_deleted() -> None:
 
     assert kept.left == ((Kind.ORGANIZATION, "ours"),)
     assert [(one.action, one.name) for one in pruned.changes] == [
-        (Action.CREATE, "acme"),
-        (Action.DELETE, "ours"),
+        (PlannedAction.CREATE, "acme"),
+        (PlannedAction.DELETE, "ours"),
     ]
     assert pruned.changes[1].reason == "the set default owns it, and no file names it"
 
@@ -211,8 +211,8 @@ def test_a_masked_value_is_never_stored() -> None:
 def test_the_counts_of_a_plan_are_by_action() -> None:
     found = plan(organization("new"), stored(organization()), prunes=True)
 
-    assert [found.count(action) for action in Action] == [1, 0, 1]
-    assert replace(found, changes=()).count(Action.CREATE) == 0
+    assert [found.count(action) for action in PlannedAction] == [1, 0, 1]
+    assert replace(found, changes=()).count(PlannedAction.CREATE) == 0
 
 
 def test_new_policies_that_others_bind_are_a_step_of_their_own() -> None:
