@@ -92,7 +92,7 @@ async def open_pool(settings: PostgresSettings) -> AsyncGenerator[Pool]:
         try:
             async with asyncio.timeout(settings.query_seconds):
                 await pool.close()
-        except TimeoutError:
+        except UNAVAILABLE:  # too slow, or the server closed a connection a moment before
             pool.terminate()
 
 

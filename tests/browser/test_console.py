@@ -116,6 +116,7 @@ class Console:
         await page.goto(await login_link(self.facts.postgres_dsn, self.url))
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
+        await page.wait_for_load_state()  # its scripts run: keys and charts work
 
     async def status_of_request(self, key: str) -> int:
         """Send a chat request through Envoy."""
@@ -310,6 +311,7 @@ async def test_the_keyboard_leads_to_pages_filters_and_past_the_navigation(
         await page.keyboard.press("g")
         await page.keyboard.press("k")
         await expect(page.get_by_role("heading", name="Keys")).to_be_visible()
+        await page.wait_for_load_state()
         await page.keyboard.press("/")
         await expect(page.get_by_label("Organization", exact=True)).to_be_focused()
         await page.keyboard.type("heron")

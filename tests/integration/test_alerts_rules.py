@@ -24,6 +24,7 @@ INSERT INTO findings_by_hour (began_at, policy, guardrail, type, role, verdict, 
 VALUES (date_trunc('hour', now(), 'UTC') - interval '1 hour' * $1::integer, 'strict', 'pii', $2,
     'user', 'redact', 'enforce', $3, 1)
 """
+_TWO_MINUTES_AGO = "UPDATE workers SET seen_at = now() - interval '2 minutes'"
 _USAGE = """
 INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, status, decision,
     guardrails, latency_ms, cost_usd)
@@ -191,8 +192,11 @@ async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Datab
             died = await found(connection, AlertRule.WORKER_DIED)
             await started.report()
             assert await found(connection, AlertRule.WORKER_DIED) == died
-            await connection.execute("UPDATE workers SET seen_at = now() - interval '2 minutes'")
-            silent = await found(connection, AlertRule.WORKER_SILENT)
+            async with connection.transaction():  # no report changes the row before it is read
+                await connection.execute(
+                    "UPDATE workers SET seen_at = now() - interval '2 minutes'"
+                )
+                silent = await found(connection, AlertRule.WORKER_SILENT)
         ended = await found(connection, AlertRule.WORKER_DIED)
 
     assert [summary.partition(";")[2] for _, summary in died] == [" 1 times so far on this host"]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import signal
+import time
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -176,6 +179,25 @@ async def terminate_backends(database: Database) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
             database.name,
         )
+
+
+async def test_a_pool_closes_whenever_the_server_ends_its_connection(database: Database) -> None:
+    """In one of these turns of the loop the farewell meets a pipe that has just been broken."""
+    loop = asyncio.get_running_loop()
+
+    def end(process: int, turns: int) -> None:
+        if turns:
+            loop.call_soon(end, process, turns - 1)
+            return
+        os.kill(process, signal.SIGTERM)
+        while os.path.exists(f"/proc/{process}"):  # noqa: PTH110
+            time.sleep(0.001)
+
+    for turns in range(8):
+        async with open_pool(database.settings) as pool:
+            async with pool.acquire() as connection:
+                process = connection.get_server_pid()
+            loop.call_soon(end, process, turns)
 
 
 @pytest.mark.parametrize(
