@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -130,16 +131,23 @@ guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_er
 name: hook-rubbish-allow
 guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_error: allow}]
 ---
-name: search
-aliases: {gpt-best: gpt-5-mini}
-provider: {credential: search-openai}
----
 name: search-unknown
 provider: {credential: gone}
 ---
+name: region-unknown
+provider: {region: mars}
+---
+name: order-unknown
+provider: {order: [openai, openai-reserved]}
+---
+name: credential-and-region
+provider: {credential: search-openai, region: eu}
+---
 name: gated
 guardrails: [{name: hook, type: webhook, url: "HOOK/gate", timeout: 5s}]
+---
 """
+BY_POLICY = Path(__file__).resolve().parents[2] / "examples" / "providers-by-policy"
 
 SETTINGS = {
     "EGRET_EXCHANGE__BODY_SECONDS": "2",
@@ -207,7 +215,7 @@ async def session_stack(webhooks: WebhookServer, engine: str) -> AsyncIterator[S
     policies = re.sub(
         r'"HOOK(/\w+)"',
         rf'"{webhooks.url.removesuffix("/check")}\1", breaker: {{failures: 1000}}',
-        POLICIES,
+        POLICIES + (BY_POLICY / "policies.yaml").read_text(encoding="utf-8"),
     )
     async with whole_stack(
         policies, settings=SETTINGS | {"EGRET_SERVER__ENGINE": engine}

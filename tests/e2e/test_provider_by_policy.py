@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -15,58 +13,53 @@ from egret_tools.devstack.credentials import write_credential
 from pydantic import SecretStr
 
 from tests.support.engines import POLICY
-from tests.support.second_gateway import Config, connection_managers, second_gateway
+from tests.support.second_gateway import (
+    Config,
+    Gateway,
+    connection_managers,
+    second_gateway,
+)
 from tests.support.stack import Stack, chat
 
 pytestmark = [pytest.mark.stack, POLICY, pytest.mark.asyncio(loop_scope="session")]
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "envoy.md"
+ROUTES = Path(__file__).resolve().parents[2] / "examples" / "providers-by-policy" / "routes.yaml"
 TEAM_KEY = "Bearer team-key"
 
 
-def documented_routes() -> list[dict[str, Any]]:
-    """Return the routes of the page, as they stand there."""
-    section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Providers by policy\n")[2]
-    block = section.partition("```yaml\n")[2].partition("```")[0]
-    routes: list[dict[str, Any]] = yaml.safe_load(block)
-    return routes
-
-
-def with_a_credential_of_a_team(config: Config) -> None:
-    """Add the page's routes, and a second cluster of the same provider with another secret."""
+def with_the_example_s_routes(config: Config) -> None:
+    """Add its routes, and its clusters: the same provider, one of them with another secret."""
     clusters = config["static_resources"]["clusters"]
-    (own,) = (one for one in clusters if one["name"] == "openai")
-    second = yaml.safe_load(
-        yaml.safe_dump(own)
-        .replace("/openai.yaml", "/search-openai.yaml")
-        .replace("name: openai\n", "name: search-openai\n")
-    )
-    second["name"], second["alt_stat_name"] = "openai_search", "openai_search"
-    clusters.append(second)
+    own = yaml.safe_dump(next(one for one in clusters if one["name"] == "openai"))
+    for name, secret in (
+        ("openai_search", "search-openai"),
+        ("openai_reserved", "openai"),
+        ("openai_eu", "openai"),
+    ):
+        text = own.replace("/openai.yaml", f"/{secret}.yaml")
+        text = text.replace("name: openai\n", f"name: {secret}\n")
+        clusters.append(yaml.safe_load(text) | {"name": name, "alt_stat_name": name})
     for manager in connection_managers(config):
         for host in manager["route_config"]["virtual_hosts"]:
-            chosen, refused = copy.deepcopy(documented_routes())
-            usual = copy.deepcopy(host["routes"][-1])
-            usual["match"], usual["route"]["cluster"] = chosen["match"], "openai_search"
-            host["routes"][:0] = [usual, refused]
+            host["routes"][:0] = yaml.safe_load(ROUTES.read_text(encoding="utf-8"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def routed(session_stack: Stack) -> AsyncIterator[str]:
-    """The address of an Envoy with these routes."""
+async def routed(session_stack: Stack) -> AsyncIterator[Gateway]:
+    """An Envoy with these routes."""
     secrets = session_stack.run.path / "sds"
     write_credential(secrets, name="search-openai", header_value=SecretStr(TEAM_KEY))
-    async with second_gateway(session_stack, with_a_credential_of_a_team) as gateway:
-        yield gateway.https_url
+    async with second_gateway(session_stack, with_the_example_s_routes) as gateway:
+        yield gateway
 
 
 async def test_a_policy_s_credential_is_the_one_that_the_provider_receives(
-    stack: Stack, routed: str
+    stack: Stack, routed: Gateway
 ) -> None:
     """Its name goes through Egret, the secret from Envoy's file to the provider."""
     statuses, received = [], []
     for key in ("search", "free"):
-        answer = await stack.post(chat("hello"), key=key, url=routed)
+        answer = await stack.post(chat("hello"), key=key, url=routed.https_url)
         statuses.append(answer.status)
         received += (await stack.received())[-1].all("authorization")
 
@@ -74,14 +67,55 @@ async def test_a_policy_s_credential_is_the_one_that_the_provider_receives(
     assert statuses == [401, 200]  # the provider of the tests takes its usual key alone
 
 
-async def test_a_credential_that_envoy_does_not_have_fails_closed(
-    stack: Stack, routed: str
+async def sent_to(routed: Gateway, stack: Stack) -> list[int]:
+    """Return how many requests each cluster was sent: of the region, the first, the second."""
+    counts = []
+    for cluster in ("openai_eu", "openai_reserved", "openai"):
+        name = f"cluster.{cluster}.upstream_rq_total"
+        async with stack.client.get(
+            f"{routed.admin_url}/stats", params={"filter": f"^{name}$"}
+        ) as page:
+            counts.append(int((await page.text()).removeprefix(f"{name}: ")))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "sent"),
+    [
+        pytest.param("eu-only", 503, [1, 0, 0], id="a region: nothing is tried elsewhere"),
+        pytest.param("reserved-capacity", 200, [0, 1, 1], id="an order: the next provider"),
+    ],
+)
+async def test_where_a_request_goes_that_its_provider_did_not_begin(
+    stack: Stack, routed: Gateway, key: str, status: int, sent: list[int]
+) -> None:
+    """With capacity the first provider of the policy answers; without, its policy decides."""
+    assert (await stack.post(chat("hello"), key=key, url=routed.https_url)).status == 200
+    before = await sent_to(routed, stack)
+    await stack.tell_provider("status", status=503, count=1)
+    answer = await stack.post(chat("hello"), key=key, url=routed.https_url)
+    since = [new - old for new, old in zip(await sent_to(routed, stack), before, strict=True)]
+
+    assert (answer.status, since) == (status, sent)
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        ("search-unknown", "provider_credential_unavailable"),
+        ("region-unknown", "provider_region_unavailable"),
+        ("order-unknown", "provider_order_unavailable"),
+        # A route for the credential alone would let the request leave its region.
+        ("credential-and-region", "provider_region_unavailable"),
+    ],
+)
+async def test_a_choice_that_envoy_has_no_route_for_fails_closed(
+    stack: Stack, routed: Gateway, key: str, code: str
 ) -> None:
     """With its reason, and without a request to any provider."""
-    answer = await stack.post(chat("hello"), key="search-unknown", url=routed)
+    answer = await stack.post(chat("hello"), key=key, url=routed.https_url)
 
-    assert answer.status == 503
-    assert answer.json["error"]["code"] == "provider_credential_unavailable"
+    assert answer.openai_error == (503, "server_error", code)
     assert await stack.received_count() == 0
 
 

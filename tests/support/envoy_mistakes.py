@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -12,6 +13,7 @@ from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_conf
 Config = dict[str, Any]
 Mistake = Callable[[Config], None]
 
+EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 DUPLEX: Final = "FULL_DUPLEX_STREAMED"
 LONG_PATH: Final = f"/run/{'x' * 110}/worker-0.sock"
 
@@ -98,6 +100,17 @@ def _ext_proc_filter(config: Config) -> Any:
 
 def _ext_proc(config: Config) -> Any:
     return _ext_proc_filter(config)["typed_config"]
+
+
+def _without_path(config: Config) -> None:
+    allowed = _ext_proc(config)["mutation_rules"]["allow_expression"]
+    allowed["regex"] = allowed["regex"].removeprefix(":path|")
+
+
+def _ai_filter(config: Config) -> Any:
+    return next(
+        one["typed_config"] for one in _hcm(config)["http_filters"] if "ai_protocol" in one["name"]
+    )
 
 
 def _cluster(config: Config, name: str) -> Any:
@@ -310,6 +323,42 @@ def _by_model(*mistakes: Mistake) -> Mistake:
     return mistake
 
 
+def _matched(name: str, *, invert: bool = False, **value: Any) -> Config:
+    """Return a matcher of one name of Egret's metadata."""
+    path = [{"key": f"provider_{name}"}]
+    matched = {"filter": "egret", "path": path, "value": value or {"present_match": True}}
+    return matched | ({"invert": True} if invert else {})
+
+
+def by_choice(*, refused: str = "/", excludes: bool = True) -> Mistake:
+    """Return a route by the provider's region, and a refusal of others below a path.
+
+    There is a mistake in it unless every other region is refused, and other names are excluded.
+    """
+
+    def mistake(config: Config) -> None:
+        route = copy.deepcopy(_host(config)["routes"][-1])
+        chosen = [_matched("region", string_match={"exact": "eu"})]
+        if excludes:
+            chosen += [_matched(name, invert=True) for name in ("credential", "order")]
+        route["match"] = {"prefix": "/", "dynamic_metadata": chosen}
+        match = {"prefix": refused, "dynamic_metadata": [_matched("region")]}
+        refusal = {"match": match, "direct_response": {"status": 503}}
+        _host(config)["routes"][:0] = [route, refusal]
+
+    return mistake
+
+
+def with_providers_by_policy(config: Config) -> None:
+    """Add the routes of the example and its clusters, which have no mistake."""
+    own = _provider(config)
+    config["static_resources"]["clusters"] += [
+        copy.deepcopy(own) | {"name": f"openai_{one}"} for one in ("search", "eu", "reserved")
+    ]
+    text = (EXAMPLES / "providers-by-policy" / "routes.yaml").read_text(encoding="utf-8")
+    _host(config)["routes"][:0] = yaml.safe_load(text)
+
+
 def _send_every_body_with_retries(config: Config) -> None:
     policy = _route(config)["retry_policy"]
     _sends_every_body(config)
@@ -344,7 +393,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR109": _drop(_ext_proc, "metadata_options"),
     "EGR110": _drop(_ext_proc, "mutation_rules", "disallow_is_error"),
     "EGR111": _put(
-        _ext_proc, "mutation_rules", "allow_expression", value={"regex": "x-egret-.*"}
+        _ext_proc, "mutation_rules", "allow_expression", value={"regex": ":path|x-egret-.*"}
     ),
     "EGR112": _put(_ext_proc, "emit_client_span", value=False),
     "EGR113": _put(_ext_proc, "observability_mode", value=True),
@@ -365,6 +414,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
         config, {"overrides": {"processing_mode": {"request_body_mode": "BUFFERED"}}}
     ),
     "EGR126": lambda config: _ext_proc_filter(config).update(disabled=True),
+    "EGR136": _without_path,
     "EGR127": _drop(_ext_proc, "allow_content_length_header"),
     "EGR128": _drop(_ext_proc, "request_attributes"),
     "EGR129": _put(_ext_proc, "processing_mode", "request_body_mode", value="BUFFERED"),
@@ -433,6 +483,8 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR411": _by_model(_keep("x-egret-model")),
     "EGR413": _send_every_body_with_retries,
     "EGR414": _by_model(_switch_filter_by_model),
+    "EGR415": by_choice(refused="/v1/chat"),
+    "EGR416": by_choice(excludes=False),
     "EGR501": lambda config: _hcm(config).update(http_filters=_hcm(config)["http_filters"][-1:]),
     "EGR502": _unguard,
     "EGR503": _read_first,
@@ -457,6 +509,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR521": _sign_first,
     "EGR523": _put(_metrics_route, "match", value={"prefix": "/"}),
     "EGR526": _with_filter("later", -1, _processor(request_body_mode="BUFFERED")),
+    "EGR529": lambda config: _ai_filter(config)["response_handling"]["token_usage"].update(
+        usage_signal="SYNTHESIZE_TRAILERS"
+    ),
     "EGR527": _with_filter("mcp", 0, {"@type": f"{_FILTERS}.mcp.v3.Mcp"}),
 }  # fmt: skip
 """One mistake a rule."""

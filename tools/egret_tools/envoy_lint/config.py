@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from egret_tools.envoy_lint.schema import HCM
 from egret_tools.envoy_lint.source import Node
+from sidecar.domain.metadata import MetadataKey
 
 DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
@@ -18,6 +19,15 @@ EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPe
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 MODEL_HEADER: Final = "x-egret-model"
+NAMESPACE: Final = "egret"
+"""Of Egret's dynamic metadata."""
+CHOICES: Final = frozenset(
+    {
+        MetadataKey.PROVIDER_CREDENTIAL,
+        MetadataKey.PROVIDER_REGION,
+        MetadataKey.PROVIDER_ORDER,
+    }
+)
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 
@@ -238,6 +248,22 @@ def goes_by_models(route_config: Node) -> bool:
     """Return whether any route of a route configuration does."""
     routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
     return any(goes_by_model(route) for route in routes)
+
+
+def choices(route: Node, *, absent: bool = False) -> set[str]:
+    """Return the names of a policy's provider that a route requires, or requires to be absent."""
+    found: set[str] = set()
+    for one in route.at("match", "dynamic_metadata"):
+        steps = [step.at("key").text for step in one.at("path")]
+        if one.at("filter").text == NAMESPACE and one.at("invert").is_true is absent:
+            found.update(CHOICES.intersection(steps))
+    return found
+
+
+def goes_by_choice(route_config: Node) -> bool:
+    """Return whether any route of a route configuration requires one of these names."""
+    routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
+    return any(map(choices, routes))
 
 
 def targets(action: Node) -> Iterator[str]:

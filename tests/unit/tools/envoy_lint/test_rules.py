@@ -9,10 +9,12 @@ from egret_tools.envoy_lint.rules import CONFIG_RULES
 from tests.support.envoy_mistakes import (
     MISTAKES,
     OLDER_MISTAKES,
+    by_choice,
     for_version,
     own_text,
     with_mistake,
     with_processor_at_provider,
+    with_providers_by_policy,
 )
 
 
@@ -69,6 +71,13 @@ def test_a_fault_of_a_version_is_not_found_where_the_version_is_unknown() -> Non
 def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:
     """Also without a body mode: its answer to the headers may replace the body."""
     assert found(with_mistake(with_processor_at_provider)) == {"EGR526"}
+
+
+def test_routes_by_a_policy_s_choice_break_no_rule_if_they_refuse_the_rest() -> None:
+    """Each name of a choice is routed, refused, or excluded."""
+    assert (
+        found(with_mistake(by_choice())) == found(with_mistake(with_providers_by_policy)) == set()
+    )
 
 
 KNOWN_TRAPS: dict[str, tuple[str, ...]] = {

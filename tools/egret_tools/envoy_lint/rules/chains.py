@@ -15,6 +15,7 @@ _REWRITERS: Final = ("GrpcJsonTranscoder", "Lua", "Wasm", "DynamicModuleFilter")
 """Filters that may change a body; ext_proc is looked at by its body modes."""
 _JSON_READERS: Final = ("Mcp",)
 """Filters that parse JSON requests and have the field `reject_duplicate_keys`."""
+_TRAILERS: Final = "SYNTHESIZE_TRAILERS"
 
 
 def _chains(config: EnvoyConfig) -> Iterator[tuple[Listener, list[Node], int]]:
@@ -93,6 +94,15 @@ def _duplicate_keys(config: EnvoyConfig) -> Iterator[Hit]:
                 yield Hit(typed.at("reject_duplicate_keys"), one.at("name").text, "true")
 
 
+def _late_trailers(config: EnvoyConfig) -> Iterator[Hit]:
+    for _, filters, _ in _chains(config):
+        for one in filters:
+            typed = one.at("typed_config")
+            signal = typed.at("response_handling", "token_usage", "usage_signal")
+            if typed.type_name.endswith(".AiProtocolManager") and signal.text == _TRAILERS:
+                yield Hit(signal, one.at("name").text)
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -116,4 +126,9 @@ RULES: Final = (
          "of a repeated key this filter reads the last, and your routes and rules may use it; "
          "Egret refuses such a body only if a policy needs it",
          "reject_duplicate_keys: true", _duplicate_keys),
+    ConfigRule("EGR529", "trailers-in-listener", _E,
+         "trailers that a filter of the listener adds never reach Egret: tokens are estimated, "
+         "and an answer that a guardrail judges never ends",
+         "this filter first in http_filters of each provider's cluster, see docs/usage.md",
+         _late_trailers),
 )  # fmt: skip

@@ -7,7 +7,13 @@ from typing import Final
 
 import re2
 
-from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion, goes_by_models
+from egret_tools.envoy_lint.config import (
+    NAMESPACE,
+    EnvoyConfig,
+    EnvoyVersion,
+    goes_by_choice,
+    goes_by_models,
+)
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity, is_on, where
 from egret_tools.envoy_lint.source import Node
 
@@ -17,7 +23,6 @@ MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
 
 STAT_PREFIX: Final = "egret"
 """In the names of Envoy's counters that the shipped alerts and dashboards read."""
-NAMESPACE: Final = "egret"
 SOURCE_ATTRIBUTE: Final = "source.address"
 REMOVED_HEADERS: Final = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
@@ -116,7 +121,13 @@ def _may_change(rules: Node, name: str) -> bool:
         return False
     if _matches(rules.at("allow_expression", "regex"), name):
         return True
-    return not rules.at("disallow_all").is_true
+    is_system = name.startswith(":") and rules.at("disallow_system").is_true
+    return not (rules.at("disallow_all").is_true or is_system)
+
+
+def _path_kept(one: Node) -> Node | None:
+    rules = one.at("mutation_rules")
+    return None if _may_change(rules, ":path") else rules
 
 
 def _matches(regex: Node, name: str) -> bool:
@@ -167,7 +178,7 @@ def _other_stats(one: Node) -> Node | None:
 
 
 def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
-    if not any(goes_by_models(one) for one in config.route_configs):
+    if not any(goes_by_models(one) or goes_by_choice(one) for one in config.route_configs):
         return
     for one in config.filters():
         if one.at("disable_clear_route_cache").is_true:
@@ -281,6 +292,11 @@ RULES: Final = (
     ConfigRule("EGR111", "mutation-rules-too-tight", _E,
          "Egret may not change a header that it must remove or write",
          "name it in mutation_rules.allow_expression", _forbidden_headers),
+    ConfigRule("EGR136", "path-kept", _N,
+         "an alias of a model that the path names (Azure, Gemini, Vertex AI, Bedrock) fails its "
+         "requests with 500",
+         "name :path in mutation_rules.allow_expression, if policies have aliases",
+         where(_path_kept)),
     ConfigRule("EGR112", "client-span-off", _W,
          "Egret gets an unsampled parent that is never exported: its spans are lost",
          "leave emit_client_span out", _client_span_off),
@@ -309,8 +325,8 @@ RULES: Final = (
          "buffer",
          "request_body_mode: NONE, or FULL_DUPLEX_STREAMED", where(_held_body)),
     ConfigRule("EGR130", "route-by-model-kept", _E,
-         "routes use the model that Egret reads in the body, and every request keeps the route "
-         "it had before that",
+         "routes use the model that Egret reads in the body, or a policy's choice of provider, "
+         "and every request keeps the route it had before that",
          "leave disable_clear_route_cache and route_cache_action out", _route_kept),
     ConfigRule("EGR132", "override-not-listed", _E,
          "Envoy ignores a mode_override that is not in this list: every request whose body Egret "

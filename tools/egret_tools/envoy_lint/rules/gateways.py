@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from egret_tools.envoy_lint.config import NAMESPACE
 from egret_tools.envoy_lint.rule import Hit, ResourceRule, Severity
-from egret_tools.envoy_lint.rules.ext_proc import MIN_MESSAGE_TIMEOUT_SECONDS, NAMESPACE
+from egret_tools.envoy_lint.rules.ext_proc import MIN_MESSAGE_TIMEOUT_SECONDS
 from egret_tools.envoy_lint.source import Node
 
 EXTENSION_POLICY: Final = "EnvoyExtensionPolicy"

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import (
+    CHOICES,
     MODEL_HEADER,
     EnvoyConfig,
+    choices,
     goes_by_model,
     goes_by_models,
     targets,
@@ -179,6 +181,40 @@ def _leaks_model(config: EnvoyConfig) -> Iterator[Hit]:
                     break
 
 
+def _open_choices(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look for the first usual route that a choice reaches without a route for its value."""
+    for holder in config.route_configs:
+        hosts = [list(host.at("routes")) for host in holder.at("virtual_hosts")]
+        used = {name for routes in hosts for route in routes for name in choices(route)}
+        for routes in hosts:
+            refused: set[str] = set()
+            for route in routes:
+                named = choices(route)
+                if _is_refusal(route):
+                    refused |= named
+                elif route.at("route").exists and not named and not config.is_to_admin(route):
+                    passing = sorted(used - refused - choices(route, absent=True))
+                    if passing:
+                        yield Hit(route, ", ".join(passing))
+                        break
+
+
+def _is_refusal(route: Node) -> bool:
+    """Return whether a route answers every request that has one name, whatever else it has."""
+    matched = list(route.at("match", "dynamic_metadata"))
+    is_whole = route.at("match", "prefix").text == "/" and not [*route.at("match", "headers")]
+    is_any = len(matched) == 1 and matched[0].at("value", "present_match").is_true
+    return route.at("direct_response").exists and is_whole and is_any
+
+
+def _ignored_choices(config: EnvoyConfig) -> Iterator[Hit]:
+    for route in config.routes():
+        named = choices(route)
+        ignored = sorted(CHOICES - named - choices(route, absent=True))
+        if named and ignored:
+            yield Hit(route.at("match", "dynamic_metadata"), ", ".join(ignored))
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -232,4 +268,13 @@ RULES: Final = (
          "Envoy decides which filters run by the route that a request has at first; a route that "
          "Egret's x-egret-model selects later no longer enables or disables one",
          "the switch on all routes, or a setting of the filter itself", _late_switches),
+    ConfigRule("EGR415", "provider-choice-open", _E,
+         "routes act on this choice of a policy, and a value without a route of its own leaves by "
+         "a usual one: with another credential, or in another region",
+         "before the usual routes a direct_response with 503 for each name, see docs/envoy.md",
+         _open_choices),
+    ConfigRule("EGR416", "provider-choice-ignored", _W,
+         "this route acts on one choice of a policy and takes requests that have this one too",
+         "the same matcher with present_match and invert: true for each of the other names",
+         _ignored_choices),
 )  # fmt: skip
