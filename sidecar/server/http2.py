@@ -174,8 +174,8 @@ class Http2Stream:
     async def write(self, before: bytes, body: Sequence[Bytes], after: bytes) -> None:
         """Send a block of headers *before* the pieces of *body*, and trailers *after* them.
 
-        An empty one is not sent. Trailers end the stream. Waits for the peer's windows, and while
-        the peer reads too slowly.
+        An empty one is not sent. Trailers end the stream. Waits for the peer's windows, while the
+        peer reads too slowly, and behind trailers for the answers to the other streams of a read.
 
         Raises:
             StreamResetError: the stream is gone.
@@ -198,10 +198,14 @@ class Http2Stream:
                 # The rest of the request is not wanted (section 8.1).
                 out.append(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.NO_ERROR)))
             connection.forget(self)
-        connection.unanswered.discard(number)
+        if not self._pieces:  # else the answer to the next one leaves with this one
+            connection.unanswered.discard(number)
         connection.send(*out, is_answer=True)
-        if connection.resumed is not None and not after:
-            await connection.resumed.wait()
+        if not after:
+            if connection.resumed is not None:
+                await connection.resumed.wait()
+        elif connection.unanswered:
+            await asyncio.sleep(0)  # what is left of this stream waits for the others' answers
 
     async def _send_long(self, out: list[Bytes], body: Sequence[Bytes], size: int) -> list[Bytes]:
         """Send *out* and *body* as the windows allow; return the frames that are not sent yet."""
@@ -365,8 +369,8 @@ class Http2Connection(asyncio.Protocol):
         """Write whole frames, together with all others of this turn of the loop.
 
         Streams that were read in one piece are answered in one, which wakes Envoy once: with the
-        last of these answers. The rest of the turn is the end of a request, for which the peer
-        need not wait. After the connection is lost frames are dropped.
+        last of these answers. Behind it come the ends of these requests, for which the peer need
+        not wait. After the connection is lost frames are dropped.
         """
         is_first = not self._outgoing
         self._outgoing += frames

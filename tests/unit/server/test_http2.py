@@ -136,7 +136,7 @@ def test_a_long_body_comes_back_whole_however_it_is_cut(length: int, size: int) 
     asyncio.run(converse())
 
 
-async def test_answers_to_one_read_leave_together_before_the_last_stream_goes_on() -> None:
+async def test_answers_to_one_read_leave_together_before_any_of_their_streams_goes_on() -> None:
     """A stream that waits for more, or for another check, keeps none of them back for long."""
     written: list[bool] = []
 
@@ -152,13 +152,27 @@ async def test_answers_to_one_read_leave_together_before_the_last_stream_goes_on
     peer.send()
     for _ in range(3):
         await asyncio.sleep(0)
-    assert written == [False, True]
+    assert written == [True, True]
     assert peer.transport.written.count(b"done") == 2
 
     peer.send()
     peer.client.send_data(1, b"more")
     await peer.settle()
-    assert written == [False, True, True]
+    assert written == [True, True, True]
+
+
+async def test_answers_to_pieces_of_one_stream_that_came_together_leave_together() -> None:
+    """As those of an answer's headers and its first event."""
+    peer = await started()
+    number = peer.request()
+    peer.client.send_data(number, b"one")
+    peer.client.send_data(number, b"two")
+    peer.send()
+    before = peer.transport.writes
+    await asyncio.sleep(0)
+    assert peer.transport.writes == before + 1
+    peer.send()
+    assert peer.body(number) == b"onetwo"
 
 
 async def test_a_long_body_waits_for_the_peers_window_and_others_do_not() -> None:
