@@ -39,7 +39,7 @@ def error_body(
             words = {"type": error.kind.spec.anthropic_type, "message": message}
             named = {"request_id": request_id} if request_id else {}
             return orjson.dumps({"type": "error", "error": words, **named})
-        case Dialect.GEMINI:
+        case Dialect.GEMINI | Dialect.VERTEX_AI:
             # As google.rpc.Status is written in JSON; the reason is ours, and so is its domain.
             kind = "type.googleapis.com/google.rpc."
             details = [{"@type": f"{kind}ErrorInfo", "reason": error.kind.name, "domain": "egret"}]

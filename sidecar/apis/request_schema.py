@@ -124,7 +124,7 @@ _NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", *_SETTINGS}
 """Where OpenAI's APIs, and gateways that speak as they do, name further models."""
 
 # An enum's members are slow to look up on Python 3.11.
-_GEMINI: Final = Dialect.GEMINI
+_GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
 _OPENAI: Final = Dialect.OPENAI
 
 _GEMINI_PREFIX: Final = "models/"
@@ -133,7 +133,7 @@ _GEMINI_PREFIX: Final = "models/"
 def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
     """Return the model a request is for, and any further ones it names."""
     model = fields.get("model")
-    if route.dialect is _GEMINI:
+    if route.dialect in _GOOGLE:
         named = [name.removeprefix(_GEMINI_PREFIX) for name in _nested(fields)]
     elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
         return model, ()  # mostly

@@ -75,6 +75,15 @@ _GEMINI_METHODS: Final = {
     "batchEmbedContents": (Operation.EMBEDDINGS, RequestForm.REQUESTS),
 }
 
+_VERTEX: Final = re.compile(
+    rf"/(?:v1|v1beta1)/projects/{_NAME}/locations/{_NAME}"
+    rf"/publishers/google/models/({_NAME}):([A-Za-z]+)"
+)
+_VERTEX_METHODS: Final = {
+    name: _GEMINI_METHODS[name]
+    for name in ("generateContent", "streamGenerateContent", "countTokens")
+}
+
 _BEDROCK: Final = re.compile(r"/model/((?:[A-Za-z0-9._:-]|%3[Aa]|%2[Ff])+)/([a-z-]+)")
 
 _BEDROCK_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
@@ -112,6 +121,8 @@ def recognise(method: str, path: str, headers: Headers = _NO_HEADERS) -> Route |
 def _by_pattern(method: str, path: str) -> Route | None:
     if method == "POST" and (found := _GEMINI.fullmatch(path)):
         return _of_model(Dialect.GEMINI, found[1], _GEMINI_METHODS, found[2])
+    if method == "POST" and (found := _VERTEX.fullmatch(path)):
+        return _of_model(Dialect.VERTEX_AI, found[1], _VERTEX_METHODS, found[2])
     if method == "POST" and (found := _BEDROCK.fullmatch(path)):
         model = re.sub("%2[Ff]", "/", re.sub("%3[Aa]", ":", found[1]))
         if _BEDROCK_MODEL.fullmatch(model):
@@ -147,10 +158,17 @@ _PREFIX: Final = re.compile(
     r"(/v1/messages(?![\w-]))"
     r"|(/v1beta(?![\w-])|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$))"
     r"|(/openai(?![\w-]))"
-    r"|(/model(?![\w-]))",
+    r"|(/model(?![\w-]))"
+    r"|(/v1(?:beta1)?/projects/)",
     re.ASCII,
 )
-_OF_PREFIX: Final = (Dialect.ANTHROPIC, Dialect.GEMINI, Dialect.AZURE_OPENAI, Dialect.BEDROCK)
+_OF_PREFIX: Final = (
+    Dialect.ANTHROPIC,
+    Dialect.GEMINI,
+    Dialect.AZURE_OPENAI,
+    Dialect.BEDROCK,
+    Dialect.VERTEX_AI,
+)
 
 
 def guess_dialect(path: str, headers: Headers) -> Dialect:

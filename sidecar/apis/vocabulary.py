@@ -244,5 +244,6 @@ VOCABULARIES: Final = {
     Dialect.AZURE_OPENAI: COMMON,
     Dialect.ANTHROPIC: COMMON,
     Dialect.GEMINI: GEMINI,
+    Dialect.VERTEX_AI: GEMINI,
     Dialect.BEDROCK: BEDROCK,
 }

@@ -16,6 +16,7 @@ class Dialect(enum.Enum):
     AZURE_OPENAI = "azure.ai.openai"
     ANTHROPIC = "anthropic"
     GEMINI = "gcp.gemini"
+    VERTEX_AI = "gcp.vertex_ai"
     BEDROCK = "aws.bedrock"
 
     __hash__ = object.__hash__  # that of an enum is a call of Python for each look-up

@@ -20,7 +20,7 @@ from sidecar.domain.limits import Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
+from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.keys.cache import Hit, Miss, NegativeHit
 from sidecar.keys.credentials import ApiKey, authorize, presented_key
@@ -211,9 +211,11 @@ def rename_path(record: RequestRecord, policy: EffectivePolicy) -> HeaderFields 
     model = policy.aliases.get(route.model)
     if model is None:
         return ()
-    # The alias is one segment of the path, or stands before the colon of a method (Gemini).
-    before, _, after = record.path.partition(f"/{route.model}")
-    path = f"{before}/{quote(model, safe='')}{after}"
+    # The alias is one segment of the path, or stands before the colon of a method (Google's APIs).
+    # A project of Vertex AI may have the same name.
+    place = "/models/" if route.dialect is Dialect.VERTEX_AI else "/"
+    before, _, after = record.path.partition(f"{place}{route.model}")
+    path = f"{before}{place}{quote(model, safe='')}{after}"
     renamed = recognise(record.method or "", path)
     if renamed != replace(route, model=model):
         return ErrorKind.MODEL_NOT_ALLOWED

@@ -278,6 +278,7 @@ _LIMIT_NAMES: Final[dict[Dialect, dict[Measure, str]]] = {
         Measure.OUTPUT_TOKENS: "output-tokens",
     },
     Dialect.GEMINI: {},
+    Dialect.VERTEX_AI: {},
     Dialect.BEDROCK: {},
 }
 """The measures that each API has headers for, by the names there."""

@@ -124,6 +124,7 @@ ID_HEADERS = {
     Dialect.AZURE_OPENAI: "x-request-id",
     Dialect.ANTHROPIC: "request-id",
     Dialect.GEMINI: "x-request-id",
+    Dialect.VERTEX_AI: "x-request-id",
     Dialect.BEDROCK: "x-amzn-requestid",
 }
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.apis.routes import guess_dialect, recognise
@@ -8,6 +10,7 @@ from sidecar.domain.subject import Dialect, Operation, RequestForm, Route, Unkno
 
 OPENAI, AZURE = Dialect.OPENAI, Dialect.AZURE_OPENAI
 ANTHROPIC, GEMINI, BEDROCK = Dialect.ANTHROPIC, Dialect.GEMINI, Dialect.BEDROCK
+VERTEX_AI = Dialect.VERTEX_AI
 ANTHROPIC_VERSION = Headers((("anthropic-version", b"2023-06-01"),))
 GOOGLE_KEY = Headers((("x-goog-api-key", b"egk"),))
 
@@ -120,6 +123,26 @@ def test_geminis_model_and_stream_are_in_the_path(
 
 
 @pytest.mark.parametrize(
+    ("method", "operation"),
+    [
+        ("generateContent", Operation.GENERATE_CONTENT),
+        ("streamGenerateContent", Operation.GENERATE_CONTENT),
+        ("countTokens", Operation.COUNT_TOKENS),
+    ],
+)
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_vertex_ai_is_gemini_s_api_below_a_project_and_a_location(
+    version: str, method: str, operation: Operation
+) -> None:
+    """The provider has a name of its own."""
+    path = f"/{version}/projects/p-1/locations/eu/publishers/google/models/gemini-2.5-pro:{method}"
+    read = recognise("POST", f"/v1/models/gemini-2.5-pro:{method}")
+    assert isinstance(read, Route)
+    assert recognise("POST", path) == replace(read, dialect=VERTEX_AI)
+    assert read.operation is operation
+
+
+@pytest.mark.parametrize(
     ("written", "model"),
     [
         ("anthropic.claude-v2%3A1", "anthropic.claude-v2:1"),
@@ -200,6 +223,12 @@ def test_any_other_path_is_unknown(method: str, path: str) -> None:
     [
         ("/v1/messages/", ANTHROPIC),
         ("/v1/messages/batches", ANTHROPIC),
+        ("/v1/projects/p/locations/eu/publishers/google/models/a:predict", VERTEX_AI),
+        ("/v1/projects/p/locations/eu/publishers/anthropic/models/a:rawPredict", VERTEX_AI),
+        ("/v1/projects/p/locations/eu/endpoints/openapi/chat/completions", VERTEX_AI),
+        ("/v1/projects/../locations/eu/publishers/google/models/a:countTokens", VERTEX_AI),
+        ("/v1/projects/p/locations/eu/publishers/google/models/a/b:countTokens", VERTEX_AI),
+        ("/v1beta1/publishers/google/models/a:generateContent", OPENAI),
         ("/v1beta/models/a:predict", GEMINI),
         ("/v1beta/models/a/b:generateContent", GEMINI),
         ("/v1beta/models/..:generateContent", GEMINI),

@@ -88,7 +88,7 @@ def test_an_anthropic_client_reads_requests_and_all_tokens() -> None:
     ]
 
 
-@pytest.mark.parametrize("dialect", [Dialect.GEMINI, Dialect.BEDROCK])
+@pytest.mark.parametrize("dialect", [Dialect.GEMINI, Dialect.VERTEX_AI, Dialect.BEDROCK])
 def test_an_api_without_such_headers_gets_none(dialect: Dialect) -> None:
     """Its clients go by status and retry-after."""
     assert (

@@ -31,6 +31,7 @@ from egret_tools.mock_llm.behaviour import Behaviour
 from egret_tools.mock_llm.produced import PREFIX, ProducedTokens
 from egret_tools.mock_llm.received import ReceivedRequest, ReceivedRequests
 
+VERTEX_AI: Final = "/projects/{project}/locations/{location}/publishers/google/models"
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -88,6 +89,8 @@ def _add_routes(app: web.Application) -> None:
         routes += _openai_routes(root)
     for root in ("/v1beta", "/v1"):
         routes += _gemini_routes(f"{root}/models/{{model}}")
+    for root in ("/v1beta1", "/v1"):
+        routes += _gemini_routes(f"{root}{VERTEX_AI}/{{model}}")
     for route in routes:
         more = {**route.kwargs, "expect_handler": _on_expect}
         app.add_routes([web.RouteDef(route.method, route.path, route.handler, more)])
@@ -209,6 +212,8 @@ def _api_of(request: web.Request, keys: ProviderKeys) -> _Api:
         return _Api("x-api-key", keys.anthropic, anthropic_api.error_response)
     if _is_gemini(request):
         return _Api("x-goog-api-key", keys.gemini, gemini_api.error_response)
+    if path.startswith(("/v1beta1/projects/", "/v1/projects/")):
+        return _Api("authorization", f"Bearer {keys.gemini}", gemini_api.error_response)
     if path.startswith("/model/"):
         return _Api("authorization", f"Bearer {keys.bedrock}", bedrock_api.error_response)
     if path.startswith("/openai/"):
