@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
-expect.set_options(timeout=30_000)  # workers compile a new policy first
+expect.set_options(timeout=90_000)  # workers compile a new policy first
 
 DESK: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
@@ -326,7 +326,7 @@ async def test_the_overview_is_read_anew_and_its_charts_are_drawn(console: Conso
     async with console.window() as window:
         page = window.page
         await expect(page.locator("figure .uplot canvas")).to_have_count(2)
-        async with page.expect_response("**/overview/live", timeout=20_000):
+        async with page.expect_response("**/overview/live", timeout=90_000):
             await page.evaluate("htmx.trigger('#live', 'refresh')")
         await expect(page.locator("figure .uplot canvas")).to_have_count(2)
 

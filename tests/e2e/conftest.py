@@ -174,6 +174,7 @@ class Gate:
 
 
 GATE = Gate()
+BOTH = asyncio.Barrier(2)
 
 
 @pytest.fixture
@@ -188,6 +189,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
             await GATE.wait()
             return web.json_response({"verdict": "pass"})
         case "/slow":
+            await BOTH.wait()
             await asyncio.sleep(0.05)
             return web.json_response({"verdict": "pass"})
         case "/block":
@@ -203,7 +205,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def webhooks() -> AsyncIterator[WebhookServer]:
-    """Answers by path: /slow after 50 ms, /block, /hang, /rubbish, and 500 for the rest."""
+    """Answers by path: /slow once two have come, /block, /hang, /rubbish, and 500 for the rest."""
     async with webhook_server(_answer) as server:
         yield server
 

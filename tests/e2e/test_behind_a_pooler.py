@@ -94,13 +94,13 @@ async def test_keys_and_policies_work_and_end_within_a_second_behind_a_pooler(
     (tmp_path / "strict.yaml").write_text(POLICY)
     await pooled.egret("policy", "apply", "--yes", "-f", str(tmp_path / "strict.yaml"))
     await pooled.egret("policy", "bind", "strict", "--key", other["key_id"])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await _is_redacted(pooled, other["key"]):
             pass
 
     revoking = asyncio.ensure_future(pooled.egret("keys", "revoke", one["key_id"], "-o", "json"))
     refused, refused_at = 0, 0.0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while refused < 16:
             is_refused = (await pooled.ask(one["key"])).status == 401
             refused_at = refused_at if refused and is_refused else time.time()

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 WINDOW = "1m"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60
 SCRAPE_SECONDS = 0.5
 
 

@@ -28,7 +28,7 @@ name: watched
 guardrails:
   - {name: watched, type: pii, action: redact, warn_on_volume: 5%}
 """
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -37,20 +37,19 @@ def _guardrail_spans(spans: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 async def test_two_webhooks_of_50_ms_run_at_the_same_time(
     stack: Stack, webhooks: WebhookServer
 ) -> None:
-    """Their spans overlap, so that both together take about as long as one."""
+    """Their spans overlap, since the server answers neither before it has both."""
     webhooks.intervals.clear()
     async with stack.counting() as counted:
         answer = await stack.post(chat("hello"), key="two-hooks")
     spans = await stack.spans(answer.request_id)
     first, second = _guardrail_spans(spans).values()
     (exchange,) = [span for span in spans if span["name"] == "egret.exchange"]
-    lengths = [span["end_ns"] - span["start_ns"] for span in (first, second)]
     overlap = min(first["end_ns"], second["end_ns"]) - max(first["start_ns"], second["start_ns"])
     assert answer.status == 200
     assert counted.verdicts == {("slow-a", "pass"): 1, ("slow-b", "pass"): 1}
-    assert min(lengths) >= 50_000_000
-    assert overlap > min(lengths) / 2
-    assert exchange["end_ns"] - exchange["start_ns"] < sum(lengths)
+    assert overlap >= 50_000_000
+    assert exchange["start_ns"] < min(first["start_ns"], second["start_ns"])
+    assert exchange["end_ns"] > max(first["end_ns"], second["end_ns"])
     (began_a, ended_a), (began_b, ended_b) = webhooks.intervals
     assert max(began_a, began_b) < min(ended_a, ended_b)
 

@@ -82,14 +82,14 @@ class World:
 
     async def until(self, is_so: Callable[[], Awaitable[bool]]) -> None:
         """Wait until it is."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await is_so():  # noqa: ASYNC110 - on servers
                 await asyncio.sleep(0.1)
 
     async def until_shared(self, key: ApiKey) -> int:
         """Ask until no worker goes by its own share; return how many went on meanwhile."""
         granted = in_a_row = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while in_a_row < 4 * WORKERS:
                 answer = await self.stack.post(chat("hello"), key=key.reveal())
                 granted += answer.status == 200

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
-PATIENCE_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 60.0
 POLICIES: Final = (
     "redact", "block", "flag", "shadow", "free", "hidden-redact", "answers-redact",
     "answers-block", "answers-schema", "restore", "first-block",

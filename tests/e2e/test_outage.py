@@ -202,7 +202,7 @@ async def revoke_everywhere(outage: Outage, key: ApiKey) -> None:
         "UPDATE api_keys SET revoked_at = now() WHERE public_id = $1", key.key_id
     )
     in_a_row = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while in_a_row < 4 * WORKERS:
             in_a_row = in_a_row + 1 if (await outage.ask(key)).status == 401 else 0
 

@@ -71,7 +71,7 @@ async def _streamed(client: openai.AsyncOpenAI, headers: dict[str, str]) -> None
 
 async def _aborted_while_judged(client: openai.AsyncOpenAI, headers: dict[str, str]) -> None:
     with suppress(TimeoutError):
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(1):  # it is judged by then, and for longer
             await _create(client, **_ask("hello", headers))
 
 
@@ -185,9 +185,11 @@ async def test_a_collector_that_stands_still_slows_no_request(stack: Stack) -> N
         meanwhile = await _seconds_of(stack, 40)
     finally:
         os.kill(stack.collector.pid, signal.SIGCONT)
+    after = await _seconds_of(stack, 40)
 
     # A request that waited for the collector would take as long as an export may: five seconds.
-    assert statistics.median(meanwhile) < 2 * statistics.median(before) + 0.05
+    usual = max(statistics.median(before), statistics.median(after))
+    assert statistics.median(meanwhile) < 2 * usual + 0.05
     assert max(meanwhile) < 4
     answer = await stack.post(chat("hello"), key="block")
     spans = await stack.spans(answer.request_id)

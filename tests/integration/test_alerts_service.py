@@ -97,7 +97,7 @@ async def test_a_service_that_is_stopped_stores_the_outcome_of_what_it_sends(
         running = asyncio.ensure_future(alerts.run())
         await receiver.received.wait()
         alerts.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await running
         (entry,) = await alert_history(connection)
 
@@ -189,7 +189,7 @@ async def test_the_service_waits_for_a_database_that_is_away(
     running = asyncio.ensure_future(alerts.run())
     done, _ = await asyncio.wait([running], timeout=0.5)
     alerts.stop()
-    await asyncio.wait([running], timeout=20)
+    await asyncio.wait([running], timeout=60)
 
     assert not done
     assert running.done()

@@ -39,7 +39,7 @@ async def test_the_process_serves_a_first_login_and_ends_gracefully(database: Da
         transport=httpx.AsyncHTTPTransport(retries=5),
         headers={"origin": f"http://127.0.0.1:{port}"},
     ) as browser:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(httpx.ConnectError):
                     await browser.get("/healthz")

@@ -502,7 +502,7 @@ async def test_a_cluster_is_looked_at(tmp_path: Path) -> None:
         str(valkey_program()), *options.split(), stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             client = Redis(port=port, retry=Retry(ConstantBackoff(0.1), 100))
             await client.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")  # type: ignore[no-untyped-call]  # redis-py
             while (await client.cluster("INFO"))["cluster_state"] != "ok":  # noqa: ASYNC110 - it says nothing by itself

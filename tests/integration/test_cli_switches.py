@@ -267,7 +267,7 @@ def test_changes_are_followed_as_lines_of_log(egret: Egret, database: Database) 
     line = process.stdout.readline()
     process.send_signal(signal.SIGINT)
 
-    assert process.communicate(timeout=20) == (b"", b"")
+    assert process.communicate(timeout=60) == (b"", b"")
     assert process.returncode == 0
     told = orjson.loads(line)
     assert told | {"timestamp": "", "id": 0} == {

@@ -21,7 +21,7 @@ from tests.support.sizes import sized
 pytestmark = pytest.mark.stack
 
 NOOP = Path(__file__).parents[1] / "support" / "noop"
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 SMALL = (*ORDINARY, "a client that leaves")
 """Without --full only these cases run, once; with it all of them, three times."""
 NO_STREAMED_RESPONSE = "answered `request_body` without a `streamed_response`"

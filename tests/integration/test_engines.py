@@ -145,7 +145,7 @@ class Client:
         """Send a message of the access log; return the status, and the answer or its details."""
         call = self.channel.unary_unary(EXPORT_METHOD, bytes, bytes)
         try:
-            return grpc.StatusCode.OK, await call(message, timeout=10)
+            return grpc.StatusCode.OK, await call(message, timeout=60)
         except grpc.aio.AioRpcError as error:
             return error.code(), (error.details() or "").encode()
 

@@ -76,7 +76,7 @@ class Gateway:
 
     async def log_lines(self, wanted: int) -> list[dict[str, Any]]:
         """Return the access log once it has as many lines as wanted."""
-        for _ in range(200):
+        for _ in range(1_200):
             lines = (self.run / "access.jsonl").read_text().splitlines()
             if len(lines) >= wanted:
                 return [json.loads(line) for line in lines]
@@ -406,7 +406,7 @@ async def test_a_provider_key_is_rotated_without_a_restart(run: Path) -> None:
 
 
 async def _until_status(gate: Gateway, wanted: int) -> bool:
-    for _ in range(200):
+    for _ in range(1_200):
         async with gate.http.post("/v1/chat/completions", json=CHAT) as answer:
             if answer.status == wanted:
                 return True
@@ -579,7 +579,7 @@ def _traced(parameters: EnvoyParameters, port: int) -> EnvoyParameters:
 
 
 async def _spans(file: Path, *, wanted: int) -> list[dict[str, Any]]:
-    for _ in range(200):
+    for _ in range(1_200):
         spans = _json_lines(file)
         if len(spans) >= wanted:
             return spans

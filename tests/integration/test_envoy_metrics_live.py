@@ -38,7 +38,7 @@ class Metrics:
 
     def ask(self, method: str, target: str) -> tuple[int, str]:
         """Return status and body; the target goes out as it is written."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, target)
             answer = connection.getresponse()
@@ -163,7 +163,7 @@ def test_what_is_no_method_of_a_reader_leaves_envoy_running(metrics: Metrics) ->
         f"GET {PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
         "POST /quitquitquit HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", metrics.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", metrics.port), timeout=60) as client:
         client.sendall(smuggled.encode())
         answers = b"".join(iter(lambda: client.recv(65536), b""))
 

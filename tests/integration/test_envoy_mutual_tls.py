@@ -256,7 +256,7 @@ async def test_a_pod_of_egret_is_replaced_under_load_without_a_failed_request(
         await old.aclose()
         alone = second.passed
         (replacement, _) = await pods.enter_async_context(_egret(parties, port=one))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not replacement.passed:  # noqa: ASYNC110 - Envoy finds it by itself
                 await asyncio.sleep(0.05)
         done.set()
@@ -362,7 +362,7 @@ async def _is_refused_by_envoy(gateway: Gateway, context: ssl.SSLContext) -> boo
 
 
 async def _until_served(gateway: Gateway, context: ssl.SSLContext) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await gateway.status(context) != 200:  # noqa: ASYNC110 - Envoy tries by itself
             await asyncio.sleep(0.05)
 

@@ -28,7 +28,7 @@ from tests.support.placeholder_processor import allow, running_processor
 pytestmark = pytest.mark.stack
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 @dataclass

@@ -165,7 +165,7 @@ async def test_a_revoked_key_ends_in_both_caches_of_every_worker(
         await until_shared(servers, key)
 
         await revoke(servers, key)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for worker in workers:
                 await until_refused(worker, key)
 
@@ -316,7 +316,7 @@ async def test_a_published_change_ends_a_key_where_nobody_can_listen(
         unheard = (await one.authorize(key)).tier
 
         await publish_key_change(settings, key.key_id)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for worker in (one, other):
                 await until_refused(worker, key)
 
@@ -336,7 +336,7 @@ async def test_a_team_that_is_switched_off_ends_its_shared_records(servers: Live
         before = (await worker.authorize(key)).verdict
         await until_shared(servers, key)
         await servers.execute("UPDATE teams SET enabled = false WHERE id = 'team_2'")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await until_refused(worker, key, kind=ErrorKind.DISABLED_API_KEY)
         after = (await worker.authorize(key)).verdict
 

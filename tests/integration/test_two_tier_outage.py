@@ -50,10 +50,10 @@ async def keys(servers: LiveServers) -> list[ApiKey]:
     return keys
 
 
-def settings_of(servers: LiveServers) -> Settings:
+def settings_of(servers: LiveServers, *, database_seconds: float = 0.5) -> Settings:
     return key_settings(
         servers.postgres_settings.model_copy(
-            update={"acquire_seconds": 0.5, "query_seconds": 0.5}
+            update={"acquire_seconds": database_seconds, "query_seconds": database_seconds}
         ),
         ValkeySettings(url=servers.valkey_url),
         CacheSettings(ttl_seconds=0.3, l2_ttl_seconds=1, negative_ttl_seconds=0.1),
@@ -111,7 +111,9 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
 ) -> None:
     """No error for a key in use, an answer for every other, and a revocation works after it."""
     down: list[LiveServer] = [getattr(servers, name) for name in names]
-    async with key_worker(settings_of(servers)) as worker:
+    # A database that is only busy must not count as one that is away.
+    settings = settings_of(servers, database_seconds=0.5 if "postgres" in names else 30.0)
+    async with key_worker(settings) as worker:
         for key in keys:
             await worker.authorize(key)
         for server in down:
@@ -122,7 +124,7 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
             for server in down:
                 await repair(server)
         repaired_at = time.monotonic()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await until_confirmed(worker, keys)
             recovered_at = time.monotonic()
             await servers.execute(
@@ -141,7 +143,7 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
 async def ask_unknown(worker: KeyWorker) -> set[str]:
     """Ask for keys that nobody has, and return what their holders are told."""
     told: set[str] = set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         for _ in range(4):
             try:
                 judged = await worker.authorize(generate(secrets.token_bytes))

@@ -103,7 +103,7 @@ async def test_a_worker_tells_how_the_schema_stands_whenever_that_changes(
     async with (
         open_pool(database.settings) as pool,
         database.server.connect(database.name) as connection,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         watch = SchemaWatch(pool, database.settings, on_change=told.put_nowait, seconds=0.01)
         watching = asyncio.ensure_future(watch.run())

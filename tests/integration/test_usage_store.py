@@ -186,7 +186,7 @@ async def test_a_request_that_is_given_up_while_its_record_is_added_counts_as_re
         async with other.transaction():
             await other.execute("INSERT INTO usage SELECT * FROM guess")
             adding = asyncio.ensure_future(store.add([record(1), record(2)], PRICES))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not await other.fetchval(  # noqa: ASYNC110 - a lock tells nobody
                     "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted"
                     " AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"

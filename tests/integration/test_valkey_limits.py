@@ -96,9 +96,10 @@ async def test_a_sliding_limit_lets_its_burst_through_and_then_its_rate(
     one = limit(amount=60, burst=5)
     began_at = time.monotonic()
     at_once = await taken(store, scope, one, times=50)
-    assert 5 <= at_once <= 5 + int(time.monotonic() - began_at)
-    answer = await take(store, scope, acquires(one))
+    while isinstance(answer := await take(store, scope, acquires(one)), Acquired):
+        at_once += 1
     assert isinstance(answer, Exhausted)
+    assert 5 <= at_once <= 5 + int(time.monotonic() - began_at + 0.1)
     assert 0 < answer.states[0].reset_seconds <= 1
     await asyncio.sleep(answer.states[0].reset_seconds)
     later = await taken(store, scope, one, times=50)
@@ -121,19 +122,22 @@ async def test_a_request_larger_than_what_is_left_waits_for_it(
 
 async def test_all_is_taken_or_nothing(store: ValkeyLimits, scope: str) -> None:
     """A request that one limit refuses costs none of the others."""
-    wide, narrow = limit(amount=1_000, burst=100), limit(id="lim_2", amount=60, burst=1)
+    wide, narrow = limit(amount=4, burst=4), limit(id="lim_2", amount=4, burst=1)
     assert await taken(store, scope, wide, narrow, times=20) == 1
     answer = await take(store, scope, acquires(wide, narrow))
     assert isinstance(answer, Exhausted)
     assert answer.index == 1
-    assert remaining(await take(store, scope, acquires(wide))) == 98
+    assert remaining(await take(store, scope, acquires(wide))) == 2
 
 
 async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
     store: ValkeyLimits, scope: str
 ) -> None:
     """A sixteenth of what is left at most."""
-    one = limit(amount=1_600, burst=1_600)
+    one = limit(window=Window.DAY, amount=1_600)
+    (acquire,) = acquires(one)
+    today = int(time.time()) // 86_400 * 86_400
+    await store.begin(scope, acquire.check, start=today, used=0)
     ahead: list[int] = []
     while isinstance(answer := await take(store, scope, acquires(one, ahead=100)), Acquired):
         ahead.append(answer.states[0].ahead)

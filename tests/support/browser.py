@@ -15,8 +15,8 @@ from typing import Any, Final, cast
 
 import aiohttp
 
-START_SECONDS: Final = 30.0
-WAIT_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
+WAIT_SECONDS: Final = 60.0
 MAX_MESSAGE_BYTES: Final = 32 * 1024**2
 WIDTH, HEIGHT = 1280, 690
 

@@ -88,7 +88,7 @@ def command_lines() -> Iterator[tuple[int, str]]:
 
 async def none_left(up: Up) -> bool:
     """Wait until no part runs any more; False when one stays."""
-    for _ in range(400):
+    for _ in range(1_200):
         if not up.parts():
             return True
         await asyncio.sleep(0.05)

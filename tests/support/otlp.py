@@ -61,7 +61,7 @@ class OtlpReceiver(TraceServiceServicer):
             self._arrived.notify_all()
         return ExportTraceServiceResponse()
 
-    def wait_for(self, count: int, seconds: float = 20.0) -> dict[str, ReceivedSpan]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> dict[str, ReceivedSpan]:
         """Return all spans by name once *count* have come; fewer after *seconds*."""
         with self._arrived:
             self._arrived.wait_for(lambda: len(self._messages()) >= count, seconds)

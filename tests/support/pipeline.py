@@ -308,7 +308,7 @@ class Exchange:
             self.task.cancel()
         else:
             self.stream.send(None)
-        await asyncio.wait([self.task], timeout=10)
+        await asyncio.wait([self.task], timeout=60)
         assert self.task.done()
 
     async def replies(self) -> list[do.Reply]:

@@ -43,7 +43,7 @@ from tests.support.rotel import Rotel, Span, running_rotel
 
 CHAT: Final = "/v1/chat/completions"
 MESSAGES: Final = "/v1/messages"
-PATIENCE_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 60.0
 COMPILE_PATIENCE_SECONDS: Final = 240.0
 """A process of its own compiles policies, and gives way to everything else on the machine."""
 POLL_SECONDS: Final = 0.02

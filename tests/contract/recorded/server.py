@@ -250,7 +250,7 @@ class Served:
 
     def _fetch(self) -> str:
         url = f"http://127.0.0.1:{self._metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return str(response.read(), "utf-8")
 
     async def run_sql(self, statement: str) -> None:

@@ -599,7 +599,7 @@ async def test_a_verdict_on_an_answer_that_does_not_come_is_a_refusal() -> None:
     assert held.stream.written[-1] == encode(
         do.Refuse(refusal_of(ErrorKind.GUARDRAIL_UNAVAILABLE))
     )
-    await asyncio.wait_for(endless.cancelled.wait(), 5)
+    await asyncio.wait_for(endless.cancelled.wait(), 60)
 
 
 async def test_a_judgement_of_a_piece_that_raises_cuts_the_stream() -> None:

@@ -48,6 +48,7 @@ class Fleet:
     recorded: int = 0
     has_records: bool = True
     wall_is_off: float = 0.0
+    waited: int = 0
     server: Server = field(init=False)
     workers: list[Limiter] = field(init=False)
 
@@ -78,7 +79,10 @@ class Fleet:
         found = limit_checks(limits, asked, now=self.now + self.wall_is_off)
         assert isinstance(found, tuple)
         outcome = self.workers[number].take(PRINCIPAL, found, member=member)
-        return await outcome if isinstance(outcome, Awaitable) else outcome
+        if not isinstance(outcome, Awaitable):
+            return outcome
+        self.waited += 1
+        return await outcome
 
     async def hammer(self, one: Limit, *, seconds: float, step: float = 0.04) -> int:
         """Have every worker ask five times a step, more than there is; count what is granted."""
@@ -259,6 +263,18 @@ async def test_a_correction_is_counted_once_however_often_it_is_sent() -> None:
         await fleet.tend()
     assert fleet.server.periods[one.id][1] == 40
     assert fleet.workers[0].waiting == 0
+
+
+async def test_far_from_a_limit_a_lease_covers_almost_every_request() -> None:
+    """Once the rate is known; a lease that runs low is refilled beside."""
+    one, fleet = limit(amount=10_000_000, burst=None), Fleet()
+    for number in range(2_000):
+        if number == 200:
+            fleet.waited = 0
+        assert isinstance(await fleet.take(0, one), Granted)
+        fleet.now += 1 / 100
+        await asyncio.sleep(0)  # a refill runs beside
+    assert fleet.waited < 1_800 / 50
 
 
 async def test_a_flood_at_a_limit_is_no_flood_on_the_shared_counts() -> None:

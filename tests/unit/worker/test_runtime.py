@@ -110,7 +110,7 @@ async def test_a_background_task_that_ends_stops_the_worker(log_lines: LogLines)
     async def fail() -> Never:
         raise ValueError("a secret")
 
-    async with BackgroundTasks() as tasks, asyncio.timeout(10):
+    async with BackgroundTasks() as tasks, asyncio.timeout(60):
         tasks.start(fail(), name="changes")
         await stopped.wait()
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

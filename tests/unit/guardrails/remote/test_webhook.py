@@ -296,10 +296,11 @@ async def inspect_with(
 
 
 async def test_two_slow_webhooks_are_asked_at_the_same_time() -> None:
-    """Two of 50 ms add about 50 ms: their requests overlap at the server."""
+    """Neither is answered before both have come: one after the other would time out."""
+    both = asyncio.Barrier(2)
 
     async def slow(_: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.05)
+        await both.wait()
         return web.json_response({"verdict": "pass"})
 
     results, server = await inspect_with(
