@@ -90,6 +90,9 @@ class RecordedStream:
         self._messages = iter(messages)
         self.written = 0
 
+    def take(self) -> bytes | None:
+        """Return nothing: as on a connection, a reader waits for each message."""
+
     async def read(self) -> bytes | None:
         """Return the next message."""
         return next(self._messages, None)

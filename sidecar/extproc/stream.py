@@ -67,6 +67,14 @@ class CheckCancelledError(Exception):
 class Call(Protocol):
     """One bidirectional gRPC call as bytes in and bytes out."""
 
+    def take(self) -> bytes | None:
+        """Return the next message if it has come, and the engine can see that; else None.
+
+        Raises:
+            StreamGoneError: the peer has reset the stream.
+        """
+        ...
+
     async def read(self) -> bytes | None:
         """Return the next message, or None once the peer has half-closed.
 
@@ -263,15 +271,19 @@ class ExtProcStream:
             raise OvertakenError(event)
 
     async def _read(self) -> bytes | None:
-        seconds = self._remaining_seconds()
         if self._reading is not None:
+            seconds = self._remaining_seconds()
             done, _ = await asyncio.wait([self._reading], timeout=seconds)
             if not done:
                 raise LateError(LATE[self.protocol.phase])
             return self._taken(self._reading)
-        # Without a task beside us, as nothing else is waited for: the task and the wait for it
-        # cost a third of all that judging a request costs.
         try:
+            # The next message of a long body has mostly come, and needs no timer.
+            if (message := self._call.take()) is not None:
+                return message
+            # Without a task beside us, as nothing else is waited for: the task and the wait for
+            # it cost a third of all that judging a request costs.
+            seconds = self._remaining_seconds()
             return await (self._call.read() if seconds is None else self._read_within(seconds))
         except (StreamGoneError, LateError):
             raise

@@ -74,8 +74,8 @@ class GrpcCall:
         self._opening = _OPENING
         self._has_ended = False
 
-    async def read(self) -> bytes | None:
-        """Return the next message, or None after the peer's half-close.
+    def take(self) -> bytes | None:
+        """Return the next message if it has come.
 
         Raises:
             GrpcWireError: the bytes are not a message that we accept.
@@ -83,18 +83,27 @@ class GrpcCall:
         """
         messages, stream = self._messages, self._stream
         try:
-            while not messages:
-                if (piece := stream.take()) is not None:
-                    messages.extend(self._reader.feed(piece))
-                elif not stream.is_half_closed:
-                    await stream.arrival()
-                elif self._reader.is_between_messages:
-                    return None
-                else:
-                    raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
+            while not messages and (piece := stream.take()) is not None:
+                messages.extend(self._reader.feed(piece))
         except StreamResetError as error:
             raise StreamGoneError from error
-        return messages.popleft()
+        return messages.popleft() if messages else None
+
+    async def read(self) -> bytes | None:
+        """Return the next message, or None after the peer's half-close.
+
+        Raises:
+            GrpcWireError: the bytes are not a message that we accept.
+            StreamGoneError: the peer has reset the stream.
+        """
+        while (message := self.take()) is None:
+            if not self._stream.is_half_closed:
+                await self._stream.arrival()
+            elif self._reader.is_between_messages:
+                return None
+            else:
+                raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
+        return message
 
     async def write(
         self, messages: Sequence[Answer], *, ends: bool, trailers: bytes = _OK_TRAILERS

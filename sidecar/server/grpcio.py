@@ -49,6 +49,9 @@ class _ServicerStream:
     def __init__(self, call: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         self._call = call
 
+    def take(self) -> bytes | None:
+        return None  # grpc.aio has no way to look
+
     async def read(self) -> bytes | None:
         message: object = await self._call.read()
         return message if isinstance(message, bytes) else None  # else grpc.aio.EOF

@@ -244,12 +244,11 @@ class Http2Stream:
                     await connection.resumed.wait()
         return out
 
-    def feed(self, piece: Bytes, size: int, *, ends: bool) -> None:
-        """Take a *piece* of the body, for which the peer has used *size* bytes of its window."""
+    def feed(self, pieces: Sequence[Bytes], size: int, *, ends: bool) -> None:
+        """Take *pieces* of the body, for which the peer has used *size* bytes of its window."""
         self.debt += size
-        self._read_bytes += size - len(piece)
-        if piece:
-            self._pieces.append(piece)
+        self._read_bytes += size - sum(map(len, pieces))
+        self._pieces += pieces
         self.is_half_closed = ends
         _wake(self._reader)
 
@@ -475,7 +474,9 @@ class Http2Connection(asyncio.Protocol):
                 # The beginning of a body's frame is taken as a frame of its own.
                 self._data_left, self._data_frame = at - size, (number, flags)
                 at, flags = size, 0
-            if kind == _DATA:
+            if kind == _DATA and length == MAX_FRAME_BYTES and not flags and at <= size:
+                at = self._read_long(data, start, number)
+            elif kind == _DATA:
                 self._on_data(number, flags, _cut(data, start, at))
             elif kind in _BLOCKS:
                 self._on_headers(kind, number, flags, data[start:at])
@@ -483,22 +484,43 @@ class Http2Connection(asyncio.Protocol):
                 self._on_other(kind, number, flags, data[start:at])
         return at
 
+    def _read_long(self, data: bytes, start: int, number: int) -> int:
+        """Take the longest frames of a body, as many as follow each other with the same header.
+
+        The payload of the first is at *start*. Return the place behind them.
+        """
+        header, view = data[start - _HEADER_BYTES : start], memoryview(data)
+        at, last = start + MAX_FRAME_BYTES, len(data) - MAX_FRAME_BYTES
+        pieces = [view[start:at]]
+        while data.startswith(header, at) and (start := at + _HEADER_BYTES) <= last:
+            at = start + MAX_FRAME_BYTES
+            pieces.append(view[start:at])
+        size = MAX_FRAME_BYTES * len(pieces)
+        if (stream := self._receiver(number, size)) is not None:
+            stream.feed(pieces, size, ends=False)
+        return at
+
     def _on_data(self, number: int, flags: int, payload: Bytes) -> None:
+        size = len(payload)
+        if (stream := self._receiver(number, size)) is not None:
+            piece = _unpadded(payload) if flags & _PADDED else payload
+            stream.feed((piece,) if piece else (), size, ends=bool(flags & _END_STREAM))
+
+    def _receiver(self, number: int, size: int) -> Http2Stream | None:
+        """Count *size* bytes of a body; return its stream unless that ignores them."""
         if not number or number > self._last:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-        size = len(payload)
         self._outstanding += size
         if self._outstanding > CONNECTION_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
         stream = self._streams.get(number)
         if stream is None or stream.is_half_closed:  # it was ended here, or is refused
             self._credit(size)
-            return
+            return None
         if stream.debt + size > STREAM_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
-        piece = _unpadded(payload) if flags & _PADDED else payload
         self.unanswered.add(number)
-        stream.feed(piece, size, ends=bool(flags & _END_STREAM))
+        return stream
 
     def _on_headers(self, kind: int, number: int, flags: int, payload: bytes) -> None:
         """Take a block of headers, which may come in a frame and continuations of it."""
@@ -529,7 +551,7 @@ class Http2Connection(asyncio.Protocol):
             if stream is not None:  # trailers, which gRPC gives no meaning in requests
                 if not ends or stream.is_half_closed:
                     raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-                stream.feed(b"", 0, ends=True)
+                stream.feed((), 0, ends=True)
             return
         self._last = number
         if len(self._streams) >= MAX_STREAMS:
@@ -538,7 +560,7 @@ class Http2Connection(asyncio.Protocol):
         stream = Http2Stream(self, number, fields, window=self._initial_window)
         self._streams[number] = stream
         if ends:
-            stream.feed(b"", 0, ends=True)
+            stream.feed((), 0, ends=True)
         stream.task = task = self.loop.create_task(self._answer_stream(stream))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import h2.events
 
 from sidecar.extproc.stream import Call, StreamEnd
-from sidecar.server.engine import PROCESS_METHOD
+from sidecar.server.engine import PROCESS_METHOD, Serve
 from sidecar.server.grpc_http2 import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
 from tests.support.http2_peer import REQUEST, Http2Peer
@@ -20,10 +20,14 @@ async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
 
 
 async def talk(
-    body: bytes, *, path: str = PROCESS_METHOD, more: tuple[tuple[str, str], ...] = ()
+    body: bytes,
+    *,
+    path: str = PROCESS_METHOD,
+    more: tuple[tuple[str, str], ...] = (),
+    serve: Serve = echo,
 ) -> tuple[bytes, dict[str, str]]:
     """Hold one call with the application and return the body and the trailers it sent."""
-    peer = Http2Peer(GrpcApplication(echo, max_message_bytes=100).answer)
+    peer = Http2Peer(GrpcApplication(serve, max_message_bytes=100).answer)
     peer.start()
     number = peer.request((*(dict(REQUEST) | {":path": path}).items(), *more))
     peer.client.send_data(number, body, end_stream=True)
@@ -38,6 +42,18 @@ async def test_a_call_that_ends_within_a_message_fails() -> None:
         b"".join(framed([b"whole"])),
         {"grpc-status": "13", "grpc-message": "the last message is cut short"},
     )
+
+
+async def test_messages_that_have_come_are_taken_without_a_wait() -> None:
+    async def take(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
+        del metadata
+        while (message := stream.take()) is not None:
+            await stream.write([message], ends=False)
+        assert await stream.read() is None
+        return StreamEnd.COMPLETED
+
+    body = b"".join(framed([b"one", b"two"]))
+    assert await talk(body, serve=take) == (body, {"grpc-status": "0"})
 
 
 async def test_a_deadline_nobody_can_read_fails_the_call() -> None:

@@ -460,6 +460,25 @@ async def test_a_peer_that_ignores_a_streams_window_loses_its_connection() -> No
     assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
 
 
+async def test_frames_of_a_long_body_that_come_in_one_read_count_as_if_apart() -> None:
+    """Of streams that take turns, and up to the last byte of a stream's window."""
+    peer = await started(collect)
+    first, second = peer.request(), peer.request()
+    await peer.settle()
+    one, two = (
+        raw(0x0, 0, number, bytes([number]) * MAX_FRAME_BYTES) for number in (first, second)
+    )
+    peer.connection.data_received(2 * one + two + one + 2 * two + raw(0x0, 1, second) + one)
+    await peer.settle()
+    assert peer.body(second) == bytes([second]) * (3 * MAX_FRAME_BYTES)
+    assert not peer.body(first)
+
+    peer = Http2Peer(wait)
+    frames = raw(0x0, 0, 1, b"x" * MAX_FRAME_BYTES) * (STREAM_WINDOW // MAX_FRAME_BYTES + 1)
+    peer.connection.data_received(HELLO + raw(0x1, 0x4, 1, POST) + frames)
+    assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
+
+
 async def test_bytes_of_streams_that_are_reset_unread_are_given_back() -> None:
     """Or the connection's window would be used up by clients that leave."""
     peer = Http2Peer(wait)
