@@ -117,12 +117,13 @@ async def test_guardrails_judge_vertex_ai_s_requests_and_streams(
 ) -> None:
     """Google's own client reads its own errors."""
     url, _ = vertex
+    credentials: Any = Credentials(token=stack.keys["block"])  # type: ignore[no-untyped-call] # theirs
     async with tls_client(stack) as https:
         client = genai.Client(
             vertexai=True,
             project="my-project",
             location="europe-west1",
-            credentials=Credentials(token=stack.keys["block"]),
+            credentials=credentials,
             http_options=types.HttpOptions(base_url=url, httpx_async_client=https),
         )
         generate: Any = client.aio.models.generate_content
