@@ -47,6 +47,9 @@ FLUSH_BYTES: Final = 1 << 18
 """Written at once, before the end of the loop's turn."""
 VIEWED_BYTES: Final = 8_192
 """From here on a piece is a view; a shorter one would keep in memory all that was read with it."""
+ANSWERS_AT_ONCE: Final = 4
+"""Answers that leave in one write. If all that were read together left together, all requests of
+a busy client would go back and forth as one, and Envoy and the worker take turns at being idle."""
 HIGH_WATER_BYTES: Final = 1 << 20
 """From here on a stream that writes waits until the peer has read."""
 
@@ -308,7 +311,7 @@ class Http2Connection(asyncio.Protocol):
         self._data_left = 0
         self._data_frame = 0, 0
         self._outgoing: list[Bytes] = []
-        self._outgoing_bytes = 0
+        self._outgoing_bytes = self._answers = 0
 
     # The transport.
 
@@ -367,14 +370,16 @@ class Http2Connection(asyncio.Protocol):
     def send(self, *frames: Bytes, is_answer: bool = False) -> None:
         """Write whole frames, together with all others of this turn of the loop.
 
-        Streams that were read in one piece are answered in one, which wakes Envoy once: with the
-        last of these answers. Behind it come the ends of these requests, for which the peer need
-        not wait. After the connection is lost frames are dropped.
+        Streams that were read in one piece are answered a few at a time, each of which wakes Envoy
+        once. Behind the last come the ends of these requests, for which the peer need not wait.
+        After the connection is lost frames are dropped.
         """
         is_first = not self._outgoing
+        self._answers += is_answer
         self._outgoing += frames
         self._outgoing_bytes += sum(map(len, frames))
-        if self._outgoing_bytes >= FLUSH_BYTES or (is_answer and not self.unanswered):
+        is_due = self._answers >= ANSWERS_AT_ONCE or (is_answer and not self.unanswered)
+        if is_due or self._outgoing_bytes >= FLUSH_BYTES:
             self._flush()
         elif is_first:
             self.loop.call_soon(self._flush)
@@ -388,7 +393,7 @@ class Http2Connection(asyncio.Protocol):
             else:  # a long body is copied by the kernel alone
                 self._transport.writelines(self._outgoing)
             self._outgoing = []
-            self._outgoing_bytes = 0
+            self._outgoing_bytes = self._answers = 0
 
     def go_away(self) -> None:
         """Ask the peer for no new streams; those under way, and those it has begun, are served."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.server.http2 import (
+    ANSWERS_AT_ONCE,
     CONNECTION_WINDOW,
     MAX_CONTROL_BYTES,
     MAX_FRAME_BYTES,
@@ -159,6 +160,25 @@ async def test_answers_to_one_read_leave_together_before_any_of_their_streams_go
     peer.client.send_data(1, b"more")
     await peer.settle()
     assert written == [True, True, True]
+
+
+async def test_answers_to_a_read_of_many_streams_leave_a_few_at_a_time() -> None:
+    """The peer goes on with the first of them while the others are answered."""
+
+    async def answer(stream: Http2Stream) -> None:
+        await read(stream)
+        writes.append(peer.transport.writes - before)
+        await stream.write(OPENING, [b"done"], TRAILERS)
+
+    writes: list[int] = []
+    peer = await started(answer)
+    for _ in range(2 * ANSWERS_AT_ONCE + 1):
+        peer.client.send_data(peer.request(), b"now")
+    peer.send()
+    before = peer.transport.writes
+    await asyncio.sleep(0)
+    assert writes == [0] * ANSWERS_AT_ONCE + [1] * ANSWERS_AT_ONCE + [2]
+    assert peer.transport.writes == before + 3
 
 
 async def test_answers_to_pieces_of_one_stream_that_came_together_leave_together() -> None:
