@@ -13,6 +13,7 @@ body and rest together say what the whole body says.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -191,40 +192,42 @@ _BEHIND_LIST: Final = re.compile(rb"\][ \t\r\n]*[,}][ \t\r\n]*(?:\"|\Z)")
 _BEFORE_END: Final = frozenset(b"} \t\r\n")
 
 
-def ends_of_beginnings(body: bytes, field: str, start: int) -> list[int]:
-    """Return where a known beginning of a list may end, in order: behind one of its elements.
+def ends_of_beginnings(body: bytes, field: str, start: int) -> Iterator[int]:
+    """Yield where a known beginning of a list may end: behind all of it, or one of its elements.
 
-    All of the list is known if a request is sent again, as clients do after an error.
+    All of the list is known if a request is sent again, as clients do after an error. The last
+    elements come first.
     """
-    # Messages begin with one of few names; the items of `input` do not.
-    openings: tuple[bytes, ...] = (b'{"',)
-    if field != "input":
-        first = body[start : body.find(b'"', start + 2) + 1][:_MAX_GAP]
-        openings = (first, *_MESSAGE_OPENINGS)
-    ends: list[int] = []
-    at, least = len(body), max(start + 1, len(body) - _MAX_TURN_BYTES)
-    for _ in range(_MAX_OBJECTS):
-        at = body.rfind(b'{"', least, at)
-        if at < 0 or len(ends) == _MAX_ENDS:
-            break
-        if not body.startswith(openings, at):
-            continue
-        before = body[max(at - _MAX_GAP, start) : at]
-        left = before.rstrip(b" \t\r\n,")
-        if left.endswith(b"}") and len(left) < len(before):
-            ends.append(at - len(before) + len(left))
-    at, most = len(body), len(ends) + _MAX_ENDS
+    least = max(start + 1, len(body) - _MAX_TURN_BYTES)
+    at, ends = len(body), 0
     for _ in range(_MAX_OBJECTS):
         at = body.rfind(b"]", least, at)  # twenty times as fast as an expression for all of it
-        if at < 0 or len(ends) == most:
+        if at < 0 or ends == _MAX_ENDS:
             break
         if body[at - 1] not in _BEFORE_END:
             continue
         before = body[max(at - _MAX_GAP, least) : at]
         left = before.rstrip(_SPACE)
         if left.endswith(b"}") and _BEHIND_LIST.match(body, at):
-            ends.append(at - len(before) + len(left))
-    return sorted(ends)
+            ends += 1
+            yield at - len(before) + len(left)
+    # Messages begin with one of few names; the items of `input` do not.
+    openings: tuple[bytes, ...] = (b'{"',)
+    if field != "input":
+        first = body[start : body.find(b'"', start + 2) + 1][:_MAX_GAP]
+        openings = (first, *_MESSAGE_OPENINGS)
+    at, ends = len(body), 0
+    for _ in range(_MAX_OBJECTS):
+        at = body.rfind(b'{"', least, at)
+        if at < 0 or ends == _MAX_ENDS:
+            break
+        if not body.startswith(openings, at):
+            continue
+        before = body[max(at - _MAX_GAP, start) : at]
+        left = before.rstrip(b" \t\r\n,")
+        if left.endswith(b"}") and len(left) < len(before):
+            ends += 1
+            yield at - len(before) + len(left)
 
 
 def elements_of(body: bytes, value: Span) -> Span | None:

@@ -45,6 +45,9 @@ MIN_VALUE_BYTES: Final = 1_024
 TAIL_BYTES: Final = 256
 """The end of a list by which its next turn is recognised, before the whole of it is hashed."""
 
+MAX_HASHED: Final = 3
+"""Ends of known lists up to which one body is hashed: a client could send any number of them."""
+
 MAX_JOINED_FINDINGS: Final = 100
 """Of one guardrail. A search treats thousands in one request in another way, and counts those
 that overlap as well; with fewer it cannot come to that."""
@@ -195,29 +198,24 @@ class Conversation:
         return self._table.key(self._owner, self.scan, self._route, field)
 
     def _known_beginning(self, field: str, start: int) -> tuple[int, int, blake3] | None:
-        """Return the longest known beginning of the list: its start and end, and its hash.
+        """Return a known beginning of the list, mostly the longest: start, end, and its hash.
 
         The entry of it is the first of the reading's known fragments.
         """
-        key = self._key(field)
-        ends = [
-            end
-            for end in ends_of_beginnings(self._body, field, start)
-            if _tail(key, self._body, start, end) in self._table.tails
-        ]
-        self._is_next_turn = bool(ends)
-        hasher = blake3(key=key)
-        at, body = start, memoryview(self._body)
-        seen: list[tuple[int, blake3]] = []
-        for end in ends:
-            hasher.update(body[at:end])
-            at = end
-            seen.append((end, hasher.copy()))
-        for end, known in reversed(seen):
+        key, tails, body = self._key(field), self._table.tails, self._body
+        hashed = 0
+        for end in ends_of_beginnings(body, field, start):
+            if _tail(key, body, start, end) not in tails:
+                continue
+            self._is_next_turn = True
+            known = blake3(memoryview(body)[start:end], key=key)
             entry = self._table.get(known.digest())
             if entry is not None:
                 self._reading.known.append(entry)
                 return start, end, known
+            hashed += 1
+            if hashed == MAX_HASHED:
+                break
         return None
 
     def _spans_of_list(

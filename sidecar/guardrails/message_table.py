@@ -72,7 +72,7 @@ class MessageTable:
 
         Else a request that is judged faster would show what another owner has sent.
         """
-        scope = (owner, scan.number, route.dialect.value, route.form.value, field)
+        scope = (owner, scan.number, route.dialect._value_, route.form._value_, field)
         key = self._keys.get(scope)
         if key is None:
             if len(self._keys) >= MAX_KEYS:

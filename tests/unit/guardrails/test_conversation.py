@@ -103,6 +103,17 @@ def test_turns_of_a_few_words_are_followed_one_by_one() -> None:
         assert new_texts(known, chat(*talk)) == [b"gpt-5", text.encode()]
 
 
+def test_a_turn_that_ends_as_others_is_recognised_by_its_own_beginning() -> None:
+    known = table()
+    talk = [message("user", "hello"), message("assistant", "hi")]
+    same = [message("user", "same!"), message("assistant", "also!")]
+    judge(known, chat(*talk))
+    for other in ("one", "two"):
+        judge(known, chat(message("user", other), *same))
+        judge(known, chat(message("user", other), *same[:1]))
+    assert new_texts(known, chat(*talk, *same)) == [b"gpt-5", b"same!", b"also!"]
+
+
 def test_of_a_request_that_is_sent_again_nothing_is_searched() -> None:
     """As clients do after an error; the fields behind the list may be others."""
     known = table()
