@@ -134,6 +134,9 @@ guardrails: [{name: hook, type: webhook, url: "HOOK/rubbish", timeout: 5s, on_er
 name: search-unknown
 provider: {credential: gone}
 ---
+name: search-behind
+provider: {credential: search-behind}
+---
 name: region-unknown
 provider: {region: mars}
 ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ pytestmark = [pytest.mark.stack, POLICY, pytest.mark.asyncio(loop_scope="session
 
 ROUTES = Path(__file__).resolve().parents[2] / "examples" / "providers-by-policy" / "routes.yaml"
 TEAM_KEY = "Bearer team-key"
+OVERRIDE = "x-aigw-api-key"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+MUTATION = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
 
 
 def with_the_example_s_routes(config: Config) -> None:
@@ -39,9 +43,36 @@ def with_the_example_s_routes(config: Config) -> None:
         text = own.replace("/openai.yaml", f"/{secret}.yaml")
         text = text.replace("name: openai\n", f"name: {secret}\n")
         clusters.append(yaml.safe_load(text) | {"name": name, "alt_stat_name": name})
+    clusters.append(ai_gateway(yaml.safe_load(own)))
+    routes = yaml.safe_load(ROUTES.read_text(encoding="utf-8"))
+    behind = copy.deepcopy(routes[0])
+    behind["match"]["dynamic_metadata"][0]["value"]["string_match"]["exact"] = "search-behind"
+    behind["route"]["cluster"] = "ai_gateway"
     for manager in connection_managers(config):
         for host in manager["route_config"]["virtual_hosts"]:
-            host["routes"][:0] = yaml.safe_load(ROUTES.read_text(encoding="utf-8"))
+            host["routes"][:0] = [behind, *routes]
+            host["request_headers_to_remove"].append(OVERRIDE)
+
+
+def ai_gateway(cluster: Config) -> Config:
+    """Return a cluster with a secret for Envoy AI Gateway, which stands in it as well.
+
+    By the source of its version 1.1 (`internal/backendauth/credential_override.go`): it takes the
+    header of `credentialOverride` away, and writes the credential where the provider wants it.
+    """
+    filters = cluster["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
+    generic = filters[0]["typed_config"]["credential"]["typed_config"]
+    generic["header"] = OVERRIDE
+    secret = generic["credential"]["sds_config"]["path_config_source"]
+    secret["path"] = secret["path"].replace("/openai.yaml", "/search-behind.yaml")
+    generic["credential"]["name"] = "search-behind"
+    written = {"key": "authorization", "value": f"Bearer %REQ({OVERRIDE})%"}
+    overwrite = {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD", "header": written}
+    mutations = {"request_mutations": [{"append": overwrite}, {"remove": OVERRIDE}]}
+    filters.insert(
+        1, {"name": "gateway", "typed_config": {"@type": MUTATION} | {"mutations": mutations}}
+    )
+    return cluster | {"name": "ai_gateway", "alt_stat_name": "ai_gateway"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -49,6 +80,8 @@ async def routed(session_stack: Stack) -> AsyncIterator[Gateway]:
     """An Envoy with these routes."""
     secrets = session_stack.run.path / "sds"
     write_credential(secrets, name="search-openai", header_value=SecretStr(TEAM_KEY))
+    bare = SecretStr(TEAM_KEY.removeprefix("Bearer "))
+    write_credential(secrets, name="search-behind", header_value=bare)
     async with second_gateway(session_stack, with_the_example_s_routes) as gateway:
         yield gateway
 
@@ -65,6 +98,20 @@ async def test_a_policy_s_credential_is_the_one_that_the_provider_receives(
 
     assert received[0] == TEAM_KEY != received[1]
     assert statuses == [401, 200]  # the provider of the tests takes its usual key alone
+
+
+async def test_a_policy_s_credential_reaches_the_provider_of_an_ai_gateway_behind(
+    stack: Stack, routed: Gateway
+) -> None:
+    """In the header of its `credentialOverride`; a client's own header of that name does not."""
+    received = []
+    for key in ("search-behind", "free"):
+        headers = [(OVERRIDE, "of-a-client")]
+        await stack.post(chat("hello"), key=key, url=routed.https_url, headers=headers)
+        received.append((await stack.received())[-1])
+
+    assert received[0].all("authorization") == [TEAM_KEY]
+    assert [one.all(OVERRIDE) for one in received] == [[], []]
 
 
 async def sent_to(routed: Gateway, stack: Stack) -> list[int]:

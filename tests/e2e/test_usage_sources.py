@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import anthropic
 import httpx2
@@ -16,6 +18,7 @@ import pytest_asyncio
 from loadtest.usage.trailers import counted_by_envoy
 from tests.e2e.test_limits import a_change, command
 from tests.e2e.test_usage import TOKENS, recorded, told
+from tests.support.clients import tls_client
 from tests.support.engines import COUNTS
 from tests.support.gateway_renderings import (
     as_envoy_gateway,
@@ -65,6 +68,8 @@ async def test_answers_are_counted_behind_the_filter_for_istio(
             answer = await stack.post(chat("Count me.", stream=streamed, **options), key=key)
             record = await recorded(stack, answer.request_id)
             assert told(record, *TOKENS) == (3, 7, False, "completed", 200)
+        await spends_its_tokens(stack)
+        await spends_its_money(stack)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -191,37 +196,102 @@ async def test_the_log_that_envoy_gateway_can_send_is_counted_by_bytes(
     async with more_workers(session_stack, *adapted, workers=1, settings=settings) as stack:
         answer = await stack.post(chat("Count me."), key="free")
         record = await recorded(stack, answer.request_id)
+        await spends_its_money(stack)
 
     assert told(record, "is_estimated", "ended", "status") == (True, "completed", 200)
     assert record["input_tokens"] > 0
 
 
-async def test_official_clients_are_limited_by_their_real_use(answers: Stack) -> None:
-    """Each request reserves all but some of its key's tokens, and gets the rest back."""
-    async with a_change(answers):
-        key = await answers.new_key("redact")
-    async with a_change(answers):
-        await command(answers, "limits", "set", "--key", key.key_id, "tokens/day=10000")
-    tls = ssl.create_default_context(cafile=str(answers.facts.ca_file))
+Ask = Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def official_clients(
+    stack: Stack, *limits: str, max_tokens: int
+) -> AsyncIterator[list[Ask]]:
+    """Yield a request of each client, whole and streamed, with one key that has these limits."""
+    async with a_change(stack):
+        key = await stack.new_key("free")
+    async with a_change(stack):
+        await command(stack, "limits", "set", "--key", key.key_id, *limits)
+    given: Any = {
+        "max_tokens": max_tokens,
+        "messages": [{"role": "user", "content": "Count me."}],
+    }
+    settings: Any = {"api_key": key.reveal(), "max_retries": 0}
+    async with tls_client(stack) as https:
+        url = stack.facts.https_url
+        by_openai = openai.AsyncOpenAI(base_url=f"{url}/v1", http_client=https, **settings)
+        by_anthropic = anthropic.AsyncAnthropic(base_url=url, http_client=https, **settings)
+
+        async def ask(create: Any, *, streamed: bool, model: str) -> None:
+            answer = await create(model=model, stream=streamed, **given)
+            if streamed:
+                async for _ in answer:
+                    pass
+
+        yield [
+            partial(ask, create, streamed=streamed, model=model)
+            for create, model in (
+                (by_openai.chat.completions.create, "gpt-4o"),
+                (by_anthropic.messages.create, "claude-mock"),
+            )
+            for streamed in (False, True)
+        ]
+
+
+async def refusals(asks: list[Ask]) -> list[tuple[str, str]]:
+    """Return the type and code in the error of each request that is refused with 429."""
+    found = []
+    for ask in asks:
+        try:
+            await ask()
+        except (openai.RateLimitError, anthropic.RateLimitError) as error:
+            body: Any = error.body
+            words = body.get("error", body)  # OpenAI's client unpacks it
+            found.append((words["type"], words.get("code", "")))
+    return found
+
+
+async def spends_its_tokens(stack: Stack) -> None:
+    """Each request reserves most of the key's tokens, and uses ten: four fit, and no fifth."""
     async with (
-        openai.AsyncOpenAI(
-            base_url=f"{answers.facts.https_url}/v1",
-            api_key=key.reveal(),
-            http_client=httpx2.AsyncClient(verify=tls),
-            max_retries=0,
-        ) as client,
-        asyncio.timeout(30),
+        official_clients(stack, "tokens/day=100", max_tokens=60) as asks,
+        asyncio.timeout(60),
     ):
-        for streamed in (True, False, True):
-            given = None
-            while given is None:
-                with contextlib.suppress(openai.RateLimitError):  # until it is corrected
-                    given = await client.chat.completions.create(
-                        model="gpt-4o",
-                        max_tokens=9_900,
-                        messages=[{"role": "user", "content": "Count me."}],
-                        stream=streamed,
-                    )
-            if isinstance(given, openai.AsyncStream):
-                chunks = [chunk async for chunk in given]
-                assert all(chunk.choices for chunk in chunks)  # the counts are hidden from it
+        for ask in asks:
+            while await refusals([ask]):  # noqa: ASYNC110 - until the one before is corrected
+                await asyncio.sleep(0.05)
+        assert await refusals(asks) == [OF_OPENAI, OF_OPENAI, OF_ANTHROPIC, OF_ANTHROPIC]
+
+
+OF_OPENAI = ("rate_limit_error", "rate_limit_exceeded")
+OF_ANTHROPIC = ("rate_limit_error", "")
+
+
+async def spends_its_money(stack: Stack) -> None:
+    """A budget ends with OpenAI's own word for it; a worker reads prices now and then."""
+    for model in ("gpt-4o", "claude-mock"):
+        prices = ("--input", "1000", "--output-tokens", "1000", "--from", "2020-01-01")
+        await command(stack, "price", "set", model, *prices)
+    ended = [("insufficient_quota", "budget_exhausted")] * 2 + [OF_ANTHROPIC] * 2
+    async with (
+        official_clients(stack, "cost/month=0.1", max_tokens=10) as asks,
+        asyncio.timeout(60),
+    ):
+        while await refusals(asks) != ended:  # noqa: ASYNC110 - in a worker
+            await asyncio.sleep(0.05)
+
+
+async def test_a_spent_limit_refuses_official_clients_behind_envoy_gateway(answers: Stack) -> None:
+    """By the counts that a worker reads in answers."""
+    await spends_its_tokens(answers)
+    await spends_its_money(answers)
+
+
+async def test_a_spent_limit_refuses_official_clients_with_counts_in_trailers(
+    trailers: Stack,
+) -> None:
+    """By Envoy's own counts, without a byte of an answer."""
+    await spends_its_tokens(trailers)
+    await spends_its_money(trailers)

@@ -29,7 +29,7 @@ def resource(gateway: str, file: str, kind: str) -> dict[str, Any]:
 
 def as_envoy_gateway(config: Config) -> None:
     """Render the example's EnvoyExtensionPolicy: off in the listener, on in each route."""
-    policy = resource("envoy-gateway", "usage.yaml", "EnvoyExtensionPolicy")
+    policy = resource("envoy-gateway", "standalone.yaml", "EnvoyExtensionPolicy")
     (wanted,) = policy["spec"]["extProc"]
     mode, cluster = wanted["processingMode"], "envoyextensionpolicy/llm/egret/0/egret"
     name = "envoy.filters.http.ext_proc/envoyextensionpolicy/llm/egret/extproc/0"
@@ -65,14 +65,9 @@ def as_envoy_gateway(config: Config) -> None:
 
 
 def as_istio(config: Config) -> None:
-    """Insert the filter of the example before the router, with the answers that counts need."""
+    """Insert the filter of the example before the router."""
     example = resource("istio", "envoy-filter.yaml", "EnvoyFilter")
     value = example["spec"]["configPatches"][0]["patch"]["value"]
-    value["typed_config"]["processing_mode"] |= {
-        "response_header_mode": "SEND",
-        "response_body_mode": "FULL_DUPLEX_STREAMED",
-        "response_trailer_mode": "SEND",
-    }
     for manager in connection_managers(config):
         _replace_filters(manager, value)
     cluster = value["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
