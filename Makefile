@@ -26,8 +26,6 @@ REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
 # Each process has a stack of its own, which waits for most of the time.
 TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# Cases that no engine can change run on http2 alone: tests/support/engines.py has the reasons.
-BY_ENGINE := -m "not any_engine"
 # The console's tests run where there is a browser; the status page has a target of its own.
 BROWSER = $(if $(shell command -v $(CHROMIUM)),--browser $(CHROMIUM) --ignore tests/browser/test_status_page.py)
 SIZE :=
@@ -90,16 +88,14 @@ demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table
 	$(EGRET) demo
 
 test: $(DEV_STAMP) $(HELM_STAMP) build/client/.stamp has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
-	$(PY) -m pytest tests/e2e --engine grpcio $(BY_ENGINE) $(TWO_PROCESSES) $(SIZE) --durations 20
-	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) --engine http2 $(TWO_PROCESSES) $(SIZE) --durations 40
+	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40
 	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(BROWSER) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='$(CORE)' --fail-under=100 --skip-covered
 
 test-full: SIZE := --full
-test-full: BY_ENGINE :=
 test-full: TRACED := --cov
-test-full: test ## The same with a million rows, more examples, and each case of the stack on both engines
+test-full: test ## The same with a million rows and more examples
 
 check: check-style check-types check-imports check-files check-shape ##! Everything that needs no test: format, lint, types, layers, scripts, protocols, budgets
 
@@ -234,9 +230,8 @@ bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revisi
 bench-conversation: $(DEV_STAMP) ## What the next turn of a conversation costs beside its first; with REV, at that revision too
 	$(PY) -m loadtest.bench_conversation $(if $(REV),--against $(REV)) $(BENCH_OPTIONS)
 
-soak: $(DEV_STAMP) ## Half an hour at half of the peak, each engine: no error, no leak, nothing left behind
-	$(PY) -m loadtest.soak --engine h2corn $(BENCH_OPTIONS)
-	$(PY) -m loadtest.soak --engine grpcio $(BENCH_OPTIONS)
+soak: $(DEV_STAMP) ## Half an hour at half of the peak: no error, no leak, nothing left behind
+	$(PY) -m loadtest.soak $(BENCH_OPTIONS)
 
 counts: $(DEV_STAMP) ## What one exchange makes a worker do, compared with the baseline; part of make test
 	$(PY) -m loadtest.counts

@@ -119,12 +119,6 @@ def quantile(share: float, metric: str, by: str = "", where: str = EGRET) -> str
     return f"histogram_quantile({share}, {rate(f'{metric}_bucket', labels, where)})"
 
 
-def by_engine(rate_of: str) -> str:
-    """Return a rate by instance with the engine that serves there as a label."""
-    engine = f"max by (instance, engine) (egret_build_info{{{EGRET}}})"
-    return f"{rate_of} * on (instance) group_left (engine) {engine}"
-
-
 def quantiles(metric: str, where: str = EGRET) -> tuple[Query, ...]:
     """Return the three that say most."""
     shares = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))

@@ -7,14 +7,12 @@ from typing import Final
 from dashboards.board import (
     EGRET,
     INSTANCE,
-    RATE,
     Board,
     Panel,
     Query,
     Row,
     Unit,
     Variable,
-    by_engine,
     quantile,
     quantiles,
     rate,
@@ -46,47 +44,6 @@ _OWN_ROW: Final = Row(
             description="Sizes of request bodies that were read.",
             queries=quantiles("egret_body_bytes"),
             unit=Unit.BYTES,
-        ),
-    ),
-)
-
-_ENDED: Final = f"rate(egret_exchanges_total{{{EGRET}}}{RATE})"
-_FAILED: Final = f'rate(egret_exchanges_total{{outcome="failed", {EGRET}}}{RATE})'
-_PHASES: Final = f"rate(egret_phase_seconds_bucket{{{EGRET}}}{RATE})"
-_ENGINE: Final = "{{engine}}"
-
-_ENGINE_ROW: Final = Row(
-    "By engine",
-    (
-        Panel(
-            title="Exchanges, by engine",
-            description="By `EGRET_SERVER__ENGINE`; two engines while one is tried out.",
-            queries=(Query(f"sum by (engine) ({by_engine(_ENDED)})", _ENGINE),),
-            unit=Unit.REQUESTS,
-        ),
-        Panel(
-            title="Failed, by engine",
-            description="The share that Egret could not check and refused.",
-            queries=(
-                Query(
-                    f"(sum by (engine) ({by_engine(_FAILED)}) "
-                    f"or 0 * sum by (engine) ({by_engine(_ENDED)})) "
-                    f"/ sum by (engine) ({by_engine(_ENDED)})",
-                    _ENGINE,
-                ),
-            ),
-            unit=Unit.SHARE,
-        ),
-        Panel(
-            title="By engine and phase, p99",
-            description="The same work on both; only the transport of messages differs.",
-            queries=(
-                Query(
-                    f"histogram_quantile(0.99, sum by (le, engine, phase) ({by_engine(_PHASES)}))",
-                    "{{engine}} {{phase}}",
-                ),
-            ),
-            unit=Unit.SECONDS,
         ),
     ),
 )
@@ -208,7 +165,7 @@ PERFORMANCE: Final = Board(
     "performance",
     "Egret: performance",
     "Time in Egret, in its processes, and at the provider.",
-    (_OWN_ROW, _ENGINE_ROW, _PROCESS_ROW, _ANSWER_ROW),
+    (_OWN_ROW, _PROCESS_ROW, _ANSWER_ROW),
     (
         INSTANCE,
         Variable(

@@ -43,40 +43,32 @@ SPREAD: Final = "c16"
 """The load of which all quantiles are drawn."""
 
 
-def load_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
+def load_grid(figures: Figures, loads: Sequence[Load]) -> Grid:
     """Return throughput and latency as clients see them, with and without Egret."""
     rows = [
         [
             _title(load),
-            "Envoy alone" if target == BASELINE else f"+ Egret, {target}",
+            TITLES[target],
             *(_shown(figures, f"{target}.{load.name}.{name}", digits) for name, digits in _SEEN),
         ]
         for load in loads
-        for target in (BASELINE, *engines)
+        for target in TITLES
     ]
     columns = ("load", "target", "RPS", "p50 ms", "p95 ms", "p99 ms", "errors", "dropped")
     return Grid("Throughput and latency", columns, rows, labels=2)
 
 
-def engine_grid(figures: Figures, loads: Sequence[Load], engines: Sequence[str]) -> Grid:
+def cost_grid(figures: Figures, loads: Sequence[Load]) -> Grid:
     """Return the latency that Egret adds, and the CPU time of each process."""
-    rows = [list(_engine_row(figures, load, engine)) for engine in engines for load in loads]
+    rows = [list(_cost_row(figures, load)) for load in loads]
     columns = (
-        "load", "engine", "+p50 ms", "+p95 ms", "+p99 ms",
+        "load", "+p50 ms", "+p95 ms", "+p99 ms",
         "worker CPU µs", "Envoy CPU µs", "Envoy alone µs",
     )  # fmt: skip
-    return Grid("Added latency and CPU time of a request", columns, rows, labels=2)
+    return Grid("Added latency and CPU time of a request", columns, rows)
 
 
-def memory_grid(figures: Figures, engines: Sequence[str]) -> Grid:
-    """Return the resident memory of a worker after all of that."""
-    rows = [[engine, _shown(figures, f"{engine}.rss_mb", 0)] for engine in engines]
-    return Grid("Memory of a worker", ("engine", "RSS MB"), rows)
-
-
-def bench_plot(
-    figures: Figures, loads: Sequence[Load], engines: Sequence[str], *, path: Path
-) -> None:
+def bench_plot(figures: Figures, loads: Sequence[Load], *, path: Path) -> None:
     """Draw how latency is spread at one load, and how it grows with the throughput."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
 
@@ -85,8 +77,7 @@ def bench_plot(
 
     closed = [load for load in loads if load.rate is None]
     figure, (spread, growth) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for number, target in enumerate((BASELINE, *engines)):
-        label = "Envoy alone" if target == BASELINE else f"+ Egret, {target}"
+    for number, (target, label) in enumerate(TITLES.items()):
         points = quantiles(figures, f"{target}.{SPREAD}")
         latencies, shares = [ms for _, ms in points], [percent / 100 for percent, _ in points]
         spread.plot(latencies, shares, marker=".", color=f"C{number}", label=label)
@@ -125,10 +116,9 @@ _SEEN: Final = (
 )  # fmt: skip
 
 
-def _engine_row(figures: Figures, load: Load, engine: str) -> Iterator[str]:
-    key = f"{engine}.{load.name}"
+def _cost_row(figures: Figures, load: Load) -> Iterator[str]:
+    key = f"{HERE.name}.{load.name}"
     yield _title(load)
-    yield engine
     for name in ("added_p50_ms", "added_p95_ms", "added_p99_ms"):
         yield _shown(figures, f"{key}.{name}", 2)
     yield _shown(figures, f"{key}.worker_cpu_us", 0)
@@ -144,9 +134,8 @@ def _title(load: Load) -> str:
     return f"closed, {load.connections}" if load.rate is None else f"open, {load.rate}/s"
 
 
-ENGINES: Final = ("grpcio", "h2corn")
-"""`h2corn` is the former name of the engine `http2`, which its workers accept: figures keep it, so
-that they can be compared across revisions."""
+MEMORY: Final = f"{HERE.name}.rss_mb"
+TITLES: Final = {BASELINE: "Envoy alone", HERE.name: "+ Egret"}
 LOADS: Final = (
     Load("c1", 1),
     Load("c16", 16),
@@ -185,19 +174,17 @@ def main() -> int:
     except (PartError, LoadError) as error:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
-    grids = (
-        load_grid(figures, LOADS, ENGINES),
-        engine_grid(figures, LOADS, ENGINES),
-        memory_grid(figures, ENGINES),
-    )
+    grids = (load_grid(figures, LOADS), cost_grid(figures, LOADS))
     for grid in grids:
         grid.show(console)
+    memory = f"Memory of a worker after all of that: {_shown(figures, MEMORY, 0)} MB."
+    console.print(memory)
     path = write_json("bench", figures, run)
-    bench_plot(figures, LOADS, ENGINES, path=DIRECTORY / "bench.png")
+    bench_plot(figures, LOADS, path=DIRECTORY / "bench.png")
     console.print(f"\nWritten to {path} and {DIRECTORY / 'bench.png'}.")
     if options.markdown:
         tables = "\n\n".join(grid.as_markdown() for grid in grids)
-        write_section("bench", f"{run.as_sentence()}\n\n{tables}")
+        write_section("bench", f"{run.as_sentence()}\n\n{tables}\n\n{memory}")
         publish("bench")
         publish_picture("bench")
         write_sizing()
@@ -213,13 +200,10 @@ async def _measure(plan: Plan, console: Console) -> dict[str, float]:
         body.write_bytes(chat_body())
         with run_directory(Path(place) / "run") as run:
             options = StackOptions(workers=plan.workers, envoy_threads=plan.envoy_threads)
-            async with running_gateways((HERE,), ENGINES, run=run, options=options) as gateways:
+            async with running_gateways((HERE,), run=run, options=options) as gateways:
                 rounds = await _Runner(gateways, body, console).rounds(plan)
-                memory = {
-                    f"{engine}.rss_mb": max(map(resident_mb, gateways[engine].processes))
-                    for engine in ENGINES
-                }
-    return {**bench_figures(rounds), **memory}
+                memory = max(map(resident_mb, gateways[HERE.name].processes))
+    return {**bench_figures(rounds), MEMORY: memory}
 
 
 class _Runner:
@@ -229,7 +213,7 @@ class _Runner:
         self._gateways = gateways
         self._body = body
         self._console = console
-        self._targets = (BASELINE, *ENGINES)
+        self._targets = tuple(TITLES)
 
     async def rounds(self, plan: Plan) -> list[Round]:
         """Measure all of *plan*; the order of the targets turns round with every round."""
@@ -267,7 +251,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="each figure is a median of these")
-    parser.add_argument("--workers", type=int, default=1, help="workers of each engine")
+    parser.add_argument("--workers", type=int, default=1, help="workers of Egret")
     parser.add_argument("--envoy-threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one round of 2 s: a smoke test")
     parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")

@@ -3,10 +3,10 @@
     python -m loadtest.bench_against REV [--engine h2corn] [--load c16] [--rounds 4] [--seconds 4]
                                          [--markdown]
 
-Runs this checkout and a worktree of REV (build/against) beside each other, each with its own
-workers and Envoy configuration. Every second round goes backwards. Ratios, new through REV, are
-medians over the rounds; below 1 is less. Prints a table and writes build/bench/bench-against.json.
-Exits 1 when a request failed.
+Runs this checkout and a worktree of REV (build/against) beside each other, REV once with each of
+its engines; each has its own workers and Envoy configuration. Every second round goes backwards.
+Ratios, new through REV, are medians over the rounds; below 1 is less. Prints a table and writes
+build/bench/bench-against.json. Exits 1 when a request failed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from loadtest.streams.recorded import STREAM_POLICY
 from loadtest.texts import chat_body
 
 ENGINES: Final = ("h2corn", "grpcio")
-"""Names that the workers of both sides accept: `h2corn` is the former name of `http2`."""
+"""Servers of REV, by names that its workers accept: `h2corn` was once that of HTTP/2."""
 NEW: Final = "new"
 REV: Final = "rev"
 SIDES: Final = (NEW, REV)
 GO: Final = "go"
 GO_FIGURE: Final = f"{GO}.c16.worker_cpu_us"
 GO_BESIDE: Final = "h2corn"
-"""The engine that the Go server is measured beside, once a round."""
+"""The server of REV beside which the Go server is measured, once a round."""
 GO_RATIO: Final = f"h2corn.c16.cpu_of_{GO}"
 FLOOR: Final = Path(__file__).parent / "go" / "floor.go"
 LONG_BODY_BYTES: Final = 64 * 1024
@@ -80,7 +80,7 @@ RATIOS: Final = {
     "chunk.cpu": "Egret's CPU, guarded stream, µs a chunk",
     "ttft.added_p50": "added median time to the first event, ms",
 }
-"""The figures of each engine, in the order they are shown."""
+"""The figures beside each server of REV, in the order they are shown."""
 
 
 TARGETS: Final = {
@@ -101,7 +101,7 @@ MORE_IS_BETTER: Final = frozenset({"h2corn.c16.rps"})
 
 @dataclass(slots=True)
 class Series:
-    """Values by `<side>.<engine>.<figure>`, one a round, and all failures."""
+    """Values by `<side>.<engine of REV>.<figure>`, one a round, and all failures."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     errors: int = 0
@@ -249,14 +249,18 @@ async def _measure(
         console.print("Starting both sides …")
         # The long bodies are all the same: a table of known messages would know them.
         sides = (
-            Side(REV, rev),
+            *(
+                Side(f"{REV}.{engine}", rev, settings={"EGRET_SERVER__ENGINE": engine})
+                for engine in engines
+            ),
             Side(NEW, ROOT, settings={TABLE_SETTING: "0"}),
         )
         floor = await asyncio.to_thread(build_floor)
         servers = {} if floor is None else {GO: floor}
         stack = StackOptions(policies=STREAM_POLICY, servers=servers)
-        async with running_gateways(sides, engines, run=run, options=stack) as gateways:
-            runner = _Runner(gateways, options.seconds, Path(place), console)
+        async with running_gateways(sides, run=run, options=stack) as gateways:
+            new = {f"{NEW}.{engine}": gateways[NEW] for engine in engines}
+            runner = _Runner(gateways | new, options.seconds, Path(place), console)
             return await runner.rounds(engines, options.load or LOADS, options.rounds)
 
 
@@ -364,7 +368,9 @@ class _Runner:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench_against", description=__doc__)
     parser.add_argument("rev", help="a revision, such as a tag or a commit")
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="both by default")
+    parser.add_argument(
+        "--engine", choices=ENGINES, action="append", help="of REV; both by default"
+    )
     parser.add_argument("--load", choices=LOADS, action="append", help="all by default")
     parser.add_argument("--rounds", type=int, default=4, help="each figure is a median of these")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")

@@ -2,7 +2,7 @@
 
     python -m loadtest.bench_bodies [--seconds 2] [--rounds 3]
 
-The server is the engine `http2` with the protocol of Egret, and judges nothing: it asks for each
+The server is Egret's own with its protocol, and judges nothing: it asks for each
 body and lets it go on. So its CPU time is that of the transport. In the mode *streamed*, which
 Egret uses, Envoy sends a body in pieces, and receives it back; in the mode *kept* Envoy keeps it
 and sends one message. Sizes and modes take turns. Prints the lowest of the rounds, and writes
@@ -42,8 +42,8 @@ from sidecar.extproc.stream import (
     OvertakenError,
     StreamEnd,
 )
-from sidecar.server.engine import EngineOptions
-from sidecar.server.grpc_http2 import Http2Engine
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import ServerOptions
 from sidecar.worker.runtime import keep_freed_memory
 
 SIZES: Final = {"1 KB": 1_000, "64 KB": 64 << 10, "256 KB": 256 << 10, "1 MB": 1_000_000}
@@ -95,7 +95,7 @@ async def _measure(seconds: float, rounds: int) -> Mapping[str, float]:
         )
         server.chmod(0o700)
         stack = StackOptions(servers=dict.fromkeys(MODES, server), buffered=("kept",))
-        async with running_gateways((HERE,), (), run=run, options=stack) as gateways:
+        async with running_gateways((HERE,), run=run, options=stack) as gateways:
             for number in range(rounds):
                 for size, length in SIZES.items():
                     body.write_bytes(chat_body(length))
@@ -159,16 +159,16 @@ async def _serve(socket: Path) -> None:
     async def receive_log(_: bytes) -> bytes:
         return b""
 
-    options = EngineOptions(
+    options = ServerOptions(
         socket_path=socket,
         socket_mode=0o600,
         max_message_bytes=2 * MAX_BODY_BYTES,
         drain_delay_seconds=0,
         drain_grace_seconds=1,
     )
-    engine = Http2Engine(options, serve, receive_log)
-    await engine.start()
-    await engine.set_ready(is_ready=True)
+    server = GrpcServer(options, serve, receive_log)
+    await server.start()
+    server.set_ready(is_ready=True)
     await asyncio.Event().wait()
 
 

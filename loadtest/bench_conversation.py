@@ -83,7 +83,6 @@ from loadtest.results import (
 )
 from sidecar.settings.process import setting_names
 
-ENGINES: Final = ("h2corn", "grpcio")
 CONVERSATIONS: Final = {"64k": 200, "256k": 100, "1m": 60}
 """How many of each size: some seconds of work for each side. An idle side takes milliseconds a
 second, which are a good part of the cost of fewer requests."""
@@ -129,25 +128,25 @@ def main() -> int:
         rounds=1 if options.quick else options.rounds,
         share=0.1 if options.quick else 1.0,
     )
-    console, engine = new_console(), options.engine
+    console = new_console()
     run = circumstances(" ".join(["python -m loadtest.bench_conversation", *sys.argv[1:]]))
     try:
         sides = _sides(options.against, console)
-        series, peers = uvloop.run(_measure(sides, engine, plan, console))
+        series, peers = uvloop.run(_measure(sides, plan, console))
     except (PartError, LoadError) as error:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
-    figures = conversation_figures(series, engine)
+    figures = conversation_figures(series)
     path = write_json("bench-conversation", figures, run)
     grids = [
-        turns_grid(figures, engine, plan.sizes),
-        ratios_grid(figures, engine, plan.sizes),
+        turns_grid(figures, plan.sizes),
+        ratios_grid(figures, plan.sizes),
     ]
     if plan.shapes:
-        grids += [cases_grid(figures, engine), growth_grid(figures, engine, plan.shapes)]
-        growth_plot(figures, engine, plan.shapes, path=DIRECTORY / "bench-conversation.png")
+        grids += [cases_grid(figures), growth_grid(figures, plan.shapes)]
+        growth_plot(figures, plan.shapes, path=DIRECTORY / "bench-conversation.png")
     if peers:
-        grids.append(peers_grid(figures, engine, peers, PEER_CONVERSATIONS))
+        grids.append(peers_grid(figures, peers, PEER_CONVERSATIONS))
     for grid in grids:
         grid.show(console)
     console.print(f"\nWritten to {path}.")
@@ -172,12 +171,13 @@ def _sides(revision: str | None, console: Console) -> list[Side]:
     else:
         console.print(f"{TABLE_SETTING} is no setting: there is no table to switch off.")
     if revision:
-        sides.append(Side(REV, check_out(revision)))
+        fastest = {"EGRET_SERVER__ENGINE": "h2corn"}  # by the name that all revisions accept
+        sides.append(Side(REV, check_out(revision), settings=fastest))
     return sides
 
 
 async def _measure(
-    sides: Sequence[Side], engine: str, plan: Plan, console: Console
+    sides: Sequence[Side], plan: Plan, console: Console
 ) -> tuple[Series, dict[str, str]]:
     """Return the costs, and the features of each peer by its name."""
     with (
@@ -186,7 +186,7 @@ async def _measure(
     ):
         console.print("Starting all sides …")
         has_peers = bool(plan.shapes) and is_installed()
-        async with _running(sides, engine, run, has_peers=has_peers) as (
+        async with _running(sides, run, has_peers=has_peers) as (
             gateways,
             peers,
             features,
@@ -200,7 +200,7 @@ async def _measure(
 
 @asynccontextmanager
 async def _running(
-    sides: Sequence[Side], engine: str, run: RunDirectory, *, has_peers: bool
+    sides: Sequence[Side], run: RunDirectory, *, has_peers: bool
 ) -> AsyncIterator[tuple[dict[str, Gateway], list[Contestant], dict[str, str]]]:
     """Start the provider, every side, and the peers if they are wanted."""
     children, place = Children(), run.path / "peers"
@@ -208,10 +208,8 @@ async def _running(
     async with AsyncExitStack() as parts:
         provider = await parts.enter_async_context(running_provider(children, place, run))
         options = StackOptions(provider=port_address(provider))
-        found = await parts.enter_async_context(
-            running_gateways(sides, (engine,), run=run, options=options)
-        )
-        gateways = {side.name: found[f"{side.name}.{engine}"] for side in sides}
+        found = await parts.enter_async_context(running_gateways(sides, run=run, options=options))
+        gateways = {side.name: found[side.name] for side in sides}
         if not has_peers:
             yield gateways, [], {}
             return
@@ -369,7 +367,6 @@ def _options() -> argparse.Namespace:
         prog="python -m loadtest.bench_conversation", description=__doc__
     )
     parser.add_argument("--against", metavar="REV", help="a revision, such as a tag or a commit")
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--size", choices=tuple(SIZES), action="append", help="all by default")
     parser.add_argument("--rounds", type=int, default=5, help="each figure is a median of these")
     parser.add_argument("--headline", action="store_true", help="first and next turns alone")

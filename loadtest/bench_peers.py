@@ -26,7 +26,6 @@ from egret_tools.devstack.processes import Children, PartError
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 
-from loadtest.bench import ENGINES
 from loadtest.bench_envoy import port_address, provider_listener
 from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
 from loadtest.figures import BASELINE, per_request_us
@@ -156,14 +155,14 @@ async def _put(load: Load, runner: Runner, *, seconds: float, scratch: Path) -> 
 
 @asynccontextmanager
 async def _running(run: RunDirectory, body: Path) -> AsyncIterator[list[Runner]]:
-    """Start the provider, Egret on both engines, and every other gateway."""
+    """Start the provider, Egret, and every other gateway."""
     children, place = Children(), run.path / "peers"
     place.mkdir()
     async with AsyncExitStack() as parts:
         provider = await parts.enter_async_context(running_provider(children, place, run))
         options = StackOptions(provider=port_address(provider))
         gateways = await parts.enter_async_context(
-            running_gateways((HERE,), ENGINES, run=run, options=options)
+            running_gateways((HERE,), run=run, options=options)
         )
         peers: list[Peer] = []
         for way in (
@@ -183,10 +182,10 @@ async def _running(run: RunDirectory, body: Path) -> AsyncIterator[list[Runner]]
 
 
 def _egret(gateways: Mapping[str, Gateway], body: Path) -> Sequence[Runner]:
-    """Return Envoy alone, and Egret on each engine: Envoy's share is in both its figures."""
+    """Return Envoy alone, and Egret with its Envoy."""
     targets = (
         (BASELINE, "Envoy alone", "nothing"),
-        *((engine, f"Egret {engine}", SWITCHED_ON) for engine in ENGINES),
+        (HERE.name, "Egret", SWITCHED_ON),
     )
     return [
         Runner(

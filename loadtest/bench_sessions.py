@@ -34,7 +34,6 @@ from loadtest.results import (
     write_section,
 )
 
-ENGINE: Final = "h2corn"
 HEADER: Final = "x-session-id"
 WORKERS: Final = (1, 2, 4)
 TURNS: Final = 10
@@ -81,9 +80,9 @@ async def _measure(count: int) -> dict[str, float]:
         tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
         run_directory(Path(place) / "run") as run,
     ):
-        async with running_gateways(sides, (ENGINE,), run=run) as gateways:
+        async with running_gateways(sides, run=run) as gateways:
             for side in sides:
-                gateway = gateways[f"{side.name}.{ENGINE}"]
+                gateway = gateways[side.name]
                 target = contestant(side.name, gateway)
                 before = await table_counts(target)
                 for turn in range(1, TURNS + 1):

@@ -2,8 +2,8 @@
 
 A side is a checkout, used through its command line and settings only, so that any two revisions
 with the same public behaviour can be measured beside each other. Sides share one PostgreSQL, each
-with a database of its own, and the provider. Each engine of a side has workers and an Envoy of its
-own, with the configuration that this side ships.
+with a database of its own, and the provider. Each has workers and an Envoy of its own, with the
+configuration that it ships.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ class Side:
     settings: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
     session_header: str = ""
+
+    @property
+    def database(self) -> str:
+        """The name of its database."""
+        return f"bench_{self.name.replace('.', '_')}"
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Return the environment in which `python -m sidecar` is this side's own."""
@@ -134,7 +139,7 @@ class StackOptions:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One side on one engine, or the Envoy without Egret.
+    """One side, or the Envoy without Egret.
 
     `keys` has one for each policy by its name, and one without a policy by the empty name.
     `metrics_url` is the workers' page of metrics.
@@ -165,15 +170,14 @@ class Gateway:
 @asynccontextmanager
 async def running_gateways(
     sides: Sequence[Side],
-    engines: Sequence[str],
     *,
     run: RunDirectory,
     options: StackOptions | None = None,
 ) -> AsyncIterator[dict[str, Gateway]]:
     """Run everything and yield the gateways once requests are answered, by name.
 
-    Names are `<side>.<engine>`, with one side only `<engine>`, and `envoy` without Egret, in the
-    configuration of the first side. Egret exports no traces, logs a line for each request to a
+    Names are those of the sides, and `envoy` without Egret, in the configuration of the first
+    side. Egret exports no traces, logs a line for each request to a
     file and records usage, as in production.
 
     Raises:
@@ -192,9 +196,7 @@ async def running_gateways(
                 gateways[BARE] = await starter.start_envoy(side, BARE, sockets=(), keys=keys)
                 for name, program in starter.options.servers.items():
                     gateways[name] = await starter.start_server(side, name, program, keys=keys)
-            for engine in engines:
-                name = f"{side.name}.{engine}" if len(sides) > 1 else engine
-                gateways[name] = await starter.start_gateway(side, engine, dsn=dsn, keys=keys)
+            gateways[side.name] = await starter.start_gateway(side, dsn=dsn, keys=keys)
         for name, gateway in gateways.items():
             if name != BARE:
                 await _until_answered(gateway)
@@ -272,10 +274,10 @@ class _Starter:
         """Create the database of *side* and return its DSN."""
         connection = await asyncpg.connect(self.dsn)
         try:
-            await connection.execute(f"CREATE DATABASE bench_{side.name}")
+            await connection.execute(f"CREATE DATABASE {side.database}")
         finally:
             await connection.close()
-        return self.dsn.replace("/egret?", f"/bench_{side.name}?")
+        return self.dsn.replace("/egret?", f"/{side.database}?")
 
     def set_up(self, side: Side, dsn: str) -> dict[str, SecretStr]:
         """Fill the database of *side* and return its keys."""
@@ -294,10 +296,10 @@ class _Starter:
         return {name: SecretStr(key.strip()) for name, key in keys.items()}
 
     async def start_gateway(
-        self, side: Side, engine: str, *, dsn: str, keys: Mapping[str, SecretStr]
+        self, side: Side, *, dsn: str, keys: Mapping[str, SecretStr]
     ) -> Gateway:
-        """Start workers of *engine* and an Envoy in front of them."""
-        name = f"{side.name}-{engine}"
+        """Start workers and an Envoy in front of them."""
+        name = side.name
         place = self.run.path / name
         place.mkdir()
         workers = side.workers or self.options.workers
@@ -305,7 +307,6 @@ class _Starter:
         metrics_port = free_port()
         settings = {
             "TMPDIR": str(self.run.temporary),
-            "EGRET_SERVER__ENGINE": engine,
             "EGRET_SERVER__WORKERS": str(workers),
             "EGRET_SERVER__SOCKET_DIRECTORY": str(place),
             "EGRET_SERVER__DRAIN_DELAY_SECONDS": "0",

@@ -2,7 +2,7 @@
 
     python -m loadtest.bench_stream [--quick] [--seconds 12] [--markdown]
 
-One worker and one Envoy for each engine, and a provider that writes the time into its events.
+One worker, one Envoy, and a provider that writes the time into its events.
 Prints tables and writes build/bench/bench-stream.json. Exits 1 when a stream failed.
 """
 
@@ -36,7 +36,6 @@ from loadtest.streams.clients import (
 )
 from loadtest.streams.estimates import Estimate, estimates
 
-ENGINES: Final = ("grpcio", "h2corn")
 WINDOW: Final = "window"
 HIDE: Final = "hide"
 BOTH: Final = "window-hide"
@@ -76,7 +75,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Its prefix among the figures; of the window it is the engine alone."""
+        """Its prefix among the figures; of the window it is the listener alone."""
         if self.listener == BASELINE:
             return BASELINE
         return self.listener if self.way == WINDOW else f"{self.listener}.{self.way}"
@@ -114,7 +113,7 @@ async def _measure(seconds: float, many: Sequence[int], console: Console) -> dic
         tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
         run_directory(Path(place) / "run") as run,
     ):
-        async with running_gateways((HERE,), ENGINES, run=run, options=options) as gateways:
+        async with running_gateways((HERE,), run=run, options=options) as gateways:
             runner = _Runner(gateways, seconds, console)
             return {**await runner.costs(), **await runner.most(many)}
 
@@ -184,15 +183,12 @@ _FULL: Final = (
 
 def _targets() -> Iterator[Target]:
     yield Target(BASELINE, WINDOW)
-    for engine in ENGINES:
-        for way in WAYS:
-            yield Target(engine, way)
+    for way in WAYS:
+        yield Target(HERE.name, way)
 
 
-def _title(target: Target) -> list[str]:
-    if target.listener == BASELINE:
-        return ["Envoy alone", ""]
-    return [target.listener, target.way.replace("-", " + ")]
+def _title(target: Target) -> str:
+    return "Envoy alone" if target.listener == BASELINE else target.way.replace("-", " + ")
 
 
 def _cost_grid(figures: Figures) -> Grid:
@@ -202,14 +198,14 @@ def _cost_grid(figures: Figures) -> Grid:
         "envoy_cpu_us_per_chunk",
     )  # fmt: skip
     rows = [
-        [*_title(target), *(_shown(figures, f"{target.name}.{name}", name) for name in names)]
+        [_title(target), *(_shown(figures, f"{target.name}.{name}", name) for name in names)]
         for target in _targets()
     ]
     columns = (
-        "target", "policy", "+TTFT p50 ms", "+TTFT p95 ms", "+first word p50 ms",
+        "policy", "+TTFT p50 ms", "+TTFT p95 ms", "+first word p50 ms",
         "+hold p50 ms", "+own p50 ms", "+own p95 ms", "worker µs", "Envoy µs",
     )  # fmt: skip
-    return Grid(f"{FEW} streams of {RATE} chunks a second", columns, rows, labels=2)
+    return Grid(f"{FEW} streams of {RATE} chunks a second", columns, rows)
 
 
 def _most_grid(figures: Figures) -> Grid:
@@ -218,14 +214,14 @@ def _most_grid(figures: Figures) -> Grid:
         "full.delay_p95_ms", "full.worker_cpu_us_per_chunk", "full.envoy_cpu_us_per_chunk",
     )  # fmt: skip
     rows = [
-        [*_title(target), *(_shown(figures, f"{target.name}.{name}", name) for name in names)]
+        [_title(target), *(_shown(figures, f"{target.name}.{name}", name) for name in names)]
         for target in _targets()
     ]
     columns = (
-        "target", "policy", "holds chunks/s", "came/s", "growth ms", "delay p50 ms",
+        "policy", "holds chunks/s", "came/s", "growth ms", "delay p50 ms",
         "delay p95 ms", "worker µs", "Envoy µs",
     )  # fmt: skip
-    return Grid(f"{MANY[0]} streams of {RATE} chunks a second", columns, rows, labels=2)
+    return Grid(f"{MANY[0]} streams of {RATE} chunks a second", columns, rows)
 
 
 def _estimate_grid(guesses: Sequence[Estimate]) -> Grid:

@@ -49,7 +49,7 @@ def cell_figures(cell: Cell) -> Figures:
 
 
 def egret_figures(cell: Cell, baseline: Cell) -> Figures:
-    """Return the figures of an engine, compared with the *baseline* of the same round."""
+    """Return the figures of Egret, compared with the *baseline* of the same round."""
     mine, theirs = cell_figures(cell), cell_figures(baseline)
     added = {f"added_{name}": mine[name] - theirs[name] for name in ("p50_ms", "p95_ms", "p99_ms")}
     worker_us = per_request_us(cell.worker_cpu_seconds, cell.measured.requests)

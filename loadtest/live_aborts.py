@@ -27,8 +27,6 @@ from egret_tools.devstack.run_directory import run_directory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidecar.settings.serving import Engine
-
 AT_ONCE: Final = 32
 MODEL_MS: Final = 60
 EVENT_MS: Final = 5
@@ -189,9 +187,9 @@ class Left:
         return self.taken.is_right and (self.taken.micros > 0) == (self.taken.tokens > 0)
 
 
-async def clients_leave(*, requests: int, engine: Engine) -> Left:
+async def clients_leave(*, requests: int) -> Left:
     """Run a stack whose clients all leave."""
-    async with _limited_stack(engine) as (facts, key_id):
+    async with _limited_stack() as (facts, key_id):
         door = Door(facts.url, facts.key.get_secret_value())
         moments = await leave_at_any_moment(door, requests=requests)
         found = await settled(facts, key_id)
@@ -199,12 +197,12 @@ async def clients_leave(*, requests: int, engine: Engine) -> Left:
 
 
 @asynccontextmanager
-async def _limited_stack(engine: Engine) -> AsyncIterator[tuple[StackFacts, str]]:
+async def _limited_stack() -> AsyncIterator[tuple[StackFacts, str]]:
     with (
         tempfile.TemporaryDirectory(prefix="egret-prove-") as place,
         run_directory(Path(place) / "run") as run,
     ):
-        settings = {"EGRET_SERVER__ENGINE": engine.value, "EGRET_TELEMETRY__LOG_LEVEL": "warning"}
+        settings = {"EGRET_TELEMETRY__LOG_LEVEL": "warning"}
         options = StackOptions(traces=False, worker_settings=settings)
         async with running_stack(options, run=run) as stack:
             facts = stack.facts

@@ -5,7 +5,7 @@
 On a real Valkey: random operations of four workers, with calls and answers lost and workers
 killed, against a model of the usage; requests that are given up while they ask for a slot;
 four processes whose requests all ask at once for a budget that is enough for a hundred. Then, on
-each engine behind a real Envoy, clients that leave at any moment.
+behind a real Envoy, clients that leave at any moment.
 Prints figures, writes build/bench/prove-limits.json, and exits with 1 if anything does not add up.
 """
 
@@ -38,14 +38,12 @@ from loadtest.live_aborts import Left, clients_leave
 from loadtest.results import Grid, circumstances, new_console, write_json
 from sidecar.limits.limiter import Clocks
 from sidecar.settings.sections import inherited_environment
-from sidecar.settings.serving import Engine
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 
 OPERATIONS: Final = 1_000_000
 REQUESTS: Final = 10_000
-ENGINES: Final = (Engine.GRPCIO, Engine.HTTP2)
 ENOUGH_FOR: Final = 100
 COST: Final = 1_000
 STARTED_SECONDS: Final = 4.0
@@ -110,19 +108,18 @@ async def spend(socket: str, *, requests: int) -> Spent:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The outcome of each part; `left` is by engine."""
+    """The outcome of each part."""
 
     drift: Drift
     abandoned: Counter[str]
     spent: Spent
-    left: dict[Engine, Left]
+    left: Left
 
     @property
     def holds(self) -> bool:
         """Whether everything adds up."""
-        is_free = all(left.is_right for left in self.left.values())
         is_counted = not self.drift.differences and not self.abandoned["held"]
-        return is_free and is_counted and self.spent.holds
+        return self.left.is_right and is_counted and self.spent.holds
 
 
 async def _prove(given: argparse.Namespace, progress: Progress) -> Proof:
@@ -137,11 +134,8 @@ async def _prove(given: argparse.Namespace, progress: Progress) -> Proof:
             left = await abandoned(socket, requests=given.requests)
             progress.add_task(f"{given.requests:,} requests at once", total=None)
             spent = await spend(socket, requests=given.requests)
-    gone = dict[Engine, Left]()
-    for engine in ENGINES:
-        progress.add_task(f"{given.requests:,} clients leave ({engine.value})", total=None)
-        gone[engine] = await clients_leave(requests=given.requests, engine=engine)
-    return Proof(found, left, spent, gone)
+    progress.add_task(f"{given.requests:,} clients leave", total=None)
+    return Proof(found, left, spent, await clients_leave(requests=given.requests))
 
 
 def main() -> int:
@@ -163,11 +157,8 @@ def main() -> int:
         "at_once": float(spent.granted),
         "at_once_local": float(spent.local),
         "later": float(spent.later),
-        **{f"unheard_{name.value}": float(gone.unheard) for name, gone in proof.left.items()},
-        **{
-            f"slots_left_{name.value}": float(gone.taken.slots)
-            for name, gone in proof.left.items()
-        },
+        "unheard": float(proof.left.unheard),
+        "slots_left": float(proof.left.taken.slots),
     }
     write_json("prove-limits", figures, run)
     return 0 if proof.holds else 1
@@ -191,8 +182,7 @@ def show(proof: Proof, console: Console) -> None:
         ("let through afterwards", f"{spent.later:,}"),
     ]
     Grid(f"A budget that is enough for {ENOUGH_FOR}", ("requests", "count"), rows).show(console)
-    for engine, gone in proof.left.items():
-        _show_left(engine, gone, console)
+    _show_left(proof.left, console)
     for name, difference in proof.drift.differences.items():
         console.print(f"WRONG: {name} is off by {difference:,}")
     if not proof.drift.differences:
@@ -201,7 +191,7 @@ def show(proof: Proof, console: Console) -> None:
         console.print("WRONG: the budget did not hold, or was not used up")
 
 
-def _show_left(engine: Engine, gone: Left, console: Console) -> None:
+def _show_left(gone: Left, console: Console) -> None:
     found = gone.taken
     rows = [
         *((f"left {moment}", f"{count:,}") for moment, count in sorted(gone.moments.items())),
@@ -210,9 +200,9 @@ def _show_left(engine: Engine, gone: Left, console: Console) -> None:
         ("tokens taken", f"{found.tokens:,}"),
         ("tokens recorded", f"{found.recorded_tokens:,}"),
     ]
-    Grid(f"Clients that leave ({engine.value})", ("operation", "count"), rows).show(console)
+    Grid("Clients that leave", ("operation", "count"), rows).show(console)
     if not gone.is_right:
-        console.print(f"WRONG: amounts are still taken and were not used ({engine.value})")
+        console.print("WRONG: amounts are still taken and were not used")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Counts the requests that fail when a part is killed or replaced under load.
 
-    python -m loadtest.prove_restarts [--rounds N] [--engine h2corn|grpcio] [--markdown]
+    python -m loadtest.prove_restarts [--rounds N] [--markdown]
 
 Under load, each so many times: a worker is killed, a worker is stopped, Envoy is replaced as
 a pod is. Streams wait for their model meanwhile. Exits with 1 if a request fails that had its
 verdict, or that was sent after the kill, or if a replacement fails any. Prints figures, and writes
-build/bench/prove-restarts-ENGINE.json.
+build/bench/prove-restarts.json.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Tally:
         return tuple(found)
 
 
-def tally_grid(tallies: Sequence[Tally], *, engine: str) -> Grid:
+def tally_grid(tallies: Sequence[Tally]) -> Grid:
     """Return a row for each kind of round."""
     columns = ("each round", "rounds", "answered", "failed", "after a verdict", "sent later", "as")
     rows = [
@@ -183,7 +183,7 @@ def tally_grid(tallies: Sequence[Tally], *, engine: str) -> Grid:
         ]
         for one in tallies
     ]
-    return Grid(f"Failed requests on {engine}", columns, rows)
+    return Grid("Failed requests", columns, rows)
 
 
 def tally_figures(tallies: Sequence[Tally]) -> dict[str, float]:
@@ -353,13 +353,12 @@ def is_later(failed: Failed, struck: Sequence[float]) -> bool:
     return failed.begun > max((when for when in struck if when < failed.ended), default=-math.inf)
 
 
-async def prove(rounds: int, engine: str, console: Console) -> tuple[Tally, ...]:
+async def prove(rounds: int, console: Console) -> tuple[Tally, ...]:
     """Run everything."""
     async with AsyncExitStack() as parts:
         place = parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-restart-"))
         run = parts.enter_context(run_directory(Path(place) / "run"))
-        settings = PATIENT | {"EGRET_SERVER__ENGINE": engine}
-        options = StackOptions(workers=WORKERS, traces=False, worker_settings=settings)
+        options = StackOptions(workers=WORKERS, traces=False, worker_settings=PATIENT)
         stack = await parts.enter_async_context(running_stack(options, run=run))
         client = await parts.enter_async_context(aiohttp.ClientSession())
         facts = stack.facts
@@ -390,26 +389,25 @@ def main() -> int:
     run = circumstances(f"python -m loadtest.prove_restarts {' '.join(sys.argv[1:])}".strip())
     console = new_console()
     try:
-        tallies = asyncio.run(prove(given.rounds, given.engine, console))
+        tallies = asyncio.run(prove(given.rounds, console))
     except PartError as error:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
-    grid = tally_grid(tallies, engine=given.engine)
+    grid = tally_grid(tallies)
     grid.show(console)
     faults = [fault for one in tallies for fault in one.faults]
     for fault in faults:
         console.print(f"WRONG: {fault}", markup=False, style="red")
-    write_json(f"prove-restarts-{given.engine}", tally_figures(tallies), run)
+    write_json("prove-restarts", tally_figures(tallies), run)
     if given.markdown and not faults:
         text = f"{run.as_sentence()}\n\n{grid.as_markdown()}"
-        write_section(f"restarts-{given.engine}", text)
+        write_section("restarts", text)
     return 1 if faults else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.prove_restarts", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--engine", choices=("h2corn", "grpcio"), default="h2corn")
     parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
     return parser.parse_args()
 

@@ -26,9 +26,9 @@ COST: Final = {
     "new.h2corn.64k.cpu": "CPU time of a worker, body of 64 KB, µs",
     "new.h2corn.ttft.added_p50": "added time to the first event of a guarded stream, median, ms",
     "new.h2corn.chunk.cpu": "CPU time of a worker, each event of a guarded stream, µs",
-    "h2corn.rss_mb": "memory of a worker, MB",
+    "egret.rss_mb": "memory of a worker, MB",
 }
-"""The rows, by figure; `h2corn` is the former name of the engine `http2`."""
+"""The rows, by figure; `h2corn` is the server of REV that they were measured beside."""
 RATES: Final = (100, 500, 1_000, 2_000, 5_000, 10_000)
 BUSY: Final = 0.5
 """The planned share of a worker's time: the other half is for bursts."""
@@ -73,7 +73,7 @@ def workers_grid(figures: Mapping[str, float]) -> Grid:
         figures.get(f"new.h2corn.{name}", math.nan)
         for name in ("c16.cpu", "64k.cpu", "c16.envoy_cpu")
     )
-    memory = figures.get("h2corn.rss_mb", math.nan)
+    memory = figures.get("egret.rss_mb", math.nan)
     rows = []
     for rate in RATES:
         workers = _cores(rate, short, least=LEAST_WORKERS)

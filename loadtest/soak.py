@@ -1,11 +1,11 @@
 """The whole stack under half of its peak, for long: nothing fails, grows or is left behind.
 
-    python -m loadtest.soak --engine h2corn [--minutes 30] [--rate auto] [--markdown]
+    python -m loadtest.soak [--minutes 30] [--rate auto] [--markdown]
 
 A closed loop finds the peak, then an open loop sends half of it (or `--rate`): mostly plain
 requests, some redacted, blocked, unknown or over their limit, some streams, guarded or not, some
 broken off at any moment. Every few seconds memory, open files, tasks, streams and errors are
-looked at. Prints tables, writes build/bench/soak-ENGINE.json and .png. Exits 1 when anything is
+looked at. Prints tables, writes build/bench/soak.json and .png. Exits 1 when anything is
 not as it should be.
 """
 
@@ -30,7 +30,6 @@ from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import StackFacts
 from rich.console import Console
 
-from loadtest.bench import ENGINES
 from loadtest.load import Load, LoadError
 from loadtest.results import (
     DIRECTORY,
@@ -74,7 +73,6 @@ _BUSY: Final = ("in_flight", "egret_streams", "requests_active")
 class Plan:
     """Options of the soak; a `rate` of None is half of the peak."""
 
-    engine: str
     minutes: float
     rate: int | None
 
@@ -83,7 +81,7 @@ def main() -> int:
     """Soak, show and write; return the exit code."""
     options = _options()
     rate = None if options.rate == "auto" else int(options.rate)
-    plan = Plan(options.engine, options.minutes, rate)
+    plan = Plan(options.minutes, rate)
     console = new_console()
     run = circumstances(" ".join(["python -m loadtest.soak", *sys.argv[1:]]))
     try:
@@ -93,12 +91,12 @@ def main() -> int:
         return 1
     faults = violations(soak)
     kind_grid(soak).show(console)
-    grid = soak_grid(plan.engine, soak, faults)
+    grid = soak_grid(soak, faults)
     grid.show(console)
-    name = f"soak-{plan.engine}"
+    name = "soak"
     figures = {"peak_rps": peak_rps, **soak_figures(soak), "violations": len(faults)}
     path, picture = write_json(name, figures, run), DIRECTORY / f"{name}.png"
-    soak_plot(soak, title=f"{plan.engine}, {soak.outcome.rps:,.0f} requests/s", path=picture)
+    soak_plot(soak, title=f"{soak.outcome.rps:,.0f} requests/s", path=picture)
     console.print(f"\nWritten to {path} and {picture}.")
     if options.markdown:
         write_section(name, f"{run.as_sentence()}\n\n{grid.as_markdown()}")
@@ -119,14 +117,14 @@ async def _soak(plan: Plan, console: Console) -> tuple[Soak, float]:
             run_directory(Path(place) / "run") as run,
         ):
             async with (
-                running_soak_stack(plan.engine, run=run, provider_run=provider_run) as stack,
+                running_soak_stack(run=run, provider_run=provider_run) as stack,
                 aiohttp.ClientSession() as client,
             ):
                 soaking = _Soaking(plan, stack, body, Sampler(stack.facts, client), console)
                 try:
                     return await soaking.run(run)
                 finally:
-                    _keep_logs(run, plan.engine)
+                    _keep_logs(run)
 
 
 class _Soaking:
@@ -151,8 +149,7 @@ class _Soaking:
         warm = await self._settled()
         records = await _records(self._stack.facts)
         self._console.print(
-            f"{self._plan.engine}: peak {peak_rps:,.0f}/s, soak at {rate}/s for"
-            f" {self._plan.minutes:g} minutes"
+            f"peak {peak_rps:,.0f}/s, soak at {rate}/s for {self._plan.minutes:g} minutes"
         )
         load = Load("soak", CONNECTIONS, rate=rate)
         seconds = self._plan.minutes * 60
@@ -225,8 +222,8 @@ async def _slots(facts: StackFacts) -> int:
     return len(held - {row["request_id"] for row in rows})
 
 
-def _keep_logs(run: RunDirectory, engine: str) -> None:
-    kept = DIRECTORY / f"soak-{engine}-logs"
+def _keep_logs(run: RunDirectory) -> None:
+    kept = DIRECTORY / "soak-logs"
     kept.mkdir(parents=True, exist_ok=True)
     for name in ("k6.log", "envoy.log"):
         shutil.copy(run.logs / name, kept / name)
@@ -234,7 +231,6 @@ def _keep_logs(run: RunDirectory, engine: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtest.soak", description=__doc__)
-    parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--minutes", type=float, default=30.0, help="1 is a smoke test")
     parser.add_argument("--rate", default="auto", help="requests a second; auto: half of the peak")
     parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")

@@ -2,7 +2,7 @@
 
 A request passes these files in this order; docs/architecture.md draws the way:
 
-    server/grpcio.py        receives the gRPC call as bytes (or server/grpc_http2.py)
+    server/grpc_server.py   receives the gRPC call as bytes
     extproc/stream.py       waits within budgets; turns exceptions into refusals
     extproc/protocol.py     the order of messages and answers: no I/O, no clock
     pipeline/request.py     calls the steps, top to bottom: start to read here
@@ -15,7 +15,7 @@ Packages, from the process down to its values; imports point down only:
     cli, worker             the command line; workers and their supervisor
     console, admin_api      the process of `egret admin`: pages; REST, sessions, roles
     alerts                  rules, outbox and channels of `egret alerts run`
-    server, pipeline        gRPC servers; the steps of a request and its answer
+    server, pipeline        the gRPC server; the steps of a request and its answer
     redaction, admin        changes of bodies; keys, policies and limits in commands
     storage, policy         PostgreSQL, Valkey and the spool; documents to snapshots
     guardrails              rules, models and remote checks for texts

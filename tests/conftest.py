@@ -5,7 +5,6 @@ import signal
 import pytest
 from hypothesis import settings
 
-from sidecar.settings.serving import Engine
 from tests.support.sizes import choose_full
 
 # A run in the background of a script ignores SIGINT, and so would the programs that tests start.
@@ -17,9 +16,7 @@ settings.load_profile("egret")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a run choose the engine of the whole stacks it starts."""
-    choices = [engine.value for engine in Engine]
-    parser.addoption("--engine", default=Engine.AUTO.chosen.value, choices=choices)
+    """Let a run choose a browser, sizes and a place for pictures."""
     parser.addoption("--browser", help="a headless Chromium; without it tests/browser is left out")
     parser.addoption("--full", action="store_true", help="the full form of tests that have two")
     parser.addoption("--pictures", help="where tests/browser draws; else nowhere that stays")
@@ -35,9 +32,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that parallel processes end together."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
-
-
-@pytest.fixture(scope="session")
-def engine(pytestconfig: pytest.Config) -> str:
-    """The engine of whole stacks, by `--engine`."""
-    return str(pytestconfig.getoption("engine"))

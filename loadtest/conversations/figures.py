@@ -13,7 +13,7 @@ from loadtest import bench_against
 from loadtest.conversations.clients import Cost
 from loadtest.results import Grid
 
-NOW: Final = "now"
+NOW: Final = "egret"
 WITHOUT: Final = "without"
 SMALL: Final = "small"
 TWO: Final = "two"
@@ -54,31 +54,26 @@ class Series(bench_against.Series):
             self.errors += cost.failed
 
 
-def conversation_figures(series: Series, engine: str) -> dict[str, float]:
-    """Return medians and ratios. A ratio is taken within a round, before the median.
-
-    Figures of this checkout begin with *engine*, those of others with their names.
-    """
+def conversation_figures(series: Series) -> dict[str, float]:
+    """Return medians and ratios. A ratio is taken within a round, before the median."""
     figures: dict[str, float] = {"errors": series.errors}
-    for key, values in series.values.items():
-        side, _, rest = key.partition(".")
-        figures[f"{engine}.{rest}" if side == NOW else key] = statistics.median(values)
+    figures |= {key: statistics.median(values) for key, values in series.values.items()}
     for size in SIZES:
         first, then, cold = (
             f"{side}.{size}.{turn}_cpu_us"
             for side, turn in ((NOW, FIRST), (NOW, NEXT), (WITHOUT, FIRST))
         )
-        figures |= _ratios(f"{engine}.{size}.ratio", series, then, first)
-        figures |= _ratios(f"{engine}.{size}.first_of_cold", series, first, cold)
+        figures |= _ratios(f"{NOW}.{size}.ratio", series, then, first)
+        figures |= _ratios(f"{NOW}.{size}.first_of_cold", series, first, cold)
         before = f"{REV}.{size}.{NEXT}_cpu_us"
-        figures |= _ratios(f"{engine}.{size}.next_of_rev", series, then, before)
+        figures |= _ratios(f"{NOW}.{size}.next_of_rev", series, then, before)
         if f"{WITHOUT}.{size}.{FIRST}_cpu_us" in figures:
-            figures[f"{engine}.{size}.cold_cpu_us"] = figures[f"{WITHOUT}.{size}.{FIRST}_cpu_us"]
+            figures[f"{NOW}.{size}.cold_cpu_us"] = figures[f"{WITHOUT}.{size}.{FIRST}_cpu_us"]
     for case in CASES:
         mine = f"{SMALL if case == 'thrashed' else NOW}.{case}_cpu_us"
-        figures |= _ratios(f"{engine}.{case}.ratio", series, mine, f"{WITHOUT}.{case}_cpu_us")
+        figures |= _ratios(f"{NOW}.{case}.ratio", series, mine, f"{WITHOUT}.{case}_cpu_us")
     for name in ("hit_rate", "table_mb"):
-        found = [figures[key] for size in SIZES if (key := f"{engine}.{size}.{name}") in figures]
+        found = [figures[key] for size in SIZES if (key := f"{NOW}.{size}.{name}") in figures]
         if found:
             figures[name] = min(found) if name == "hit_rate" else max(found)
     return figures
@@ -96,18 +91,18 @@ def _ratios(name: str, series: Series, key: str, through: str) -> dict[str, floa
     }
 
 
-def turns_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) -> Grid:
+def turns_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
     """Return a line a size: a conversation that is new, and its next turn."""
     rows = [
         [
             size,
             *(
-                _number(figures, f"{engine}.{size}.{key}", 0)
+                _number(figures, f"{NOW}.{size}.{key}", 0)
                 for key in ("cold_cpu_us", "first_turn_cpu_us", "next_turn_cpu_us")
             ),
             _number(figures, f"{REV}.{size}.{NEXT}_cpu_us", 0),
-            _number(figures, f"{engine}.{size}.known_share", 3),
-            _number(figures, f"{engine}.{size}.table_mb", 2),
+            _number(figures, f"{NOW}.{size}.known_share", 3),
+            _number(figures, f"{NOW}.{size}.table_mb", 2),
         ]
         for size in sizes
     ]
@@ -116,32 +111,32 @@ def turns_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) 
     return Grid("CPU of a new conversation of 40 messages, and of its next turn", columns, rows)
 
 
-def ratios_grid(figures: Mapping[str, float], engine: str, sizes: Iterable[str]) -> Grid:
+def ratios_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
     """Return a line for each ratio that was measured, with its range and target."""
     rows = [
-        [size, words, *_ranged(figures, f"{engine}.{size}.{key}", target)]
+        [size, words, *_ranged(figures, f"{NOW}.{size}.{key}", target)]
         for size in sizes
         for key, words, target in (
             ("ratio", "next turn / first turn", RATIO_TARGETS[size]),
             ("first_of_cold", "first turn / the same without the table", COLD_TARGET),
             ("next_of_rev", "next turn / the same at REV", None),
         )
-        if f"{engine}.{size}.{key}" in figures
+        if f"{NOW}.{size}.{key}" in figures
     ]
     return Grid("Ratios", ("body", "figure", "ratio", "range", "target"), rows, labels=2)
 
 
-def growth_grid(figures: Mapping[str, float], engine: str, shapes: Sequence[Shape]) -> Grid:
+def growth_grid(figures: Mapping[str, float], shapes: Sequence[Shape]) -> Grid:
     """Return a line for each shape and side: cost at the first, a middle and the last turn."""
     rows: list[list[str]] = []
     for shape in shapes:
         for side, words in SIDES.items():
-            costs = _by_turn(figures, _key(shape, side, engine))
+            costs = _by_turn(figures, _key(shape, side))
             if not costs:
                 continue
             marks = (1, len(costs) // 2, len(costs))
             kib = figures[f"{slug(shape)}.last_turn_kib"]
-            known = _number(figures, f"{_key(shape, side, engine)}.known_share", 3)
+            known = _number(figures, f"{_key(shape, side)}.known_share", 3)
             shown = [f"{costs[turn - 1]:,.0f}" for turn in marks]
             rows.append([shape.value, words, f"{len(costs)}", f"{kib:,.0f}", *shown, known])
     columns = ("conversation", "side", "turns", "KiB at last", "first µs", "middle µs", "last µs",
@@ -149,18 +144,18 @@ def growth_grid(figures: Mapping[str, float], engine: str, shapes: Sequence[Shap
     return Grid("CPU of Egret by turn", columns, rows, labels=2)
 
 
-def cases_grid(figures: Mapping[str, float], engine: str) -> Grid:
+def cases_grid(figures: Mapping[str, float]) -> Grid:
     """Return a line for each kind of request that the table can hardly help."""
     rows = [
         [
             words,
             _number(figures, f"{WITHOUT}.{case}_cpu_us", 0),
-            _number(figures, f"{SMALL if case == 'thrashed' else engine}.{case}_cpu_us", 0),
-            *_ranged(figures, f"{engine}.{case}.ratio", COLD_TARGET),
-            _number(figures, f"{engine}.{case}.known_share", 3),
+            _number(figures, f"{SMALL if case == 'thrashed' else NOW}.{case}_cpu_us", 0),
+            *_ranged(figures, f"{NOW}.{case}.ratio", COLD_TARGET),
+            _number(figures, f"{NOW}.{case}.known_share", 3),
         ]
         for case, words in CASES.items()
-        if f"{engine}.{case}.ratio" in figures
+        if f"{NOW}.{case}.ratio" in figures
     ]
     columns = ("next turns", "no table µs", "with it µs", "ratio", "range", "target",
                "known")  # fmt: skip
@@ -168,17 +163,17 @@ def cases_grid(figures: Mapping[str, float], engine: str) -> Grid:
 
 
 def peers_grid(
-    figures: Mapping[str, float], engine: str, peers: Mapping[str, str], sizes: Iterable[str]
+    figures: Mapping[str, float], peers: Mapping[str, str], sizes: Iterable[str]
 ) -> Grid:
     """Return a line for each size and gateway; Egret's CPU includes its Envoy's."""
     rows: list[list[str]] = []
     for size in sizes:
-        for name, switched_on in {engine: "key, default policy", **peers}.items():
+        for name, switched_on in {NOW: "key, default policy", **peers}.items():
             first, then = (
                 sum(figures[f"{name}.{size}.{turn}_{part}"] for part in ("cpu_us", "envoy_cpu_us"))
                 for turn in (FIRST, NEXT)
             )
-            title = f"Egret {engine}" if name == engine else name
+            title = "Egret" if name == NOW else name
             rows.append(
                 [size, title, switched_on, f"{first:,.0f}", f"{then:,.0f}", f"{then / first:.2f}"]
             )
@@ -186,9 +181,7 @@ def peers_grid(
     return Grid("The same conversations through other gateways", columns, rows, labels=3)
 
 
-def growth_plot(
-    figures: Mapping[str, float], engine: str, shapes: Sequence[Shape], *, path: Path
-) -> None:
+def growth_plot(figures: Mapping[str, float], shapes: Sequence[Shape], *, path: Path) -> None:
     """Draw the cost of each turn, a panel for each shape and a line for each side."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
 
@@ -198,7 +191,7 @@ def growth_plot(
     figure, panels = plt.subplots(2, 3, figsize=(11, 6.5), layout="constrained")
     for axes, shape in zip(panels.flat, shapes, strict=True):
         for number, (side, words) in enumerate(SIDES.items()):
-            costs = _by_turn(figures, _key(shape, side, engine))
+            costs = _by_turn(figures, _key(shape, side))
             if costs:
                 turns = range(1, len(costs) + 1)
                 axes.plot(
@@ -228,8 +221,8 @@ def turn_key(shape: Shape, turn: int) -> str:
     return f"{slug(shape)}.turn{turn:02}"
 
 
-def _key(shape: Shape, side: str, engine: str) -> str:
-    return f"{engine if side == NOW else side}.{slug(shape)}"
+def _key(shape: Shape, side: str) -> str:
+    return f"{side}.{slug(shape)}"
 
 
 def _by_turn(figures: Mapping[str, float], start: str) -> list[float]:

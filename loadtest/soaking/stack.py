@@ -76,7 +76,7 @@ class SoakStack:
 
 @asynccontextmanager
 async def running_soak_stack(
-    engine: str, *, run: RunDirectory, provider_run: RunDirectory
+    *, run: RunDirectory, provider_run: RunDirectory
 ) -> AsyncIterator[SoakStack]:
     """Start everything, yield once requests are answered, stop in the opposite order.
 
@@ -88,10 +88,7 @@ async def running_soak_stack(
         options = StackOptions(
             upstream=upstream,
             traces=False,
-            worker_settings={
-                "EGRET_SERVER__ENGINE": engine,
-                "EGRET_USAGE__SETTLE_SECONDS": SETTLE_SECONDS,
-            },
+            worker_settings={"EGRET_USAGE__SETTLE_SECONDS": SETTLE_SECONDS},
         )
         stack = await parts.enter_async_context(running_stack(options, run=run))
         keys = await _set_up(stack.facts)

@@ -48,7 +48,7 @@ def soak_figures(soak: Soak) -> dict[str, float]:
     return figures | {f"end.{name}": count for name, count in soak.quiet.counts.items()}
 
 
-def soak_grid(engine: str, soak: Soak, faults: list[str]) -> Grid:
+def soak_grid(soak: Soak, faults: list[str]) -> Grid:
     """Return the one line that goes into the page."""
     slopes = [line for name, line in memory_slopes(soak).items() if name.startswith("worker")]
     steepest = max(slopes, key=lambda line: line.an_hour)
@@ -58,7 +58,6 @@ def soak_grid(engine: str, soak: Soak, faults: list[str]) -> Grid:
         if name.startswith("worker")
     ]
     row = [
-        engine,
         f"{(soak.samples[-1].at - soak.samples[0].at) / MINUTE:.0f}",
         f"{soak.outcome.rps:,.0f}",
         f"{soak.outcome.requests:,}",
@@ -72,7 +71,7 @@ def soak_grid(engine: str, soak: Soak, faults: list[str]) -> Grid:
         f"{len(faults)}",
     ]
     columns = (
-        "engine", "minutes", "RPS", "requests", "bad", "p50 ms", "p99 ms", "RSS MB",
+        "minutes", "RPS", "requests", "bad", "p50 ms", "p99 ms", "RSS MB",
         "MB an hour", "files", "tasks", "violations",
     )  # fmt: skip
     return Grid("Soak", columns, [row])

@@ -25,8 +25,8 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.policy.policy_lint import missing_extras
-from sidecar.server.engine import is_alive
-from sidecar.settings.process import Settings, unknown_variables
+from sidecar.server.options import is_alive
+from sidecar.settings.process import Settings, former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 
@@ -154,6 +154,12 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
             ),
         )
     environment = ok("environment", "no variable that is no setting")
+    if former := former_variables(inherited_environment()):
+        environment = warning(
+            "environment",
+            f"without effect in this version: {', '.join(former)}",
+            hint="remove it (docs/upgrade.md)",
+        )
     if found := unknown_variables(inherited_environment()):
         names = ", ".join(one.variable for one in found)
         meant = " or ".join(sorted({one.meant for one in found if one.meant}))

@@ -30,7 +30,10 @@ def serve(
     Example: EGRET_POSTGRES__DSN=postgresql://egret@db/egret egret serve --workers 4
     """
     # Here, since every other command would wait for these imports too.
-    from sidecar.settings.process import unknown_variables  # noqa: PLC0415
+    from sidecar.settings.process import (  # noqa: PLC0415
+        former_variables,
+        unknown_variables,
+    )
     from sidecar.telemetry.endpoint import EndpointError  # noqa: PLC0415
     from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
     from sidecar.worker.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
@@ -41,6 +44,8 @@ def serve(
             server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))
             settings = settings.model_copy(update={"server": server})
         configure_logs(settings.telemetry.log_level)
+        for variable in former_variables(inherited_environment()):
+            get_logger().warning("settings.former", variable=variable, hint="remove it")
         for one in unknown_variables(inherited_environment()):
             fields = {} if one.meant is None else {"meant": one.meant}
             get_logger().warning("settings.unknown", variable=one.variable, **fields)

@@ -1,6 +1,6 @@
 """The I/O of one ext_proc stream: reads messages, sends answers, and keeps the deadlines.
 
-It is the same for every engine, and the only place where a request waits: for Envoy in `receive`,
+It is the only place where a request waits: for Envoy in `receive`,
 for a slow check in `wait_for`, which reads on meanwhile.
 """
 
@@ -28,7 +28,7 @@ STREAM_NAME: Final = "x-egret-stream"
 Not the request id: an Envoy that keeps a client's would let it name, and so end, another request.
 """
 CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
-"""The metadata of a call that are read; an engine may leave out all others."""
+"""The metadata of a call that are read; the server may leave out all others."""
 
 
 # By names of their own: a member of an enumeration is slow to look up on Python 3.11.

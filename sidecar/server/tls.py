@@ -1,4 +1,4 @@
-"""TLS credentials of a server that are rotated by replacing their files.
+"""The TLS context of a server, whose files are rotated by replacing them.
 
 The files are checked at each handshake, of which Envoy makes one for each connection. If a new
 set does not match, the server logs it and keeps the last good one.
@@ -7,32 +7,13 @@ set does not match, the server logs it and keeps the last good one.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
-from typing import Generic, TypeVar
 
-import grpc
 from typing_extensions import override
 
-from sidecar.server.engine import SocketError, TlsFiles
+from sidecar.server.options import SocketError, TlsFiles
 from sidecar.telemetry.logs import get_logger
 
 _Stamp = tuple[tuple[int, int, int], ...]
-_Set = TypeVar("_Set")
-
-
-def rotating_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Return credentials of gRPC that follow *files*, and refuse clients without a certificate.
-
-    Raises:
-        SocketError: the files cannot be read, or do not match.
-    """
-    rotation = _Rotation(files, _for_grpc)
-    first = rotation.first()
-    return grpc.dynamic_ssl_server_credentials(
-        first,
-        rotation.newer,  # type: ignore[arg-type]  # None keeps the last, by gRPC's docs
-        require_client_authentication=True,
-    )
 
 
 def rotating_context(files: TlsFiles) -> ssl.SSLContext:
@@ -41,7 +22,7 @@ def rotating_context(files: TlsFiles) -> ssl.SSLContext:
     Raises:
         SocketError: the files cannot be read, or do not match.
     """
-    rotation = _Rotation(files, _context)
+    rotation = _Rotation(files)
     first = rotation.first()
     newest = first
 
@@ -80,22 +61,14 @@ class _Handshake(ssl.SSLObject):
             raise
 
 
-def _for_grpc(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
-    # gRPC accepts any bytes here, and then fails each handshake without a reason.
-    _context(files)
-    pair = (files.key.read_bytes(), files.certificate.read_bytes())
-    return grpc.ssl_server_certificate_configuration([pair], files.client_ca.read_bytes())
+class _Rotation:
+    """Makes a context of the files whenever they have changed."""
 
-
-class _Rotation(Generic[_Set]):
-    """Reads a set of files by *read* when they have changed."""
-
-    def __init__(self, files: TlsFiles, read: Callable[[TlsFiles], _Set]) -> None:
+    def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._read = read
         self._stamp: _Stamp = ()
 
-    def first(self) -> _Set:
+    def first(self) -> ssl.SSLContext:
         """Read the files.
 
         Raises:
@@ -110,20 +83,20 @@ class _Rotation(Generic[_Set]):
                 f" ({type(error).__name__}): use PEM files that match, readable by this user"
             ) from None
 
-    def newer(self) -> _Set | None:
-        """Return the files' content if it has changed; gRPC calls this from its own threads."""
+    def newer(self) -> ssl.SSLContext | None:
+        """Return a context of the files if they have changed and match."""
         try:
             return None if self._look() == self._stamp else self._stamped()
         except OSError as error:
             get_logger().warning("server.tls_files_not_read", error_type=type(error).__name__)
             return None
 
-    def _stamped(self) -> _Set:
+    def _stamped(self) -> ssl.SSLContext:
         # Stamped before reading: a file that is replaced meanwhile is read again next time.
         stamp = self._look()
-        read = self._read(self._files)
+        context = _context(self._files)
         self._stamp = stamp
-        return read
+        return context
 
     def _look(self) -> _Stamp:
         files = (self._files.certificate, self._files.key, self._files.client_ca)

@@ -151,12 +151,22 @@ class UnknownVariable:
     meant: str | None
 
 
+FORMER_SETTINGS: Final = frozenset({"EGRET_SERVER__ENGINE"})
+"""Settings of older versions that are accepted without effect."""
+
+
+def former_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables of *environment* that are accepted without effect, sorted."""
+    return tuple(sorted(FORMER_SETTINGS & {variable.upper() for variable in environment}))
+
+
 def setting_names() -> tuple[str, ...]:
-    """Return the variables of all settings."""
+    """Return the variables of all settings that have an effect."""
     return tuple(
-        f"{ENV_PREFIX}{section}__{name}".upper()
+        variable
         for section, defaults in Settings.model_construct()
         for name in type(defaults).model_fields
+        if (variable := f"{ENV_PREFIX}{section}__{name}".upper()) not in FORMER_SETTINGS
     )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
-from typing_extensions import override
 
 from sidecar.settings.sections import Seconds, Section
 
@@ -17,35 +16,17 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 MAX_PORT: Final = 65535
 
 
-class Engine(enum.Enum):
-    """The gRPC server below the codec."""
-
-    AUTO = "auto"
-    GRPCIO = "grpcio"
-    HTTP2 = "http2"
-
-    @classmethod
-    @override
-    def _missing_(cls, value: object) -> Engine | None:
-        """Accept `h2corn`, the name of the library that served before."""
-        return cls.HTTP2 if value == "h2corn" else None
-
-    @property
-    def chosen(self) -> Engine:
-        """Return the engine that serves."""
-        return Engine.HTTP2 if self is Engine.AUTO else self
-
-
 class ServerSettings(Section):
     """Sockets, processes and drain."""
 
-    engine: Engine = Engine.AUTO
+    engine: Literal["auto", "grpcio", "h2corn", "http2"] | None = None
+    """Without effect: a worker has one gRPC server. Configurations of older versions name it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     socket_directory: Path = Path("run/sockets")
     """One socket a worker: `worker-0.sock`, …; a path is at most 108 bytes (sockaddr_un)."""
     socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
     max_message_bytes: Annotated[int, Field(ge=65536)] = 64 * 1024 * 1024
-    """Envoy sends a BUFFERED body in one message; grpcio's own default is 4 MiB."""
+    """Envoy sends a BUFFERED body in one message."""
     drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 2.5
     """NOT_SERVING is shown this long before the socket closes: over two health intervals."""
     drain_grace_seconds: Seconds = 20.0

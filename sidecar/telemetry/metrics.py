@@ -16,7 +16,6 @@ from sidecar.domain.finding import LOCAL_VERDICTS, GuardrailResult, Verdict
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import Route
-from sidecar.settings.serving import Engine
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import SECONDS_BUCKETS, ExchangeExemplars, ExemplarFile
 from sidecar.telemetry.finding_metrics import FindingMetrics
@@ -178,9 +177,10 @@ class Metrics:
             registry=registry,
         )
 
-    def build(self, version: str, *, engine: Engine) -> None:
-        """Show which version of Egret and of Python this is, and which engine serves."""
-        self._build.labels(version, platform.python_version(), engine.value).set(1)
+    def build(self, version: str) -> None:
+        """Show which version of Egret and of Python this is."""
+        # Queries from before there was one server read the label `engine`.
+        self._build.labels(version, platform.python_version(), "http2").set(1)
 
     def fault(self, kind: FaultKind) -> None:
         """Count a fault."""

@@ -12,7 +12,7 @@ import sys
 
 import uvloop
 
-from sidecar.server.engine import SocketError
+from sidecar.server.options import SocketError
 from sidecar.settings.process import SettingsError, read_settings
 from sidecar.storage.pool import InvalidDsnError
 from sidecar.storage.spool_files import SpoolError

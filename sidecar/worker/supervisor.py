@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Never
 import asyncpg
 
 from sidecar import __version__
-from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
@@ -39,6 +38,15 @@ STEADY_SECONDS: Final = 30.0
 """A worker that lived this long is restarted without delay again."""
 KILL_AFTER_SECONDS: Final = 5.0
 """How long past its own drain a worker may take before it is killed."""
+WORKER_DEFAULTS: Final = {
+    # A worker that has a gRPC channel, to a guardrail's server or a collector, starts a process
+    # that compiles policies, and uvloop starts processes by fork. gRPC's core stops its threads
+    # around each fork, and on a busy machine now and then waits for one of them for ever, before
+    # the fork or in the child: the worker's loop stands still. Seen in three workers at their
+    # start, by their stacks. The child becomes another program at once and needs none of it.
+    "GRPC_ENABLE_FORK_SUPPORT": "false",
+}
+"""Environment variables of a worker; one that is already set keeps its value."""
 
 
 class WorkerStartError(Exception):
@@ -139,7 +147,7 @@ class Supervisor:
             str(os.getpid()),
             str(ready_writer),
             pass_fds=(ready_writer,),
-            env=GRPC_ENVIRONMENT
+            env=WORKER_DEFAULTS
             | inherited_environment()
             | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
             # Ctrl-C goes to the whole terminal group; workers get their signal from here alone.

@@ -15,7 +15,7 @@ from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request
 from sidecar.pipeline.dependencies import Limits, Prices
-from sidecar.server.engine import ReceiveLog
+from sidecar.server.options import ReceiveLog
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import UsageSource
 from sidecar.storage.pool import UNAVAILABLE, Pool

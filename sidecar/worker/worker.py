@@ -12,11 +12,11 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from socket import gethostname
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol
 
 from sidecar import __version__
 from sidecar.extproc.stream import Budgets, OverloadGuard
@@ -26,17 +26,10 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.compilation import compile_in_subprocess, compile_shared
-from sidecar.server.engine import (
-    Engine,
-    EngineOptions,
-    NetworkAddress,
-    ReceiveLog,
-    Serve,
-    TlsFiles,
-)
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import NetworkAddress, ReceiveLog, ServerOptions, TlsFiles
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
-from sidecar.settings.serving import Engine as EngineChoice
 from sidecar.settings.serving import NetworkTls
 from sidecar.storage.finding_counts import FindingCounts
 from sidecar.storage.key_activity import KeyActivity
@@ -82,7 +75,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     if directory is not None and settings.telemetry.otlp_endpoint is not None:
         exemplars = ExemplarFile(exemplar_path(directory, os.getpid()))
     recorder = Recorder(settings.telemetry, instance=f"worker-{index}", exemplars=exemplars)
-    recorder.metrics.build(__version__, engine=settings.server.engine.chosen)
+    recorder.metrics.build(__version__)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
         status = WorkerStatus(
@@ -120,13 +113,13 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             status=status,
             messages=table,
         )
-        engine = _engine(settings, index, worker, receive_log=stores.usage.receive_log)
-        await engine.start()
+        server = _server(settings, index, worker, receive_log=stores.usage.receive_log)
+        await server.start()
         await wait_for_policies(policies, stopping)
         # All objects of now live as long as the worker: the collector need not walk them.
         gc.freeze()
         use_huge_pages()
-        await engine.set_ready(is_ready=True)
+        server.set_ready(is_ready=True)
         os.write(ready_pipe, b"1")
         get_logger().info(
             "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))
@@ -134,7 +127,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
         await stopping.wait()
         os.close(ready_pipe)
         get_logger().info("worker.draining", worker=index)
-        await engine.drain()
+        await server.drain()
     recorder.shutdown()
 
 
@@ -264,15 +257,15 @@ async def _build_worker(
     )
 
 
-def _engine(
+def _server(
     settings: Settings, index: int, worker: Worker, *, receive_log: ReceiveLog | None
-) -> Engine:
+) -> GrpcServer:
     network, listen = None, settings.listen
     if listen.host is not None:
         files = listen.tls_files if listen.tls is NetworkTls.MUTUAL else None
         tls = None if files is None else TlsFiles(*files)
         network = NetworkAddress(listen.host, listen.port + index, tls)
-    options = EngineOptions(
+    options = ServerOptions(
         socket_path=worker_socket(settings.server, index),
         socket_mode=settings.server.socket_mode,
         max_message_bytes=settings.server.max_message_bytes,
@@ -280,23 +273,4 @@ def _engine(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=network,
     )
-    return engine_type(settings.server.engine)(
-        options, functools.partial(serve, worker=worker), receive_log
-    )
-
-
-def engine_type(
-    engine: EngineChoice,
-) -> Callable[[EngineOptions, Serve, ReceiveLog | None], Engine]:
-    """Return the class of the engine; only its own library is imported, which saves memory."""
-    match engine.chosen:
-        case EngineChoice.GRPCIO:
-            from sidecar.server.grpcio import GrpcioEngine  # noqa: PLC0415
-
-            return GrpcioEngine
-        case EngineChoice.HTTP2 | EngineChoice.AUTO:
-            from sidecar.server.grpc_http2 import Http2Engine  # noqa: PLC0415
-
-            return Http2Engine
-        case _:
-            assert_never(engine)
+    return GrpcServer(options, functools.partial(serve, worker=worker), receive_log)

@@ -395,22 +395,6 @@ def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
     assert cluster["common_lb_config"]["update_merge_window"] == "0s"
 
 
-@pytest.mark.parametrize(
-    ("case", "engine"),
-    [("sidecar", None), ("sidecar-full", "grpcio"), ("standalone", None)],
-    ids=["the chart's Envoy", "asked for", "no Envoy"],
-)
-def test_workers_have_the_default_engine_unless_the_settings_name_another(
-    case: str, engine: str | None
-) -> None:
-    """The default serves any Envoy; a setting is passed on once."""
-    pod = one(render("helm4", case=case), "Deployment")["spec"]["template"]
-    containers = (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))
-    (egret,) = [one for one in containers if one["name"] == "egret"]
-    told = [entry["value"] for entry in egret["env"] if entry["name"] == "EGRET_SERVER__ENGINE"]
-    assert told == ([] if engine is None else [engine])
-
-
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
 def test_what_is_written_from_the_template_is_as_the_template_is_now(path: Path) -> None:
     """`make chart` writes it anew."""

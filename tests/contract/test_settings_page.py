@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from sidecar.settings.process import ENV_PREFIX, Settings
+from sidecar.settings.process import ENV_PREFIX, FORMER_SETTINGS, Settings
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 ROW: Final = re.compile(r"^\| (`EGRET_[^|]+) \| ([^|]+) \|", re.MULTILINE)
@@ -21,7 +21,9 @@ def _of_code() -> Iterator[tuple[str, object]]:
     for section, value in Settings.model_construct():
         assert isinstance(value, BaseModel)
         for name, default in type(value)():
-            yield f"{ENV_PREFIX}{section}__{name}".upper(), default
+            variable = f"{ENV_PREFIX}{section}__{name}".upper()
+            if variable not in FORMER_SETTINGS:
+                yield variable, default
 
 
 def _of_page() -> Iterator[tuple[str, str]]:

@@ -214,7 +214,7 @@ async def webhooks() -> AsyncIterator[WebhookServer]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def session_stack(webhooks: WebhookServer, engine: str) -> AsyncIterator[Stack]:
+async def session_stack(webhooks: WebhookServer) -> AsyncIterator[Stack]:
     """The stack that most tests share; a key for every policy."""
     # Their servers fail on purpose, for many tests in any order: none may open another's breaker.
     policies = re.sub(
@@ -222,9 +222,7 @@ async def session_stack(webhooks: WebhookServer, engine: str) -> AsyncIterator[S
         rf'"{webhooks.url.removesuffix("/check")}\1", breaker: {{failures: 1000}}',
         POLICIES + (BY_POLICY / "policies.yaml").read_text(encoding="utf-8"),
     )
-    async with whole_stack(
-        policies, settings=SETTINGS | {"EGRET_SERVER__ENGINE": engine}
-    ) as stack:
+    async with whole_stack(policies, settings=SETTINGS) as stack:
         yield stack
 
 

@@ -16,7 +16,6 @@ import pytest
 from multidict import CIMultiDict
 
 from tests.support.answers import chat_chunk, sse
-from tests.support.engines import CONTENT, SERVERS
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, as_json, chat, message
 
 pytestmark = [
@@ -98,7 +97,6 @@ async def ext_proc_messages(stack: Stack) -> int:
         return sum(int(line.rpartition(": ")[2]) for line in (await got.text()).splitlines())
 
 
-@CONTENT
 @pytest.mark.parametrize("api", WHOLE)
 async def test_a_whole_answer_is_redacted_in_every_api(stack: Stack, api: str) -> None:
     """The client gets its provider's answer, with a length that fits."""
@@ -113,7 +111,6 @@ async def test_a_whole_answer_is_redacted_in_every_api(stack: Stack, api: str) -
     assert counted.verdicts == {("pii", "redact"): 1, ("secrets", "pass"): 1}
 
 
-@CONTENT
 @pytest.mark.parametrize("api", WHOLE)
 async def test_a_blocked_whole_answer_is_a_refusal_of_its_api(stack: Stack, api: str) -> None:
     """Status and words are Egret's; nothing of the provider's answer is left."""
@@ -227,7 +224,6 @@ async def test_the_client_reads_its_own_values_again(stack: Stack, *, streams: b
     assert "[EMAIL_2]" in text
 
 
-@SERVERS
 @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
 async def test_a_remote_guardrail_judges_the_whole_answer(stack: Stack, *, streams: bool) -> None:
     """A stream is held for it, so that its refusal has a status."""
@@ -256,7 +252,6 @@ def clean(*_: object) -> bytes:
     return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice]}).encode()
 
 
-@CONTENT
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 async def test_a_provider_that_compresses_anyway_is_not_let_through(
     stack: Stack, encoding: str
@@ -366,7 +361,6 @@ WHOLE_CASES: dict[str, tuple[int, dict[str, str], bytes, int, bytes]] = {
 }  # fmt: skip
 
 
-@CONTENT
 @pytest.mark.parametrize("name", WHOLE_CASES)
 async def test_answers_of_every_kind_have_a_way(stack: Stack, name: str) -> None:
     """Errors pass with their status, judged; what cannot be read is refused."""
@@ -378,7 +372,6 @@ async def test_answers_of_every_kind_have_a_way(stack: Stack, name: str) -> None
     assert EMAIL.encode() not in answer.body
 
 
-@CONTENT
 async def test_a_stored_answer_is_judged_when_it_is_fetched_again(stack: Stack) -> None:
     """It is stored as the model wrote it; a request without a body asks for it."""
     await says(stack, SAID)
@@ -402,7 +395,6 @@ async def test_two_hundred_streams_at_once_are_all_judged(stack: Stack) -> None:
     assert all(body.endswith(b"data: [DONE]\n\n") for body in bodies)
 
 
-@CONTENT
 async def test_the_account_of_a_provider_stays_behind_the_gateway(stack: Stack) -> None:
     """Its cookies, which all clients would share, and the names of the organization that pays."""
     private = {

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import Egret
-from tests.support.engines import POLICY
 from tests.support.many_rules import many_rules, marker_code
 from tests.support.stack import Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
-    POLICY,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
 ]

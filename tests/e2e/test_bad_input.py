@@ -24,7 +24,6 @@ from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy
 from tests.support.command_line import Egret
-from tests.support.engines import POLICY, REFUSAL, SERVERS
 from tests.support.http2 import Http2Answer, http2_request
 from tests.support.more_workers import more_workers
 from tests.support.stack import (
@@ -105,7 +104,6 @@ async def _key(stack: Stack, kind: str) -> str:
             return kind
 
 
-@REFUSAL
 @DIALECTS
 @pytest.mark.parametrize(
     ("kind", "code"),
@@ -132,7 +130,6 @@ async def test_a_bad_key_is_refused(stack: Stack, path: str, kind: str, code: st
     assert await stack.received_count() == 0
 
 
-@REFUSAL
 @DIALECTS
 @pytest.mark.parametrize(
     ("names", "code"),
@@ -163,7 +160,6 @@ def _presented(stack: Stack, name: str) -> tuple[str, str]:
     return name, f"Bearer {value}" if name == "authorization" else value
 
 
-@REFUSAL
 @DIALECTS
 async def test_the_same_key_in_two_headers_is_one_key(stack: Stack, path: str) -> None:
     """Neither copy of it reaches the provider."""
@@ -202,7 +198,6 @@ def _nested_double(path: str) -> bytes:
     return as_json(prompt(path)).replace(b'"content"', b'"content": "hi", "content"', 1)
 
 
-@REFUSAL
 @DIALECTS
 @pytest.mark.parametrize(
     "content",
@@ -239,7 +234,6 @@ async def test_a_body_two_parsers_could_read_differently_is_refused(
     assert (await stack.post(prompt(path), path=path, key="block")).status == 200
 
 
-@REFUSAL
 @DIALECTS
 @pytest.mark.parametrize(
     ("where", "content", "headers", "reason", "refusal"),
@@ -410,7 +404,6 @@ async def test_models_are_listed_and_a_get_with_a_body_is_not(stack: Stack) -> N
 # Guardrails that fail.
 
 
-@SERVERS
 @DIALECTS
 @pytest.mark.parametrize("on_error", ["block", "allow"])
 @pytest.mark.parametrize(
@@ -441,7 +434,6 @@ guardrails:
 """
 
 
-@POLICY
 async def test_a_policy_with_a_typo_is_refused_with_its_place_and_changes_nothing(
     stack: Stack,
 ) -> None:
@@ -460,7 +452,6 @@ async def test_a_policy_with_a_typo_is_refused_with_its_place_and_changes_nothin
     assert answer.openai_error == (400, "invalid_request_error", "content_blocked")
 
 
-@POLICY
 async def test_a_policy_no_worker_can_read_is_counted_and_the_last_good_one_stays(
     stack: Stack,
 ) -> None:
@@ -498,7 +489,6 @@ async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
 # No database.
 
 
-@SERVERS
 async def test_without_its_database_egret_starts_refuses_and_recovers(stack: Stack) -> None:
     """503 with retry-after in the client's dialect, not 401; then 200 without a restart."""
     address = parse_qs(urlsplit(stack.facts.postgres_dsn).query)

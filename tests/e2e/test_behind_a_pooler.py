@@ -16,7 +16,6 @@ import pytest_asyncio
 from typer.testing import CliRunner
 
 from sidecar.cli.main import command_tree
-from tests.support.engines import SERVERS
 from tests.support.live_servers import LiveServers, live_servers
 from tests.support.more_workers import more_workers
 from tests.support.pgbouncer import pgbouncer, through
@@ -24,7 +23,6 @@ from tests.support.stack import Answer, Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
-    SERVERS,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -14,12 +14,11 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
     processing_mode_pb2 as modes,
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from tests.support.engines import ENVOY
 from tests.support.scripted_processor import ScriptedProcessor, Side, scripted_processor
 from tests.support.second_gateway import Config, beside_processor, second_gateway
 from tests.support.stack import Stack, as_json, chat
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session"), ENVOY]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 EMAIL: Final = "bob.builder@example.com"
 SECRET: Final = "Use ghp_16C7e42F292c6912E7710c838347Ae178B4a for it."

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import Egret, Ran
-from tests.support.engines import COMMANDS
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.stack, COMMANDS, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 NOWHERE = Egret("postgresql://nobody@127.0.0.1:1/none")
 

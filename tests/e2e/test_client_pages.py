@@ -21,10 +21,9 @@ from sidecar.apis.routes import recognise
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.subject import Route
 from tests.support.documented_commands import DOCS, ROOT
-from tests.support.engines import CLIENTS
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.stack, CLIENTS]
+pytestmark = [pytest.mark.stack]
 on_stack = pytest.mark.asyncio(loop_scope="session")
 
 PAGE: Final = (DOCS / "clients.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The conformance suite against our own workers, on the engine of the run."""
+"""The conformance suite against our own workers."""
 
 from __future__ import annotations
 

@@ -22,10 +22,9 @@ import pytest
 from google import genai
 from google.genai import types
 
-from tests.support.engines import CLIENTS
 from tests.support.stack import PATIENCE_SECONDS, POLL_SECONDS, Stack
 
-pytestmark = [pytest.mark.stack, CLIENTS, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 TURNS: Final = 20
 CALLS_TOOL: Final = frozenset({4, 11})

@@ -16,12 +16,10 @@ from dashboards.pictures import targets_of
 from dashboards.prometheus import Prometheus, running_prometheus
 from dashboards.traffic import Gateway, mixed_requests
 from tests.support.command_line import Egret
-from tests.support.engines import COMMANDS
 from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.stack,
-    COMMANDS,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -37,7 +37,6 @@ from sidecar.cli.doctor import BLOCKED, REDACTED
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
-from tests.support.engines import ENVOY
 from tests.support.scripted_processor import Side, scripted_processor
 from tests.support.second_gateway import (
     Adapt,
@@ -50,7 +49,7 @@ from tests.support.second_gateway import (
 )
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session"), ENVOY]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 FILTERS: Final = "type.googleapis.com/envoy.extensions.filters.http"
 WITHOUT_PII: Final = "{name: without-pii, guardrails: [{name: secrets, type: secrets}]}"

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 from sidecar.cli.main import command_tree
 from sidecar.settings.sections import inherited_environment
-from tests.support import engines
 from tests.support.documented_commands import (
     DOCS,
     PAGES,
@@ -32,7 +31,7 @@ from tests.support.documented_commands import (
 )
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.long, engines.COMMANDS]
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 on_stack = pytest.mark.asyncio(loop_scope="session")
 
 Words = tuple[str, ...]

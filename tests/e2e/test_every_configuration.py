@@ -25,7 +25,6 @@ from pydantic import SecretStr
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority
 from tests.support.deployments import DEPLOYMENTS
-from tests.support.engines import ENVOY
 from tests.support.helm import CASES, CHART, one, render
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import Config, ext_proc_filters
@@ -34,7 +33,6 @@ from tests.support.stack import Stack
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.long,
-    ENVOY,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
@@ -103,7 +101,7 @@ class Homestead:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def homestead(session_stack: Stack, engine: str) -> AsyncIterator[Homestead]:
+async def homestead(session_stack: Stack) -> AsyncIterator[Homestead]:
     """One worker behind a socket and behind a port with mutual TLS, and a mock a provider."""
     async with AsyncExitStack() as parts:
         place = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="egret-home-")))
@@ -118,9 +116,7 @@ async def homestead(session_stack: Stack, engine: str) -> AsyncIterator[Homestea
             "EGRET_LISTEN__KEY_FILE": str(own["key_file"]),
             "EGRET_LISTEN__CLIENT_CA_FILE": str(envoys.ca_file),
         }
-        world = await parts.enter_async_context(
-            routed_world(session_stack, engine=engine, settings=settings)
-        )
+        world = await parts.enter_async_context(routed_world(session_stack, settings=settings))
         sds = Path(world.parameters.sds_directory)
         _write_secrets(sds, servers=servers, envoys=envoys, clients=clients)
         elsewhere = dict.fromkeys(("azure", "gemini", "bedrock"), world.ports["openai"])

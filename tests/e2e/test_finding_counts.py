@@ -13,10 +13,9 @@ import pytest_asyncio
 
 from sidecar.telemetry.finding_metrics import WINDOW_CHECKS
 from tests.support.command_line import Egret
-from tests.support.engines import COMMANDS
 from tests.support.stack import Stack, chat, logged
 
-pytestmark = [pytest.mark.stack, COMMANDS, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 POLICIES = """
 name: audited

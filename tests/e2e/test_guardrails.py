@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 from tests.support.command_line import Egret
-from tests.support.engines import CONTENT, COUNTS, SERVERS
 from tests.support.more_workers import more_workers
 from tests.support.second_gateway import Config
 from tests.support.stack import MESSAGES, Answer, Stack, as_json, chat, message
@@ -33,7 +32,6 @@ def _guardrail_spans(spans: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-@SERVERS
 async def test_two_webhooks_of_50_ms_run_at_the_same_time(
     stack: Stack, webhooks: WebhookServer
 ) -> None:
@@ -54,7 +52,6 @@ async def test_two_webhooks_of_50_ms_run_at_the_same_time(
     assert max(began_a, began_b) < min(ended_a, ended_b)
 
 
-@SERVERS
 async def test_the_first_block_ends_the_others(stack: Stack, webhooks: WebhookServer) -> None:
     """The one that would take ten minutes is skipped, and its connection is closed."""
     webhooks.intervals.clear()
@@ -74,7 +71,6 @@ async def test_the_first_block_ends_the_others(stack: Stack, webhooks: WebhookSe
     assert await stack.received_count() == 0
 
 
-@SERVERS
 async def test_a_guardrail_may_take_no_longer_than_its_exchange(stack: Stack) -> None:
     """Its own time limit is 30 s and the exchange's budget 2 s; its `on_error` still decides."""
     async with stack.counting() as counted:
@@ -91,7 +87,6 @@ async def test_a_guardrail_may_take_no_longer_than_its_exchange(stack: Stack) ->
     assert counted.verdicts == {("endless", "timeout_open"): 1}
 
 
-@CONTENT
 async def test_in_shadow_mode_guardrails_say_what_they_would_do_and_change_nothing(
     stack: Stack,
 ) -> None:
@@ -111,7 +106,6 @@ async def test_in_shadow_mode_guardrails_say_what_they_would_do_and_change_nothi
     assert line["egret"]["verdict"] == "allowed"
 
 
-@CONTENT
 async def test_a_flag_lets_pass_and_is_told(stack: Stack) -> None:
     """In the metrics, the span and the access log."""
     body = as_json(chat("mail bob@example.com"))
@@ -172,7 +166,6 @@ async def writing(session_stack: Stack) -> AsyncIterator[Stack]:
         yield writing
 
 
-@COUNTS
 @pytest.mark.usefixtures("stack")
 async def test_egret_can_write_how_limits_stand_itself(writing: Stack) -> None:
     """In place of what the provider says of its own."""

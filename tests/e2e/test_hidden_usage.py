@@ -13,7 +13,6 @@ import pytest
 
 from tests.e2e.test_answers import ext_proc_messages, says
 from tests.e2e.test_usage import TOKENS, recorded, told
-from tests.support.engines import COUNTS
 from tests.support.stack import CHAT, Stack, chat
 
 pytestmark = [
@@ -55,7 +54,6 @@ async def test_a_stream_is_counted_exactly_and_its_bytes_are_as_ever(
     assert told(record, *TOKENS) == (3, 7, False, "completed", 200)
 
 
-@COUNTS
 @KEYS
 async def test_a_client_that_reads_the_first_choice_of_every_event_can(
     stack: Stack, key: str
@@ -66,7 +64,6 @@ async def test_a_client_that_reads_the_first_choice_of_every_event_can(
     assert text == "The mock model was given 9 characters."
 
 
-@COUNTS
 @KEYS
 async def test_openais_own_client_sees_no_usage(stack: Stack, key: str) -> None:
     """Nor an event without a choice; one that asked itself gets what it asked for."""
@@ -93,7 +90,6 @@ async def test_openais_own_client_sees_no_usage(stack: Stack, key: str) -> None:
     assert asked[-1].usage.completion_tokens == 7
 
 
-@COUNTS
 async def test_no_other_answer_passes_here_for_it(stack: Stack) -> None:
     """A whole one, or a stream whose client asked: two messages, as without the policy."""
 
@@ -107,7 +103,6 @@ async def test_no_other_answer_passes_here_for_it(stack: Stack) -> None:
     assert await messages(stream=True) > 4
 
 
-@COUNTS
 async def test_an_error_in_the_place_of_a_stream_goes_through(stack: Stack) -> None:
     """With its own status and words."""
     await stack.tell_provider("status", status=429, count=1)

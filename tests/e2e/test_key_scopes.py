@@ -8,7 +8,6 @@ from typing import Final
 import pytest
 
 from sidecar.keys.scopes import Scopes
-from tests.support.engines import REFUSAL
 from tests.support.second_gateway import (
     Config,
     connection_managers,
@@ -17,7 +16,7 @@ from tests.support.second_gateway import (
 )
 from tests.support.stack import MESSAGES, Stack, chat, message
 
-pytestmark = [pytest.mark.stack, REFUSAL, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 ELSEWHERE: Final = "198.51.100.7"
 HERE_ONLY: Final = Scopes(sources=(ip_network("127.0.0.0/8"), ip_network("::1/128")))

@@ -15,9 +15,8 @@ import aiohttp
 import pytest
 
 from tests.support.embedded import CHAT, Up, started
-from tests.support.engines import SERVERS
 
-pytestmark = [pytest.mark.stack, pytest.mark.long, SERVERS, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(600)]
 
 CLIENTS: Final = 3
 HEALED_SECONDS: Final = 150.0

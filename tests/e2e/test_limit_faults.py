@@ -17,13 +17,11 @@ import redis.asyncio
 from egret_tools.devstack.processes import free_port
 
 from sidecar.keys.credentials import ApiKey, generate
-from tests.support.engines import SERVERS
 from tests.support.live_servers import LiveServers, live_servers, valkey_server
 from tests.support.stack import CHAT, Answer, Stack, as_json, chat, whole_stack
 
 pytestmark = [
     pytest.mark.stack,
-    SERVERS,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 

@@ -17,7 +17,6 @@ import pytest
 import pytest_asyncio
 
 from tests.support.command_line import Egret
-from tests.support.engines import COUNTS
 from tests.support.stack import Stack, chat
 
 pytestmark = [
@@ -78,7 +77,6 @@ async def statuses(stack: Stack, count: int, **fields: Any) -> Counter[int]:
     return counted
 
 
-@COUNTS
 async def test_a_limit_set_at_run_time_acts_within_a_second(stack: Stack, key_id: str) -> None:
     """And is refused in OpenAI's words, with its headers."""
     assert await statuses(stack, 5) == {200: 5}
@@ -92,7 +90,6 @@ async def test_a_limit_set_at_run_time_acts_within_a_second(stack: Stack, key_id
     assert int(refused.headers["retry-after"]) > 0
 
 
-@COUNTS
 async def test_the_openai_client_waits_as_told_and_succeeds(stack: Stack, key_id: str) -> None:
     """Its own retries honour our headers."""
     await limit(stack, key_id, "requests/second=1")
@@ -108,7 +105,6 @@ async def test_the_openai_client_waits_as_told_and_succeeds(stack: Stack, key_id
     assert time.monotonic() - started_at > 1.5
 
 
-@COUNTS
 async def test_tokens_that_were_not_used_are_given_back(stack: Stack, key_id: str) -> None:
     """An answer is far shorter than what it might have been."""
     await limit(stack, key_id, "tokens/day=10000")
@@ -118,7 +114,6 @@ async def test_tokens_that_were_not_used_are_given_back(stack: Stack, key_id: st
             await asyncio.sleep(0.3)
 
 
-@COUNTS
 async def test_a_blocked_answer_is_not_given_back(stack: Stack) -> None:
     """Its tokens were produced: whoever is blocked again and again still runs into the limit."""
     async with a_change(stack):
@@ -135,7 +130,6 @@ async def test_a_blocked_answer_is_not_given_back(stack: Stack) -> None:
     assert await statuses(stack, 1, max_tokens=9_000) == {429: 1}
 
 
-@COUNTS
 async def test_a_key_whose_tokens_are_limited_has_its_streams_counted(
     stack: Stack, key_id: str
 ) -> None:
@@ -160,7 +154,6 @@ async def test_concurrent_requests_are_counted_to_the_end_of_their_answers(
             await asyncio.sleep(0.3)
 
 
-@COUNTS
 async def test_a_budget_ends_with_its_own_code(stack: Stack, key_id: str) -> None:
     """By the price table; the client is told not to try again."""
     prices = ("--input", "1000", "--output-tokens", "1000")
@@ -201,7 +194,6 @@ async def answer_with_limits_of_its_own(stack: Stack) -> None:
         assert answer.status == 204
 
 
-@COUNTS
 async def test_an_answer_tells_how_limits_stand_in_place_of_the_providers(
     stack: Stack, key_id: str
 ) -> None:
@@ -226,7 +218,6 @@ async def test_an_answer_tells_how_limits_stand_in_place_of_the_providers(
     assert 49_000 < int(of_limited["x-ratelimit-remaining-tokens"]) < 49_900
 
 
-@COUNTS
 async def test_a_budget_that_runs_short_is_told_before_it_ends(stack: Stack, key_id: str) -> None:
     """On answers, and once to those who watch."""
     prices = ("--input", "1000", "--output-tokens", "1000")

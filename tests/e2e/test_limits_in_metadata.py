@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.test_limits import a_change, command
-from tests.support.engines import COUNTS
 from tests.support.more_workers import more_workers
 from tests.support.ratelimit_server import ratelimit_server
 from tests.support.second_gateway import Adapt, Config, connection_managers
 from tests.support.stack import Stack, chat
 
-pytestmark = [pytest.mark.stack, COUNTS, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 MINUTE = 2
 """Of `envoy.type.v3.RateLimitUnit`."""
@@ -72,13 +71,10 @@ def limited_by(port: int) -> Adapt:
     return adapt
 
 
-async def test_envoys_rate_limits_act_on_the_amount_that_egret_names(
-    session_stack: Stack, engine: str
-) -> None:
+async def test_envoys_rate_limits_act_on_the_amount_that_egret_names(session_stack: Stack) -> None:
     """Set by `egret limits`, counted by a server that knows nothing of Egret."""
     settings = {
         "EGRET_LIMITS__IN_METADATA": "true",
-        "EGRET_SERVER__ENGINE": engine,
         "EGRET_VALKEY__URL": session_stack.facts.valkey_url,
     }
     async with (

@@ -7,12 +7,10 @@ import asyncio
 import pytest
 from egret_tools.envoy_lint.lint import lint
 
-from tests.support.engines import COMMANDS
 from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.stack,
-    COMMANDS,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -13,10 +13,9 @@ from google import genai
 from google.genai import errors, types
 
 from tests.support.clients import openai_client, tls_client
-from tests.support.engines import CLIENTS
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.stack, CLIENTS, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 TEXT = "Write a haiku about herons."
 SECRET_TEXT = "Tell me about Bluebird."

@@ -24,7 +24,6 @@ from pydantic import SecretStr
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from tests.support.access_log_fields import explained
-from tests.support.engines import COMMANDS
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message
 
 pytestmark = [
@@ -280,7 +279,6 @@ async def test_what_was_planted_is_found_nowhere(stack: Stack) -> None:
     assert "egret" in everything["Valkey"]
 
 
-@COMMANDS
 async def test_each_field_of_the_access_log_is_explained(stack: Stack) -> None:
     """Of Envoy's, of Egret's metadata, and of what the filter measured: see docs/envoy.md."""
     for policy in ("block", "redact", "answers-redact"):

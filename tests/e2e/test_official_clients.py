@@ -15,7 +15,6 @@ import pytest
 import pytest_asyncio
 
 from tests.support.clients import openai_client, tls_client
-from tests.support.engines import CLIENTS
 from tests.support.http2 import Http2Answer, http2_request
 from tests.support.stack import CHAT, MESSAGES, Stack, as_json, chat, message
 
@@ -58,7 +57,6 @@ async def claude(stack: Stack) -> AsyncIterator[anthropic.AsyncAnthropic]:
         yield client
 
 
-@CLIENTS
 async def test_openai_completes_a_chat(stack: Stack, gpt: openai.AsyncOpenAI) -> None:
     """Every field of the answer is the provider's; the exchange is counted as allowed."""
     async with stack.counting() as counted:
@@ -81,7 +79,6 @@ async def test_openai_streams_a_chat(stack: Stack, gpt: openai.AsyncOpenAI) -> N
     assert await stack.received_count() == 1
 
 
-@CLIENTS
 async def test_openai_completes_embeds_and_lists_models(
     stack: Stack, gpt: openai.AsyncOpenAI
 ) -> None:
@@ -102,7 +99,6 @@ async def test_openai_completes_embeds_and_lists_models(
     }
 
 
-@CLIENTS
 async def test_anthropic_answers_a_message(stack: Stack, claude: anthropic.AsyncAnthropic) -> None:
     """Every field of the answer is the provider's; the exchange is counted as allowed."""
     async with stack.counting() as counted:
@@ -142,7 +138,6 @@ async def test_anthropic_streams_counts_and_lists(
     }
 
 
-@CLIENTS
 async def test_openai_raises_its_authentication_error_for_a_bad_key(stack: Stack) -> None:
     """With our words and code, for a key of the right form and for none of ours."""
     for key in (BAD_KEY, "sk-of-somebody-else"):
@@ -155,7 +150,6 @@ async def test_openai_raises_its_authentication_error_for_a_bad_key(stack: Stack
     assert await stack.received_count() == 0
 
 
-@CLIENTS
 async def test_anthropic_raises_its_authentication_error_for_a_bad_key(stack: Stack) -> None:
     """Listing models included: that path is served by both APIs."""
     async with stack.counting(2) as counted, _anthropic(stack, BAD_KEY) as client:
@@ -180,7 +174,6 @@ async def test_anthropic_raises_its_authentication_error_for_a_bad_key(stack: St
     assert await stack.received_count() == 0
 
 
-@CLIENTS
 async def test_a_blocked_prompt_raises_each_clients_bad_request_error(
     stack: Stack, gpt: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic
 ) -> None:
@@ -212,7 +205,6 @@ async def test_a_blocked_prompt_raises_each_clients_bad_request_error(
     assert await stack.received_count() == 0
 
 
-@CLIENTS
 async def test_a_forbidden_model_and_an_image_raise_permission_denied(stack: Stack) -> None:
     """The key may use one model only, and its policy blocks what cannot be read."""
     key = await stack.new_key("block", allowed_models=("gpt-4o", "claude-mock"))
@@ -238,7 +230,6 @@ print(json.dumps([said.choices[0].message.content, told.content[0].text]))
 """
 
 
-@CLIENTS
 async def test_programs_need_nothing_but_environment_variables(stack: Stack) -> None:
     """Base URL, key and certificate authority: not a line of the program is changed."""
     process = await asyncio.create_subprocess_exec(

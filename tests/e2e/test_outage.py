@@ -16,7 +16,6 @@ import pytest_asyncio
 from egret_tools.devstack.workers import _all_serve
 
 from sidecar.keys.credentials import ApiKey, generate
-from tests.support.engines import SERVERS
 from tests.support.live_servers import LiveServer, LiveServers, live_servers
 from tests.support.more_workers import more_workers, processes_of
 from tests.support.stack import MESSAGES, Answer, Stack, chat, message, whole_stack
@@ -24,7 +23,6 @@ from tests.support.stack import MESSAGES, Answer, Stack, chat, message, whole_st
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.long,
-    SERVERS,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 

@@ -22,10 +22,9 @@ IDLE_SECONDS = 6
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def small_worker(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
+async def small_worker(session_stack: Stack) -> AsyncIterator[Stack]:
     """One worker that judges two requests at once, and keeps 1 MB of bodies."""
     settings = {
-        "EGRET_SERVER__ENGINE": engine,
         "EGRET_EXCHANGE__MAX_EXCHANGES": str(ROOM),
         "EGRET_EXCHANGE__MAX_BODY_BYTES": str(MEGABYTE),
         "EGRET_EXCHANGE__MAX_HELD_BYTES": str(MEGABYTE),

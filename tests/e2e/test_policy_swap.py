@@ -8,13 +8,11 @@ from collections import Counter
 
 import pytest
 
-from tests.support.engines import POLICY
 from tests.support.many_rules import many_rules, marker_code
 from tests.support.stack import Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
-    POLICY,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
 ]

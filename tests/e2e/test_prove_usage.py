@@ -6,9 +6,8 @@ import pytest
 from rich.console import Console
 
 from loadtest.prove_usage import Proof, prove
-from tests.support.engines import COUNTS
 
-pytestmark = [pytest.mark.stack, pytest.mark.long, COUNTS]
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 
 @pytest.mark.timeout(240)

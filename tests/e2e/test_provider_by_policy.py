@@ -13,7 +13,6 @@ import yaml
 from egret_tools.devstack.credentials import write_credential
 from pydantic import SecretStr
 
-from tests.support.engines import POLICY
 from tests.support.second_gateway import (
     Config,
     Gateway,
@@ -22,7 +21,7 @@ from tests.support.second_gateway import (
 )
 from tests.support.stack import Stack, chat
 
-pytestmark = [pytest.mark.stack, POLICY, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 ROUTES = Path(__file__).resolve().parents[2] / "examples" / "providers-by-policy" / "routes.yaml"
 TEAM_KEY = "Bearer team-key"

@@ -11,7 +11,6 @@ from typing import Final
 import aiohttp
 import pytest
 
-from tests.support.engines import CONTENT
 from tests.support.second_gateway import Config, ext_proc_filters, second_gateway
 from tests.support.stack import CHAT, MESSAGES, Stack, as_json, chat, message
 
@@ -174,7 +173,6 @@ PLACES = [
 ]
 
 
-@CONTENT
 @pytest.mark.parametrize(("path", "body"), PLACES)
 async def test_it_is_replaced_wherever_it_stands(
     stack: Stack, path: str, body: dict[str, object]
@@ -220,7 +218,6 @@ ESCAPED = [
 ]
 
 
-@CONTENT
 @pytest.mark.parametrize(("body", "form", "placeholder"), ESCAPED)
 async def test_no_way_to_write_it_hides_it(
     stack: Stack, body: dict[str, object], form: bytes, placeholder: bytes
@@ -233,7 +230,6 @@ async def test_no_way_to_write_it_hides_it(
     assert received.body == template.replace(HERE.encode(), placeholder)
 
 
-@CONTENT
 async def test_a_card_number_without_quotes_becomes_a_string(stack: Stack) -> None:
     """JSON has no other place for a placeholder."""
     template = as_json(message("Go on.", metadata={"card": HERE}))
@@ -256,7 +252,6 @@ async def test_what_is_clean_goes_on_untouched(stack: Stack) -> None:
     assert counted.outcomes == {("allowed", "chat", "none"): 1}
 
 
-@CONTENT
 async def test_the_same_value_gets_the_same_placeholder_and_others_get_others(
     stack: Stack,
 ) -> None:

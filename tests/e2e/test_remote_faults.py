@@ -17,13 +17,11 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.engines import SERVERS
 from tests.support.faulty_servers import FaultyServers, faulty_servers
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message, whole_stack
 
 pytestmark = [
     pytest.mark.stack,
-    SERVERS,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -13,12 +13,11 @@ import pytest_asyncio
 from aiohttp import web
 
 from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
-from tests.support.engines import SERVERS
 from tests.support.grpc_guardrail import Call, grpc_server
 from tests.support.stack import Stack, chat
 from tests.support.webhook_server import webhook_server
 
-pytestmark = [pytest.mark.stack, SERVERS, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 FOUND = "Zoë"
 SAID = f"é {FOUND} called"

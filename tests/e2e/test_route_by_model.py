@@ -15,7 +15,6 @@ import pytest_asyncio
 from egret_tools.devstack.envoy_config import UnknownModels
 
 from tests.e2e.test_usage import recorded
-from tests.support.engines import CONTENT, COUNTS
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import (
     Adapt,
@@ -34,9 +33,9 @@ PROMPT = {"role": "user", "content": "Write a haiku about herons."}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def running_world(session_stack: Stack, engine: str) -> AsyncIterator[RoutedWorld]:
+async def running_world(session_stack: Stack) -> AsyncIterator[RoutedWorld]:
     """Workers that name models, and a provider with a key of its own for each route."""
-    async with routed_world(session_stack, engine=engine) as world:
+    async with routed_world(session_stack) as world:
         yield world
 
 
@@ -121,7 +120,6 @@ async def test_each_provider_gets_its_own_models_with_its_own_key(
     ]
 
 
-@CONTENT
 async def test_the_model_counts_and_not_the_path_it_is_asked_for_at(
     world: RoutedWorld, gateway: Stack
 ) -> None:
@@ -131,7 +129,6 @@ async def test_the_model_counts_and_not_the_path_it_is_asked_for_at(
     assert await _reached(world) == [_own("openai", "gpt-5"), _own("anthropic", "claude-mock")]
 
 
-@CONTENT
 async def test_a_model_that_no_route_names_is_answered_in_the_words_of_its_api(
     world: RoutedWorld, gateway: Stack
 ) -> None:
@@ -148,7 +145,6 @@ async def test_a_model_that_no_route_names_is_answered_in_the_words_of_its_api(
     assert await _reached(world) == []
 
 
-@CONTENT
 @pytest.mark.parametrize(
     ("model", "status"),
     [
@@ -167,7 +163,6 @@ async def test_a_hostile_name_reaches_nobody(
     assert (answer.status, await _reached(world)) == (status, [])
 
 
-@CONTENT
 async def test_a_body_in_which_two_models_stand_reaches_nobody(
     world: RoutedWorld, gateway: Stack
 ) -> None:
@@ -177,7 +172,6 @@ async def test_a_body_in_which_two_models_stand_reaches_nobody(
     assert (answer.status, await _reached(world)) == (400, [])
 
 
-@CONTENT
 async def test_a_key_reaches_no_provider_of_models_that_it_may_not_use(
     world: RoutedWorld, gateway: Stack
 ) -> None:
@@ -197,7 +191,6 @@ def _without_early_removal(config: Config) -> None:
         del manager["early_header_mutation_extensions"]
 
 
-@CONTENT
 @pytest.mark.parametrize("mode", ["NONE", "FULL_DUPLEX_STREAMED", "BUFFERED"])
 async def test_a_spoofed_header_chooses_no_route_in_any_mode(
     world: RoutedWorld, mode: str
@@ -248,7 +241,6 @@ def _open(config: Config) -> None:
         settings["failure_mode_allow"] = True
 
 
-@CONTENT
 @pytest.mark.parametrize("change", [_bypassed, _open], ids=["bypassed", "fails open"])
 async def test_a_header_that_egret_never_saw_chooses_no_route(
     world: RoutedWorld, change: Adapt
@@ -261,7 +253,6 @@ async def test_a_header_that_egret_never_saw_chooses_no_route(
     assert await _reached(world) == [_own("openai", LLAMA)]
 
 
-@CONTENT
 async def test_other_models_go_where_their_path_leads_by_choice(world: RoutedWorld) -> None:
     """The default provider of each API; what a route names goes its way all the same."""
     async with world.gateway(unknown_models=UnknownModels.BY_PATH) as gateway:
@@ -286,7 +277,6 @@ def _ext_proc(**values: object) -> Adapt:
     return change
 
 
-@CONTENT
 @pytest.mark.parametrize(
     "change",
     [_ext_proc(disable_clear_route_cache=True), _ext_proc(route_cache_action="RETAIN")],
@@ -302,7 +292,6 @@ async def test_without_a_second_choice_no_model_reaches_anybody(
     assert (answer.status, await _reached(world)) == (404, [])
 
 
-@CONTENT
 async def test_the_route_that_is_chosen_does_not_undo_that_egret_judges(
     world: RoutedWorld,
 ) -> None:
@@ -328,7 +317,6 @@ async def test_the_route_that_is_chosen_does_not_undo_that_egret_judges(
     assert (b"ann@example.org" in seen.body, b"[EMAIL_1]" in seen.body) == (False, True)
 
 
-@COUNTS
 async def test_what_a_routed_request_used_is_recorded_as_its_provider_counted_it(
     gateway: Stack,
 ) -> None:
@@ -342,7 +330,6 @@ async def test_what_a_routed_request_used_is_recorded_as_its_provider_counted_it
     assert (record["request_model"], record["response_model"]) == (LLAMA, LLAMA)
 
 
-@CONTENT
 async def test_a_fallback_of_a_routed_provider_gets_its_own_key(world: RoutedWorld) -> None:
     """A model of another provider is not asked for there when its own fails."""
     async with world.gateway(openai_fallback=world.fallback) as gateway:

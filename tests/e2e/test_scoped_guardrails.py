@@ -9,12 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.support.command_line import Egret
-from tests.support.engines import CONTENT
 from tests.support.stack import CHAT, Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
-    CONTENT,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
 ]

@@ -23,13 +23,11 @@ from egret_tools.devstack.envoy_config import (
 )
 
 from tests.support.aws_provider import REGION, AwsProvider, running_aws_provider
-from tests.support.engines import ENVOY
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.stack,
-    ENVOY,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -9,12 +9,10 @@ import time
 
 import pytest
 
-from tests.support.engines import CONTENT
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message
 
 pytestmark = [
     pytest.mark.stack,
-    CONTENT,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -27,7 +27,6 @@ from opentelemetry.trace import Tracer
 
 from tests.e2e.test_answers import says
 from tests.support.clients import openai_client
-from tests.support.engines import SERVERS
 from tests.support.rotel import Span
 from tests.support.stack import Stack, chat
 
@@ -175,7 +174,6 @@ def _parents(spans: dict[str, Span]) -> dict[str, str | None]:
     return {name: names.get(one["parent_span_id"]) for name, one in spans.items()}
 
 
-@SERVERS
 async def test_a_collector_that_stands_still_slows_no_request(stack: Stack) -> None:
     """Neither Envoy nor Egret waits for it; once it goes on, so do the traces."""
     await _seconds_of(stack, 20)

@@ -21,9 +21,9 @@ from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation, Refusal
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
-from sidecar.server.engine import EngineOptions
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import ServerOptions
 from tests.support import events as on
-from tests.support.engines import ENGINE_TYPES, ENVOY
 from tests.support.http2 import http2_request
 from tests.support.scripted import (
     BodyAnswer,
@@ -69,12 +69,12 @@ def listener_buffer(size: int) -> Callable[[Config], None]:
     return adapt
 
 
-# Our engine with judges that fail.
+# Our server with judges that fail.
 
 
 @dataclass
-class OwnEngine:
-    """Our engine in this process, whose judge a test chooses; and an Envoy that asks it."""
+class OwnServer:
+    """Our server in this process, whose judge a test chooses; and an Envoy that asks it."""
 
     gateway: Gateway
     judge: Callable[[], ScriptedHandler] = lambda: ScriptedHandler(
@@ -96,22 +96,22 @@ class OwnEngine:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def own_engine(session_stack: Stack, engine: str) -> AsyncIterator[OwnEngine]:
-    """Our engine behind an Envoy of the usual configuration."""
+async def own_server(session_stack: Stack) -> AsyncIterator[OwnServer]:
+    """Our server behind an Envoy of the usual configuration."""
     with tempfile.TemporaryDirectory(prefix="egret-own-") as place:
         socket = Path(place) / "worker.sock"
         async with second_gateway(session_stack, judged_by(socket)) as gateway:
-            own = OwnEngine(gateway)
-            options = EngineOptions(
+            own = OwnServer(gateway)
+            options = ServerOptions(
                 socket_path=socket,
                 socket_mode=0o600,
                 max_message_bytes=1 << 20,
                 drain_delay_seconds=0,
                 drain_grace_seconds=1,
             )
-            serves = ENGINE_TYPES[engine](options, own.talk)
+            serves = GrpcServer(options, own.talk)
             await serves.start()
-            await serves.set_ready(is_ready=True)
+            serves.set_ready(is_ready=True)
             yield own
             await serves.drain()
 
@@ -169,15 +169,15 @@ NEEDS_BODY: Final = at_once(on.BodyRequired())
 @pytest.mark.parametrize("where", ["headers", "body"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_judge_that_fails_lets_nothing_pass(
-    stack: Stack, own_engine: OwnEngine, fault: str, *, where: str, words: str
+    stack: Stack, own_server: OwnServer, fault: str, *, where: str, words: str
 ) -> None:
     """Not on the headers, not on the body, not even when the refusal itself fails."""
     fails = FAULTS[fault]
     headers: HeadersAnswer = fails if where == "headers" else NEEDS_BODY
     body: BodyAnswer = fails
     wording = refusal_of if words == "words" else failing_words
-    own_engine.judge = lambda: ScriptedHandler(headers, body, wording=wording)
-    answer = await stack.post(chat("hello"), url=own_engine.gateway.https_url)
+    own_server.judge = lambda: ScriptedHandler(headers, body, wording=wording)
+    answer = await stack.post(chat("hello"), url=own_server.gateway.https_url)
     assert answer.status >= 500
     assert b"secret" not in answer.body
     assert await stack.received_count() == 0
@@ -198,15 +198,15 @@ async def _talk_rubbish(stream: Call) -> StreamEnd:
 
 
 @pytest.mark.parametrize("converse", [_raise, _abort, _talk_rubbish])
-async def test_an_engine_whose_conversation_fails_lets_nothing_pass(
-    stack: Stack, own_engine: OwnEngine, converse: Callable[[Call], Awaitable[StreamEnd]]
+async def test_a_server_whose_conversation_fails_lets_nothing_pass(
+    stack: Stack, own_server: OwnServer, converse: Callable[[Call], Awaitable[StreamEnd]]
 ) -> None:
     """The stream ends with an error, which Envoy takes for a no."""
-    own_engine.converse = converse
+    own_server.converse = converse
     try:
-        answer = await stack.post(chat("hello"), url=own_engine.gateway.https_url)
+        answer = await stack.post(chat("hello"), url=own_server.gateway.https_url)
     finally:
-        own_engine.converse = None
+        own_server.converse = None
     assert answer.status >= 500
     assert b"secret" not in answer.body
     assert await stack.received_count() == 0
@@ -295,7 +295,6 @@ async def _override(side: Side) -> None:
     await side.write(response)
 
 
-@ENVOY
 @pytest.mark.parametrize(
     "script",
     [
@@ -319,17 +318,15 @@ async def _return(side: Side) -> None:
     await side.read()
 
 
-@ENVOY
 async def test_envoy_lets_a_request_pass_when_the_stream_ends_well_without_an_answer(
     stack: Stack, scripted: Scripted
 ) -> None:
-    """The one way to fail open, and why our engine never merely returns."""
+    """The one way to fail open, and why our server never merely returns."""
     answer = await scripted.post(_return)
     assert answer.status == 200
     assert await stack.received_count() == 1
 
 
-@ENVOY
 async def test_envoy_lets_nothing_pass_when_the_stream_ends_well_while_headers_are_held(
     stack: Stack, scripted: Scripted
 ) -> None:
@@ -340,7 +337,6 @@ async def test_envoy_lets_nothing_pass_when_the_stream_ends_well_while_headers_a
     assert await stack.received_count() == 0
 
 
-@ENVOY
 async def test_envoy_ignores_value_and_append_action_of_a_header(
     stack: Stack, scripted: Scripted
 ) -> None:
@@ -367,7 +363,6 @@ async def test_envoy_ignores_value_and_append_action_of_a_header(
     assert received.all("x-ratelimit-there") == ["ours"]
 
 
-@ENVOY
 async def test_envoy_sends_a_body_twice_when_trailers_follow_and_a_retry_is_allowed(
     stack: Stack, scripted: Scripted
 ) -> None:
@@ -607,7 +602,7 @@ async def test_an_envoy_that_resets_its_streams_keeps_its_connections(
         second_gateway(stack, change) as gateway,
         aiohttp.ClientSession(gateway.admin_url) as admin,
     ):
-        while resets < 500 and rounds < 100:  # how many ends come in time depends on the engine
+        while resets < 500 and rounds < 100:  # how many ends come in time differs
             rounds += 1
             posts = (
                 stack.post(chat("hello"), key="block", url=gateway.https_url) for _ in range(20)

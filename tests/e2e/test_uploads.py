@@ -7,11 +7,10 @@ from typing import Final
 
 import pytest
 
-from tests.support.engines import ENVOY
 from tests.support.second_gateway import processing_mode, second_gateway
 from tests.support.stack import CHAT, Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session"), ENVOY]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 FILES: Final = "/v1/files"
 POLICY: Final = "{name: files, unscanned: allow, guardrails: [{name: secrets, type: secrets}]}"

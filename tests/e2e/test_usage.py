@@ -14,7 +14,6 @@ import httpx2
 import openai
 import pytest
 
-from tests.support.engines import COUNTS
 from tests.support.stack import MESSAGES, Stack, chat, message
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -64,7 +63,6 @@ async def test_a_whole_answer_is_recorded_as_its_provider_counted_it(stack: Stac
     assert record["latency_ms"] >= record["first_token_ms"] > 0
 
 
-@COUNTS
 async def test_line_feeds_in_the_name_of_a_model_change_no_other_value(stack: Stack) -> None:
     """Envoy's log has a line for each value; this provider repeats the client's text."""
     model = 'gpt-4o\n7\r\n7\t"7\n' + "\n-" * 30
@@ -80,7 +78,6 @@ async def test_line_feeds_in_the_name_of_a_model_change_no_other_value(stack: St
     assert record["response_model"] == "other"
 
 
-@COUNTS
 async def test_a_redacted_request_says_which_guardrail_did_it(stack: Stack) -> None:
     """By name; what was found stays out of it."""
     answer = await stack.post(chat("Mail ann@example.org", stream=False), key="redact")
@@ -99,7 +96,6 @@ async def test_a_refused_request_is_recorded_and_cost_nothing(stack: Stack) -> N
     assert told(record, "decision", "cost_usd") == ("deny", 0)
 
 
-@COUNTS
 async def test_a_blocked_answer_is_charged_as_its_provider_counted_it(stack: Stack) -> None:
     """It was written, and is paid for, though nobody has read it."""
     async with stack.debug.post("/answer", json={"text": f"Mail ann@example.org{' x' * 40}"}):
@@ -110,7 +106,6 @@ async def test_a_blocked_answer_is_charged_as_its_provider_counted_it(stack: Sta
     assert told(record, "decision", "response_model") == ("deny", "gpt-4o")
 
 
-@COUNTS
 @pytest.mark.parametrize("key", ["answers-block", "answers-hook"], ids=["window", "buffer"])
 async def test_a_blocked_stream_is_charged_by_what_its_provider_sent(
     stack: Stack, key: str
@@ -125,7 +120,6 @@ async def test_a_blocked_stream_is_charged_by_what_its_provider_sent(
     assert 40 <= record["output_tokens"] <= 80
 
 
-@COUNTS
 async def test_an_error_that_was_blocked_is_no_completion(stack: Stack) -> None:
     """The provider charges nothing for it."""
     order = {
@@ -140,7 +134,6 @@ async def test_an_error_that_was_blocked_is_no_completion(stack: Stack) -> None:
     assert told(record, *TOKENS) == (0, 0, False, "blocked", 400)
 
 
-@COUNTS
 async def test_an_anthropic_stream_is_recorded_as_its_events_count_it(stack: Stack) -> None:
     """Input from the first event, output from the last."""
     answer = await stack.post(message("Count me.", stream=True), path=MESSAGES, key="redact")
@@ -159,7 +152,6 @@ async def test_an_openai_stream_with_usage_is_recorded_as_counted(stack: Stack) 
     assert told(record, *TOKENS) == (3, 7, False, "completed", 200)
 
 
-@COUNTS
 async def test_a_stream_that_tells_nothing_is_estimated_and_says_so(stack: Stack) -> None:
     """From the bytes that were delivered."""
     answer = await stack.post(chat("Count me.", stream=True), key="free")
@@ -171,7 +163,6 @@ async def test_a_stream_that_tells_nothing_is_estimated_and_says_so(stack: Stack
     assert record["output_tokens"] > 0
 
 
-@COUNTS
 async def test_a_policy_may_ask_for_the_counts_of_every_stream(stack: Stack) -> None:
     """The request is made to ask, redacted or not; the client gets one event more."""
     for text, sent in (("Count me.", b"Count me."), ("Mail ann@example.org", b"Mail [EMAIL_1]")):
@@ -186,7 +177,6 @@ async def test_a_policy_may_ask_for_the_counts_of_every_stream(stack: Stack) -> 
         assert b'"choices":[],"usage":{' in answer.body
 
 
-@COUNTS
 async def test_openais_own_client_reads_a_stream_that_was_made_to_tell(stack: Stack) -> None:
     """It knows the extra event; a program that takes the first choice of each does not."""
     tls = ssl.create_default_context(cafile=str(stack.facts.ca_file))
@@ -209,7 +199,6 @@ async def test_openais_own_client_reads_a_stream_that_was_made_to_tell(stack: St
         _ = [chunk.choices[0] for chunk in chunks]
 
 
-@COUNTS
 async def test_embeddings_count_input_alone(stack: Stack) -> None:
     """There is no output."""
     body = {"model": "text-embedding-3-small", "input": ["a" * 40, "b" * 40]}
@@ -229,7 +218,6 @@ async def test_an_answer_larger_than_any_buffer_is_passed_on_and_counted(stack: 
     assert told(record, *TOKENS) == (12000, 0, False, "completed", 200)
 
 
-@COUNTS
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "stream"])
 async def test_compressed_answers_are_counted_too(stack: Stack, *, is_streamed: bool) -> None:
     """A provider may compress though nobody asked; the client gets it plain."""
@@ -244,7 +232,6 @@ async def test_compressed_answers_are_counted_too(stack: Stack, *, is_streamed: 
     assert told(record, *TOKENS) == (3, 7, False, "completed", 200)
 
 
-@COUNTS
 @pytest.mark.parametrize("status", [400, 429, 500, 529])
 async def test_an_error_of_the_provider_is_recorded_without_tokens(
     stack: Stack, status: int
@@ -277,7 +264,6 @@ async def test_a_client_that_leaves_is_charged_by_what_it_was_sent(stack: Stack)
     assert record["input_tokens"] > 0
 
 
-@COUNTS
 async def test_a_list_of_models_has_no_tokens(stack: Stack) -> None:
     """It is recorded all the same."""
     headers = stack.credentials("/v1/models", "free", [])
@@ -287,7 +273,6 @@ async def test_a_list_of_models_has_no_tokens(stack: Stack) -> None:
     assert told(record, *TOKENS, "operation") == (0, 0, False, "completed", 200, "list_models")
 
 
-@COUNTS
 async def test_a_request_without_a_good_key_is_nobodys_usage(stack: Stack) -> None:
     """Nobody can be charged with it."""
     answer = await stack.post(chat("Hello"), key="egk_wrong")

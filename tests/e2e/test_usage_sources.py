@@ -19,7 +19,6 @@ from loadtest.usage.trailers import counted_by_envoy
 from tests.e2e.test_limits import a_change, command
 from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.clients import tls_client
-from tests.support.engines import COUNTS
 from tests.support.gateway_renderings import (
     as_envoy_gateway,
     as_istio,
@@ -31,37 +30,33 @@ from tests.support.stack import MESSAGES, Stack, chat, message
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.long,
-    COUNTS,
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
 
-def reading_answers(stack: Stack, engine: str) -> dict[str, str]:
+def reading_answers(stack: Stack) -> dict[str, str]:
     """Return the settings of workers that read answers, and share limits with the stack's."""
     return {
         "EGRET_USAGE__SOURCE": "answers",
-        "EGRET_SERVER__ENGINE": engine,
         "EGRET_VALKEY__URL": stack.facts.valkey_url,
     }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def answers(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
+async def answers(session_stack: Stack) -> AsyncIterator[Stack]:
     """A worker that reads the answers, behind an Envoy as Envoy Gateway configures it.
 
     Envoy's log comes as well, and counts nothing beside `answers`.
     """
-    settings = reading_answers(session_stack, engine)
+    settings = reading_answers(session_stack)
     adapted = (as_envoy_gateway, with_access_log_of_envoy_gateway)
     async with more_workers(session_stack, *adapted, workers=1, settings=settings) as stack:
         yield stack
 
 
-async def test_answers_are_counted_behind_the_filter_for_istio(
-    session_stack: Stack, engine: str
-) -> None:
+async def test_answers_are_counted_behind_the_filter_for_istio(session_stack: Stack) -> None:
     """The other cases are those of Envoy Gateway: modes of both are the same."""
-    settings = reading_answers(session_stack, engine)
+    settings = reading_answers(session_stack)
     async with more_workers(session_stack, as_istio, workers=1, settings=settings) as stack:
         for key, streamed in (("free", False), ("answers-redact", True)):
             options = {"stream_options": {"include_usage": True}} if streamed else {}
@@ -73,9 +68,9 @@ async def test_answers_are_counted_behind_the_filter_for_istio(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def trailers(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
+async def trailers(session_stack: Stack) -> AsyncIterator[Stack]:
     """A worker that gets Envoy's counts with the trailers of an answer."""
-    settings = {"EGRET_USAGE__SOURCE": "ai_protocol_manager", "EGRET_SERVER__ENGINE": engine}
+    settings = {"EGRET_USAGE__SOURCE": "ai_protocol_manager"}
     async with more_workers(
         session_stack, counted_by_envoy, workers=1, settings=settings
     ) as stack:
@@ -188,12 +183,11 @@ async def test_a_request_is_counted_once_if_a_log_reports_it_as_well(answers: St
 
 
 async def test_the_log_that_envoy_gateway_can_send_is_counted_by_bytes(
-    session_stack: Stack, engine: str
+    session_stack: Stack,
 ) -> None:
     """Without a filter that counts, its tokens are estimates."""
     adapted = (as_envoy_gateway, with_access_log_of_envoy_gateway)
-    settings = {"EGRET_SERVER__ENGINE": engine}
-    async with more_workers(session_stack, *adapted, workers=1, settings=settings) as stack:
+    async with more_workers(session_stack, *adapted, workers=1) as stack:
         answer = await stack.post(chat("Count me."), key="free")
         record = await recorded(stack, answer.request_id)
         await spends_its_money(stack)

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.engines import ENVOY
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack, chat
 
-pytestmark = [pytest.mark.stack, ENVOY, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 JSON_TO_METADATA: dict[str, Any] = {
     "name": "envoy.filters.http.json_to_metadata",

@@ -26,10 +26,9 @@ REQUESTS = 400
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def mortal_stack(session_stack: Stack, engine: str) -> AsyncIterator[Stack]:
+async def mortal_stack(session_stack: Stack) -> AsyncIterator[Stack]:
     """The stack with workers that a test may kill."""
     settings = {
-        "EGRET_SERVER__ENGINE": engine,
         "EGRET_SERVER__DRAIN_DELAY_SECONDS": "2.5",
         "EGRET_SERVER__DRAIN_GRACE_SECONDS": "5",
     }

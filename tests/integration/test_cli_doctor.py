@@ -99,6 +99,19 @@ def test_a_mistyped_setting_is_a_warning_with_the_one_that_was_meant(
     )
 
 
+def test_a_setting_of_an_older_version_is_a_warning(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Configurations outlive an upgrade; `egret serve` accepts it without effect."""
+    monkeypatch.setenv("EGRET_SERVER__ENGINE", "grpcio")
+
+    assert rows(doctor(Egret(database.dsn)))["environment"] == (
+        "warning",
+        "without effect in this version: EGRET_SERVER__ENGINE",
+        "remove it (docs/upgrade.md)",
+    )
+
+
 def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> None:
     """With a login that is a worker's and no more; the table tells the same as JSON."""
     login = f"worker_{database.name}"

@@ -38,8 +38,8 @@ from egret_tools.mock_llm.server import MockSettings, running_mock
 from pydantic import SecretStr
 
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
-from sidecar.server.engine import EngineOptions, NetworkAddress, TlsFiles
-from sidecar.server.grpc_http2 import Http2Engine
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import NetworkAddress, ServerOptions, TlsFiles
 from sidecar.settings.serving import ServerSettings
 from sidecar.telemetry.logs import configure_logs
 from tests.support.authority import Authority
@@ -110,7 +110,7 @@ async def _egret(
     port = port or free_port()
     own = parties.servers.identity("localhost", file=f"{port}", not_after=not_after)
     tls = TlsFiles(own["cert_file"], own["key_file"], parties.envoys.ca_file)
-    options = EngineOptions(
+    options = ServerOptions(
         socket_path=parties.place / f"{port}" / "worker-0.sock",
         socket_mode=0o600,
         max_message_bytes=1 << 20,
@@ -119,11 +119,11 @@ async def _egret(
         network=NetworkAddress("127.0.0.1", port, tls),
     )
     egret = Egret()
-    engine = Http2Engine(options, egret.converse)
-    await engine.start()
-    await engine.set_ready(is_ready=True)
+    server = GrpcServer(options, egret.converse)
+    await server.start()
+    server.set_ready(is_ready=True)
     yield egret, port
-    await engine.drain()
+    await server.drain()
 
 
 @dataclass(frozen=True)

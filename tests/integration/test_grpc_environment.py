@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.server.grpc_environment import GRPC_ENVIRONMENT
 from sidecar.settings.sections import inherited_environment
+from sidecar.worker.supervisor import WORKER_DEFAULTS
 
 SPAWN = """
 import asyncio, sys
@@ -50,7 +50,7 @@ async def said_while_spawning(directory: Path, environment: dict[str, str]) -> s
 
 
 @pytest.mark.parametrize(
-    ("environment", "is_handled"), [({}, True), (GRPC_ENVIRONMENT, False)], ids=["bare", "ours"]
+    ("environment", "is_handled"), [({}, True), (WORKER_DEFAULTS, False)], ids=["bare", "ours"]
 )
 async def test_grpc_does_not_stop_its_threads_for_a_process_that_is_started(
     tmp_path: Path, environment: dict[str, str], *, is_handled: bool

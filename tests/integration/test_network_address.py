@@ -1,9 +1,9 @@
-"""Each engine on a port, for an Envoy on another machine."""
+"""The gRPC server on a port, for an Envoy on another machine."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +14,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.extproc.stream import Call, StreamEnd
-from sidecar.server.engine import Engine, EngineOptions, NetworkAddress, SocketError, TlsFiles
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import NetworkAddress, ServerOptions, SocketError, TlsFiles
 from tests.support.authority import Authority
-from tests.support.engines import ENGINE_TYPES
 
 HOST = "127.0.0.1"
 NAME = "egret.test"
-
-
-EngineType = Callable[..., Engine]
-
-
-@pytest.fixture(params=tuple(ENGINE_TYPES.values()), ids=tuple(ENGINE_TYPES))
-def engine_type(request: pytest.FixtureRequest) -> EngineType:
-    engine_type: EngineType = request.param
-    return engine_type
 
 
 async def _never(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
@@ -42,9 +33,9 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def options(folder: Path, tls: TlsFiles | None) -> EngineOptions:
+def options(folder: Path, tls: TlsFiles | None) -> ServerOptions:
     """Return options for a socket and a port."""
-    return EngineOptions(
+    return ServerOptions(
         socket_path=folder / "worker-0.sock",
         socket_mode=0o600,
         max_message_bytes=1 << 20,
@@ -55,13 +46,13 @@ def options(folder: Path, tls: TlsFiles | None) -> EngineOptions:
 
 
 @asynccontextmanager
-async def serving(engine_type: EngineType, options: EngineOptions) -> AsyncIterator[str]:
+async def serving(options: ServerOptions) -> AsyncIterator[str]:
     """Serve, ready, and return the port's address."""
-    engine = engine_type(options, _never)
-    await engine.start()
-    await engine.set_ready(is_ready=True)
+    server = GrpcServer(options, _never)
+    await server.start()
+    server.set_ready(is_ready=True)
     yield str(options.network)
-    await engine.drain()
+    await server.drain()
 
 
 @pytest.fixture
@@ -107,11 +98,11 @@ async def health(address: str, credentials: grpc.ChannelCredentials | None) -> s
 
 
 async def test_who_has_a_certificate_of_the_clients_authority_is_served(
-    engine_type: EngineType, tmp_path: Path, files: TlsFiles, ours: Authority, clients: Authority
+    tmp_path: Path, files: TlsFiles, ours: Authority, clients: Authority
 ) -> None:
     """On the port, and whoever is on this machine on the socket as before."""
     chosen = options(tmp_path, files)
-    async with serving(engine_type, chosen) as address:
+    async with serving(chosen) as address:
         envoy = credentials(ours, clients.identity("envoy"))
         assert await health(address, envoy) == "SERVING"
         assert await health(f"unix:{chosen.socket_path}", None) == "SERVING"
@@ -119,7 +110,7 @@ async def test_who_has_a_certificate_of_the_clients_authority_is_served(
 
 @pytest.mark.parametrize("who", ["without a certificate", "of another authority", "without TLS"])
 async def test_nobody_else_is_served(
-    engine_type: EngineType, tmp_path: Path, files: TlsFiles, ours: Authority, who: str
+    tmp_path: Path, files: TlsFiles, ours: Authority, who: str
 ) -> None:
     """They could try keys, or report usage that never was."""
     shown = {
@@ -127,16 +118,16 @@ async def test_nobody_else_is_served(
         "of another authority": credentials(ours, ours.identity("envoy", file="stranger")),
         "without TLS": None,
     }
-    async with serving(engine_type, options(tmp_path, files)) as address:
+    async with serving(options(tmp_path, files)) as address:
         assert await health(address, shown[who]) == "UNAVAILABLE"
 
 
 async def test_certificates_are_rotated_without_a_restart(
-    engine_type: EngineType, tmp_path: Path, files: TlsFiles, ours: Authority, clients: Authority
+    tmp_path: Path, files: TlsFiles, ours: Authority, clients: Authority
 ) -> None:
     """Both sides change their authority; who shows the old one is refused from then on."""
     old = credentials(ours, clients.identity("envoy"))
-    async with serving(engine_type, options(tmp_path, files)) as address:
+    async with serving(options(tmp_path, files)) as address:
         assert await health(address, old) == "SERVING"
         new_ours, new_clients = Authority(tmp_path / "server2"), Authority(tmp_path / "clients2")
         identity = new_ours.identity(NAME)
@@ -151,7 +142,6 @@ async def test_certificates_are_rotated_without_a_restart(
 
 @pytest.mark.parametrize("change", ["key alone", "garbage", "gone"])
 async def test_files_that_do_not_fit_leave_the_last_good_ones_in_force(
-    engine_type: EngineType,
     tmp_path: Path,
     files: TlsFiles,
     ours: Authority,
@@ -160,7 +150,7 @@ async def test_files_that_do_not_fit_leave_the_last_good_ones_in_force(
 ) -> None:
     """A rotation that is half done, or went wrong."""
     envoy = credentials(ours, clients.identity("envoy"))
-    async with serving(engine_type, options(tmp_path, files)) as address:
+    async with serving(options(tmp_path, files)) as address:
         if change == "key alone":
             ours.identity(NAME, file="next")["key_file"].replace(files.key)
         elif change == "garbage":
@@ -172,7 +162,7 @@ async def test_files_that_do_not_fit_leave_the_last_good_ones_in_force(
 
 @pytest.mark.parametrize("fault", ["key of another", "no file", "garbage"])
 async def test_files_that_do_not_fit_at_the_start_are_named(
-    engine_type: EngineType, tmp_path: Path, files: TlsFiles, ours: Authority, fault: str
+    tmp_path: Path, files: TlsFiles, ours: Authority, fault: str
 ) -> None:
     """It would start otherwise, and refuse every connection."""
     if fault == "key of another":
@@ -182,21 +172,21 @@ async def test_files_that_do_not_fit_at_the_start_are_named(
     else:
         files = replace(files, certificate=tmp_path / "none.pem")
     with pytest.raises(SocketError, match=r"cannot serve TLS with .*PEM files that match"):
-        await engine_type(options(tmp_path, files), _never).start()
+        await GrpcServer(options(tmp_path, files), _never).start()
 
 
-async def test_behind_a_mesh_the_port_is_plain(engine_type: EngineType, tmp_path: Path) -> None:
+async def test_behind_a_mesh_the_port_is_plain(tmp_path: Path) -> None:
     """Where the mesh has the certificates."""
-    async with serving(engine_type, options(tmp_path, None)) as address:
+    async with serving(options(tmp_path, None)) as address:
         assert await health(address, None) == "SERVING"
 
 
-async def test_a_port_that_is_in_use_is_named(engine_type: EngineType, tmp_path: Path) -> None:
+async def test_a_port_that_is_in_use_is_named(tmp_path: Path) -> None:
     """Two on one port would share its connections by chance."""
-    async with serving(engine_type, options(tmp_path, None)) as address:
+    async with serving(options(tmp_path, None)) as address:
         port = int(address.rpartition(":")[2])
         second = replace(
             options(tmp_path / "second", None), network=NetworkAddress(HOST, port, None)
         )
         with pytest.raises(SocketError, match=f"cannot bind {address}"):
-            await engine_type(second, _never).start()
+            await GrpcServer(second, _never).start()

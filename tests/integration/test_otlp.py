@@ -30,12 +30,11 @@ from sidecar.telemetry.process_metrics import SupervisorMetrics, WorkerMetrics
 from sidecar.telemetry.tail_sampling import QUEUE_SPANS, SpanMetrics, TailSampler
 from sidecar.telemetry.traceparent import parse_trace_parent
 from sidecar.telemetry.tracing import Tracing
-from tests.support.engines import COMMANDS
 from tests.support.metric_workers import metric_worker
 from tests.support.reports import PARENT_ID, redacted_report
 from tests.support.rotel import Rotel, running_rotel
 
-pytestmark = [pytest.mark.stack, COMMANDS, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
 SPANS_OF_ONE = 6
 BATCH_SPANS = 512

@@ -229,12 +229,19 @@ async def test_a_socket_that_another_serves_is_not_taken_over(
 
 
 async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path: Path) -> None:
-    """The supervisor answers for every worker, and pushes the same to a collector."""
+    """The supervisor answers for every worker, and pushes the same to a collector.
+
+    An engine of an older version is accepted, with one warning.
+    """
     telemetry = {"TELEMETRY__METRICS_PORT": "0", "TELEMETRY__METRICS_PUSH_SECONDS": "0.5"}
     async with (
         running_rotel(tmp_path, prints="metrics") as rotel,
         serving(
-            database.dsn, tmp_path, TELEMETRY__OTLP_ENDPOINT=rotel.grpc_endpoint, **telemetry
+            database.dsn,
+            tmp_path,
+            TELEMETRY__OTLP_ENDPOINT=rotel.grpc_endpoint,
+            SERVER__ENGINE="grpcio",
+            **telemetry,
         ) as running,
     ):
         await running.until_serving(0, 1)
@@ -253,6 +260,7 @@ async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path:
         running.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
         assert rotel.points("egret_build_info")[0].attributes["engine"] == "http2"
+        assert running.log.read_text().count("settings.former") == 1
 
 
 def _logged_port(log: Path) -> str:

@@ -134,7 +134,7 @@ def _as_seen(provider: str, one: Mapping[str, Any]) -> Seen:
 
 @asynccontextmanager
 async def routed_world(
-    stack: Stack, *, engine: str, settings: Mapping[str, str] | None = None
+    stack: Stack, *, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[RoutedWorld]:
     """Run a worker that names models, with *settings* beside, and a mock for each provider."""
     async with AsyncExitStack() as parts:
@@ -150,7 +150,6 @@ async def routed_world(
         environment = {
             "TMPDIR": str(place),
             "EGRET_SERVER__WORKERS": "1",
-            "EGRET_SERVER__ENGINE": engine,
             "EGRET_SERVER__SOCKET_DIRECTORY": str(place),
             "EGRET_USAGE__SPOOL_DIRECTORY": str(place / "usage"),
             "EGRET_POSTGRES__DSN": stack.facts.postgres_dsn,

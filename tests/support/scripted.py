@@ -1,4 +1,4 @@
-"""A handler of requests that says what it is told, for streams and engines without a pipeline."""
+"""A handler of requests that says what it is told, for streams and servers without a pipeline."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def scripted(
     wants_answer_headers: bool = False,
     guard: OverloadGuard | None = None,
 ) -> Callable[[Call, Mapping[str, str]], Awaitable[StreamEnd]]:
-    """Return what an engine calls for each stream: *handler* judges them all."""
+    """Return the function that the server calls for each stream: *handler* judges them all."""
 
     async def serve(call: Call, metadata: Mapping[str, str]) -> StreamEnd:
         del metadata

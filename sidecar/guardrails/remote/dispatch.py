@@ -66,7 +66,7 @@ class CheckDispatcher:
 
 
 class LazyGrpcChecks:
-    """Loads `GrpcChecks` for the first check: the engine `http2` has no use for gRPC."""
+    """Loads `GrpcChecks` for the first check: a worker has no other use for the library."""
 
     def __init__(self) -> None:
         self._checks: GrpcChecks | None = None

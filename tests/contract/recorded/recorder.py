@@ -45,14 +45,14 @@ Recorded = tuple[Group, Recording]
 
 
 async def record_all(
-    stores: Stores, engine: str, groups: Iterable[Group], *, at_once: int = 2
+    stores: Stores, groups: Iterable[Group], *, at_once: int = 2
 ) -> AsyncIterator[list[Recorded]]:
     """Record groups, on some workers at once, and yield those of a worker as it ends."""
     turns = asyncio.Semaphore(at_once)
 
     async def recorded(shared: Sequence[Group]) -> list[Recorded]:
         async with turns:
-            return await _record(stores, engine, shared)
+            return await _record(stores, shared)
 
     alone = [[group] for group in groups if not group.is_shared]
     together = [group for group in groups if group.is_shared]
@@ -61,13 +61,13 @@ async def record_all(
         yield await ended
 
 
-async def _record(stores: Stores, engine: str, groups: Sequence[Group]) -> list[Recorded]:
+async def _record(stores: Stores, groups: Sequence[Group]) -> list[Recorded]:
     """Play groups to one worker, one after the other."""
     policies = frozenset[str]().union(*(group.policies for group in groups))
     keys = frozenset[str]().union(*(group.keys for group in groups))
     rooms = await stores.new_rooms(policies, keys)
     seen: set[str] = set()
-    async with serving(stores, engine, rooms, groups[0].settings) as served:
+    async with serving(stores, rooms, groups[0].settings) as served:
         recorded = [(group, await _record_group(served, group, seen)) for group in groups]
         await served.stop()
         traces = spans_by_trace(served.spans())

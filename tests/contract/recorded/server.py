@@ -290,7 +290,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    stores: Stores, engine: str, rooms: Rooms, settings: Mapping[str, str]
+    stores: Stores, rooms: Rooms, settings: Mapping[str, str]
 ) -> AsyncIterator[Served]:
     """Run `egret serve` with one worker until the block ends."""
     place = Path(tempfile.mkdtemp(prefix="w", dir=stores.place))
@@ -299,7 +299,6 @@ async def serving(
         given = {
             **SETTINGS,
             "POSTGRES__DSN": rooms.dsn,
-            "SERVER__ENGINE": engine,
             "SERVER__SOCKET_DIRECTORY": str(place / "s"),
             "TELEMETRY__OTLP_ENDPOINT": otlp.endpoint,
             "USAGE__SPOOL_DIRECTORY": str(place / "usage"),

@@ -1,4 +1,4 @@
-"""What leaves a worker, byte by byte, is what was recorded: on both engines, for every request.
+"""What leaves a worker, byte by byte, is what was recorded, for every request.
 
 To record anew, after a change of behaviour that is meant:
 `python -m tests.contract.recorded.record --write`, and look at the difference.
@@ -19,12 +19,11 @@ SHOWN = 12
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine_name", ["grpcio", "http2"])
-async def test_every_conversation_goes_as_it_was_recorded(engine_name: str) -> None:
+async def test_every_conversation_goes_as_it_was_recorded() -> None:
     """Answers, statuses, log lines, metrics, spans and rows of usage are as recorded."""
     differing: list[str] = []
     async with running_stores() as stores:
-        async for recorded in record_all(stores, engine_name, GROUPS):
+        async for recorded in record_all(stores, GROUPS):
             for group, found in recorded:
                 differing += differences(group, found)
     assert not differing, f"{len(differing)} differ\n" + "\n\n".join(differing[:SHOWN])

@@ -444,7 +444,7 @@ async def test_a_mode_that_cannot_be_a_gate_is_counted_and_refused() -> None:
 
 
 async def test_a_read_that_fails_aborts_the_stream() -> None:
-    """An engine may raise anything; the stream does not end well."""
+    """The server may raise anything; the stream does not end well."""
     held = Held(judging(), HEADERS)
     held.stream.send(BROKEN)
     assert await held.run() is StreamEnd.ABORTED

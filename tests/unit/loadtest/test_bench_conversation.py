@@ -22,34 +22,36 @@ def series() -> Series:
     series = Series()
     for first, then, cold in ((1000, 100, 1000), (1500, 150, 1500), (1030, 206, 1000)):
         series.add_costs(
-            "64k.first_turn", {"now": Cost(first, 50, 0), "without": Cost(cold, 50, 0)}
+            "64k.first_turn", {"egret": Cost(first, 50, 0), "without": Cost(cold, 50, 0)}
         )
-        series.add_costs("64k.next_turn", {"now": Cost(then, 60, 1), "rev": Cost(2 * cold, 60, 0)})
+        series.add_costs(
+            "64k.next_turn", {"egret": Cost(then, 60, 1), "rev": Cost(2 * cold, 60, 0)}
+        )
     return series
 
 
 def test_ratios_are_taken_within_a_round(series: Series) -> None:
     """The speed of the machine drifts for both alike."""
-    figures = conversation_figures(series, "h2corn")
-    assert figures["h2corn.64k.first_turn_cpu_us"] == 1030
-    assert figures["h2corn.64k.next_turn_cpu_us"] == 150
-    assert figures["h2corn.64k.cold_cpu_us"] == 1000
-    assert figures["h2corn.64k.ratio"] == pytest.approx(0.1)
-    assert figures["h2corn.64k.ratio_max"] == pytest.approx(0.2)
-    assert figures["h2corn.64k.first_of_cold_max"] == pytest.approx(1.03)
-    assert figures["h2corn.64k.next_of_rev_min"] == pytest.approx(0.05)
+    figures = conversation_figures(series)
+    assert figures["egret.64k.first_turn_cpu_us"] == 1030
+    assert figures["egret.64k.next_turn_cpu_us"] == 150
+    assert figures["egret.64k.cold_cpu_us"] == 1000
+    assert figures["egret.64k.ratio"] == pytest.approx(0.1)
+    assert figures["egret.64k.ratio_max"] == pytest.approx(0.2)
+    assert figures["egret.64k.first_of_cold_max"] == pytest.approx(1.03)
+    assert figures["egret.64k.next_of_rev_min"] == pytest.approx(0.05)
     assert figures["errors"] == 3
 
 
 def test_the_table_of_turns_has_a_line_for_each_size(series: Series) -> None:
     """A worker without the metrics of a table of known messages leaves two columns empty."""
-    (row,) = turns_grid(conversation_figures(series, "h2corn"), "h2corn", ["64k"]).rows
+    (row,) = turns_grid(conversation_figures(series), ["64k"]).rows
     assert row == ["64k", "1,000", "1,030", "150", "2,000", "-", "-"]
 
 
 def test_ratios_have_ranges_and_targets(series: Series) -> None:
     """There is no target for a comparison with another revision."""
-    rows = ratios_grid(conversation_figures(series, "h2corn"), "h2corn", ["64k"]).rows
+    rows = ratios_grid(conversation_figures(series), ["64k"]).rows
     assert [row[2:] for row in rows] == [
         ["0.100", "0.100-0.200", "≤ 0.20"],
         ["1.000", "1.000-1.030", "≤ 1.05"],
@@ -60,7 +62,7 @@ def test_ratios_have_ranges_and_targets(series: Series) -> None:
 def test_a_missed_target_says_so(series: Series) -> None:
     """The same figures at a size with a stricter one."""
     strict = Series({key.replace("64k", "1m"): one for key, one in series.values.items()})
-    row, *_ = ratios_grid(conversation_figures(strict, "h2corn"), "h2corn", ["1m"]).rows
+    row, *_ = ratios_grid(conversation_figures(strict), ["1m"]).rows
     assert row[2:] == ["0.100", "0.100-0.200", "≤ 0.08, missed"]
 
 
@@ -68,9 +70,9 @@ def test_hit_rate_and_size_of_the_table_are_the_worst_of_all_sizes() -> None:
     """The figures of a run as a whole."""
     series = Series()
     for size, rate, megabytes in (("64k", 0.95, 3), ("1m", 0.90, 2)):
-        series.add(f"now.{size}.hit_rate", rate)
-        series.add(f"now.{size}.table_mb", megabytes)
-    figures = conversation_figures(series, "h2corn")
+        series.add(f"egret.{size}.hit_rate", rate)
+        series.add(f"egret.{size}.table_mb", megabytes)
+    figures = conversation_figures(series)
     assert (figures["hit_rate"], figures["table_mb"]) == (0.90, 3)
 
 
@@ -79,11 +81,11 @@ def test_a_growing_conversation_has_a_line_for_each_side_that_ran() -> None:
     series = Series()
     for turn in range(1, 5):
         cost = Cost(100.0 * turn, 0, 0)
-        series.add_costs(turn_key(Shape.AGENT, turn), {"now": cost, "two": cost})
+        series.add_costs(turn_key(Shape.AGENT, turn), {"egret": cost, "two": cost})
     series.add("coding_agent.last_turn_kib", 90)
     series.add("two.coding_agent.known_share", 0.8)
-    figures = conversation_figures(series, "h2corn")
-    assert growth_grid(figures, "h2corn", [Shape.AGENT]).rows == [
+    figures = conversation_figures(series)
+    assert growth_grid(figures, [Shape.AGENT]).rows == [
         ["coding agent", "this checkout", "4", "90", "100", "200", "400", "-"],
         ["coding agent", "this checkout, two workers", "4", "90", "100", "200", "400", "0.800"],
     ]
@@ -92,10 +94,10 @@ def test_a_growing_conversation_has_a_line_for_each_side_that_ran() -> None:
 def test_a_request_that_the_table_can_hardly_help_is_compared_with_none() -> None:
     """That of a thrashed table with the smallest one."""
     series = Series()
-    costs = {"now": Cost(105, 0, 0), "small": Cost(104, 0, 0), "without": Cost(100, 0, 0)}
+    costs = {"egret": Cost(105, 0, 0), "small": Cost(104, 0, 0), "without": Cost(100, 0, 0)}
     for case in ("edited", "thrashed"):
         series.add_costs(case, costs)
-    edited, thrashed = cases_grid(conversation_figures(series, "h2corn"), "h2corn").rows
+    edited, thrashed = cases_grid(conversation_figures(series)).rows
     assert edited[1:] == ["100", "105", "1.050", "1.050-1.050", "≤ 1.05", "-"]
     assert thrashed[1:] == ["100", "104", "1.040", "1.040-1.040", "≤ 1.05", "-"]
 
@@ -104,9 +106,9 @@ def test_egrets_cpu_includes_envoys_beside_other_gateways(series: Series) -> Non
     """Others have no Envoy."""
     for turn in ("first_turn", "next_turn"):
         series.add_costs(f"64k.{turn}", {"LiteLLM guarded": Cost(9000, 0, 0)})
-    figures = conversation_figures(series, "h2corn")
-    egret, lite = peers_grid(figures, "h2corn", {"LiteLLM guarded": "key"}, ["64k"]).rows
-    assert egret == ["64k", "Egret h2corn", "key, default policy", "1,080", "210", "0.19"]
+    figures = conversation_figures(series)
+    egret, lite = peers_grid(figures, {"LiteLLM guarded": "key"}, ["64k"]).rows
+    assert egret == ["64k", "Egret", "key, default policy", "1,080", "210", "0.19"]
     assert lite == ["64k", "LiteLLM guarded", "key", "9,000", "9,000", "1.00"]
 
 

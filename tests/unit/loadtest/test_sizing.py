@@ -14,7 +14,7 @@ FIGURES = {
     "new.h2corn.c16.envoy_cpu": 200.0,
     "new.h2corn.64k.cpu": 2_000.0,
     "new.h2corn.c1.added_p50": 0.706,
-    "h2corn.rss_mb": 130.0,
+    "egret.rss_mb": 130.0,
 }
 
 

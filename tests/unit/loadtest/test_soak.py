@@ -201,10 +201,10 @@ def test_a_soak_is_shown_as_figures_tables_and_a_picture(tmp_path: Path) -> None
     figures = soak_figures(well)
     some = ("minutes", "rps", "usage_records", "worker_0.rss_mb_an_hour", "end.tasks", "whole.bad")
     assert [figures.get(name) for name in some] == [30, 100, 975, pytest.approx(6), 28, None]
-    assert soak_grid("h2corn", well, []).rows == [
-        ["h2corn", "30", "100", "1,000", "0", "1.0", "9.0", "100", "+6.0 ± 0.0",
+    assert soak_grid(well, []).rows == [
+        ["30", "100", "1,000", "0", "1.0", "9.0", "100", "+6.0 ± 0.0",
          "40→40 40→40", "28→28", "0"]
     ]  # fmt: skip
     assert kind_grid(well).rows[0] == ["aborted_at_once", "5", "0", "10", "0"]
-    soak_plot(well, title="h2corn", path=tmp_path / "soak.png")
+    soak_plot(well, title="100 requests/s", path=tmp_path / "soak.png")
     assert (tmp_path / "soak.png").stat().st_size > 10_000

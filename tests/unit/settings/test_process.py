@@ -5,6 +5,7 @@ import pytest
 from sidecar.settings.process import (
     SettingsError,
     UnknownVariable,
+    former_variables,
     read_settings,
     unknown_variables,
 )
@@ -128,3 +129,11 @@ def test_a_variable_that_matches_no_setting_is_reported(variable: str, meant: st
 def test_settings_and_variables_of_kubernetes_are_not_reported(variable: str, value: str) -> None:
     """A pod is given variables for each service whose name begins with `egret`."""
     assert unknown_variables({variable: value}) == ()
+
+
+@pytest.mark.parametrize("variable", ["EGRET_SERVER__ENGINE", "egret_server__engine"])
+def test_a_setting_of_older_versions_is_reported_once(variable: str) -> None:
+    """It is accepted without effect, and no other variable is said to mean it."""
+    assert former_variables({variable: "grpcio", "PATH": "/bin"}) == ("EGRET_SERVER__ENGINE",)
+    assert unknown_variables({variable: "grpcio"}) == ()
+    assert unknown_variables({"EGRET_SERVE_ENGINE": "x"})[0].meant != "EGRET_SERVER__ENGINE"

@@ -17,7 +17,6 @@ from sidecar import __version__
 from sidecar.domain.finding import Finding
 from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import UnscannedReason
-from sidecar.settings.serving import Engine
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.recorder import Recorder
@@ -201,8 +200,8 @@ def test_a_fault_is_counted_by_kind_and_its_exception_named(
 
 
 def test_the_running_version_is_shown(registry: CollectorRegistry) -> None:
-    """A dashboard marks a rollout by it, and compares engines."""
-    Metrics(registry).build(__version__, engine=Engine.AUTO.chosen)
+    """A dashboard marks a rollout by it."""
+    Metrics(registry).build(__version__)
 
     page = generate_latest(registry).decode()
     assert 'egret_build_info{engine="http2",python="' in page
@@ -211,7 +210,6 @@ def test_the_running_version_is_shown(registry: CollectorRegistry) -> None:
 
 AWAY = """
 import sys
-from sidecar.settings.serving import Engine
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.logs import configure_logs

@@ -12,7 +12,7 @@ from tests.support.remote_checks import asking, remote_checks
 
 
 def test_a_worker_does_not_load_grpc_before_a_guardrail_needs_it() -> None:
-    """One on the other engine never does, as long as no policy names a gRPC server."""
+    """It never does, as long as no policy names a gRPC server."""
     program = "import sys, sidecar.worker.worker; print('grpc' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

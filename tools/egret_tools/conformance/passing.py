@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
-from sidecar.server.engine import PROCESS_METHOD
+from sidecar.server.options import PROCESS_METHOD
 
 _DUPLEX: Final = processing_mode_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
 _NO_LIMIT: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))

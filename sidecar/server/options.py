@@ -1,4 +1,4 @@
-"""The interface of the gRPC servers: their options, their handlers, and their methods."""
+"""The options of the gRPC server, its methods by name, and the handlers behind them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from typing_extensions import override
 
@@ -23,7 +23,6 @@ Serve = Callable[[Call, Mapping[str, str]], Awaitable[StreamEnd]]
 """Serves one ext_proc call; the mapping holds at least `CALL_METADATA` of the gRPC metadata."""
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
-LOGS_SERVICE_NAME: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
 
 ReceiveLog = Callable[[bytes], Awaitable[bytes]]
 """Takes one message of Envoy's access log and returns its answer.
@@ -64,8 +63,8 @@ class NetworkAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """One engine serves one Unix socket, and a network address if one is given."""
+class ServerOptions:
+    """A server has one Unix socket, and a network address if one is given."""
 
     socket_path: Path
     socket_mode: int
@@ -73,26 +72,6 @@ class EngineOptions:
     drain_delay_seconds: float
     drain_grace_seconds: float
     network: NetworkAddress | None = None
-
-
-class Engine(Protocol):
-    """A gRPC server for ext_proc, the access log and health on one socket."""
-
-    async def start(self) -> None:
-        """Begin to serve.
-
-        Raises:
-            SocketError: the socket cannot be bound.
-        """
-        ...
-
-    async def set_ready(self, *, is_ready: bool) -> None:
-        """Show SERVING or NOT_SERVING to health checks."""
-        ...
-
-    async def drain(self) -> None:
-        """Show NOT_SERVING, wait until health checks have seen it, let open streams end."""
-        ...
 
 
 def check_socket_path(path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Every engine on a real Unix socket, with a judge of our own behind it."""
+"""The gRPC server on a real Unix socket, with a judge of our own behind it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,16 +18,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
-from sidecar.server.engine import (
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import (
     EXPORT_METHOD,
     PROCESS_METHOD,
     SERVICE_NAME,
-    Engine,
-    EngineOptions,
+    ServerOptions,
     SocketError,
 )
-from sidecar.server.grpc_http2 import Http2Engine
-from sidecar.server.grpcio import GrpcioEngine
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 from sidecar.usage.records import NotKeptError
 from tests.support import envoy_messages as envoy
@@ -61,8 +60,6 @@ WHOLE_BODY = encode(do.StreamRequestBody(b"ab", end_of_stream=True))
 
 NEEDS_BODY = at_once(on.BodyRequired())
 
-EngineType = Callable[..., Engine]
-
 
 @dataclass
 class Judged:
@@ -85,9 +82,9 @@ class Judged:
             self.closed.set()
 
 
-def options(path: Path) -> EngineOptions:
+def options(path: Path) -> ServerOptions:
     """Return options for a socket that drains without a pause."""
-    return EngineOptions(
+    return ServerOptions(
         socket_path=path,
         socket_mode=0o660,
         max_message_bytes=64 * MEGABYTE,
@@ -96,30 +93,22 @@ def options(path: Path) -> EngineOptions:
     )
 
 
-@pytest.fixture(params=[GrpcioEngine, Http2Engine])
-def engine_type(request: pytest.FixtureRequest) -> EngineType:
-    engine_type: EngineType = request.param
-    return engine_type
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "sockets" / "worker-0.sock"
 
 
 @asynccontextmanager
-async def serving(
-    engine_type: EngineType, path: Path, judged: Judged
-) -> AsyncIterator[tuple[Engine, Client]]:
+async def serving(path: Path, judged: Judged) -> AsyncIterator[tuple[GrpcServer, Client]]:
     """Serve on *path*, ready, with a client on it."""
-    engine = engine_type(options(path), judged.converse)
-    await engine.start()
-    await engine.set_ready(is_ready=True)
+    server = GrpcServer(options(path), judged.converse)
+    await server.start()
+    server.set_ready(is_ready=True)
     try:
         async with client(path) as channel:
-            yield engine, channel
+            yield server, channel
     finally:
-        await engine.drain()
+        await server.drain()
 
 
 @asynccontextmanager
@@ -131,7 +120,7 @@ async def client(path: Path) -> AsyncIterator[Client]:
 
 
 class Client:
-    """What Envoy is to the engine: streams of bytes, health checks."""
+    """What Envoy is to the server: streams of bytes, health checks."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
@@ -165,7 +154,7 @@ async def answers(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> list[bytes]:
 
 
 async def closing(path: Path) -> None:
-    """Wait until the engine takes no new streams."""
+    """Wait until the server takes no new streams."""
     while await asyncio.to_thread(path.exists):  # noqa: ASYNC110 - a file's end is no event
         await asyncio.sleep(0.01)
 
@@ -175,10 +164,10 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_a_conversation_over_a_real_channel(engine_type: EngineType, path: Path) -> None:
+async def test_a_conversation_over_a_real_channel(path: Path) -> None:
     """Bytes in, bytes out, an end with OK, and the gRPC metadata for the judge."""
     judged = Judged()
-    async with serving(engine_type, path, judged) as (_, envoy_client):
+    async with serving(path, judged) as (_, envoy_client):
         call = envoy_client.open(traceparent="00-abc-def-01")
         await call.write(HEADERS)
         assert await call.read() == OVERRIDE
@@ -189,11 +178,11 @@ async def test_a_conversation_over_a_real_channel(engine_type: EngineType, path:
     assert judged.judges[0].asked == [(REQUEST_HEADERS, True), b"ab"]
 
 
-async def test_a_long_buffered_body_is_one_message(engine_type: EngineType, path: Path) -> None:
+async def test_a_long_buffered_body_is_one_message(path: Path) -> None:
     """Grpcio's own limit is 4 MiB; Envoy would give a 500 for a longer body."""
     body = bytes(20 * MEGABYTE)
     judged = Judged()
-    async with serving(engine_type, path, judged) as (_, envoy_client):
+    async with serving(path, judged) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(BUFFERED_HEADERS)
         assert await call.read() == encode(do.ContinueRequestHeaders())
@@ -210,11 +199,11 @@ async def test_a_long_buffered_body_is_one_message(engine_type: EngineType, path
     ids=["empty", "bytes"],
 )
 async def test_an_end_that_envoy_repeats_is_ignored_unless_it_has_bytes(
-    engine_type: EngineType, path: Path, *, late: bytes, status: grpc.StatusCode
+    path: Path, *, late: bytes, status: grpc.StatusCode
 ) -> None:
     """The messages of Envoy 1.35 to 1.39 for a body of more than 1 MB."""
     piece = bytes(60_000)
-    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+    async with serving(path, Judged()) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(DUPLEX_HEADERS)
         for _ in range(20):
@@ -234,11 +223,9 @@ async def test_an_end_that_envoy_repeats_is_ignored_unless_it_has_bytes(
         assert await call.code() is status
 
 
-async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(path: Path) -> None:
     """Envoy goes on with the request when a stream ends with OK."""
-    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+    async with serving(path, Judged()) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(HEADERS)
         await call.read()
@@ -248,31 +235,29 @@ async def test_a_stream_that_ends_without_an_answer_never_ends_with_ok(
         assert await call.code() is grpc.StatusCode.INTERNAL
 
 
-async def test_an_error_outside_the_conversation_is_not_told_to_the_peer(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_an_error_outside_the_conversation_is_not_told_to_the_peer(path: Path) -> None:
     """grpc.aio would send the text of the exception, and the peer would log it."""
 
     async def broken(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         del stream, metadata
         raise RuntimeError("secret text")
 
-    engine = engine_type(options(path), broken)
-    await engine.start()
+    server = GrpcServer(options(path), broken)
+    await server.start()
     async with client(path) as envoy_client:
         call = envoy_client.open()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await answers(call)
         assert caught.value.code() is grpc.StatusCode.INTERNAL
         assert caught.value.details() == "egret could not judge this request"
-    await engine.drain()
+    await server.drain()
 
 
-async def test_a_client_that_leaves_cancels_its_check(engine_type: EngineType, path: Path) -> None:
+async def test_a_client_that_leaves_cancels_its_check(path: Path) -> None:
     """Nothing goes on running for a request that nobody waits for."""
     check = Endless()
     judged = Judged(headers=check)
-    async with serving(engine_type, path, judged) as (_, envoy_client):
+    async with serving(path, judged) as (_, envoy_client):
         call = envoy_client.open()
         await call.write(HEADERS)
         await check.began.wait()
@@ -283,9 +268,9 @@ async def test_a_client_that_leaves_cancels_its_check(engine_type: EngineType, p
     assert judged.judges[0].faults == []
 
 
-async def test_another_method_is_not_implemented(engine_type: EngineType, path: Path) -> None:
+async def test_another_method_is_not_implemented(path: Path) -> None:
     """The socket serves what it is for and nothing else."""
-    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+    async with serving(path, Judged()) as (_, envoy_client):
         call = envoy_client.channel.unary_unary("/other.Service/Method", bytes, bytes)(b"")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
@@ -296,105 +281,107 @@ async def test_another_method_is_not_implemented(engine_type: EngineType, path: 
 
 
 @pytest.mark.parametrize("service", ["", SERVICE_NAME], ids=["server", "ext_proc"])
-async def test_health_follows_readiness(engine_type: EngineType, path: Path, service: str) -> None:
+async def test_health_follows_readiness(path: Path, service: str) -> None:
     """NOT_SERVING from the start, so that no traffic comes before the policies are there."""
-    engine = engine_type(options(path), Judged().converse)
-    await engine.start()
+    server = GrpcServer(options(path), Judged().converse)
+    await server.start()
     async with client(path) as envoy_client:
         shown = [await envoy_client.health(service)]
         for is_ready in (True, False):
-            await engine.set_ready(is_ready=is_ready)
+            server.set_ready(is_ready=is_ready)
             shown.append(await envoy_client.health(service))
-    await engine.drain()
+    await server.drain()
     assert shown == ["NOT_SERVING", "SERVING", "NOT_SERVING"]
 
 
-async def test_health_of_an_unknown_service_is_not_found(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_health_of_an_unknown_service_is_not_found(path: Path) -> None:
     """A misspelt name in Envoy's health check shows."""
-    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+    async with serving(path, Judged()) as (_, envoy_client):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await envoy_client.health("egret")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_client_that_watches_health_goes_on_without(path: Path) -> None:
+    """Envoy and Kubernetes call `Check`; gRPC's own client takes UNIMPLEMENTED for healthy."""
+    server = GrpcServer(options(path), Judged().converse, received_log)
+    await server.start()
+    watching = {"healthCheckConfig": {"serviceName": ""}, "loadBalancingPolicy": "round_robin"}
+    chosen = [("grpc.service_config", json.dumps(watching))]
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=chosen) as channel:
+        assert await Client(channel).export(b"log") == (grpc.StatusCode.OK, b"taken log")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(
+                aiter(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+            )
+    await server.drain()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 # The socket.
 
 
-async def test_the_socket_is_for_its_owner_and_group(engine_type: EngineType, path: Path) -> None:
+async def test_the_socket_is_for_its_owner_and_group(path: Path) -> None:
     """Whoever may write to it may have requests judged; the mode is a setting."""
-    async with serving(engine_type, path, Judged()):
+    async with serving(path, Judged()):
         assert mode(path) == 0o660
         assert mode(path.parent) & 0o007 == 0
 
 
-async def test_a_socket_path_that_is_too_long_is_explained(
-    engine_type: EngineType, tmp_path: Path
-) -> None:
+async def test_a_socket_path_that_is_too_long_is_explained(tmp_path: Path) -> None:
     """The system's own error would be `bind failed`; this one names the fix."""
     long = tmp_path / ("x" * MAX_SOCKET_PATH_BYTES)
-    engine = engine_type(options(long), Judged().converse)
+    server = GrpcServer(options(long), Judged().converse)
     with pytest.raises(SocketError, match=r"EGRET_SERVER__SOCKET_DIRECTORY"):
-        await engine.start()
+        await server.start()
     assert not long.exists()
 
 
-async def test_a_socket_that_is_served_is_not_taken_over(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_a_socket_that_is_served_is_not_taken_over(path: Path) -> None:
     """GRPC would remove the other's socket and starve it."""
-    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+    async with serving(path, Judged()) as (_, envoy_client):
         with pytest.raises(SocketError, match="another process serves"):
-            await engine_type(options(path), Judged().converse).start()
+            await GrpcServer(options(path), Judged().converse).start()
         assert await envoy_client.health("") == "SERVING"
 
 
-async def test_a_socket_that_a_dead_process_left_is_replaced(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_a_socket_that_a_dead_process_left_is_replaced(path: Path) -> None:
     """A worker that was killed cannot remove its file."""
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with serving(engine_type, path, Judged()) as (_, envoy_client):
+    async with serving(path, Judged()) as (_, envoy_client):
         assert await envoy_client.health("") == "SERVING"
 
 
-async def test_a_folder_that_cannot_be_made_is_explained(
-    engine_type: EngineType, tmp_path: Path
-) -> None:
+async def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     """A file stands where the folder should be."""
     (tmp_path / "sockets").write_text("")
-    engine = engine_type(options(tmp_path / "sockets" / "worker-0.sock"), Judged().converse)
+    server = GrpcServer(options(tmp_path / "sockets" / "worker-0.sock"), Judged().converse)
     with pytest.raises(SocketError, match="cannot make folder"):
-        await engine.start()
+        await server.start()
 
 
-async def test_a_path_that_cannot_be_bound_is_explained(
-    engine_type: EngineType, tmp_path: Path
-) -> None:
+async def test_a_path_that_cannot_be_bound_is_explained(tmp_path: Path) -> None:
     """A folder stands where the socket should be."""
-    engine = engine_type(options(tmp_path), Judged().converse)
+    server = GrpcServer(options(tmp_path), Judged().converse)
     with pytest.raises(SocketError, match="cannot bind"):
-        await engine.start()
+        await server.start()
 
 
 # Draining.
 
 
-async def test_a_drain_lets_an_open_stream_finish_and_then_closes(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_a_drain_lets_an_open_stream_finish_and_then_closes(path: Path) -> None:
     """A deployment costs no request an error, and the socket's file is gone."""
-    engine = engine_type(options(path), Judged().converse)
-    await engine.start()
-    await engine.set_ready(is_ready=True)
+    server = GrpcServer(options(path), Judged().converse)
+    await server.start()
+    server.set_ready(is_ready=True)
     async with client(path) as envoy_client:
         call = envoy_client.open()
         await call.write(HEADERS)
         assert await call.read() == OVERRIDE
-        draining = asyncio.get_running_loop().create_task(engine.drain())
+        draining = asyncio.get_running_loop().create_task(server.drain())
         await closing(path)
         assert not draining.done()
         await call.write(LAST_PIECE)
@@ -403,15 +390,13 @@ async def test_a_drain_lets_an_open_stream_finish_and_then_closes(
         await draining
 
 
-async def test_a_drain_shows_not_serving_before_the_socket_closes(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_a_drain_shows_not_serving_before_the_socket_closes(path: Path) -> None:
     """Envoy stops choosing this worker while it still takes streams."""
-    engine = engine_type(replace(options(path), drain_delay_seconds=0.5), Judged().converse)
-    await engine.start()
-    await engine.set_ready(is_ready=True)
+    server = GrpcServer(replace(options(path), drain_delay_seconds=0.5), Judged().converse)
+    await server.start()
+    server.set_ready(is_ready=True)
     async with client(path) as envoy_client:
-        draining = asyncio.get_running_loop().create_task(engine.drain())
+        draining = asyncio.get_running_loop().create_task(server.drain())
         await asyncio.sleep(0)
         assert await envoy_client.health(SERVICE_NAME) == "NOT_SERVING"
         call = envoy_client.open()
@@ -422,11 +407,9 @@ async def test_a_drain_shows_not_serving_before_the_socket_closes(
         await draining
 
 
-async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(path: Path) -> None:
     """The socket of the successor must not be removed by whoever goes."""
-    first = engine_type(options(path), Judged().converse)
+    first = GrpcServer(options(path), Judged().converse)
     await first.start()
     async with client(path) as old_client:
         call = old_client.open()
@@ -434,7 +417,7 @@ async def test_the_next_process_may_bind_the_path_while_the_last_one_drains(
         await call.read()
         draining = asyncio.get_running_loop().create_task(first.drain())
         await closing(path)
-        async with serving(engine_type, path, Judged()):
+        async with serving(path, Judged()):
             await call.write(LAST_PIECE)
             await answers(call)
             await draining
@@ -460,24 +443,22 @@ async def received_log(message: bytes) -> bytes:
     ],
 )
 async def test_the_access_log_is_answered_or_refused_in_our_own_words(
-    engine_type: EngineType, path: Path, message: bytes, code: grpc.StatusCode
+    path: Path, message: bytes, code: grpc.StatusCode
 ) -> None:
     """One status sends Envoy to another worker; what raised stays out of Envoy's log."""
-    engine = engine_type(options(path), Judged().converse, received_log)
-    await engine.start()
+    server = GrpcServer(options(path), Judged().converse, received_log)
+    await server.start()
     try:
         async with client(path) as channel:
             found, said = await channel.export(message)
     finally:
-        await engine.drain()
+        await server.drain()
 
     assert found is code
     assert said == b"taken log" if code is grpc.StatusCode.OK else b"SECRET" not in said
 
 
-async def test_without_a_receiver_there_is_no_access_log(
-    engine_type: EngineType, path: Path
-) -> None:
+async def test_without_a_receiver_there_is_no_access_log(path: Path) -> None:
     """Nobody is led to believe that it is kept."""
-    async with serving(engine_type, path, Judged()) as (_, channel):
+    async with serving(path, Judged()) as (_, channel):
         assert (await channel.export(b"log"))[0] is grpc.StatusCode.UNIMPLEMENTED

@@ -11,8 +11,8 @@ import grpc
 import grpc.aio
 
 from sidecar.extproc.stream import Call, StreamEnd
-from sidecar.server.engine import PROCESS_METHOD, EngineOptions, Serve
-from sidecar.server.grpc_http2 import Http2Engine
+from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.options import PROCESS_METHOD, Serve, ServerOptions
 
 MAX_MESSAGE_BYTES = 3 << 20
 
@@ -39,21 +39,21 @@ async def channel(
     tmp_path: Path, converse: Serve, *, compression: grpc.Compression | None = None
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve *converse* and return a channel to it."""
-    options = EngineOptions(
+    options = ServerOptions(
         socket_path=tmp_path / "worker-0.sock",
         socket_mode=0o600,
         max_message_bytes=MAX_MESSAGE_BYTES,
         drain_delay_seconds=0.0,
         drain_grace_seconds=0.1,
     )
-    engine = Http2Engine(options, converse)
-    await engine.start()
+    server = GrpcServer(options, converse)
+    await server.start()
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(
         f"unix:{options.socket_path}", options=unlimited, compression=compression
     ) as opened:
         yield opened
-    await engine.drain()
+    await server.drain()
 
 
 async def status_of(

@@ -1,4 +1,4 @@
-"""The engine on our own HTTP/2: ext_proc, the access log and health as gRPC calls.
+"""The gRPC server of a worker: ext_proc, the access log and health on our own HTTP/2.
 
 The format is that of the gRPC project's "gRPC over HTTP2" (PROTOCOL-HTTP2).
 """
@@ -17,19 +17,6 @@ from grpc_health.v1 import health_pb2
 
 from sidecar.extproc.codec import Answer
 from sidecar.extproc.stream import CALL_METADATA, StreamEnd, StreamGoneError
-from sidecar.server.engine import (
-    EXPORT_METHOD,
-    NOT_JUDGED,
-    NOT_KEPT,
-    PROCESS_METHOD,
-    SERVICE_NAME,
-    EngineOptions,
-    ReceiveLog,
-    Serve,
-    SocketError,
-    check_socket_path,
-    is_alive,
-)
 from sidecar.server.grpc_wire import (
     CONTENT_TYPE,
     GrpcStatus,
@@ -40,6 +27,20 @@ from sidecar.server.grpc_wire import (
     timeout_seconds,
 )
 from sidecar.server.http2 import HANDSHAKE_SECONDS, Http2Connection, Http2Stream, StreamResetError
+from sidecar.server.options import (
+    EXPORT_METHOD,
+    NOT_JUDGED,
+    NOT_KEPT,
+    PROCESS_METHOD,
+    SERVICE_NAME,
+    ReceiveLog,
+    Serve,
+    ServerOptions,
+    SocketError,
+    check_socket_path,
+    is_alive,
+)
+from sidecar.server.tls import rotating_context
 from sidecar.telemetry.logs import get_logger
 from sidecar.usage.records import NotKeptError
 
@@ -206,14 +207,11 @@ _EXPORT: Final = EXPORT_METHOD.encode()
 _CHECK_HEALTH: Final = HEALTH_CHECK_METHOD.encode()
 
 
-class Http2Engine:
-    """Our own HTTP/2 serving ext_proc, the access log and health on one Unix socket.
-
-    It serves a network address as well, if one is given.
-    """
+class GrpcServer:
+    """Serves ext_proc, the access log and health on a Unix socket, and a port if one is given."""
 
     def __init__(
-        self, options: EngineOptions, serve: Serve, receive_log: ReceiveLog | None = None
+        self, options: ServerOptions, serve: Serve, receive_log: ReceiveLog | None = None
     ) -> None:
         self._options = options
         self._application = GrpcApplication(
@@ -223,7 +221,11 @@ class Http2Engine:
         self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
-        """Begin to serve, not yet ready."""
+        """Begin to serve, not yet ready.
+
+        Raises:
+            SocketError: the socket or the port cannot be bound, or the TLS files do not match.
+        """
         path, network = self._options.socket_path, self._options.network
         check_socket_path(path)
         if await is_alive(path):
@@ -231,9 +233,6 @@ class Http2Engine:
             raise SocketError(f"another process serves {path}: stop it or use another folder")
         context = None
         if network is not None and network.tls is not None:
-            # A worker without a port never loads gRPC, whose credentials are made there too.
-            from sidecar.server.tls import rotating_context  # noqa: PLC0415
-
             context = rotating_context(network.tls)
         loop = asyncio.get_running_loop()
 
@@ -266,13 +265,13 @@ class Http2Engine:
             ) from None
         self._servers.append(server)
 
-    async def set_ready(self, *, is_ready: bool) -> None:
+    def set_ready(self, *, is_ready: bool) -> None:
         """Show SERVING or NOT_SERVING, for the whole server and for ext_proc by name."""
         self._application.is_serving = is_ready
 
     async def drain(self) -> None:
         """Stop in three steps: NOT_SERVING, a pause, then no new streams."""
-        await self.set_ready(is_ready=False)
+        self.set_ready(is_ready=False)
         await asyncio.sleep(self._options.drain_delay_seconds)
         # First the name, so that no connection is made that would never be served, and so that
         # the next process may bind the path.

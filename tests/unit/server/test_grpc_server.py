@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import h2.events
 
 from sidecar.extproc.stream import Call, StreamEnd
-from sidecar.server.engine import PROCESS_METHOD, Serve
-from sidecar.server.grpc_http2 import HEALTH_CHECK_METHOD, GrpcApplication
+from sidecar.server.grpc_server import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
+from sidecar.server.options import PROCESS_METHOD, Serve
 from tests.support.http2_peer import REQUEST, Http2Peer
 
 
