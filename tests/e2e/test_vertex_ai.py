@@ -17,12 +17,11 @@ from google.oauth2.credentials import Credentials
 from tests.e2e.test_answers import EMAIL, says
 from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.clients import tls_client
-from tests.support.engines import POLICY
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack
 from tests.support.webhook_server import webhook_server
 
-pytestmark = [pytest.mark.stack, POLICY, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "vertex-ai" / "envoy.yaml"
 PROJECT = "/v1/projects/my-project/locations/europe-west1"
