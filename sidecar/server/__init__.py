@@ -1,1 +1,1 @@
-"""gRPC servers: they carry bytes between Envoy and the ext_proc stream, without decoding them."""
+"""The gRPC server: it carries bytes between Envoy and the ext_proc stream, without decoding."""
