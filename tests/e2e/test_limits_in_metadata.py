@@ -32,7 +32,7 @@ def limited_by(port: int) -> Adapt:
             {
                 "name": "ratelimit",
                 "type": "STATIC",
-                "connect_timeout": "1s",
+                "connect_timeout": "30s",
                 "typed_extension_protocol_options": options,
                 "load_assignment": {
                     "cluster_name": "ratelimit",
@@ -58,6 +58,8 @@ def limited_by(port: int) -> Adapt:
                         ".RateLimit",
                         "domain": "egret",
                         "failure_mode_deny": True,
+                        # By default 20 ms, which a busy machine takes to connect.
+                        "timeout": "30s",
                         "rate_limit_service": {
                             "transport_api_version": "V3",
                             "grpc_service": {"envoy_grpc": {"cluster_name": "ratelimit"}},
