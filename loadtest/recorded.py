@@ -141,9 +141,11 @@ class _Findings:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+    def note(
+        self, policy: str, counts: Iterable[FindingCount], *, of: Principal, at: float
+    ) -> None:
         """Count those of one request."""
-        del at
+        del of, at
         for one in counts:
             self._counts[policy, one.type, one.role] += one.findings
 

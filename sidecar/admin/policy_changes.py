@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
@@ -92,27 +92,46 @@ async def check_expressions(
         PolicyDocumentError: with each fault at its place.
         ChangeRefusedError: together they cannot be compiled, or the check failed.
     """
+    await check_alone(documents, advance=lambda _done: None)
+    await check_together(documents, stored)
+
+
+async def check_alone(
+    documents: Sequence[PolicyDocument], *, advance: Callable[[int], None]
+) -> None:
+    """Compile each expression of *documents*; otherwise like `check_expressions`."""
     placed = [one for document in documents for one in document.expressions]
-    if not placed:
-        return
     try:
-        faults = await expression_faults(placed, advance=lambda _done: None)
-        if faults:
-            raise PolicyDocumentError(faults)
-        texts = {one.name: one.document for one in stored}
-        texts |= {one.policy.name: one.text for one in documents}
+        faults = await expression_faults(placed, advance=advance) if placed else ()
+    except CheckFailedError as error:
+        raise _failed(error) from None
+    if faults:
+        raise PolicyDocumentError(faults)
+
+
+async def check_together(
+    documents: Sequence[PolicyDocument], stored: Sequence[StoredPolicy]
+) -> None:
+    """Compile all policies, if *documents* have expressions; otherwise like the above."""
+    if not any(one.expressions for one in documents):
+        return
+    texts = {one.name: one.document for one in stored}
+    texts |= {one.policy.name: one.text for one in documents}
+    try:
         await compile_in_subprocess(
             [(text, 1) for text in texts.values()], cpu_seconds=MAX_CPU_SECONDS // 2
         )
     except CheckFailedError as error:
-        raise ChangeRefusedError(
-            str(error), hint="see that there is memory for it, and try again"
-        ) from None
+        raise _failed(error) from None
     except CompileError as error:
         raise ChangeRefusedError(
             str(error),
             hint="write fewer or simpler expressions; words without one go to denied_terms",
         ) from None
+
+
+def _failed(error: CheckFailedError) -> ChangeRefusedError:
+    return ChangeRefusedError(str(error), hint="see that there is memory for it, and try again")
 
 
 async def apply_plan(
@@ -145,6 +164,21 @@ async def stored_policy(
     stored = await load_policy(connection, name, version=version)
     if stored is None and name == DEFAULT_POLICY_NAME and version in {None, 0}:
         return StoredPolicy(name, 0, default_policy_text())
+    return stored
+
+
+async def existing_policy(
+    connection: Connection, name: str, version: int | None = None
+) -> StoredPolicy:
+    """Return a version of a policy, or that in force, likewise.
+
+    Raises:
+        ChangeRefusedError: there is none.
+    """
+    stored = await stored_policy(connection, name, version)
+    if stored is None:
+        wanted = f"policy {name}" if version is None else f"version {version} of policy {name}"
+        raise ChangeRefusedError(f"there is no {wanted}", hint="see `egret policy list`")
     return stored
 
 
@@ -200,7 +234,8 @@ def document_with_mode(stored: StoredPolicy, guardrail: str, mode: Mode) -> Poli
         return with_mode(earlier_document(stored), guardrail, mode=mode)
     except NoSuchGuardrailError:
         raise ChangeRefusedError(
-            f"policy {stored.name} has no guardrail {guardrail}", hint="see the policy"
+            f"policy {stored.name} has no guardrail {guardrail}",
+            hint=f"see `egret policy show {stored.name}`",
         ) from None
     except NotEditableError:
         raise ChangeRefusedError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -79,6 +79,54 @@ async def latency_since(
     row = await connection.fetchrow(_LATENCY, since, within, MOST_REQUESTS)
     assert row is not None  # noqa: S101 - an aggregate always has a row
     return Latency(**dict(row))
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyHour:
+    """Median and 95th percentile of one hour, to within a twentieth; None without requests."""
+
+    began_at: datetime
+    p50_ms: float | None
+    p95_ms: float | None
+
+
+BUCKET: Final = 1.1
+"""A bucket of `latency_by_hour` ends at so many times its beginning (db/versions/0017)."""
+
+_BUCKETS: Final = """
+SELECT h.began_at, s.bucket, sum(s.requests)::bigint AS requests
+FROM generate_series(date_trunc('hour', $1::timestamptz, 'UTC'), $2, interval '1 hour')
+    AS h (began_at)
+LEFT JOIN latency_by_hour AS s ON s.began_at = h.began_at
+    AND ($3::text[] IS NULL OR s.organization_id = ANY($3) OR s.team_id = ANY($3))
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+
+async def latency_by_hour(
+    connection: Connection, *, since: datetime, until: datetime, within: Sequence[str] | None
+) -> list[LatencyHour]:
+    """Return the latency of completed requests in each hour from that of *since* on."""
+    hours: dict[datetime, dict[int, int]] = {}
+    for row in await connection.fetch(_BUCKETS, since, until, within):
+        counts = hours.setdefault(row["began_at"], {})
+        if row["bucket"] is not None:
+            counts[row["bucket"]] = row["requests"]
+    return [
+        LatencyHour(began_at, percentile(counts, 0.5), percentile(counts, 0.95))
+        for began_at, counts in hours.items()
+    ]
+
+
+def percentile(counts: Mapping[int, int], share: float) -> float | None:
+    """Return the middle of the bucket that the request at *share* is in; *counts* by bucket."""
+    wanted = share * sum(counts.values())
+    seen = 0
+    for bucket, count in sorted(counts.items()):
+        seen += count
+        if seen >= wanted:
+            return float(BUCKET ** (bucket + 0.5))
+    return None
 
 
 _KEYS_IN_USE: Final = """

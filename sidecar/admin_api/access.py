@@ -365,8 +365,7 @@ class Requirement:
             return access
         locks = request.method not in SAFE_METHODS
         if "key_id" in path:
-            statement = _OF_KEY + (f"{_LOCK} k" if locks else "")
-            await _set_owner(access, statement, [path["key_id"]], "key")
+            await find_key_owner(access, path["key_id"], locks=locks)
         else:
             await find_owner(access, path["organization"], path.get("team"), locks=locks)
         owner = access.organization_id, access.team_id
@@ -389,6 +388,15 @@ async def find_owner(
     else:
         statement, names = _OF_TEAM + (f"{_LOCK} t" if locks else ""), [organization, team]
     await _set_owner(access, statement, names, "organization or team")
+
+
+async def find_key_owner(access: Access, key_id: str, *, locks: bool = False) -> None:
+    """Find a key's owner, and set it as that of *access*; the caller must view it.
+
+    Raises:
+        Problem: 404, which does not say whether it is there.
+    """
+    await _set_owner(access, _OF_KEY + (f"{_LOCK} k" if locks else ""), [key_id], "key")
 
 
 async def _set_owner(access: Access, statement: str, names: Sequence[str], kind: str) -> None:

@@ -17,9 +17,16 @@ router = APIRouter(route_class=AccessRoute, tags=["alerts"])
 
 
 class TestMessage(Model):
-    """A test that is being sent; `GET /alerts` shows whether it was delivered."""
+    """A test that is being sent."""
 
     message_id: str
+
+
+class MessageState(Model):
+    """The state of a message; without an error it is delivered or still to be sent."""
+
+    is_delivered: bool
+    error: str | None
 
 
 @router.get("/alerts")
@@ -44,6 +51,15 @@ async def list_routes(
     `secret` is the name of a variable or file, never a value.
     """
     return list(await outbox.alert_routes(access.connection))
+
+
+@router.get("/alerts/messages/{message_id}")
+async def show_message(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)], message_id: str
+) -> MessageState:
+    """Show whether a message was delivered, and the error of its last attempt."""
+    is_delivered, error = await outbox.message_state(access.connection, message_id)
+    return MessageState(is_delivered=is_delivered, error=error)
 
 
 @router.post("/alerts/routes/{name}/test", status_code=202)

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import Final, Never
+from typing import Annotated, Final, Never
 
 import asyncpg
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import MutableHeaders
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,18 +29,21 @@ from sidecar.admin_api import (
     login,
     owner_routes,
     policy_routes,
+    price_routes,
     report_routes,
     sign_in,
     token_routes,
 )
-from sidecar.admin_api.access import SAFE_METHODS, Services
+from sidecar.admin_api.access import SAFE_METHODS, Access, AccessRoute, Services, requires
 from sidecar.admin_api.openapi import openapi_of
 from sidecar.admin_api.problems import Problem, problem_of
 from sidecar.admin_api.rate_limits import RateLimiter
+from sidecar.admin_api.roles import Permission
 from sidecar.alerts.service import AlertService
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import UNAVAILABLE, InvalidDsnError, borrow, open_pool
+from sidecar.telemetry.admin_metrics import AdminMetrics
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.names import LogEvent
 
@@ -47,6 +51,8 @@ API: Final = "/api/v1"
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 _BURST_SECONDS: Final = 10
 _SWEEP_SECONDS: Final = 600
+
+_SIGN_INS: Final = {"/login/link": "link", "/login/callback": "oidc"}
 
 SECURITY_HEADERS: Final = {
     "content-security-policy": (
@@ -91,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
+    app.state.metrics = metrics = AdminMetrics(CollectorRegistry())
     app.state.error_page = None
     app.state.login_page = None
     app.state.link_page = None
@@ -99,6 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
         key_routes,
         limit_routes,
         policy_routes,
+        price_routes,
         report_routes,
         alert_routes,
         installation_routes,
@@ -113,7 +121,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_exception_handler(kind, _answer_problem)
     app.add_exception_handler(Exception, _answer_fault)
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
-    app.add_middleware(_SecurityHeaders, is_encrypted=settings.admin.is_encrypted)
+    app.include_router(_router)
+    app.add_middleware(_Answers, metrics=metrics, is_encrypted=settings.admin.is_encrypted)
     return app
 
 
@@ -137,7 +146,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         )
         async with asyncio.TaskGroup() as tasks:
             sweeper = tasks.create_task(_sweep(app.state.services))
-            alerts = AlertService(settings.postgres, settings.alerts)
+            alerts = AlertService(settings.postgres, settings.alerts, metrics=app.state.metrics)
             tasks.create_task(alerts.run())
             yield
             alerts.stop()
@@ -154,6 +163,20 @@ async def _sweep(services: Services) -> Never:
                 await idempotency.delete_expired(connection)
 
 
+_router = APIRouter(route_class=AccessRoute, include_in_schema=False)
+
+
+@_router.get("/metrics")
+async def _metrics(
+    request: Request,
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],  # noqa: ARG001
+) -> Response:
+    """Return the metrics of this process, to a scraper with a token."""
+    return Response(
+        generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST
+    )
+
+
 async def _health() -> Response:
     """Return 200 while the process serves; the database's state does not restart it."""
     return PlainTextResponse("ok\n")
@@ -167,20 +190,25 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
-    get_logger().error(LogEvent.ADMIN_FAILED, path=_route(request), exc_info=error)
+    get_logger().error(LogEvent.ADMIN_FAILED, path=_route(request.scope), exc_info=error)
     return await _page(
         request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in Egret; see its log")
     )
 
 
-def _route(request: Request) -> str:
+def _route(scope: Scope) -> str:
     """Return the route's own path: names in the request's may be long, or of people."""
-    return str(getattr(request.scope.get("route"), "path", "-"))
+    path = getattr(scope.get("route"), "path", None)
+    if path is None:
+        return "-"
+    # A route has its path without the prefix of the router that was included.
+    is_below = scope["path"].startswith(f"{API}/") and not path.startswith(API)
+    return f"{API}{path}" if is_below else str(path)
 
 
 async def _page(request: Request, problem: Problem) -> Response:
-    """Return problem details below the API, a page elsewhere, the login without a session."""
-    if request.url.path.startswith("/api/"):
+    """Return problem details to a program, a page to a person, the login without a session."""
+    if request.url.path.startswith("/api/") or "authorization" in request.headers:
         return problem.response()
     if problem.status == HTTPStatus.UNAUTHORIZED and request.method in SAFE_METHODS:
         return RedirectResponse(login.login_path(request.url.path), HTTPStatus.SEE_OTHER)
@@ -192,11 +220,12 @@ async def _page(request: Request, problem: Problem) -> Response:
     )
 
 
-class _SecurityHeaders:
-    """Gives each answer its security headers, unless the route has set another value."""
+class _Answers:
+    """Counts each answer, and gives it security headers, unless the route has set others."""
 
-    def __init__(self, app: ASGIApp, *, is_encrypted: bool) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: AdminMetrics, is_encrypted: bool) -> None:
         self._app = app
+        self._metrics = metrics
         self._headers = dict(SECURITY_HEADERS)
         if is_encrypted:
             self._headers["strict-transport-security"] = "max-age=31536000"
@@ -211,6 +240,15 @@ class _SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
+                self._count(scope, message["status"])
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        route = _route(scope)
+        self._metrics.answered(route, scope["method"], status)
+        if status == HTTPStatus.UNAUTHORIZED and "authorization" in Headers(scope=scope):
+            self._metrics.sign_in_refused("token")
+        elif status >= HTTPStatus.BAD_REQUEST and route in _SIGN_INS:
+            self._metrics.sign_in_refused(_SIGN_INS[route])

@@ -15,7 +15,16 @@ from sidecar.admin import keys as administration
 from sidecar.admin.keys import Expiry, Key, KeyChange, KeyState, Listing
 from sidecar.admin.owners import AS_IT_IS, Rules
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Body, Models, Moment, Name, Page, check_match, tagged
+from sidecar.admin_api.objects import (
+    Body,
+    Models,
+    Moment,
+    Name,
+    Page,
+    TeamPath,
+    check_match,
+    tagged,
+)
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import Priority
@@ -27,8 +36,6 @@ router = APIRouter(route_class=AccessRoute, tags=["keys"])
 
 _MAX_GRACE_SECONDS: Final = 366 * 86400
 _MAX_NETWORKS: Final = 100
-_TEAM: Final = "ORGANIZATION/TEAM"
-_PATH: Final = "^[^/]+/[^/]+$"
 
 Operations = Annotated[list[Operation], Field(min_length=1)]
 Sources = Annotated[
@@ -84,7 +91,7 @@ class CreatedKey(BaseModel):
 async def list_keys(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     organization: Annotated[str | None, Query(max_length=63)] = None,
-    team: Annotated[str | None, Query(max_length=127, description=_TEAM, pattern=_PATH)] = None,
+    team: TeamPath = None,
     state: KeyState | None = None,
     tag: Annotated[str | None, Query(max_length=63)] = None,
     after: Annotated[str | None, Query(max_length=12)] = None,

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from sidecar.admin import limits as administration
 from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBudget
-from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Body, Model, Models, check_match, tagged
+from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_owner, requires
+from sidecar.admin_api.objects import Body, Model, Models, TeamPath, check_match, tagged
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
@@ -52,6 +52,7 @@ class LimitSet(Body):
 class LimitState(Model):
     """One limit, and its use as the workers count it; nulls while nothing is known."""
 
+    id: str
     level: Level
     owner: str
     limit: str
@@ -79,12 +80,15 @@ class LimitStates(Model):
 class BudgetState(Model):
     """A budget in its present period, in US dollars; no `projected` in its first hour."""
 
+    id: str
     level: Level
     owner: str
+    owner_id: str
     limit: str
     window: Window
     models: tuple[str, ...] | None
     operations: tuple[str, ...] | None
+    time_zone: str
     starts_at: datetime
     resets_at: datetime
     amount_usd: str
@@ -203,9 +207,14 @@ async def list_limits(
 async def list_budgets(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     organization: Annotated[str | None, Query(max_length=63)] = None,
+    team: TeamPath = None,
+    key: Annotated[str | None, Query(max_length=12)] = None,
 ) -> list[BudgetState]:
-    """List the budgets of the present period, by the records of usage, with a forecast."""
-    owner = await _chosen(access, organization)
+    """List the budgets of the present period, by the records of usage, with a forecast.
+
+    Of all owners that the caller may view, or of one and those that it holds.
+    """
+    owner = await _chosen(access, organization, team, key)
     found = await administration.spent_budgets(access.connection, owner, now=time.time())
     return [
         _budget_state(one)
@@ -214,11 +223,20 @@ async def list_budgets(
     ]
 
 
-async def _chosen(access: Access, organization: str | None) -> Owner | None:
-    if organization is None:
-        return None
-    await find_owner(access, organization)
-    return Owner(Level.ORGANIZATION, organization)
+async def _chosen(
+    access: Access, organization: str | None, team: str | None = None, key_id: str | None = None
+) -> Owner | None:
+    if key_id is not None:
+        await find_key_owner(access, key_id)
+        return Owner(Level.KEY, key_id)
+    if team is not None:
+        name, _, of_it = team.partition("/")
+        await find_owner(access, name, of_it)
+        return Owner(Level.TEAM, team)
+    if organization is not None:
+        await find_owner(access, organization)
+        return Owner(Level.ORGANIZATION, organization)
+    return None
 
 
 async def _set_at(access: Access, owner: Owner, response: Response) -> LimitSet:
@@ -286,6 +304,7 @@ async def _state(access: Access, owner: Owner) -> LimitStates:
 def _limit_state(holder: Holder, limit: Limit, live: LiveLimit | None = None) -> LimitState:
     resets_at = None if live is None else live.resets_at
     return LimitState(
+        id=limit.id,
         level=limit.level,
         owner=holder.name,
         limit=shown(limit),
@@ -307,8 +326,11 @@ def _limit_state(holder: Holder, limit: Limit, live: LiveLimit | None = None) ->
 def _budget_state(one: SpentBudget) -> BudgetState:
     limit, period = one.limit, one.period
     return BudgetState(
+        id=limit.id,
         level=limit.level,
         owner=one.holder.name,
+        owner_id=one.holder.id,
+        time_zone=limit.time_zone,
         limit=shown(limit),
         window=limit.window,
         models=limit.models,

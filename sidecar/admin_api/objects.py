@@ -6,7 +6,7 @@ import hashlib
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from sidecar.admin_api.problems import Problem
@@ -18,6 +18,9 @@ Models = Annotated[
     Field(min_length=1, max_length=100, examples=[["gpt-*"]]),
 ]
 Moment = AwareDatetime
+TeamPath = Annotated[
+    str | None, Query(max_length=127, pattern="^[^/]+/[^/]+$", description="ORGANIZATION/TEAM")
+]
 
 _Item = TypeVar("_Item")
 

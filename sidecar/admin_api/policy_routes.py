@@ -43,6 +43,7 @@ MAX_DOCUMENT: Final = 1_000_000
 MAX_TEXT: Final = 100_000
 MAX_NOTE: Final = 1_000
 
+DryRun = Annotated[bool, Query(description="Return the change that would be made; make none.")]
 Document = Annotated[str, Field(max_length=MAX_DOCUMENT, description="YAML; `---` between two.")]
 Note = Annotated[str, Field(min_length=1, max_length=MAX_NOTE)]
 
@@ -95,6 +96,7 @@ class PolicyChange(Model):
     to_version: int
     diff: str
     lost: str | None
+    lost_guardrails: tuple[str, ...]
 
 
 class Difference(Model):
@@ -201,12 +203,13 @@ async def apply_policies(
     access: Annotated[Access, requires(Permission.MANAGE_POLICIES)],
     body: PolicyText,
     request: Request,
+    dry_run: DryRun = False,
 ) -> list[PolicyChange]:
-    """Bring policies into force, all or nothing. `If-Match` is for a single policy."""
+    """Bring policies into force, all or nothing. `If-Match` lists the tags of all of them."""
     documents = await changes.read_policies(body.documents)
-    if len(documents) == 1:
-        await _check_version(access, documents[0].policy.name, request)
-    return await _apply(access, documents, body.note)
+    for one in documents:
+        await _check_version(access, one.policy.name, request)
+    return await _apply(access, documents, body.note, dry_run=dry_run)
 
 
 @router.post("/policies/{policy}/rollback")
@@ -215,12 +218,13 @@ async def roll_back(
     policy: str,
     body: Rollback,
     request: Request,
+    dry_run: DryRun = False,
 ) -> list[PolicyChange]:
     """Bring an earlier version back as the next one."""
     await _check_version(access, policy, request)
     earlier = await stored_or_404(access, policy, body.to)
     note = body.note or f"rollback to version {body.to}"
-    return await _apply(access, [changes.earlier_document(earlier)], note)
+    return await _apply(access, [changes.earlier_document(earlier)], note, dry_run=dry_run)
 
 
 @router.put("/policies/{policy}/guardrails/{guardrail}/mode")
@@ -230,13 +234,15 @@ async def set_mode(
     guardrail: str,
     body: ModeChange,
     request: Request,
+    dry_run: DryRun = False,
 ) -> list[PolicyChange]:
     """Promote a guardrail from shadow to enforce, or demote it."""
     await _check_version(access, policy, request)
     stored = await stored_or_404(access, policy, None)
     document = changes.document_with_mode(stored, guardrail, body.mode)
     verb = "promote" if body.mode is Mode.ENFORCE else "demote"
-    return await _apply(access, [document], body.note or f"{verb} {guardrail}")
+    note = body.note or f"{verb} {guardrail}"
+    return await _apply(access, [document], note, dry_run=dry_run)
 
 
 @router.post("/policies/try")
@@ -315,10 +321,11 @@ async def _check_version(access: Access, name: str, request: Request) -> None:
 
 
 async def _apply(
-    access: Access, documents: Sequence[PolicyDocument], note: str | None
+    access: Access, documents: Sequence[PolicyDocument], note: str | None, *, dry_run: bool
 ) -> list[PolicyChange]:
     planned = await changes.plan_change(access.connection, documents)
-    access.changed(policies=await changes.apply_plan(access.connection, planned, note=note))
+    if not dry_run:
+        access.changed(policies=await changes.apply_plan(access.connection, planned, note=note))
     return _changes(planned)
 
 
@@ -331,6 +338,7 @@ def _changes(planned: Sequence[PlannedPolicy]) -> list[PolicyChange]:
             to_version=one.version + (one.change is not Change.NONE),
             diff=one.diff,
             lost=no_longer_hold(one.lost) if one.lost else None,
+            lost_guardrails=one.lost,
         )
         for one in planned
     ]

@@ -15,9 +15,10 @@ from fastapi import APIRouter, Query, Response
 from sidecar.admin import usage_reports
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
 from sidecar.admin.finding_reports import FindingSum, finding_sums
+from sidecar.admin.traffic_reports import LatencyHour, latency_by_hour
 from sidecar.admin.usage_reports import By, UsagePoint, UsageSum
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Model, Moment, Page
+from sidecar.admin_api.objects import Model, Moment, Page, TeamPath
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.storage.worker_status import reported_workers
@@ -31,9 +32,6 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 Since = Annotated[Moment | None, Query(description="30 days ago, if not given.")]
 Until = Annotated[Moment | None, Query(description="Now, if not given.")]
 OrganizationName = Annotated[str | None, Query(max_length=63)]
-TeamPath = Annotated[
-    str | None, Query(max_length=127, pattern="^[^/]+/[^/]+$", description="ORGANIZATION/TEAM")
-]
 
 
 class WorkerState(Model):
@@ -112,14 +110,39 @@ async def list_usage_points(
 
 @router.get("/findings")
 async def sum_findings(
-    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     since: Since = None,
     policy: Annotated[str | None, Query(max_length=63)] = None,
+    organization: OrganizationName = None,
+    team: TeamPath = None,
+    by_team: Annotated[bool, Query(description="A row for each team.")] = False,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[FindingSum]:
-    """Sum the findings of guardrails by type and role, the most frequent first; no content."""
+    """Sum the findings of guardrails by type and role, the most frequent first; no content.
+
+    Of the owners that the caller may view, or of one of them.
+    """
     start, _ = period(since, None)
-    return await finding_sums(access.connection, since=start, policy=policy, limit=limit)
+    within = await chosen_owners(access, organization, team)
+    return await finding_sums(
+        access.connection, since=start, policy=policy, limit=limit, within=within, by_team=by_team
+    )
+
+
+@router.get("/latency")
+async def list_latency(
+    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    since: Since = None,
+    until: Until = None,
+    organization: OrganizationName = None,
+    team: TeamPath = None,
+) -> list[LatencyHour]:
+    """List median and 95th percentile of each hour, for 62 days at most."""
+    start, end = period(since, until)
+    if end - start > _MAX_HOURS:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "hours are for 62 days at most")
+    within = await chosen_owners(access, organization, team)
+    return await latency_by_hour(access.connection, since=start, until=end, within=within)
 
 
 @router.get("/audit")

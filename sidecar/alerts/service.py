@@ -28,6 +28,7 @@ from sidecar.domain.alerting import AlertRule
 from sidecar.settings.stores import PostgresSettings
 from sidecar.settings.telemetry import AlertSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, connect
+from sidecar.telemetry.admin_metrics import AdminMetrics
 from sidecar.telemetry.logs import get_logger, type_name
 
 DELIVER_SECONDS: Final = 2.0
@@ -51,11 +52,13 @@ class AlertService:
         *,
         deliver_seconds: float = DELIVER_SECONDS,
         lease_seconds: float = LEASE_SECONDS,
+        metrics: AdminMetrics | None = None,
     ) -> None:
         self._postgres = postgres
         self._settings = settings
         self._deliver_seconds = deliver_seconds
         self._lease_seconds = lease_seconds
+        self._metrics = metrics
         self._stopping = asyncio.Event()
         self._checked_at: dict[AlertRule, float] = {}
 
@@ -155,6 +158,8 @@ class AlertService:
             sending = [self._send(one, routes[one.route]) for one in messages]
             for sent in asyncio.as_completed(sending):
                 message, reason = await sent
+                if self._metrics is not None:
+                    self._metrics.alert_sent(is_delivered=reason is None)
                 if reason is None:
                     await mark_delivered(connection, message)
                     continue

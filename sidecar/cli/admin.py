@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 import signal
 import sys
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import typer
@@ -20,6 +21,7 @@ from sidecar.admin_api.sign_in import (
     reveal_token,
     revoke_token,
 )
+from sidecar.cli.admin_server import AdminServer, address
 from sidecar.cli.arguments import MomentError, parse_span_ahead
 from sidecar.cli.connection import actor, on_connection, settings_or_exit
 from sidecar.cli.terminal import (
@@ -49,6 +51,14 @@ GrantOption = Annotated[
         "--grant", metavar="GRANT", help="ROLE, ROLE:ORGANIZATION or ROLE:ORGANIZATION/TEAM."
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedToken:
+    """A new token as the API returns it."""
+
+    token: str
+    details: Token
 
 
 @admin.callback()
@@ -140,10 +150,10 @@ def create(
         fail(f"--expires: {error}", hint="nothing was changed", code=WRONG_USAGE)
     key = generate(secrets.token_bytes)
 
-    async def work(connection: Connection) -> Token:
+    async def work(connection: Connection) -> tuple[str, Token]:
         found = await _grant(connection, grant)
         scopes = frozenset(scope) if scope else None
-        return await create_token(
+        created = await create_token(
             connection,
             key,
             name=name,
@@ -151,10 +161,28 @@ def create(
             created_by=actor(),
             life=life,
         )
+        return reveal_token(key), created
 
-    created = on_connection(work)
+    def remote(server: AdminServer) -> tuple[str, Token]:
+        if life is not None and life % timedelta(days=1):
+            hint = "nothing was changed"
+            fail("--expires: a server takes whole days", hint=hint, code=WRONG_USAGE)
+        role, _, owner = grant.partition(":")
+        organization, _, team = owner.partition("/")
+        body = {
+            "name": name,
+            "role": role,
+            "organization": organization or None,
+            "team": team or None,
+            "scopes": [one.value for one in scope] if scope else None,
+            "expires_in_days": None if life is None else life.days,
+        }
+        made = server.call(CreatedToken, "POST", "/tokens", body=body)
+        return made.token, made.details
+
+    text, created = on_connection(work, remote=remote)
     note(f"token id: {created.id}\nKeep it now: it is shown this once.")
-    typer.echo(reveal_token(key))
+    typer.echo(text)
 
 
 @admin.command("tokens")
@@ -163,7 +191,10 @@ def tokens(output: OutputOption = Output.TABLE) -> None:
 
     Example: egret admin tokens
     """
-    rows = [_row(one) for one in on_connection(list_tokens)]
+    found = on_connection(
+        list_tokens, remote=lambda server: tuple(server.call(list[Token], "GET", "/tokens"))
+    )
+    rows = [_row(one) for one in found]
     columns = ("id", "name", "role", "organization", "team", "expires_at", "last_used_at")
     print_rows(rows, columns=columns, output=output)
 
@@ -177,7 +208,10 @@ def revoke(
 
     Example: egret admin revoke-token 5OKO8h6jGWNP
     """
-    revoked = on_connection(lambda connection: revoke_token(connection, token_id))
+    revoked = on_connection(
+        lambda connection: revoke_token(connection, token_id),
+        remote=lambda server: server.call(Token, "POST", address("tokens", token_id, "revoke")),
+    )
     print_record(_row(revoked), output=output)
 
 

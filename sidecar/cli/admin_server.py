@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
 from sidecar.cli.arguments import SERVER
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint
+from sidecar.domain.limits import Level
 from sidecar.settings.sections import inherited_environment, is_loopback
 
 TOKEN: Final = "EGRET_SERVER_TOKEN"  # noqa: S105 - the variable's name
@@ -21,8 +23,54 @@ _API: Final = "/api/v1"
 _SECONDS: Final = 60.0
 """More than the server waits for workers."""
 _REFUSED: Final = 400
+MAX_REMOTE: Final = 1_000
+"""The most objects of one answer."""
 _IN_FORCE: Final = re.compile(r"workers=(\d+), behind=(\d+)")
 _STATE: ContextVar[str] = ContextVar("in_force", default="")
+
+_LOCAL: Final = "it works on processes and files of this machine"
+_LOGIN: Final = "it gives or ends access for people, which a login to the database controls"
+_BULK: Final = "it copies whole tables"
+ONLY_HERE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "up": _LOCAL,
+        "demo": _LOCAL,
+        "serve": _LOCAL,
+        "migrate": "it changes the database's schema",
+        "doctor": _LOCAL,
+        "health": _LOCAL,
+        "lint": _LOCAL,
+        "conformance": _LOCAL,
+        "top": _LOCAL,
+        "logs": _LOCAL,
+        "replay": _LOCAL,
+        "bench": _LOCAL,
+        "envoy": _LOCAL,
+        "guardrails test": "it judges on this machine; `POST /policies/try` judges on the server",
+        "policy lint": "it reads credentials of stored policies; name a file with --file",
+        "keys import": _BULK,
+        "keys export": _BULK,
+        "batch": _LOCAL,
+        "usage drop": "the role of `egret admin` cannot delete usage",
+        "audit follow": "it reads entries in the order in which transactions end",
+        "alerts run": _LOCAL,
+        "admin login-link": _LOGIN,
+        "admin log-out": _LOGIN,
+    }
+)
+"""Commands that refuse `--server`, each with the reason; all others take it."""
+
+
+def refuse_local(words: Sequence[str]) -> None:
+    """Exit if `ONLY_HERE` has the command that *words* begin with."""
+    for command in (" ".join(words[:2]), words[0]):
+        if (reason := ONLY_HERE.get(command)) is not None:
+            fail(
+                f"`egret {command}` does not work with --server: {reason}",
+                hint="run it without --server",
+                code=WRONG_USAGE,
+            )
+
 
 Shown = TypeVar("Shown")
 
@@ -41,6 +89,13 @@ def team_address(team: str) -> str:
     return address("organizations", organization, "teams", name)
 
 
+def owner_address(level: Level, name: str) -> str:
+    """Return the path of a key, team or organization."""
+    if level is Level.TEAM:
+        return team_address(name)
+    return address("keys" if level is Level.KEY else "organizations", name)
+
+
 class AdminServer:
     """Sends requests to `egret admin`, with the token of `EGRET_SERVER_TOKEN`."""
 
@@ -51,6 +106,8 @@ class AdminServer:
             fail("--server needs httpx", hint=install_hint("admin"), code=WRONG_USAGE)
         self._failed = (httpx.HTTPError, httpx.InvalidURL)
         self._request = httpx.request
+        self.etag: str | None = None
+        """The entity tag of the last answer."""
         self._url = url.rstrip("/") + _API
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
 
@@ -60,11 +117,14 @@ class AdminServer:
         method: str,
         path: str,
         *,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         query: Mapping[str, Any] | None = None,
         wait: bool = False,
+        if_match: str | None = None,
     ) -> Shown:
         """Return the object of the answer, or exit with its problem.
+
+        With *if_match*, an entity tag, the server refuses to change an object that has another.
 
         Raises:
             ChangeRefusedError: the server refused the change.
@@ -77,7 +137,7 @@ class AdminServer:
                 self._url + path,
                 content=content,
                 params=parameters | ({"wait": "true"} if wait else {}),
-                headers=self._headers,
+                headers=self._headers | ({} if if_match is None else {"if-match": if_match}),
                 timeout=_SECONDS,
                 follow_redirects=False,
             )
@@ -89,6 +149,7 @@ class AdminServer:
             )
         if answer.status_code >= _REFUSED or not answer.is_success:
             _refuse(document, answer.status_code)
+        self.etag = answer.headers.get("etag")
         _STATE.set(answer.headers.get("egret-in-force", ""))
         try:
             return TypeAdapter(kind).validate_python(document)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from sidecar.admin.installation.objects import AlertRouteDocument
 from sidecar.alerts.outbox import (
+    HistoryEntry,
     alert_history,
     alert_routes,
     message_state,
     raise_test,
 )
+from sidecar.cli.admin_server import MAX_REMOTE, address
 from sidecar.cli.arguments import since_or_exit
 from sidecar.cli.connection import on_connection, settings_or_exit
 from sidecar.cli.terminal import (
@@ -27,7 +31,6 @@ from sidecar.cli.terminal import (
     note,
     print_rows,
 )
-from sidecar.storage.pool import Connection
 
 alerts = typer.Typer(no_args_is_help=True, help="Alerts: routes, tests and history.")
 
@@ -73,7 +76,13 @@ def list_(output: OutputOption = Output.TABLE) -> None:
 
     Example: egret alerts list
     """
-    rows = [one.model_dump(mode="json") for one in on_connection(alert_routes)]
+    found = on_connection(
+        alert_routes,
+        remote=lambda server: tuple(
+            server.call(list[AlertRouteDocument], "GET", "/alerts/routes")
+        ),
+    )
+    rows = [one.model_dump(mode="json") for one in found]
     print_rows(rows, columns=_ROUTES, output=output)
 
 
@@ -91,18 +100,25 @@ def send_test(
     Example: egret alerts test on-call
     """
     message = on_connection(
-        lambda connection: raise_test(connection, route, now=datetime.now(UTC))
+        lambda connection: raise_test(connection, route, now=datetime.now(UTC)),
+        remote=lambda server: server.call(
+            dict[str, str], "POST", address("alerts", "routes", route, "test")
+        )["message_id"],
     )
 
-    async def watch(connection: Connection) -> tuple[bool, str | None]:
-        for _ in range(int(wait_seconds / _WAITS_SECONDS)):
-            is_delivered, error = await message_state(connection, message)
-            if is_delivered or error is not None:
-                return is_delivered, error
-            await asyncio.sleep(_WAITS_SECONDS)
-        return await message_state(connection, message)
+    def state() -> tuple[bool, str | None]:
+        return on_connection(
+            lambda connection: message_state(connection, message),
+            remote=lambda server: tuple(
+                server.call(dict[str, Any], "GET", address("alerts", "messages", message)).values()
+            ),
+        )
 
-    is_delivered, error = on_connection(watch)
+    is_delivered, error = state()
+    ends_at = time.monotonic() + wait_seconds
+    while not is_delivered and error is None and time.monotonic() < ends_at:
+        time.sleep(_WAITS_SECONDS)
+        is_delivered, error = state()
     if is_delivered:
         note(f"The test was delivered: {message}.")
     elif error is not None:
@@ -130,7 +146,13 @@ def history(
     """
     began = since_or_exit(since)
     found = on_connection(
-        lambda connection: alert_history(connection, since=began, organization=org, limit=limit)
+        lambda connection: alert_history(connection, since=began, organization=org, limit=limit),
+        remote=lambda server: server.call(
+            list[HistoryEntry],
+            "GET",
+            "/alerts",
+            query={"since": began, "organization": org, "limit": min(limit, MAX_REMOTE)},
+        ),
     )
     rows = [
         {

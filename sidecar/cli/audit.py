@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import sys
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Final
 
 import orjson
 import typer
 
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries
+from sidecar.cli.admin_server import MAX_REMOTE
 from sidecar.cli.arguments import since_or_exit
 from sidecar.cli.connection import on_connection, on_database
 from sidecar.cli.terminal import Output, OutputOption, Row, ends_quietly, print_json, print_rows
@@ -20,6 +22,7 @@ from sidecar.storage.pool import connect
 
 audit = typer.Typer(no_args_is_help=True, help="The log of administrative changes.")
 
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS: Final = ("at", "by", "action", "what", "change")
 
 
@@ -46,7 +49,18 @@ def list_entries(
     wanted = AuditFilter(
         since=since_or_exit(since), object_type=object_type, object_id=object_id, limit=limit
     )
-    found = on_connection(lambda connection: audit_entries(connection, wanted))
+    query = {
+        "since": wanted.since or EARLIEST,
+        "object_type": object_type,
+        "object_id": object_id,
+        "limit": min(limit, MAX_REMOTE),
+    }
+    found = on_connection(
+        lambda connection: audit_entries(connection, wanted),
+        remote=lambda server: tuple(
+            islice(server.pages(AuditEntry, "/audit", query=query), limit)
+        ),
+    )
     if output is Output.JSON:
         print_json(found)
     else:

@@ -15,6 +15,7 @@ from rich.text import Text
 from sidecar.admin.limits import SpentBudget, spent_budgets
 from sidecar.cli.connection import on_connection
 from sidecar.cli.limits import owner_or_all
+from sidecar.cli.limits_server import spent_budgets_there
 from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import bar, console, percent, print_json
 from sidecar.cli.usage import ReportOutput
@@ -50,7 +51,10 @@ def report(
     owner = owner_or_all(key=key, team=team, org=org)
     now = time.time()
 
-    found = on_connection(lambda connection: spent_budgets(connection, owner, now=now))
+    found = on_connection(
+        lambda connection: spent_budgets(connection, owner, now=now),
+        remote=lambda server: spent_budgets_there(server, owner),
+    )
     match output:
         case ReportOutput.JSON:
             print_json([_exact(one) for one in found])

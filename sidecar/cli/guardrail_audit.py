@@ -9,6 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from sidecar.admin.finding_reports import FindingSum, finding_sums, recorded_requests
+from sidecar.admin.usage_reports import UsageSum
+from sidecar.cli.admin_server import MAX_REMOTE, AdminServer
 from sidecar.cli.arguments import since_or_exit
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
@@ -36,6 +38,7 @@ def audit(
     policy: Annotated[
         str | None, typer.Option("--policy", "-p", help="Only findings under this policy.")
     ] = None,
+    by_team: Annotated[bool, typer.Option("--by-team", help="A row for each team.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -52,14 +55,30 @@ def audit(
     start = since_or_exit(since)
 
     async def read(connection: Connection) -> tuple[list[FindingSum], int]:
-        sums = await finding_sums(connection, since=start, policy=policy, limit=limit)
+        sums = await finding_sums(
+            connection, since=start, policy=policy, limit=limit, by_team=by_team
+        )
         return sums, await recorded_requests(connection, since=start)
 
-    sums, requests = on_connection(read)
+    def remote(server: AdminServer) -> tuple[list[FindingSum], int]:
+        query = {
+            "since": start,
+            "policy": policy,
+            "by_team": by_team,
+            "limit": min(limit, MAX_REMOTE),
+        }
+        sums = server.call(list[FindingSum], "GET", "/findings", query=query)
+        usage = server.call(list[UsageSum], "GET", "/usage", query={"since": start})
+        return sums, sum(one.requests for one in usage)
+
+    sums, requests = on_connection(read, remote=remote)
     if output is Output.JSON:
-        print_json([asdict(one) | {"share": share_of(one, requests)} for one in sums])
+        rows = [asdict(one) | {"share": share_of(one, requests)} for one in sums]
+        left_out = set() if by_team else {"team"}
+        print_json([{k: v for k, v in row.items() if k not in left_out} for row in rows])
     elif sums:
-        print_rows(rows_of(sums, requests), columns=_COLUMNS, output=output)
+        columns = ("team", *_COLUMNS) if by_team else _COLUMNS
+        print_rows(rows_of(sums, requests), columns=columns, output=output)
     else:
         note("no guardrail has found anything in this time")
 
@@ -78,6 +97,7 @@ def rows_of(sums: Sequence[FindingSum], requests: int) -> list[Row]:
         eighths = max(1, round(one.requests / most * WIDTH * 8))
         rows.append(
             {
+                "team": one.team,
                 "guardrail": one.guardrail,
                 "type": one.type,
                 "role": one.role,

@@ -23,7 +23,7 @@ from sidecar.admin.keys import (
 )
 from sidecar.admin.keys import list_keys as list_page
 from sidecar.admin.owners import AS_IT_IS
-from sidecar.cli.admin_server import AdminServer, address, team_address
+from sidecar.cli.admin_server import MAX_REMOTE, AdminServer, address, team_address
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
@@ -205,7 +205,6 @@ KeyArgument = Annotated[
 TEAM_HELP: Final = "ORGANIZATION/TEAM, or the team's name if no other has it."
 MAX_LIMIT: Final = 100_000
 """For more at once there is `egret keys export`."""
-MAX_REMOTE_LIMIT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +310,7 @@ def list_keys(
     )
 
     def remote(server: AdminServer) -> Page:
-        query = asdict(listing) | {"within": None, "limit": min(limit, MAX_REMOTE_LIMIT)}
+        query = asdict(listing) | {"within": None, "limit": min(limit, MAX_REMOTE)}
         query["state"] = None if state is None else state.value
         found = server.call(KeyPage, "GET", "/keys", query=query)
         return Page(found.items, has_more=found.next is not None)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
@@ -27,6 +27,12 @@ from sidecar.admin.limits import (
 )
 from sidecar.cli.connection import ChangeNotice, on_connection, settings_or_exit
 from sidecar.cli.keys import public_id
+from sidecar.cli.limits_server import (
+    change_limits_there,
+    holders_there,
+    live_limits_there,
+    owned_limits_there,
+)
 from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import (
     WRONG_USAGE,
@@ -132,7 +138,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         }
         return tuple(({one.id: one for one in before.limits} | added).values())
 
-    _run(lambda connection: change_limits(connection, owner, change), owner, output)
+    _change(owner, change, output)
 
 
 @limits.command()
@@ -158,6 +164,8 @@ def remove(
         fail("say which", hint="give limits, or --all", code=WRONG_USAGE)
 
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
+        if every:
+            return ()
         kinds = {parse_kind(word) for word in words or ()}
         missing = kinds - {(one.measure, one.window) for one in before.limits}
         if missing:
@@ -165,10 +173,7 @@ def remove(
             raise LimitWordsError(f"there is no limit {measure.value}/{window.value} to remove")
         return tuple(one for one in before.limits if (one.measure, one.window) not in kinds)
 
-    if every:
-        _run(lambda connection: remove_all_limits(connection, owner), owner, output)
-    else:
-        _run(lambda connection: change_limits(connection, owner, change), owner, output)
+    _change(owner, change, output, removes_all=every)
 
 
 @limits.command("list")
@@ -184,10 +189,13 @@ def list_(
     """
     owner = owner_or_all(key=key, team=team, org=org)
     if owner is not None:
-        found = on_connection(lambda connection: owned_limits(connection, owner))
+        found = on_connection(
+            lambda connection: owned_limits(connection, owner),
+            remote=lambda server: owned_limits_there(server, owner),
+        )
         _print(found.limits, output)
         return
-    holders = on_connection(holders_of_limits)
+    holders = on_connection(holders_of_limits, remote=holders_there)
     rows = [
         {"level": one.level.value, "whose": one.name, **_row(limit)}
         for one in holders
@@ -197,13 +205,26 @@ def list_(
     _warn_of_no_price([limit for one in holders for limit in one.limits])
 
 
-def _run(
-    work: Callable[[Connection], Awaitable[OwnedLimits]], owner: Owner, output: Output
+def _change(
+    owner: Owner,
+    change: Callable[[OwnedLimits], tuple[Limit, ...]],
+    output: Output,
+    *,
+    removes_all: bool = False,
 ) -> None:
+    """Change the limits of *owner*; with *removes_all* also such as cannot be read."""
     prefix = "" if owner.level is Level.KEY else f"{owner.level.value}:"
+
+    async def work(connection: Connection) -> OwnedLimits:
+        if removes_all:
+            return await remove_all_limits(connection, owner)
+        return await change_limits(connection, owner, change)
+
     try:
         found = on_connection(
-            work, notice=lambda changed: ChangeNotice(keys=(f"{prefix}{changed.owner_id}",))
+            work,
+            notice=lambda changed: ChangeNotice(keys=(f"{prefix}{changed.owner_id}",)),
+            remote=lambda server: change_limits_there(server, owner, change),
         )
     except LimitWordsError as error:
         fail(str(error), hint="nothing was changed", code=WRONG_USAGE)
@@ -216,7 +237,9 @@ def _print(found: tuple[Limit, ...], output: Output) -> None:
 
 
 def _warn_of_no_price(limits: Sequence[Limit]) -> None:
-    if any(one.measure is Measure.COST for one in limits) and not on_connection(has_prices):
+    if any(one.measure is Measure.COST for one in limits) and not on_connection(
+        has_prices, remote=lambda server: bool(server.call(list[Any], "GET", "/prices"))
+    ):
         note(
             "warning: no price is set, so nothing counts towards cost yet;"
             " run `egret price import FILE` or `egret price set`"
@@ -252,14 +275,13 @@ def show(
     Example: egret limits show 5OKO8h6jGWNP
     """
     owner = owner_of(key=key, team=team, org=org)
-    valkey = settings_or_exit().valkey
     now = time.time()
 
     async def look(connection: Connection) -> LiveLimits:
         holders = await holders_for(connection, owner)
-        return await live_limits(connection, valkey, holders, now=now)
+        return await live_limits(connection, settings_or_exit().valkey, holders, now=now)
 
-    found = on_connection(look)
+    found = on_connection(look, remote=lambda server: live_limits_there(server, owner))
     if found.away is not None:
         note(
             f"warning: Valkey gave no answer ({found.away}); days, weeks and months are by the"

@@ -72,6 +72,7 @@ A group is a `typer.Typer`, whose module adds most of its commands; a name of tw
 command from another place to it.
 """
 _TOOLS: Final = "egret_tools"
+_AFTER_COMMAND: Final = "egret.after_command"
 _COMPLETE: Final = "_EGRET_COMPLETE"
 _COMPLETED: Final = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
 """The command line that bash, or zsh and fish, complete; set by Typer's completion scripts."""
@@ -91,7 +92,8 @@ class _Commands(TyperGroup):
         for word in args:
             if not _is_text(word):
                 fail(f"{word[:60]!r} is no text", hint="write it in UTF-8", code=WRONG_USAGE)
-        return super().parse_args(ctx, args)
+        ctx.meta[_AFTER_COMMAND] = rest = super().parse_args(ctx, args)
+        return rest
 
 
 def _is_text(word: str) -> bool:
@@ -103,6 +105,7 @@ def _is_text(word: str) -> bool:
 
 
 def _root(
+    context: typer.Context,
     actor: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +130,11 @@ def _root(
     """Guarded LLM egress for Envoy."""
     ACTOR.set(actor)
     SERVER.set(server)
+    if server is not None and context.invoked_subcommand is not None:
+        # Here, since most command lines name no server.
+        from sidecar.cli.admin_server import refuse_local  # noqa: PLC0415
+
+        refuse_local([context.invoked_subcommand, *context.meta[_AFTER_COMMAND]])
 
 
 @cache

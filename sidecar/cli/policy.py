@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, assert_never
 
 import typer
 
 from sidecar.admin.keys import bind_key
 from sidecar.admin.owners import bind_organization, bind_team
+from sidecar.admin.policy_changes import existing_policy
 from sidecar.admin.policy_plan import plan_policies
+from sidecar.cli.admin_server import AdminServer, owner_address
+from sidecar.cli.arguments import SERVER
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.keys import public_id
@@ -20,6 +24,7 @@ from sidecar.cli.policy_change import (
     DryRunOption,
     Manner,
     NoteOption,
+    ServerChange,
     YesOption,
     carry_out,
     check_expressions,
@@ -28,7 +33,7 @@ from sidecar.cli.policy_change import (
     read_documents,
     show_plan,
 )
-from sidecar.cli.policy_versions import NameArgument, canonical, show_difference, stored_policy
+from sidecar.cli.policy_versions import NameArgument, show_difference, show_version
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -41,10 +46,10 @@ from sidecar.cli.terminal import (
     print_record,
     print_rows,
 )
+from sidecar.domain.limits import Level
 from sidecar.domain.policy import Policy
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import (
-    DEFAULT_POLICY_NAME,
     PolicyDocument,
     PolicyDocumentError,
     default_policy_text,
@@ -53,7 +58,7 @@ from sidecar.policy.parse import (
 )
 from sidecar.policy.policy_lint import NEAR_DAYS, LintWarning, lint, missing_extras
 from sidecar.storage.pool import Connection
-from sidecar.storage.postgres_policies import StoredPolicy, load_policies, load_policy, policy_uses
+from sidecar.storage.postgres_policies import PolicyUse, load_policies, policy_uses
 
 policy = typer.Typer(no_args_is_help=True, help="Policies: the guardrails that content must pass.")
 
@@ -82,7 +87,8 @@ def apply(
     manner = Manner(
         source=str(file), output=output, note=why, yes=yes, dry_run=dry_run, no_wait=no_wait
     )
-    carry_out(read_documents(file), manner)
+    documents = read_documents(file)
+    carry_out(lambda: documents, _server_change("/policies/apply", documents), manner)
 
 
 @policy.command("diff")
@@ -109,7 +115,11 @@ def diff(
     if name is not None:
         show_difference(name, from_=from_, to=to, output=output)
     elif file is not None:
-        planned = plan_policies(read_documents(file), stored=on_connection(load_policies))
+        documents = read_documents(file)
+        if SERVER.get() is not None:
+            planned = _server_change("/policies/plan", documents).send()
+        else:
+            planned = plan_policies(documents, stored=on_connection(load_policies))
         if output is Output.TABLE:
             show_plan(planned)
         else:
@@ -128,18 +138,12 @@ def show(
 
     Example: egret policy show strict --version 3
     """
-    stored = None
-    if name == DEFAULT_POLICY_NAME and version is None:
-        stored = on_connection(lambda connection: load_policy(connection, name))
-        stored = stored or StoredPolicy(name, 0, default_policy_text())
-    stored = stored or stored_policy(name, version)
-    text = canonical(stored)
+    found = show_version(name, version)
     if output is Output.JSON:
-        row: Row = {"name": stored.name, "version": stored.version, "document": text}
-        print_record(row, output=output)
+        print_record(asdict(found), output=output)
         return
-    note(f"{stored.name}, version {stored.version}" if stored.version else "built in")
-    print_code(text, language="yaml")
+    note(f"{found.name}, version {found.version}" if found.version else "built in")
+    print_code(found.document, language="yaml")
 
 
 @policy.command("list")
@@ -148,8 +152,17 @@ def list_policies(output: OutputOption = Output.TABLE) -> None:
 
     Example: egret policy list
     """
-    rows = [asdict(use) for use in on_connection(policy_uses)]
+    found = on_connection(
+        policy_uses, remote=lambda server: tuple(server.call(list[PolicyUse], "GET", "/policies"))
+    )
+    rows = [asdict(use) for use in found]
     print_rows(rows, columns=_LIST_COLUMNS, output=output)
+
+
+def _server_change(path: str, documents: Sequence[PolicyDocument]) -> ServerChange:
+    """Return the request that sends *documents* as one text."""
+    text = "\n---\n".join(one.text for one in documents)
+    return ServerChange("POST", path, {"documents": text})
 
 
 def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:
@@ -166,11 +179,8 @@ def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:
         fail(f"{file} holds no policy {name}", hint="name one of it, or none for the first")
     if name is None:
         return parse_documents(default_policy_text(), expressions="trust")[0]
-    stored = on_connection(lambda connection: load_policy(connection, name))
-    if stored is None and name != DEFAULT_POLICY_NAME:
-        fail(f"there is no policy {name}", hint="see `egret policy list`")
-    text = default_policy_text() if stored is None else stored.document
-    return parse_documents(text, expressions="trust")[0]
+    stored = on_connection(lambda connection: existing_policy(connection, name))
+    return parse_documents(stored.document, expressions="trust")[0]
 
 
 _COLUMNS: Final = ("policy", "guardrail", "problem", "hint", "code")
@@ -280,22 +290,30 @@ def _bind(
     output: Output,
     no_wait: bool,
 ) -> None:
-    levels = {"key": key, "team": team, "org": org}
+    levels = {Level.KEY: key, Level.TEAM: team, Level.ORGANIZATION: org}
     named = [(level, name) for level, name in levels.items() if name is not None]
     if len(named) != 1:
         fail("no object is named", hint="pass one of --key, --team and --org", code=WRONG_USAGE)
     level, name = named[0]
-    name = public_id(name) if level == "key" else name
+    name = public_id(name) if level is Level.KEY else name
 
     async def work(connection: Connection) -> str:
         match level:
-            case "key":
+            case Level.KEY:
                 return (await bind_key(connection, name, policy=policy)).key_id
-            case "team":
+            case Level.TEAM:
                 return f"team:{await bind_team(connection, name, policy=policy)}"
-            case _:
+            case Level.ORGANIZATION:
                 return f"organization:{await bind_organization(connection, name, policy=policy)}"
+            case _:
+                assert_never(level)
 
-    on_connection(work, notice=lambda scope: ChangeNotice(keys=(scope,)))
-    print_record({level: name, "policy": policy}, output=output)
+    def remote(server: AdminServer) -> str:
+        place, body = owner_address(level, name), {"policy": policy}
+        server.call(dict[str, Any], "PATCH", place, body=body, wait=not no_wait)
+        return place
+
+    on_connection(work, notice=lambda scope: ChangeNotice(keys=(scope,)), remote=remote)
+    column = "org" if level is Level.ORGANIZATION else level.value
+    print_record({column: name, "policy": policy}, output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")

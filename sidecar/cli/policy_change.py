@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -12,10 +12,10 @@ import typer
 from rich.syntax import Syntax
 
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.admin.policy_changes import apply_plan
+from sidecar.admin.policy_changes import apply_plan, check_alone, check_together
 from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
-from sidecar.cli.arguments import STANDARD_STREAM, read_text
-from sidecar.cli.connection import ChangeNotice, on_connection
+from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text
+from sidecar.cli.connection import ChangeNotice, on_connection, on_server
 from sidecar.cli.in_force import wait_for_workers
 from sidecar.cli.terminal import (
     WRONG_USAGE,
@@ -29,13 +29,6 @@ from sidecar.cli.terminal import (
     print_rows,
     progress,
 )
-from sidecar.guardrails.matching.database import CompileError
-from sidecar.policy.compilation import (
-    MAX_CPU_SECONDS,
-    CheckFailedError,
-    compile_in_subprocess,
-    expression_faults,
-)
 from sidecar.policy.parse import (
     PolicyDocument,
     PolicyDocumentError,
@@ -43,7 +36,6 @@ from sidecar.policy.parse import (
     parse_documents,
 )
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import StoredPolicy, load_policies
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -77,22 +69,82 @@ def read_documents(file: Path) -> tuple[PolicyDocument, ...]:
         _fail_with(error.faults, source=str(file))
 
 
-def carry_out(documents: Sequence[PolicyDocument], manner: Manner) -> None:
-    """Show the changes, check them, ask, bring them into force, and report it."""
+@dataclass(frozen=True, slots=True)
+class ServerChange:
+    """The request by which the administration API makes a change."""
+
+    method: str
+    path: str
+    body: Mapping[str, object] = field(repr=False)
+
+    def send(
+        self, *, note: str | None = None, shown: Sequence[PlannedPolicy] = (), wait: bool = False
+    ) -> tuple[PlannedPolicy, ...]:
+        """Make the change that was *shown*, or without one only return it."""
+        found = on_server(
+            lambda server: server.call(
+                list[PolicyChange],
+                self.method,
+                self.path,
+                body={**self.body, "note": note},
+                query={} if shown else {"dry_run": True},
+                wait=wait,
+                if_match=", ".join(f'"{one.name}-{one.version}"' for one in shown) or None,
+            )
+        )
+        return tuple(
+            PlannedPolicy(
+                one.name, one.change, one.from_version, one.diff, "", one.lost_guardrails
+            )
+            for one in found
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """One policy of a change as the API returns it."""
+
+    name: str
+    change: Change
+    from_version: int
+    diff: str
+    lost_guardrails: tuple[str, ...]
+
+
+def carry_out(
+    read: Callable[[], Sequence[PolicyDocument]], request: ServerChange, manner: Manner
+) -> None:
+    """Show the changes, check them, ask, bring them into force, and report it.
+
+    With `--server` by *request*; otherwise the policies are those that *read* returns.
+    """
     if manner.note is not None and not 0 < len(manner.note) <= MAX_NOTE_CHARACTERS:
         hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
         fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
-    stored = on_connection(load_policies)
-    planned = plan_policies(documents, stored=stored)
+    is_remote = SERVER.get() is not None
+    documents: Sequence[PolicyDocument] = ()
+    stored: Sequence[StoredPolicy] = ()
+    if is_remote:
+        planned = request.send()
+    else:
+        documents, stored = read(), on_connection(load_policies)
+        planned = plan_policies(documents, stored=stored)
     changes = [one for one in planned if one.change is not Change.NONE]
     if manner.output is Output.TABLE:
         show_plan(planned)
-    if changes:
+    if changes and not is_remote:
         names = {one.name for one in changes}
         changed = [one for one in documents if one.policy.name in names]
         check_expressions({manner.source: changed}, stored=stored)
-        if not manner.dry_run:
-            _apply(changes, manner)
+    if changes and not manner.dry_run:
+        _confirm(changes, manner)
+        if is_remote:
+            request.send(note=manner.note, shown=planned, wait=not manner.no_wait)
+        else:
+            on_connection(
+                lambda connection: apply_plan(connection, changes, note=manner.note),
+                notice=lambda versions: ChangeNotice(policies=list(versions)),
+            )
     if manner.output is Output.JSON:
         print_rows([plan_row(one) for one in planned], columns=(), output=manner.output)
     elif manner.dry_run:
@@ -111,38 +163,24 @@ def check_expressions(
 
     Exits with the documents that do not compile. Each runs in a process of its own.
     """
-    count = 0
-    for source, documents in by_source.items():
-        placed = [one for document in documents for one in document.expressions]
-        if not placed:
-            continue
-        count += len(placed)
-        try:
-            with progress("Checking expressions", total=len(placed)) as advance:
-                faults = asyncio.run(expression_faults(placed, advance=advance))
-        except CheckFailedError as error:
-            fail(str(error), hint="see that there is memory for it, and try again")
-        if faults:
-            _fail_with(faults, source=source)
-    if not count:
-        return
     documents = [one for each in by_source.values() for one in each]
-    replaced = {one.policy.name: one.text for one in documents}
-    texts = {one.name: one.document for one in stored} | replaced
-    with console(stderr=True).status(
-        f"Compiling {counted(len(texts), 'policy', 'policies')} together …"
-    ):
-        try:
-            asyncio.run(
-                compile_in_subprocess(
-                    [(text, 1) for text in texts.values()], cpu_seconds=MAX_CPU_SECONDS // 2
-                )
-            )
-        except CompileError as error:
-            fail(
-                f"{error}, {count} expressions of {', '.join(by_source)} among them",
-                hint="write fewer or simpler ones; words without an expression go to denied_terms",
-            )
+    if not any(one.expressions for one in documents):
+        return
+    try:
+        for source, some in by_source.items():
+            total = sum(len(one.expressions) for one in some)
+            try:
+                with progress("Checking expressions", total=total) as advance:
+                    asyncio.run(check_alone(some, advance=advance))
+            except PolicyDocumentError as error:
+                _fail_with(error.faults, source=source)
+        count = len({one.policy.name for one in documents} | {one.name for one in stored})
+        with console(stderr=True).status(
+            f"Compiling {counted(count, 'policy', 'policies')} together …"
+        ):
+            asyncio.run(check_together(documents, stored))
+    except ChangeRefusedError as error:
+        fail(error.problem, hint=error.hint)
 
 
 def show_plan(planned: Sequence[PlannedPolicy]) -> None:
@@ -184,15 +222,7 @@ def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
     fail(f"{source} holds no valid policies", hint="correct the faults above; nothing was changed")
 
 
-def _apply(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
+def _confirm(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
     if not manner.yes:
         changed = "this change" if len(changes) == 1 else f"these {len(changes)} changes"
         ask(f"Apply {changed}?", can_ask=manner.source != str(STANDARD_STREAM))
-
-    async def work(connection: Connection) -> None:
-        try:
-            await apply_plan(connection, changes, note=manner.note)
-        except ChangeRefusedError as error:
-            fail(error.problem, hint=f"{error.hint}: run it again")
-
-    on_connection(work, notice=lambda _: ChangeNotice(policies=[one.name for one in changes]))

@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import aiohttp
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 
+from sidecar.admin.policy_changes import (
+    difference,
+    document_with_mode,
+    earlier_document,
+    existing_policy,
+    shown_policy,
+)
+from sidecar.cli.admin_server import address
+from sidecar.cli.arguments import SERVER
 from sidecar.cli.connection import DEFAULT_RUN, metrics_url, on_connection
 from sidecar.cli.in_force import NoWaitOption
 from sidecar.cli.policy_change import (
     DryRunOption,
     Manner,
     NoteOption,
+    ServerChange,
     YesOption,
     carry_out,
     print_code,
 )
-from sidecar.cli.terminal import Output, OutputOption, Row, fail, note, print_record, print_rows
+from sidecar.cli.terminal import (
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    note,
+    print_record,
+    print_rows,
+)
 from sidecar.domain.policy import Mode
-from sidecar.policy.parse import (
-    PolicyDocument,
-    PolicyDocumentError,
-    parse_documents,
-    parse_policies,
-)
-from sidecar.policy.text import NoSuchGuardrailError, NotEditableError, render_policy, with_mode
-from sidecar.storage.postgres_policies import (
-    PolicyVersion,
-    StoredPolicy,
-    load_policy,
-    policy_versions,
-)
+from sidecar.policy.parse import PolicyDocument
+from sidecar.storage.pool import Connection
+from sidecar.storage.postgres_policies import PolicyVersion, StoredPolicy, policy_versions
 from sidecar.telemetry.names import MetricName
 
 NameArgument = Annotated[str, typer.Argument(help="As `egret policy list` shows it.")]
@@ -48,7 +58,12 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
 
     Example: egret policy history strict
     """
-    found = on_connection(lambda connection: policy_versions(connection, name))
+    found = on_connection(
+        lambda connection: policy_versions(connection, name),
+        remote=lambda server: tuple(
+            server.call(list[PolicyVersion], "GET", address("policies", name, "versions"))
+        ),
+    )
     if not found:
         fail(f"there is no policy {name}", hint="see `egret policy list`")
     print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
@@ -69,76 +84,92 @@ def rollback(
 
     Example: egret policy rollback strict --to 3
     """
-    earlier = stored_policy(name, to) if to is not None else _before(stored_policy(name, None))
+    version = before(name, None) if to is None else to
+    manner = Manner(
+        source=f"version {version} of {name}",
+        output=output,
+        note=why or f"rollback to version {version}",
+        yes=yes,
+        dry_run=dry_run,
+        no_wait=no_wait,
+    )
     carry_out(
-        [readable_document(earlier)],
-        Manner(
-            source=f"version {earlier.version} of {name}",
-            output=output,
-            note=why or f"rollback to version {earlier.version}",
-            yes=yes,
-            dry_run=dry_run,
-            no_wait=no_wait,
-        ),
+        lambda: [_on_stored(earlier_document, name, version)],
+        ServerChange("POST", address("policies", name, "rollback"), {"to": version}),
+        manner,
     )
 
 
 def show_difference(name: str, *, from_: int | None, to: int | None, output: Output) -> None:
     """Show how two versions differ in meaning; by default the latest from the one before."""
-    after = stored_policy(name, to)
-    before = stored_policy(name, from_) if from_ is not None else _before(after)
-    old, new = (canonical(one).splitlines(keepends=True) for one in (before, after))
-    old_title, new_title = (f"{name} version {one.version}" for one in (before, after))
-    text = "".join(difflib.unified_diff(old, new, fromfile=old_title, tofile=new_title))
+    first = before(name, to) if from_ is None else from_
+
+    async def work(connection: Connection) -> ShownDifference:
+        old, new = [await existing_policy(connection, name, version) for version in (first, to)]
+        return ShownDifference(name, old.version, new.version, difference(old, new))
+
+    found = on_connection(
+        work,
+        remote=lambda server: server.call(
+            ShownDifference, "GET", address("policies", name, "diff"),
+            query={"from": first, "to": to},
+        ),
+    )  # fmt: skip
     if output is Output.TABLE:
-        print_code(text, language="diff")
-        return
-    row: Row = {
-        "name": name,
-        "from_version": before.version,
-        "to_version": after.version,
-        "diff": text,
-    }
-    print_record(row, output=output)
+        print_code(found.diff, language="diff")
+    else:
+        print_record(asdict(found), output=output)
 
 
-def stored_policy(name: str, version: int | None) -> StoredPolicy:
+@dataclass(frozen=True, slots=True)
+class ShownPolicy:
+    """A version of a policy with every default written out; version 0 is built in."""
+
+    name: str
+    version: int
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDifference:
+    """The difference of two versions of a policy, as `diff -u` has it."""
+
+    name: str
+    from_version: int
+    to_version: int
+    diff: str
+
+
+def show_version(name: str, version: int | None) -> ShownPolicy:
     """Return a version of a policy, by default the one in force, or exit."""
-    stored = on_connection(lambda connection: load_policy(connection, name, version=version))
-    if stored is None:
-        wanted = f"policy {name}" if version is None else f"version {version} of policy {name}"
-        fail(f"there is no {wanted}", hint="see `egret policy list`")
-    return stored
 
+    async def work(connection: Connection) -> ShownPolicy:
+        found = await existing_policy(connection, name, version)
+        return ShownPolicy(found.name, found.version, shown_policy(found))
 
-def readable_document(stored: StoredPolicy) -> PolicyDocument:
-    """Return a stored policy's document, or exit where this Egret cannot read it."""
-    try:
-        return parse_documents(stored.document, expressions="syntax")[0]
-    except PolicyDocumentError:
-        _fail_unreadable(stored)
-
-
-def canonical(stored: StoredPolicy) -> str:
-    """Return a stored policy with every default written out."""
-    try:
-        policies = parse_policies(stored.document, version=stored.version, expressions="trust")
-    except PolicyDocumentError:
-        _fail_unreadable(stored)
-    return render_policy(policies[0])
-
-
-def _fail_unreadable(stored: StoredPolicy) -> NoReturn:
-    fail(
-        f"version {stored.version} of {stored.name} is not one this Egret can read",
-        hint="apply it anew, or use the Egret that wrote it",
+    return on_connection(
+        work,
+        remote=lambda server: server.call(
+            ShownPolicy, "GET", address("policies", name), query={"version": version}
+        ),
     )
 
 
-def _before(after: StoredPolicy) -> StoredPolicy:
-    if after.version == 1:
-        fail(f"there is no version of {after.name} before 1", hint="see `egret policy history`")
-    return stored_policy(after.name, after.version - 1)
+def before(name: str, version: int | None) -> int:
+    """Return the version before *version* of a policy, by default before that in force."""
+    after = show_version(name, version).version
+    if after <= 1:
+        fail(f"there is no version of {name} before 1", hint="see `egret policy history`")
+    return after - 1
+
+
+def _on_stored(
+    edit: Callable[[StoredPolicy], PolicyDocument], name: str, version: int | None = None
+) -> PolicyDocument:
+    async def work(connection: Connection) -> PolicyDocument:
+        return edit(await existing_policy(connection, name, version))
+
+    return on_connection(work)
 
 
 def _row(one: PolicyVersion) -> Row:
@@ -181,13 +212,16 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret policy promote strict cards --note "a week in shadow without a false alarm"
     """
+    if SERVER.get() is not None and metrics is None and not without_results:
+        hint = "pass --metrics URL, or --without-results"
+        fail("a server has no results in shadow", hint=hint, code=WRONG_USAGE)
     if not without_results:
         _show_shadow(guardrail, metrics or metrics_url(run), is_asked=not yes or dry_run)
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,
         dry_run=dry_run, no_wait=no_wait,
     )  # fmt: skip
-    carry_out([_edited(name, guardrail, Mode.ENFORCE)], manner)
+    _set_mode(name, guardrail, Mode.ENFORCE, manner)
 
 
 def demote(
@@ -207,7 +241,7 @@ def demote(
         source=f"policy {name}", output=output, note=why or f"demote {guardrail}", yes=yes,
         dry_run=dry_run, no_wait=no_wait,
     )  # fmt: skip
-    carry_out([_edited(name, guardrail, Mode.SHADOW)], manner)
+    _set_mode(name, guardrail, Mode.SHADOW, manner)
 
 
 def shadow_verdicts(exposition: str, guardrail: str) -> dict[str, int]:
@@ -226,15 +260,14 @@ def shadow_verdicts(exposition: str, guardrail: str) -> dict[str, int]:
     return counted
 
 
-def _edited(name: str, guardrail: str, mode: Mode) -> PolicyDocument:
-    document = readable_document(stored_policy(name, None))
-    try:
-        return with_mode(document, guardrail, mode=mode)
-    except NoSuchGuardrailError:
-        fail(f"policy {name} has no guardrail {guardrail}", hint=f"see `egret policy show {name}`")
-    except NotEditableError:
-        hint = "change the file it comes from, and apply that"
-        fail(f"the text of policy {name} cannot be changed by a command", hint=hint)
+def _set_mode(name: str, guardrail: str, mode: Mode, manner: Manner) -> None:
+    carry_out(
+        lambda: [_on_stored(lambda found: document_with_mode(found, guardrail, mode), name)],
+        ServerChange(
+            "PUT", address("policies", name, "guardrails", guardrail, "mode"), {"mode": mode.value}
+        ),
+        manner,
+    )
 
 
 def _show_shadow(guardrail: str, url: str, *, is_asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from sidecar.cli.admin_server import AdminServer
 from sidecar.cli.arguments import MomentError, parse_moment, read_text
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
@@ -22,7 +24,7 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.storage.usage_store import list_prices, set_prices
-from sidecar.usage.prices import Price, PriceFileError, read_prices
+from sidecar.usage.prices import Price, PriceFileError, PriceRow, prices_in_force, read_prices
 
 price = typer.Typer(no_args_is_help=True, help="Prices of tokens: US dollars per million.")
 
@@ -61,7 +63,7 @@ def set_(
         cached_input=None if cached_input is None else _amount(cached_input, "--cached-input"),
         cache_write_input=None if cache_write is None else _amount(cache_write, "--cache-write"),
     )
-    on_connection(lambda connection: set_prices(connection, [made]))
+    _set([made])
     print_record(_row(made), output=output)
 
 
@@ -74,13 +76,16 @@ def list_(
 
     Example: egret price list --all
     """
-    found, now = on_connection(list_prices), datetime.now(UTC)
+    now = datetime.now(UTC)
+    found = on_connection(
+        list_prices,
+        remote=lambda server: [
+            one.to_price(now=now)
+            for one in server.call(list[PriceRow], "GET", "/prices", query={"all": True})
+        ],
+    )
     if not every:
-        latest: dict[str, Price] = {}
-        for one in found:  # the latest first
-            if one.valid_from <= now:
-                latest.setdefault(one.model, one)
-        found = list(latest.values())
+        found = prices_in_force(found, now=now)
     print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
 
 
@@ -104,11 +109,19 @@ def import_(
         prices = read_prices(file.name, read_text(file), now=datetime.now(UTC))
     except PriceFileError as error:
         fail(f"{file}: {error}", hint="nothing was set; correct it and run it again")
-    on_connection(lambda connection: set_prices(connection, prices))
+    _set(prices)
     if output is Output.JSON:
         print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
     else:
         note(f"{len(prices)} prices set")
+
+
+def _set(prices: Sequence[Price]) -> None:
+    def remote(server: AdminServer) -> None:
+        body = [PriceRow.of(one).model_dump() for one in prices]
+        server.call(list[PriceRow], "POST", "/prices", body=body)
+
+    on_connection(lambda connection: set_prices(connection, prices), remote=remote)
 
 
 def _amount(text: str, option: str) -> Decimal:

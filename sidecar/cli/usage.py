@@ -25,6 +25,7 @@ from sidecar.admin.usage_reports import (
     usage_points,
     usage_sums,
 )
+from sidecar.cli.admin_server import AdminServer
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
@@ -180,7 +181,18 @@ def report(
         points = await usage_points(connection, by, since=start, until=end, unit="hour")
         return sums, points, HOUR
 
-    sums, points, step = on_connection(read)
+    def remote(server: AdminServer) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
+        query = {"by": by.value, "since": start, "until": end}
+        sums = server.call(list[UsageSum], "GET", "/usage", query=query)
+        if chart is None:
+            return sums, [], HOUR
+        unit = "day" if end - start > HOURLY_UP_TO else "hour"
+        points = server.call(
+            list[UsagePoint], "GET", "/usage/points", query=query | {"unit": unit}
+        )
+        return sums, points, timedelta(days=1) if unit == "day" else HOUR
+
+    sums, points, step = on_connection(read, remote=remote)
     _print(sums, by=by, output=output)
     if chart is not None:
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access
@@ -18,6 +19,7 @@ from sidecar.storage.postgres_policies import policy_uses
 CSRF_FIELD: Final = "csrf_token"
 NO_POLICY: Final = ("", "none: the next level decides")
 _Result = TypeVar("_Result")
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,15 @@ async def attempt(access: Access, change: Callable[[], Awaitable[_Result]]) -> _
         return Refusal(error.problem, error.hint)
     except (ScopeError, LimitWordsError) as error:
         return Refusal(str(error))
+
+
+def valid(kind: type[_Model], fields: Mapping[str, object]) -> _Model | Refusal:
+    """Return the object that *fields* are, or their faults; no value is repeated."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        return Refusal("; ".join(f"{one['loc'][0]}: {one['msg']}" for one in faults))
 
 
 async def policy_choices(connection: Connection) -> list[tuple[str, str]]:

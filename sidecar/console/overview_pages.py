@@ -11,11 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
-from sidecar.admin.traffic_reports import RECENT, keys_in_use, latency_since, traffic_by_hour
+from sidecar.admin.traffic_reports import (
+    RECENT,
+    keys_in_use,
+    latency_by_hour,
+    latency_since,
+    traffic_by_hour,
+)
 from sidecar.admin.usage_reports import By, usage_sums
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.roles import Permission
-from sidecar.console.rendering import render
+from sidecar.console.rendering import may_somewhere, render
 from sidecar.storage.worker_status import reported_workers
 
 DAY: Final = timedelta(hours=24)
@@ -32,8 +38,9 @@ async def overview(request: Request, access: _View) -> HTMLResponse:
     now = datetime.now(UTC)
     teams = await usage_sums(connection, By.TEAM, since=now - DAY, until=now, within=within)
     changes: Sequence[AuditEntry] = ()
-    if access.allows(Permission.VIEW_AUDIT):
-        changes = await audit_entries(connection, AuditFilter(limit=MOST_ROWS))
+    if may_somewhere(access, Permission.VIEW_AUDIT):
+        wanted = AuditFilter(limit=MOST_ROWS, within=access.within(Permission.VIEW_AUDIT))
+        changes = await audit_entries(connection, wanted)
     return render(
         request,
         access,
@@ -59,6 +66,9 @@ async def _live(access: Access, now: datetime) -> dict[str, Any]:
     return {
         "at": now,
         "hours": hours,
+        "latency_hours": await latency_by_hour(
+            connection, since=now - DAY, until=now, within=within
+        ),
         "requests": sum(hour.requests for hour in hours),
         "refused": sum(hour.refused for hour in hours),
         "failed": sum(hour.failed for hour in hours),

@@ -48,8 +48,10 @@ PAGES: Final = (
     PageLink("/organizations", "Organizations", "t", Permission.VIEW),
     PageLink("/limits", "Limits and budgets", "l", Permission.VIEW),
     PageLink("/policies", "Policies", "p", Permission.VIEW_INSTALLATION),
-    PageLink("/findings", "Findings", "f", Permission.VIEW_INSTALLATION),
+    PageLink("/prices", "Prices", "r", Permission.VIEW_INSTALLATION),
+    PageLink("/findings", "Findings", "f", Permission.VIEW),
     PageLink("/alerts", "Alerts", "e", Permission.VIEW_INSTALLATION),
+    PageLink("/tokens", "API tokens", "i", Permission.MANAGE_TOKENS),
     PageLink("/audit", "Audit log", "a", Permission.VIEW_AUDIT),
     PageLink("/doctor", "Doctor", "d", Permission.VIEW_INSTALLATION),
 )

@@ -35,6 +35,7 @@ HOURLY_UP_TO: Final = timedelta(days=3)
 MOST_SERIES: Final = 5
 """More could not be distinguished by colour; the rest is drawn as one."""
 COST: Final = "cost"
+_BY_TEAM: Final = "team"
 MOST_ROWS: Final = 500
 MOST_ENTRIES: Final = 200
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -128,24 +129,32 @@ def _times(span: str) -> tuple[datetime, datetime]:
 
 @router.get("/findings")
 async def findings(
-    request: Request, access: _ViewInstallation, span: str = "7d", policy: str = ""
+    request: Request, access: _View, span: str = "7d", policy: str = "", by: str = ""
 ) -> HTMLResponse:
-    """Show how often each guardrail found which type; never a text."""
+    """Show how often each guardrail found which type, by team if asked; never a text."""
     since, _ = _times(span)
+    connection, within = access.connection, access.within(Permission.VIEW)
     found = await finding_sums(
-        access.connection, since=since, policy=policy or None, limit=MOST_ROWS
+        connection,
+        since=since,
+        policy=policy or None,
+        limit=MOST_ROWS,
+        within=within,
+        by_team=by == _BY_TEAM,
     )
-    by_guardrail: defaultdict[str, int] = defaultdict(int)
+    by_guardrail: defaultdict[tuple[str | None, str], int] = defaultdict(int)
     for one in found:
-        by_guardrail[one.guardrail] += one.requests
+        by_guardrail[one.team, one.guardrail] += one.requests
     return render(
         request,
         access,
         "findings.html",
         findings=found,
         most=max(by_guardrail.values(), default=1),
-        by_guardrail=sorted(by_guardrail.items(), key=lambda one: (-one[1], one[0])),
-        requests=await recorded_requests(access.connection, since=since),
+        by_guardrail=sorted(by_guardrail.items(), key=lambda one: (-one[1], str(one[0]))),
+        requests=await recorded_requests(connection, since=since, within=within),
+        by=by,
+        groups=[("", "all teams together"), (_BY_TEAM, "each team")],
         span=span if span in SPANS else "7d",
         spans=[(one, one) for one in SPANS],
         policy=policy,
@@ -155,7 +164,7 @@ async def findings(
 @router.get("/audit")
 async def audit(
     request: Request,
-    access: Annotated[Access, requires(Permission.VIEW_AUDIT)],
+    access: Annotated[Access, requires(Permission.VIEW_AUDIT, anywhere=True)],
     kind: str = "",
     object_id: str = "",
     span: str = "30d",
@@ -166,6 +175,7 @@ async def audit(
         since=since,
         object_type=kind or None,
         object_id=object_id.strip() or None,
+        within=access.within(Permission.VIEW_AUDIT),
         limit=MOST_ENTRIES,
     )
     return render(
@@ -187,6 +197,7 @@ OBJECT_TYPES: Final = (
     "policies",
     "policy_versions",
     "prices",
+    "admin_tokens",
 )
 
 

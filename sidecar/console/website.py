@@ -23,7 +23,9 @@ from sidecar.console import (
     overview_pages,
     owner_pages,
     policy_pages,
+    price_pages,
     report_pages,
+    token_pages,
 )
 from sidecar.console.rendering import STATIC, csrf_field, render_plain
 
@@ -34,6 +36,8 @@ ROUTERS: Final = (
     owner_pages.router,
     limit_pages.router,
     policy_pages.router,
+    price_pages.router,
+    token_pages.router,
     alert_pages.router,
     changes.router,
 )

@@ -44,7 +44,9 @@ class KeyUses(Protocol):
 class FindingNotes(Protocol):
     """Records the findings of guardrails."""
 
-    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+    def note(
+        self, policy: str, counts: Iterable[FindingCount], *, of: Principal, at: float
+    ) -> None:
         """Note those of one request, *at* seconds since the epoch. As `KeyUses.note`."""
         ...
 

@@ -202,8 +202,9 @@ class RequestHandler:
                 protocol.response_mode._value_,
             )
         record.complete(outcome)
-        if record.findings and record.policy is not None:
-            worker.findings.note(record.policy.name, record.findings, at=record.wall_ns / 1e9)
+        if record.findings and record.policy is not None and record.principal is not None:
+            policy, at = record.policy.name, record.wall_ns / 1e9
+            worker.findings.note(policy, record.findings, of=record.principal, at=at)
         worker.recorder.record(record)
 
     def _refused(self, error: ClientError) -> Refusal:

@@ -1,4 +1,4 @@
-"""Adds up the findings of guardrails by hour, type and role, and writes them in batches."""
+"""Adds up the findings of guardrails by hour, team, type and role, and writes them in batches."""
 
 from __future__ import annotations
 
@@ -11,22 +11,33 @@ from typing import Final, Never
 import structlog
 
 from sidecar.domain.finding import FindingCount
+from sidecar.domain.principal import Principal
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.key_activity import FLUSH_SECONDS, flush_repeatedly
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
 
 MAX_ROWS: Final = 10_000
-"""Rows that are not written yet. A policy has tens of types in a few roles."""
+"""Rows that are not written yet. A team has tens of types in a few roles."""
 HOUR_SECONDS: Final = 3600
 
 # In the order of the primary key, so that two workers that add to the same rows wait for each
 # other and do not deadlock.
 _ADD: Final = """
+WITH noted AS (
+    SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],
+        $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[]) AS n
+        (began_at, team_id, organization_id, policy, guardrail, type, role, verdict, mode,
+        requests, findings)
+), by_team AS (
+    INSERT INTO findings_by_team AS f SELECT * FROM noted ORDER BY 1, 2, 4, 5, 6, 7, 8, 9
+    ON CONFLICT (began_at, team_id, policy, guardrail, type, role, verdict, mode) DO UPDATE SET
+        requests = f.requests + EXCLUDED.requests,
+        findings = f.findings + EXCLUDED.findings
+)
 INSERT INTO findings_by_hour AS f
     (began_at, policy, guardrail, type, role, verdict, mode, requests, findings)
-SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],
-    $6::text[], $7::text[], $8::bigint[], $9::bigint[])
-ORDER BY 1, 2, 3, 4, 5, 6, 7
+SELECT began_at, policy, guardrail, type, role, verdict, mode, sum(requests), sum(findings)
+FROM noted GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
 ON CONFLICT (began_at, policy, guardrail, type, role, verdict, mode) DO UPDATE SET
     requests = f.requests + EXCLUDED.requests,
     findings = f.findings + EXCLUDED.findings
@@ -35,8 +46,8 @@ ON CONFLICT (began_at, policy, guardrail, type, role, verdict, mode) DO UPDATE S
 _log = structlog.get_logger(__name__)
 
 
-_Key = tuple[int, str, str, str, str, str, str]
-"""The primary key of a row; the hour is in seconds since the epoch."""
+_Key = tuple[int, str, str, str, str, str, str, str, str]
+"""The primary key of a row, and its organization; the hour is in seconds since the epoch."""
 
 
 class FindingCounts:
@@ -66,7 +77,9 @@ class FindingCounts:
         """How many rows are not written yet."""
         return len(self._rows)
 
-    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+    def note(
+        self, policy: str, counts: Iterable[FindingCount], *, of: Principal, at: float
+    ) -> None:
         """Count the findings in one request, *at* seconds since the epoch.
 
         Never waits and never raises.
@@ -75,8 +88,12 @@ class FindingCounts:
         for one in counts:
             guardrail = one.guardrail
             verdict, mode = one.verdict._value_, guardrail.mode._value_  # `value` is slow in 3.11
-            key = hour, policy, guardrail.name, one.type, one.role, verdict, mode
-            self._add(key, 1, one.findings)
+            self._add(
+                (hour, of.team_id, of.organization_id, policy, guardrail.name, one.type, one.role,
+                 verdict, mode),
+                1,
+                one.findings,
+            )  # fmt: skip
 
     async def run(self) -> Never:
         """Write a batch every few seconds until cancelled."""

@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0016"
+REVISION: Final = "0017"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -180,16 +180,17 @@ TRIGGERS: Final = (
     "policies_notify_truncate",
     "usage_roll_up_delete",
     "usage_roll_up_insert",
+    "usage_roll_up_latency",
     "workers_count_death",
 )
 
 _READ_BY_ALL: Final = ("alembic_version", *_AUDITED, "workers")
 
-_ADDED_UP: Final = ("key_activity", "findings_by_hour")
+_ADDED_UP: Final = ("key_activity", "findings_by_hour", "findings_by_team")
 """Workers add to rows of these, which takes reading them."""
 
 _READ_BY_ADMINISTRATORS: Final = (
-    *_READ_BY_ALL, "usage", "usage_by_hour", "usage_by_day", "key_activity", "findings_by_hour",
+    *_READ_BY_ALL, *_ADDED_UP, "usage", "usage_by_hour", "usage_by_day", "latency_by_hour",
     "audit_log",
 )  # fmt: skip
 

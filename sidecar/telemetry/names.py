@@ -132,6 +132,9 @@ class MetricName:
     WORKERS_RUNNING: Final = "egret_workers_running"
     WORKER_DEATHS: Final = "egret_worker_deaths"
     BUILD: Final = "egret_build_info"
+    ADMIN_REQUESTS: Final = "egret_admin_requests"
+    ADMIN_SIGN_INS_REFUSED: Final = "egret_admin_sign_ins_refused"
+    ALERT_MESSAGES: Final = "egret_alert_messages"
 
 
 OTLP_NAMES: Final = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_UP, Decimal, DecimalException
 from pathlib import PurePath
-from typing import Annotated, Final, cast
+from typing import Annotated, Final, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -103,6 +103,15 @@ class PriceList:
         return None
 
 
+def prices_in_force(prices: Iterable[Price], *, now: datetime) -> list[Price]:
+    """Return the price of each model that holds *now*; of each, *prices* has the latest first."""
+    latest: dict[str, Price] = {}
+    for one in prices:
+        if one.valid_from <= now:
+            latest.setdefault(one.model, one)
+    return list(latest.values())
+
+
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
 """Providers whose APIs pass through Egret; variants such as `bedrock_converse` count too."""
 
@@ -191,6 +200,18 @@ class PriceRow(BaseModel):
     cached_input: Amount | None = None
     cache_write: Amount | None = None
     valid_from: Annotated[datetime, AfterValidator(_accepted)] | None = None
+
+    @classmethod
+    def of(cls, price: Price) -> Self:
+        """Return the row of *price*."""
+        return cls.model_construct(
+            model=price.model,
+            input=price.input,
+            output=price.output,
+            cached_input=price.cached_input,
+            cache_write=price.cache_write_input,
+            valid_from=price.valid_from,
+        )
 
     def to_price(self, *, now: datetime) -> Price:
         """Return the price; it is valid from *now* unless the row has a time."""

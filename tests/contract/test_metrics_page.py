@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from sidecar.telemetry.admin_metrics import AdminMetrics
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.process_metrics import SupervisorMetrics
 
@@ -27,6 +28,7 @@ def _of_code() -> dict[str, Told]:
     registry = CollectorRegistry()
     Metrics(registry)
     SupervisorMetrics(registry, wanted=1)
+    AdminMetrics(registry)
     return {
         f"{metric._name}_total" if metric._type == "counter" else str(metric._name): Told(
             str(metric._type), metric._labelnames

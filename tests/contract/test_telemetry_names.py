@@ -92,6 +92,9 @@ def test_metric_names_are_what_dashboards_query() -> None:
     assert sorted(_constants(MetricName).values()) == [
         "egret_access_log_ignored",
         "egret_access_log_unmatched",
+        "egret_admin_requests",
+        "egret_admin_sign_ins_refused",
+        "egret_alert_messages",
         "egret_authorizations",
         "egret_body_bytes",
         "egret_budget_remaining_ratio",

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from sidecar.admin.traffic_reports import keys_in_use, latency_since, traffic_by_hour
+import pytest
+
+from sidecar.admin.traffic_reports import (
+    BUCKET,
+    keys_in_use,
+    latency_by_hour,
+    latency_since,
+    percentile,
+    traffic_by_hour,
+)
 from tests.support.console import fill
 from tests.support.postgres import Database
 
@@ -42,6 +52,20 @@ async def test_latency_counts_completed_requests_alone(database: Database) -> No
 
         latest = await latency_since(connection, now - timedelta(minutes=15), within=None)
         none = await latency_since(connection, now - timedelta(minutes=15), within=["other"])
+        since = now - timedelta(hours=2)
+        hours = await latency_by_hour(connection, since=since, until=now, within=["t"])
+        others = await latency_by_hour(connection, since=since, until=now, within=["other"])
 
     assert (latest.requests, latest.p50_ms) == (2, 200.0)
     assert (none.requests, none.p50_ms) == (0, None)
+    assert [hour.p50_ms and round(hour.p50_ms) for hour in hours] == [8974, None, 102]
+    assert [hour.p95_ms and round(hour.p95_ms) for hour in hours] == [8974, None, 290]
+    assert {(hour.p50_ms, hour.p95_ms) for hour in others} == {(None, None)}
+
+
+def test_a_percentile_is_within_a_twentieth_of_a_latency() -> None:
+    for milliseconds in (1.0, 7.7, 100.0, 3210.0):
+        bucket = int(math.log(milliseconds) / math.log(BUCKET))
+        assert percentile({bucket: 5}, 0.95) == pytest.approx(milliseconds, rel=0.05)
+    assert percentile({3: 19, 40: 1}, 0.95) == percentile({3: 1}, 0.5)
+    assert percentile({}, 0.5) is None

@@ -67,18 +67,102 @@ async def test_keys_are_administered_by_the_server(
     assert shown.json["state"] == "revoked"
 
 
+POLICY = """\
+name: strict
+guardrails:
+  - {name: words, type: denied_terms, terms: [bluebird]}
+"""
+
+
+async def test_policies_are_administered_by_the_server(by_server: ByServer) -> None:
+    """The plan that was shown is the one that is applied, with the same rows and messages."""
+    changed = POLICY.replace("bluebird", "albatross")
+    apply = ("policy", "apply", "-f", "-", "--yes")
+    dry = await by_server("policy", "apply", "-f", "-", "--dry-run", "-o", "json", stdin=POLICY)
+    first = await by_server(*apply, "--note", "one", stdin=POLICY)
+    second = await by_server(*apply, stdin=changed)
+    faulty = await by_server(*apply, stdin=POLICY.replace("denied_terms", "nothing"))
+    diff = await by_server("policy", "diff", "strict", "-o", "json")
+    compared = await by_server("policy", "diff", "-f", "-", "-o", "json", stdin=changed)
+    back = await by_server("policy", "rollback", "strict", "--yes", "-o", "json")
+    demoted = await by_server("policy", "demote", "strict", "words", "--yes")
+    unsure = await by_server("policy", "promote", "strict", "words", "--yes")
+    promoted = await by_server(
+        "policy", "promote", "strict", "words", "--yes", "--without-results"
+    )
+    history = await by_server("policy", "history", "strict", "-o", "json")
+    shown = await by_server("policy", "show", "strict", "--version", "2")
+    await by_server("orgs", "create", "acme")
+    bound = await by_server("policy", "bind", "strict", "--org", "acme", "-o", "json")
+    listed = await by_server("policy", "list", "-o", "json")
+
+    assert [(one["change"], one["to_version"]) for one in dry.json] == [("create", 1)]
+    assert "strict: version 1 is stored; no worker is running" in first.err
+    assert (second.code, "+  - albatross" in second.out) == (0, True)
+    assert (faulty.code, "holds no valid policies" in faulty.err) == (1, True)
+    assert (diff.json["from_version"], diff.json["to_version"]) == (1, 2)
+    assert compared.json[0]["change"] == "none"
+    assert [(one["from_version"], one["to_version"]) for one in back.json] == [(2, 3)]
+    assert (demoted.code, promoted.code) == (0, 0)
+    assert (unsure.code, "--without-results" in unsure.err) == (2, True)
+    assert [(one["version"], one["note"]) for one in history.json] == [
+        (5, "promote words"),
+        (4, "demote words"),
+        (3, "rollback to version 1"),
+        (2, None),
+        (1, "one"),
+    ]
+    assert "albatross" in shown.out
+    assert bound.json == {"org": "acme", "policy": "strict"}
+    assert [(one["name"], one["organizations"]) for one in listed.json] == [("strict", 1)]
+
+
+async def test_reports_prices_tokens_and_alerts_come_from_the_server(
+    by_server: ByServer, database: Database
+) -> None:
+    """With the rows of the same commands on the database."""
+    price = ("price", "set", "gpt-*", "--input", "2.5", "--output-tokens", "10")
+    dear = await by_server(*price, "-o", "json")
+    made = await by_server("admin", "create-token", "deploy", "--grant", "viewer")
+    hours = await by_server(
+        "admin", "create-token", "short", "--grant", "viewer", "--expires", "12h"
+    )
+    tokens = await by_server("admin", "tokens", "-o", "json")
+    token = next(one for one in tokens.json if one["name"] == "deploy")
+    await by_server("admin", "revoke-token", token["id"])
+    unknown = await by_server("alerts", "test", "on-call")
+
+    assert made.out.startswith("ega_")
+    assert (hours.code, "whole days" in hours.err) == (2, True)
+    assert (unknown.code, "there is no alert route on-call" in unknown.err) == (1, True)
+    for words in (
+        ("price", "list"), ("admin", "tokens"), ("usage", "report"), ("audit", "list"),
+        ("guardrails", "audit"), ("alerts", "list"), ("alerts", "history"),
+    ):  # fmt: skip
+        there = await by_server(*words, "-o", "json")
+        local = await asyncio.to_thread(Egret(database.dsn), *words, "-o", "json")
+        assert (there.code, local.code) == (0, 0), there.err
+        if words != ("admin", "tokens"):  # its last use is stored as it is used
+            assert there.json == local.json
+    assert dear.json["input"] == "2.5"
+
+
 async def test_what_the_server_does_not_do_is_refused_before_anything(
     by_server: ByServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never by the database instead; nor without a token, or over plain http."""
-    unsupported = await by_server("limits", "list", "--org", "acme")
+    unsupported = await by_server("usage", "drop", "--keep-months", "1")
     monkeypatch.delenv("EGRET_SERVER_TOKEN")
     tokenless = await by_server("orgs", "list")
     plain = await asyncio.to_thread(
         Egret(NO_DATABASE), "--server", "http://egret.example.com", "orgs", "list"
     )
 
-    assert (unsupported.code, "does not work with --server" in unsupported.err) == (2, True)
+    assert unsupported.code == 2
+    assert unsupported.err == (
+        "error: `egret usage drop` does not work with --server: the role of `egret admin` cannot"
+        " delete usage; run it without --server\n"
+    )
     assert (tokenless.code, "EGRET_SERVER_TOKEN is not set" in tokenless.err) == (2, True)
     assert (plain.code, "no https address" in plain.err) == (2, True)
 

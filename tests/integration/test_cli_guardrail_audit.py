@@ -13,7 +13,7 @@ from sidecar.storage.usage_store import PostgresUsage
 from sidecar.usage.prices import PriceList
 from tests.support.command_line import Egret
 from tests.support.postgres import Database
-from tests.support.reports import PII, SECRETS
+from tests.support.reports import PII, PRINCIPAL, SECRETS
 from tests.support.usage import judged, record
 
 NOW = datetime.now(UTC)
@@ -29,12 +29,16 @@ async def fill(database: Database, *, requests: int = 0) -> None:
     async with open_pool(database.settings) as pool:
         counts = FindingCounts(pool, database.settings)
         for _ in range(3):
-            counts.note("default", (found("PHONE", "tool", 400),), at=NOW.timestamp())
-        counts.note("finance", (found("PHONE", "tool", 1),), at=NOW.timestamp())
-        counts.note("default", (found("EMAIL", "user", 2),), at=NOW.timestamp())
-        counts.note("default", (found("AWS_KEY", "answer", 1, SECRETS),), at=NOW.timestamp())
+            counts.note(
+                "default", (found("PHONE", "tool", 400),), of=PRINCIPAL, at=NOW.timestamp()
+            )
+        counts.note("finance", (found("PHONE", "tool", 1),), of=PRINCIPAL, at=NOW.timestamp())
+        counts.note("default", (found("EMAIL", "user", 2),), of=PRINCIPAL, at=NOW.timestamp())
+        counts.note(
+            "default", (found("AWS_KEY", "answer", 1, SECRETS),), of=PRINCIPAL, at=NOW.timestamp()
+        )
         old = (NOW - timedelta(days=10)).timestamp()
-        counts.note("default", (found("IBAN", "user", 1),), at=old)
+        counts.note("default", (found("IBAN", "user", 1),), of=PRINCIPAL, at=old)
         await counts.aclose()
         store = PostgresUsage(pool, database.settings, batch_seconds=20)
         records = [record(request=judged(n, occurred_at=NOW)) for n in range(requests)]

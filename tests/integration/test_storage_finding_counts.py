@@ -16,7 +16,7 @@ from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.finding_counts import FindingCounts
 from sidecar.storage.pool import UNAVAILABLE, open_pool
 from tests.support.postgres import Database
-from tests.support.reports import PII
+from tests.support.reports import PII, PRINCIPAL
 
 HOUR = datetime(2027, 1, 31, 12, tzinfo=UTC)
 AT = HOUR.timestamp() + 60
@@ -47,13 +47,13 @@ async def execute(database: Database, statement: str) -> None:
 
 async def test_findings_are_added_up_by_hour_type_and_role(database: Database) -> None:
     async with counting(database.settings) as counts:
-        counts.note("default", (PHONE, EMAIL), at=AT)
-        counts.note("default", (PHONE,), at=AT + 3500)
+        counts.note("default", (PHONE, EMAIL), of=PRINCIPAL, at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT + 3500)
         await counts.flush()
-        counts.note("default", (PHONE,), at=AT)
-        counts.note("default", (PHONE,), at=AT + 3600)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT + 3600)
         shadow = replace(PII, mode=Mode.SHADOW)
-        counts.note("finance", (structs.replace(PHONE, guardrail=shadow),), at=AT)
+        counts.note("finance", (structs.replace(PHONE, guardrail=shadow),), of=PRINCIPAL, at=AT)
         await counts.flush()
         assert (counts.pending, counts.dropped) == (0, 0)
     later = HOUR.replace(hour=13)
@@ -69,10 +69,10 @@ async def test_counts_of_findings_wait_for_a_database_that_is_away(database: Dat
     """As while an older schema is in place: a failed batch is kept and added to."""
     async with counting(database.settings) as counts:
         await execute(database, "ALTER TABLE findings_by_hour RENAME TO away")
-        counts.note("default", (PHONE,), at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         with pytest.raises(asyncpg.UndefinedTableError):
             await counts.flush()
-        counts.note("default", (PHONE,), at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         assert counts.pending == 1
         await execute(database, "ALTER TABLE away RENAME TO findings_by_hour")
         await counts.flush()
@@ -82,27 +82,27 @@ async def test_counts_of_findings_wait_for_a_database_that_is_away(database: Dat
 async def test_memory_of_counts_is_bounded(database: Database) -> None:
     async with counting(database.settings, max_rows=2) as counts:
         for policy in ("a", "b", "c", "a", "c"):
-            counts.note(policy, (PHONE,), at=AT)
+            counts.note(policy, (PHONE,), of=PRINCIPAL, at=AT)
         assert (counts.pending, counts.dropped) == (2, 2)
 
 
 async def test_remaining_counts_are_written_at_the_end(database: Database) -> None:
     async with counting(database.settings, flush_seconds=0.001) as counts:
         task = asyncio.ensure_future(counts.run())
-        counts.note("default", (PHONE,), at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         while counts.pending:  # noqa: ASYNC110 - the task has no event for it
             await asyncio.sleep(0.001)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        counts.note("default", (PHONE,), at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         await counts.aclose()
     assert [row[-2:] for row in await written(database)] == [(2, 14)]
 
 
 async def test_counting_outlives_a_database_without_a_schema(empty_database: Database) -> None:
     async with counting(empty_database.settings, flush_seconds=0.001) as counts:
-        counts.note("default", (PHONE,), at=AT)
+        counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         task = asyncio.ensure_future(counts.run())
         await asyncio.sleep(0.1)
         assert not task.done()
@@ -118,7 +118,9 @@ async def test_workers_that_add_to_the_same_rows_do_not_deadlock(database: Datab
         async with counting(database.settings) as counts:
             for _ in range(40):
                 for type_ in types:
-                    counts.note("default", (structs.replace(PHONE, type=type_),), at=AT)
+                    counts.note(
+                        "default", (structs.replace(PHONE, type=type_),), of=PRINCIPAL, at=AT
+                    )
                 await counts.flush()
 
     await asyncio.gather(work(["A", "B", "C"]), work(["C", "B", "A"]), work(["B", "C", "A"]))

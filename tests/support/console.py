@@ -54,6 +54,15 @@ SELECT date_trunc('hour', now(), 'UTC'), 'strict', f.*
 FROM (VALUES ('secrets', 'aws_key', 'user', 'block', 'enforce', 3, 4),
     ('personal-data', 'email', 'user', 'redact', 'shadow', 17, 20)) AS f
 """
+_TEAM_FINDINGS: Final = """
+INSERT INTO findings_by_team
+SELECT date_trunc('hour', now(), 'UTC'), t.id, t.organization_id, 'strict', f.guardrail, f.type,
+    f.role, f.verdict, f.mode, f.requests, f.findings
+FROM (VALUES ('search', 'personal-data', 'email', 'user', 'redact', 'shadow', 17, 20),
+    ('lab', 'secrets', 'aws_key', 'user', 'block', 'enforce', 3, 4))
+    AS f (team, guardrail, type, role, verdict, mode, requests, findings)
+JOIN teams AS t ON t.name = f.team
+"""
 _WORKER: Final = """
 INSERT INTO workers (host, socket, process, version, seen_at, policies, acknowledged)
 VALUES ('node-1', $1, $1, '0.1.0', clock_timestamp(), '{"strict": 1}', '{}')
@@ -109,6 +118,7 @@ async def fill(connection: Connection) -> World:
                 values: tuple[Any, ...] = (at, *row, model, 1 + number)
                 await connection.execute(statement, *values)
     await connection.execute(_FINDINGS)
+    await connection.execute(_TEAM_FINDINGS)
     for number in range(2):
         await connection.execute(_WORKER, f"worker-{number}.sock")
     return World((keys[0], keys[1], keys[2]))

@@ -119,8 +119,11 @@ class NotedFindings:
 
     noted: list[tuple[str, str, str, str, str, int]] = field(default_factory=list)
 
-    def note(self, policy: str, counts: Iterable[FindingCount], *, at: float) -> None:
+    def note(
+        self, policy: str, counts: Iterable[FindingCount], *, of: Principal, at: float
+    ) -> None:
         """Keep the counts."""
+        assert of.team_id
         assert at == NOW
         self.noted += [
             (policy, one.guardrail.name, one.type, one.role, one.verdict.value, one.findings)

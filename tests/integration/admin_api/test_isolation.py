@@ -44,6 +44,7 @@ QUERIES: Final[tuple[dict[str, str], ...]] = (
         "team": "acme/search",
         "owner": "acme/search",
         "by": "key",
+        "by_team": "true",
         "key": "AAAAAAAAAAA1",
         "object_id": "AAAAAAAAAAA1",
     },

@@ -11,7 +11,8 @@ PAGES = [
     "/organizations/acme/teams/search/keys/new", "/limits", "/policies", "/policies/strict",
     "/policies/strict/edit", "/policies/strict/versions/1", "/policies/default",
     "/policies/+editor",
-    "/findings", "/audit", "/doctor", "/in-force?watch=abcd", "/static/console.css",
+    "/findings", "/findings?by=team", "/audit", "/tokens", "/prices", "/doctor",
+    "/in-force?watch=abcd", "/static/console.css",
 ]  # fmt: skip
 
 

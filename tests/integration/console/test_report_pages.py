@@ -54,6 +54,23 @@ async def test_findings_are_counts_by_guardrail_and_type(console: FastAPI) -> No
     assert "No finding" in await visitor.get("/findings?policy=other")
 
 
+async def test_findings_of_a_team_are_for_its_viewers(console: FastAPI) -> None:
+    """By team for all who may see several; of other teams there is no word."""
+    every, own = (
+        await Visitor.of(console, "admin"),
+        await Visitor.of(console, "viewer:acme/search"),
+    )
+
+    by_team = await every.get("/findings?by=team")
+    of_team = await own.get("/findings?by=team")
+
+    assert "globex/lab" in by_team
+    assert "acme/search" in of_team
+    assert "email" in of_team
+    assert "globex" not in of_team
+    assert "aws_key" not in of_team
+
+
 async def test_the_audit_log_filters_by_kind_and_object(console: FastAPI, world: World) -> None:
     visitor = await Visitor.of(console, "admin")
 
@@ -67,10 +84,22 @@ async def test_the_audit_log_filters_by_kind_and_object(console: FastAPI, world:
 async def test_pages_of_the_installation_are_not_for_one_organization(console: FastAPI) -> None:
     visitor = await Visitor.of(console, "operator:acme")
 
-    for path in ("/findings", "/audit", "/doctor", "/policies", "/policies/strict"):
+    for path in ("/alerts", "/prices", "/doctor", "/policies", "/policies/strict"):
         await visitor.get(path, status=403)
     overview = await visitor.get("/")
-    assert 'href="/findings"' not in overview
+    assert 'href="/doctor"' not in overview
+
+
+async def test_the_audit_log_of_an_organization_is_for_its_operators(console: FastAPI) -> None:
+    visitor, lead = await Visitor.of(console, "operator:acme"), await Visitor.of(console, "viewer")
+
+    log, overview = await visitor.get("/audit"), await visitor.get("/")
+
+    for page in (log, overview):
+        assert "api_keys" in page
+        assert "globex" not in page
+        assert "&#34;lab&#34;" not in page
+    await lead.get("/audit", status=403)
 
 
 async def test_the_doctor_shows_checks_and_workers(console: FastAPI) -> None:

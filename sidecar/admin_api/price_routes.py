@@ -1,0 +1,49 @@
+"""Routes of prices, which belong to the installation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.roles import Permission
+from sidecar.storage.usage_store import list_prices, set_prices
+from sidecar.usage.prices import Price, PriceRow, prices_in_force
+
+router = APIRouter(route_class=AccessRoute, tags=["prices"])
+
+MAX_PRICES: Final = 10_000
+
+
+class StoredPrice(PriceRow):
+    """A price as it is stored: amounts are texts."""
+
+
+@router.get("/prices")
+async def show_prices(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    every: Annotated[bool, Query(alias="all", description="Former and future ones too.")] = False,
+) -> list[StoredPrice]:
+    """List the prices that hold now, by model."""
+    found = await list_prices(access.connection)
+    return _rows(found if every else prices_in_force(found, now=datetime.now(UTC)))
+
+
+@router.post("/prices")
+async def change_prices(
+    access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)],
+    body: Annotated[list[PriceRow], Field(min_length=1, max_length=MAX_PRICES)],
+) -> list[StoredPrice]:
+    """Set prices, from now on without a time. Recorded usage keeps its cost."""
+    now = datetime.now(UTC)
+    prices = [one.to_price(now=now) for one in body]
+    await set_prices(access.connection, prices)
+    return _rows(prices)
+
+
+def _rows(prices: Iterable[Price]) -> list[StoredPrice]:
+    return [PriceRow.of(one) for one in prices]

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tests.support.admin_api import API, session_client
+
+
+async def test_prices_are_set_by_administrators_and_shown_as_they_hold(app: FastAPI) -> None:
+    """All of a request or none; amounts are exact texts."""
+    admin, viewer = await session_client(app, "admin"), await session_client(app, "viewer")
+    now = {"model": "gpt-*", "input": "2.5", "output": "10", "cached_input": "0.000125"}
+    later = {"model": "gpt-*", "input": 3, "output": 12, "valid_from": "2090-01-01T00:00:00Z"}
+
+    made = await admin.post(f"{API}/prices", json=[now, later])
+    wrong = await admin.post(f"{API}/prices", json=[now | {"model": "x"}, now | {"input": "-1"}])
+    refused = await viewer.post(f"{API}/prices", json=[now])
+    shown = (await viewer.get(f"{API}/prices")).json()
+    every = (await viewer.get(f"{API}/prices", params={"all": True})).json()
+
+    assert (made.status_code, refused.status_code) == (200, 403)
+    assert (wrong.status_code, wrong.json()["errors"][0]["in"]) == (422, "body.1.input")
+    assert [(one["input"], one["cached_input"]) for one in shown] == [("2.500000", "0.000125")]
+    assert [one["input"] for one in every] == ["3.000000", "2.500000"]

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from tests.support.console import HOSTILE, Visitor
+
+FORM = {"model": HOSTILE, "input": "2.5", "output": "10", "cached_input": "", "cache_write": ""}
+
+
+async def test_a_price_is_set_from_now_on_by_those_who_may(console: FastAPI) -> None:
+    """A model's name is text; a refused form comes back without a repeated amount."""
+    visitor, viewer = await Visitor.of(console, "admin"), await Visitor.of(console, "viewer")
+    await visitor.get("/prices")
+    await viewer.get("/prices")
+
+    made = await visitor.send("/prices", FORM)
+    wrong = await visitor.send("/prices", FORM | {"output": "-1"})
+
+    assert "&lt;img src=x" in made
+    assert "$2.50" in made
+    assert "output: Input should be greater than or equal to 0" in wrong
+    assert "Set a price" not in await viewer.get("/prices")
+    await viewer.send("/prices", FORM, status=403)

@@ -1,0 +1,43 @@
+"""`egret --server URL limits` and `budget`: with the rows of the same commands on the database."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.support.admin_server import ByServer
+from tests.support.command_line import Egret, Ran
+from tests.support.postgres import Database
+
+
+async def test_limits_and_budgets_are_administered_by_the_server(
+    by_server: ByServer, database: Database
+) -> None:
+    """With the rows of the same commands on the database."""
+
+    def here(*words: str) -> asyncio.Future[Ran]:
+        return asyncio.ensure_future(asyncio.to_thread(Egret(database.dsn), *words))
+
+    await by_server("orgs", "create", "acme")
+    await by_server("teams", "create", "search", "--org", "acme")
+    team = ("--team", "acme/search")
+    made = await by_server(
+        "limits", "set", *team, "requests/minute=600", "cost/month=2.5", "--model", "gpt-*"
+    )
+    await by_server("limits", "set", *team, "requests/minute=60", "--model", "gpt-*")
+    listed = [await run("limits", "list", "-o", "json") for run in (by_server, here)]
+    own = [await run("limits", "list", *team, "-o", "json") for run in (by_server, here)]
+    live = [await run("limits", "show", *team, "-o", "json") for run in (by_server, here)]
+    budgets = [await run("budget", "report", *team, "-o", "json") for run in (by_server, here)]
+    removed = await by_server("limits", "remove", *team, "requests/minute", "-o", "json")
+    missing = await by_server("limits", "remove", *team, "requests/minute")
+    cleared = await by_server("limits", "remove", *team, "--all", "-o", "json")
+
+    assert (made.code, "no price is set" in made.err) == (0, True)
+    assert {one["amount"] for one in own[0].json} == {60, 2_500_000}
+    for there, local in (listed, own, budgets):
+        assert there.json == local.json
+    assert {one["used"] for one in live[0].json} == {0, None}
+    assert [one["limit"] for one in live[0].json] == [one["limit"] for one in live[1].json]
+    assert [one["measure"] for one in removed.json] == ["cost"]
+    assert (missing.code, "there is no limit requests/minute" in missing.err) == (2, True)
+    assert cleared.json == []
