@@ -34,10 +34,16 @@ from sidecar.admin_api import (
     sign_in,
     token_routes,
 )
-from sidecar.admin_api.access import SAFE_METHODS, Access, AccessRoute, Services, requires
+from sidecar.admin_api.access import (
+    SAFE_METHODS,
+    Access,
+    AccessRoute,
+    RateLimiter,
+    Services,
+    requires,
+)
 from sidecar.admin_api.openapi import openapi_of
 from sidecar.admin_api.problems import Problem, problem_of
-from sidecar.admin_api.rate_limits import RateLimiter
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts.service import AlertService
 from sidecar.policy.parse import PolicyDocumentError

@@ -46,4 +46,4 @@ async def change_prices(
 
 
 def _rows(prices: Iterable[Price]) -> list[StoredPrice]:
-    return [PriceRow.of(one) for one in prices]
+    return [StoredPrice.of(one) for one in prices]

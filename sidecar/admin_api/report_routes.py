@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from sidecar.admin import usage_reports
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
@@ -31,6 +31,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 Since = Annotated[Moment | None, Query(description="30 days ago, if not given.")]
 Until = Annotated[Moment | None, Query(description="Now, if not given.")]
+_View = Annotated[Access, requires(Permission.VIEW, anywhere=True)]
 OrganizationName = Annotated[str | None, Query(max_length=63)]
 
 
@@ -45,20 +46,42 @@ class WorkerState(Model):
     is_live: bool
 
 
-@router.get("/usage")
-async def sum_usage(
-    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
-    by: By = By.TEAM,
+@dataclass(frozen=True, slots=True)
+class ReportScope:
+    """The times of a report, and the ids of its owners; None is every one."""
+
+    start: datetime
+    end: datetime
+    within: tuple[str, ...] | None
+
+    def check_hours(self) -> None:
+        """Check that a row for each hour is not too many.
+
+        Raises:
+            Problem: 422.
+        """
+        if self.end - self.start > _MAX_HOURS:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "hours are for 62 days at most")
+
+
+async def _scope(
+    access: _View,
     since: Since = None,
     until: Until = None,
     organization: OrganizationName = None,
     team: TeamPath = None,
-) -> list[UsageSum]:
+) -> ReportScope:
+    return ReportScope(*period(since, until), await chosen_owners(access, organization, team))
+
+
+_Scope = Annotated[ReportScope, Depends(_scope)]
+
+
+@router.get("/usage")
+async def sum_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> list[UsageSum]:
     """Sum usage of owners that the caller may view, the dearest first; times are whole hours."""
-    start, end = period(since, until)
-    within = await chosen_owners(access, organization, team)
     return await usage_reports.usage_sums(
-        access.connection, by, since=start, until=end, within=within
+        access.connection, by, since=scope.start, until=scope.end, within=scope.within
     )
 
 
@@ -67,22 +90,10 @@ async def sum_usage(
     response_class=Response,
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
 )
-async def export_usage(
-    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
-    by: By = By.TEAM,
-    since: Since = None,
-    until: Until = None,
-    organization: OrganizationName = None,
-    team: TeamPath = None,
-) -> Response:
+async def export_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> Response:
     """Sum usage as `GET /usage` does, as CSV."""
-    start, end = period(since, until)
-    within = await chosen_owners(access, organization, team)
-    found = await usage_reports.usage_sums(
-        access.connection, by, since=start, until=end, within=within
-    )
     return Response(
-        usage_csv(found),
+        usage_csv(await sum_usage(access, scope, by)),
         media_type="text/csv; charset=utf-8",
         headers={"content-disposition": f'attachment; filename="usage-by-{by.value}.csv"'},
     )
@@ -90,59 +101,45 @@ async def export_usage(
 
 @router.get("/usage/points")
 async def list_usage_points(
-    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
-    by: By = By.TEAM,
-    unit: Literal["hour", "day"] = "day",
-    since: Since = None,
-    until: Until = None,
-    organization: OrganizationName = None,
-    team: TeamPath = None,
+    access: _View, scope: _Scope, by: By = By.TEAM, unit: Literal["hour", "day"] = "day"
 ) -> list[UsagePoint]:
     """Sum usage of every hour or day with any; hours for 62 days at most."""
-    start, end = period(since, until)
-    if unit == "hour" and end - start > _MAX_HOURS:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "hours are for 62 days at most")
-    within = await chosen_owners(access, organization, team)
+    if unit == "hour":
+        scope.check_hours()
     return await usage_reports.usage_points(
-        access.connection, by, since=start, until=end, unit=unit, within=within
+        access.connection, by, since=scope.start, until=scope.end, unit=unit, within=scope.within
     )
 
 
 @router.get("/findings")
 async def sum_findings(
-    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
-    since: Since = None,
+    access: _View,
+    scope: _Scope,
     policy: Annotated[str | None, Query(max_length=63)] = None,
-    organization: OrganizationName = None,
-    team: TeamPath = None,
     by_team: Annotated[bool, Query(description="A row for each team.")] = False,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[FindingSum]:
     """Sum the findings of guardrails by type and role, the most frequent first; no content.
 
-    Of the owners that the caller may view, or of one of them.
+    Of the owners that the caller may view, or of one of them; `until` does not count.
     """
-    start, _ = period(since, None)
-    within = await chosen_owners(access, organization, team)
     return await finding_sums(
-        access.connection, since=start, policy=policy, limit=limit, within=within, by_team=by_team
+        access.connection,
+        since=scope.start,
+        policy=policy,
+        limit=limit,
+        within=scope.within,
+        by_team=by_team,
     )
 
 
 @router.get("/latency")
-async def list_latency(
-    access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
-    since: Since = None,
-    until: Until = None,
-    organization: OrganizationName = None,
-    team: TeamPath = None,
-) -> list[LatencyHour]:
+async def list_latency(access: _View, scope: _Scope) -> list[LatencyHour]:
     """List median and 95th percentile of each hour, for 62 days at most."""
-    start, end = period(since, until)
-    if end - start > _MAX_HOURS:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "hours are for 62 days at most")
-    within = await chosen_owners(access, organization, team)
-    return await latency_by_hour(access.connection, since=start, until=end, within=within)
+    scope.check_hours()
+    return await latency_by_hour(
+        access.connection, since=scope.start, until=scope.end, within=scope.within
+    )
 
 
 @router.get("/audit")

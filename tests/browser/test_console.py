@@ -57,7 +57,8 @@ PAGES: Final = [
     "/", "/usage?by=model", "/keys", "/keys/new", "/keys/{key}", "/organizations",
     "/organizations/heron", "/organizations/heron/teams/checkout",
     "/organizations/heron/teams/checkout/keys/new", "/limits", "/policies", "/policies/demo",
-    "/policies/demo/edit", "/policies/demo/versions/1", "/findings", "/audit", "/doctor",
+    "/policies/demo/edit", "/policies/demo/versions/1", "/prices", "/findings",
+    "/findings?by=team", "/tokens", "/audit", "/doctor",
     "/alerts", "/no-such-page", "/login", "/login/link?token=none",
 ]  # fmt: skip
 

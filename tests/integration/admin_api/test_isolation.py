@@ -66,6 +66,9 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, op
      8, 10, 5),
     (now(), 'r2', 'AAAAAAAAAAA2', 'team_2', 'org_2', 'chat', 'openai', 'otter', 200, 'allow',
      8, 10, 5);
+INSERT INTO findings_by_team
+SELECT date_trunc('hour', now(), 'UTC'), team, org, name, name, name, name, name, name, 1, 1
+FROM (VALUES ('team_1', 'org_1', 'walrus'), ('team_2', 'org_2', 'otter')) AS f (team, org, name);
 """
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.admin_api import rate_limits
-from sidecar.admin_api.rate_limits import RateLimiter
+from sidecar.admin_api import access
+from sidecar.admin_api.access import RateLimiter
 
 
 def test_a_name_may_send_a_burst_and_then_waits() -> None:
@@ -27,7 +27,7 @@ def test_a_clock_that_goes_back_gives_nothing_away() -> None:
 
 def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attacker with many addresses takes no memory; the longest unused is forgotten."""
-    monkeypatch.setattr(rate_limits, "MAX_BUCKETS", 2)
+    monkeypatch.setattr(access, "MAX_BUCKETS", 2)
     limiter = RateLimiter(per_second=0.001, burst=1)
 
     for name in ("alice", "bob", "carol"):
