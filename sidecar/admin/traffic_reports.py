@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -86,8 +87,8 @@ class LatencyHour:
     """Median and 95th percentile of one hour, to within a twentieth; None without requests."""
 
     began_at: datetime
-    p50_ms: float | None
-    p95_ms: float | None
+    p50_ms: int | None
+    p95_ms: int | None
 
 
 BUCKET: Final = 1.1
@@ -118,14 +119,14 @@ async def latency_by_hour(
     ]
 
 
-def percentile(counts: Mapping[int, int], share: float) -> float | None:
-    """Return the middle of the bucket that the request at *share* is in; *counts* by bucket."""
+def percentile(counts: Mapping[int, int], share: float) -> int | None:
+    """Return the middle, in milliseconds, of the bucket of the request at *share*."""
     wanted = share * sum(counts.values())
     seen = 0
     for bucket, count in sorted(counts.items()):
         seen += count
         if seen >= wanted:
-            return float(BUCKET ** (bucket + 0.5))
+            return round(math.pow(BUCKET, bucket + 0.5))
     return None
 
 

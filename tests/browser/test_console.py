@@ -326,16 +326,16 @@ async def test_the_keyboard_leads_to_pages_filters_and_past_the_navigation(
 async def test_the_overview_is_read_anew_and_its_charts_are_drawn(console: Console) -> None:
     async with console.window() as window:
         page = window.page
-        await expect(page.locator("figure .uplot canvas")).to_have_count(2)
+        await expect(page.locator("figure .uplot canvas")).to_have_count(3)
         async with page.expect_response("**/overview/live", timeout=90_000):
             await page.evaluate("htmx.trigger('#live', 'refresh')")
-        await expect(page.locator("figure .uplot canvas")).to_have_count(2)
+        await expect(page.locator("figure .uplot canvas")).to_have_count(3)
 
 
 async def test_numbers_that_are_no_longer_read_say_so_and_stay(console: Console) -> None:
     async with console.window() as window:
         page = window.page
-        await expect(page.locator("figure .uplot canvas")).to_have_count(2)
+        await expect(page.locator("figure .uplot canvas")).to_have_count(3)
         await page.context.clear_cookies()
         await page.evaluate("htmx.trigger('#live', 'refresh')")
         await expect(page.get_by_text("Your session has ended")).to_be_visible()

@@ -13,7 +13,7 @@ function drawChart(figure) {
   const place = figure.querySelector(".chart");
   if (!table || !place) return;
   const names = [...table.querySelectorAll("thead th")].slice(1).map((one) => one.textContent.trim());
-  const rows = [...table.querySelectorAll("tbody tr")].map((row) => [...row.children].map((cell) => Number(cell.dataset.value)));
+  const rows = [...table.querySelectorAll("tbody tr")].map((row) => [...row.children].map((cell) => cell.dataset.value === "" ? null : Number(cell.dataset.value)));
   if (rows.length === 0 || names.length === 0) return;
   const unit = figure.dataset.unit ?? "";
   const shown = (value) => value == null ? "–" : unit === "$" ? "$" + value.toFixed(value < 10 ? 4 : 2) : compact.format(value) + unit;
