@@ -83,7 +83,7 @@ from loadtest.results import (
 )
 from sidecar.settings.process import setting_names
 
-CONVERSATIONS: Final = {"64k": 200, "256k": 100, "1m": 60}
+CONVERSATIONS: Final = {"64k": 400, "256k": 200, "1m": 120}
 """How many of each size: some seconds of work for each side. An idle side takes milliseconds a
 second, which are a good part of the cost of fewer requests."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
