@@ -360,8 +360,40 @@ def test_an_extension_may_have_bodies_asked_for_and_may_be_of_another_kind() -> 
     assert places(EXTENSION.partition("spec:")[0] + "spec: {rateLimit: {}}") == []
 
 
+SECURITY = """\
+apiVersion: aigateway.envoyproxy.io/v1beta1
+kind: BackendSecurityPolicy
+metadata: {name: openai}
+spec:
+  type: APIKey
+  credentialOverride:
+    fromRequestHeaders: {header: x-aigw-api-key, fallbackToConfigured: false}
+"""
+
+
 @pytest.mark.parametrize(
-    "text", [POLICY, ENVOY_FILTER, EXTENSION], ids=["policy", "filter", "extension"]
+    ("rule", "right", "wrong"),
+    [
+        ("EGR612", "fallbackToConfigured: false", "fallbackToConfigured: true"),
+        ("EGR612", ", fallbackToConfigured: false", ""),
+        (
+            "EGR613",
+            "fromRequestHeaders: {header: x-aigw-api-key,",
+            "fromDynamicMetadata: {namespace: egret, key: provider_credential,",
+        ),
+    ],
+)
+def test_a_mistake_in_a_credential_of_an_ai_gateway_breaks_its_rule(
+    rule: str, right: str, wrong: str
+) -> None:
+    """Its default lets a request leave with the credential that all share."""
+    assert [found for found, _, _ in places(SECURITY.replace(right, wrong, 1))] == [rule]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [POLICY, ENVOY_FILTER, EXTENSION, SECURITY],
+    ids=["policy", "filter", "extension", "credential"],
 )
 def test_a_good_resource_breaks_no_rule(text: str) -> None:
     """The examples of the documentation."""

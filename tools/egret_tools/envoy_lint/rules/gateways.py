@@ -2,7 +2,8 @@
 
 Field names of EnvoyExtensionPolicy are those of Envoy Gateway's api/v1alpha1/ext_proc_types.go,
 those of EnvoyFilter Istio's networking/v1alpha3, those of GatewayExtension kgateway's
-api/v1alpha1/ext_proc_types.go.
+api/v1alpha1/ext_proc_types.go, those of BackendSecurityPolicy Envoy AI Gateway's
+api/v1beta1/backendsecurity_policy.go.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from egret_tools.envoy_lint.source import Node
 EXTENSION_POLICY: Final = "EnvoyExtensionPolicy"
 ENVOY_FILTER: Final = "EnvoyFilter"
 GATEWAY_EXTENSION: Final = "GatewayExtension"
-READ: Final = frozenset({EXTENSION_POLICY, GATEWAY_EXTENSION})
+SECURITY_POLICY: Final = "BackendSecurityPolicy"
+READ: Final = frozenset({EXTENSION_POLICY, GATEWAY_EXTENSION, SECURITY_POLICY})
 """The kinds that rules here read as a whole."""
 
 
@@ -112,6 +114,20 @@ def _extension_no_gate(resource: Node) -> Iterator[Hit]:
         yield Hit(mode, replacement="FULL_DUPLEX_STREAMED")
 
 
+def _falls_back(resource: Node) -> Iterator[Hit]:
+    for name in ("fromRequestHeaders", "fromDynamicMetadata"):
+        source = resource.at("spec", "credentialOverride", name)
+        fallback = source.at("fallbackToConfigured")
+        if source.exists and fallback.value is not False:
+            yield Hit(fallback, replacement="false")
+
+
+def _name_as_secret(resource: Node) -> Iterator[Hit]:
+    namespace = resource.at("spec", "credentialOverride", "fromDynamicMetadata", "namespace")
+    if namespace.text == NAMESPACE:
+        yield Hit(namespace)
+
+
 _GATES: Final = ("BUFFERED", "FULL_DUPLEX_STREAMED")
 _E, _W = Severity.ERROR, Severity.WARNING
 
@@ -174,5 +190,18 @@ RULES: Final = (
         "nor request it",
         "requestBodyMode: FULL_DUPLEX_STREAMED, with both trailer modes SEND",
         GATEWAY_EXTENSION, _extension_no_gate,
+    ),
+    ResourceRule(
+        "EGR612", "credential-falls-back", _W,
+        "a request without a credential of its own leaves with the configured one; this is the "
+        "default of Envoy AI Gateway",
+        "fallbackToConfigured: false", SECURITY_POLICY, _falls_back,
+    ),
+    ResourceRule(
+        "EGR613", "credential-name-sent", _E,
+        "Egret's metadata has the name of a credential, and the provider would receive it as its "
+        "key",
+        "fromRequestHeaders, see docs/gateways/envoy-ai-gateway.md",
+        SECURITY_POLICY, _name_as_secret,
     ),
 )  # fmt: skip
