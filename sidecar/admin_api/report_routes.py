@@ -93,7 +93,7 @@ async def sum_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> list[Usag
 async def export_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> Response:
     """Sum usage as `GET /usage` does, as CSV."""
     return Response(
-        usage_csv(await sum_usage(access, scope, by)),
+        usage_csv_text(await sum_usage(access, scope, by), heading="name"),
         media_type="text/csv; charset=utf-8",
         headers={"content-disposition": f'attachment; filename="usage-by-{by.value}.csv"'},
     )
@@ -215,14 +215,14 @@ async def chosen_owners(
     return access.within(Permission.VIEW)
 
 
-def usage_csv(sums: Sequence[UsageSum]) -> str:
-    """Return sums as CSV. A name that a spreadsheet would compute gets an apostrophe before it.
+def usage_csv_text(sums: Sequence[UsageSum], *, heading: str) -> str:
+    """Return sums as CSV, their names below *heading*.
 
-    Names of models are text of clients.
+    A name that a spreadsheet would compute gets an apostrophe: models are named by clients.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(UsageSum))
+    writer.writerow([heading, *(field.name for field in fields(UsageSum)[1:])])
     for one in sums:
         row = asdict(one) | {"cost_usd": f"{one.cost_usd:f}"}
         if one.name.startswith(_FORMULA):

@@ -154,12 +154,7 @@ def disable_organization(
 
     Example: egret orgs disable acme
     """
-    _changed(
-        lambda connection: administration.switch_organization(connection, name, enabled=False),
-        _patch(Organization, address("organizations", name), {"enabled": False}, no_wait=no_wait),
-        output=output,
-        no_wait=no_wait,
-    )
+    _switch_organization(name, enabled=False, output=output, no_wait=no_wait)
 
 
 @orgs.command("enable")
@@ -170,12 +165,7 @@ def enable_organization(
 
     Example: egret orgs enable acme
     """
-    _changed(
-        lambda connection: administration.switch_organization(connection, name, enabled=True),
-        _patch(Organization, address("organizations", name), {"enabled": True}, no_wait=no_wait),
-        output=output,
-        no_wait=no_wait,
-    )
+    _switch_organization(name, enabled=True, output=output, no_wait=no_wait)
 
 
 @teams.command("create")
@@ -279,12 +269,7 @@ def disable_team(
 
     Example: egret teams disable acme/search
     """
-    _changed(
-        lambda connection: administration.switch_team(connection, team, enabled=False),
-        _patch(Team, lambda: team_address(team), {"enabled": False}, no_wait=no_wait),
-        output=output,
-        no_wait=no_wait,
-    )
+    _switch_team(team, enabled=False, output=output, no_wait=no_wait)
 
 
 @teams.command("enable")
@@ -295,9 +280,24 @@ def enable_team(
 
     Example: egret teams enable acme/search
     """
+    _switch_team(team, enabled=True, output=output, no_wait=no_wait)
+
+
+def _switch_organization(name: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
     _changed(
-        lambda connection: administration.switch_team(connection, team, enabled=True),
-        _patch(Team, lambda: team_address(team), {"enabled": True}, no_wait=no_wait),
+        lambda connection: administration.switch_organization(connection, name, enabled=enabled),
+        _patch(
+            Organization, address("organizations", name), {"enabled": enabled}, no_wait=no_wait
+        ),
+        output=output,
+        no_wait=no_wait,
+    )
+
+
+def _switch_team(team: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
+    _changed(
+        lambda connection: administration.switch_team(connection, team, enabled=enabled),
+        _patch(Team, lambda: team_address(team), {"enabled": enabled}, no_wait=no_wait),
         output=output,
         no_wait=no_wait,
     )

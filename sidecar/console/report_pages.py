@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Final
@@ -19,6 +16,7 @@ from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_usa
 from sidecar.admin.finding_reports import finding_sums, recorded_requests
 from sidecar.admin.usage_reports import REST, By, UsagePoint, UsageSum, usage_points, usage_sums
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.report_routes import usage_csv_text
 from sidecar.admin_api.roles import Permission
 from sidecar.console.rendering import render
 from sidecar.storage.worker_status import reported_workers
@@ -38,9 +36,6 @@ COST: Final = "cost"
 _BY_TEAM: Final = "team"
 MOST_ROWS: Final = 500
 MOST_ENTRIES: Final = 200
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""First characters by which a spreadsheet would run a cell; models are named by clients."""
-
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
 _View = Annotated[Access, requires(Permission.VIEW, anywhere=True)]
 _ViewInstallation = Annotated[Access, requires(Permission.VIEW_INSTALLATION)]
@@ -88,22 +83,10 @@ async def usage_csv(access: _View, by: By = By.TEAM, span: str = "7d") -> Respon
     )
     name = f"usage-by-{by.value}-{since:%Y%m%d}-{until:%Y%m%d}.csv"
     return Response(
-        csv_of(sums, by),
+        usage_csv_text(sums, heading=by.value),
         media_type="text/csv; charset=utf-8",
         headers={"content-disposition": f'attachment; filename="{name}"'},
     )
-
-
-def csv_of(sums: Sequence[UsageSum], by: By) -> str:
-    """Return the sums as CSV; a name that a spreadsheet would run begins with an apostrophe."""
-    columns = [one.name for one in fields(UsageSum)]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([by.value, *columns[1:]])
-    for one in sums:
-        name = f"'{one.name}" if one.name.startswith(_FORMULA) else one.name
-        writer.writerow([name, *(getattr(one, column) for column in columns[1:])])
-    return text.getvalue()
 
 
 def charted(
