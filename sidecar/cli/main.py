@@ -203,4 +203,17 @@ def run() -> None:
     environment = inherited_environment()
     if _COMPLETE in environment:  # a shell completes a command line, which is in a variable
         words = " ".join(environment.get(name, "") for name in _COMPLETED).split()
+        words += begun(words)
     command_tree(words)(prog_name="egret")
+
+
+def begun(words: list[str]) -> list[str]:
+    """Return the commands to import beside those of *words*, whose last one a shell completes.
+
+    Without words the shell asks for its script, which is the same whatever is imported.
+    """
+    if not words:
+        return ["health"]
+    if {*words} & {*COMMANDS}:
+        return []
+    return [name for name in COMMANDS if name.startswith(words[-1]) and " " not in name]

@@ -19,8 +19,9 @@ from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.principal import PolicyBinding
 from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
 from sidecar.pipeline.reply import metadata_of
-from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.access_log_fields import explained
+from tests.support.guardrails import snapshot_of
 from tests.support.keys import record_of
 from tests.support.replies import pairs_of
 from tests.support.reports import CHAT, PRINCIPAL, SAMPLED, results
@@ -54,7 +55,7 @@ def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     record.request_id = "request-1"
     record.traceparent = SAMPLED
     record.route, record.principal = CHAT, PRINCIPAL
-    snapshot = build_snapshot(())
+    snapshot = snapshot_of(())
     policy = snapshot.effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
     choice = ProviderChoice("search", "eu", ("openai", "azure"))

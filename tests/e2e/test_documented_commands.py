@@ -7,13 +7,14 @@ import itertools
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import orjson
+import psutil
 import pytest
 import pytest_asyncio
 import typer
@@ -96,7 +97,8 @@ REPORTS: Final = {("lint", "envoy.yaml", "--envoy", "1.38"), ("policy", "lint")}
 """Commands that exit with 1 here, since there is something to report."""
 EMPTY, FULL = "documented_empty", "documented_full"
 EXPORTED: Final = "exported.jsonl"
-FOLLOW_SECONDS: Final = 12.0
+STILL: Final = 20
+"""So many looks in a row, a tenth of a second apart, at a process that sleeps and needs no CPU."""
 
 POLICY: Final = """\
 name: finance
@@ -308,7 +310,7 @@ async def test_a_documented_command_runs(world: World, words: Words) -> None:
 
 @on_stack
 async def test_a_documented_command_that_follows_goes_on_until_ctrl_c(world: World) -> None:
-    """All of them at once: each takes seconds."""
+    """All of them at once: each takes seconds to begin."""
     async with world.copy(FULL) as dsn:
         typed = [await world.typed(dsn, words) for words in FOLLOWING]
         outcomes = await asyncio.gather(*(_interrupted(world, dsn, words) for words in typed))
@@ -317,7 +319,7 @@ async def test_a_documented_command_that_follows_goes_on_until_ctrl_c(world: Wor
 
 
 async def _interrupted(world: World, dsn: str, words: Words) -> tuple[int | None, str]:
-    """Run a command for some seconds, then send SIGINT; return its exit code and errors."""
+    """Run a command until it waits for more, then send SIGINT; return its exit code and errors."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", *words,
         cwd=world.folder,
@@ -325,13 +327,25 @@ async def _interrupted(world: World, dsn: str, words: Words) -> tuple[int | None
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    try:
-        _, error = await asyncio.wait_for(process.communicate(), FOLLOW_SECONDS)
-    except TimeoutError:
+    ended = asyncio.ensure_future(process.communicate())
+    await _until_it_waits(process.pid)
+    has_ended = ended.done()
+    if not has_ended:
         process.send_signal(signal.SIGINT)
-        _, error = await process.communicate()
-        return process.returncode, error.decode()
-    return -1, f"ended by itself: {error.decode()}"
+    _, error = await ended
+    return -1 if has_ended else process.returncode, error.decode()
+
+
+async def _until_it_waits(pid: int) -> None:
+    """Return once a process only waits, or has ended."""
+    still, used = 0, 0.0
+    with suppress(psutil.NoSuchProcess):
+        running = psutil.Process(pid)
+        while still < STILL and running.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.1)
+            before, used = used, sum(running.cpu_times())
+            is_still = used == before and running.status() == psutil.STATUS_SLEEPING
+            still = still + 1 if is_still else 0
 
 
 def test_each_reason_not_to_run_a_command_is_about_one() -> None:

@@ -20,7 +20,8 @@ from sidecar.domain.policy import (
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
 from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
-from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import EffectivePolicy
+from tests.support.guardrails import snapshot_of
 
 scopes = st.just(EVERYWHERE) | st.builds(
     Scope,
@@ -72,7 +73,7 @@ def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away
     bound = {"organization": organization, "team": team, "key": key}
     policies = [Policy(name, 1, guardrails) for name, guardrails in bound.items()]
     policies.append(DEFAULT)
-    snapshot = build_snapshot(policies)
+    snapshot = snapshot_of(policies)
     policy = snapshot.effective(PolicyBinding(key="key", team="team", organization="organization"))
     assert isinstance(policy, EffectivePolicy)
     if policy.request_variants is not None:

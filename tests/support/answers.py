@@ -17,9 +17,10 @@ from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.policy.parse import parse_policies
-from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import Placeholders
 from tests.support.conversation import Talk
+from tests.support.guardrails import snapshot_of
 from tests.support.memory_stream import MemoryStream
 from tests.support.pipeline import PATIENT, ScriptedRemote
 
@@ -28,7 +29,7 @@ from tests.support.pipeline import PATIENT, ScriptedRemote
 def effective(guardrails: str, *, unscanned: str = "block") -> EffectivePolicy:
     """Return the policy with these guardrails, a YAML list."""
     text = f"name: default\nunscanned: {unscanned}\nguardrails: {guardrails}\n"
-    policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
+    policy = snapshot_of(parse_policies(text)).effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
     return policy
 

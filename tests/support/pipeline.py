@@ -36,7 +36,7 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.parse import parse_policies
-from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
+from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.settings.telemetry import TelemetrySettings
@@ -46,6 +46,7 @@ from sidecar.usage.prices import Price, PriceList
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import message_of, with_modes
+from tests.support.guardrails import snapshot_of
 from tests.support.keys import record_of
 from tests.support.memory_stream import MemoryStream
 
@@ -226,7 +227,7 @@ class FixedPrices:
 @lru_cache
 def _snapshot(policies: str) -> PolicySnapshot:
     """Compile policies once for all tests: a snapshot does not change."""
-    return build_snapshot(parse_policies(policies) if policies else ())
+    return snapshot_of(parse_policies(policies) if policies else ())
 
 
 RequestVerdict = on.BodyRequired | on.RequestCleared | on.RequestRefused

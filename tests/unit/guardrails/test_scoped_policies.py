@@ -6,7 +6,8 @@ from sidecar.domain.policy import Policy, RequestScope
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
 from sidecar.policy.parse import parse_policies
-from sidecar.policy.snapshot import MAX_VARIANTS, EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import MAX_VARIANTS, EffectivePolicy
+from tests.support.guardrails import snapshot_of
 
 CHAT, EMBEDDINGS = Operation.CHAT, Operation.EMBEDDINGS
 
@@ -29,7 +30,7 @@ def judged_by(
     policies: str, *, operation: Operation = CHAT, model: str | None = "gpt-5"
 ) -> list[str]:
     """Return the guardrails that hold as `name/mode/stage action`."""
-    snapshot = build_snapshot(parse_policies(policies))
+    snapshot = snapshot_of(parse_policies(policies))
     binding = PolicyBinding(
         key="key" if "key" in {one.name for one in snapshot.policies} else None,
         organization="org" if "org" in {one.name for one in snapshot.policies} else None,
@@ -106,7 +107,7 @@ def test_guardrails_hold_by_route_and_model() -> None:
 
 def test_a_route_that_no_guardrail_is_for_needs_no_body() -> None:
     """A body that nobody looks at is not waited for."""
-    snapshot = build_snapshot(
+    snapshot = snapshot_of(
         parse_policies("name: default\nguardrails: [{name: a, type: pii, routes: [chat]}]")
     )
     policy = snapshot.effective(PolicyBinding())
@@ -120,7 +121,7 @@ def test_a_route_that_no_guardrail_is_for_needs_no_body() -> None:
 def test_equal_circumstances_get_the_same_form_and_an_exception_is_named() -> None:
     """Each form is built once; what an exception took out can be counted."""
     text = f"name: default\nguardrails: [{{name: a, type: pii{EXEMPT}}}, {{name: b, type: pii}}]"
-    policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
+    policy = snapshot_of(parse_policies(text)).effective(PolicyBinding())
 
     first = for_request(policy, asking(), "o3")
     again = for_request(policy, asking(EMBEDDINGS), None)
@@ -131,7 +132,7 @@ def test_equal_circumstances_get_the_same_form_and_an_exception_is_named() -> No
 
 def test_a_policy_that_is_for_every_request_has_no_variants() -> None:
     """The usual policy costs nothing more."""
-    policy = build_snapshot(()).effective(PolicyBinding())
+    policy = snapshot_of(()).effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
 
     assert (policy.request_variants, policy.model_variants) == (None, None)
@@ -145,7 +146,7 @@ def test_more_variants_than_are_kept_are_built_anew() -> None:
         f"  - {{name: {one}, type: pii, types: [US_SSN], models: ['*{one}*']}}" for one in letters
     )
     text = f"name: default\nguardrails:\n{scoped}\n"
-    policy = build_snapshot(parse_policies(text)).effective(PolicyBinding())
+    policy = snapshot_of(parse_policies(text)).effective(PolicyBinding())
     assert isinstance(policy, EffectivePolicy)
     first = policy.for_model("a")
     assert policy.for_model("a") is first

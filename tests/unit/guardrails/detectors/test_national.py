@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
+from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.detectors.national import COUNTRIES, IDENTIFIERS, NATIONAL_TYPES
-from tests.support.guardrails import effective, parts_of, policy
+from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot
+from tests.support.guardrails import parts_of, policy, snapshot_of
 
 EXAMPLES = {
     "AR_CUIT": "20-05536168-2",
@@ -68,17 +72,23 @@ EXAMPLES = {
 }
 """Numbers that the documents of each kind print as examples; nobody's own."""
 
-POLICIES = {
-    country: effective(policy(f"  - {{name: p, type: pii, countries: ['{country}']}}"))
-    for country in sorted(COUNTRIES)
-}
-WITHOUT = effective(policy("  - {name: p, type: pii}"))
 KINDS = {one.type: (country, one) for country, kinds in IDENTIFIERS.items() for one in kinds}
+
+
+@cache
+def policies() -> PolicySnapshot:
+    """Return a policy for each country, and the default one for none, compiled together."""
+    of_countries = [
+        policy(f"  - {{name: p, type: pii, countries: ['{one}']}}", name=f"of-{one.lower()}")
+        for one in sorted(COUNTRIES)
+    ]
+    return snapshot_of((policy("  - {name: p, type: pii}"), *of_countries))
 
 
 def found(text: str, country: str | None) -> list[tuple[str, str]]:
     parts = parts_of([text])
-    chosen = WITHOUT if country is None else POLICIES[country]
+    chosen = policies().effective(PolicyBinding(key=country and f"of-{country.lower()}"))
+    assert isinstance(chosen, EffectivePolicy)
     (outcome,) = chosen.local.scan(parts)
     assert outcome.error_type is None
     return [(one.type, parts[0].content[one.start : one.end].decode()) for one in outcome.findings]
