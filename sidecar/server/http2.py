@@ -479,7 +479,7 @@ class Http2Connection(asyncio.Protocol):
                 # The beginning of a body's frame is taken as a frame of its own.
                 self._data_left, self._data_frame = at - size, (number, flags)
                 at, flags = size, 0
-            if kind == _DATA and length == MAX_FRAME_BYTES and not flags and at <= size:
+            if kind == _DATA and not flags and at - start == MAX_FRAME_BYTES:
                 at = self._read_long(data, start, number)
             elif kind == _DATA:
                 self._on_data(number, flags, _cut(data, start, at))

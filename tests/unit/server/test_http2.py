@@ -260,6 +260,24 @@ async def test_a_peer_may_send_more_than_a_window_if_it_is_read() -> None:
     assert len(peer.body(number)) == sent
 
 
+@pytest.mark.parametrize("size", [9_000, MAX_FRAME_BYTES, 70_000])
+async def test_a_peer_gets_back_the_bytes_it_sent_however_they_were_cut(size: int) -> None:
+    """More would let it send more than its window, for which it would lose its connection."""
+
+    async def drain(stream: Http2Stream) -> None:
+        while await read(stream) is not None:
+            pass
+        await stream.write(OPENING, [], TRAILERS)
+
+    peer = await started(drain)
+    number = peer.request()
+    for _ in range(3 * STREAM_WINDOW // 4 // MAX_FRAME_BYTES):
+        peer.client.send_data(number, bytes(MAX_FRAME_BYTES))
+    peer.send(size=size)
+    await peer.settle()
+    assert STREAM_WINDOW // 2 < peer.client.local_flow_control_window(number) <= STREAM_WINDOW
+
+
 async def test_a_long_answer_takes_time_in_proportion_to_its_length() -> None:
     """Sixteen megabytes: a copy of the rest for each frame would be eight gigabytes."""
     sent = 16 << 20
