@@ -134,6 +134,11 @@ async def test_the_choice_of_a_provider_is_metadata_and_chooses_the_route_again(
             b"/v1beta/models/gpt-5-mini:generateContent",
             id="Gemini",
         ),
+        pytest.param(
+            "/v1/projects/gpt-best/locations/eu/publishers/google/models/gpt-best:countTokens",
+            b"/v1/projects/gpt-best/locations/eu/publishers/google/models/gpt-5-mini:countTokens",
+            id="Vertex AI, a project of the alias's name",
+        ),
         pytest.param("/model/nova/converse", b"/model/eu.nova-v1%3A0/converse", id="Bedrock"),
         pytest.param("/v1beta/models/gemini-2:generateContent", None, id="a model"),
     ],
