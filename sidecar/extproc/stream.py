@@ -36,6 +36,11 @@ _NOTHING: Final = Event.NOTHING
 _ENDED: Final = Phase.ENDED
 
 
+TURNS_ALONE: Final = 3
+"""Turns of the loop in which a slow check may end before the stream is read meanwhile: most local
+passes do, and a task that reads would cost more than the turns."""
+
+
 class StreamEnd(enum.Enum):
     """The end of a stream."""
 
@@ -241,6 +246,9 @@ class ExtProcStream:
         """
         judging = asyncio.ensure_future(check)
         try:
+            for _ in range(TURNS_ALONE):
+                if not judging.done():
+                    await asyncio.sleep(0)
             while not judging.done():
                 await self._read_on(judging)
         finally:

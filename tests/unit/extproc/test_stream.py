@@ -17,8 +17,10 @@ from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.phases import Phase
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
+    TURNS_ALONE,
     Budgets,
     CheckCancelledError,
+    ExtProcStream,
     OverloadGuard,
     StreamEnd,
     StreamGoneError,
@@ -615,3 +617,18 @@ async def test_a_judgement_of_a_piece_that_raises_cuts_the_stream() -> None:
     assert await held.run() is StreamEnd.ABORTED
     assert judge.faults == [(FaultKind.EXCEPTION, KeyError)]
     assert held.stream.written[-1] == encode(do.ContinueResponseHeaders(STRIPPED))
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_only_while_a_check_takes_several_turns_is_the_stream_read_on(
+    *, is_long: bool
+) -> None:
+    async def check() -> str:
+        for _ in range(TURNS_ALONE + 2 if is_long else TURNS_ALONE - 1):
+            await asyncio.sleep(0)
+        return "done"
+
+    call, room = MemoryStream(), OverloadGuard(max_exchanges=1, max_held_bytes=1)
+    protocol = ExtProcProtocol(max_body_bytes=1, wants_answer_headers=False, room=room)
+    assert await ExtProcStream(call, protocol, PATIENT).wait_for(check()) == "done"
+    assert call.is_waiting is is_long
