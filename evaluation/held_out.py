@@ -18,7 +18,7 @@ from loadtest.results import Grid
 from sidecar.domain.guardrail_settings import Threshold
 from sidecar.guardrails.detectors.prompt_injection.model import Bars
 from sidecar.guardrails.detectors.prompt_injection.scoring import score
-from training.occurrences import Text, author_of, bucket_of
+from training.occurrences import author_of, bucket_of
 from training.samples import Kind, Label, Sample, Split
 
 HOME: Final = Path(__file__).parent
@@ -71,14 +71,14 @@ def independent() -> Iterator[Sample]:
 
 
 def judged_unseen(
-    texts: Sequence[Text], sums: Mapping[int, int], bars: Mapping[tuple[str, Threshold], Bars]
+    samples: Sequence[Sample], sums: Mapping[int, int], bars: Mapping[tuple[str, Threshold], Bars]
 ) -> tuple[Judgement, ...]:
     """Judge each text by its sum, which is of a model that its family had no part in.
 
     The bars come from the sums of all harmless texts. So the shares of these are where the bars
     were put; the shares of attacks are the result.
     """
-    return tuple(_judged(bars, texts[one].sample, total) for one, total in sums.items())
+    return tuple(_judged(bars, samples[one], total) for one, total in sums.items())
 
 
 def _judged(bars: Mapping[tuple[str, Threshold], Bars], sample: Sample, total: int) -> Judgement:

@@ -72,6 +72,9 @@ FLOORS: Final = {
     "{ignore} {rules} {all}": 1.0,
     "{ignore} {rules} {system}": 1.0,
     "{not} {follow} {rules}": 0.7,
+    "{not} {follow} {prior}": 1.0,
+    "{ignore} {prior} {prompt}": 1.5,
+    "{reveal} {guarded}": 0.5,
     "{prompt} {your} {reveal}": 1.0,
     "{prompt} {system} {reveal}": 1.2,
     "{rules} {your} {reveal}": 0.8,
@@ -213,7 +216,7 @@ def _fit(
     matrix = _matrix(windows, passages, used)[chosen]
     transposed = matrix.T.tocsr()
     signs = np.where(windows.is_attack[chosen], 1.0, -1.0)
-    share = _shares(windows.is_attack[chosen], windows.families[chosen])
+    share = shares(windows.is_attack[chosen], windows.families[chosen])
     share = share * windows.factors[chosen]
     sizes = np.asarray(matrix.sum(axis=1)).ravel() + 1
     curvature = np.append(transposed @ (share * sizes), share @ sizes) / 4 + LEAST_CURVATURE
@@ -241,14 +244,14 @@ def _matrix(windows: Windows, passages: Array, used: Array) -> Any:
     return sparse.csr_matrix((np.ones(len(places[0])), places), shape=shape)
 
 
-def _shares(is_attack: Array, families: Array) -> Array:
+def shares(is_attack: Array, families: Array) -> Array:
     """Return how much each window counts; those of one family count together."""
     _, numbers = np.unique(families, return_inverse=True)
-    shares = np.zeros(len(families))
+    counts = np.zeros(len(families))
     for of_class in (is_attack, ~is_attack):
         sizes = np.maximum(np.bincount(numbers[of_class], minlength=numbers.max() + 1), 1)
-        shares[of_class] = (sizes ** (FAMILY_EXPONENT - 1))[numbers[of_class]]
-        shares[of_class] /= shares[of_class].sum()
-    shares[~is_attack] *= BENIGN_WEIGHT
-    normalised: Array = shares / shares.sum()
+        counts[of_class] = (sizes ** (FAMILY_EXPONENT - 1))[numbers[of_class]]
+        counts[of_class] /= counts[of_class].sum()
+    counts[~is_attack] *= BENIGN_WEIGHT
+    normalised: Array = counts / counts.sum()
     return normalised

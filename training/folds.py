@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from sidecar.domain.guardrail_settings import Threshold
+from sidecar.guardrails.detectors.prompt_injection import model as model_module
 from sidecar.guardrails.detectors.prompt_injection.model import (
     AUTHORS,
     BUCKETS,
@@ -32,17 +36,22 @@ from training.occurrences import (
     read_texts,
     with_hits,
 )
-from training.samples import Kind, Sample
+from training.samples import CORPORA, SAMPLES, Kind, Sample
+
+MODEL: Final = Path(model_module.__file__).with_name(model_module.FILE)
+SUMS: Final = CORPORA / "unseen_sums.json"
+_OF: Final = "of"
+_SUMS: Final = "sums"
 
 FOLDS: Final = 8
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
-ALLOWANCES: Final = {Kind.ROLE_PLAY: 3.0, Kind.TRIGGER_WORDS: 2.7}
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.3, Kind.TRIGGER_WORDS: 2.7}
 """As many times that share, of kinds that have much in common with attacks."""
 
-SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: 2.5}
-"""The same under 1 KB, where a document is a line or two and has the words of a request."""
+SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: 2.5, Kind.ROLE_PLAY: 3.0, Kind.TABLE: 2.5}
+"""The same under 1 KB, where a text is a line or two and has the words of a request."""
 
 MOST_ALLOWED: Final = 0.1
 
@@ -129,14 +138,32 @@ def own_hits(text: Text, kept: Array) -> list[int]:
     return own
 
 
-def bars_of(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[tuple[str, Threshold], Bars]:
+def write_sums(sums: Mapping[int, int]) -> None:
+    """Store the *sums* of unseen texts beside the corpora, for the model and samples there are."""
+    ordered = [sums[number] for number in range(len(sums))]
+    SUMS.write_text(json.dumps({_OF: _present(), _SUMS: ordered}), encoding="utf-8")
+
+
+def stored_sums() -> Mapping[int, int] | None:
+    """Return the sums that were stored with the present model and samples, if there are any."""
+    stored = json.loads(SUMS.read_text(encoding="utf-8")) if SUMS.exists() else {}
+    return dict(enumerate(stored[_SUMS])) if stored.get(_OF) == _present() else None
+
+
+def _present() -> str:
+    return hashlib.sha256(MODEL.read_bytes() + SAMPLES.read_bytes()).hexdigest()
+
+
+def bars_of(
+    samples: Sequence[Sample], sums: Mapping[int, int]
+) -> Mapping[tuple[str, Threshold], Bars]:
     """Return the bars that harmless texts reach no more often than they may.
 
     That holds for all texts of a length without a greater allowance, and for each kind that has
     enough of them. Rules are the subject of system messages: their bars are half as high again as
     those of users.
     """
-    groups = _groups(corpus, sums)
+    groups = _groups(samples, sums)
     bars: dict[tuple[str, Threshold], Bars] = {}
     for author in AUTHORS:
         for level, share in FALSE_POSITIVES.items():
@@ -155,7 +182,7 @@ def bars_of(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[tuple[str, Thres
             most = max(least_sums[:FEW_FROM]) * 2
             for at in range(FEW_FROM, len(least_sums)):
                 least_sums[at] = min(least_sums[at], most)
-                most = least_sums[FEW_FROM] * 4 // 3
+                most = least_sums[FEW_FROM] * 3 // 2
             bars[author, level] = tuple(int(one) for one in np.maximum.accumulate(least_sums))
     for level in FALSE_POSITIVES:
         pairs = zip(bars[Author.SYSTEM, level], bars[Author.USER, level], strict=True)
@@ -167,10 +194,10 @@ _Group = tuple[str, int, Kind | None, float]
 """Author, bucket, kind (or all of them) and allowance of harmless texts."""
 
 
-def _groups(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[_Group, Sequence[int]]:
+def _groups(samples: Sequence[Sample], sums: Mapping[int, int]) -> Mapping[_Group, Sequence[int]]:
     groups: defaultdict[_Group, list[int]] = defaultdict(list)
     for number, total in sums.items():
-        sample = corpus.texts[number].sample
+        sample = samples[number]
         if not sample.is_attack and sample.kind not in WITHOUT_BARS:
             bucket = bucket_of(len(sample.text.encode("utf-8", "replace")))
             allowances = ALLOWANCES | (SHORT_ALLOWANCES if bucket < FEW_FROM else {})
@@ -181,7 +208,7 @@ def _groups(corpus: Corpus, sums: Mapping[int, int]) -> Mapping[_Group, Sequence
             if allowance == 1:
                 groups[author, own, None, 1.0].append(total)
             if sample.family == ROLES:
-                allowance = ALLOWANCES[Kind.ROLE_PLAY]
+                allowance = allowances[Kind.ROLE_PLAY]
                 groups[Author.USER, bucket, Kind.ROLE_PLAY, allowance].append(total)
     return groups
 

@@ -40,7 +40,7 @@ MIN_LETTERS: Final = 4
 MIN_RATIO: Final = 3.0
 """How much more frequent a term is in attacks."""
 
-MOST_TERMS: Final = 12_000
+MOST_TERMS: Final = 16_000
 """Of words; the most frequent ones."""
 
 MOST_CONCEPTS: Final = 3

@@ -41,6 +41,8 @@ _FILE: Final = _FOLDER.joinpath("concepts.txt").read_text(encoding="utf-8")
 CONCEPTS: Final = read_concepts(_FILE)
 EVERYDAY: Final = frozenset(_listed(_FILE, "=")["everyday"])
 """Concepts whose words are in most harmless texts: they count only near others."""
+EVERYDAY_WORDS: Final = frozenset(_listed(_FILE, "=")["everyday_words"])
+"""Such words of other concepts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,12 @@ from typing import Final
 
 import hyperscan
 
-from sidecar.guardrails.detectors.prompt_injection.model import CONCEPT, CONCEPTS, EVERYDAY
+from sidecar.guardrails.detectors.prompt_injection.model import (
+    CONCEPT,
+    CONCEPTS,
+    EVERYDAY,
+    EVERYDAY_WORDS,
+)
 from sidecar.guardrails.matching.database import compile_hyperscan
 from sidecar.guardrails.matching.rule import Expression
 
@@ -83,15 +88,15 @@ def _ascii_words(content: bytes) -> bytes:
 
 
 Hit = int
-"""Where in the words a term ends, and in the lower 16 bits its index.
+"""Where in the words a term ends, and in the lower 17 bits its index.
 
 A number and not a pair: garbage collection counts pairs, and a text of nothing but terms would
 make it go through all of a worker's objects, again and again.
 """
-INDEX_BITS: Final = 16
+INDEX_BITS: Final = 17
 INDEX: Final = (1 << INDEX_BITS) - 1
 
-FIRST_CONCEPT: Final = 0xFF00
+FIRST_CONCEPT: Final = INDEX - 0xFF
 """From this index on hits are no terms, but words of a concept."""
 
 REACH: Final = 96
@@ -162,7 +167,8 @@ class TermSearch:
                 ]
         common = {index for index, name in enumerate(names) if name in against}
         common |= {FIRST_CONCEPT + concepts[name] for name in EVERYDAY}
-        rare = [one for one in numbered if one[1] not in common]
+        everyday = {*map(_expression, EVERYDAY_WORDS)}
+        rare = [one for one in numbered if one[1] not in common and one[0] not in everyday]
         self._database = _compiled(numbered)
         self._rare = _compiled(rare) if has_rare else None
 

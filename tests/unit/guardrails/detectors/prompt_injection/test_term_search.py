@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 
 from sidecar.guardrails.detectors.prompt_injection.model import load_model
-from sidecar.guardrails.detectors.prompt_injection.term_search import SLICE_WORDS, words
+from sidecar.guardrails.detectors.prompt_injection.term_search import (
+    SLICE_WORDS,
+    TermSearch,
+    words,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,10 @@ def test_no_word_of_a_term_is_longer_than_a_word_that_slices_shorten() -> None:
     """Only words in gaps of phrases may be so long."""
     lengths = [len(word) for term in load_model().terms for word in term.name.split()]
     assert max(lengths) < 64
+
+
+def test_everyday_words_count_only_near_a_rare_one() -> None:
+    """Most harmless texts have no rare word, and are done after one search."""
+    search = TermSearch(["{prompt} {system}"])
+    assert search.hits(words(b"Reset the system and its filters.")) == []
+    assert search.combined(search.hits(words(b"the prompt of the system"))) != []
