@@ -31,7 +31,7 @@ FORMS: Final[Mapping[str, Callable[[str], object]]] = {
 
 LONGEST: Final = BUCKETS[3]
 EVERY: Final = 3
-"""One text of so many is taken, since eight folds of eight families take long."""
+"""One text of so many is taken, since eight folds of seven families take long."""
 
 FEATURES: Final = 1 << 18
 """Columns that runs of characters or words are hashed to."""
@@ -47,7 +47,7 @@ def main() -> None:
     from training import folds  # noqa: PLC0415
 
     console = new_console()
-    console.width = max(console.width, 240)
+    console.width = max(console.width, 300)
     short = [one for one in read_samples() if len(one.text.encode("utf-8", "replace")) < LONGEST]
     with console.status("terms …"):
         samples = short[::EVERY]
