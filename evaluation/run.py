@@ -57,7 +57,6 @@ def main() -> int:
     judged = _unseen(console, smoke=options.smoke)
     with console.status("prompt injection …"):
         alone = held_out.judged_shipped(tuple(held_out.independent()))
-        seen = held_out.judged_shipped([one.sample for one in judged])
         triggers = held_out.judged_shipped(tuple(injection.trigger_words()), tuple(Threshold))
         published = (one for one in judged if one.sample.split is Split.TEST)
         attacks = injection.evaluate_injection([*published, *triggers], peers=peers)
@@ -78,7 +77,6 @@ def main() -> int:
             {
                 "families left out": judged,
                 "written for measuring alone": alone,
-                "in distribution": seen,
             }
         ),
         injection.summary_grid(attacks),
