@@ -1,4 +1,4 @@
-"""`python -m evaluation.families`: families of models on texts whose source they never saw.
+"""`python -m evaluation.forms`: families of models on texts whose source they never saw.
 
 Each is trained on the same folds and gets its bars by the same rule, so that all let pass as many
 harmless texts; the table has the attacks that each finds at `medium`. Texts are every third of
@@ -42,7 +42,7 @@ SEED: Final = 0
 
 def main() -> None:
     """Train each family without each fold, and show the attacks that it finds."""
-    argparse.ArgumentParser(prog="python -m evaluation.families", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="python -m evaluation.forms", description=__doc__).parse_args()
     # Here, since `--help` need not wait for packages that training alone requires.
     from training import folds  # noqa: PLC0415
 
