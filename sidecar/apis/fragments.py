@@ -202,7 +202,7 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> Iterator[int]:
     at, ends = len(body), 0
     for _ in range(_MAX_OBJECTS):
         at = body.rfind(b"]", least, at)  # twenty times as fast as an expression for all of it
-        if at < 0 or ends == _MAX_ENDS:
+        if at < 0 or ends >= _MAX_ENDS:
             break
         if body[at - 1] not in _BEFORE_END:
             continue
@@ -219,7 +219,7 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> Iterator[int]:
     at, ends = len(body), 0
     for _ in range(_MAX_OBJECTS):
         at = body.rfind(b'{"', least, at)
-        if at < 0 or ends == _MAX_ENDS:
+        if at < 0 or ends >= _MAX_ENDS:
             break
         if not body.startswith(openings, at):
             continue
