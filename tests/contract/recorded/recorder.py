@@ -35,8 +35,8 @@ from tests.contract.recorded.observe import (
 )
 from tests.contract.recorded.server import POLL_SECONDS, Served, Stores, serving
 
-LINE_SECONDS: Final = 5.0
-ROWS_SECONDS: Final = 30.0
+LINE_SECONDS: Final = 60.0
+ROWS_SECONDS: Final = 60.0
 CORRECTED_SECONDS: Final = 0.7
 """Until a worker has corrected the shared counts of limits."""
 _OTHER_TRACE: Final = re.compile(r'"trace_id": "(?!TRACE_ID|a{32})[^"]*"')
