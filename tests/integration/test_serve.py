@@ -110,28 +110,14 @@ def _environment(dsn: str, directory: Path, settings: Mapping[str, str]) -> dict
 async def test_a_killed_worker_is_replaced_and_the_others_go_on(
     database: Database, tmp_path: Path
 ) -> None:
-    """The same socket serves again from a new process; the other worker never stopped."""
-    async with serving(database.dsn, tmp_path) as running:
-        await running.until_serving(0, 1)
-        victim, other = running.workers()
-        victim.kill()
-        await asyncio.to_thread(psutil.wait_procs, [victim], PATIENCE_SECONDS)
-        await running.until_serving(0, 1)
-        after = {worker.pid for worker in running.workers()}
-        assert (len(after), victim.pid in after, other.pid in after) == (2, False, True)
-
-
-async def test_a_worker_counts_as_running_once_it_is_ready(
-    database: Database, tmp_path: Path
-) -> None:
-    """A process that still starts serves nobody."""
+    """Its socket serves again from a new process, which counts as running once it is ready."""
     async with serving(database.dsn, tmp_path) as running:
         await running.until_serving(0, 1)
         before = await running.shown_running("2.0")
         victim, other = running.workers()
         victim.kill()
         await asyncio.to_thread(psutil.wait_procs, [victim], PATIENCE_SECONDS)
-        while len(starting := {*running.workers()} - {other, victim}) < 1:  # noqa: ASYNC110 - another process
+        while not (starting := {*running.workers()} - {other, victim}):  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
         (successor,) = starting
         successor.suspend()  # a slow look at the metrics must not come after it is ready
@@ -139,13 +125,14 @@ async def test_a_worker_counts_as_running_once_it_is_ready(
         successor.resume()
         await running.until_serving(0, 1)
         after = await running.shown_running("2.0")
+        assert {*running.workers()} == {other, successor}
     assert (before, meanwhile, after) == ("2.0", "1.0", "2.0")
 
 
-async def test_probes_and_the_network_see_what_the_sockets_show(
+async def test_probes_and_the_network_see_what_the_sockets_show_until_sigterm_drains_them(
     database: Database, tmp_path: Path
 ) -> None:
-    """One port a worker; exit codes and rows say what an orchestrator asks."""
+    """One port a worker; exit codes say what an orchestrator asks; no worker or socket is left."""
     first = _two_free_ports()
     settings = {"LISTEN__HOST": "127.0.0.1", "LISTEN__TLS": "off", "LISTEN__PORT": str(first)}
     async with serving(database.dsn, tmp_path, **settings) as running:
@@ -156,8 +143,12 @@ async def test_probes_and_the_network_see_what_the_sockets_show(
                 answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
         assert await running.health("started") == (0, ["serving", "serving"])
+        workers = running.workers()
         running.process.send_signal(signal.SIGTERM)
-        await running.process.wait()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            code = await running.process.wait()
+        alive = [worker.pid for worker in workers if worker.is_running()]
+        assert (code, alive, list(running.sockets.iterdir())) == (0, [], [])
         assert await running.health("live") == (1, ["silent", "silent"])
 
 
@@ -168,18 +159,6 @@ def _two_free_ports() -> int:
             first = int(one.getsockname()[1])
             with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", first + 1)):
                 return first
-
-
-async def test_sigterm_drains_and_leaves_nothing(database: Database, tmp_path: Path) -> None:
-    """Exit code 0, no worker, no socket file."""
-    async with serving(database.dsn, tmp_path) as running:
-        await running.until_serving(0, 1)
-        workers = running.workers()
-        running.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            code = await running.process.wait()
-        alive = [worker.pid for worker in workers if worker.is_running()]
-        assert (code, alive, list(running.sockets.iterdir())) == (0, [], [])
 
 
 async def test_workers_end_with_a_supervisor_that_is_killed(
