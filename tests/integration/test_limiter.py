@@ -176,7 +176,7 @@ async def test_limits_are_shared_out_while_valkey_is_away_and_whole_again_after(
     await server.start()
     one = limit(Measure.COST, id=name, window=Window.DAY, amount=100)
     try:
-        async with workers(server, seconds=0.2) as made:
+        async with workers(server, seconds=1.0) as made:
             assert isinstance(await take(made[0], checks(one, cost=10)), Granted)
             await server.freeze()
             outcomes = [await take(made[0], checks(one, cost=5)) for _ in range(12)]

@@ -534,7 +534,7 @@ async def note(one: Worker, request: JudgedRequest) -> None:
     """Note a request and wait until the note is on the disk, in a file that began at `wall`."""
     before = noted(one)
     one.spool.note(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while noted(one) == before:  # noqa: ASYNC110 - a note tells nobody
             await asyncio.sleep(0.005)
     for segment in one.spool.segments(Kind.JUDGED):

@@ -415,7 +415,7 @@ async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
     server = valkey_server(tmp_path)
     await server.start()
     try:
-        async with valkey_limits(socket_of(server), seconds=0.2) as store:
+        async with valkey_limits(socket_of(server), seconds=1.0) as store:
             assert isinstance(await take(store, "org", acquires(limit())), Acquired)
             await server.freeze()
             with pytest.raises(LimitsUnavailableError):

@@ -188,8 +188,9 @@ async def test_the_server_knows_the_deadline_and_a_late_answer_is_a_timeout() ->
     async with grpc_server(answer) as server, GrpcChecks() as checks:
         request = request_to(server.url, "text")
         slow = replace(request, guardrail=replace(request.guardrail, timeout_seconds=1.0))
-        with pytest.raises(RemoteTimeoutError):
-            await checks.check(slow)
+        while not left:  # on a busy machine the limit ends before the server has the request
+            with pytest.raises(RemoteTimeoutError):
+                await checks.check(slow)
     assert left[0] is not None
     assert left[0] < 1.5  # gRPC rounds up on the wire
 

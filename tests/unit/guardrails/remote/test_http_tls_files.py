@@ -72,7 +72,7 @@ async def test_without_one_of_them_there_is_no_answer(tmp_path: Path, lacking: s
 
 
 @pytest.mark.parametrize("kind", ["missing", "no certificate", "large", "pipe"])
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 async def test_files_of_no_use_are_an_error_of_ours(tmp_path: Path, kind: str) -> None:
     """Never a connection that checks less than the policy asks for, nor a wait for a pipe."""
     file = tmp_path / "ca.pem"
