@@ -249,7 +249,9 @@ async def world(
         for region in ("US", "DE", "FR", "GB", "IT"):
             policies.write_text(f"{POLICY.format(region=region)}---\nname: strict\n")
             await _succeed(world, full, "policy", "apply", "-f", str(policies), "--yes")
-        await _succeed(world, full, "policy", "apply", "-f", "projects.yaml", "--yes")
+        by_policy = ROOT / "examples" / "providers-by-policy" / "policies.yaml"
+        for file in ("projects.yaml", str(by_policy)):
+            await _succeed(world, full, "policy", "apply", "-f", file, "--yes")
         await _succeed(world, full, "keys", "export", str(folder / EXPORTED))
         await _succeed(world, full, "export", "-o", str(folder / "config"))
         yield world
