@@ -73,7 +73,7 @@ class Call(Protocol):
     """One bidirectional gRPC call as bytes in and bytes out."""
 
     def take(self) -> bytes | None:
-        """Return the next message if it has come, and the engine can see that; else None.
+        """Return the next message if it has come, and the server can see that; else None.
 
         Raises:
             StreamGoneError: the peer has reset the stream.
