@@ -70,7 +70,7 @@ async def _streamed(client: openai.AsyncOpenAI, headers: dict[str, str]) -> None
 
 async def _aborted_while_judged(client: openai.AsyncOpenAI, headers: dict[str, str]) -> None:
     with suppress(TimeoutError):
-        # It is judged by then. Envoy half-closes, and resets a second later: before the budget ends.
+        # It is judged by then. Envoy half-closes, and resets a second later, within the budget.
         async with asyncio.timeout(0.6):
             await _create(client, **_ask("hello", headers))
 
