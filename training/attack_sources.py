@@ -27,7 +27,9 @@ _KINDS: Final = {
     "encoding": Label.ENCODED,
     "encoding_obfuscation": Label.ENCODED,
     "obfuscation": Label.ENCODED,
+    "baseline": Label.OVERRIDE,
     "benign": Label.BENIGN,
+    "control": Label.BENIGN,
     "edge_case": Label.BENIGN,
 }
 """What corpora call a kind; the rest are attacks of no kind of ours."""
@@ -47,6 +49,7 @@ def neuralchemy() -> Iterator[Sample]:
 
     Its rows of HarmBench ask for harm without attacking instructions: no injection, left out.
     So are those of WildGuard, whose labels say that too: one wrapper around both is in both.
+    Its controls are plain questions, which it labels as attacks: harmless.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415 - installed for training only
 
@@ -179,14 +182,16 @@ def bastion() -> Iterator[Sample]:
 
 
 def agent_injection_bench() -> Iterator[Sample]:
-    """Injections into what tools and pages return, each with a canary."""
+    """Injections into what tools and pages return, each with a canary.
+
+    Its controls are harmless; its baseline is an attack that the user types.
+    """
     path = unpacked("agent_injection_bench") / "aib/data/attacks.jsonl"
     for row in _jsonl(path):
         if isinstance(row.get("injected"), str):
-            benign = row["family"] in {"control", "baseline"}
-            label = Label.BENIGN if benign else _KINDS.get(row["family"], Label.ATTACK)
-            name = "agent-injection-bench"
-            yield Sample(row["injected"], label, name, Split.TEST, role="tool")
+            label = _KINDS.get(row["family"], Label.ATTACK)
+            role = "user" if row["channel"] == "user_message" else "tool"
+            yield Sample(row["injected"], label, "agent-injection-bench", Split.TEST, role=role)
 
 
 def coding_agent() -> Iterator[Sample]:

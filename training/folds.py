@@ -47,11 +47,11 @@ FOLDS: Final = 8
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
-ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.3, Kind.TRIGGER_WORDS: 2.7}
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.5, Kind.TRIGGER_WORDS: 3.1}
 """As many times that share, of kinds that have much in common with attacks."""
 
-SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: 2.5, Kind.ROLE_PLAY: 3.0, Kind.TABLE: 2.5}
-"""The same under 1 KB, where a text is a line or two and has the words of a request."""
+SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: (256, 2.5), Kind.ROLE_PLAY: (512, 3.5)}
+"""The same of texts of fewer bytes: a line or two that has the words of a request."""
 
 MOST_ALLOWED: Final = 0.1
 
@@ -199,18 +199,22 @@ def _groups(samples: Sequence[Sample], sums: Mapping[int, int]) -> Mapping[_Grou
     for number, total in sums.items():
         sample = samples[number]
         if not sample.is_attack and sample.kind not in WITHOUT_BARS:
-            bucket = bucket_of(len(sample.text.encode("utf-8", "replace")))
-            allowances = ALLOWANCES | (SHORT_ALLOWANCES if bucket < FEW_FROM else {})
-            allowance = allowances.get(sample.kind, 1.0)
-            author = author_of(sample)
+            size = len(sample.text.encode("utf-8", "replace"))
+            allowance = _allowance(sample.kind, size)
+            author, bucket = author_of(sample), bucket_of(size)
             own = max(bucket, LEAST_BUCKETS[author])
             groups[author, own, sample.kind, allowance].append(total)
             if allowance == 1:
                 groups[author, own, None, 1.0].append(total)
             if sample.family == ROLES:
-                allowance = allowances[Kind.ROLE_PLAY]
+                allowance = _allowance(Kind.ROLE_PLAY, size)
                 groups[Author.USER, bucket, Kind.ROLE_PLAY, allowance].append(total)
     return groups
+
+
+def _allowance(kind: Kind, size: int) -> float:
+    below, short = SHORT_ALLOWANCES.get(kind, (0, 0.0))
+    return short if size < below else ALLOWANCES.get(kind, 1.0)
 
 
 def _quantile(sums: Sequence[int], share: float) -> int:
