@@ -268,6 +268,31 @@ async def test_a_key_is_rotated_with_an_overlap(console: Console) -> None:
     assert [await console.status_of_request(key) for key in (old, new)] == [200, 200]
 
 
+async def test_a_price_is_set_and_a_token_made_and_revoked(console: Console) -> None:
+    """The token's text is on one page, and on none after it."""
+    async with console.window() as window:
+        page = window.page
+        await page.goto("/prices")
+        if not await page.get_by_label("Model").is_visible():
+            await page.get_by_text("Set a price").click()
+        await page.get_by_label("Model").fill("tern-*")
+        await page.get_by_label("Input", exact=True).fill("2.5")
+        await page.get_by_label("Output", exact=True).fill("10")
+        await page.get_by_role("button", name="Set", exact=True).click()
+        await expect(page.get_by_role("row", name="tern-*")).to_contain_text("$2.50")
+        await page.goto("/tokens")
+        await page.get_by_label("Name", exact=True).fill("deploy")
+        await page.get_by_label("Organization or team").fill("heron")
+        await page.get_by_role("button", name="Create the token").click()
+        secret = await page.locator("#secret").inner_text()
+        await page.get_by_role("link", name="All tokens").click()
+        await page.get_by_role("button", name="Revoke deploy").click()
+        await expect(page.get_by_role("row", name="deploy")).to_contain_text("revoked")
+
+        assert secret.startswith("ega_")
+        assert secret not in await page.content()
+
+
 async def test_a_policy_is_edited_with_completion_tried_applied_and_rolled_back(
     console: Console,
 ) -> None:
