@@ -99,7 +99,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         openapi_url=f"{API}/openapi.json",
         lifespan=_lifespan,
-        max_body_size=MAX_BODY_BYTES,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
@@ -227,7 +226,11 @@ async def _page(request: Request, problem: Problem) -> Response:
 
 
 class _Answers:
-    """Counts each answer, and gives it security headers, unless the route has set others."""
+    """Counts each answer, gives it security headers, and bounds the body of the request.
+
+    A route may set other headers. The framework's own bound would answer without any, and without
+    problem details.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: AdminMetrics, is_encrypted: bool) -> None:
         self._app = app
@@ -241,6 +244,17 @@ class _Answers:
             await self._app(scope, receive, send)
             return
 
+        length = Headers(scope=scope).get("content-length", "")
+        declared, received = int(length) if length.isdecimal() else 0, 0
+
+        async def within_bound() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if max(declared, received) > MAX_BODY_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too long")
+            return message
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -249,7 +263,7 @@ class _Answers:
                 self._count(scope, message["status"])
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        await self._app(scope, within_bound, with_headers)
 
     def _count(self, scope: Scope, status: int) -> None:
         route = _route(scope)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 from fastapi import FastAPI
@@ -84,16 +85,25 @@ def json_text(text: str) -> bytes:
     return ("".join(['"', *(f"\\u{ord(one):04x}" for one in text), '"'])).encode()
 
 
+async def _pieces() -> AsyncIterator[bytes]:
+    for _ in range(80):
+        yield b"a" * 65_536
+
+
 async def test_a_body_that_is_too_large_or_has_unknown_fields_is_refused(app: FastAPI) -> None:
     """413 before it is read whole, 422 for a mistyped field."""
     alice = await session_client(app, "admin")
     url = f"{API}/organizations/acme/teams"
 
     large = await alice.post(url, json={"name": "a" * (5 * 1024 * 1024)})
+    endless = await alice.post(url, content=_pieces())
     unknown = await alice.post(url, json={"name": "a", "model": ["gpt-4"]})
     broken = await alice.post(
         url, content=b'{"name": ', headers={"content-type": "application/json"}
     )
 
-    assert [one.status_code for one in (large, unknown, broken)] == [413, 422, 422]
+    refused = (large, endless, unknown, broken)
+    assert [one.status_code for one in refused] == [413, 413, 422, 422]
+    assert {one.headers["content-type"] for one in refused} == {"application/problem+json"}
+    assert all("content-security-policy" in one.headers for one in refused)
     assert unknown.json()["errors"][0]["in"] == "body.model"
