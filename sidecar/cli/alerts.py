@@ -19,7 +19,7 @@ from sidecar.alerts.outbox import (
     message_state,
     raise_test,
 )
-from sidecar.cli.admin_server import MAX_REMOTE, address
+from sidecar.cli.admin_server import MAX_REMOTE, AdminServer, address
 from sidecar.cli.arguments import since_or_exit
 from sidecar.cli.connection import on_connection, settings_or_exit
 from sidecar.cli.terminal import (
@@ -106,13 +106,12 @@ def send_test(
         )["message_id"],
     )
 
+    def remote(server: AdminServer) -> tuple[bool, str | None]:
+        found = server.call(dict[str, Any], "GET", address("alerts", "messages", message))
+        return found["is_delivered"], found["error"]
+
     def state() -> tuple[bool, str | None]:
-        return on_connection(
-            lambda connection: message_state(connection, message),
-            remote=lambda server: tuple(
-                server.call(dict[str, Any], "GET", address("alerts", "messages", message)).values()
-            ),
-        )
+        return on_connection(lambda connection: message_state(connection, message), remote=remote)
 
     is_delivered, error = state()
     ends_at = time.monotonic() + wait_seconds
