@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Annotated, Final, Never
 
 import asyncpg
@@ -267,7 +267,9 @@ class _Answers:
 
     def _count(self, scope: Scope, status: int) -> None:
         route = _route(scope)
-        self._metrics.answered(route, scope["method"], status)
+        # Any word can stand as a method, and each would make a series that stays.
+        method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "other"
+        self._metrics.answered(route, method, status)
         if status == HTTPStatus.UNAUTHORIZED and "authorization" in Headers(scope=scope):
             self._metrics.sign_in_refused("token")
         elif status >= HTTPStatus.BAD_REQUEST and route in _SIGN_INS:

@@ -53,17 +53,20 @@ async def test_the_schema_is_openapi_3_1_and_names_every_path(app: FastAPI) -> N
 
 
 async def test_a_scraper_with_a_token_reads_requests_and_refused_sign_ins(app: FastAPI) -> None:
-    """Routes are counted by their own path, so that no name becomes a label."""
+    """Routes are counted by their own path: no name, and no method of a stranger, is a label."""
     scraper, other = await token_client(app, "viewer"), await token_client(app, "viewer:acme")
     stranger = client_of(app, authorization="Bearer ega_no_such_token")
 
     await scraper.get(f"{API}/keys/AAAAAAAAAAA1")
     await stranger.get(f"{API}/keys")
     await client_of(app).post("/login/link", data={"token": "used"})
+    await client_of(app).request("BREW", "/coffee")
     page = (await scraper.get("/metrics")).text
 
     path = f"{API}/keys/{{key_id}}"
     assert f'requests_total{{method="GET",route="{path}",status="200"}} 1.0' in page
+    assert 'requests_total{method="other",route="-"' in page
+    assert "BREW" not in page
     assert 'egret_admin_sign_ins_refused_total{by="token"} 1.0' in page
     assert 'egret_admin_sign_ins_refused_total{by="link"} 1.0' in page
     assert (await other.get("/metrics")).status_code == 403
