@@ -138,7 +138,13 @@ class _Canary:
         return (
             *(attached, key, bodies),
             *self._at_provider(question, word, passed, seen),
-            _timing(passed),
+            ok(TIMING, "answers have server-timing")
+            if passed.is_timed
+            else warning(
+                TIMING,
+                "answers lack server-timing",
+                hint="have Envoy write it from Egret's metadata, as docs/envoy.md does",
+            ),
         )
 
     async def _send(self, text: str, *, key: str | None) -> _Answer:
@@ -199,7 +205,9 @@ class _Canary:
             {name for name, value in record.header_pairs if self.gateway.key in value}
         )
         return (
-            _redaction(is_lost=text in received),
+            failed(REDACTION, "the provider received the text that must be taken out", hint=_LOST)
+            if text in received
+            else ok(REDACTION, "the provider received the request without the text"),
             ok(UNCHANGED, "all else of the body arrived as it was sent")
             if is_same
             else warning(
@@ -310,14 +318,6 @@ _LOST: Final = (
 )
 
 
-def _redaction(*, is_lost: bool) -> Checked:
-    if is_lost:
-        return failed(
-            REDACTION, "the provider received the text that must be taken out", hint=_LOST
-        )
-    return ok(REDACTION, "the provider received the request without the text")
-
-
 def _as_answered(answer: str) -> Checked:
     """Judge by the model's own word, which no redaction of the answer changes."""
     said = re.findall(r"\b(YES|NO)\b", answer.upper())
@@ -327,16 +327,6 @@ def _as_answered(answer: str) -> Checked:
         return failed(REDACTION, "the model saw the text that must be taken out", hint=_LOST)
     return skipped(
         REDACTION, "the model's answer does not say; pass --seen-at, or another --model"
-    )
-
-
-def _timing(answer: _Answer) -> Checked:
-    if answer.is_timed:
-        return ok(TIMING, "answers have server-timing")
-    return warning(
-        TIMING,
-        "answers lack server-timing",
-        hint="have Envoy write it from Egret's metadata, as docs/envoy.md does",
     )
 
 

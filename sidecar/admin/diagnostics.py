@@ -97,10 +97,11 @@ def clock(check: str, *, server: float, sent: float, received: float) -> Checked
 CONNECTION: Final = "postgres connection"
 MIGRATIONS: Final = "postgres migrations"
 NOTIFICATIONS: Final = "postgres notifications"
+PARTITIONS: Final = "postgres usage partitions"
 _AFTER_CONNECTION: Final = (NOTIFICATIONS, "postgres clock", MIGRATIONS)
 _AFTER_MIGRATIONS: Final = (
     "postgres indexes", "postgres triggers", "postgres roles", "postgres grants",
-    "postgres usage partitions",
+    PARTITIONS,
 )  # fmt: skip
 _NOTIFY_SECONDS: Final = 2.0
 _SHOWN: Final = 5
@@ -135,7 +136,7 @@ WHERE to_regprocedure(called) IS NULL
 ORDER BY 1
 """
 
-_PARTITIONS: Final = """
+_ARE_PREPARED: Final = """
 SELECT to_regclass('usage_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')) IS NOT NULL
            AND to_regclass('usage_' || to_char(now() AT TIME ZONE 'UTC' + interval '1 month',
                                                'YYYY_MM')) IS NOT NULL AS is_prepared
@@ -182,7 +183,13 @@ async def check_postgres(
                 ),
                 await _roles(connection),
                 await _grants(connection, use=use),
-                await _partitions(connection),
+                ok(PARTITIONS, "this month and the next are prepared")
+                if await connection.fetchval(_ARE_PREPARED)
+                else warning(
+                    PARTITIONS,
+                    "this month or the next has no partition, so that usage goes to usage_default",
+                    hint="SELECT egret_prepare_usage(12)",
+                ),
             )
     except InvalidDsnError as error:
         broken = failed(CONNECTION, str(error), hint="correct it")
@@ -325,17 +332,6 @@ async def _lacking(connection: Connection, role: str, *, wanted: str) -> list[st
     )
     calls = await connection.fetch(_NOT_TO_CALL, CALLS[wanted], role)
     return [row[0] for row in (*rows, *calls)]
-
-
-async def _partitions(connection: Connection) -> Checked:
-    check = "postgres usage partitions"
-    if await connection.fetchval(_PARTITIONS):
-        return ok(check, "this month and the next are prepared")
-    return warning(
-        check,
-        "this month or the next has no partition, so that usage goes to usage_default",
-        hint="SELECT egret_prepare_usage(12)",
-    )
 
 
 USAGE: Final = "usage source"

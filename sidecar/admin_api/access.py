@@ -291,7 +291,16 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
     token = csrf_token(secret)
     if request.method not in SAFE_METHODS:
         check_origin(request, services)
-        await _check_csrf(request, token)
+        given = request.headers.get(CSRF_HEADER)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given is None and kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
+            given = (await request.form()).get(CSRF_FIELD)  # type: ignore[assignment]
+        if not (isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                "the form is not of this session",
+                hint="open the page again",
+            )
     return identity, token
 
 
@@ -310,19 +319,6 @@ def check_origin(request: Request, services: Services) -> None:
             HTTPStatus.FORBIDDEN,
             "the request does not come from a page of this site",
             hint=f"open {services.settings.admin.origin}, as EGRET_ADMIN__PUBLIC_URL says",
-        )
-
-
-async def _check_csrf(request: Request, token: str) -> None:
-    given = request.headers.get(CSRF_HEADER)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given is None and kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
-        given = (await request.form()).get(CSRF_FIELD)  # type: ignore[assignment]
-    if not (isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())):
-        raise Problem(
-            HTTPStatus.FORBIDDEN,
-            "the form is not of this session",
-            hint="open the page again",
         )
 
 

@@ -1,6 +1,5 @@
 """Routes of limits and budgets: those set at one level, and how they stand."""
 
-# ruff: noqa: FAST003 - dependencies take the parameters of paths
 from __future__ import annotations
 
 import time
@@ -8,7 +7,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from sidecar.admin import limits as administration
@@ -99,89 +98,83 @@ class BudgetState(Model):
     thresholds_passed: tuple[int, ...]
 
 
-def _organization_of_path(organization: str) -> Owner:
-    return Owner(Level.ORGANIZATION, organization)
-
-
-def _team_of_path(organization: str, team: str) -> Owner:
-    return Owner(Level.TEAM, f"{organization}/{team}")
-
-
-def _key_of_path(key_id: str) -> Owner:
-    return Owner(Level.KEY, key_id)
-
-
 _View = Annotated[Access, requires(Permission.VIEW)]
 _ManageLimits = Annotated[Access, requires(Permission.MANAGE_LIMITS)]
-_Organization = Annotated[Owner, Depends(_organization_of_path)]
-_Team = Annotated[Owner, Depends(_team_of_path)]
-_Key = Annotated[Owner, Depends(_key_of_path)]
 
 
 @router.get("/organizations/{organization}/limits")
 async def show_organization_limits(
-    access: _View, owner: _Organization, response: Response
+    access: _View, organization: str, response: Response
 ) -> LimitSet:
     """Show the limits that are set for an organization itself."""
-    return await _set_at(access, owner, response)
+    return await _set_at(access, Owner(Level.ORGANIZATION, organization), response)
 
 
 @router.put("/organizations/{organization}/limits")
 async def set_organization_limits(
     access: Annotated[Access, requires(Permission.MANAGE_ORGANIZATIONS)],
-    owner: _Organization,
+    organization: str,
     body: LimitSet,
     request: Request,
     response: Response,
 ) -> LimitSet:
     """Replace the limits of an organization."""
-    return await _replace(access, owner, body, request, response)
+    return await _replace(access, Owner(Level.ORGANIZATION, organization), body, request, response)
 
 
 @router.get("/organizations/{organization}/teams/{team}/limits")
-async def show_team_limits(access: _View, owner: _Team, response: Response) -> LimitSet:
+async def show_team_limits(
+    access: _View, organization: str, team: str, response: Response
+) -> LimitSet:
     """Show the limits that are set for a team itself."""
-    return await _set_at(access, owner, response)
+    return await _set_at(access, Owner(Level.TEAM, f"{organization}/{team}"), response)
 
 
 @router.put("/organizations/{organization}/teams/{team}/limits")
 async def set_team_limits(
-    access: _ManageLimits, owner: _Team, body: LimitSet, request: Request, response: Response
+    access: _ManageLimits,
+    organization: str,
+    team: str,
+    body: LimitSet,
+    request: Request,
+    response: Response,
 ) -> LimitSet:
     """Replace the limits of a team."""
-    return await _replace(access, owner, body, request, response)
+    return await _replace(
+        access, Owner(Level.TEAM, f"{organization}/{team}"), body, request, response
+    )
 
 
 @router.get("/keys/{key_id}/limits")
-async def show_key_limits(access: _View, owner: _Key, response: Response) -> LimitSet:
+async def show_key_limits(access: _View, key_id: str, response: Response) -> LimitSet:
     """Show the limits that are set for a key itself."""
-    return await _set_at(access, owner, response)
+    return await _set_at(access, Owner(Level.KEY, key_id), response)
 
 
 @router.put("/keys/{key_id}/limits")
 async def set_key_limits(
-    access: _ManageLimits, owner: _Key, body: LimitSet, request: Request, response: Response
+    access: _ManageLimits, key_id: str, body: LimitSet, request: Request, response: Response
 ) -> LimitSet:
     """Replace the limits of a key."""
-    return await _replace(access, owner, body, request, response)
+    return await _replace(access, Owner(Level.KEY, key_id), body, request, response)
 
 
 @router.get("/keys/{key_id}/limits/state")
-async def show_key_limit_state(access: _View, owner: _Key) -> LimitStates:
+async def show_key_limit_state(access: _View, key_id: str) -> LimitStates:
     """Show how the limits of a key, its team and its organization stand now."""
-    return await _state(access, owner)
+    return await _state(access, Owner(Level.KEY, key_id))
 
 
 @router.get("/organizations/{organization}/teams/{team}/limits/state")
-async def show_team_limit_state(access: _View, owner: _Team) -> LimitStates:
+async def show_team_limit_state(access: _View, organization: str, team: str) -> LimitStates:
     """Show how the limits of a team and its organization stand now."""
-    return await _state(access, owner)
+    return await _state(access, Owner(Level.TEAM, f"{organization}/{team}"))
 
 
 @router.get("/organizations/{organization}/limits/state")
-async def show_organization_limit_state(access: _View, owner: _Organization) -> LimitStates:
+async def show_organization_limit_state(access: _View, organization: str) -> LimitStates:
     """Show how the limits of an organization stand now."""
-    return await _state(access, owner)
+    return await _state(access, Owner(Level.ORGANIZATION, organization))
 
 
 @router.get("/limits")

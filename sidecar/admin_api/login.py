@@ -22,7 +22,7 @@ from sidecar.admin_api.access import (
     requires,
 )
 from sidecar.admin_api.problems import Problem, not_found
-from sidecar.admin_api.roles import Grant, Permission, Role
+from sidecar.admin_api.roles import Permission, Role
 from sidecar.admin_api.sign_in import (
     LOGIN_SECONDS,
     begin_login,
@@ -219,17 +219,16 @@ async def show_me(access: Annotated[Access, requires(None)]) -> Me:
     names = {row["id"]: row["name"] for row in rows}
     return Me(
         person=access.person,
-        grants=[_granted(one, names) for one in access.grants],
+        grants=[
+            GrantedRole(
+                role=grant.role,
+                organization=names.get(grant.organization_id or "", grant.organization_id),
+                team=names.get(grant.team_id or "", grant.team_id),
+                permissions=[one for one in Permission if grant.has(one)],
+            )
+            for grant in access.grants
+        ],
         csrf_token=access.csrf_token,
-    )
-
-
-def _granted(grant: Grant, names: dict[str, str]) -> GrantedRole:
-    return GrantedRole(
-        role=grant.role,
-        organization=names.get(grant.organization_id or "", grant.organization_id),
-        team=names.get(grant.team_id or "", grant.team_id),
-        permissions=[one for one in Permission if grant.has(one)],
     )
 
 

@@ -53,6 +53,16 @@ _IF_MATCH: Final[dict[str, Any]] = {
     "description": "The ETag of the object as it was read; 412 if it has changed since.",
     "schema": {"type": "string"},
 }
+_WRITE_HEADERS: Final[dict[str, Any]] = {
+    IN_FORCE_HEADER.title(): {
+        "description": "Workers, and those behind: `workers=4, behind=0`.",
+        "schema": {"type": "string"},
+    }
+}
+_DEFAULT_RESPONSE: Final[dict[str, Any]] = {
+    "description": "A problem.",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 _SECURITY: Final[dict[str, Any]] = {
     "token": {"type": "http", "scheme": "bearer", "bearerFormat": f"{TOKEN_PREFIX}…"},
     "session": {"type": "apiKey", "in": "cookie", "name": "__Host-egret"},
@@ -78,26 +88,16 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
         document["security"] = [{name: []} for name in _SECURITY]
         for operations in document["paths"].values():
             for method, operation in operations.items():
-                _complete(method, operation)
+                responses = operation["responses"]
+                responses.pop("422", None)
+                responses["default"] = _DEFAULT_RESPONSE
+                if method.upper() in SAFE_METHODS:
+                    continue
+                operation.setdefault("parameters", []).extend(_WRITE_PARAMETERS)
+                if method in {"patch", "put", "delete"}:
+                    operation["parameters"].append(_IF_MATCH)
+                for status, response in responses.items():
+                    if status.startswith("2"):
+                        response["headers"] = _WRITE_HEADERS
         app.openapi_schema = document
     return app.openapi_schema
-
-
-def _complete(method: str, operation: dict[str, Any]) -> None:
-    responses = operation["responses"]
-    responses.pop("422", None)
-    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    responses["default"] = {"description": "A problem.", "content": {MEDIA_TYPE: problem}}
-    if method.upper() in SAFE_METHODS:
-        return
-    operation.setdefault("parameters", []).extend(_WRITE_PARAMETERS)
-    if method in {"patch", "put", "delete"}:
-        operation["parameters"].append(_IF_MATCH)
-    for status, response in responses.items():
-        if status.startswith("2"):
-            response["headers"] = {
-                IN_FORCE_HEADER.title(): {
-                    "description": "Workers, and those behind: `workers=4, behind=0`.",
-                    "schema": {"type": "string"},
-                }
-            }

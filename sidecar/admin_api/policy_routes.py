@@ -23,7 +23,7 @@ from sidecar.pipeline.decide import decide
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.policy.tester import PolicyTestResult, TimedResult, run_policy_test, spans_of
+from sidecar.policy.tester import PolicyTestResult, run_policy_test, spans_of
 from sidecar.storage.postgres_policies import (
     PolicyUse,
     PolicyVersion,
@@ -275,27 +275,26 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
         policy=document.policy.name,
         decision=type(decide(result.results)).__name__.lower(),
         pass_microseconds=round(result.pass_microseconds, 1),
-        guardrails=[_verdict(subject, one) for one in result.judged],
+        guardrails=[
+            GuardrailVerdict(
+                name=guardrail.name,
+                type=guardrail.settings.guardrail_type,
+                action=guardrail.action,
+                mode=guardrail.mode,
+                verdict=one.result.verdict,
+                score=one.result.score,
+                microseconds=round(one.microseconds, 1),
+                findings=spans_of(subject, one.result),
+            )
+            for one in result.judged
+            for guardrail in (one.result.guardrail,)
+        ],
         not_asked=[one.name for one in result.not_asked],
     )
 
 
 def _run(document: str, subject: Subject, side: Stage) -> PolicyTestResult:
     return asyncio.run(run_policy_test(document, subject, side=side))
-
-
-def _verdict(subject: Subject, one: TimedResult) -> GuardrailVerdict:
-    guardrail = one.result.guardrail
-    return GuardrailVerdict(
-        name=guardrail.name,
-        type=guardrail.settings.guardrail_type,
-        action=guardrail.action,
-        mode=guardrail.mode,
-        verdict=one.result.verdict,
-        score=one.result.score,
-        microseconds=round(one.microseconds, 1),
-        findings=spans_of(subject, one.result),
-    )
 
 
 async def stored_or_404(access: Access, name: str, version: int | None) -> StoredPolicy:

@@ -190,7 +190,26 @@ async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
     if longest > MAX_SOCKET_PATH_BYTES:
         hint = "set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder"
         paths = failed(PATHS, paths.found, hint=hint)
-    return await asyncio.to_thread(_folder, folder), paths, await _stale(folder)
+    try:
+        sockets = await asyncio.to_thread(
+            lambda: sorted(
+                path
+                for path in folder.iterdir()
+                if path.name.endswith(".sock") and path.is_socket()
+            )
+        )
+    except OSError:
+        stale = skipped(STALE, f"waits for {FOLDER}")
+    else:
+        stale = ok(STALE, f"none; {len(sockets)} in use")
+        if dead := [path.name for path in sockets if not await is_alive(path)]:
+            stale = warning(
+                STALE,
+                f"no worker listens on {', '.join(dead)}",
+                hint="start those workers, or remove the files and take them out of Envoy's"
+                " endpoints",
+            )
+    return await asyncio.to_thread(_folder, folder), paths, stale
 
 
 def _folder(folder: Path) -> Checked:
@@ -212,25 +231,3 @@ def _folder(folder: Path) -> Checked:
             hint=f"chmod o-w {folder}",
         )
     return ok(FOLDER, f"{folder}, mode {stat.S_IMODE(mode):04o}")
-
-
-async def _stale(folder: Path) -> Checked:
-    try:
-        sockets = await asyncio.to_thread(
-            lambda: sorted(
-                path
-                for path in folder.iterdir()
-                if path.name.endswith(".sock") and path.is_socket()
-            )
-        )
-    except OSError:
-        return skipped(STALE, f"waits for {FOLDER}")
-    dead = [path for path in sockets if not await is_alive(path)]
-    if dead:
-        names = ", ".join(path.name for path in dead)
-        return warning(
-            STALE,
-            f"no worker listens on {names}",
-            hint="start those workers, or remove the files and take them out of Envoy's endpoints",
-        )
-    return ok(STALE, f"none; {len(sockets)} in use")

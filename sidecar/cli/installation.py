@@ -56,11 +56,11 @@ from sidecar.cli.installation_server import (
     export_there,
 )
 from sidecar.cli.policy_change import (
-    MAX_NOTE_CHARACTERS,
     DryRunOption,
     NoteOption,
     YesOption,
     check_expressions,
+    check_note,
     print_code,
 )
 from sidecar.cli.terminal import (
@@ -143,7 +143,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     if schema:
         sys.stdout.write(installation_schema_text())
         return
-    _check_note(why)
+    check_note(why)
     if SERVER.get() is not None:
         there = _files_there(files, file_set, secrets, metrics_file, prune=prune)
         apply_there(there, why=why, output=output, yes=yes, is_dry=dry_run, no_wait=no_wait)
@@ -180,12 +180,6 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
         print_json(_document(plan, applied=True))
     if plan.changes:
         note(f"This {wait_for_workers(no_wait=no_wait, policies=_versions(plan))}.")
-
-
-def _check_note(why: str | None) -> None:
-    if why is not None and not 0 < len(why) <= MAX_NOTE_CHARACTERS:
-        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
-        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
 
 
 def _wait_for_new_policies(step: InstallationPlan, *, no_wait: bool) -> str:

@@ -118,9 +118,7 @@ def carry_out(
 
     With `--server` by *request*; otherwise the policies are those that *read* returns.
     """
-    if manner.note is not None and not 0 < len(manner.note) <= MAX_NOTE_CHARACTERS:
-        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
-        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
+    check_note(manner.note)
     is_remote = SERVER.get() is not None
     documents: Sequence[PolicyDocument] = ()
     stored: Sequence[StoredPolicy] = ()
@@ -134,10 +132,12 @@ def carry_out(
         show_plan(planned)
     if changes and not is_remote:
         names = {one.name for one in changes}
-        changed = [one for one in documents if one.policy.name in names]
-        check_expressions({manner.source: changed}, stored=stored)
+        new = [one for one in documents if one.policy.name in names]
+        check_expressions({manner.source: new}, stored=stored)
     if changes and not manner.dry_run:
-        _confirm(changes, manner)
+        if not manner.yes:
+            changed = "this change" if len(changes) == 1 else f"these {len(changes)} changes"
+            ask(f"Apply {changed}?", can_ask=manner.source != str(STANDARD_STREAM))
         if is_remote:
             request.send(note=manner.note, shown=planned, wait=not manner.no_wait)
         else:
@@ -154,6 +154,13 @@ def carry_out(
         words = wait_for_workers(no_wait=manner.no_wait, policies=versions)
         for name, version in versions.items():
             note(f"{name}: version {version} {words}")
+
+
+def check_note(text: str | None) -> None:
+    """Exit if the note of a change is empty or too long."""
+    if text is not None and not 0 < len(text) <= MAX_NOTE_CHARACTERS:
+        hint = f"write at most {MAX_NOTE_CHARACTERS} characters"
+        fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
 
 
 def check_expressions(
@@ -220,9 +227,3 @@ def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
     for fault in faults:
         note(f"{source}: {fault}")
     fail(f"{source} holds no valid policies", hint="correct the faults above; nothing was changed")
-
-
-def _confirm(changes: Sequence[PlannedPolicy], manner: Manner) -> None:
-    if not manner.yes:
-        changed = "this change" if len(changes) == 1 else f"these {len(changes)} changes"
-        ask(f"Apply {changed}?", can_ask=manner.source != str(STANDARD_STREAM))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -84,10 +84,6 @@ def differences(entry: AuditEntry) -> list[tuple[str, str, str]]:
     ]
 
 
-def _utc(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
-
-
 @cache
 def _static(name: str) -> str:
     """Return the address of a static file; a new content has a new address."""
@@ -95,30 +91,23 @@ def _static(name: str) -> str:
     return f"/static/{name}?{digest[:12]}"
 
 
-def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("sidecar.console"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "visible": visible,
-        "money": money,
-        "count": lambda value: f"{value:,}",
-        "utc": _utc,
-        "differences": differences,
-        "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
-        "query": lambda values: urlencode(
-            {k: v for k, v in values.items() if v not in (None, "")}
-        ),
-    }
-    made.globals["static"] = _static
-    return made
-
-
-_ENVIRONMENT: Final = _environment()
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("sidecar.console"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "visible": visible,
+    "money": money,
+    "count": lambda value: f"{value:,}",
+    "utc": lambda at: at.astimezone(UTC).strftime("%Y-%m-%d %H:%M"),
+    "differences": differences,
+    "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
+    "query": lambda values: urlencode({k: v for k, v in values.items() if v not in (None, "")}),
+}
+_ENVIRONMENT.globals["static"] = _static
 
 
 def render(
