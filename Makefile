@@ -149,7 +149,7 @@ sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requir
 	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
 	build/sbom/bin/cyclonedx-py requirements requirements/$(REQUIREMENTS).txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
 
-dist: $(DEV_STAMP) $(HELM_STAMP) sbom ## Build into build/dist: wheels, image (PYTHON_IMAGE; Podman or Buildah), chart, SBOM, checksums
+dist: $(DEV_STAMP) $(HELM_STAMP) sbom client ## Build into build/dist: wheels, image (PYTHON_IMAGE; Podman or Buildah), chart, SBOM, checksums
 	$(PY) -m deploy.distribution build --python-image "$(PYTHON_IMAGE)" --envoy-digest "$(ENVOY_DIGEST)" --image-options="$(IMAGE_OPTIONS)"
 
 dist-test: $(DEV_STAMP) $(HELM_STAMP) ## Install each part of build/dist in a new place and use it; the wheels by egret demo

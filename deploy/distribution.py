@@ -3,9 +3,10 @@
     python -m deploy.distribution build [--python-image IMAGE@sha256:…] [--envoy-digest sha256:…]
     python -m deploy.distribution test
 
-`build` writes both wheels with their pinned requirements, the image as an OCI archive (with Podman
-or Buildah), the chart with the digests of its images, the SBOM, and SHA256SUMS. `test` installs
-each in a new place outside the checkout and uses it; for the wheels that is `egret demo`.
+`build` writes the wheels of Egret and its tools with their pinned requirements, the wheel of the
+client as `make client` generates it, the image as an OCI archive (with Podman or Buildah), the
+chart with the digests of its images, the SBOM, and SHA256SUMS. `test` installs each in a new place
+outside the checkout and uses it; for the wheels that is `egret demo`.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def build(*, python_image: str, envoy_digest: str, image_options: str = "") -> N
     """Write everything to `build/dist`."""
     shutil.rmtree(DIST, ignore_errors=True)
     DIST.mkdir(parents=True)
-    for project in (".", "tools"):
+    for project in (".", "tools", "clients/python"):
         run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", DIST, project)
     for source, name in REQUIREMENTS.items():
         shutil.copyfile(ROOT / "requirements" / source, DIST / name)
@@ -165,12 +166,13 @@ def check_sums(folder: Path) -> None:
 
 
 def check_wheels(place: Path) -> None:
-    """Install both wheels in a new environment and send requests through the whole stack."""
+    """Install the wheels in a new environment and send requests through the whole stack."""
     venv.create(place / "venv", with_pip=True)
     python = place / "venv" / "bin" / "python"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     run(*pip, "--require-hashes", "-r", DIST / REQUIREMENTS["tools.txt"], cwd=place)
     run(*pip, "--no-deps", *sorted(DIST.glob("*.whl")), cwd=place)
+    run(python, "-c", "import egret_admin_client", cwd=place)
     egret = place / "venv" / "bin" / "egret"
     version = run(egret, "--version", cwd=place)
     if __version__ not in version:

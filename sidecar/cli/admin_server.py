@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
 from sidecar.cli.arguments import SERVER
-from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint
+from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint, note
 from sidecar.domain.limits import Level
 from sidecar.settings.sections import inherited_environment, is_loopback
 
@@ -23,7 +24,7 @@ _API: Final = "/api/v1"
 _SECONDS: Final = 60.0
 """More than the server waits for workers."""
 _REFUSED: Final = 400
-MAX_REMOTE: Final = 1_000
+MAX_ROWS: Final = 1_000
 """The most objects of one answer."""
 _IN_FORCE: Final = re.compile(r"workers=(\d+), behind=(\d+)")
 _STATE: ContextVar[str] = ContextVar("in_force", default="")
@@ -157,17 +158,26 @@ class AdminServer:
             fail("the server is of another version", hint="use its version of egret", code=FAILED)
 
     def pages(
-        self, kind: type[Shown], path: str, *, query: Mapping[str, Any] | None = None
+        self,
+        kind: type[Shown],
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        most: int = sys.maxsize,
     ) -> Iterator[Shown]:
-        """Yield the objects of all pages of a list."""
-        after: str | None = None
+        """Yield the objects of all pages of a list, or the first *most*."""
         adapter = TypeAdapter(list[kind])  # type: ignore[valid-type]
-        while True:
-            page = self.call(dict[str, Any], "GET", path, query={**(query or {}), "after": after})
-            yield from adapter.validate_python(page["items"])
-            after = page["next"]
-            if after is None:
+        wanted = dict(query or {})
+        left = most
+        while left > 0:
+            wanted["limit"] = min(left, MAX_ROWS)
+            page = self.call(dict[str, Any], "GET", path, query=wanted)
+            items = adapter.validate_python(page["items"])[:left]
+            yield from items
+            if page["next"] is None:
                 return
+            wanted["after"] = page["next"]
+            left -= len(items)
 
 
 def _refuse(document: object, status: int) -> None:
@@ -200,6 +210,13 @@ def admin_server() -> AdminServer:
             code=WRONG_USAGE,
         )
     return AdminServer(url, token)
+
+
+def most_rows(limit: int) -> int:
+    """Return *limit*, or with a warning the most rows of an answer, for a list without pages."""
+    if limit > MAX_ROWS:
+        note(f"warning: a server lists {MAX_ROWS:,} rows at most; a shorter --since shows all")
+    return min(limit, MAX_ROWS)
 
 
 def words_in_force(*, no_wait: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -19,9 +20,9 @@ from sidecar.alerts.outbox import (
     message_state,
     raise_test,
 )
-from sidecar.cli.admin_server import MAX_REMOTE, AdminServer, address
-from sidecar.cli.arguments import since_or_exit
-from sidecar.cli.connection import on_connection, settings_or_exit
+from sidecar.cli.admin_server import AdminServer, address, most_rows
+from sidecar.cli.arguments import SERVER, since_or_exit
+from sidecar.cli.connection import on_connection, on_database, on_server, settings_or_exit
 from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
@@ -31,6 +32,8 @@ from sidecar.cli.terminal import (
     note,
     print_rows,
 )
+from sidecar.settings.stores import PostgresSettings
+from sidecar.storage.pool import connect
 
 alerts = typer.Typer(no_args_is_help=True, help="Alerts: routes, tests and history.")
 
@@ -39,6 +42,9 @@ _ROUTES: Final = (
 )  # fmt: skip
 _HISTORY: Final = ("raised_at", "severity", "rule", "summary", "route", "state", "at", "error")
 _WAITS_SECONDS: Final = 1.0
+
+State = tuple[bool, str | None]
+"""Whether a message was delivered, and the error of its last attempt."""
 
 
 @alerts.command("run")
@@ -106,18 +112,26 @@ def send_test(
         )["message_id"],
     )
 
-    def remote(server: AdminServer) -> tuple[bool, str | None]:
-        found = server.call(dict[str, Any], "GET", address("alerts", "messages", message))
-        return found["is_delivered"], found["error"]
+    async def outcome(state: Callable[[], Awaitable[State]]) -> State:
+        ends_at = time.monotonic() + wait_seconds
+        while True:
+            is_delivered, error = await state()
+            if is_delivered or error is not None or time.monotonic() >= ends_at:
+                return is_delivered, error
+            await asyncio.sleep(_WAITS_SECONDS)
 
-    def state() -> tuple[bool, str | None]:
-        return on_connection(lambda connection: message_state(connection, message), remote=remote)
+    async def here(settings: PostgresSettings) -> State:
+        async with connect(settings) as connection:
+            return await outcome(lambda: message_state(connection, message))
 
-    is_delivered, error = state()
-    ends_at = time.monotonic() + wait_seconds
-    while not is_delivered and error is None and time.monotonic() < ends_at:
-        time.sleep(_WAITS_SECONDS)
-        is_delivered, error = state()
+    def there(server: AdminServer) -> State:
+        async def state() -> State:
+            found = server.call(dict[str, Any], "GET", address("alerts", "messages", message))
+            return found["is_delivered"], found["error"]
+
+        return asyncio.run(outcome(state))
+
+    is_delivered, error = on_database(here) if SERVER.get() is None else on_server(there)
     if is_delivered:
         note(f"The test was delivered: {message}.")
     elif error is not None:
@@ -150,7 +164,7 @@ def history(
             list[HistoryEntry],
             "GET",
             "/alerts",
-            query={"since": began, "organization": org, "limit": min(limit, MAX_REMOTE)},
+            query={"since": began, "organization": org, "limit": most_rows(limit)},
         ),
     )
     rows = [

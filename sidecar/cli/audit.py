@@ -6,14 +6,12 @@ import asyncio
 import dataclasses
 import sys
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Annotated, Final
 
 import orjson
 import typer
 
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries
-from sidecar.cli.admin_server import MAX_REMOTE
 from sidecar.cli.arguments import since_or_exit
 from sidecar.cli.connection import on_connection, on_database
 from sidecar.cli.terminal import Output, OutputOption, Row, ends_quietly, print_json, print_rows
@@ -53,13 +51,10 @@ def list_entries(
         "since": wanted.since or EARLIEST,
         "object_type": object_type,
         "object_id": object_id,
-        "limit": min(limit, MAX_REMOTE),
     }
     found = on_connection(
         lambda connection: audit_entries(connection, wanted),
-        remote=lambda server: tuple(
-            islice(server.pages(AuditEntry, "/audit", query=query), limit)
-        ),
+        remote=lambda server: tuple(server.pages(AuditEntry, "/audit", query=query, most=limit)),
     )
     if output is Output.JSON:
         print_json(found)

@@ -10,7 +10,7 @@ import typer
 
 from sidecar.admin.finding_reports import FindingSum, finding_sums, recorded_requests
 from sidecar.admin.usage_reports import UsageSum
-from sidecar.cli.admin_server import MAX_REMOTE, AdminServer
+from sidecar.cli.admin_server import AdminServer, most_rows
 from sidecar.cli.arguments import since_or_exit
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
@@ -65,7 +65,7 @@ def audit(
             "since": start,
             "policy": policy,
             "by_team": by_team,
-            "limit": min(limit, MAX_REMOTE),
+            "limit": most_rows(limit),
         }
         sums = server.call(list[FindingSum], "GET", "/findings", query=query)
         usage = server.call(list[UsageSum], "GET", "/usage", query={"since": start})

@@ -23,7 +23,7 @@ from sidecar.admin.keys import (
 )
 from sidecar.admin.keys import list_keys as list_page
 from sidecar.admin.owners import AS_IT_IS
-from sidecar.cli.admin_server import MAX_REMOTE, AdminServer, address, team_address
+from sidecar.cli.admin_server import AdminServer, address, team_address
 from sidecar.cli.arguments import MomentError, parse_moment, parse_span_ahead
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
@@ -216,14 +216,6 @@ class CreatedKey:
     replaces: Key | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPage:
-    """A page of keys as the API returns it."""
-
-    items: tuple[Key, ...]
-    next: str | None
-
-
 _COLUMNS: Final = (
     "key_id", "name", "team", "state", "expires_at", "policy", "allowed_models", "created_at",
 )  # fmt: skip
@@ -310,10 +302,9 @@ def list_keys(
     )
 
     def remote(server: AdminServer) -> Page:
-        query = asdict(listing) | {"within": None, "limit": min(limit, MAX_REMOTE)}
-        query["state"] = None if state is None else state.value
-        found = server.call(KeyPage, "GET", "/keys", query=query)
-        return Page(found.items, has_more=found.next is not None)
+        query = asdict(listing) | {"within": None, "state": None if state is None else state.value}
+        found = tuple(server.pages(Key, "/keys", query=query, most=limit + 1))
+        return Page(found[:limit], has_more=len(found) > limit)
 
     page = on_connection(lambda connection: list_page(connection, listing), remote=remote)
     print_rows([key_row(key) for key in page.keys], columns=_COLUMNS, output=output)

@@ -1,15 +1,17 @@
-"""The command tree: one table of all commands and groups, each with the place of its code.
+"""The command tree, from `commands.tsv`: all commands and groups, each with the place of its code.
 
-Only commands that the command line names are imported: all take a second, one a third of that.
+Only commands that the command line names are imported; of others the help has the table's summary.
 Commands of egret-tools, a distribution of its own, are imported only here, by their names: without
 it they report the way to install it.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import sys
 from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Annotated, Any, Final
 
@@ -22,56 +24,20 @@ from sidecar.cli.arguments import ACTOR, SERVER
 from sidecar.cli.terminal import WRONG_USAGE, fail, fail_without_tools
 from sidecar.settings.sections import inherited_environment
 
+_TABLE: Final = importlib.resources.files("sidecar.cli").joinpath("commands.tsv")
 COMMANDS: Final = {
-    "up": "egret_tools.cli.up:up",
-    "demo": "egret_tools.cli.up:demo",
-    "serve": "sidecar.cli.serve:serve",
-    "migrate": "sidecar.cli.serve:migrate",
-    "doctor": "sidecar.cli.doctor:doctor",
-    "health": "sidecar.cli.health:health",
-    "lint": "egret_tools.cli.lint:lint",
-    "conformance": "egret_tools.cli.conformance:conformance",
-    "top": "egret_tools.cli.top:top",
-    "logs": "egret_tools.cli.logs:logs",
-    "replay": "egret_tools.cli.replay:replay",
-    "bench": "egret_tools.cli.bench:bench",
-    "apply": "sidecar.cli.installation:apply",
-    "diff": "sidecar.cli.installation:diff",
-    "export": "sidecar.cli.installation:export",
-    "orgs": "sidecar.cli.owners:orgs",
-    "teams": "sidecar.cli.owners:teams",
-    "keys": "sidecar.cli.keys:keys",
-    "keys set": "sidecar.cli.keys:set_",
-    "keys import": "sidecar.cli.key_transfer:import_",
-    "keys export": "sidecar.cli.key_transfer:export",
-    "limits": "sidecar.cli.limits:limits",
-    "limits show": "sidecar.cli.limits:show",
-    "budget": "sidecar.cli.budget:budget",
-    "guardrails": "sidecar.cli.guardrails:guardrails",
-    "guardrails audit": "sidecar.cli.guardrail_audit:audit",
-    "policy": "sidecar.cli.policy:policy",
-    "policy bind": "sidecar.cli.policy:bind",
-    "policy unbind": "sidecar.cli.policy:unbind",
-    "policy history": "sidecar.cli.policy_versions:history",
-    "policy rollback": "sidecar.cli.policy_versions:rollback",
-    "policy lint": "sidecar.cli.policy:advise",
-    "policy schema": "sidecar.cli.policy:schema",
-    "policy promote": "sidecar.cli.policy_versions:promote",
-    "policy demote": "sidecar.cli.policy_versions:demote",
-    "usage": "sidecar.cli.usage:usage",
-    "price": "sidecar.cli.price:price",
-    "alerts": "sidecar.cli.alerts:alerts",
-    "audit": "sidecar.cli.audit:audit",
-    "batch": "sidecar.cli.batch:batch",
-    "admin": "sidecar.cli.admin:admin",
-    "envoy": "egret_tools.cli.envoy:envoy",
+    name: (place, summary)
+    for line in _TABLE.read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+    for name, place, summary in (line.split("\t"),)
 }
-"""Every command and group in the order of the help, with the place of its code.
+"""Every command and group: the place of its code, and its line in the help.
 
 A group is a `typer.Typer`, whose module adds most of its commands; a name of two words adds a
 command from another place to it.
 """
 _TOOLS: Final = "egret_tools"
+_NOT_INSTALLED: Final = "Not installed: a part of egret-tools."
 _AFTER_COMMAND: Final = "egret.after_command"
 _COMPLETE: Final = "_EGRET_COMPLETE"
 _COMPLETED: Final = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
@@ -144,8 +110,8 @@ def _command(name: str) -> Any:
     Raises:
         ModuleNotFoundError: egret-tools, or a package that it needs, is not installed.
     """
-    found = resolve_name(COMMANDS[name])
-    for path, place in COMMANDS.items():
+    found = resolve_name(COMMANDS[name][0])
+    for path, (place, _) in COMMANDS.items():
         group, _, command = path.partition(" ")
         if group == name and command:
             found.command(command)(resolve_name(place))
@@ -157,7 +123,7 @@ def _add_hint(tree: typer.Typer, name: str, missing: str) -> None:
 
     @tree.command(
         name,
-        help="Not installed: a part of egret-tools.",
+        help=_NOT_INSTALLED,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
@@ -165,13 +131,12 @@ def _add_hint(tree: typer.Typer, name: str, missing: str) -> None:
         fail_without_tools(f"egret {name}", missing)
 
 
-def command_tree(words: Iterable[str] = ()) -> typer.Typer:
-    """Return the commands that *words*, a command line, may name; all if it names none.
+def command_tree(words: Iterable[str] | None = None) -> typer.Typer:
+    """Return the commands; of those that *words*, a command line, do not name only the summary.
 
-    A word counts wherever it stands: `--as policy keys list` gets both, and the parser decides.
+    Without *words* all can run. A word counts wherever it stands: `--as policy keys list` names
+    both, and the parser decides.
     """
-    every = [name for name in COMMANDS if " " not in name]
-    named = set(words).intersection(every) or every
     tree = typer.Typer(
         name="egret",
         cls=_Commands,
@@ -180,13 +145,19 @@ def command_tree(words: Iterable[str] = ()) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     tree.callback()(_root)
-    for name in every:
+    named = COMMANDS if words is None else {*words}
+    for name, (place, summary) in COMMANDS.items():
+        if " " in name:
+            continue
+        is_tool = place.startswith(_TOOLS)
         if name not in named:
+            is_here = not is_tool or find_spec(_TOOLS) is not None
+            tree.command(name, help=summary if is_here else _NOT_INSTALLED)(lambda: None)
             continue
         try:
             command = _command(name)
         except ModuleNotFoundError as error:
-            if not COMMANDS[name].startswith(_TOOLS):
+            if not is_tool:
                 raise
             _add_hint(tree, name, (error.name or "").partition(".")[0])
             continue
@@ -203,17 +174,4 @@ def run() -> None:
     environment = inherited_environment()
     if _COMPLETE in environment:  # a shell completes a command line, which is in a variable
         words = " ".join(environment.get(name, "") for name in _COMPLETED).split()
-        words += begun(words)
     command_tree(words)(prog_name="egret")
-
-
-def begun(words: list[str]) -> list[str]:
-    """Return the commands to import beside those of *words*, whose last one a shell completes.
-
-    Without words the shell asks for its script, which is the same whatever is imported.
-    """
-    if not words:
-        return ["health"]
-    if {*words} & {*COMMANDS}:
-        return []
-    return [name for name in COMMANDS if name.startswith(words[-1]) and " " not in name]

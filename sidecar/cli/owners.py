@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Final, Generic, TypeVar
 
@@ -64,6 +64,124 @@ TeamArgument = Annotated[
 _COLUMNS: Final = ("id", "enabled", "policy", "allowed_models", "created_at")
 
 
+_Owner = TypeVar("_Owner", Organization, Team)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owners(Generic[_Owner]):
+    """Organizations or teams: changes of one, in the database or with `--server` by the API."""
+
+    word: str
+    kind: type[_Owner]
+    address: Callable[[str], str]
+    find_id: Callable[[Connection, str], Awaitable[str]]
+
+    def create(
+        self,
+        create: Callable[[Connection], Awaitable[_Owner]],
+        every: Callable[[Connection], Awaitable[Sequence[_Owner]]] | None,
+        *,
+        place: str,
+        body: Mapping[str, object],
+        output: Output,
+    ) -> None:
+        """Create an owner; if its name is taken, show the one among *every* that has it."""
+        is_new = True
+
+        def remote(server: AdminServer) -> _Owner:
+            nonlocal is_new
+            try:
+                return server.call(self.kind, "POST", place, body=body)
+            except ExistsAlreadyError:
+                if every is None:
+                    raise
+                is_new = False
+                return server.call(self.kind, "GET", place + address(str(body["name"])))
+
+        async def work(connection: Connection) -> _Owner:
+            nonlocal is_new
+            try:
+                async with connection.transaction():
+                    return await create(connection)
+            except ExistsAlreadyError:
+                if every is None:
+                    raise
+                is_new = False
+                return next(one for one in await every(connection) if one.name == body["name"])
+
+        print_record(_row(on_connection(work, remote=remote)), output=output)
+        if not is_new:
+            note("It exists already; nothing was changed.")
+
+    def change(
+        self,
+        name: str,
+        work: Callable[[Connection], Awaitable[_Owner]],
+        body: Mapping[str, object],
+        *,
+        output: Output,
+        no_wait: bool,
+    ) -> None:
+        """Change an owner, print it, and wait for the workers."""
+        changed = on_connection(
+            work,
+            notice=lambda one: self._notice(one.id),
+            remote=lambda server: server.call(
+                self.kind, "PATCH", self.address(name), body=body, wait=not no_wait
+            ),
+        )
+        print_record(_row(changed), output=output)
+        note(f"This {wait_for_workers(no_wait=no_wait)}.")
+
+    def delete(self, name: str, *, cascades: bool, yes: bool, no_wait: bool) -> None:
+        """Delete an owner; ask first, with the number of objects that are deleted with it."""
+        if not yes:
+
+            async def count(connection: Connection) -> Dependents:
+                return await administration.dependents(
+                    connection, await self.find_id(connection, name)
+                )
+
+            found = on_connection(
+                count,
+                remote=lambda server: server.call(
+                    Dependents, "GET", f"{self.address(name)}/dependents"
+                ),
+            )
+            if cascades and not found.are_none:
+                ask(f"Delete {self.word} {name} with {administration.described(found)}?")
+            elif found.are_none:
+                ask(f"Delete {self.word} {name}?")
+
+        async def work(connection: Connection) -> tuple[str, Dependents]:
+            owner_id = await self.find_id(connection, name)
+            return owner_id, await administration.delete_owner(
+                connection, owner_id, cascades=cascades
+            )
+
+        def remote(server: AdminServer) -> tuple[str, Dependents]:
+            query = {"cascade": cascades}
+            place = self.address(name)
+            return "", server.call(Dependents, "DELETE", place, query=query, wait=not no_wait)
+
+        _, deleted = on_connection(work, notice=lambda done: self._notice(done[0]), remote=remote)
+        with_ = "" if deleted.are_none else f" with {administration.described(deleted)}"
+        words = wait_for_workers(no_wait=no_wait)
+        note(f"Deleted {self.word} {name}{with_}. This {words}.")
+
+    def _notice(self, owner_id: str) -> ChangeNotice:
+        return ChangeNotice(keys=(f"{self.word}:{owner_id}",))
+
+
+_ORGANIZATIONS: Final = _Owners(
+    "organization",
+    Organization,
+    lambda name: address("organizations", name),
+    administration.find_organization_id,
+)
+_TEAMS: Final = _Owners("team", Team, team_address, administration.find_team_id)
+
+
 @orgs.command("create")
 def create_organization(
     name: Annotated[str, typer.Argument(help="Lower case, for example acme.")],
@@ -77,15 +195,11 @@ def create_organization(
     Example: egret orgs create acme --policy strict
     """
     rules = rules_from(model, policy)
-
-    async def found(connection: Connection) -> Organization:
-        every = await administration.organizations(connection)
-        return next(one for one in every if one.name == name)
-
-    _create(
+    _ORGANIZATIONS.create(
         lambda connection: administration.create_organization(connection, name, rules=rules),
-        found if if_missing else None,
-        Remote(Organization, ("organizations",), (name,), {"name": name, **asdict(rules)}),
+        administration.organizations if if_missing else None,
+        place=address("organizations"),
+        body={"name": name, **asdict(rules)},
         output=output,
     )
 
@@ -104,9 +218,10 @@ def change_organization(
     Example: egret orgs set acme --name acme-labs --model 'gpt-*'
     """
     change = _change(new_name, model, any_model=any_model)
-    _changed(
+    _ORGANIZATIONS.change(
+        name,
         lambda connection: administration.change_organization(connection, name, change),
-        _patch(Organization, address("organizations", name), _fields(change), no_wait=no_wait),
+        _body(change),
         output=output,
         no_wait=no_wait,
     )
@@ -123,14 +238,7 @@ def delete_organization(
 
     Example: egret orgs delete acme --cascade
     """
-    _delete(
-        f"organization {name}",
-        lambda connection: administration.find_organization_id(connection, name),
-        lambda: address("organizations", name),
-        cascades=cascade,
-        yes=yes,
-        no_wait=no_wait,
-    )
+    _ORGANIZATIONS.delete(name, cascades=cascade, yes=yes, no_wait=no_wait)
 
 
 @orgs.command("list")
@@ -182,22 +290,15 @@ def create_team(
     Example: egret teams create search --org acme --model 'gpt-*'
     """
     rules = rules_from(model, policy)
-
-    async def found(connection: Connection) -> Team:
-        every = await administration.teams(connection, organization=org)
-        return next(one for one in every if one.name == name)
-
-    _create(
+    _TEAMS.create(
         lambda connection: administration.create_team(
             connection, name, organization=org, rules=rules
         ),
-        found if if_missing else None,
-        Remote(
-            Team,
-            ("organizations", org, "teams"),
-            (name,),
-            {"name": name, **asdict(rules)},
-        ),
+        (lambda connection: administration.teams(connection, organization=org))
+        if if_missing
+        else None,
+        place=address("organizations", org, "teams"),
+        body={"name": name, **asdict(rules)},
         output=output,
     )
 
@@ -216,9 +317,10 @@ def change_team(
     Example: egret teams set acme/search --name find --any-model
     """
     change = _change(new_name, model, any_model=any_model)
-    _changed(
+    _TEAMS.change(
+        team,
         lambda connection: administration.change_team(connection, team, change),
-        _patch(Team, lambda: team_address(team), _fields(change), no_wait=no_wait),
+        _body(change),
         output=output,
         no_wait=no_wait,
     )
@@ -235,14 +337,7 @@ def delete_team(
 
     Example: egret teams delete acme/search --cascade
     """
-    _delete(
-        f"team {team}",
-        lambda connection: administration.find_team_id(connection, team),
-        lambda: team_address(team),
-        cascades=cascade,
-        yes=yes,
-        no_wait=no_wait,
-    )
+    _TEAMS.delete(team, cascades=cascade, yes=yes, no_wait=no_wait)
 
 
 @teams.command("list")
@@ -284,94 +379,23 @@ def enable_team(
 
 
 def _switch_organization(name: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
-    _changed(
+    _ORGANIZATIONS.change(
+        name,
         lambda connection: administration.switch_organization(connection, name, enabled=enabled),
-        _patch(
-            Organization, address("organizations", name), {"enabled": enabled}, no_wait=no_wait
-        ),
+        {"enabled": enabled},
         output=output,
         no_wait=no_wait,
     )
 
 
 def _switch_team(team: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
-    _changed(
+    _TEAMS.change(
+        team,
         lambda connection: administration.switch_team(connection, team, enabled=enabled),
-        _patch(Team, lambda: team_address(team), {"enabled": enabled}, no_wait=no_wait),
+        {"enabled": enabled},
         output=output,
         no_wait=no_wait,
     )
-
-
-_Owner = TypeVar("_Owner", Organization, Team)
-
-
-@dataclass(frozen=True, slots=True)
-class Remote(Generic[_Owner]):
-    """An owner to create by the API: its type, the path of its list, its name there, its body."""
-
-    kind: type[_Owner]
-    path: tuple[str, ...]
-    name: tuple[str, ...]
-    body: Mapping[str, object]
-
-
-def _patch(
-    kind: type[_Owner],
-    place: str | Callable[[], str],
-    body: Mapping[str, object],
-    *,
-    no_wait: bool,
-) -> Callable[[AdminServer], _Owner]:
-    """Return the change of an owner by the API."""
-    return lambda server: server.call(
-        kind, "PATCH", place if isinstance(place, str) else place(), body=body, wait=not no_wait
-    )
-
-
-def _fields(change: OwnerChange) -> Mapping[str, object]:
-    """Return the fields that change, as the API takes them."""
-    fields: dict[str, object] = {} if change.name is None else {"name": change.name}
-    if not isinstance(change.allowed_models, Unchanged):
-        fields["allowed_models"] = change.allowed_models
-    return fields
-
-
-def _create(
-    create: Callable[[Connection], Awaitable[_Owner]],
-    find: Callable[[Connection], Awaitable[_Owner]] | None,
-    there: Remote[_Owner],
-    *,
-    output: Output,
-) -> None:
-    """Create an owner; if its name is taken, show the one that *find* returns."""
-    is_new = True
-
-    def remote(server: AdminServer) -> _Owner:
-        nonlocal is_new
-        path = address(*there.path)
-        try:
-            return server.call(there.kind, "POST", path, body=there.body)
-        except ExistsAlreadyError:
-            if find is None:
-                raise
-            is_new = False
-            return server.call(there.kind, "GET", path + address(*there.name))
-
-    async def work(connection: Connection) -> _Owner:
-        nonlocal is_new
-        try:
-            async with connection.transaction():
-                return await create(connection)
-        except ExistsAlreadyError:
-            if find is None:
-                raise
-            is_new = False
-            return await find(connection)
-
-    print_record(_row(on_connection(work, remote=remote)), output=output)
-    if not is_new:
-        note("It exists already; nothing was changed.")
 
 
 def _change(name: str | None, model: list[str] | None, *, any_model: bool) -> OwnerChange:
@@ -381,59 +405,12 @@ def _change(name: str | None, model: list[str] | None, *, any_model: bool) -> Ow
     return OwnerChange(name=name, allowed_models=models)
 
 
-def _changed(
-    work: Callable[[Connection], Awaitable[_Owner]],
-    remote: Callable[[AdminServer], _Owner],
-    *,
-    output: Output,
-    no_wait: bool,
-) -> None:
-    changed = on_connection(work, notice=lambda one: _notice(one.id), remote=remote)
-    print_record(_row(changed), output=output)
-    note(f"This {wait_for_workers(no_wait=no_wait)}.")
-
-
-def _notice(owner_id: str) -> ChangeNotice:
-    level = "team" if owner_id.startswith(administration.TEAM_ID) else "organization"
-    return ChangeNotice(keys=(f"{level}:{owner_id}",))
-
-
-def _delete(
-    name: str,
-    find: Callable[[Connection], Awaitable[str]],
-    place: Callable[[], str],
-    *,
-    cascades: bool,
-    yes: bool,
-    no_wait: bool,
-) -> None:
-    """Delete an owner; ask first, with the number of objects that are deleted with it."""
-    if not yes:
-
-        async def count(connection: Connection) -> Dependents:
-            return await administration.dependents(connection, await find(connection))
-
-        found = on_connection(
-            count, remote=lambda server: server.call(Dependents, "GET", f"{place()}/dependents")
-        )
-        if cascades and not found.are_none:
-            ask(f"Delete {name} with {administration.described(found)}?")
-        elif found.are_none:
-            ask(f"Delete {name}?")
-
-    async def work(connection: Connection) -> tuple[str, str]:
-        owner_id = await find(connection)
-        deleted = await administration.delete_owner(connection, owner_id, cascades=cascades)
-        return owner_id, "" if deleted.are_none else f" with {administration.described(deleted)}"
-
-    def remote(server: AdminServer) -> tuple[str, str]:
-        deleted = server.call(
-            Dependents, "DELETE", place(), query={"cascade": cascades}, wait=not no_wait
-        )
-        return "", "" if deleted.are_none else f" with {administration.described(deleted)}"
-
-    _, with_ = on_connection(work, notice=lambda one: _notice(one[0]), remote=remote)
-    note(f"Deleted {name}{with_}. This {wait_for_workers(no_wait=no_wait)}.")
+def _body(change: OwnerChange) -> Mapping[str, object]:
+    """Return the fields that change, as the API takes them."""
+    body: dict[str, object] = {} if change.name is None else {"name": change.name}
+    if not isinstance(change.allowed_models, Unchanged):
+        body["allowed_models"] = change.allowed_models
+    return body
 
 
 Parsed = TypeVar("Parsed")

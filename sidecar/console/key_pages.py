@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -192,23 +192,15 @@ async def shown(request: Request, access: _View, key_id: str) -> HTMLResponse:
 @router.post("/keys/{key_id}/revoke")
 async def revoke(request: Request, access: _Manage, key_id: str) -> Response:
     """Revoke a key for good."""
-    return await _changed(
-        request,
-        access,
-        await attempt(access, lambda: revoke_key(access.connection, key_id)),
-        key_id,
-    )
+    return await _change(request, access, key_id, lambda: revoke_key(access.connection, key_id))
 
 
 @router.post("/keys/{key_id}/switch")
 async def switch(request: Request, access: _Manage, key_id: str) -> Response:
     """Disable a key, or enable it again."""
     enabled = (await read_fields(request)).get("enabled") == "yes"
-    return await _changed(
-        request,
-        access,
-        await attempt(access, lambda: switch_key(access.connection, key_id, enabled=enabled)),
-        key_id,
+    return await _change(
+        request, access, key_id, lambda: switch_key(access.connection, key_id, enabled=enabled)
     )
 
 
@@ -217,11 +209,8 @@ async def expire(request: Request, access: _Manage, key_id: str) -> Response:
     """Set how long a key stays good from now."""
     lifetime = EXPIRIES.get((await read_fields(request)).get("expires", NEVER))
     at = None if lifetime is None else datetime.now(UTC) + lifetime
-    return await _changed(
-        request,
-        access,
-        await attempt(access, lambda: expire_key(access.connection, key_id, at=at)),
-        key_id,
+    return await _change(
+        request, access, key_id, lambda: expire_key(access.connection, key_id, at=at)
     )
 
 
@@ -241,7 +230,7 @@ async def change(request: Request, access: _Manage, key_id: str) -> Response:
         )
         return await change_key(access.connection, key_id, change=wanted)
 
-    return await _changed(request, access, await attempt(access, work), key_id)
+    return await _change(request, access, key_id, work)
 
 
 @router.post("/keys/{key_id}/policy")
@@ -252,11 +241,8 @@ async def bind(
 ) -> Response:
     """Bind a policy to a key, or none."""
     policy = (await read_fields(request)).get("policy") or None
-    return await _changed(
-        request,
-        access,
-        await attempt(access, lambda: bind_key(access.connection, key_id, policy=policy)),
-        key_id,
+    return await _change(
+        request, access, key_id, lambda: bind_key(access.connection, key_id, policy=policy)
     )
 
 
@@ -293,12 +279,13 @@ async def rotate(request: Request, access: _Manage, key_id: str) -> Response:
     )
 
 
-async def _changed(
-    request: Request, access: Access, result: Key | Refusal, key_id: str
+async def _change(
+    request: Request, access: Access, key_id: str, work: Callable[[], Awaitable[Key]]
 ) -> Response:
-    """Go back to the key's page, which watches the workers, or show the refusal there."""
-    if isinstance(result, Refusal):
-        return await _page(request, access, key_id, refusal=result)
+    """Change a key and go back to its page, which watches the workers or shows the refusal."""
+    changed = await attempt(access, work)
+    if isinstance(changed, Refusal):
+        return await _page(request, access, key_id, refusal=changed)
     return see_change(f"/keys/{key_id}", access.changed(keys=[key_id]))
 
 

@@ -67,6 +67,33 @@ async def test_keys_are_administered_by_the_server(
     assert shown.json["state"] == "revoked"
 
 
+async def test_more_rows_than_an_answer_has_are_read_page_by_page(
+    by_server: ByServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a warning for lists that have no pages."""
+    await by_server("orgs", "create", "acme")
+    for name in ("one", "three", "two"):
+        await by_server("teams", "create", name, "--org", "acme")
+        await by_server("keys", "create", "--team", "acme/one", "--name", name)
+    monkeypatch.setattr("sidecar.cli.admin_server.MAX_ROWS", 2)
+    teams = await by_server("teams", "list", "--output", "json")
+    keys = await by_server("keys", "list", "--limit", "3", "--output", "json")
+    first = await by_server("keys", "list", "--limit", "2", "--output", "json")
+    rest = await by_server("keys", "list", "--after", first.json[-1]["key_id"], "-o", "json")
+    audit = await by_server("audit", "list", "--limit", "5", "--output", "json")
+    alerts = await by_server("alerts", "history", "--limit", "3")
+    findings = await by_server("guardrails", "audit", "--limit", "3")
+
+    assert [one["team"] for one in teams.json] == ["acme/one", "acme/three", "acme/two"]
+    assert [one["name"] for one in keys.json] == ["one", "three", "two"]
+    assert ([one["name"] for one in first.json], keys.err) == (["one", "three"], "")
+    assert f"there are more: --after {first.json[-1]['key_id']}" in first.err
+    assert [one["name"] for one in rest.json] == ["two"]
+    assert len(audit.json) == 5
+    for limited in (alerts, findings):
+        assert "warning: a server lists 2 rows at most" in limited.err
+
+
 POLICY = """\
 name: strict
 guardrails:

@@ -70,7 +70,7 @@ def test_a_test_waits_until_the_service_has_delivered_it(
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         apply(egret, tmp_path, route_text(url=receiver.url))
         delivered = egret("alerts", "test", "ops")
         receiver.status = 410

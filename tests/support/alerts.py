@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -71,18 +73,24 @@ async def leak(connection: Connection, policy: str) -> None:
 class AlertReceiver:
     """A receiver that checks signatures and keeps each body by its id."""
 
-    port: int = 0
     status: int = 204
     seconds: float = 0.0
     bodies: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     received: asyncio.Event = field(default_factory=asyncio.Event)
+    _held: socket.socket = field(default_factory=socket.socket)
+    """Never listens, but keeps the port for times without a listener."""
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self._held.close)
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._held.bind(("127.0.0.1", 0))
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}/alerts"
+        return f"http://127.0.0.1:{self._held.getsockname()[1]}/alerts"
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -103,8 +111,8 @@ class AlertReceiver:
         application.router.add_post("/alerts", take)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        self.port = runner.addresses[0][1]
+        host, port = self._held.getsockname()
+        await web.TCPSite(runner, host, port, reuse_port=True).start()
         try:
             yield
         finally:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
+from typer import Typer
 from typer.testing import CliRunner
 
 from sidecar import __version__
-from sidecar.cli.main import COMMANDS, begun, command_tree
+from sidecar.cli.main import COMMANDS, command_tree
 from sidecar.settings.sections import inherited_environment
 
 IMPORTED = """
@@ -16,7 +19,8 @@ import sys
 from sidecar import __version__
 from sidecar.cli.main import command_tree
 command_tree(sys.argv[1:])
-print(*sorted(name for name in sys.modules if name.startswith("sidecar.cli.")))
+modules = sorted(sys.modules)
+print(*(name for name in modules if name.startswith(("sidecar.cli.", "egret_tools."))))
 """
 
 
@@ -63,6 +67,20 @@ def test_a_command_does_not_wait_for_the_import_of_others() -> None:
     )
 
 
+def test_help_a_mistyped_command_and_completion_import_no_command() -> None:
+    """The table has all that they show."""
+    assert imported("--help", "ke", "keyz").isdisjoint({"sidecar.cli.keys", "egret_tools.cli.up"})
+
+
+def test_the_table_quotes_the_first_paragraph_of_each_command() -> None:
+    """The help of one command begins with the line that the help of all has."""
+    for name, (place, summary) in COMMANDS.items():
+        found = resolve_name(place)
+        group = found.info.help if isinstance(found, Typer) else None
+        text = group or (inspect.getdoc(found) or "").partition("\n\n")[0]
+        assert summary == ("" if " " in name else " ".join(text.split())), name
+
+
 @pytest.mark.parametrize(
     "words", [("--as", "policy", "keys", "--help"), ("--as", "me", "keys", "--help")]
 )
@@ -106,7 +124,7 @@ def test_a_word_that_no_database_takes_is_named(words: tuple[str, ...], said: st
     assert ran.stderr.startswith(said)
 
 
-TOOLS = sorted(name for name, place in COMMANDS.items() if place.startswith("egret_tools."))
+TOOLS = sorted(name for name, (place, _) in COMMANDS.items() if place.startswith("egret_tools."))
 
 
 def test_commands_of_the_tools_are_those_that_no_worker_needs() -> None:
@@ -181,12 +199,3 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
 
     offered = dict(line.split(": ") for line in done.stdout.splitlines())
     assert {line: set(found.split()) for line, found in offered.items()} == COMPLETED, done.stderr
-
-
-def test_no_other_commands_are_imported_to_complete_one() -> None:
-    """A shell waits for it at each press of the key."""
-    assert {line: begun(line.split()) for line in ("egret li", "egret keys l", "egret ")} == {
-        "egret li": ["lint", "limits"],
-        "egret keys l": [],
-        "egret ": [],
-    }
