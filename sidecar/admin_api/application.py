@@ -122,9 +122,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(login.router)
     app.include_router(login.log_out_router)
     app.add_api_route("/healthz", _health, include_in_schema=False)
-    for kind in _EXPECTED:
-        app.add_exception_handler(kind, _answer_problem)
-    app.add_exception_handler(Exception, _answer_fault)
+    for kind in (*_EXPECTED, Exception):
+        app.add_exception_handler(kind, _answer)
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
     app.include_router(_router)
     app.add_middleware(_Answers, metrics=metrics, is_encrypted=settings.admin.is_encrypted)
@@ -187,20 +186,6 @@ async def _health() -> Response:
     return PlainTextResponse("ok\n")
 
 
-async def _answer_problem(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
-    return (
-        await _answer_fault(request, error) if problem is None else await _page(request, problem)
-    )
-
-
-async def _answer_fault(request: Request, error: Exception) -> Response:
-    get_logger().error(LogEvent.ADMIN_FAILED, path=_route(request.scope), exc_info=error)
-    return await _page(
-        request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in Egret; see its log")
-    )
-
-
 def _route(scope: Scope) -> str:
     """Return the route's own path: names in the request's may be long, or of people."""
     path = getattr(scope.get("route"), "path", None)
@@ -211,8 +196,12 @@ def _route(scope: Scope) -> str:
     return f"{API}{path}" if is_below else str(path)
 
 
-async def _page(request: Request, problem: Problem) -> Response:
+async def _answer(request: Request, error: Exception) -> Response:
     """Return problem details to a program, a page to a person, the login without a session."""
+    problem = problem_of(error)
+    if problem is None:
+        get_logger().error(LogEvent.ADMIN_FAILED, path=_route(request.scope), exc_info=error)
+        problem = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a fault in Egret; see its log")
     if request.url.path.startswith("/api/") or "authorization" in request.headers:
         return problem.response()
     if problem.status == HTTPStatus.UNAUTHORIZED and request.method in SAFE_METHODS:

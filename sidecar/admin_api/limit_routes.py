@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
@@ -69,6 +69,29 @@ class LimitState(Model):
     resets_at: datetime | None = None
     source: administration.Source | None = None
 
+    @classmethod
+    def of(cls, holder: Holder, limit: Limit, live: LiveLimit | None = None) -> Self:
+        """Return a limit, with its use if it is known."""
+        resets_at = None if live is None else live.resets_at
+        return cls(
+            id=limit.id,
+            level=limit.level,
+            owner=holder.name,
+            limit=shown(limit),
+            measure=limit.measure,
+            window=limit.window,
+            amount=limit.amount,
+            burst=limit.burst,
+            models=limit.models,
+            operations=limit.operations,
+            time_zone=limit.time_zone,
+            room=None if live is None else live.room,
+            used=None if live is None else live.used,
+            remaining=None if live is None else live.remaining,
+            resets_at=None if resets_at is None else _moment(resets_at),
+            source=None if live is None else live.source,
+        )
+
 
 class LimitStates(Model):
     """Limits that hold for one owner; `away` says why the shared counts are not known, if so."""
@@ -96,6 +119,29 @@ class BudgetState(Model):
     projected_usd: str | None
     runs_out_at: datetime | None
     thresholds_passed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, one: SpentBudget) -> Self:
+        """Return the state of a budget with the spend of its period."""
+        limit, period = one.limit, one.period
+        return cls(
+            id=limit.id,
+            level=limit.level,
+            owner=one.holder.name,
+            owner_id=one.holder.id,
+            time_zone=limit.time_zone,
+            limit=shown(limit),
+            window=limit.window,
+            models=limit.models,
+            operations=limit.operations,
+            starts_at=_moment(period.start),
+            resets_at=_moment(period.end),
+            amount_usd=_dollars(limit.amount),
+            spent_usd=_dollars(one.spent),
+            projected_usd=None if period.projected is None else _dollars(period.projected),
+            runs_out_at=None if period.runs_out_at is None else _moment(period.runs_out_at),
+            thresholds_passed=tuple(thresholds_passed(one.spent, limit.amount)),
+        )
 
 
 _View = Annotated[Access, requires(Permission.VIEW)]
@@ -186,7 +232,7 @@ async def list_limits(
     owner = await _chosen(access, organization)
     found = await administration.holders_of_limits(access.connection, owner)
     return [
-        _limit_state(holder, limit)
+        LimitState.of(holder, limit)
         for holder in found
         for limit in holder.limits
         if access.allows(Permission.VIEW, holder.organization_id, holder.team_id)
@@ -207,7 +253,7 @@ async def list_budgets(
     owner = await _chosen(access, organization, team, key)
     found = await administration.spent_budgets(access.connection, owner, now=time.time())
     return [
-        _budget_state(one)
+        BudgetState.of(one)
         for one in found
         if access.allows(Permission.VIEW, one.holder.organization_id, one.holder.team_id)
     ]
@@ -287,51 +333,7 @@ async def _state(access: Access, owner: Owner) -> LimitStates:
         connection, access.settings.valkey, holders, now=time.time()
     )
     return LimitStates(
-        limits=[_limit_state(one.holder, one.limit, one) for one in found.limits], away=found.away
-    )
-
-
-def _limit_state(holder: Holder, limit: Limit, live: LiveLimit | None = None) -> LimitState:
-    resets_at = None if live is None else live.resets_at
-    return LimitState(
-        id=limit.id,
-        level=limit.level,
-        owner=holder.name,
-        limit=shown(limit),
-        measure=limit.measure,
-        window=limit.window,
-        amount=limit.amount,
-        burst=limit.burst,
-        models=limit.models,
-        operations=limit.operations,
-        time_zone=limit.time_zone,
-        room=None if live is None else live.room,
-        used=None if live is None else live.used,
-        remaining=None if live is None else live.remaining,
-        resets_at=None if resets_at is None else _moment(resets_at),
-        source=None if live is None else live.source,
-    )
-
-
-def _budget_state(one: SpentBudget) -> BudgetState:
-    limit, period = one.limit, one.period
-    return BudgetState(
-        id=limit.id,
-        level=limit.level,
-        owner=one.holder.name,
-        owner_id=one.holder.id,
-        time_zone=limit.time_zone,
-        limit=shown(limit),
-        window=limit.window,
-        models=limit.models,
-        operations=limit.operations,
-        starts_at=_moment(period.start),
-        resets_at=_moment(period.end),
-        amount_usd=_dollars(limit.amount),
-        spent_usd=_dollars(one.spent),
-        projected_usd=None if period.projected is None else _dollars(period.projected),
-        runs_out_at=None if period.runs_out_at is None else _moment(period.runs_out_at),
-        thresholds_passed=tuple(thresholds_passed(one.spent, limit.amount)),
+        limits=[LimitState.of(one.holder, one.limit, one) for one in found.limits], away=found.away
     )
 
 

@@ -288,7 +288,27 @@ def show(
             " records of usage, of the rest nothing is known"
         )
     if output is Output.JSON:
-        print_json([_limit_show_row(one) for one in found.limits])
+        rows = [
+            {
+                "level": limit.level.value,
+                "whose": live.holder.name,
+                "limit": shown(limit),
+                "measure": limit.measure.value,
+                "window": limit.window.value,
+                "models": limit.models,
+                "operations": limit.operations,
+                "time_zone": limit.time_zone,
+                "amount": limit.amount,
+                "at_once": live.room,
+                "used": live.used,
+                "remaining": live.remaining,
+                "resets_at": live.resets_at and datetime.fromtimestamp(live.resets_at, UTC),
+                "source": live.source.value,
+            }
+            for live in found.limits
+            for limit in (live.limit,)
+        ]
+        print_json(rows)
     else:
         console().print(_table(found.limits, now=now))
         if any(one.room != one.limit.amount for one in found.limits):
@@ -296,26 +316,6 @@ def show(
                 "at once: the burst, the most that a second or minute allows at one time; it"
                 " refills evenly. Set it with --burst."
             )
-
-
-def _limit_show_row(live: LiveLimit) -> Row:
-    limit, resets_at = live.limit, live.resets_at
-    return {
-        "level": limit.level.value,
-        "whose": live.holder.name,
-        "limit": shown(limit),
-        "measure": limit.measure.value,
-        "window": limit.window.value,
-        "models": limit.models,
-        "operations": limit.operations,
-        "time_zone": limit.time_zone,
-        "amount": limit.amount,
-        "at_once": live.room,
-        "used": live.used,
-        "remaining": live.remaining,
-        "resets_at": None if resets_at is None else datetime.fromtimestamp(resets_at, UTC),
-        "source": live.source.value,
-    }
 
 
 def _table(found: tuple[LiveLimit, ...], *, now: float) -> Table:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Self
 
 from sidecar.admin.limits import (
     Holder,
@@ -51,6 +51,32 @@ class LimitBar:
     is_from_records: bool
     is_at_once: bool
 
+    @classmethod
+    def of(cls, live: LiveLimit, *, now: float) -> Self:
+        """Return the bar of a limit as it stands."""
+        limit, used = live.limit, live.used
+        share = None if used is None else (used / live.room if live.room else 1.0)
+        forecast = None if used is None else forecast_of(limit, used, now=now)
+        resets_at = live.resets_at
+        return cls(
+            level=limit.level.value,
+            whose=live.holder.name,
+            kind=shown(limit).partition("=")[0],
+            limit=shown(limit),
+            scope=shown_for(limit),
+            used=None if used is None else shown_amount(limit.measure, used),
+            room=shown_amount(limit.measure, live.room),
+            share=share,
+            forecast=None if forecast is None or not live.room else forecast / live.room,
+            forecast_amount=None
+            if forecast is None
+            else shown_amount(limit.measure, round(forecast)),
+            resets_in=None if resets_at is None else shown_span(max(0.0, resets_at - now)),
+            resets_at=None if resets_at is None else datetime.fromtimestamp(resets_at, UTC),
+            is_from_records=live.source is Source.RECORDS,
+            is_at_once=live.room != limit.amount,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LimitBars:
@@ -75,30 +101,7 @@ async def bars_of(
     """Return the limits of *holders*, who belong to one organization."""
     now = time.time()
     found: LiveLimits = await live_limits(connection, settings.valkey, holders, now=now)
-    return LimitBars([_bar(one, now) for one in found.limits], found.away)
-
-
-def _bar(live: LiveLimit, now: float) -> LimitBar:
-    limit, used = live.limit, live.used
-    share = None if used is None else (used / live.room if live.room else 1.0)
-    forecast = None if used is None else forecast_of(limit, used, now=now)
-    resets_at = live.resets_at
-    return LimitBar(
-        level=limit.level.value,
-        whose=live.holder.name,
-        kind=shown(limit).partition("=")[0],
-        limit=shown(limit),
-        scope=shown_for(limit),
-        used=None if used is None else shown_amount(limit.measure, used),
-        room=shown_amount(limit.measure, live.room),
-        share=share,
-        forecast=None if forecast is None or not live.room else forecast / live.room,
-        forecast_amount=None if forecast is None else shown_amount(limit.measure, round(forecast)),
-        resets_in=None if resets_at is None else shown_span(max(0.0, resets_at - now)),
-        resets_at=None if resets_at is None else datetime.fromtimestamp(resets_at, UTC),
-        is_from_records=live.source is Source.RECORDS,
-        is_at_once=live.room != limit.amount,
-    )
+    return LimitBars([LimitBar.of(one, now=now) for one in found.limits], found.away)
 
 
 def forecast_of(limit: Limit, used: int, *, now: float) -> float | None:

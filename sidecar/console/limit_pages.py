@@ -44,9 +44,10 @@ async def listed(
     names = {one.id: one.name for one in await organizations(connection, within=within)}
     owner = Owner(Level.ORGANIZATION, organization) if organization in names.values() else None
     by_organization: defaultdict[str, list[Holder]] = defaultdict(list)
-    for holder in await _visible(access, await holders_of_limits(connection, owner), within):
-        # Its name, as the person may view no more of it than a team.
-        by_organization[holder.name.partition("/")[0]].append(holder)
+    for holder in await holders_of_limits(connection, owner):
+        if access.allows(Permission.VIEW, holder.organization_id, holder.team_id):
+            # By its name, as the person may view no more of it than a team.
+            by_organization[holder.name.partition("/")[0]].append(holder)
     shown = sorted(by_organization)[:MOST_ORGANIZATIONS]
     return render(
         request,
@@ -62,27 +63,6 @@ async def listed(
         has_more=len(by_organization) > len(shown),
         has_prices=await has_prices(connection),
     )
-
-
-async def _visible(
-    access: Access, holders: tuple[Holder, ...], within: tuple[str, ...] | None
-) -> list[Holder]:
-    """Leave out owners that the person may not view: other teams of the organization."""
-    if within is None:
-        return list(holders)
-    ids = defaultdict(set)
-    for holder in holders:
-        ids[holder.level].add(holder.id)
-    rows = await access.connection.fetch(
-        "SELECT k.public_id, k.team_id FROM api_keys AS k WHERE k.public_id = ANY($1)",
-        list(ids[Level.KEY]),
-    )
-    teams = {row["public_id"]: row["team_id"] for row in rows}
-    return [
-        one
-        for one in holders
-        if one.organization_id in within or one.id in within or teams.get(one.id) in within
-    ]
 
 
 @router.post("/organizations/{organization}/limits")

@@ -25,10 +25,11 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
-TIMEOUT_SECONDS: Final = 2.0
+TIMEOUT_SECONDS: Final = 2
+"""Of checks that time out; others have time enough on a busy machine."""
+AMPLE_SECONDS: Final = 30
+"""Half as long as a server takes that is slow or trickles."""
 AT_A_TIME: Final = 12
-LATE: Final = 1.5
-"""Of the time limit: what a check that is cut off, and all around it, may take."""
 _GUARDRAILS: Final = re.compile(r"guardrails;dur=([0-9.]+)")
 
 
@@ -64,9 +65,10 @@ class Case:
             "llm_judge": ", model: m, rubric: r",
             "grpc": f", headers: {{fault: {self.fault}, case: {self.guardrail}}}",
         }
+        timeout = TIMEOUT_SECONDS if self.error_type == "timeout" else AMPLE_SECONDS
         return (
             f"  - {{name: {self.guardrail}, type: {self.type}, models: [{self.guardrail}], "
-            f"url: '{self._url(servers)}', timeout: {TIMEOUT_SECONDS}s, "
+            f"url: '{self._url(servers)}', timeout: {timeout}s, "
             f"on_error: {self.on_error}, action: {self.action}{more.get(self.type, '')}}}\n"
         )
 
@@ -228,8 +230,7 @@ def _wrong(case: Case, path: str, answer: Answer) -> str | None:
     found = _GUARDRAILS.search(answer.headers["server-timing"])
     assert found is not None
     seconds = float(found[1]) / 1000
-    most = TIMEOUT_SECONDS * (LATE if case.error_type == "timeout" else 1.0)
-    return None if seconds < most else f"{case} {path}: took {seconds} s"
+    return None if seconds < AMPLE_SECONDS else f"{case} {path}: took {seconds} s"
 
 
 @pytest.mark.parametrize("cases", [WEBHOOK, OTHERS], ids=["webhook", "other_types"])
