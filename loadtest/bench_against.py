@@ -58,6 +58,8 @@ GO_FIGURE: Final = f"{GO}.c16.worker_cpu_us"
 GO_BESIDE: Final = "h2corn"
 """The server of REV beside which the Go server is measured, once a round."""
 GO_RATIO: Final = f"h2corn.c16.cpu_of_{GO}"
+PINNED: Final = ("tools.txt", "embedded.txt", "dev.txt")
+"""Files of `requirements` with all that a side runs; revisions have one of the first two."""
 FLOOR: Final = Path(__file__).parent / "go" / "floor.go"
 LONG_BODY_BYTES: Final = 64 * 1024
 C1: Final = Load("c1", 1)
@@ -150,6 +152,35 @@ def check_out(revision: str) -> Path:
         _git("worktree", "prune")
         _git("worktree", "add", "--detach", "--force", str(place), commit)
     return place
+
+
+def own_python(checkout: Path) -> str:
+    """Return a Python of this version with the packages that *checkout* pins.
+
+    It is beside the checkout; one that is there is used again.
+
+    Raises:
+        LoadError: they cannot be installed.
+    """
+    place = checkout.with_name(
+        f"{checkout.name}-{sys.version_info.major}.{sys.version_info.minor}"
+    )
+    done = place / ".done"
+    if not done.exists():
+        requirements = next(
+            path for name in PINNED if (path := checkout / "requirements" / name).exists()
+        )
+        python = str(place / "bin" / "python")
+        options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "-r")
+        for command in (
+            (sys.executable, "-m", "venv", "--clear", str(place)),
+            (python, "-m", "pip", "install", *options, str(requirements)),
+        ):
+            run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            if run.returncode:
+                raise LoadError(f"packages of {checkout.name}: {run.stderr[-2000:]}")
+        done.touch()
+    return str(place / "bin" / "python")
 
 
 def build_floor() -> Path | None:
@@ -247,10 +278,16 @@ async def _measure(
         run_directory(Path(place) / "run") as run,
     ):
         console.print("Starting both sides …")
+        python = await asyncio.to_thread(own_python, rev)
         # The long bodies are all the same: a table of known messages would know them.
         sides = (
             *(
-                Side(f"{REV}.{engine}", rev, settings={"EGRET_SERVER__ENGINE": engine})
+                Side(
+                    f"{REV}.{engine}",
+                    rev,
+                    settings={"EGRET_SERVER__ENGINE": engine},
+                    python=python,
+                )
                 for engine in engines
             ),
             Side(NEW, ROOT, settings={TABLE_SETTING: "0"}),

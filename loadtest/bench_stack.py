@@ -59,7 +59,8 @@ class Side:
     """A checkout. Its name begins the names of its gateways and databases.
 
     *settings* are variables of its workers, *workers* their number unless it is the stack's. By a
-    *session_header* Envoy sends all requests of a session to one worker.
+    *session_header* Envoy sends all requests of a session to one worker. *python* runs its
+    programs, with the packages that this checkout pins.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Side:
     settings: Mapping[str, str] = field(default_factory=dict)
     workers: int | None = None
     session_header: str = ""
+    python: str = sys.executable
 
     @property
     def database(self) -> str:
@@ -90,7 +92,7 @@ class Side:
             LoadError: it failed.
         """
         done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", "sidecar", *words],
+            [self.python, "-m", "sidecar", *words],
             env=self.environment(settings),
             input=given,
             capture_output=True,
@@ -104,8 +106,8 @@ class Side:
 
     def check(self) -> None:
         """Raise `LoadError` unless Python finds the code of this checkout."""
-        done = subprocess.run(
-            [sys.executable, "-c", "import sidecar; print(sidecar.__file__)"],
+        done = subprocess.run(  # noqa: S603 - our own program
+            [self.python, "-c", "import sidecar; print(sidecar.__file__)"],
             env=self.environment({}),
             capture_output=True,
             text=True,
@@ -318,7 +320,7 @@ class _Starter:
         }
         program = Program(
             part=f"Workers of {name}",
-            command=(sys.executable, "-m", "sidecar", "serve"),
+            command=(side.python, "-m", "sidecar", "serve"),
             log=place / "workers.log",
             environment=side.environment(settings),
             grace_seconds=20,
