@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import reduce
 from typing import Final
 
 import hyperscan
@@ -146,19 +144,19 @@ class TermSearch:
         *has_rare* all count everywhere.
         """
         concepts = {name: number for number, name in enumerate(CONCEPTS)}
-        self._combined: dict[int, int] = {}
+        self._combined: dict[tuple[int, ...], int] = {}
         self._known: dict[int, tuple[int, ...]] = {}
         numbered: list[tuple[str, int]] = []
-        used = 0
+        used: set[int] = set()
         for index, name in enumerate(names):
             if parts := CONCEPT.findall(name):
-                mask = reduce(operator.or_, (1 << concepts[one] for one in parts))
-                self._combined[mask] = index
-                used |= mask
+                together = {concepts[one] for one in parts}
+                self._combined |= dict.fromkeys(itertools.permutations(together), index)
+                used |= together
             else:
                 numbered.append((_expression(name), index))
         for name, number in concepts.items():
-            if used >> number & 1:
+            if number in used:
                 found = sorted({_expression(word) for word in CONCEPTS[name]})
                 numbered += [
                     (one, FIRST_CONCEPT + number)
@@ -226,11 +224,18 @@ class TermSearch:
 
     def _terms_of(self, near: int) -> tuple[int, ...]:
         """Return the terms of a concept with up to three before it, the nearest lowest."""
-        own, *others = (1 << (near >> shift & _NONE) for shift in (0, 7, 14, 21))
-        before = [one for one in others if one not in {own, 1 << _NONE}]
-        masks = [own, *(own | one for one in before)]
-        masks += [own | one | other for one, other in itertools.combinations(before, 2)]
-        terms = tuple([self._combined[mask] for mask in masks if mask in self._combined])
+        own, first = near & _NONE, near >> 7 & _NONE
+        second, third = near >> 14 & _NONE, near >> 21
+        keys: list[tuple[int, ...]] = [(own,)]
+        if first != _NONE:
+            keys.append((own, first))
+        if second != _NONE:
+            keys.append((own, second))
+        if third != _NONE:
+            keys += (own, third), (own, first, second), (own, first, third), (own, second, third)
+        elif second != _NONE:
+            keys.append((own, first, second))
+        terms = tuple([self._combined[one] for one in keys if one in self._combined])
         if len(self._known) < _MOST_KNOWN:
             self._known[near] = terms
         return terms
