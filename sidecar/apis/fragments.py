@@ -46,7 +46,7 @@ _MESSAGE_OPENINGS: Final = (b'{"role"', b'{"content"')
 another: OpenAI's begins with the role, and with the content."""
 
 _SPACE: Final = b" \t\r\n"
-_BETWEEN: Final = frozenset(b" \t\r\n,")
+_BETWEEN: Final = _SPACE + b","
 _MAX_GAP: Final = 64
 """Bytes of a comma and the blanks around it; with more, fewer fragments are found."""
 
@@ -223,11 +223,10 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> Iterator[int]:
             break
         if not body.startswith(openings, at):
             continue
-        before = body[max(at - _MAX_GAP, start) : at]
-        left = before.rstrip(b" \t\r\n,")
-        if left.endswith(b"}") and len(left) < len(before):
+        end = body.rfind(b"}", max(at - _MAX_GAP, start), at) + 1
+        if end and end < at and not body[end:at].strip(_BETWEEN):
             ends += 1
-            yield at - len(before) + len(left)
+            yield end
 
 
 def elements_of(body: bytes, value: Span) -> Span | None:

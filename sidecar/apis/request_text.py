@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from operator import methodcaller
 from typing import Final
 
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
@@ -74,6 +75,10 @@ _WORD_FIELDS: Final = frozenset({"type", "role"})
 _JOINED_FIELDS: Final = frozenset({"text", "content"})
 """Where the text of a message stands; its pieces reach the model as one."""
 
+_OBJECT: Final = frozenset({dict})
+_content_of: Final = methodcaller("get", "content")
+_tools_of: Final = methodcaller("get", "tools")
+
 
 class TextExtractor:
     """One pass over a document; `parts`, `unscanned` and `runs` are its result.
@@ -132,15 +137,20 @@ class TextExtractor:
                 self._number(value, role)
         if reading is not None:
             named = {name: document[name] for name in VALUE_FIELDS.intersection(document)}
-            if isinstance(messages := document.get(reading.list_field or ""), list):
-                # Those that may define a tool: most messages are one text.
+            messages = document.get(reading.list_field or "")
+            if isinstance(messages, list) and (  # at the speed of C: most of them are one text
+                not _OBJECT.issuperset(map(type, messages))
+                or any(map(_tools_of, messages))
+                or list in map(type, map(_content_of, messages))
+            ):
                 named[reading.list_field or ""] = [
                     one
                     for one in messages
                     if isinstance(one, dict)
                     and ("tools" in one or isinstance(one.get("content"), list))
                 ]
-            reading.names_models = next(further_models(named), None) is not None
+            if named:
+                reading.names_models = next(further_models(named), None) is not None
 
     def _value(
         self, key: str, value: JsonValue, role: str, place: _Place, reading: Reading
@@ -194,6 +204,9 @@ class TextExtractor:
         within messages have no *reading*.
         """
         parts, unscanned = self.parts, self.unscanned
+        # Without known fragments there are no stand-ins, and mostly the first element is noted.
+        meeting = reading if reading is not None and reading.known else None
+        noting = reading
         speaker: str | None = None
         for message in items:
             if not isinstance(message, dict):
@@ -201,12 +214,12 @@ class TextExtractor:
                     reading.is_mixed = True
                 self._list(key, [message], role, place)  # a list of texts, each by itself
                 continue
-            if reading is not None and isinstance(number := message.get(reading.mark), int):
-                reading.met.append(Met(number, len(parts), is_in_list=True))
-                known = reading.known[number]
+            if meeting is not None and isinstance(number := message.get(meeting.mark), int):
+                meeting.met.append(Met(number, len(parts), is_in_list=True))
+                known = meeting.known[number]
                 first, last = known.first_speaker, known.last_speaker
-                reading.has_seam |= speaker is not None and first == speaker
-                reading.elements.append(Element(len(parts), len(unscanned), first, last))
+                meeting.has_seam |= speaker is not None and first == speaker
+                meeting.elements.append(Element(len(parts), len(unscanned), first, last))
                 unscanned += known.unscanned
                 speaker, self._run = last, None
                 continue
@@ -219,8 +232,11 @@ class TextExtractor:
             elif self._run is None and reading is not None:
                 reading.has_seam = True
             speaker = None if is_alone else now
-            if reading is not None and (reading.is_bundled or not reading.elements):
-                reading.elements.append(Element(len(parts), len(unscanned), speaker, speaker))
+            if noting is not None:
+                if noting.is_bundled or not noting.elements:
+                    noting.elements.append(Element(len(parts), len(unscanned), speaker, speaker))
+                else:
+                    noting = None
             self._object(message, now, place)
             if len(self.parts) > MAX_PARTS:
                 break

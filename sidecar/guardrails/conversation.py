@@ -8,11 +8,11 @@ Where they could differ from one search of everything, everything is searched.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter, itemgetter
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from blake3 import blake3
 
@@ -248,30 +248,30 @@ class Conversation:
         """
         if not self._reading.met:
             return results
-        search = self._search_of(results)
-        start, end = Element(0, 0, None, None), Element(len(self.subject.parts), 0, None, None)
-        whole = search.entry(start, end, (0, 0), known=self._known())
+        search, most = self._search_of(results), self.scan.most
+        known, end = self._known(), len(self.subject.parts)
+        findings, values = search.findings(0, end, known), search.values(0, end, known)
         joined: list[GuardrailResult] = []
         is_blocked = False
         for number, result in enumerate(results):
             passing, guardrail = self.scan.passing[number], result.guardrail
-            findings = whole.findings[number] if whole.findings else ()
-            value = whole.values[number] if whole.values else 0.0
+            found = findings[number] if findings else ()
+            value = values[number] if values else 0.0
             if result.error_type is not None:
                 joined.append(result)
-            elif (most := self.scan.most.get(number)) is not None:
-                if findings or whole.text_bytes + value > most:
+            elif number in most:
+                if found or self.known_text_bytes + search.text_bytes + value > most[number]:
                     return None  # the text that goes over the limit is to be found
                 joined.append(passing)
-            elif len(findings) > MAX_JOINED_FINDINGS:
-                return None
-            elif findings or value:
-                is_blocked |= bool(findings) and _blocks(result)
-                verdict = LOCAL_VERDICTS[guardrail.action] if findings else passing.verdict
-                score = None if passing.score is None else max(passing.score, value)
-                joined.append(GuardrailResult(guardrail, verdict, findings, score=score))
-            else:
+            elif not (found or value):
                 joined.append(passing)
+            elif len(found) > MAX_JOINED_FINDINGS:
+                return None
+            else:
+                is_blocked |= bool(found) and _blocks(result)
+                verdict = LOCAL_VERDICTS[guardrail.action] if found else passing.verdict
+                score = None if passing.score is None else max(passing.score, value)
+                joined.append(GuardrailResult(guardrail, verdict, found, score=score))
         if is_blocked and any(
             one.guardrail.action is Action.REDACT and one.findings for one in joined
         ):
@@ -286,9 +286,9 @@ class Conversation:
             self._search = _Search(self.scan, results, parts, unscanned)
         return self._search
 
-    def _known(self, *, in_list: bool = False) -> list[tuple[int, Entry]]:
-        """Return known fragments in the order of the body, and the number of parts before each."""
-        known: list[tuple[int, Entry]] = []
+    def _known(self, *, in_list: bool = False) -> list[_Known]:
+        """Return known fragments in the order of the body."""
+        known: list[_Known] = []
         for number, place, is_in_list in self._reading.met:
             entry = self._reading.known[number]
             if isinstance(entry, Entry) and (is_in_list or not in_list):
@@ -347,6 +347,12 @@ def _blocks(result: GuardrailResult) -> bool:
     return guardrail.action is Action.BLOCK and guardrail.mode is Mode.ENFORCE
 
 
+_Findings: TypeAlias = tuple[tuple[Finding, ...], ...]
+"""Those of each guardrail."""
+_Known: TypeAlias = tuple[int, Entry]
+"""A known fragment, and the number of parts before it in the rest of the body."""
+
+
 class _Search:
     """The results for the parts of the rest of a body, to be divided among its fragments."""
 
@@ -361,9 +367,11 @@ class _Search:
         self._parts = parts
         self._unscanned = unscanned
         self._sums = scan.most.keys()
-        self._has_any = any(map(_findings_of, results)) or any(map(_values_of, results))
-        self._is_blocked = any(map(_findings_of, filter(_blocks, results)))
+        self._has_findings = any(map(_findings_of, results))
+        self._has_values = any(map(_values_of, results))
+        self._is_blocked = self._has_findings and any(map(_findings_of, filter(_blocks, results)))
         self._bytes = (0, *accumulate([len(one.content) for one in parts]))
+        self.text_bytes = self._bytes[-1]
 
     def entry(
         self,
@@ -371,7 +379,7 @@ class _Search:
         behind: Element,
         most: tuple[int, int],
         last: Element | None = None,
-        known: Sequence[tuple[int, Entry]] = (),
+        known: Sequence[_Known] = (),
     ) -> Entry:
         """Return the entry of the parts from *first* to *behind*, with the *known* between them.
 
@@ -379,28 +387,13 @@ class _Search:
         its text.
         """
         containers, commas = most
-        at, parts = first.part, behind.part - first.part
-        text_bytes = self._bytes[behind.part] - self._bytes[at]
-        findings: list[list[Finding]] = []
-        values: list[float] = []
-        if self._has_any or any(one.findings or one.values for _, one in known):
-            findings = [[] for _ in self._results]
-            values = [0.0 for _ in self._results]
-        before = 0
-        for place, entry in known:
-            self._add(findings, values, at, place, before)
-            before += place - at
-            at = place
-            for number, more in enumerate(entry.findings):
-                findings[number] += [_moved(one, before) for one in more]
-            for number, value in enumerate(entry.values):
-                self._combine(values, number, (value,))
-            before += entry.parts
+        parts = behind.part - first.part
+        text_bytes = self._bytes[behind.part] - self._bytes[first.part]
+        for _, entry in known:
             parts += entry.parts
             text_bytes += entry.text_bytes
             containers += entry.containers
             commas += entry.commas
-        self._add(findings, values, at, behind.part, before)
         return Entry(
             parts,
             text_bytes,
@@ -409,28 +402,49 @@ class _Search:
             tuple(dict.fromkeys(self._unscanned[first.reason : behind.reason])),
             first.first_speaker,
             (last or first).last_speaker,
-            tuple(map(tuple, findings)) if any(findings) else (),
-            tuple(values) if any(values) else (),
+            self.findings(first.part, behind.part, known),
+            self.values(first.part, behind.part, known),
         )
 
-    def _add(
-        self, findings: list[list[Finding]], values: list[float], at: int, end: int, before: int
-    ) -> None:
-        """Add the findings and values of parts from *at* to *end*, the first after *before*."""
-        for number, result in enumerate(self._results if self._has_any else ()):
-            found = _between(result.findings, at, end, key=_part_of)
+    def findings(self, at: int, end: int, known: Sequence[_Known] = ()) -> _Findings:
+        """Return those in the parts from *at* to *end*, and in *known* fragments between them."""
+        if not (self._has_findings or any(one.findings for _, one in known)):
+            return ()
+        findings: list[list[Finding]] = [[] for _ in self._results]
+        before = 0
+        for place, entry in known:
+            self._add(findings, at, place, before)
+            before += place - at
+            at = place
+            for number, more in enumerate(entry.findings):
+                findings[number] += [_moved(one, before) for one in more]
+            before += entry.parts
+        self._add(findings, at, end, before)
+        return tuple(map(tuple, findings)) if any(findings) else ()
+
+    def _add(self, findings: list[list[Finding]], at: int, end: int, before: int) -> None:
+        """Add the findings of parts from *at* to *end*, the first after *before*."""
+        for number, result in enumerate(self._results if self._has_findings else ()):
             findings[number] += [
                 replace(
                     one, part=one.part + before - at, role=one.role or self._parts[one.part].role
                 )
-                for one in found
+                for one in _between(result.findings, at, end, key=_part_of)
             ]
-            pairs = _between(result.part_values, at, end, key=_first_of)
-            self._combine(values, number, [value for _, value in pairs])
 
-    def _combine(self, values: list[float], number: int, more: Iterable[float]) -> None:
-        combine = sum if number in self._sums else max
-        values[number] = combine((values[number], *more))
+    def values(self, at: int, end: int, known: Sequence[_Known] = ()) -> tuple[float, ...]:
+        """Return those of the parts from *at* to *end*, and of *known* fragments between them."""
+        before = [entry.values for _, entry in known if entry.values]
+        if not (before or self._has_values):
+            return ()
+        values: list[float] = []
+        for number, result in enumerate(self._results):
+            found = [one[number] for one in before]
+            if result.part_values:
+                pairs = _between(result.part_values, at, end, key=_first_of)
+                found += [value for _, value in pairs]
+            values.append(sum(found) if number in self._sums else max(found, default=0.0))
+        return tuple(values) if any(values) else ()
 
     def is_whole(self, entry: Entry) -> bool:
         """Return whether another request would find no more in a fragment.
