@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -27,9 +26,9 @@ from sidecar.admin.installation.persistence import carry_out, load_installation,
 from sidecar.admin.installation.plan import (
     InstallationPlan,
     PlannedAction,
-    PlannedChange,
     StoredObject,
     noticed_keys,
+    plan_document,
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
@@ -161,12 +160,12 @@ async def apply_files(
         ):
             await set_actor(connection, access.person)
             await _carry_out(connection, (wanted, body), planned, first)
-        barrier = Barrier(policies=_versions(first))
+        barrier = Barrier(policies=first.policy_versions())
         await wait_in_force(services.pool, access.settings, barrier, seconds=WAIT_SECONDS)
     last = rest[0] if rest else first
     if last.changes or last.adopted:
         await _carry_out(access.connection, (wanted, body), last, last)
-    access.changed(keys=noticed_keys(planned.changes), policies=_versions(planned))
+    access.changed(keys=noticed_keys(planned.changes), policies=planned.policy_versions())
     return _shown(planned)
 
 
@@ -221,34 +220,11 @@ async def _carry_out(
     )
 
 
-def _versions(planned: InstallationPlan) -> dict[str, int]:
-    return {one.name: one.policy.version + 1 for one in planned.changes if one.policy is not None}
-
-
 def _digest(planned: InstallationPlan) -> str:
     """Return a digest of all changes, whose order files and database fix."""
-    shown = [_change(one).model_dump(mode="json") for one in planned.changes]
-    return hashlib.sha256(orjson.dumps([shown, planned.kept])).hexdigest()
+    document = plan_document(planned)
+    return hashlib.sha256(orjson.dumps([document["changes"], document["kept"]])).hexdigest()
 
 
 def _shown(planned: InstallationPlan) -> Plan:
-    return Plan(
-        digest=_digest(planned),
-        is_drift=planned.is_drift,
-        changes=[_change(one) for one in planned.changes],
-        unchanged=planned.unchanged,
-        adopted=len(planned.adopted),
-        kept=list(planned.kept),
-        left=[f"{kind.value.lower()} {name}" for kind, name in planned.left],
-    )
-
-
-def _change(one: PlannedChange) -> ObjectChange:
-    return ObjectChange(
-        action=one.action,
-        kind=one.kind,
-        name=one.name,
-        why=one.reason,
-        fields=[FieldDifference(**asdict(each)) for each in one.fields],
-        diff=None if one.policy is None else one.policy.diff,
-    )
+    return Plan.model_validate({**plan_document(planned), "digest": _digest(planned)})

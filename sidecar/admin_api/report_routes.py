@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from fastapi import APIRouter, Depends, Query, Response
 
@@ -54,6 +54,18 @@ class ReportScope:
     end: datetime
     within: tuple[str, ...] | None
 
+    @classmethod
+    async def chosen(
+        cls,
+        access: _View,
+        since: Since = None,
+        until: Until = None,
+        organization: OrganizationName = None,
+        team: TeamPath = None,
+    ) -> Self:
+        """Return the scope that the query of a request chooses."""
+        return cls(*period(since, until), await chosen_owners(access, organization, team))
+
     def check_hours(self) -> None:
         """Check that a row for each hour is not too many.
 
@@ -64,17 +76,7 @@ class ReportScope:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "hours are for 62 days at most")
 
 
-async def _scope(
-    access: _View,
-    since: Since = None,
-    until: Until = None,
-    organization: OrganizationName = None,
-    team: TeamPath = None,
-) -> ReportScope:
-    return ReportScope(*period(since, until), await chosen_owners(access, organization, team))
-
-
-_Scope = Annotated[ReportScope, Depends(_scope)]
+_Scope = Annotated[ReportScope, Depends(ReportScope.chosen)]
 
 
 @router.get("/usage")

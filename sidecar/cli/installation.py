@@ -7,11 +7,9 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Final, NoReturn
 
-import orjson
 import typer
 
 from sidecar.admin.installation.export import (
@@ -38,10 +36,9 @@ from sidecar.admin.installation.objects import (
 from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
 from sidecar.admin.installation.plan import (
     InstallationPlan,
-    PlannedAction,
-    PlannedChange,
     StoredObject,
     noticed_keys,
+    plan_document,
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
@@ -52,8 +49,10 @@ from sidecar.cli.installation_server import (
     STDIN,
     FilesThere,
     apply_there,
-    diff_there,
     export_there,
+    plan_there,
+    print_plan,
+    show_plan,
 )
 from sidecar.cli.policy_change import (
     DryRunOption,
@@ -61,20 +60,16 @@ from sidecar.cli.policy_change import (
     YesOption,
     check_expressions,
     check_note,
-    print_code,
 )
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
     Output,
     OutputOption,
-    Row,
     ask,
     counted,
     fail,
     note,
-    print_json,
-    print_rows,
     progress,
 )
 from sidecar.policy.parse import PolicyDocument
@@ -87,10 +82,8 @@ DRIFT_METRIC: Final = "egret_installation_drift"
 CHECKED_METRIC: Final = "egret_installation_checked_timestamp_seconds"
 APPLIED_METRIC: Final = "egret_installation_applied_timestamp_seconds"
 _SHOWN_FAULTS: Final = 50
-_SHOWN_ROWS: Final = 500
 _SUFFIXES: Final = frozenset({".yaml", ".yml"})
 _SET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_COLUMNS: Final = ("action", "kind", "name", "field", "before", "after", "why")
 
 FilesOption = Annotated[
     list[Path] | None,
@@ -152,13 +145,13 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     wanted = keys.objects
     stored, plan = _planned(wanted, file_set, prunes=prune)
     if output is Output.TABLE:
-        _show(plan, file_set)
+        show_plan(plan_document(plan), file_set=file_set, lost=_lost(plan))
     _check_policies(plan, wanted, stored)
     applied = {APPLIED_METRIC: time.time()}
     if dry_run or not (plan.changes or plan.adopted):
         _write_metrics(None if dry_run else metrics_file, file_set, applied)
         if output is Output.JSON:
-            print_json(_document(plan, applied=False))
+            print_plan(plan_document(plan), applied=False)
         elif dry_run and plan.changes:
             note("Nothing was changed: this was a dry run.")
         return
@@ -177,24 +170,25 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
             note(f"{counted(len(step.changes), 'new policy', 'new policies')}: this {words}.")
     _write_metrics(metrics_file, file_set, applied)
     if output is Output.JSON:
-        print_json(_document(plan, applied=True))
+        print_plan(plan_document(plan), applied=True)
     if plan.changes:
-        note(f"This {wait_for_workers(no_wait=no_wait, policies=_versions(plan))}.")
+        note(f"This {wait_for_workers(no_wait=no_wait, policies=plan.policy_versions())}.")
 
 
 def _wait_for_new_policies(step: InstallationPlan, *, no_wait: bool) -> str:
     """Wait even with *no_wait*: requests depend on it. A late worker then stops nothing."""
     try:
-        return wait_for_workers(no_wait=False, policies=_versions(step))
+        return wait_for_workers(no_wait=False, policies=step.policy_versions())
     except typer.Exit:
         if not no_wait:
             raise
         return "is stored"
 
 
-def _versions(plan: InstallationPlan) -> dict[str, int]:
-    """Return the versions of policies that the plan makes, by name."""
-    return {one.name: one.policy.version + 1 for one in plan.changes if one.policy is not None}
+def _lost(plan: InstallationPlan) -> dict[str, str]:
+    """Return a warning for each policy that no longer has what it had, by name."""
+    policies = {one.name: one.policy.lost for one in plan.changes if one.policy is not None}
+    return {name: no_longer_hold(lost) for name, lost in policies.items() if lost}
 
 
 def diff(
@@ -209,26 +203,23 @@ def diff(
 
     Example: egret diff -f config --prune
     """
+    lost: Mapping[str, str] = {}
     if SERVER.get() is not None:
-        there = _files_there(files, file_set, secrets, metrics_file, prune=prune)
-        if diff_there(there, output=output):
-            raise typer.Exit(DRIFT)
-        return
-    try:
-        wanted = _read(files, file_set, secrets).objects
-        _, plan = _planned(wanted, file_set, prunes=prune)
-    except typer.Exit:
-        raise typer.Exit(FAILED) from None  # a fault is no drift
-    if output is Output.JSON:
-        print_json(_document(plan, applied=False))
+        shown = plan_there(_files_there(files, file_set, secrets, metrics_file, prune=prune))
     else:
-        _show(plan, file_set)
-    checked = {
-        DRIFT_METRIC: float(plan.is_drift),
-        CHECKED_METRIC: time.time(),
-    }
+        try:
+            wanted = _read(files, file_set, secrets).objects
+            _, plan = _planned(wanted, file_set, prunes=prune)
+        except typer.Exit:
+            raise typer.Exit(FAILED) from None  # a fault is no drift
+        shown, lost = plan_document(plan), _lost(plan)
+    if output is Output.JSON:
+        print_plan(shown, applied=False)
+    else:
+        show_plan(shown, file_set=file_set, lost=lost)
+    checked = {DRIFT_METRIC: float(shown["is_drift"]), CHECKED_METRIC: time.time()}
     _write_metrics(metrics_file, file_set, checked)
-    if plan.is_drift:
+    if shown["is_drift"]:
         raise typer.Exit(DRIFT)
 
 
@@ -439,75 +430,3 @@ def _carry_out(
         policies = [one.name for one in step.changes if one.kind is Kind.POLICY]
         notice = ChangeNotice(keys=noticed_keys(step.changes), policies=policies)
         on_connection(work, notice=lambda _: notice)
-
-
-def _show(plan: InstallationPlan, file_set: str) -> None:
-    """Print the plan: a table of objects, the difference of each policy, and counts."""
-    rows = [row for one in plan.changes for row in _rows(one)]
-    if rows:
-        print_rows(rows[:_SHOWN_ROWS], columns=_COLUMNS, output=Output.TABLE)
-    if len(rows) > _SHOWN_ROWS:
-        note(f"… and {len(rows) - _SHOWN_ROWS} more lines; --output json has all")
-    for one in plan.changes:
-        if one.policy is not None:
-            print_code(one.policy.diff, language="diff")
-            if one.policy.lost:
-                note(f"warning: {no_longer_hold(one.policy.lost)}")
-    for words in plan.kept:
-        note(f"warning: {words}")
-    if plan.left:
-        kind, name = plan.left[0]
-        note(
-            f"Of the set {file_set}, {counted(len(plan.left), 'object')} in no file, such as"
-            f" {kind.value.lower()} {name}; --prune deletes them."
-        )
-    if plan.adopted:
-        note(f"New in the set {file_set}: {counted(len(plan.adopted), 'object')}.")
-    counts = ", ".join(f"{plan.count(action)} to {action.value}" for action in PlannedAction)
-    note(f"{counts}, {plan.unchanged} unchanged." if plan.changes else "No changes.")
-
-
-def _rows(one: PlannedChange) -> Iterator[Row]:
-    """Yield a row for each field of a change, one for any other action."""
-    fixed = {"action": one.action.value, "kind": one.kind.value, "name": one.name}
-    if one.action is PlannedAction.CHANGE and one.fields:
-        for each in one.fields:
-            before, after = _cell(each.before), _cell(each.after)
-            yield {
-                **fixed, "field": each.field, "before": before, "after": after, "why": one.reason
-            }  # fmt: skip
-    else:
-        nothing = dict.fromkeys(("field", "before", "after"), "")
-        yield {**fixed, **nothing, "why": one.reason}
-
-
-def _cell(value: Any) -> str | bool | None:
-    """Return a value of JSON as a person reads it."""
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, list):
-        return ", ".join(str(_cell(one)) for one in value) or "none"
-    return orjson.dumps(value).decode()
-
-
-def _document(plan: InstallationPlan, *, applied: bool) -> dict[str, Any]:
-    """Return the plan for programs."""
-    return {
-        "applied": applied,
-        "drift": plan.is_drift,
-        "counts": {action.value: plan.count(action) for action in PlannedAction}
-        | {"unchanged": plan.unchanged, "adopted": len(plan.adopted)},
-        "changes": [
-            {
-                "action": one.action.value,
-                "kind": one.kind.value,
-                "name": one.name,
-                "why": one.reason,
-                "fields": [asdict(each) for each in one.fields],
-                "diff": None if one.policy is None else one.policy.diff,
-            }
-            for one in plan.changes
-        ],
-        "kept": plan.kept,
-        "left": [{"kind": kind.value, "name": name} for kind, name in plan.left],
-    }

@@ -1,13 +1,16 @@
-"""`egret apply`, `diff` and `export` by the administration API: the server plans and applies."""
+"""Plans of `egret apply` and `diff` as they are printed, and both commands by the API."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import orjson
+
 from sidecar.admin.installation.objects import Kind
+from sidecar.admin.installation.plan import PlannedAction
 from sidecar.cli.admin_server import words_in_force
 from sidecar.cli.connection import on_server
 from sidecar.cli.policy_change import print_code
@@ -34,6 +37,86 @@ class FilesThere:
         return {"files": self.texts, "file_set": self.file_set, "prune": self.prune, **more}
 
 
+def show_plan(
+    plan: Mapping[str, Any], *, file_set: str, lost: Mapping[str, str] | None = None
+) -> None:
+    """Print the plan: a table of objects, the difference of each policy, and counts.
+
+    *lost* has a warning for policies, by name.
+    """
+    rows = [row for one in plan["changes"] for row in _rows(one)]
+    if rows:
+        print_rows(rows[:_SHOWN_ROWS], columns=_COLUMNS, output=Output.TABLE)
+    if len(rows) > _SHOWN_ROWS:
+        note(f"… and {len(rows) - _SHOWN_ROWS} more lines; --output json has all")
+    for one in plan["changes"]:
+        if one["diff"] is not None:
+            print_code(one["diff"], language="diff")
+            if words := (lost or {}).get(one["name"]):
+                note(f"warning: {words}")
+    for words in plan["kept"]:
+        note(f"warning: {words}")
+    if left := plan["left"]:
+        some = f"{counted(len(left), 'object')} in no file, such as {left[0]}"
+        note(f"Of the set {file_set}, {some}; --prune deletes them.")
+    if plan["adopted"]:
+        note(f"New in the set {file_set}: {counted(plan['adopted'], 'object')}.")
+    counts = ", ".join(f"{count} to {action}" for action, count in _counts(plan).items())
+    note(f"{counts}, {plan['unchanged']} unchanged." if rows else "No changes.")
+
+
+def _rows(one: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield a row for each field of a change, one for any other action."""
+    row = {
+        **{name: one[name] for name in ("action", "kind", "name")},
+        **dict.fromkeys(("field", "before", "after"), ""),
+        "why": one["why"],
+    }
+    if one["action"] != PlannedAction.CHANGE.value or not one["fields"]:
+        yield row
+        return
+    for each in one["fields"]:
+        before, after = _cell(each["before"]), _cell(each["after"])
+        yield {**row, "field": each["field"], "before": before, "after": after}
+
+
+def _cell(value: Any) -> str | bool | None:
+    """Return a value of JSON as a person reads it."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, list):
+        return ", ".join(str(_cell(one)) for one in value) or "none"
+    return orjson.dumps(value).decode()
+
+
+def _counts(plan: Mapping[str, Any]) -> dict[str, int]:
+    actions = [one["action"] for one in plan["changes"]]
+    return {action.value: actions.count(action.value) for action in PlannedAction}
+
+
+def print_plan(plan: Mapping[str, Any], *, applied: bool) -> None:
+    """Print the plan as JSON."""
+    kinds = {kind.value.lower(): kind.value for kind in Kind}
+    left = [one.partition(" ") for one in plan["left"]]
+    print_json(
+        {
+            "applied": applied,
+            "drift": plan["is_drift"],
+            "counts": _counts(plan) | {"unchanged": plan["unchanged"], "adopted": plan["adopted"]},
+            "changes": plan["changes"],
+            "kept": plan["kept"],
+            "left": [{"kind": kinds[kind], "name": name} for kind, _, name in left],
+        }
+    )
+
+
+def plan_there(files: FilesThere) -> Mapping[str, Any]:
+    """Return the server's plan."""
+    return on_server(
+        lambda server: server.call(dict[str, Any], "POST", "/installation/plan", body=files.body())
+    )
+
+
 def apply_there(
     files: FilesThere,
     *,
@@ -44,10 +127,12 @@ def apply_there(
     no_wait: bool,
 ) -> None:
     """Let the server plan, ask, and let it apply that very plan."""
-    plan = _plan(files)
+    plan = plan_there(files)
     is_done = is_dry or not (plan["changes"] or plan["adopted"])
-    if output is Output.TABLE or is_done:
-        _show(plan, output=output, applied=False)
+    if output is Output.TABLE:
+        show_plan(plan, file_set=files.file_set)
+    elif is_done:
+        print_plan(plan, applied=False)
     if is_done:
         return
     if plan["changes"] and not yes:
@@ -60,15 +145,8 @@ def apply_there(
         )
     )
     if output is Output.JSON:
-        _show(applied, output=output, applied=True)
+        print_plan(applied, applied=True)
     note(f"This {words_in_force(no_wait=no_wait)}.")
-
-
-def diff_there(files: FilesThere, *, output: Output) -> bool:
-    """Show the server's plan, and return whether files and installation differ."""
-    plan = _plan(files)
-    _show(plan, output=output, applied=False)
-    return bool(plan["is_drift"])
 
 
 def export_there() -> tuple[dict[str, str], Sequence[str]]:
@@ -79,55 +157,3 @@ def export_there() -> tuple[dict[str, str], Sequence[str]]:
         # It would be written outside the folder that was named.
         fail("the server names a file that is none of an installation", hint="use another server")
     return files, found["masked_policies"]
-
-
-def _plan(files: FilesThere) -> Mapping[str, Any]:
-    return on_server(
-        lambda server: server.call(dict[str, Any], "POST", "/installation/plan", body=files.body())
-    )
-
-
-def _show(plan: Mapping[str, Any], *, output: Output, applied: bool) -> None:
-    """Print a plan of the server as those of the database are printed."""
-    kinds = {kind.value.lower(): kind.value for kind in Kind}
-    actions = [one["action"] for one in plan["changes"]]
-    counts = {action: actions.count(action) for action in ("create", "change", "delete")}
-    if output is Output.JSON:
-        left = [one.partition(" ") for one in plan["left"]]
-        print_json(
-            {
-                "applied": applied,
-                "drift": plan["is_drift"],
-                "counts": counts | {"unchanged": plan["unchanged"], "adopted": plan["adopted"]},
-                "changes": plan["changes"],
-                "kept": plan["kept"],
-                "left": [{"kind": kinds[kind], "name": name} for kind, _, name in left],
-            }
-        )
-        return
-    rows: list[Row] = []
-    for one in plan["changes"]:
-        fixed = {name: one[name] for name in ("action", "kind", "name", "why")}
-        fields = one["fields"] if one["action"] == "change" else ()
-        rows += [
-            fixed | {name: _cell(each[name]) for name in ("field", "before", "after")}
-            for each in fields
-        ] or [fixed | dict.fromkeys(("field", "before", "after"), "")]
-    if rows:
-        print_rows(rows[:_SHOWN_ROWS], columns=_COLUMNS, output=output)
-    if len(rows) > _SHOWN_ROWS:
-        note(f"… and {len(rows) - _SHOWN_ROWS} more lines; --output json has all")
-    for one in plan["changes"]:
-        if one["diff"]:
-            print_code(one["diff"], language="diff")
-    for words in plan["kept"]:
-        note(f"warning: {words}")
-    if plan["left"]:
-        objects = counted(len(plan["left"]), "object")
-        note(f"{objects} of the set in no file, such as {plan['left'][0]}; --prune deletes them.")
-    words = ", ".join(f"{count} to {action}" for action, count in counts.items())
-    note(f"{words}, {plan['unchanged']} unchanged." if rows else "No changes.")
-
-
-def _cell(value: object) -> str | bool | None:
-    return value if value is None or isinstance(value, bool) else str(value)

@@ -117,7 +117,22 @@ def export(
     chosen = _format(file, file_format)
     if file != STANDARD_STREAM and file.exists() and not force:
         fail(f"{file} exists", hint="name another, or say --force", code=WRONG_USAGE)
-    count, limited = _export(file, chosen, team=team)
+
+    async def work(connection: Connection) -> tuple[int, int]:
+        total = await count_keys(connection, team=team)
+        with _written(file) as stream, progress(f"Writing {file}", total=total) as advance:
+            lines = 0
+
+            async def write(chunk: bytes) -> None:
+                nonlocal lines
+                stream.write(chunk)
+                lines += chunk.count(b"\n")
+                advance(lines)
+
+            count = await export_keys(connection, write, team=team, file_format=chosen)
+        return count, await count_limited_keys(connection, team=team)
+
+    count, limited = on_connection(work)
     if file != STANDARD_STREAM:
         note(f"{counted(count, 'key')} exported to {file}")
     if limited:
@@ -174,24 +189,6 @@ class _Lines:
             if self.count % 10_000 == 0:
                 self._advance(position)
             yield line
-
-
-def _export(file: Path, file_format: FileFormat, *, team: str | None) -> tuple[int, int]:
-    async def work(connection: Connection) -> tuple[int, int]:
-        total = await count_keys(connection, team=team)
-        with _written(file) as stream, progress(f"Writing {file}", total=total) as advance:
-            lines = 0
-
-            async def write(chunk: bytes) -> None:
-                nonlocal lines
-                stream.write(chunk)
-                lines += chunk.count(b"\n")
-                advance(lines)
-
-            count = await export_keys(connection, write, team=team, file_format=file_format)
-        return count, await count_limited_keys(connection, team=team)
-
-    return on_connection(work)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ PLAIN = st.text(
     st.one_of(st.sampled_from('{}[]",:\\ é😀'), st.characters(exclude_categories=["Cs", "Cc"])),
     max_size=12,
 )
-DOCUMENTS = st.dictionaries(PLAIN, st.one_of(PLAIN, st.lists(st.dictionaries(PLAIN, PLAIN))))
+ITEMS = st.lists(st.dictionaries(PLAIN, PLAIN, max_size=2), max_size=2)
+DOCUMENTS = st.dictionaries(PLAIN, st.one_of(PLAIN, ITEMS), max_size=3)
 BLANKS = st.sampled_from(["", " ", "\n", ",\r\n", "\t\n "])
 
 

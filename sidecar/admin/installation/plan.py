@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from sidecar.admin.installation.objects import (
@@ -129,9 +129,9 @@ class InstallationPlan:
             replace(self, changes=rest, unchanged=self.unchanged + len(first)),
         )
 
-    def count(self, action: PlannedAction) -> int:
-        """Return the number of changes of one action."""
-        return sum(one.action is action for one in self.changes)
+    def policy_versions(self) -> dict[str, int]:
+        """Return the versions of policies that the changes make, by name."""
+        return {one.name: one.policy.version + 1 for one in self.changes if one.policy is not None}
 
 
 def plan_installation(
@@ -210,6 +210,28 @@ def plan_installation(
         left=() if prunes else left,
         unchanged=len(wanted) - sum(one.action is not PlannedAction.DELETE for one in changes),
     )
+
+
+def plan_document(plan: InstallationPlan) -> dict[str, Any]:
+    """Return the plan as programs receive it, from the API and from the command line."""
+    return {
+        "is_drift": plan.is_drift,
+        "changes": [
+            {
+                "action": one.action.value,
+                "kind": one.kind.value,
+                "name": one.name,
+                "why": one.reason,
+                "fields": [asdict(each) for each in one.fields],
+                "diff": None if one.policy is None else one.policy.diff,
+            }
+            for one in plan.changes
+        ],
+        "unchanged": plan.unchanged,
+        "adopted": len(plan.adopted),
+        "kept": list(plan.kept),
+        "left": [f"{kind.value.lower()} {name}" for kind, name in plan.left],
+    }
 
 
 def noticed_keys(changes: Iterable[PlannedChange]) -> Sequence[str]:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from sidecar.admin.installation.objects import InstallationError, Kind, parse_files
@@ -11,6 +9,7 @@ from sidecar.admin.installation.plan import (
     InstallationPlan,
     PlannedAction,
     StoredObject,
+    plan_document,
     plan_installation,
 )
 from sidecar.policy.parse import PolicyDocument
@@ -208,11 +207,13 @@ def test_a_masked_value_is_never_stored() -> None:
     assert faults(WEBHOOK.format("***"), []) == [fault]
 
 
-def test_the_counts_of_a_plan_are_by_action() -> None:
-    found = plan(organization("new"), stored(organization()), prunes=True)
+def test_a_plan_for_programs_has_each_action_and_the_objects_in_no_file() -> None:
+    before = stored(organization())
+    found = plan_document(plan(organization("new"), before, prunes=True))
+    kept = plan_document(plan(organization("new"), before, prunes=False))
 
-    assert [found.count(action) for action in PlannedAction] == [1, 0, 1]
-    assert replace(found, changes=()).count(PlannedAction.CREATE) == 0
+    assert [one["action"] for one in found["changes"]] == ["create", "delete"]
+    assert (found["left"], kept["left"]) == ([], ["organization acme"])
 
 
 def test_new_policies_that_others_bind_are_a_step_of_their_own() -> None:
