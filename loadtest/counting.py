@@ -15,11 +15,13 @@ import tempfile
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final, TypeVar
 
+from egret_tools.conversations import even_conversation
 from msgspec import structs
 
 from loadtest.access_log import entry, export
@@ -42,6 +44,7 @@ from loadtest.texts import chat_body
 from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.extproc.stream import OverloadGuard, StreamEnd
+from sidecar.guardrails.message_table import SECRET_BYTES, MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.limits.limit_check import RequestCost
 from sidecar.pipeline.dependencies import Worker
@@ -58,6 +61,8 @@ WARM_UPS: Final = 20
 NOW: Final = 1_700_000_000.0
 REQUEST_ID: Final = "281c65aa-ee35-47c8-aa29-34c341490461"
 LONG_BYTES: Final = 8 * 1024
+TURN_BYTES: Final = 64 * 1024
+TURNS_SENT: Final = WARM_UPS + PEAKS + 4
 _QUESTION: Final = b'"role":"user","content":"'
 PERSONAL: Final = BODY.replace(_QUESTION, _QUESTION + b"Write to ann@example.org. ", 1)
 
@@ -146,6 +151,7 @@ async def _of_each(
     plays = {
         "chat": _conversation(plain, CHAT),
         "chat of 8 KB": _conversation(plain, LONG_CHAT),
+        "next turn of 64 KB": await _next_turn(plain),
         "redacted chat": _conversation(plain, REDACTED),
         "chat under limits": _conversation(limited, CHAT),
         "guarded stream": _conversation(guarded, GUARDED_STREAM),
@@ -237,6 +243,24 @@ def _conversation(worker: Worker, recorded: Recorded) -> Play:
             raise AssertionError(
                 f"the recorded conversation went another way: {end}, {stream.written}"
             )
+
+    return converse
+
+
+async def _next_turn(worker: Worker) -> Play:
+    """Return the second turn of a conversation, of which the table has the first each time."""
+    talk = even_conversation(TURN_BYTES, seed=1, turns=2)
+    first, then = [
+        Recorded((headers_message(), body_message(talk.body(turn))), answers=4) for turn in (1, 2)
+    ]
+    table = MessageTable(max_bytes=1 << 20, secret=bytes(SECRET_BYTES))
+    await _conversation(replace(worker, messages=table), first)()
+    turns = [
+        _conversation(replace(worker, messages=deepcopy(table)), then) for _ in range(TURNS_SENT)
+    ]
+
+    async def converse() -> None:
+        await turns.pop()()
 
     return converse
 
