@@ -14,6 +14,7 @@ from sidecar.admin.owners import ChangeRefusedError
 from tests.support.alerts import route_text
 from tests.support.command_line import Egret
 from tests.support.installation import (
+    apply_objects,
     apply_text,
     exported,
     joined,
@@ -107,10 +108,10 @@ async def test_random_edits_come_back_by_an_export(database: Database) -> None:
     async with database.server.connect(database.name) as connection:
         for _ in range(EDITS):
             files.edit()
-            await apply_text(connection, files.text(), prunes=True)
+            written = parse_files([("a.yaml", files.text())])
+            await apply_objects(connection, written, prunes=True)
             stored = await load_installation(connection)
-            for text in (exported(stored), files.text()):
-                wanted = parse_files([("a.yaml", text)])
+            for wanted in (parse_files([("a.yaml", exported(stored))]), written):
                 plan = plan_installation(wanted, stored, file_set="default", prunes=True)
                 assert (plan.changes, plan.adopted, plan.unchanged) == ((), (), len(stored))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sidecar.admin.installation.export import SEPARATOR, document_text
-from sidecar.admin.installation.objects import parse_files
+from sidecar.admin.installation.objects import WantedObject, parse_files
 from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
 from sidecar.admin.installation.plan import InstallationPlan, StoredObject, plan_installation
 from sidecar.storage.pool import Connection
@@ -54,6 +56,17 @@ async def apply_text(
 ) -> InstallationPlan:
     """Plan and make the changes of *text* in one transaction."""
     wanted = parse_files([("a.yaml", text)])
+    return await apply_objects(connection, wanted, file_set=file_set, prunes=prunes)
+
+
+async def apply_objects(
+    connection: Connection,
+    wanted: Sequence[WantedObject],
+    *,
+    file_set: str = "default",
+    prunes: bool = False,
+) -> InstallationPlan:
+    """Plan and make the changes of parsed files in one transaction."""
     async with connection.transaction():
         await lock_installation(connection)
         stored = await load_installation(connection)

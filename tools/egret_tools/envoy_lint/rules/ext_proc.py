@@ -14,7 +14,7 @@ from egret_tools.envoy_lint.config import (
     goes_by_choice,
     goes_by_models,
 )
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity, is_on, where
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity, is_on, where
 from egret_tools.envoy_lint.source import Node
 
 DEFAULT_MESSAGE_TIMEOUT_SECONDS: Final = 0.2
@@ -36,11 +36,32 @@ NEEDED_HEADERS: Final = (
     *("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
 )
 
-_GATES: Final = {"NONE", "BUFFERED", "FULL_DUPLEX_STREAMED"}
+_GATES: Final = ("NONE", "BUFFERED", "FULL_DUPLEX_STREAMED")
 
 
 def _mode(filter_: Node, name: str) -> Node:
     return filter_.at("processing_mode", name)
+
+
+def _mode_is(name: str, *modes: str) -> Look:
+    """Look for filters whose processing mode *name* is one of *modes*."""
+    return where(lambda one: mode if (mode := _mode(one, name)).text in modes else None)
+
+
+def _mode_is_not(name: str, *modes: str) -> Look:
+    """Look for filters whose processing mode *name* is none of *modes*; "" is none given."""
+    return where(lambda one: mode if (mode := _mode(one, name)).text not in modes else None)
+
+
+def _override_is_on(*path: str, replacement: str | None = None) -> Look:
+    """Look for overrides of routes where the field at *path* is on."""
+
+    def look(config: EnvoyConfig) -> Iterator[Hit]:
+        for one in config.ext_proc_overrides():
+            if one.at(*path).is_true:
+                yield Hit(one.at(*path), replacement=replacement)
+
+    return look
 
 
 def _short_timeout(one: Node) -> Node | None:
@@ -56,16 +77,6 @@ def _no_override(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("allow_mode_override"), replacement="true")
 
 
-def _skipped_headers(one: Node) -> Node | None:
-    mode = _mode(one, "request_header_mode")
-    return mode if mode.text == "SKIP" else None
-
-
-def _no_gate(one: Node) -> Node | None:
-    mode = _mode(one, "request_body_mode")
-    return mode if mode.text and mode.text not in _GATES else None
-
-
 def _no_trailers(one: Node) -> Node | None:
     for side in ("request", "response"):
         is_duplex = _mode(one, f"{side}_body_mode").text == "FULL_DUPLEX_STREAMED"
@@ -73,16 +84,6 @@ def _no_trailers(one: Node) -> Node | None:
         if is_duplex and trailers.text != "SEND":
             return trailers
     return None
-
-
-def _response_headers(one: Node) -> Node | None:
-    mode = _mode(one, "response_header_mode")
-    return mode if mode.text != "SKIP" else None
-
-
-def _response_body(one: Node) -> Node | None:
-    mode = _mode(one, "response_body_mode")
-    return mode if mode.text not in {"", "NONE"} else None
 
 
 def _no_namespace(one: Node) -> Node | None:
@@ -93,11 +94,6 @@ def _no_namespace(one: Node) -> Node | None:
 def _no_source_address(one: Node) -> Node | None:
     attributes = one.at("request_attributes")
     return None if any(name.text == SOURCE_ATTRIBUTE for name in attributes) else attributes
-
-
-def _held_body(one: Node) -> Node | None:
-    mode = _mode(one, "request_body_mode")
-    return mode if mode.text == "BUFFERED" else None
 
 
 def _no_rules(one: Node) -> Node | None:
@@ -187,19 +183,6 @@ def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("route_cache_action"), replacement="DEFAULT")
 
 
-def _route_disabled(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in config.ext_proc_overrides():
-        if one.at("disabled").is_true:
-            yield Hit(one.at("disabled"))
-
-
-def _route_fails_open(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in config.ext_proc_overrides():
-        place = one.at("overrides", "failure_mode_allow")
-        if place.is_true:
-            yield Hit(place, replacement="false")
-
-
 def _route_mode(config: EnvoyConfig) -> Iterator[Hit]:
     for one in config.ext_proc_overrides():
         mode = one.at("overrides", "processing_mode")
@@ -264,10 +247,10 @@ RULES: Final = (
          "allow_mode_override: true", _no_override),
     ConfigRule("EGR104", "request-headers-skipped", _E,
          "Egret never receives a request without a body: it passes without a key",
-         "request_header_mode: SEND", where(_skipped_headers)),
+         "request_header_mode: SEND", _mode_is("request_header_mode", "SKIP")),
     ConfigRule("EGR105", "request-body-no-gate", _E,
          "in this mode a body leaves before, or without, a verdict; Egret refuses such streams",
-         "request_body_mode: NONE", where(_no_gate)),
+         "request_body_mode: NONE", _mode_is_not("request_body_mode", "", *_GATES)),
     ConfigRule("EGR106", "full-duplex-trailers", _E,
          "Envoy rejects a full-duplex body without its trailers; a control plane's update is "
          "silently dropped",
@@ -275,11 +258,11 @@ RULES: Final = (
     ConfigRule("EGR107", "response-headers-phase", _W,
          "each stream lives until the model is done, and a worker that dies fails its requests",
          "response_header_mode: SKIP; Egret enables it if a policy needs it",
-         where(_response_headers)),
+         _mode_is_not("response_header_mode", "SKIP")),
     ConfigRule("EGR108", "response-body-phase", _W,
          "every answer goes through Egret, also if no policy needs it",
          "response_body_mode: NONE; Egret enables it if a policy needs it",
-         where(_response_body)),
+         _mode_is_not("response_body_mode", "", "NONE")),
     ConfigRule("EGR109", "metadata-namespace", _E,
          "Envoy silently drops Egret's dynamic metadata: no timing headers, no usage, nothing in "
          "the access log",
@@ -323,7 +306,8 @@ RULES: Final = (
     ConfigRule("EGR129", "request-body-buffered", _N,
          "Envoy holds each body until it is whole, and answers 413 to one that is larger than its "
          "buffer",
-         "request_body_mode: NONE, or FULL_DUPLEX_STREAMED", where(_held_body)),
+         "request_body_mode: NONE, or FULL_DUPLEX_STREAMED",
+         _mode_is("request_body_mode", "BUFFERED")),
     ConfigRule("EGR130", "route-by-model-kept", _E,
          "routes use the model that Egret reads in the body, or a policy's choice of provider, "
          "and every request keeps the route it had before that",
@@ -338,10 +322,11 @@ RULES: Final = (
          "stat_prefix: egret", where(_other_stats)),
     ConfigRule("EGR123", "route-unguarded", _E,
          "requests on this route pass unchecked and without a key",
-         "remove the override, or suppress this with the reason", _route_disabled),
+         "remove the override, or suppress this with the reason", _override_is_on("disabled")),
     ConfigRule("EGR124", "route-fails-open", _E,
          "while Egret is down, requests on this route pass unchecked",
-         "failure_mode_allow: false", _route_fails_open),
+         "failure_mode_allow: false",
+         _override_is_on("overrides", "failure_mode_allow", replacement="false")),
     ConfigRule("EGR125", "route-mode", _W,
          "Egret sees this mode on this route only, and a test of one route does not cover the "
          "others",
