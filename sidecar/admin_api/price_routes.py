@@ -19,6 +19,8 @@ router = APIRouter(route_class=AccessRoute, tags=["prices"])
 MAX_PRICES: Final = 10_000
 
 
+# A class of its own, since its schema is: with one class OpenAPI would have a `PriceRow-Input` and
+# a `PriceRow-Output`, and the generated client would rename its type.
 class StoredPrice(PriceRow):
     """A price as it is stored: amounts are texts."""
 
