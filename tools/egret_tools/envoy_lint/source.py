@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
@@ -99,6 +100,8 @@ def read_source(name: str, text: str) -> tuple[Source, ...]:
     sources: list[Source] = []
     for node in nodes:
         reader = _Reader()
+        if _values_of(node, {}) > MAX_NODES:
+            raise _unreadable(name, text, ": aliases make this larger than any configuration")
         try:
             value = reader.read(node, ())
         except SourceError as error:
@@ -194,6 +197,19 @@ def _unreadable(name: str, text: str, problem: str) -> SourceError:
     return TemplateError(f"{place}: this looks like a template")
 
 
+def _values_of(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return the number of values of *node* with its aliases; infinite if one contains itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until all below it are counted
+        children: Iterable[yaml.Node] = ()
+        if isinstance(node, yaml.MappingNode):
+            children = (value for _, value in node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        known[id(node)] = 1 + sum(_values_of(one, known) for one in children)
+    return known[id(node)]
+
+
 class _Reader:
     """Turns nodes into plain values and notes where each stands."""
 
@@ -204,8 +220,6 @@ class _Reader:
 
     def read(self, node: yaml.Node, path: Path) -> JsonValue:
         """Return the plain value of *node*."""
-        if len(self.marks) > MAX_NODES:
-            raise SourceError(" aliases make this larger than any configuration")
         start, end = node.start_mark, node.end_mark
         self.marks[path] = Mark(start.line + 1, start.column + 1, start.index, end.index)
         if isinstance(node, yaml.MappingNode):

@@ -208,11 +208,12 @@ def test_what_cannot_be_read_is_an_error_with_its_place(text: str) -> None:
 
 
 def test_aliases_that_multiply_are_refused() -> None:
-    """Nine lines that would be a billion values."""
+    """Nine lines that would be a billion values, and two that would never end."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    with pytest.raises(SourceError, match="aliases"):
-        lint("envoy.yaml", "\n".join(lines))
+    for text in ("\n".join(lines), "a: &a [*a]", "a: &a {b: *a}"):
+        with pytest.raises(SourceError, match="aliases"):
+            lint("envoy.yaml", text)
 
 
 # Comments.
