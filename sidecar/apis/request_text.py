@@ -75,6 +75,9 @@ _WORD_FIELDS: Final = frozenset({"type", "role"})
 _JOINED_FIELDS: Final = frozenset({"text", "content"})
 """Where the text of a message stands; its pieces reach the model as one."""
 
+_PLAIN_MESSAGE: Final = ("role", "content")
+"""Known to all vocabularies, and neither of them the place of media or of free text."""
+
 _OBJECT: Final = frozenset({dict})
 _content_of: Final = methodcaller("get", "content")
 _tools_of: Final = methodcaller("get", "tools")
@@ -237,7 +240,14 @@ class TextExtractor:
                     noting.elements.append(Element(len(parts), len(unscanned), speaker, speaker))
                 else:
                     noting = None
-            self._object(message, now, place)
+            text, before = message.get("content"), self._strings
+            if now != OTHER_ROLE and len(message) == len(_PLAIN_MESSAGE) and isinstance(text, str):
+                # Mostly. The role is no text; it is counted as a string, as both keys are.
+                self._strings = before + (3 if next(iter(message)) == "role" else 1)
+                self._string("content", text, now, place)
+                self._strings = before + 2 * len(_PLAIN_MESSAGE)
+            else:
+                self._object(message, now, place)
             if len(self.parts) > MAX_PARTS:
                 break
         self._run = None

@@ -69,6 +69,27 @@ def test_a_chat_is_read_with_roles_and_locations() -> None:
     )
 
 
+def test_a_message_of_role_and_content_alone_is_read_in_either_order() -> None:
+    """An empty text is no part, and a role that no provider has is a text."""
+    subject = _subject(
+        {
+            "messages": [
+                {"content": "first", "role": "user"},
+                {"role": "user", "content": ""},
+                {"role": "unknown", "content": "second"},
+                {"role": "assistant", "content": '{"said": "third\\u002e"}'},
+            ],
+        }
+    )
+    assert [(part.content, part.location, part.role) for part in subject.parts] == [
+        (b"first", (2,), "user"),
+        (b"unknown", (10,), "unknown"),
+        (b"second", (12,), "unknown"),
+        (b'{"said": "third\\u002e"}', (16,), "assistant"),
+        (b"third.", (16, 1), "assistant"),
+    ]
+
+
 @pytest.mark.parametrize(
     "said",
     [
