@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
@@ -19,6 +20,8 @@ MAX_BYTES: Final = 64 << 20
 MAX_NODES: Final = 2_000_000
 """More than any configuration has; aliases could multiply a small file into as many."""
 
+MAX_DEPTH: Final = 200
+_TOO_LARGE: Final = " nesting or aliases make this larger than any configuration"
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG: Final = "tag:yaml.org,2002:"
 _IGNORE: Final = re.compile(r"#\s*egret-lint:\s*ignore=([A-Z0-9,]+)(?:\s+(\S.*))?")
@@ -100,10 +103,8 @@ def read_source(name: str, text: str) -> tuple[Source, ...]:
     sources: list[Source] = []
     for node in nodes:
         reader = _Reader()
-        if _values_of(node, {}) > MAX_NODES:
-            raise _unreadable(name, text, ": aliases make this larger than any configuration")
         try:
-            value = reader.read(node, ())
+            value = reader.read_document(node)
         except SourceError as error:
             raise _unreadable(name, text, f":{error}") from None
         merges = tuple(reader.merges)
@@ -180,7 +181,7 @@ def _read_json(name: str, text: str, error: yaml.YAMLError) -> tuple[Source, ...
     """Read JSON that is no YAML 1.1: escapes in two halves, above all. Places are lost."""
     try:
         value: JsonValue = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
@@ -218,8 +219,17 @@ class _Reader:
         self.names: dict[Path, Mark] = {}
         self.merges: list[Mark] = []
 
+    def read_document(self, node: yaml.Node) -> JsonValue:
+        """Return the plain value of a whole document."""
+        with suppress(RecursionError):  # of nodes in each other, without aliases
+            if _values_of(node, {}) <= MAX_NODES:
+                return self.read(node, ())
+        raise SourceError(_TOO_LARGE)
+
     def read(self, node: yaml.Node, path: Path) -> JsonValue:
         """Return the plain value of *node*."""
+        if len(path) > MAX_DEPTH:
+            raise SourceError(_TOO_LARGE)
         start, end = node.start_mark, node.end_mark
         self.marks[path] = Mark(start.line + 1, start.column + 1, start.index, end.index)
         if isinstance(node, yaml.MappingNode):

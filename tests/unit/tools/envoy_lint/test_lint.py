@@ -208,12 +208,16 @@ def test_what_cannot_be_read_is_an_error_with_its_place(text: str) -> None:
 
 
 def test_aliases_that_multiply_are_refused() -> None:
-    """Nine lines that would be a billion values, and two that would never end."""
+    """Nine lines that would be a billion values, some that would never end, or end very deep."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    for text in ("\n".join(lines), "a: &a [*a]", "a: &a {b: *a}"):
+    deep = ["a0: &a0 x", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 2_000))]
+    nested = ("[" * 700 + "]" * 700, '{"a":' * 700 + "1" + "}" * 700)
+    for text in ("\n".join(lines), "\n".join(deep), "a: &a [*a]", "a: &a {b: *a}", *nested):
         with pytest.raises(SourceError, match="aliases"):
             lint("envoy.yaml", text)
+    with pytest.raises(SourceError):
+        lint("envoy.yaml", "[" * 100_000)
 
 
 # Comments.
