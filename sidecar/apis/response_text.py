@@ -82,8 +82,8 @@ KNOWN: Final = (
     | WHOLE
     | FREE
     | JSON_TEXT
-    | PAYLOADS.keys()
-    | MEDIA.keys()
+    | frozenset(PAYLOADS)
+    | frozenset(MEDIA)
     | frozenset(
         """
         choices delta candidates parts thought functionCall function_call functionResponse

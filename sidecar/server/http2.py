@@ -16,7 +16,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeAlias, TypeVar, cast
+from typing import Final, TypeAlias, cast
 
 from typing_extensions import override
 
@@ -24,8 +24,6 @@ from sidecar.server.hpack import Field, HpackDecoder, HpackError
 
 Bytes: TypeAlias = bytes | memoryview
 """Bytes of a body: a long piece is a view of what was read, and copied only where it is joined."""
-
-_Payload = TypeVar("_Payload", bytes, bytes | memoryview)
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME_BYTES: Final = 16_384
@@ -508,7 +506,7 @@ class Http2Connection(asyncio.Protocol):
     def _on_data(self, number: int, flags: int, payload: Bytes) -> None:
         size = len(payload)
         if (stream := self._receiver(number, size)) is not None:
-            piece = _unpadded(payload) if flags & _PADDED else payload
+            piece = payload[_unpadded(payload)] if flags & _PADDED else payload
             stream.feed((piece,) if piece else (), size, ends=bool(flags & _END_STREAM))
 
     def _receiver(self, number: int, size: int) -> Http2Stream | None:
@@ -540,7 +538,7 @@ class Http2Connection(asyncio.Protocol):
             if not number % 2:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR)
             first_flags = flags
-            block = _unpadded(payload) if flags & _PADDED else payload
+            block = payload[_unpadded(payload)] if flags & _PADDED else payload
             if flags & _WITH_PRIORITY:
                 block = block[_PRIORITY_BYTES:]
         if not flags & _END_HEADERS:
@@ -652,8 +650,8 @@ def _cut(data: bytes, start: int, end: int) -> Bytes:
     return data[start:end] if end - start < VIEWED_BYTES else memoryview(data)[start:end]
 
 
-def _unpadded(payload: _Payload) -> _Payload:
-    """Return a payload without its padding (section 6.1)."""
+def _unpadded(payload: Bytes) -> slice:
+    """Return the place of a payload between its padding (section 6.1)."""
     if not payload or payload[0] >= len(payload):
         raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-    return payload[1 : len(payload) - payload[0]]
+    return slice(1, len(payload) - payload[0])
