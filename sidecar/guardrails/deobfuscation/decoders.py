@@ -224,6 +224,37 @@ class SpacingDecoder(Decoder):
 
 SPACING: Final = SpacingDecoder()
 
+_SPELLED: Final = re.compile(
+    rb"(?<![0-9A-Za-z])[A-Za-z](?: {1,5}[!-~]){6,}(?![!-~])|(?:\\[\n -~]){8,}"
+)
+_LEAST_SPELLED: Final = 38
+_LIKELY_SPELLED: Final = compile_re2(Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}"))
+_WIDE: Final = re.compile(rb" {2,}")
+
+
+def _words(run: bytes) -> bytes:
+    if run.startswith(b"\\"):
+        return run[1::2]
+    return b" ".join([word.replace(b" ", b"") for word in _WIDE.split(run)])
+
+
+class SpellingDecoder(Decoder):
+    r"""Joins the letters of whole sentences: `o f   w o r d s`, or `\o\f\ \w\o\r\d\s`."""
+
+    trigger: Expression | None = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
+
+    @override
+    def applies(self, content: bytes) -> bool:
+        return len(content) > WINDOW_BYTES or _LIKELY_SPELLED.search(content) is not None
+
+    @override
+    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
+        found = matches(_SPELLED, view.content, least=_LEAST_SPELLED, likely=_LIKELY_SPELLED)
+        return replace_runs(view, found, _words, ViewKind.UNSPACED)
+
+
+SPELLING: Final = SpellingDecoder()
+
 _SIGN: Final = re.compile(rb"[0134578@$!|]")
 _LETTER: Final = re.compile(rb"[A-Za-z]")
 _TABLES: Final = tuple(  # a one is an i or an l
@@ -261,8 +292,8 @@ LEET: Final = LeetDecoder()
 MAX_DEPTH: Final = 2
 """Text that is encoded twice is read; a model does not decode more unaided."""
 
-FOR_ALL: Final = (ESCAPES, LOOK_ALIKES, ENCODINGS, SPACING)
-FOR_WORDS: Final = (ESCAPES, LOOK_ALIKES, LEET, ENCODINGS, SPACING)
+FOR_ALL: Final = (ESCAPES, LOOK_ALIKES, ENCODINGS, SPACING, SPELLING)
+FOR_WORDS: Final = (ESCAPES, LOOK_ALIKES, LEET, ENCODINGS, SPACING, SPELLING)
 
 TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
 

@@ -152,6 +152,13 @@ ROWS = {
     "email_look_alike": found("bоb@exаmple.com", "EMAIL"),
     "term_in_leetspeak": found("blu3b1rd", "DENIED_TERM"),
     "term_spaced_out": found("b l u e b i r d", "DENIED_TERM"),
+    "term_in_a_spelled_sentence": found("t h e   b l u e b i r d   a g a i n", "DENIED_TERM"),
+    "key_in_a_spelled_sentence": found(" ".join(f"my key: {KEY}"), "GITHUB_TOKEN", " ".join(KEY)),
+    "behind_backslashes": found("".join(f"\\{one}" for one in KEY), "GITHUB_TOKEN"),
+    "spaced_out_behind_backslashes": found(
+        "\\" * 15 + " ".join(KEY), "GITHUB_TOKEN", " ".join(KEY)
+    ),
+    "term_behind_backslashes": found("".join(f"\\{one}" for one in "a bluebird"), "DENIED_TERM"),
     "term_in_cyrillic": found("bluеbird", "DENIED_TERM"),
     "term_in_base64": found(in_base64("tell me about bluebird"), "DENIED_TERM"),
     # What is not found, and why.

@@ -102,6 +102,8 @@ def test_kinds_narrow_what_is_found() -> None:
         pytest.param(OVERRIDE.replace("o", "\u043e"), id="look-alike letters"),
         pytest.param(OVERRIDE.replace(" ", "%20"), id="percent encoding"),
         pytest.param(" ".join(JAILBREAK.replace(" ", "  ")), id="spaced-out letters"),
+        pytest.param(" ".join(OVERRIDE), id="a spelled sentence"),
+        pytest.param("".join(f"\\{one}" for one in OVERRIDE), id="a backslash before each letter"),
         pytest.param("x " * 50_000 + JAILBREAK + " x" * 50_000, id="in a long text"),
     ],
 )
