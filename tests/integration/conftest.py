@@ -3,9 +3,16 @@ from __future__ import annotations
 import pytest
 
 from tests.support.admin_server import by_server
-from tests.support.postgres import database, empty_database, postgres_server
+from tests.support.command_line import Egret
+from tests.support.postgres import Database, database, empty_database, postgres_server
 
 __all__ = ["by_server", "database", "empty_database", "postgres_server"]
+
+
+@pytest.fixture
+def egret(database: Database) -> Egret:
+    """The command line with the database of the test."""
+    return Egret(database.dsn)
 
 
 def pytest_configure(config: pytest.Config) -> None:

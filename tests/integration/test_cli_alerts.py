@@ -10,17 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-import pytest
-
 from sidecar.storage.pool import connect
 from tests.support.alerts import SECRET, AlertReceiver, leak, route_text, secrets_of, service
 from tests.support.command_line import Egret
 from tests.support.postgres import Database
-
-
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
 
 
 def apply(egret: Egret, directory: Path, text: str) -> None:

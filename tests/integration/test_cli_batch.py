@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import Egret
-from tests.support.postgres import Database
 
 TEAMS = """\
 # Two teams of one organization.
@@ -14,11 +13,6 @@ teams create search --org acme --output json   # with or without the program's n
 
 teams create 'chat' --org acme --output json
 """
-
-
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
 
 
 def test_commands_of_a_file_run_one_after_the_other(egret: Egret, tmp_path: Path) -> None:

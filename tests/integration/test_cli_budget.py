@@ -21,8 +21,7 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def egret(database: Database) -> Egret:
-    egret = Egret(database.dsn)
+def egret(egret: Egret) -> Egret:
     for words in (
         "orgs create acme",
         "orgs create other",

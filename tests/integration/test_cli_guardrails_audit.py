@@ -3,8 +3,6 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from sidecar.domain.finding import FindingCount, Verdict
 from sidecar.domain.policy import Guardrail
 from sidecar.storage.finding_counts import FindingCounts
@@ -44,11 +42,6 @@ async def fill(database: Database, *, requests: int = 0) -> None:
         records = [record(request=judged(n, occurred_at=NOW)) for n in range(requests)]
         if records:
             await store.add(records, PriceList())
-
-
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
 
 
 def test_the_most_frequent_type_comes_first_with_its_role(

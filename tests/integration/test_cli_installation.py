@@ -20,11 +20,6 @@ TREE = joined(
 )
 
 
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
-
-
 def applied(egret: Egret, text: str, *options: str) -> Ran:
     """Apply a text without questions."""
     return egret("apply", "-f", "-", "--yes", "--no-wait", *options, stdin=text)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import Egret
-from tests.support.postgres import Database
 
 NARROW = (
     *("--operation", "embeddings", "--operation", "chat"),
@@ -23,9 +22,8 @@ SCOPES = {
 
 
 @pytest.fixture
-def egret(database: Database) -> Egret:
+def egret(egret: Egret) -> Egret:
     """With an organization of two teams, and another."""
-    egret = Egret(database.dsn)
     for arguments in (
         "orgs create acme",
         "orgs create zoo",

@@ -38,8 +38,7 @@ def jsonl(file: Path, *rows: dict[str, object]) -> str:
 
 
 @pytest.fixture
-def egret(database: Database) -> Egret:
-    egret = Egret(database.dsn)
+def egret(egret: Egret) -> Egret:
     egret("orgs", "create", "acme")
     egret("teams", "create", "search", "--org", "acme")
     return egret

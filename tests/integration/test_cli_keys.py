@@ -17,9 +17,8 @@ from tests.support.postgres import Database
 
 
 @pytest.fixture
-def egret(database: Database) -> Egret:
+def egret(egret: Egret) -> Egret:
     """With an organization of two teams, and another with a team of the same name."""
-    egret = Egret(database.dsn)
     for arguments in (
         "orgs create acme",
         "orgs create zoo",

@@ -45,8 +45,7 @@ def socket(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def egret(database: Database) -> Egret:
-    egret = Egret(database.dsn)
+def egret(egret: Egret) -> Egret:
     egret("orgs", "create", "acme")
     egret("teams", "create", "search", "--org", "acme")
     return egret

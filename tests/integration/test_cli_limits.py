@@ -16,8 +16,7 @@ from tests.support.postgres import Database
 
 
 @pytest.fixture
-def egret(database: Database) -> Egret:
-    egret = Egret(database.dsn)
+def egret(egret: Egret) -> Egret:
     egret("orgs", "create", "acme")
     egret("teams", "create", "search", "--org", "acme")
     return egret

@@ -8,11 +8,6 @@ from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 
 
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
-
-
 def masked(ran: Ran) -> list[str]:
     """Lines with what differs from run to run put away."""
     return [

@@ -7,7 +7,6 @@ import pytest
 
 from sidecar.policy.parse import default_policy_text
 from tests.support.command_line import Egret, Ran
-from tests.support.postgres import Database
 
 STRICT = """\
 name: strict
@@ -58,11 +57,6 @@ guardrails:
     open_for: 10000ms
 """
 LOOSE = "name: loose\nunscanned: allow\n"
-
-
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 from aiohttp import web
 
 from tests.support.command_line import Egret, Ran
-from tests.support.postgres import Database
 
 FIRST = "name: loose\nunscanned: allow\n"
 SECOND = "name: loose\nunscanned: flag\n"
@@ -22,11 +21,6 @@ guardrails:
     mode: shadow
   - {name: mail, type: pii, types: [EMAIL], action: redact}
 """
-
-
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ HEADER = (
 )
 
 
-@pytest.fixture
-def egret(database: Database) -> Egret:
-    return Egret(database.dsn)
-
-
 async def fill(database: Database) -> None:
     """Add five requests: of two teams with names, and of one that is gone."""
     async with database.server.connect(database.name) as connection:
