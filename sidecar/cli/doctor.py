@@ -185,7 +185,7 @@ STALE: Final = "stale sockets"
 async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
     """Look at the folder without changing it."""
     folder = settings.socket_directory.absolute()
-    longest = len(str(folder / f"worker-{settings.workers - 1}.sock").encode())
+    longest = len(str(settings.worker_socket(settings.workers - 1)).encode())
     paths = ok(PATHS, f"{longest} bytes at most of {MAX_SOCKET_PATH_BYTES}")
     if longest > MAX_SOCKET_PATH_BYTES:
         hint = "set EGRET_SERVER__SOCKET_DIRECTORY to a shorter folder"

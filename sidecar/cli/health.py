@@ -30,14 +30,11 @@ def health(
 
     Example: egret health started
     """
-    # Here, since no other command should wait for this import.
-    from sidecar.worker.runtime import worker_sockets  # noqa: PLC0415
-
     try:
-        settings = read_settings()
+        server = read_settings().server
     except SettingsError as error:
         fail(str(error), hint="correct the environment", code=WRONG_USAGE)
-    sockets = worker_sockets(settings.server)
+    sockets = [server.worker_socket(index) for index in range(server.workers)]
     states = asyncio.run(worker_states(sockets))
     rows: list[Row] = [
         {"worker": index, "state": state.value, "socket": str(socket)}

@@ -31,6 +31,10 @@ class ServerSettings(Section):
     """NOT_SERVING is shown this long before the socket closes: over two health intervals."""
     drain_grace_seconds: Seconds = 20.0
 
+    def worker_socket(self, index: int) -> Path:
+        """Return the socket of a worker."""
+        return self.socket_directory.absolute() / f"worker-{index}.sock"
+
 
 class NetworkTls(enum.Enum):
     """Security of calls over the network.

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Final, Never, Self
 
 from sidecar.guardrails.message_table import MessageTable
-from sidecar.settings.serving import ServerSettings
 from sidecar.storage.pool import Pool
 from sidecar.telemetry.logs import exception_fields, get_logger
 from sidecar.telemetry.process_metrics import GcPauses, PoolUse, ProcessMetrics, TableUse
@@ -175,13 +174,3 @@ class RuntimeSampler:
                 self.metrics.pool_is(PoolUse(busy=busy, open=size, limit=self.pool.get_max_size()))
         finally:
             self.pauses.stop()
-
-
-def worker_socket(server: ServerSettings, index: int) -> Path:
-    """Return the socket of worker *index*."""
-    return server.socket_directory.absolute() / f"worker-{index}.sock"
-
-
-def worker_sockets(server: ServerSettings) -> tuple[Path, ...]:
-    """Return the sockets of all workers."""
-    return tuple(worker_socket(server, index) for index in range(server.workers))

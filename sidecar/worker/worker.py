@@ -48,7 +48,6 @@ from sidecar.worker.runtime import (
     BackgroundTasks,
     RuntimeSampler,
     use_huge_pages,
-    worker_socket,
 )
 from sidecar.worker.supervisor import SchemaWatch
 from sidecar.worker.usage import UsageSettlement, WorkerUsage, open_usage
@@ -80,7 +79,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
         status = WorkerStatus(
             stores.pool, settings.postgres,
-            host=gethostname(), socket=str(worker_socket(settings.server, index)),
+            host=gethostname(), socket=str(settings.server.worker_socket(index)),
         )  # fmt: skip
         table = None
         if settings.exchange.message_table_mb:
@@ -122,7 +121,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
         server.set_ready(is_ready=True)
         os.write(ready_pipe, b"1")
         get_logger().info(
-            "worker.ready", worker=index, socket=str(worker_socket(settings.server, index))
+            "worker.ready", worker=index, socket=str(settings.server.worker_socket(index))
         )
         await stopping.wait()
         os.close(ready_pipe)
@@ -266,7 +265,7 @@ def _server(
         tls = None if files is None else TlsFiles(*files)
         network = NetworkAddress(listen.host, listen.port + index, tls)
     options = ServerOptions(
-        socket_path=worker_socket(settings.server, index),
+        socket_path=settings.server.worker_socket(index),
         socket_mode=settings.server.socket_mode,
         max_message_bytes=settings.server.max_message_bytes,
         drain_delay_seconds=settings.server.drain_delay_seconds,

@@ -64,7 +64,7 @@ def serving(command: list[str], socket: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def conformance(socket: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -20,9 +20,11 @@ from sidecar import __version__
 from sidecar.cli.main import command_tree
 command_tree(sys.argv[1:])
 modules = sorted(sys.modules)
-print(*(name for name in modules if name.startswith(("sidecar.cli.", "egret_tools."))))
+print(*(name for name in modules if name.startswith(("sidecar.", "egret_tools."))))
 """
 
+
+WORKER_PARTS = ("sidecar.worker", "sidecar.guardrails", "sidecar.storage", "sidecar.policy")
 
 WITHOUT_TOOLS = """
 import sys
@@ -70,6 +72,12 @@ def test_a_command_does_not_wait_for_the_import_of_others() -> None:
 def test_help_a_mistyped_command_and_completion_import_no_command() -> None:
     """The table has all that they show."""
     assert imported("--help", "ke", "keyz").isdisjoint({"sidecar.cli.keys", "egret_tools.cli.up"})
+
+
+def test_a_probe_of_health_imports_none_of_the_parts_of_a_worker() -> None:
+    """An orchestrator runs it every few seconds beside the workers."""
+    assert "sidecar.settings.process" in imported("health")
+    assert not [one for one in imported("health") if one.startswith(WORKER_PARTS)]
 
 
 def test_the_table_quotes_the_first_paragraph_of_each_command() -> None:
