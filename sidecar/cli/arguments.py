@@ -9,13 +9,25 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Annotated, BinaryIO, Final
+
+import typer
 
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail
 from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+KeyOption = Annotated[
+    str | None, typer.Option("--key", metavar="KEY_ID", help="For one key: its public id.")
+]
+TeamOption = Annotated[
+    str | None, typer.Option("--team", metavar="TEAM", help="For a team: ORGANIZATION/TEAM.")
+]
+OrgOption = Annotated[
+    str | None, typer.Option("--org", metavar="NAME", help="For an organization: its name.")
+]
 
 
 class MomentError(ValueError):

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sidecar.admin.limits import SpentBudget, spent_budgets
+from sidecar.cli.arguments import KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import on_connection
 from sidecar.cli.limits import owner_or_all
 from sidecar.cli.limits_server import spent_budgets_there
-from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import bar, console, percent, print_json
 from sidecar.cli.usage import ReportOutput
 from sidecar.domain.limits import MICROS, Measure

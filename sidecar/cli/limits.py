@@ -25,6 +25,7 @@ from sidecar.admin.limits import (
     owned_limits,
     remove_all_limits,
 )
+from sidecar.cli.arguments import KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import ChangeNotice, on_connection, settings_or_exit
 from sidecar.cli.keys import public_id
 from sidecar.cli.limits_server import (
@@ -33,7 +34,6 @@ from sidecar.cli.limits_server import (
     live_limits_there,
     owned_limits_there,
 )
-from sidecar.cli.policy import KeyOption, OrgOption, TeamOption
 from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,

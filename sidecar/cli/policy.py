@@ -16,7 +16,7 @@ from sidecar.admin.owners import bind_organization, bind_team
 from sidecar.admin.policy_changes import existing_policy
 from sidecar.admin.policy_plan import plan_policies
 from sidecar.cli.admin_server import AdminServer, owner_address
-from sidecar.cli.arguments import SERVER
+from sidecar.cli.arguments import SERVER, KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.keys import public_id
@@ -239,17 +239,6 @@ def _row(one: LintWarning) -> Row:
         "mend": one.hint,  # the former name, for one more version
         "code": one.code,
     }
-
-
-KeyOption = Annotated[
-    str | None, typer.Option("--key", metavar="KEY_ID", help="For one key: its public id.")
-]
-TeamOption = Annotated[
-    str | None, typer.Option("--team", metavar="TEAM", help="For a team: ORGANIZATION/TEAM.")
-]
-OrgOption = Annotated[
-    str | None, typer.Option("--org", metavar="NAME", help="For an organization: its name.")
-]
 
 
 def bind(
