@@ -3,10 +3,10 @@
     python -m loadtest.bench_bodies [--seconds 2] [--rounds 3]
 
 The server is Egret's own with its protocol, and judges nothing: it asks for each
-body and lets it go on. So its CPU time is that of the transport. In the mode *streamed* Envoy
-sends a body in pieces, and receives it back; in the mode *kept* Envoy keeps it and sends one
-message. Egret uses both (docs/envoy.md, "Long bodies"). Sizes and modes take turns. Prints the
-lowest of the rounds, and writes build/bench/bench-bodies.json.
+body and lets it go on. So its CPU time is that of the transport. In the mode *streamed*, which
+Egret uses, Envoy sends a body in pieces, and receives it back; in the mode *kept* Envoy keeps it
+and sends one message. Sizes and modes take turns. Prints the lowest of the rounds, and writes
+build/bench/bench-bodies.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from sidecar.domain.http import Refusal
 from sidecar.extproc.phases import Event
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
-    BODY_BUFFER,
     Call,
     ExtProcStream,
     OverloadGuard,
@@ -47,15 +46,8 @@ from sidecar.server.grpc_server import GrpcServer
 from sidecar.server.options import ServerOptions
 from sidecar.worker.runtime import keep_freed_memory
 
-SIZES: Final = {
-    "1 KB": 1_000,
-    "64 KB": 64 << 10,
-    "128 KB": 128 << 10,
-    "256 KB": 256 << 10,
-    "1 MB": 1_000_000,
-}
-KEPT: Final = "kept"
-MODES: Final = ("streamed", KEPT)
+SIZES: Final = {"1 KB": 1_000, "64 KB": 64 << 10, "256 KB": 256 << 10, "1 MB": 1_000_000}
+MODES: Final = ("streamed", "kept")
 LOAD: Final = Load("c4", 4)
 MAX_BODY_BYTES: Final = 1 << 24
 
@@ -65,11 +57,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        mode, socket = options.serve
-        uvloop.run(_serve(Path(socket), keeps=mode == KEPT))
+        uvloop.run(_serve(options.serve))
         return 0
     console = new_console()
     run = circumstances(" ".join(["python -m loadtest.bench_bodies", *sys.argv[1:]]))
@@ -97,15 +88,13 @@ async def _measure(seconds: float, rounds: int) -> Mapping[str, float]:
         tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
         run_directory(Path(place) / "run") as run,
     ):
-        servers = {mode: Path(place) / mode for mode in MODES}
-        body = Path(place) / "body.json"
-        for mode, server in servers.items():
-            server.write_text(
-                f"#!/bin/sh\nPYTHONPATH={ROOT}:{ROOT}/tools"
-                f' exec {sys.executable} -m loadtest.bench_bodies --serve {mode} "$1"\n'
-            )
-            server.chmod(0o700)
-        stack = StackOptions(servers=servers)
+        server, body = Path(place) / "server", Path(place) / "body.json"
+        server.write_text(
+            f"#!/bin/sh\nPYTHONPATH={ROOT}:{ROOT}/tools"
+            f' exec {sys.executable} -m loadtest.bench_bodies --serve "$1"\n'
+        )
+        server.chmod(0o700)
+        stack = StackOptions(servers=dict.fromkeys(MODES, server), buffered=("kept",))
         async with running_gateways((HERE,), run=run, options=stack) as gateways:
             for number in range(rounds):
                 for size, length in SIZES.items():
@@ -130,16 +119,13 @@ async def _measure(seconds: float, rounds: int) -> Mapping[str, float]:
 class _PassAll:
     """Asks for the body of each request and lets it go on."""
 
-    def __init__(self, *, keeps: bool) -> None:
-        self._keeps = keeps
-
     async def judge(self, stream: ExtProcStream) -> Refusal | None:
         """Carry the request to its end."""
         protocol = stream.protocol
         try:
             await stream.receive(Event.REQUEST_HEADERS)
             if protocol.has_body:
-                protocol.require_body(("authorization",), may_keep=self._keeps)
+                protocol.require_body(("authorization",))
                 await stream.receive(Event.REQUEST_BODY)
                 protocol.body()
             protocol.forward(removed=("authorization",))
@@ -160,19 +146,13 @@ class _PassAll:
         """Report nothing."""
 
 
-async def _serve(socket: Path, *, keeps: bool) -> None:
+async def _serve(socket: Path) -> None:
     keep_freed_memory()
-    guard = OverloadGuard(max_exchanges=1024, max_held_bytes=1 << 28)
-    handler = _PassAll(keeps=keeps)
+    guard, handler = OverloadGuard(max_exchanges=1024, max_held_bytes=1 << 28), _PassAll()
 
-    async def serve(call: Call, metadata: Mapping[str, str]) -> StreamEnd:
+    async def serve(call: Call, _: Mapping[str, str]) -> StreamEnd:
         protocol = ExtProcProtocol(
-            max_body_bytes=MAX_BODY_BYTES,
-            wants_answer_headers=False,
-            room=guard,
-            buffer=metadata[BODY_BUFFER],
-            min_buffered_bytes=0,
-            obeyed=call.obeyed,
+            max_body_bytes=MAX_BODY_BYTES, wants_answer_headers=False, room=guard
         )
         return await ExtProcStream(call, protocol, BUDGETS).run(handler)
 

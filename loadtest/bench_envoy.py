@@ -45,15 +45,23 @@ def shipped_config(
     provider: Config,
     over_http1: bool = False,
     is_bare: bool = False,
+    is_buffered: bool = False,
     session_header: str = "",
 ) -> str:
     """Return the rendered configuration *text* with its plain listener only and *provider*.
 
-    *is_bare* removes Egret. By a *session_header* all requests of a session go to one worker.
+    *is_bare* removes Egret. With *is_buffered* Envoy keeps a request's body, and sends it whole.
+    By a *session_header* all requests of a session go to one worker.
     """
     config: Config = yaml.safe_load(text)
     resources = config["static_resources"]
     plain = next(one for one in resources["listeners"] if one["name"] == "http")
+    if is_buffered:
+        plain["per_connection_buffer_limit_bytes"] = 1 << 23
+        for manager in _managers(plain):
+            for one in manager["http_filters"]:
+                if one["name"] == _EXT_PROC:
+                    one["typed_config"]["processing_mode"]["request_body_mode"] = "BUFFERED"
     if session_header:
         _send_by_session(plain, resources["clusters"], session_header)
     resources["listeners"] = [_bare_listener(plain) if is_bare else plain]

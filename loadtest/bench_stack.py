@@ -136,6 +136,7 @@ class StackOptions:
     policies: str = ""
     provider: Config | None = None
     servers: Mapping[str, Path] = field(default_factory=dict)
+    buffered: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +372,7 @@ class _Starter:
             provider=self.provider,
             over_http1=self.options.provider is not None,
             is_bare=not sockets,
+            is_buffered=name in self.options.buffered,
             session_header=side.session_header,
         )
         pid, ports = await self._run_envoy(f"envoy-{name}", config)

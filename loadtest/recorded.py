@@ -21,7 +21,7 @@ from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.codec import Answer
-from sidecar.extproc.stream import BODY_BUFFER, Budgets, OverloadGuard
+from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.keys.cache import KeyCache
@@ -41,11 +41,7 @@ from sidecar.usage.prices import PriceList
 
 KEY: Final = ApiKey(key_id="0123456789ab", secret="x" * 43)
 PRINCIPAL: Final = Principal(KEY.key_id, "team_1", "bench", "org_1", "bench")
-METADATA: Final = {
-    "x-envoy-expected-rq-timeout-ms": "10000",
-    "user-agent": "grpc-c++",
-    BODY_BUFFER: "1048576",
-}
+METADATA: Final = {"x-envoy-expected-rq-timeout-ms": "10000", "user-agent": "grpc-c++"}
 BODY: Final = chat_body()
 MAX_BODY_BYTES: Final = 1 << 20
 BUDGETS: Final = Budgets(
@@ -92,7 +88,6 @@ class RecordedStream:
 
     def __init__(self, messages: tuple[bytes, ...]) -> None:
         self._messages = iter(messages)
-        self.obeyed: set[str] = set()
         self.written = 0
 
     def take(self) -> bytes | None:

@@ -20,7 +20,6 @@ class HeaderName:
     CONTENT_ENCODING: Final = "content-encoding"
     CONTENT_LENGTH: Final = "content-length"
     CONTENT_TYPE: Final = "content-type"
-    TRANSFER_ENCODING: Final = "transfer-encoding"
     AMZN_ERROR_TYPE: Final = "x-amzn-errortype"
     RETRY_AFTER: Final = "retry-after"
     REQUEST_ID: Final = "x-request-id"

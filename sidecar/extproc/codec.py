@@ -31,7 +31,6 @@ from sidecar.domain.http import (
     NO_CHANGE,
     HeaderFields,
     HeaderMutation,
-    HeaderName,
     Headers,
     MetadataFields,
     Refusal,
@@ -310,12 +309,6 @@ The request body is streamed here while the headers are held. Envoy 1.40 accepts
 FULL_DUPLEX_STREAMED only, with trailers SEND; response modes start from the configuration again,
 so the whole mode is always stated."""
 
-_KEEPING: Final = modes.ProcessingMode(
-    response_header_mode=_SKIP,
-    request_body_mode=modes.ProcessingMode.BUFFERED,
-    request_trailer_mode=_SEND,
-)
-
 OVERRIDE_WITH_TRAILERS: Final = _override(
     response_headers=True, response_body=False, response_trailers=True
 )
@@ -366,19 +359,6 @@ def _headers_answer(
     return response.SerializeToString()
 
 
-@lru_cache(maxsize=64)  # most requests lose the same headers, and few are sent to no route
-def keep_request_body(removed: tuple[str, ...], path: bytes | None = None) -> bytes:
-    """Answer the request headers, and have Envoy keep the body and send it in one message.
-
-    An Envoy that ignores the override lets the request go on: *path* then leads it nowhere.
-    """
-    response = ext.ProcessingResponse(mode_override=_KEEPING)
-    common = response.request_headers.response
-    _mutate(common.header_mutation, () if path is None else ((HeaderName.PATH, path),), removed)
-    common.clear_route_cache = path is not None
-    return response.SerializeToString()
-
-
 def request_body_answer(
     added: HeaderFields = (),
     removed: tuple[str, ...] = (),
@@ -388,26 +368,13 @@ def request_body_answer(
     clear_route_cache: bool = False,
 ) -> bytes:
     """Answer a BUFFERED request body; *body* replaces it, None leaves it."""
-    if body is None:
-        return _kept_body_answer(added, removed, clear_route_cache) + _dynamic(metadata)
-    response = ext.ProcessingResponse.FromString(
-        _kept_body_answer(added, removed, clear_route_cache)
-    )
-    response.request_body.response.body_mutation.body = body
-    return response.SerializeToString() + _dynamic(metadata)
-
-
-@lru_cache(maxsize=64)  # most bodies change nothing
-def _kept_body_answer(
-    added: HeaderFields,
-    removed: tuple[str, ...],
-    clear_route_cache: bool,  # noqa: FBT001 - a cached call takes its arguments by position
-) -> bytes:
     response = ext.ProcessingResponse()
     common = response.request_body.response
     _mutate(common.header_mutation, added, removed)
     common.clear_route_cache = clear_route_cache
-    return response.SerializeToString()
+    if body is not None:
+        common.body_mutation.body = body
+    return response.SerializeToString() + _dynamic(metadata)
 
 
 def streamed_request_body(

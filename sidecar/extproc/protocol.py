@@ -22,7 +22,6 @@ In the default mode (bodies NONE) a request whose policy needs its body goes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Final, Protocol, assert_never
 
@@ -57,12 +56,6 @@ from sidecar.extproc.phases import (
 
 _NO_HEADERS: Final = Headers()
 
-_LENGTH: Final = re.compile(rb"[1-9][0-9]{0,9}")
-_BUFFER: Final = re.compile(r"[0-9]{1,10}")
-
-MIN_BUFFERED_BYTES: Final = 128 << 10
-"""Of a shorter body the way through a worker costs no more (`python -m loadtest.bench_bodies`)."""
-
 MAX_CHUNK_BYTES: Final = 62_000
 """Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
 
@@ -91,10 +84,6 @@ class Room(Protocol):
         """Count *size* bytes more; return False, and count nothing, if there is no room."""
         ...
 
-    def hold_spare(self, size: int) -> bool:
-        """Do the same, but leave half of the room to others."""
-        ...
-
     def release(self, size: int) -> None:
         """Stop counting *size* bytes."""
         ...
@@ -108,19 +97,12 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
     `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
     came with the answer's trailers, `has_trailers` whether those came.
-
-    `buffer` is the longest body that Envoy can keep, as its filter states it in decimal; empty if
-    it states none. `obeyed` are those of filters that have kept one. From `min_buffered_bytes` on
-    to keep a body is cheaper.
     """
 
     # A struct, since each request builds one: its fields are set in C.
     max_body_bytes: int
     wants_answer_headers: bool
     room: Room
-    buffer: str = ""
-    min_buffered_bytes: int = MIN_BUFFERED_BYTES
-    obeyed: set[str] = set()
     phase: Phase = Phase.AWAIT_HEADERS
     outgoing: list[Answer] = []
     is_answered: bool = False
@@ -144,8 +126,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     _trailers_follow: bool = False
     _is_half_closed: bool = False
     _is_overridden: bool = False
-    _is_kept: bool = False
-    _path: bytes | None = None
     _passes_request: bool = False
     _judges_answer: bool = False
     _awaits_usage: bool = False
@@ -167,24 +147,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self.request_mode is BodyMode.NONE
             or self._is_overridden
             or self.response_mode in HOLDING_BODY_MODES
-        )
-
-    @property
-    def can_keep_body(self) -> bool:
-        """Return whether Envoy's buffer has room for the body, and to keep it is cheaper."""
-        if not self.buffer or self.request_mode is not BodyMode.NONE:
-            return False
-        named = self.headers.by_name
-        length = named.get(HeaderName.CONTENT_LENGTH, b"")
-        return (
-            _LENGTH.fullmatch(length) is not None
-            and self.min_buffered_bytes <= int(length) <= self.max_body_bytes
-            and _BUFFER.fullmatch(self.buffer) is not None
-            and int(length) <= int(self.buffer)
-            and len(self.headers.all(HeaderName.CONTENT_LENGTH)) == 1
-            and HeaderName.TRANSFER_ENCODING not in named
-            and named.get(HeaderName.PATH, b"").startswith(b"/")
-            and not self.wants_answer_headers
         )
 
     @property
@@ -247,9 +209,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             # The peer may still wait for the verdict; Envoy resets the stream if it does not.
             self._is_half_closed = True
             return
-        # The headers of a kept body have their answer: the client left before its end.
-        has_left = self._is_kept and self.phase is Phase.AWAIT_BODY
-        self.is_aborted = self.phase in OWING and not has_left
+        self.is_aborted = self.phase in OWING
         self._end()
 
     def abort(self) -> None:
@@ -290,12 +250,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self._has_request_ended = has_ended
             return event
         self._has_request_ended = has_ended
-        if self._is_kept:
-            self.obeyed.add(self.buffer)
-            self.drop()  # its share, which was held while it came
         self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
-        if self._is_kept and not message.ends:
-            raise RefusedError(ErrorKind.REQUEST_TRAILERS)  # as of a body that is streamed
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
         self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
         self._trailers_follow = self._is_body_complete and not message.ends
@@ -328,7 +283,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     def _on_request_trailers(self) -> Event:
         if self.phase in UNANSWERED:
-            if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED or self._is_kept:
+            if self.request_mode is BodyMode.FULL_DUPLEX_STREAMED:
                 # Envoy 1.40 sends a body that was streamed back to it twice if trailers follow it
                 # and the route may retry: the provider would read a body that was never judged.
                 raise RefusedError(ErrorKind.REQUEST_TRAILERS)
@@ -420,13 +375,10 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         *,
         judges_answer: bool = False,
         awaits_usage: bool = False,
-        may_keep: bool = False,
     ) -> None:
         """Ask for the request's body; with *judges_answer* its answer must come here as well.
 
-        With *awaits_usage* the headers and trailers of the answer come, if Envoy follows. With
-        *may_keep* nothing of the answer is asked for later, and Envoy keeps the body if
-        `can_keep_body` and there is room.
+        With *awaits_usage* the headers and trailers of the answer come, if Envoy follows.
 
         The headers *removed* go whatever the body holds: where Envoy wants an answer before it
         sends the body (BUFFERED), a request that ends in trailers instead would otherwise leave
@@ -446,21 +398,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         self.phase = Phase.AWAIT_BODY
         if self.request_mode is BodyMode.BUFFERED:
             self.outgoing.append(codec.request_headers_answer((), removed))
-        elif (
-            may_keep
-            and self.can_keep_body
-            # Half of the room stays for others: a client may state a length and send nothing.
-            and self.room.hold_spare(length := int(self.headers.text(HeaderName.CONTENT_LENGTH)))
-        ):
-            self.held_bytes = length
-            self.request_mode, self._is_kept = BodyMode.BUFFERED, True
-            path: bytes | None = None
-            if self.buffer not in self.obeyed:
-                # An Envoy that may not follow would let the request go on, unjudged: no route
-                # matches a path without its slash. With the body it gets its path again.
-                self._path = self.headers.by_name[HeaderName.PATH]
-                path = self._path.lstrip(b"/")
-            self.outgoing.append(codec.keep_request_body(removed, path))
         elif self.request_mode is BodyMode.NONE:
             # From here on Envoy holds the headers and streams the body (Envoy >= 1.40).
             self.request_mode = BodyMode.FULL_DUPLEX_STREAMED
@@ -502,11 +439,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         if is_buffered and has_body and self.phase is Phase.JUDGING_BODY:
             if body is not None:
                 added = (*added, _content_length(body))
-            if self._is_kept:
-                removed = ()  # with the answer to the headers
-            if self._path is not None:
-                added = ((HeaderName.PATH, self._path), *added)  # a later one overwrites it
-                clear_route_cache = True
             answer = codec.request_body_answer(
                 added, removed, body, metadata, clear_route_cache=clear_route_cache
             )

@@ -27,9 +27,7 @@ STREAM_NAME: Final = "x-egret-stream"
 
 Not the request id: an Envoy that keeps a client's would let it name, and so end, another request.
 """
-BODY_BUFFER: Final = "x-egret-body-buffer-bytes"
-"""Of the gRPC call's metadata: the longest body that the filter's Envoy keeps."""
-CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME, BODY_BUFFER)
+CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
 """The metadata of a call that are read; the server may leave out all others."""
 
 
@@ -72,15 +70,7 @@ class CheckCancelledError(Exception):
 
 
 class Call(Protocol):
-    """One bidirectional gRPC call as bytes in and bytes out.
-
-    `obeyed` is the same for all calls of a connection, and so of one Envoy.
-    """
-
-    @property
-    def obeyed(self) -> set[str]:
-        """The buffers of filters whose Envoy has followed a change to BUFFERED."""
-        ...
+    """One bidirectional gRPC call as bytes in and bytes out."""
 
     def take(self) -> bytes | None:
         """Return the next message if it has come, and the server can see that; else None.

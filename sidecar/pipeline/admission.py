@@ -8,7 +8,6 @@ from typing import Final, assert_never
 from urllib.parse import quote
 
 from sidecar.apis.routes import recognise
-from sidecar.apis.stream_usage import can_ask_for_usage
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
@@ -166,20 +165,6 @@ def stream_usage_of(caller: Caller) -> StreamUsage:
         return policy.stream_usage
     counts = any(limit.measure in _COUNTING for limit in key.limits)
     return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE
-
-
-def may_need_answer(route: Route, caller: Caller, worker: Worker) -> bool:
-    """Return whether the answer may have to come here, whatever the body will be.
-
-    To judge it, to count its tokens, to hide its counts, or to give a model's alias back.
-    """
-    policy = caller[1]
-    return (
-        judges_answer(route, policy)
-        or worker.own_ends is not None
-        or (policy.restores_aliases and bool(policy.aliases))
-        or (stream_usage_of(caller) is StreamUsage.HIDE and can_ask_for_usage(route))
-    )
 
 
 CLIENT_CREDENTIALS: Final = frozenset(

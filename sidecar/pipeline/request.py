@@ -27,7 +27,6 @@ from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.phases import Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
 from sidecar.extproc.stream import (
-    BODY_BUFFER,
     STREAM_NAME,
     TRACEPARENT,
     TRACESTATE,
@@ -41,7 +40,6 @@ from sidecar.limits.settlement import adjustments_of, unused
 from sidecar.pipeline.admission import (
     admit,
     judges_answer,
-    may_need_answer,
     naming_model,
     rename_path,
     requires_body,
@@ -115,8 +113,6 @@ async def serve(call: Call, metadata: Mapping[str, str], worker: Worker) -> Stre
         max_body_bytes=worker.max_body_bytes,
         wants_answer_headers=worker.timing is Timing.MUTATION,
         room=worker.guard,
-        buffer=metadata.get(BODY_BUFFER, ""),
-        obeyed=call.obeyed,
     )
     stream = ExtProcStream(call, protocol, worker.budgets)
     return await stream.run(RequestHandler(record, worker))
@@ -278,12 +274,7 @@ async def judge_request(
         if worker.own_ends is not None:
             needs_answer = needs_answer or reads_answer(route, protocol, worker)
             awaits = awaits_usage(route, worker)
-        protocol.require_body(
-            removed,
-            judges_answer=needs_answer,
-            awaits_usage=awaits,
-            may_keep=protocol.can_keep_body and not may_need_answer(route, caller, worker),
-        )
+        protocol.require_body(removed, judges_answer=needs_answer, awaits_usage=awaits)
         if protocol.phase is Phase.AWAIT_BODY:
             await stream.receive(Event.REQUEST_BODY)
         body = protocol.body()

@@ -75,11 +75,6 @@ class GrpcCall:
         self._opening = _OPENING
         self._has_ended = False
 
-    @property
-    def obeyed(self) -> set[str]:
-        """The marks of the connection."""
-        return self._stream.marks
-
     def take(self) -> bytes | None:
         """Return the next message if it has come.
 

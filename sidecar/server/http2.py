@@ -116,7 +116,7 @@ _SETTINGS_ACK: Final = _frame(_SETTINGS, _ACK, 0)
 class Http2Stream:
     """One stream: pieces of the peer's body in, header blocks and bytes out.
 
-    `fields` are the headers of the request, `marks` those of its connection.
+    `fields` are the headers of the request.
     """
 
     __slots__ = (
@@ -129,7 +129,6 @@ class Http2Stream:
         "fields",
         "is_half_closed",
         "is_reset",
-        "marks",
         "number",
         "send_window",
         "task",
@@ -144,7 +143,6 @@ class Http2Stream:
         self.task: asyncio.Task[None] | None = None
         self.is_half_closed = self.is_reset = False
         self.debt = 0
-        self.marks = connection.marks
         self._connection = connection
         self._pieces: deque[Bytes] = deque()
         self._read_bytes = 0
@@ -278,8 +276,7 @@ class Http2Connection(asyncio.Protocol):
 
     `send_window` is the peer's, for all streams. `blocked` wait for a window; `resumed` is an
     event while the peer reads too slowly. `unanswered` are the numbers of streams that were read
-    and may write in this turn. *answer* runs as one of `tasks` for each stream. `marks` are kept
-    for the application.
+    and may write in this turn. *answer* runs as one of `tasks` for each stream.
     """
 
     def __init__(
@@ -290,7 +287,6 @@ class Http2Connection(asyncio.Protocol):
         self.send_window = _DEFAULT_WINDOW
         self.blocked: set[Http2Stream] = set()
         self.unanswered: set[int] = set()
-        self.marks: set[str] = set()
         self.resumed: asyncio.Event | None = None
         self.closed = asyncio.Event()
         self._answer = answer

@@ -540,7 +540,7 @@ async def test_a_local_reply_that_overtakes_the_judgement_is_no_pass(stack: Stac
         second_gateway(stack, mode, listener_buffer(32768)) as gateway,
         stack.counting() as counted,
     ):
-        answer = await stack.post(chat("x" * 2_000_000), key="block", url=gateway.https_url)
+        answer = await stack.post(chat("x" * 200_000), key="block", url=gateway.https_url)
     assert answer.status == 413
     assert [outcome for outcome, _, _ in counted.outcomes] == ["aborted"]
     assert counted.faults == {}

@@ -102,16 +102,7 @@ def _ext_proc(config: Config) -> Any:
     return _ext_proc_filter(config)["typed_config"]
 
 
-def _last_route(config: Config) -> Any:
-    return _host(config)["routes"][-1]
-
-
 def _without_path(config: Config) -> None:
-    del _ext_proc(config)["grpc_service"]["initial_metadata"][1]
-    _keep_path(config)
-
-
-def _keep_path(config: Config) -> None:
     allowed = _ext_proc(config)["mutation_rules"]["allow_expression"]
     allowed["regex"] = allowed["regex"].removeprefix(":path|")
 
@@ -435,7 +426,6 @@ MISTAKES: Final[dict[str, Mistake]] = {
         _ext_proc, "allowed_override_modes", value=[{"request_body_mode": "BUFFERED"}]
     ),
     "EGR133": _drop(_ext_proc, "stat_prefix"),
-    "EGR138": _put(_last_route, "match", value={"prefix": ""}),
     "EGR201": _put(_workers, "name", value="other"),
     "EGR202": _drop(_workers, "typed_extension_protocol_options"),
     "EGR203": _put(_workers, "connect_timeout", value="5s"),
@@ -495,7 +485,6 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR414": _by_model(_switch_filter_by_model),
     "EGR415": by_choice(refused="/v1/chat"),
     "EGR416": by_choice(excludes=False),
-    "EGR417": _drop(_host, "request_body_buffer_limit"),
     "EGR501": lambda config: _hcm(config).update(http_filters=_hcm(config)["http_filters"][-1:]),
     "EGR502": _unguard,
     "EGR503": _read_first,
@@ -526,21 +515,6 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR527": _with_filter("mcp", 0, {"@type": f"{_FILTERS}.mcp.v3.Mcp"}),
 }  # fmt: skip
 """One mistake a rule."""
-
-_BUFFER: Final = ("grpc_service", "initial_metadata", 1, "value")
-
-KEPT_BODY_MISTAKES: Final[dict[str, tuple[str, Mistake]]] = {
-    "longer than the host's": ("EGR417", _put(_ext_proc, *_BUFFER, value="2000000")),
-    "no number": ("EGR417", _put(_ext_proc, *_BUFFER, value="%REQ(content-length)%")),
-    "longer than a route's": ("EGR417", _put(_last_route, "request_body_buffer_limit", value=9)),
-    "a path that stays": ("EGR138", _keep_path),
-    "any path": ("EGR138", _put(_last_route, "match", value={"safe_regex": {"regex": ".*"}})),
-    "a route that stays": ("EGR130", _put(_ext_proc, "route_cache_action", value="RETAIN")),
-    "not listed": ("EGR132", _put(_ext_proc, "allowed_override_modes", value=[
-        {"request_body_mode": DUPLEX, "request_trailer_mode": "SEND"},
-    ])),
-}  # fmt: skip
-"""With the rule that each breaks, of a filter that states how long a body Envoy keeps."""
 
 _STREAMING: Final = _processor(request_body_mode=DUPLEX, response_body_mode=DUPLEX)
 OLDER_MISTAKES: Final[dict[str, tuple[int, Mistake | None, frozenset[str]]]] = {

@@ -15,7 +15,6 @@ class MemoryStream:
     def __init__(self, *messages: bytes | None) -> None:
         """Begin with *messages* already there; None is a half-close."""
         self.written: list[bytes] = []
-        self.obeyed: set[str] = set()
         self.is_gone = False
         self.has_ended = False
         self.is_waiting = False

@@ -219,8 +219,8 @@ class _Filter:
         return answer
 
     def _request(self) -> bool:
-        body = self._exchange.body
-        if body is not None and self._modes.request_body == DUPLEX:
+        body, mode = self._exchange.body, self._modes.request_body
+        if body is not None and mode == DUPLEX:
             self._stream_request()
             return self._is_through("request_body", "request_trailers")
         answer = self._read()
@@ -229,7 +229,7 @@ class _Filter:
         if answer.WhichOneof("response") is None:
             self._stream_request()
             return self._is_through("request_body", "request_trailers")
-        if body is None or self._modes.request_body == NONE:
+        if body is None or mode == NONE:
             return True
         return self._send_buffered(body)
 

@@ -353,7 +353,6 @@ class EnvoyParameters:
     request_seconds: int = 120
     answer_idle_seconds: int = 600
     buffer_limit_bytes: int = 65536
-    buffered_body_bytes: int = 1024**2
     fallback_body_bytes: int = 4 * 1024**2
     signed_body_bytes: int = 16 * 1024**2
     max_connections: int = 20000

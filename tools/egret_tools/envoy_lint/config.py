@@ -11,7 +11,6 @@ from typing_extensions import override
 from egret_tools.envoy_lint.schema import HCM
 from egret_tools.envoy_lint.source import Node
 from sidecar.domain.metadata import MetadataKey
-from sidecar.extproc.stream import BODY_BUFFER
 
 DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
@@ -236,15 +235,6 @@ class EnvoyConfig:
 def cluster_of(settings: Node) -> str:
     """Return the cluster that ext_proc settings name; empty with another gRPC client."""
     return settings.at("grpc_service", "envoy_grpc", "cluster_name").text
-
-
-def stated_buffer(settings: Node) -> Node | None:
-    """Return the longest body that ext_proc settings leave with Envoy, if they state one."""
-    if settings.at("processing_mode", "request_body_mode").text not in {"", "NONE"}:
-        return None  # Envoy keeps each body, or none
-    stated = settings.at("grpc_service", "initial_metadata")
-    named = (one.at("value") for one in stated if one.at("key").text.lower() == BODY_BUFFER)
-    return next(named, None)
 
 
 def goes_by_model(route: Node) -> bool:

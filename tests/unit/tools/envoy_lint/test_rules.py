@@ -7,7 +7,6 @@ from egret_tools.envoy_lint.lint import lint
 from egret_tools.envoy_lint.rules import CONFIG_RULES
 
 from tests.support.envoy_mistakes import (
-    KEPT_BODY_MISTAKES,
     MISTAKES,
     OLDER_MISTAKES,
     by_choice,
@@ -67,15 +66,6 @@ def test_a_fault_of_a_version_is_not_found_where_the_version_is_unknown() -> Non
         _, mistake, _ = OLDER_MISTAKES[rule]
         assert mistake is not None
         assert rule not in found(with_mistake(mistake))
-
-
-@pytest.mark.parametrize("name", KEPT_BODY_MISTAKES)
-def test_a_filter_that_states_its_buffer_needs_its_override_and_no_other_way_out(
-    name: str,
-) -> None:
-    """Long bodies stay with Envoy there, and none may leave it unjudged or be too long for it."""
-    rule, mistake = KEPT_BODY_MISTAKES[name]
-    assert {rule} <= found(with_mistake(mistake)) <= {rule, "EGR136"}  # the path, for aliases
 
 
 def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:

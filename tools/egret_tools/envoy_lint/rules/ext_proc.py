@@ -13,7 +13,6 @@ from egret_tools.envoy_lint.config import (
     EnvoyVersion,
     goes_by_choice,
     goes_by_models,
-    stated_buffer,
 )
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity, is_on, where
 from egret_tools.envoy_lint.source import Node
@@ -159,24 +158,14 @@ def _no_content_length(config: EnvoyConfig) -> Iterator[Hit]:
 def _override_not_listed(one: Node) -> Node | None:
     listed = one.at("allowed_override_modes")
     asks = _mode(one, "request_body_mode").text in {"", "NONE"}
-    if not asks or not any(True for _ in listed):
+    if not asks or not any(True for _ in listed) or any(map(_is_override, listed)):
         return None
-    wanted = {"FULL_DUPLEX_STREAMED"} | ({"BUFFERED"} if stated_buffer(one) else set())
-    trailed = [mode for mode in listed if mode.at("request_trailer_mode").text == "SEND"]
-    found = {mode.at("request_body_mode").text for mode in trailed}
-    return None if wanted <= found else listed
+    return listed
 
 
-def _kept_body_leaves(config: EnvoyConfig) -> Iterator[Hit]:
-    stating = [one for one in config.filters() if stated_buffer(one) is not None]
-    for one in stating:
-        if not _may_change(one.at("mutation_rules"), ":path"):
-            yield Hit(one.at("mutation_rules"))
-    for route in config.routes() if stating else ():
-        match = route.at("match")
-        is_empty = match.at("prefix").is_written and not match.at("prefix").text
-        if is_empty or _matches(match.at("safe_regex", "regex"), "v1/chat/completions"):
-            yield Hit(match)
+def _is_override(mode: Node) -> bool:
+    is_streamed = mode.at("request_body_mode").text == "FULL_DUPLEX_STREAMED"
+    return is_streamed and mode.at("request_trailer_mode").text == "SEND"
 
 
 def _other_stats(one: Node) -> Node | None:
@@ -185,10 +174,9 @@ def _other_stats(one: Node) -> Node | None:
 
 
 def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
-    goes_twice = any(goes_by_models(one) or goes_by_choice(one) for one in config.route_configs)
+    if not any(goes_by_models(one) or goes_by_choice(one) for one in config.route_configs):
+        return
     for one in config.filters():
-        if not goes_twice and stated_buffer(one) is None:
-            continue
         if one.at("disable_clear_route_cache").is_true:
             yield Hit(one.at("disable_clear_route_cache"), replacement="false")
         if one.at("route_cache_action").text == "RETAIN":
@@ -321,18 +309,13 @@ RULES: Final = (
          "request_body_mode: NONE, or FULL_DUPLEX_STREAMED",
          _mode_is("request_body_mode", "BUFFERED")),
     ConfigRule("EGR130", "route-by-model-kept", _E,
-         "routes use the model that Egret reads in the body, or a policy's choice of provider, or "
-         "Envoy keeps long bodies, and every request keeps the route it had before that",
+         "routes use the model that Egret reads in the body, or a policy's choice of provider, "
+         "and every request keeps the route it had before that",
          "leave disable_clear_route_cache and route_cache_action out", _route_kept),
     ConfigRule("EGR132", "override-not-listed", _E,
          "Envoy ignores a mode_override that is not in this list: every request whose body Egret "
          "asks for fails",
          "leave allowed_override_modes out", where(_override_not_listed)),
-    ConfigRule("EGR138", "kept-body-leaves", _E,
-         "an Envoy that ignores Egret's override would send a long body on unjudged; until it has "
-         "followed once, Egret takes the slash from the path, so that no route is found",
-         "allow :path in mutation_rules, and match no path without a slash; or leave "
-         "x-egret-body-buffer-bytes out", _kept_body_leaves),
     ConfigRule("EGR133", "stat-prefix", _N,
          "Envoy counts this filter's calls under another name, or together with other "
          "processors: the shipped alerts and dashboards do not see them",

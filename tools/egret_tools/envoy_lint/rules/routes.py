@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,7 +12,6 @@ from egret_tools.envoy_lint.config import (
     choices,
     goes_by_model,
     goes_by_models,
-    stated_buffer,
     targets,
 )
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
@@ -21,8 +19,6 @@ from egret_tools.envoy_lint.source import Node
 
 MIN_ANSWER_SECONDS: Final = 60.0
 DEFAULT_ROUTE_SECONDS: Final = 15.0
-_DEFAULT_BUFFER: Final = 1 << 20
-_DIGITS: Final = re.compile(r"[0-9]{1,10}")
 DOUBLE_RETRIES: Final = (
     "5xx",
     "gateway-error",
@@ -52,28 +48,6 @@ def _short_idle(config: EnvoyConfig) -> Iterator[Hit]:
         idle = route.at("route", "idle_timeout")
         if idle.seconds is not None and 0 < idle.seconds < MIN_ANSWER_SECONDS:
             yield Hit(idle)
-
-
-def _small_buffers(config: EnvoyConfig) -> Iterator[Hit]:
-    for listener in config.listeners:
-        filters = (one.at("typed_config") for one in listener.ext_procs())
-        stated = [at for one in filters if config.asks_egret(one) and (at := stated_buffer(one))]
-        for one in stated:
-            if not _DIGITS.fullmatch(one.text):
-                yield Hit(one, one.text, risk="Egret ignores a length that is no number")
-        longest = max((int(one.text) for one in stated if _DIGITS.fullmatch(one.text)), default=0)
-        own = listener.node.at("per_connection_buffer_limit_bytes")
-        name, inline = (
-            listener.hcm.at("rds", "route_config_name").text,
-            listener.hcm.at("route_config"),
-        )
-        named = [one for one in config.route_configs if name and one.at("name").text == name]
-        for host in (host for one in (inline, *named) for host in one.at("virtual_hosts")):
-            for route in host.at("routes"):
-                written = (one.at("request_body_buffer_limit") for one in (route, host))
-                place = next((one for one in written if one.exists), own)
-                if longest > (place.number or _DEFAULT_BUFFER):
-                    yield Hit(place)
 
 
 def _endless(config: EnvoyConfig) -> Iterator[Hit]:
@@ -247,11 +221,6 @@ RULES: Final = (
     ConfigRule("EGR401", "route-timeout", _E,
          "Envoy cuts every answer at this time, 15 s by default; completions take longer",
          "timeout: 0s, with idle_timeout and max_stream_duration", _short_timeout),
-    ConfigRule("EGR417", "kept-body-too-large", _E,
-         "Egret leaves bodies with Envoy up to the length in x-egret-body-buffer-bytes, and Envoy "
-         "answers 413 to those that are longer than this",
-         "request_body_buffer_limit of the virtual host, and the same number in the metadata",
-         _small_buffers),
     ConfigRule("EGR402", "route-idle-timeout", _W,
          "a model that reasons is silent for longer than this",
          "idle_timeout: 300s or more", _short_idle),
