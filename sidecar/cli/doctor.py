@@ -13,7 +13,18 @@ from urllib.parse import urlsplit
 
 import typer
 
-from sidecar.admin.diagnostics import Checked, CheckState, Use, failed, ok, skipped, warning
+from sidecar.admin.diagnostics import (
+    Checked,
+    CheckState,
+    Use,
+    check_postgres,
+    check_usage,
+    check_valkey,
+    failed,
+    ok,
+    skipped,
+    warning,
+)
 from sidecar.cli.connection import settings_or_exit
 from sidecar.cli.terminal import (
     FAILED,
@@ -32,7 +43,6 @@ from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
 
 _COLUMNS: Final = ("check", "state", "found", "hint")
 _PACKAGES: Final = "guardrail packages"
-
 
 BLOCKED: Final = "Use ghp_16C7e42F292c6912E7710c838347Ae178B4a for it."
 REDACTED: Final = "bob.builder@example.com"
@@ -95,7 +105,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
         hint = "write http://host or https://host, without a user or a password"
         fail("--through is no URL of a gateway", hint=hint, code=WRONG_USAGE)
     else:
-        # Here, since no other command should wait for the import of aiohttp.
+        # Here, since only canaries need aiohttp.
         from sidecar.admin.attachment import Gateway, check_attachment, textfile  # noqa: PLC0415
 
         gateway = Gateway(
@@ -135,13 +145,6 @@ def _is_address(text: str) -> bool:
 
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
-    # Here, since no other command should wait for the import of redis.
-    from sidecar.admin.diagnostics import (  # noqa: PLC0415
-        check_postgres,
-        check_usage,
-        check_valkey,
-    )
-
     packages = ok(_PACKAGES, "all present")
     if missing := missing_extras():
         extras = ",".join(sorted(missing.values()))

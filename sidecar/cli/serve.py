@@ -10,7 +10,12 @@ import typer
 
 from sidecar.cli.connection import on_database
 from sidecar.cli.terminal import FAILED, Output, OutputOption, fail, note, print_rows
-from sidecar.settings.process import SettingsError, read_settings
+from sidecar.settings.process import (
+    SettingsError,
+    former_variables,
+    read_settings,
+    unknown_variables,
+)
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import ServerSettings
 from sidecar.storage import migrate as migrations
@@ -29,11 +34,7 @@ def serve(
 
     Example: EGRET_POSTGRES__DSN=postgresql://egret@db/egret egret serve --workers 4
     """
-    # Here, since every other command would wait for these imports too.
-    from sidecar.settings.process import (  # noqa: PLC0415
-        former_variables,
-        unknown_variables,
-    )
+    # Here, since `egret migrate` needs no worker.
     from sidecar.telemetry.endpoint import EndpointError  # noqa: PLC0415
     from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
     from sidecar.worker.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
