@@ -34,7 +34,7 @@ CORE := sidecar/domain/*,sidecar/extproc/protocol.py,sidecar/extproc/phases.py,s
 TRACED := --cov sidecar.domain --cov sidecar.redaction --cov sidecar.extproc.protocol --cov sidecar.extproc.phases --cov sidecar.pipeline.decide --cov sidecar.pipeline.reply
 
 .DEFAULT_GOAL := help
-.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against bench-conversation prove-model fuzz-admin client status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
+.PHONY: help help-all setup system has-programs helm image image-test kube-play sbom chart chart-audit run demo test test-full check check-style check-types check-mypy check-pyright check-imports check-files check-shape format bench bench-guardrails bench-keys bench-limits prove-limits bench-stream prove-usage bench-docs dashboards dashboard-pictures proto proto-publish schema-publish lock clean train eval bench-overload soak counts counts-baseline path shape budgets bench-against targets bench-conversation prove-model fuzz-admin client status-page-test bench-peers docs dist dist-test console-assets console-test console-pictures
 
 help: ## List the targets to begin with
 	@grep -hE '^[a-z-]+:.*##! ' $(MAKEFILE_LIST) | sed 's/:.*##! /\t/' | expand -t 18
@@ -226,6 +226,9 @@ clients: build/clients/.stamp has-programs ## The snippets of docs/clients.md, t
 bench-against: $(DEV_STAMP) has-programs ## Ratios of cost and latency to revision REV, both run in turn
 	@test -n "$(REV)" || { echo "Name a revision: make bench-against REV=v0.1.0" >&2; exit 2; }
 	$(PY) -m loadtest.bench_against $(REV) $(BENCH_OPTIONS)
+
+targets: $(DEV_STAMP) ## The targets of cost and latency beside the published figures, in docs/performance.md
+	$(PY) -m loadtest.targets
 
 bench-conversation: $(DEV_STAMP) ## What the next turn of a conversation costs beside its first; with REV, at that revision too
 	$(PY) -m loadtest.bench_conversation $(if $(REV),--against $(REV)) $(BENCH_OPTIONS)

@@ -46,6 +46,7 @@ from loadtest.results import (
 from loadtest.sizing import write_sizing
 from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
 from loadtest.streams.recorded import STREAM_POLICY
+from loadtest.targets import write_targets
 from loadtest.texts import chat_body
 
 ENGINES: Final = ("h2corn", "grpcio")
@@ -85,22 +86,6 @@ RATIOS: Final = {
 """The figures beside each server of REV, in the order they are shown."""
 
 
-TARGETS: Final = {
-    "h2corn.c16.cpu": 0.42,
-    "h2corn.c16.envoy_cpu": 0.85,
-    "h2corn.c16.rps": 1.8,
-    "h2corn.c1.added_p50": 0.60,
-    "h2corn.open.p99": 0.50,
-    "h2corn.64k.cpu": 0.50,
-    "h2corn.chunk.cpu": 0.60,
-    "h2corn.ttft.added_p50": 0.50,
-    "grpcio.c16.cpu": 0.60,
-    GO_RATIO: 3.0,
-}
-"""Ratios to reach against c4c6e19, the last commit before requests were made cheaper."""
-MORE_IS_BETTER: Final = frozenset({"h2corn.c16.rps"})
-
-
 @dataclass(slots=True)
 class Series:
     """Values by `<side>.<engine of REV>.<figure>`, one a round, and all failures."""
@@ -135,6 +120,7 @@ def main() -> int:
         write_section("bench-against", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
         console.print(f"Copied to {publish('bench-against')}, and the table to the page.")
         write_sizing()
+        write_targets()
     if series.errors:
         console.print(f"✗ {series.errors} requests failed.", style="red")
     return 1 if series.errors else 0
@@ -251,23 +237,12 @@ def against_grid(figures: Mapping[str, float], engines: Sequence[str]) -> Grid:
             f"{figures[f'new.{key}']:,.2f}",
             f"{figures[key]:.2f}",
             f"{figures[f'{key}_min']:.2f}-{figures[f'{key}_max']:.2f}",
-            _target(key, figures[key]),
         ]
         for key, text in words.items()
         if key in figures
     ]
-    columns = ("engine", "figure", "REV", "new", "ratio", "range", "target")
+    columns = ("engine", "figure", "REV", "new", "ratio", "range")
     return Grid("This checkout beside REV", columns, rows, labels=2)
-
-
-def _target(key: str, ratio: float) -> str:
-    """Return the target of a ratio, and whether it is missed; a dash without one."""
-    target = TARGETS.get(key)
-    if target is None:
-        return "–"  # noqa: RUF001 - a dash
-    is_more = key in MORE_IS_BETTER
-    is_reached = ratio >= target if is_more else ratio <= target
-    return f"{'≥' if is_more else '≤'} {target:.2f}{'' if is_reached else ', missed'}"
 
 
 async def _measure(

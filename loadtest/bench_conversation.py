@@ -81,6 +81,7 @@ from loadtest.results import (
     write_json,
     write_section,
 )
+from loadtest.targets import write_targets
 from sidecar.settings.process import setting_names
 
 CONVERSATIONS: Final = {"64k": 400, "256k": 200, "1m": 120}
@@ -154,6 +155,7 @@ def main() -> int:
         tables = "\n\n".join(grid.as_markdown() for grid in grids)
         write_section("conversations", f"{run.as_sentence()}\n\n{tables}")
         publish("bench-conversation")
+        write_targets()
         if plan.shapes:
             publish_picture("bench-conversation")
     if series.errors:

@@ -42,6 +42,7 @@ from loadtest.peers import (
 )
 from loadtest.processes import cpu_seconds, resident_mb
 from loadtest.results import Grid, circumstances, new_console, publish, write_json, write_section
+from loadtest.targets import write_targets
 from loadtest.texts import chat_body
 
 LOADS: Final = (Load("c1", 1), Load("c16", 16))
@@ -79,6 +80,7 @@ def main() -> int:
     if options.markdown:
         write_section("peers", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
         publish("bench-peers")
+        write_targets()
     errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
     if errors:
         console.print(f"✗ {errors:.0f} requests failed.", style="red")

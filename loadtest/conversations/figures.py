@@ -12,6 +12,7 @@ from egret_tools.conversations import Shape
 from loadtest import bench_against
 from loadtest.conversations.clients import Cost
 from loadtest.results import Grid
+from loadtest.targets import COLD_TARGET, RATIO_TARGETS
 
 NOW: Final = "egret"
 WITHOUT: Final = "without"
@@ -29,10 +30,6 @@ SIDES: Final = {
 SIZES: Final = {"64k": 64 * 1024, "256k": 256 * 1024, "1m": 1024 * 1024}
 FIRST: Final = "first_turn"
 NEXT: Final = "next_turn"
-RATIO_TARGETS: Final = {"64k": 0.20, "256k": 0.10, "1m": 0.08}
-"""A next turn through a first turn, at most."""
-COLD_TARGET: Final = 1.05
-"""A first turn through the same without the table, at most."""
 CASES: Final = {
     "new_prompt": "another system prompt",
     "trimmed": "without the ten oldest messages",

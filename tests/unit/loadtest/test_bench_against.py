@@ -36,18 +36,18 @@ def test_the_table_has_a_line_for_each_figure_that_was_measured(series: Series) 
     """With the values of both sides, the ratio and its range."""
     (row,) = against_grid(against_figures(series, ["h2corn"]), ["h2corn"]).rows
     assert row[0] == "h2corn"
-    assert row[2:] == ["100.00", "50.00", "0.40", "0.40-0.50", "≤ 0.42"]
+    assert row[2:] == ["100.00", "50.00", "0.40", "0.40-0.50"]
 
 
-def test_a_figure_that_misses_its_target_says_so(series: Series) -> None:
-    """Beside the server in Go; the targets are of one revision, and a rate is to be high."""
+def test_the_server_in_go_has_a_line_of_its_own(series: Series) -> None:
+    """Behind those beside the other revision."""
     for _ in range(3):
         series.add("go.c16.worker_cpu_us", 10)
         series.add("new.h2corn.c16.rps", 300)
         series.add("rev.h2corn.c16.rps", 100)
     _, rps, go = against_grid(against_figures(series, ["h2corn"]), ["h2corn"]).rows
-    assert rps[4:] == ["3.00", "3.00-3.00", "≥ 1.80"]
-    assert go[2:] == ["10.00", "50.00", "5.00", "4.00-6.00", "≤ 3.00, missed"]
+    assert rps[4:] == ["3.00", "3.00-3.00"]
+    assert go[2:] == ["10.00", "50.00", "5.00", "4.00-6.00"]
 
 
 def test_a_side_runs_the_code_of_its_own_checkout(tmp_path: Path) -> None:
