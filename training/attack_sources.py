@@ -17,7 +17,6 @@ from training.samples import Kind, Label, Sample, Split
 
 _KINDS: Final = {
     "instruction_override": Label.OVERRIDE,
-    "direct_injection": Label.OVERRIDE,
     "jailbreak": Label.JAILBREAK,
     "persona_replacement": Label.JAILBREAK,
     "jailbreak_persona": Label.JAILBREAK,
@@ -32,7 +31,11 @@ _KINDS: Final = {
     "control": Label.BENIGN,
     "edge_case": Label.BENIGN,
 }
-"""What corpora call a kind; the rest are attacks of no kind of ours."""
+"""Kinds by the names of corpora; all other names are attacks of no kind of ours.
+
+`direct_injection` is no kind: it says that a user typed the text. All submissions to HackAPrompt
+have it; some override instructions, others spell a phrase, ask for a secret or continue a text.
+"""
 
 
 def slabs() -> Iterator[Sample]:

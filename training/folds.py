@@ -47,10 +47,10 @@ FOLDS: Final = 8
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
-ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.5, Kind.TRIGGER_WORDS: 3.1}
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.1, Kind.TRIGGER_WORDS: 2.95}
 """As many times that share, of kinds that have much in common with attacks."""
 
-SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: (256, 2.5), Kind.ROLE_PLAY: (512, 3.5)}
+SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: (256, 1.9), Kind.ROLE_PLAY: (512, 2.5)}
 """The same of texts of fewer bytes: a line or two that has the words of a request."""
 
 MOST_ALLOWED: Final = 0.1
