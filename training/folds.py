@@ -47,16 +47,28 @@ FOLDS: Final = 8
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
-ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.1, Kind.TRIGGER_WORDS: 2.95}
-"""As many times that share, of kinds that have much in common with attacks."""
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.1, Kind.TRIGGER_WORDS: 2.95, Kind.ABOUT_INJECTION: 10.0}
+"""As many times that share, of kinds that have much in common with attacks or quote them."""
 
-SHORT_ALLOWANCES: Final = {Kind.DOCUMENT: (256, 1.9), Kind.ROLE_PLAY: (512, 2.5)}
-"""The same of texts of fewer bytes: a line or two that has the words of a request."""
+SHORT_ALLOWANCES: Final = {
+    Kind.DOCUMENT: ((256, 1.9), (1024, 0.7)),
+    Kind.ROLE_PLAY: ((512, 2.5),),
+}
+"""The same of texts of fewer bytes: a line or two that has the words of a request.
 
-MOST_ALLOWED: Final = 0.1
+Longer documents make up for the short ones.
+"""
 
-WITHOUT_BARS: Final = frozenset({Kind.ABOUT_INJECTION, Kind.PACKED})
-"""Kinds that quote attacks, or have little but their words: no bar goes by them."""
+LONG_ALLOWANCE: Final = 2.0
+"""The same of all texts from 16 KB on, a quarter system messages that never reach their bar."""
+
+MOST_ALLOWED: Final[Mapping[Kind | None, float]] = {Kind.ABOUT_INJECTION: 0.4}
+"""The greatest share of a kind over `low`."""
+
+_MOST_ALLOWED: Final = 0.1
+
+WITHOUT_BARS: Final = frozenset({Kind.PACKED})
+"""Kinds that have little but the words of attacks: no bar goes by them."""
 
 ROLES: Final = "role-prompts"
 """A family that is of system prompts, and of users as well: a role to play."""
@@ -68,8 +80,10 @@ FEW_FROM: Final = 4
 """The bucket from which on texts are few: its bar is at most twice as high as those before, and
 the next ones a third higher than that."""
 
-ENOUGH: Final = 200
-"""Texts of a kind, from which on it has a say of its own in a bar."""
+ENOUGH: Final[Mapping[Kind | None, int]] = {Kind.ABOUT_INJECTION: 150}
+"""Texts of a kind and length, from which on it has a say of its own in a bar."""
+
+_ENOUGH: Final = 200
 
 _NO_BARS: Final = {
     (author, level): (0,) * (len(BUCKETS) + 1) for author in AUTHORS for level in Threshold
@@ -170,10 +184,12 @@ def bars_of(
             least_sums = [
                 max(
                     (
-                        _quantile(group, min(share * allowance, MOST_ALLOWED))
+                        _quantile(
+                            group, min(share * allowance, MOST_ALLOWED.get(kind, _MOST_ALLOWED))
+                        )
                         for (of, at, kind, allowance), group in groups.items()
                         if (of, at) == (author, max(bucket, LEAST_BUCKETS[author]))
-                        and (kind is None or len(group) >= ENOUGH)
+                        and (kind is None or len(group) >= ENOUGH.get(kind, _ENOUGH))
                     ),
                     default=0,
                 )
@@ -204,8 +220,10 @@ def _groups(samples: Sequence[Sample], sums: Mapping[int, int]) -> Mapping[_Grou
             author, bucket = author_of(sample), bucket_of(size)
             own = max(bucket, LEAST_BUCKETS[author])
             groups[author, own, sample.kind, allowance].append(total)
-            if allowance == 1:
-                groups[author, own, None, 1.0].append(total)
+            if allowance <= 1:
+                groups[author, own, None, LONG_ALLOWANCE if own == len(BUCKETS) else 1.0].append(
+                    total
+                )
             if sample.family == ROLES:
                 allowance = _allowance(Kind.ROLE_PLAY, size)
                 groups[Author.USER, bucket, Kind.ROLE_PLAY, allowance].append(total)
@@ -213,8 +231,8 @@ def _groups(samples: Sequence[Sample], sums: Mapping[int, int]) -> Mapping[_Grou
 
 
 def _allowance(kind: Kind, size: int) -> float:
-    below, short = SHORT_ALLOWANCES.get(kind, (0, 0.0))
-    return short if size < below else ALLOWANCES.get(kind, 1.0)
+    short = (allowance for below, allowance in SHORT_ALLOWANCES.get(kind, ()) if size < below)
+    return next(short, ALLOWANCES.get(kind, 1.0))
 
 
 def _quantile(sums: Sequence[int], share: float) -> int:
