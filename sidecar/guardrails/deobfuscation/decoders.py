@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import html
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from typing_extensions import override
@@ -199,36 +199,17 @@ _SPACED: Final = re.compile(
 
 _LEAST_SPACED: Final = 16
 """Bytes of a run that are enough to recognise it, with the one behind it."""
-_LIKELY_SPACED: Final = compile_re2(
-    Expression(
-        r"\b[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
-    )
+_LIKELY_SPACED: Final = Expression(
+    r"\b[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
 )
 
-
-class SpacingDecoder(Decoder):
-    """Joins letters that are spaced out, as in `s e c r e t`."""
-
-    # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
-    trigger: Expression | None = Expression(r"[ \t\n._*|/,-](?:[0-9A-Za-z][ \t\n._*|/,-]){3}")
-
-    @override
-    def applies(self, content: bytes) -> bool:
-        return len(content) > WINDOW_BYTES or _LIKELY_SPACED.search(content) is not None
-
-    @override
-    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        found = matches(_SPACED, view.content, least=_LEAST_SPACED, likely=_LIKELY_SPACED)
-        return replace_runs(view, found, lambda run: run[::2], ViewKind.UNSPACED)
-
-
-SPACING: Final = SpacingDecoder()
 
 _SPELLED: Final = re.compile(
     rb"(?<![0-9A-Za-z])[A-Za-z](?: {1,5}[!-~]){6,}(?![!-~])|(?:\\[\n -~]){8,}"
 )
 _LEAST_SPELLED: Final = 38
-_LIKELY_SPELLED: Final = compile_re2(Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}"))
+"""Of a letter, six more with five blanks in front of each, and the byte behind."""
+_LIKELY_SPELLED: Final = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
 _WIDE: Final = re.compile(rb" {2,}")
 
 
@@ -238,22 +219,50 @@ def _words(run: bytes) -> bytes:
     return b" ".join([word.replace(b" ", b"") for word in _WIDE.split(run)])
 
 
-class SpellingDecoder(Decoder):
-    r"""Joins the letters of whole sentences: `o f   w o r d s`, or `\o\f\ \w\o\r\d\s`."""
+class SpacingDecoder(Decoder):
+    """Joins letters that are set apart: in runs of *expression*, as *join* makes a text of one.
 
-    trigger: Expression | None = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
+    *likely* and *least* are those of `matches`.
+    """
+
+    def __init__(
+        self,
+        expression: re.Pattern[bytes],
+        join: Callable[[bytes], bytes],
+        *,
+        trigger: Expression,
+        likely: Expression,
+        least: int,
+    ) -> None:
+        self.trigger = trigger
+        self._expression = expression
+        self._join = join
+        self._likely = compile_re2(likely)
+        self._least = least
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) > WINDOW_BYTES or _LIKELY_SPELLED.search(content) is not None
+        return len(content) > WINDOW_BYTES or self._likely.search(content) is not None
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        found = matches(_SPELLED, view.content, least=_LEAST_SPELLED, likely=_LIKELY_SPELLED)
-        return replace_runs(view, found, _words, ViewKind.UNSPACED)
+        found = matches(self._expression, view.content, least=self._least, likely=self._likely)
+        return replace_runs(view, found, self._join, ViewKind.UNSPACED)
 
 
-SPELLING: Final = SpellingDecoder()
+SPACING: Final = SpacingDecoder(
+    _SPACED,
+    lambda run: run[::2],
+    # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
+    trigger=Expression(r"[ \t\n._*|/,-](?:[0-9A-Za-z][ \t\n._*|/,-]){3}"),
+    likely=_LIKELY_SPACED,
+    least=_LEAST_SPACED,
+)
+"""Reads `s e c r e t`."""
+SPELLING: Final = SpacingDecoder(
+    _SPELLED, _words, trigger=_LIKELY_SPELLED, likely=_LIKELY_SPELLED, least=_LEAST_SPELLED
+)
+r"""Reads whole sentences: `o f   w o r d s`, or `\o\f\ \w\o\r\d\s`."""
 
 _SIGN: Final = re.compile(rb"[0134578@$!|]")
 _LETTER: Final = re.compile(rb"[A-Za-z]")

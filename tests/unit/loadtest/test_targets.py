@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
-from loadtest.results import PAGE
+from loadtest.results import PAGE, PUBLISHED
 from loadtest.targets import AIMS, SOURCES, targets_grid, write_targets
 
 
@@ -28,6 +29,14 @@ def test_a_target_without_a_figure_keeps_its_line() -> None:
     rows = targets_grid(_files()).rows
     assert len(rows) == len(AIMS)
     assert {row[3] for row in rows} == {""}
+
+
+def test_each_target_has_a_published_figure() -> None:
+    """A figure of another name would leave a dash, and no target that is missed."""
+    published = {
+        name: json.loads((PUBLISHED / f"{name}.json").read_text("utf-8")) for name in SOURCES
+    }
+    assert [row[0] for row in targets_grid(published).rows if not row[3]] == []
 
 
 def test_other_gateways_are_compared_within_their_own_run() -> None:
