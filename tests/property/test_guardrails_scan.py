@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict
 from sidecar.guardrails import local_scan
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.numbers import passes_luhn
-from sidecar.guardrails.detectors.pii import PII_RULES
+from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULES
 from sidecar.guardrails.detectors.secrets import SECRET_RULES
 from sidecar.guardrails.matching import database, text_views
 from sidecar.guardrails.matching import rule as span_search
@@ -167,6 +168,25 @@ def test_the_filter_misses_nothing_that_the_search_would_find(text: str, beside:
     for rule in RULES:
         if rule.expression.filtered and found_by(rule, content):
             assert EXPRESSIONS.index(rule.expression) in hits
+
+
+SKIPPING = tuple(one for one in (*PII_RULES, *PRIVATE_ADDRESS_RULES) if one.likely is not None)
+numbers = st.one_of(
+    cards,
+    st.text("0123456789 -.:,_aAfFgZ\u00e9", max_size=30),
+    st.sampled_from(["078-05-1121", "8.8.4.4", "127.0.0.1", "10.1.2.3", "2001:db8::1", "a::b"]),
+    st.sampled_from(["DE89 3704 0044 0532 0130 00", "gb29nwbk60161331926819", "NO9386011117947"]),
+)
+
+
+@given(st.lists(numbers, max_size=8).map("".join))
+def test_text_that_is_skipped_has_no_candidates(text: str) -> None:
+    """The expression that says where a match begins overlooks none of them."""
+    content = text.encode()
+    for rule in SKIPPING:
+        assert list(candidates(rule, content)) == list(
+            candidates(replace(rule, likely=None), content)
+        )
 
 
 findings = st.builds(

@@ -351,7 +351,7 @@ PHONE_RULES: Final = (
         r"\+[1-9][0-9() ./-]{5,20}[0-9]",
         international,
         rank=Rank.PHONE,
-        finder=r"(?<![0-9A-Za-z_+])\+[1-9][0-9() ./-]{5,20}[0-9]",
+        finder=r"\+(?<![0-9A-Za-z_+]\+)[1-9][0-9() ./-]{5,20}[0-9]",
     ),
     # The database looks for the words alone: with a gap and a number they would slow its pass.
     *(

@@ -163,6 +163,7 @@ def _ipv4_rule(*, is_private: bool) -> Rule:
         # No part of a longer dotted number; no loopback, mask or local group, which are no host's.
         finder=rf"(?<![0-9A-Za-z_.])(?!127\.|0\.|255\.|224\.0\.0\.){_IPV4}"
         r"(?![0-9A-Za-z_])(?!\.[0-9A-Za-z])",
+        likely=r"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}",
     )
 
 
@@ -175,6 +176,7 @@ def _ipv6_rule(*, is_private: bool) -> Rule:
         rank=Rank.ADDRESS,
         finder=r"(?<![0-9A-Za-z_.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]+"
         r"(?:(?:\.[0-9]{1,3}){3})?",
+        likely=r"(?:\b[0-9A-Fa-f]{1,4}|\B):[0-9A-Fa-f]{0,4}:",
     )
 
 
@@ -199,6 +201,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         rank=Rank.CARD,
         finder=rf"(?<![0-9A-Za-z_])[0-9](?:[ -]?[0-9]){{11,{numbers.MAX_RUN_DIGITS}}}"
         r"(?![0-9A-Za-z_])",
+        likely=r"\b[0-9](?:[ -]?[0-9]){11}",
     ),
     rule(
         "IBAN",
@@ -207,6 +210,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         where(numbers.is_iban),
         rank=Rank.IBAN,
         finder=numbers.iban_expression(),
+        likely=r"\b[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}",
     ),
     rule(
         "US_SSN",
@@ -215,6 +219,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         rank=Rank.SSN,
         finder=r"(?<![0-9A-Za-z_])(?<![0-9][ -])[0-8][0-9]{2}(?:-[0-9]{2}-|[ ][0-9]{2}[ ])[0-9]{4}"
         r"(?![0-9A-Za-z_])(?![ -][0-9])",
+        likely=r"\b[0-8][0-9]{2}[ -][0-9]{2}[ -][0-9]{4}",
     ),
     rule(
         "US_SSN",

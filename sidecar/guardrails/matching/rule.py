@@ -84,6 +84,8 @@ class Rule:
     `finder` finds the candidates in RE2's place, all of which the expression must find as well:
     it may look around, and takes 0.3 µs a match instead of the 2 of RE2's binding. It must not be
     able to match in two ways, since it would try both.
+    `likely` is an expression of RE2 that matches wherever a match of `finder` begins, and hardly
+    anywhere else: it skips the text between in a tenth of the time.
     `grows` is an expression of all findings if `locate` reads on behind the match.
     `joins` searches words also without the blanks and marks of other scripts within them.
     """
@@ -96,6 +98,7 @@ class Rule:
     max_candidates: int = MAX_CANDIDATES
     by_author: bool = False
     finder: re.Pattern[bytes] | None = None
+    likely: Any = None
     grows: str | None = None
     joins: bool = False
 
@@ -128,6 +131,7 @@ def rule(
     *,
     rank: int = Rank.VENDOR_TOKEN,
     finder: str | None = None,
+    likely: str | None = None,
 ) -> Rule:
     """Return a built-in rule: bytes, group 1 or the whole match is the candidate."""
     return Rule(
@@ -136,6 +140,7 @@ def rule(
         locate=locate,
         rank=rank,
         finder=None if finder is None else re.compile(finder.encode()),
+        likely=None if likely is None else compile_re2(Expression(likely)),
     )
 
 
@@ -224,16 +229,34 @@ def spans(
     return found
 
 
+CALL_BYTES: Final = 64
+"""Text that `finder` searches in the time of one call of `likely`, which has to skip more."""
+
+SPARE_BYTES: Final = 4_096
+"""From so much less skipped than that on, `likely` is not used: matches are everywhere."""
+
 _UNANCHORED: Final = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001 - see `every_match`
 
 
 def every_match(
-    pattern: Any, content: bytes, position: int, limit: int
+    pattern: Any, content: bytes, position: int, limit: int, *, likely: Any = None
 ) -> Iterator[Sequence[Span]]:
     """Yield the span and the groups' spans of each match, as `finditer` finds them.
 
     RE2's C++ object is called itself: the matches of its module take three times as long.
+    *likely* is that of a rule whose *pattern* is of `re`.
     """
+    spare = SPARE_BYTES
+    while likely is not None and spare > 0:
+        start = likely._regexp.Match(_UNANCHORED, content, position, limit)[0][0]  # noqa: SLF001 - above
+        if start < 0:
+            return
+        spare += start - position - CALL_BYTES
+        match = pattern.match(content, start, limit)
+        position = start + 1
+        if match is not None:
+            yield match.regs
+            position = match.end()
     if isinstance(pattern, re.Pattern):
         for match in pattern.finditer(content, position, limit):
             yield match.regs
@@ -261,7 +284,7 @@ def candidates(rule: Rule, content: bytes) -> Iterator[Span | None]:
         limit = length if reach is None else min(length, position + max(WINDOW_BYTES, 2 * reach))
         certain = length if reach is None or limit == length else limit - reach
         following = certain
-        for found in every_match(pattern, content, position, limit):
+        for found in every_match(pattern, content, position, limit, likely=rule.likely):
             start, end = found[0]
             if start >= certain:
                 break

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.matching.rule import BUILT_IN_REACH, Expression, Rule, rule, where
+from sidecar.guardrails.matching.rule import (
+    BUILT_IN_REACH,
+    CALL_BYTES,
+    SPARE_BYTES,
+    Expression,
+    Rule,
+    candidates,
+    rule,
+    where,
+)
 
 
 def author_rule(regex: str) -> Rule:
@@ -42,3 +51,12 @@ def test_a_predicate_decides_on_the_whole_candidate() -> None:
     locate = where(lambda candidate: candidate == b"yes")
     assert tuple(locate(b"say yes", 4, 7)) == ((4, 7),)
     assert not tuple(locate(b"say no!", 4, 7))
+
+
+@pytest.mark.parametrize("unlikely", [0, 1, SPARE_BYTES // CALL_BYTES + 1, SPARE_BYTES])
+def test_a_text_full_of_unlikely_places_is_searched_to_its_end(unlikely: int) -> None:
+    """A text may look like matches everywhere; its own ones are found all the same."""
+    before = b"a1 " * unlikely
+    numbers = rule("X", "[0-9]", finder="(?<![a-z])[0-9]", likely="[0-9]")
+    found = list(candidates(numbers, before + b"2 a3 4"))
+    assert found == [(len(before), len(before) + 1), (len(before) + 5, len(before) + 6)]
