@@ -45,11 +45,11 @@ class Decoder(Protocol):
 
 
 def matches(
-    expression: Any, content: bytes, *, least: int, likely: Any = None
+    expression: Any, content: bytes, *, least: int, likely: Any = None, begins: Any = None
 ) -> Iterator[ByteSpan | None]:
     """Yield the spans of *expression*, and None wherever work may be interrupted.
 
-    *likely* matches wherever *expression* might, at a tenth of its cost.
+    *likely* matches in each window worth a search; *begins*, of RE2, wherever a match begins.
     The text is searched in windows. A match that ends within *least* bytes of a window's end is
     matched anew, without that end; *least* bytes of a match are enough to match.
     """
@@ -58,7 +58,8 @@ def matches(
         limit = min(len(content), position + SLICE_BYTES)
         next_position = limit if limit == len(content) else limit - least
         is_likely = likely is None or likely.search(content, position, limit) is not None
-        for found in every_match(expression, content, position, limit) if is_likely else ():
+        found_here = every_match(expression, content, position, limit, likely=begins)
+        for found in found_here if is_likely else ():
             start, end = found[0]
             if end > limit - least and (match := expression.match(content, start)):
                 end = match.end()

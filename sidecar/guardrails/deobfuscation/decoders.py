@@ -199,6 +199,13 @@ _SPACED: Final = re.compile(
 
 _LEAST_SPACED: Final = 16
 """Bytes of a run that are enough to recognise it, with the one behind it."""
+_BEGINS_SPACED: Final = Expression(
+    # RE2 has no references back: each sign has a choice of its own.
+    "|".join(
+        rf"[0-9A-Za-z]{sign}[0-9A-Za-z]{sign}(?:[!-~]{sign}){{4}}[!-~]"
+        for sign in ("[ ]", r"\t", r"\n", "[.]", "_", "[*]", "[|]", "/", ",", "-")
+    )
+)
 _LIKELY_SPACED: Final = Expression(
     r"\b[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
 )
@@ -209,6 +216,7 @@ _SPELLED: Final = re.compile(
 )
 _LEAST_SPELLED: Final = 38
 """Of a letter, six more with five blanks in front of each, and the byte behind."""
+_BEGINS_SPELLED: Final = Expression(r"[A-Za-z](?: {1,5}[!-~]){6}|(?:\\[\n -~]){8}")
 _LIKELY_SPELLED: Final = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
 _WIDE: Final = re.compile(rb" {2,}")
 
@@ -222,7 +230,7 @@ def _words(run: bytes) -> bytes:
 class SpacingDecoder(Decoder):
     """Joins letters that are set apart: in runs of *expression*, as *join* makes a text of one.
 
-    *likely* and *least* are those of `matches`.
+    *likely*, *begins* and *least* are those of `matches`.
     """
 
     def __init__(
@@ -232,12 +240,14 @@ class SpacingDecoder(Decoder):
         *,
         trigger: Expression,
         likely: Expression,
+        begins: Expression,
         least: int,
     ) -> None:
         self.trigger = trigger
         self._expression = expression
         self._join = join
         self._likely = compile_re2(likely)
+        self._begins = compile_re2(begins)
         self._least = least
 
     @override
@@ -246,7 +256,9 @@ class SpacingDecoder(Decoder):
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        found = matches(self._expression, view.content, least=self._least, likely=self._likely)
+        content = view.content
+        likely, begins = self._likely, self._begins
+        found = matches(self._expression, content, least=self._least, likely=likely, begins=begins)
         return replace_runs(view, found, self._join, ViewKind.UNSPACED)
 
 
@@ -256,11 +268,17 @@ SPACING: Final = SpacingDecoder(
     # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
     trigger=Expression(r"[ \t\n._*|/,-](?:[0-9A-Za-z][ \t\n._*|/,-]){3}"),
     likely=_LIKELY_SPACED,
+    begins=_BEGINS_SPACED,
     least=_LEAST_SPACED,
 )
 """Reads `s e c r e t`."""
 SPELLING: Final = SpacingDecoder(
-    _SPELLED, _words, trigger=_LIKELY_SPELLED, likely=_LIKELY_SPELLED, least=_LEAST_SPELLED
+    _SPELLED,
+    _words,
+    trigger=_LIKELY_SPELLED,
+    likely=_LIKELY_SPELLED,
+    begins=_BEGINS_SPELLED,
+    least=_LEAST_SPELLED,
 )
 r"""Reads whole sentences: `o f   w o r d s`, or `\o\f\ \w\o\r\d\s`."""
 

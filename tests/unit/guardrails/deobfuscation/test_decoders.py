@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from sidecar.guardrails import local_scan
 from sidecar.guardrails.deobfuscation import decoder as reading
+from sidecar.guardrails.deobfuscation.decoder import matches
+from sidecar.guardrails.deobfuscation.decoders import SPACING, SPELLING
 from sidecar.guardrails.matching import database, text_views
 from sidecar.guardrails.matching.rule import disjoint
 from tests.support.guardrails import effective, parts_of, policy
@@ -249,3 +251,15 @@ def test_what_is_found_does_not_depend_on_where_slices_end(hidden: list[str], sl
         for module in (database, text_views, reading):
             patch.setattr(module, "SLICE_BYTES", slice_)
         assert POLICY.local.scan(parts) == whole
+
+
+@given(st.lists(st.one_of(st.text("ab1_ .-\\\n\u00e9", max_size=20), st.sampled_from(
+    ["s e c r e t s", "a.b.c.d.e.f.g", "_s e c r e t s", "o f   w o r d s", r"\o\f\ \w\o\r\d\s"]
+)), max_size=6).map("".join))  # fmt: skip
+def test_text_that_is_skipped_has_no_letters_set_apart(text: str) -> None:
+    """The expression that says where a run begins overlooks none of them."""
+    content = text.encode()
+    for decoder in (SPACING, SPELLING):
+        expression, begins, least = decoder._expression, decoder._begins, decoder._least
+        skipping = list(matches(expression, content, least=least, begins=begins))
+        assert skipping == list(matches(expression, content, least=least))
