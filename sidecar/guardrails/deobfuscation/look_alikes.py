@@ -11,7 +11,7 @@ from typing_extensions import override
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.deobfuscation.decoder import Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import Expression, compile_re2
+from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2
 from sidecar.guardrails.matching.text_views import (
     ChunkedMap,
     ComposedMap,
@@ -102,6 +102,8 @@ class LookAlikesDecoder(Decoder):
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
+        if len(view.content) <= WINDOW_BYTES and _LIKELY.search(view.content) is None:
+            return ()
         chunks: list[str] = []
         for some in chunks_of(view.content):
             chunks += some

@@ -181,6 +181,17 @@ _INVISIBLE: Final = re.compile(
     "\ufff9-\ufffb]+"
 )
 
+_BYTES: Final = re2.Options()
+_BYTES.encoding = re2.Options.Encoding.LATIN1
+_INVISIBLE_BYTES: Final = re2.compile(
+    # The same in UTF-8, for a search that takes a fifth of the time.
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f\xad]|\xcd\x8f|\xd8\x9c"
+    rb"|\xe1(?:\x85[\x9f\xa0]|\x9e[\xb4\xb5]|\xa0[\x8b-\x8f])"
+    rb"|\xe2(?:\x80[\x8b-\x8f\xaa-\xae]|\x81[\xa0-\xaf])|\xe3\x85\xa4"
+    rb"|\xef(?:\xb8[\x80-\x8f]|\xbb\xbf|\xbe\xa0|\xbf[\xb0-\xbb])"
+    rb"|\xf0(?:\x9b\xb2[\xa0-\xa3]|\x9d\x85[\xb3-\xba])|\xf3\xa0",
+    _BYTES,
+)
 
 _TAG_BYTES: Final = re.compile(rb"\xf3\xa0[\x80\x81]")
 _TAGS_WITHIN: Final = re.compile("[\U000e0020-\U000e007e]")
@@ -194,8 +205,6 @@ _JOINT: Final = re.compile(
 )
 _LEAST_JOINED: Final = 14
 """Characters of a word with joints in it: most pairs of words and groups of digits have fewer."""
-_BYTES: Final = re2.Options()
-_BYTES.encoding = re2.Options.Encoding.LATIN1
 _JOINED_WORDS: Final = re2.compile(
     rb"[0-9A-Za-z_+/=.-]+(?:(?:\xcc[\x80-\xbf]|\xcd[\x80-\xaf]|\xd2[\x83-\x89]"
     rb"|\xe1(?:\xaa[\xb0-\xbf]|\xab[\x80-\xbf]|\xb7[\x80-\xbf]|\x9a\x80)"
@@ -221,10 +230,14 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
         if index:
             yield
         for chunk in chunks:
-            plain_chunk = plain(chunk)
-            is_plain = is_plain and plain_chunk == chunk
-            lengths.append(len(chunk.encode()))
-            plains.append(plain_chunk.encode())
+            encoded = chunk.encode()
+            lengths.append(len(encoded))
+            has_invisible = _INVISIBLE_BYTES.search(encoded) is not None
+            plain_chunk = plain(chunk) if has_invisible else unicodedata.normalize("NFKC", chunk)
+            if plain_chunk != chunk:
+                is_plain = False
+                encoded = plain_chunk.encode()
+            plains.append(encoded)
             if folded:
                 foldeds.append(plain_chunk.casefold().encode())
     views = [TextView(part, _RAW, content, len(content))]
@@ -307,6 +320,8 @@ def chunks_of(content: bytes) -> Iterator[list[str]]:
 def _melts(text: str, at: int) -> bool:
     """Return whether normalisation may join the characters before and behind *at*."""
     before, after = text[at - 1], text[at]
+    if " " <= after <= "~":
+        return False  # mostly
     normalize = unicodedata.normalize
     return _composes(after) or (
         not after.isascii()

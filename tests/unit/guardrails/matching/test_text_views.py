@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -84,3 +85,11 @@ def test_a_long_run_of_marks_is_read_in_linear_time() -> None:
     started_at = time.process_time()
     views_of(content, folded=True)
     assert time.process_time() - started_at < 0.5
+
+
+def test_every_invisible_character_is_left_out() -> None:
+    """The search in UTF-8 for any of them overlooks none."""
+    invisible = [one for code in range(sys.maxunicode + 1) if not plain(one := chr(code))]
+    assert len(invisible) > 4_000
+    for one in invisible:
+        assert views_of(f"é{one}b".encode())[1].content == "éb".encode(), one
