@@ -34,9 +34,11 @@ _LOWER: Final = bytes(
 )  # fmt: skip
 _MARKS: Final = r"\u0900-\u0963\u0966-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
 """Indic and Thai signs for vowels and the like, which are parts of words and no letters."""
-_GAP: Final = rf"[^\w{_MARKS}]|_"
-_NOT_WORD: Final = re.compile(rf"(?:[^\w{_MARKS} ]|_| (?={_GAP}))(?:{_GAP})*")
-"""All between two words but a single space: most words have one between them, and it stays."""
+_NOT_WORD: Final = re.compile(rf"[^ 0-9a-z\w{_MARKS}]+")
+"""All between two words but spaces and underscores; letters of ASCII first, as most are."""
+_PUNCTUATION: Final = re.compile(rb"\xe2\x80[\x90-\xa7]")
+"""In UTF-8: dashes, quotes and dots as printed, all that many an English text has beyond ASCII."""
+_TYPOGRAPHIC_APOSTROPHE: Final = "\u2019".encode()
 
 
 def words(content: bytes) -> bytes:
@@ -71,11 +73,13 @@ def word_slices(content: bytes) -> Iterator[bytes]:
 
 
 def _words(content: bytes) -> bytes:
+    if not content.isascii():
+        content = _PUNCTUATION.sub(b" ", content.replace(_TYPOGRAPHIC_APOSTROPHE, b""))
     if content.isascii():
         return _ascii_words(content.replace(BORDER, b" "))
-    text = content.decode().casefold()
-    text = text.replace("'", "").replace("’", "")  # noqa: RUF001 - the typographic one
-    return _NOT_WORD.sub(" ", text).strip().encode()
+    text = content.decode().casefold().replace("'", "").replace("_", " ")
+    pieces = _NOT_WORD.sub(" ", text).strip().split("  ")  # as in `_ascii_words`
+    return " ".join(map(str.lstrip, filter(None, pieces))).encode()
 
 
 def _ascii_words(content: bytes) -> bytes:
