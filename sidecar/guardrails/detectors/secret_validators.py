@@ -224,7 +224,7 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     if len(value) < _MIN_PASSWORD or (value.isalpha() and (value.islower() or value.isupper())):
         return None
     name = before[-_PASSWORD_NAME_BYTES:].lower()
-    is_password = not name.isascii() or any(word in name for word in _PASSWORD_WORDS)
+    is_password = not name.isascii() or any(map(name.__contains__, _PASSWORD_WORDS))
     tier: SecretTier | None = None
     if _UUID.fullmatch(value):
         tier = LIKELY

@@ -34,8 +34,10 @@ class WordList:
         if token in self.whole:
             return True
         if token.isascii():
-            return " " not in token and any(
-                token.endswith(end) and token != end for end in self.ends
+            return (
+                token.endswith(self.ends)  # most end otherwise, which takes one call
+                and " " not in token
+                and any(token.endswith(end) and token != end for end in self.ends)
             )
         return any(word in token for word in self.unspaced)
 
@@ -129,10 +131,13 @@ def _before(content: bytes, end: int) -> str:
 
 def _tokens(text: str) -> list[str]:
     """Return words in lower case; one in camel case is several, but for names such as WhatsApp."""
+    words: list[str] = _TOKEN.findall(text)
+    if text == text.lower():
+        return words  # mostly
     tokens: list[str] = []
-    for word in _TOKEN.findall(text):
+    for word in words:
         lower = word.lower()
-        humps = [] if word.islower() or lower in _NAMES else _HUMPS.findall(word)
+        humps = [] if word == lower or lower in _NAMES else _HUMPS.findall(word)
         tokens += [hump.lower() for hump in humps] if len(humps) > 1 else [lower]
     return tokens
 

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.detectors.words import is_near, kind_before, starts_with, words_of
+from sidecar.guardrails.detectors.words import (
+    WordList,
+    is_near,
+    kind_before,
+    starts_with,
+    words_of,
+)
 
 IDENTIFIERS = (
     "order no. ", "Order #", "orderId: ", '{"order_id": "', "Rechnungsnummer: ", "commande n° ",
@@ -42,3 +48,11 @@ def test_every_kind_has_words() -> None:
     """A heading that is misspelt would be silent."""
     for kind in ("telephone", "call", "identifier", "card", "version", "host", "money", "unit"):
         assert words_of(kind)
+
+
+def test_the_end_of_a_compound_is_no_word_by_itself() -> None:
+    """Unless it is itself a compound with another end."""
+    known = WordList(frozenset(), ("nummer", "rufnummer"), ())
+    assert [known.has(one) for one in ("nummer", "rufnummer", "hausnummer", "zahl")] == [
+        False, True, True, False,
+    ]  # fmt: skip
