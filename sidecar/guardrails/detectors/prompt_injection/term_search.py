@@ -206,12 +206,12 @@ class TermSearch:
                 continue
             end = one >> INDEX_BITS
             least = end - REACH
-            if first_end < least:
-                first = second = third = _NONE
-            elif second_end < least:
-                second = third = _NONE
-            elif third_end < least:
+            if third_end < least:
                 third = _NONE
+                if second_end < least:
+                    second = _NONE
+                    if first_end < least:
+                        first = _NONE
             near = own | first << 7 | second << 14 | third << 21
             terms = known.get(near)
             if terms is None:
