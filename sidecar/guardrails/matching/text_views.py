@@ -320,8 +320,8 @@ def chunks_of(content: bytes) -> Iterator[list[str]]:
 def _melts(text: str, at: int) -> bool:
     """Return whether normalisation may join the characters before and behind *at*."""
     before, after = text[at - 1], text[at]
-    if " " <= after <= "~":
-        return False  # mostly
+    if " " <= after <= "~":  # nearly every character: none of these joins the one before it
+        return False
     normalize = unicodedata.normalize
     return _composes(after) or (
         not after.isascii()
