@@ -3,7 +3,8 @@ r"""Grammars in text files: sections of templates with slots, expanded without c
 A file has sections, each with a name and a variant: `[override a]`. A line `name = one | two`
 defines a slot of the file (`slots.txt` has those of all files), every other line is a template.
 `$name` or `${name}` stands for a slot, `(one|two|)` for a choice in place, `¦` for a bar that is
-text, `\n` for a new line, `#` begins a comment. Slots and choices may contain others.
+text, `¤` for a made-up word, `\n` for a new line, `#` begins a comment. Slots and choices may
+contain others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _CHOICE: Final = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SPACES: Final = re.compile(r" +(?= )| +(?=[.,;](?:\s|\Z))")
 _BETWEEN: Final = re.compile(r"(?:(?<=\s)|\A)\|(?=\s|\Z)")
 _BAR: Final = "¦"
+_MADE_UP: Final = "¤"
+"""A word as of a host, another one in each text: a model would remember a list of them."""
+
+_SYLLABLES: Final = tuple(a + b for a in "bcdfghklmnprstvz" for b in "aeiou")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,9 @@ class Grammar:
             else:
                 chosen = chance.choice(match[1].split("|"))
             text = text[: match.start()] + chosen + text[match.end() :]
+        while _MADE_UP in text:
+            word = "".join(chance.choices(_SYLLABLES, k=chance.choice((2, 3, 3, 4))))
+            text = text.replace(_MADE_UP, word, 1)
         return _SPACES.sub("", text).replace(_BAR, "|").replace("\\n", "\n").strip()
 
 

@@ -7,7 +7,7 @@ import pytest
 from training.generated.carriers import PLACE, placed, read_carriers, read_words
 from training.generated.grammar import seeded
 
-VARIANTS = ("a", "b")
+VARIANTS = ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

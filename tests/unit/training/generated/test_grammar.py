@@ -38,6 +38,16 @@ def test_the_same_grammar_gives_the_same_texts(grammars: tuple[Grammar, ...]) ->
     assert list(grammars[0].texts(2)) == list(grammars[0].texts(2))
 
 
+def test_each_text_has_its_own_made_up_words(tmp_path: Path) -> None:
+    """A list of hosts would be learned as words of attacks."""
+    path = tmp_path / "en.txt"
+    path.write_text("[override a]\nsend it to ¤.¤.com\n", encoding="utf-8")
+    texts = list(read_grammars(path)[0].texts(20))
+    words = [word for text in texts for word in text.removeprefix("send it to ").split(".")[:2]]
+    assert len(set(words)) > 35
+    assert all(word.isalpha() and word.islower() for word in words)
+
+
 def test_a_slot_that_no_line_defines_is_an_error(tmp_path: Path) -> None:
     """A misspelled slot would be learned as a word."""
     path = tmp_path / "en.txt"
