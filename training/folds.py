@@ -17,6 +17,7 @@ from sidecar.guardrails.detectors.prompt_injection import model as model_module
 from sidecar.guardrails.detectors.prompt_injection.model import (
     AUTHORS,
     BUCKETS,
+    CONCEPT,
     Author,
     Bars,
     Model,
@@ -70,6 +71,9 @@ _MOST_ALLOWED: Final = 0.1
 WITHOUT_BARS: Final = frozenset({Kind.PACKED})
 """Kinds that have little but the words of attacks: no bar goes by them."""
 
+IN_DOCUMENTS: Final = frozenset({"user", "done", "besides", "before", "pay"})
+"""Concepts of orders in documents: a user who writes of "the user" sets up a role, mostly."""
+
 ROLES: Final = "role-prompts"
 """A family that is of system prompts, and of users as well: a role to play."""
 
@@ -78,7 +82,7 @@ LEAST_BUCKETS: Final = {Author.USER: 0, Author.TOOL: 1, Author.SYSTEM: 3}
 
 FEW_FROM: Final = 4
 """The bucket from which on texts are few: its bar is at most twice as high as those before, and
-the next ones a third higher than that."""
+the next ones three quarters higher than that."""
 
 ENOUGH: Final[Mapping[Kind | None, int]] = {Kind.ABOUT_INJECTION: 150}
 """Texts of a kind and length, from which on it has a say of its own in a bar."""
@@ -92,12 +96,17 @@ _NO_BARS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All texts with their terms, and the fold in which each is left out."""
+    """All texts with their terms, and the fold in which each is left out.
+
+    `of_users` says of which windows the weights for texts of users are learned: not of attacks in
+    results of tools. Those for results of tools are learned of all.
+    """
 
     texts: Sequence[Text]
     terms: Sequence[str]
     windows: Windows
     folds: Array
+    of_users: Array
 
 
 def read_corpus(samples: Sequence[Sample]) -> Corpus:
@@ -105,25 +114,46 @@ def read_corpus(samples: Sequence[Sample]) -> Corpus:
     read = read_texts(samples)
     terms = candidate_terms(read)
     texts = with_hits(read, terms)
-    # Sorted, the variants of one generator stand side by side, and get into different folds.
-    families = sorted({text.sample.family for text in texts})
+    # Sorted, the variants of one generator stand side by side, and get into different folds. The
+    # later variants of orders come last, so that they leave the folds of all others as they were.
+    families = sorted(
+        {text.sample.family for text in texts}, key=lambda one: (_is_later(one), one)
+    )
     fold_of = {family: number % FOLDS for number, family in enumerate(families)}
     folds = np.array([fold_of[text.sample.family] for text in texts])
-    return Corpus(texts, terms, windows_of(texts), folds)
+    windows = windows_of(texts)
+    in_tools = np.array([author_of(text.sample) == Author.TOOL for text in texts])
+    return Corpus(texts, terms, windows, folds, ~(windows.is_attack & in_tools[windows.texts]))
+
+
+def _is_later(family: str) -> bool:
+    return family.startswith(("indirect-", "injected-")) and family.endswith(("-c", "-d"))
 
 
 def train(corpus: Corpus, without: int | None = None, form: Form = str.strip) -> Model:
     """Return a model of a *form*, without bars, of all texts but those of one fold."""
     seen = corpus.folds[corpus.windows.texts] != (-1 if without is None else without)
-    weights = fit(corpus.windows, corpus.terms, seen, form)
+    weights = (
+        fit(
+            corpus.windows,
+            corpus.terms,
+            seen & corpus.of_users,
+            lambda term: _weighs_for_users(term) and form(term),
+        ),
+        fit(corpus.windows, corpus.terms, seen, form),
+    )
+    columns = [[round(float(weight) * THOUSAND) for weight in column] for column in weights]
     kinds = kinds_of(corpus.terms, corpus.texts)
-    rounded = [round(float(weight) * THOUSAND) for weight in weights]
     chosen = (
-        Term(name, kind, weight)
-        for name, kind, weight in zip(corpus.terms, kinds, rounded, strict=True)
-        if weight
+        Term(name, kind, weight, indirect)
+        for name, kind, weight, indirect in zip(corpus.terms, kinds, *columns, strict=True)
+        if weight or indirect
     )
     return Model(tuple(chosen), DRIFT, WINDOW_BYTES, _NO_BARS)
+
+
+def _weighs_for_users(term: str) -> bool:
+    return IN_DOCUMENTS.isdisjoint(CONCEPT.findall(term))
 
 
 def unseen_sums(corpus: Corpus, form: Form = str.strip) -> Iterator[Mapping[int, int]]:
@@ -132,7 +162,12 @@ def unseen_sums(corpus: Corpus, form: Form = str.strip) -> Iterator[Mapping[int,
         model = train(corpus, fold, form)
         kept = kept_terms(corpus, model)
         members = np.flatnonzero(corpus.folds == fold).tolist()
-        yield {one: add_up(model, own_hits(corpus.texts[one], kept))[0] for one in members}
+        yield {one: _total(model, corpus.texts[one], kept) for one in members}
+
+
+def _total(model: Model, text: Text, kept: Array) -> int:
+    weights = model.weights[author_of(text.sample)]
+    return add_up(model, weights, own_hits(text, kept))[0]
 
 
 def kept_terms(corpus: Corpus, model: Model) -> Array:
@@ -198,7 +233,7 @@ def bars_of(
             most = max(least_sums[:FEW_FROM]) * 2
             for at in range(FEW_FROM, len(least_sums)):
                 least_sums[at] = min(least_sums[at], most)
-                most = least_sums[FEW_FROM] * 3 // 2
+                most = least_sums[FEW_FROM] * 7 // 4
             bars[author, level] = tuple(int(one) for one in np.maximum.accumulate(least_sums))
     for level in FALSE_POSITIVES:
         pairs = zip(bars[Author.SYSTEM, level], bars[Author.USER, level], strict=True)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidecar.domain.guardrail_settings import InjectionKind
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection import scoring, term_search
+from sidecar.guardrails.detectors.prompt_injection.model import Author
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     Sum,
     kinds_of,
@@ -17,6 +18,7 @@ from sidecar.guardrails.detectors.prompt_injection.scoring import (
 from sidecar.guardrails.detectors.prompt_injection.term_search import words
 
 SCORER = shipped_scorer()  # compiled now: half a second is over a deadline
+USER = SCORER.model.weights[Author.USER]
 TERMS = st.sampled_from(
     (
         "ignore all previous instructions", "do anything now", "your system prompt", "reveal",
@@ -34,11 +36,11 @@ NEUTRAL = st.integers(min_value=0, max_value=3000).map(lambda count: "zz " * cou
 
 
 def _best(sum_: Sum) -> tuple[int, tuple[InjectionKind, ...]]:
-    return sum_[0], kinds_of(SCORER.model, sum_)
+    return sum_[0], kinds_of(SCORER.model, USER, sum_)
 
 
 def _stretch(text: str) -> tuple[int, tuple[InjectionKind, ...]]:
-    return _best(run_sync(SCORER.sums((text.encode(),)))[0])
+    return _best(run_sync(SCORER.sums((text.encode(),), (USER,)))[0])
 
 
 @given(before=NEUTRAL, text=TEXTS, after=NEUTRAL)
@@ -65,7 +67,8 @@ def test_words_added_around_a_text_never_lower_its_score(
 @given(texts=st.lists(TEXTS | PIECES, max_size=8))
 def test_a_text_has_the_same_sum_alone_and_beside_others(texts: list[str]) -> None:
     """Texts are searched together, but no term goes from one into another."""
-    together = run_sync(SCORER.sums([text.encode() for text in texts]))
+    contents = [text.encode() for text in texts]
+    together = run_sync(SCORER.sums(contents, [USER] * len(contents)))
     assert [_best(one) for one in together] == [_stretch(text) for text in texts]
 
 
@@ -82,8 +85,8 @@ def test_a_text_has_the_same_sum_in_one_piece_and_in_slices(text: str, size: int
 @given(text=st.lists(PIECES | TERMS, max_size=12).map(" ".join))
 def test_ascii_text_is_read_as_words_like_any_other(text: str) -> None:
     """Several short ASCII texts are made words together, in fewer steps than one by one."""
-    (sum_,) = SCORER.sums_of_joined(text.replace("\0", "").encode(), 1)
-    assert _best(sum_) == _best(run_sync(SCORER.sums((text.encode(),)))[0])
+    (sum_,) = SCORER.sums_of_joined(text.replace("\0", "").encode(), (USER,))
+    assert _best(sum_) == _stretch(text)
 
 
 @given(text=st.text(max_size=300))

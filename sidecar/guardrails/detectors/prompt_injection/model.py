@@ -47,11 +47,15 @@ EVERYDAY_WORDS: Final = frozenset(_listed(_FILE, "=")["everyday_words"])
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One to three words, or concepts that stand close together, with their weight."""
+    """One to three words, or concepts that stand close together, with their weights.
+
+    `weight` is that in texts of users and in system messages, `indirect` that in results of tools.
+    """
 
     name: str
     kind: InjectionKind
     weight: int
+    indirect: int
 
 
 BUCKETS: Final = (128, 256, 512, 1024, 4096, 16384)
@@ -69,6 +73,8 @@ class Author:
 AUTHORS: Final = (Author.USER, Author.TOOL, Author.SYSTEM)
 Bars = tuple[int, ...]
 """The sum that makes a finding, for each bucket of lengths."""
+Weights = tuple[int, ...]
+"""Those of all terms, for one author."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,13 @@ class Model:
     drift: int
     span: int
     bars: Mapping[tuple[str, Threshold], Bars]
-    weights: tuple[int, ...] = field(init=False)
+    weights: Mapping[str, Weights] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Put the weights beside each other, where a sum reads them."""
-        object.__setattr__(self, "weights", tuple([term.weight for term in self.terms]))
+        """Put the weights of each author beside each other, where a sum reads them."""
+        weights = dict.fromkeys(AUTHORS, tuple([term.weight for term in self.terms]))
+        weights[Author.TOOL] = tuple([term.indirect for term in self.terms])
+        object.__setattr__(self, "weights", weights)
 
 
 def load_model() -> Model:
@@ -115,8 +123,8 @@ def read_model(text: str) -> Model:
         if len(fields) == 2:  # noqa: PLR2004 - name and value
             settings[fields[0]] = fields[1]
         else:
-            weight, kind, name = fields
-            terms.append(Term(name, InjectionKind(kind), int(weight)))
+            weight, indirect, kind, name = fields
+            terms.append(Term(name, InjectionKind(kind), int(weight), int(indirect)))
     if any(name not in CONCEPTS for term in terms for name in CONCEPT.findall(term.name)):
         raise ModelError("the model was trained with other concepts")
     return Model(
@@ -139,8 +147,10 @@ def write_model(model: Model) -> str:
         for (author, level), bars in model.bars.items()
     }
     lines = [f"{name}\t{value}" for name, value in settings.items()]
-    ordered = sorted(model.terms, key=lambda one: (one.kind.value, -one.weight, one.name))
-    lines += [f"{one.weight}\t{one.kind.value}\t{one.name}" for one in ordered]
+    ordered = sorted(
+        model.terms, key=lambda one: (one.kind.value, -one.weight, -one.indirect, one.name)
+    )
+    lines += [f"{one.weight}\t{one.indirect}\t{one.kind.value}\t{one.name}" for one in ordered]
     body = "\n".join(lines) + "\n"
     return f"{_checksum(body)}\n{body}"
 

@@ -23,6 +23,7 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     Author,
     Bars,
     Model,
+    Weights,
     load_model,
 )
 from sidecar.guardrails.detectors.prompt_injection.term_search import (
@@ -56,9 +57,12 @@ where each term was last. A plain tuple, since most texts are added up in one go
 NO_TERMS: Final[Sum] = (0, (), 0, 0, 0, [], {})
 
 
-def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
-    """Add up *hits*, which are in the order of the text and go on where those *before* ended."""
-    drift, span, weights = model.drift, model.span, model.weights
+def add_up(model: Model, weights: Weights, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
+    """Add up *hits*, which are in the order of the text and go on where those *before* ended.
+
+    The *weights* are those of the text's author.
+    """
+    drift, span = model.drift, model.span
     total, best, length, sum_, previous, run, last = before or (0, (), 0, 0, 0, [], {})
     for one in hits:
         end, index = one >> INDEX_BITS, one & INDEX
@@ -76,15 +80,14 @@ def add_up(model: Model, hits: Iterable[Hit], before: Sum | None = None) -> Sum:
     return total, best, length, sum_, previous, run, last
 
 
-def kinds_of(model: Model, sum_: Sum) -> tuple[InjectionKind, ...]:
+def kinds_of(model: Model, weights: Weights, sum_: Sum) -> tuple[InjectionKind, ...]:
     """Return the kinds that are a good part of a text's best passage, the greatest first."""
     total, best, length, *_ = sum_
     if not total:
         return ()
     sums = dict.fromkeys(InjectionKind, 0)
     for index in set(best[:length]):
-        term = model.terms[index]
-        sums[term.kind] += max(term.weight, 0)
+        sums[model.terms[index].kind] += max(weights[index], 0)
     least = sum(sums.values()) * KIND_SHARE
     kinds = [kind for kind in sorted(sums, key=lambda kind: -sums[kind]) if sums[kind] >= least]
     if kinds[0] is _EXTRACTION and _OVERRIDE in kinds:  # an override is the means, then
@@ -98,11 +101,13 @@ class Scorer:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        against = {term.name for term in model.terms if term.weight < 0}
+        against = {term.name for term in model.terms if max(term.weight, term.indirect) <= 0}
         self._search = TermSearch([term.name for term in model.terms], against=against)
 
-    def sums(self, contents: Sequence[bytes]) -> Cooperative[Sequence[Sum]]:
-        """Add up each of *contents*, which are in their plain form.
+    def sums(
+        self, contents: Sequence[bytes], weights: Sequence[Weights]
+    ) -> Cooperative[Sequence[Sum]]:
+        """Add up each of *contents*, which are in their plain form, by its own *weights*.
 
         Short texts are searched in one call: to begin takes as long as a short text, and the
         database's tables would be fetched anew for each.
@@ -110,46 +115,49 @@ class Scorer:
         sums: list[Sum] = []
         short: list[bytes] = []
         room = SLICE_WORDS
-        for content in contents:
+        for content, own in zip(contents, weights, strict=True):
             room -= len(content)
             if room < 0:
                 if short:
-                    sums += self._add_up_short(short)
+                    sums += self._add_up_short(short, weights[len(sums) :])
                     yield
                 short, room = [], SLICE_WORDS - len(content)
             if room < 0:
                 sum_: Sum | None = None
                 for hits in self._search.hits_in_slices(content):
-                    sum_ = add_up(self.model, hits, sum_) if hits else sum_
+                    sum_ = add_up(self.model, own, hits, sum_) if hits else sum_
                     yield
                 sums.append(sum_ or NO_TERMS)
                 room = SLICE_WORDS
             else:
                 short.append(content)
-        return [*sums, *self._add_up_short(short)] if short else sums
+        return [*sums, *self._add_up_short(short, weights[len(sums) :])] if short else sums
 
-    def _add_up_short(self, contents: Sequence[bytes]) -> Sequence[Sum]:
+    def _add_up_short(
+        self, contents: Sequence[bytes], weights: Sequence[Weights]
+    ) -> Sequence[Sum]:
+        """Add up *contents*, the first of those that have these *weights*."""
         joined = BORDER.join(contents)
         if joined.isascii() and not any(map(operator.contains, contents, repeat(BORDER))):
-            return self.sums_of_joined(joined, len(contents))
-        return self._sums_of_words(BORDER.join(map(words, contents)), len(contents))
+            return self.sums_of_joined(joined, weights)
+        return self._sums_of_words(BORDER.join(map(words, contents)), weights)
 
-    def sums_of_joined(self, joined: bytes, count: int) -> Sequence[Sum]:
-        """Add up each of *count* short ASCII texts that have a `BORDER` between them."""
-        return self._sums_of_words(words_of_joined(joined), count)
+    def sums_of_joined(self, joined: bytes, weights: Sequence[Weights]) -> Sequence[Sum]:
+        """Add up each of the short ASCII texts that have a `BORDER` between them."""
+        return self._sums_of_words(words_of_joined(joined), weights)
 
-    def _sums_of_words(self, texts: bytes, count: int) -> Sequence[Sum]:
+    def _sums_of_words(self, texts: bytes, weights: Sequence[Weights]) -> Sequence[Sum]:
         hits = self._search.hits(texts)
         if not hits:
-            return [NO_TERMS] * count
+            return [NO_TERMS] * (texts.count(BORDER) + 1)
         sums: list[Sum] = []
         start = end = 0
-        for text in texts.split(BORDER):
+        for text, own in zip(texts.split(BORDER), weights, strict=False):
             end += len(text) + 1
             stop = bisect_left(hits, end << INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
             found = self._search.combined(hits[start:stop]) if stop > start else ()
-            sums.append(add_up(self.model, found) if found else NO_TERMS)
+            sums.append(add_up(self.model, own, found) if found else NO_TERMS)
             start = stop
         return sums
 
@@ -206,6 +214,8 @@ class PromptInjectionCheck(WholeTextCheck):
         self._cutoffs = dict.fromkeys(INDIRECT_ROLES, _cutoff(model, *tool))
         self._cutoffs |= dict.fromkeys(SYSTEM_ROLES, _cutoff(model, *system))
         self._without_terms = -self._cutoff.medium[0]
+        self._weights = model.weights[Author.USER]
+        self._indirect = dict.fromkeys(INDIRECT_ROLES, model.weights[Author.TOOL])
 
     @override
     def passing(self, guardrail: Guardrail) -> GuardrailResult:
@@ -217,7 +227,7 @@ class PromptInjectionCheck(WholeTextCheck):
     ) -> GuardrailResult | Cooperative[GuardrailResult]:
         if not isinstance(texts, bytes):
             return self._judge_in_turns(parts, texts, passing)
-        sums = self._scorer.sums_of_joined(texts, len(parts))
+        sums = self._scorer.sums_of_joined(texts, self._weights_of(parts))
         types: dict[int, str] = {}
         margins: dict[int, float] = {}
         margin = self._weigh(parts, None, sums, types, margins)
@@ -231,11 +241,15 @@ class PromptInjectionCheck(WholeTextCheck):
         margins: dict[int, float] = {}
         views = _views_to_judge(texts)
         while some := tuple(islice(views, _PARTS_A_STEP)):
-            sums = yield from self._scorer.sums([view.content for view in some])
+            weights = self._weights_of([parts[view.part] for view in some])
+            sums = yield from self._scorer.sums([view.content for view in some], weights)
             margin = max(margin, self._weigh(parts, some, sums, types, margins))
             if len(some) == _PARTS_A_STEP:
                 yield
         return _result(parts, types, passing, margin, margins)
+
+    def _weights_of(self, parts: Sequence[TextPart]) -> Sequence[Weights]:
+        return [self._indirect.get(part.role, self._weights) for part in parts]
 
     def _weigh(
         self,
@@ -264,7 +278,8 @@ class PromptInjectionCheck(WholeTextCheck):
             margin = max(margin, own)
             margins[index] = max(margins.get(index, -math.inf), own)
             if total >= cutoff.least[bucket] and index not in types:
-                kinds = kinds_of(self._scorer.model, sum_)
+                weights = self._indirect.get(role, self._weights)
+                kinds = kinds_of(self._scorer.model, weights, sum_)
                 if kinds and views is not None and ViewKind.DECODED in views[at].kinds:
                     kinds = (InjectionKind.ENCODED_PAYLOAD, *kinds)
                 counting = self._chosen & _SYSTEM_KINDS if role in SYSTEM_ROLES else self._chosen

@@ -23,14 +23,15 @@ from sidecar.guardrails.detectors.prompt_injection.term_search import (
 )
 
 BARS = {(author, level): (1, 2, 3, 4) for author in AUTHORS for level in Threshold}
-MODEL = Model((Term("do anything", InjectionKind.JAILBREAK, 700),), 5, 480, BARS)
+MODEL = Model((Term("do anything", InjectionKind.JAILBREAK, 700, 300),), 5, 480, BARS)
 
 
 def test_the_shipped_model_is_whole() -> None:
     """Its checksum fits, no term is there twice, and none weighs less than -1."""
     model = load_model()
     assert len(model.terms) > 1000
-    assert all(term.weight and term.weight >= -1000 for term in model.terms)
+    assert all(term.weight or term.indirect for term in model.terms)
+    assert all(min(term.weight, term.indirect) >= -1000 for term in model.terms)
     assert len({term.name for term in model.terms}) == len(model.terms)
     assert write_model(model) == write_model(read_model(write_model(model)))
 
@@ -53,14 +54,15 @@ def test_a_term_is_words_as_the_guardrail_sees_them() -> None:
 def test_no_term_alone_reaches_the_default_threshold() -> None:
     """Neither a word nor a combination of concepts is an attack by itself."""
     model = load_model()
-    lowest = min(model.bars[author, Threshold.MEDIUM][0] for author in AUTHORS)
-    assert max(term.weight for term in model.terms) < lowest
+    for author in AUTHORS:
+        assert max(model.weights[author]) < model.bars[author, Threshold.MEDIUM][0]
 
 
 @pytest.mark.parametrize(
     ("written", "instead"),
     [
         pytest.param("700", "900", id="another weight"),
+        pytest.param("300", "900", id="another weight in results of tools"),
         pytest.param("sha256:", "sha256:0", id="another checksum"),
         pytest.param("\n", "", id="no lines"),
     ],
@@ -73,7 +75,7 @@ def test_a_changed_file_is_refused(written: str, instead: str) -> None:
 
 def test_a_model_of_other_concepts_is_refused() -> None:
     """A weight for a concept that is gone would be a weight for nothing."""
-    odd = Model((Term("{no} {such}", InjectionKind.JAILBREAK, 1),), 5, 480, BARS)
+    odd = Model((Term("{no} {such}", InjectionKind.JAILBREAK, 1, 0),), 5, 480, BARS)
     with pytest.raises(ModelError, match="concepts"):
         read_model(write_model(odd))
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
 from sidecar.guardrails.cooperative import run_sync
-from sidecar.guardrails.detectors.prompt_injection.model import AUTHORS, Model, Term
+from sidecar.guardrails.detectors.prompt_injection.model import AUTHORS, Author, Model, Term
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     Scorer,
     Sum,
@@ -15,30 +17,36 @@ BARS = {(author, level): (1000, 2000, 3000, 4000) for author in AUTHORS for leve
 SCORER = Scorer(
     Model(
         terms=(
-            Term("forget", InjectionKind.INSTRUCTION_OVERRIDE, 900),
-            Term("your rules", InjectionKind.INSTRUCTION_OVERRIDE, 800),
-            Term("evil", InjectionKind.JAILBREAK, 1000),
-            Term("do anything now", InjectionKind.JAILBREAK, 2000),
-            Term("{recommend} {memory}", InjectionKind.INSTRUCTION_OVERRIDE, 700),
-            Term("{recommend} {memory} {model}", InjectionKind.INSTRUCTION_OVERRIDE, 1500),
+            Term("forget", InjectionKind.INSTRUCTION_OVERRIDE, 900, 900),
+            Term("your rules", InjectionKind.INSTRUCTION_OVERRIDE, 800, 800),
+            Term("evil", InjectionKind.JAILBREAK, 1000, 0),
+            Term("do anything now", InjectionKind.JAILBREAK, 2000, 2000),
+            Term("{recommend} {memory}", InjectionKind.INSTRUCTION_OVERRIDE, 700, 700),
+            Term("{recommend} {memory} {model}", InjectionKind.INSTRUCTION_OVERRIDE, 1500, 1500),
         ),
         drift=5,
         span=100,
         bars=BARS,
     )
 )
+USER = SCORER.model.weights[Author.USER]
+TOOL = SCORER.model.weights[Author.TOOL]
+
+
+def _sums(*texts: str) -> Sequence[Sum]:
+    return run_sync(SCORER.sums([text.encode() for text in texts], [USER] * len(texts)))
 
 
 def _total(text: str) -> int:
-    return run_sync(SCORER.sums((text.encode(),)))[0][0]
+    return _sums(text)[0][0]
 
 
 def _best(sum_: Sum) -> tuple[int, tuple[InjectionKind, ...]]:
-    return sum_[0], kinds_of(SCORER.model, sum_)
+    return sum_[0], kinds_of(SCORER.model, USER, sum_)
 
 
 def _stretch(text: str) -> tuple[int, tuple[InjectionKind, ...]]:
-    return _best(run_sync(SCORER.sums((text.encode(),)))[0])
+    return _best(_sums(text)[0])
 
 
 def test_terms_of_a_stretch_add_up_less_what_lies_between_them() -> None:
@@ -100,24 +108,38 @@ def test_a_score_is_one_half_at_the_threshold() -> None:
 
 def test_a_long_text_is_judged_in_turns() -> None:
     """A text of attacks alone does not hold the event loop."""
-    steps = sum(1 for _ in SCORER.sums((b"evil " * 10_000,)))
+    steps = sum(1 for _ in SCORER.sums((b"evil " * 10_000,), (USER,)))
     assert steps >= 3
 
 
 def test_each_of_several_texts_has_its_own_sum() -> None:
     """Short ones are searched in one call, long ones apart, in whatever order they come."""
     texts = ("forget it", "", "evil " * 3_000, "do anything now", "nice weather", "your rules")
-    sums = run_sync(SCORER.sums([text.encode() for text in texts]))
-    assert [_best(one) for one in sums] == [_stretch(text) for text in texts]
+    assert [_best(one) for one in _sums(*texts)] == [_stretch(text) for text in texts]
 
 
 def test_no_term_goes_over_the_border_of_two_texts() -> None:
     """What two parts say is looked at part by part."""
-    sums = run_sync(SCORER.sums((b"forget your", b"rules do anything", b"now")))
+    sums = _sums("forget your", "rules do anything", "now")
     assert [one[0] for one in sums] == [900, 0, 0]
+
+
+def test_each_text_is_added_up_by_the_weights_of_its_author() -> None:
+    """Some words are an attack when a user says them, and none in a result of a tool."""
+    texts = (
+        b"evil rules",
+        b"evil rules",
+        b"forget it",
+        "b\u00f6se, evil".encode(),
+        b"evil " * 3000,
+    )
+    for_user = run_sync(SCORER.sums(texts, [USER] * len(texts)))
+    for_both = run_sync(SCORER.sums(texts, (USER, TOOL, TOOL, TOOL, TOOL)))
+    assert [one[0] for one in for_user] == [1000, 1000, 900, 1000, 1000]
+    assert [one[0] for one in for_both] == [1000, 0, 900, 0, 0]
 
 
 def test_many_texts_are_judged_in_turns() -> None:
     """As much is searched at a time as of one long text."""
-    steps = sum(1 for _ in SCORER.sums([b"evil " * 1_000] * 10))
+    steps = sum(1 for _ in SCORER.sums([b"evil " * 1_000] * 10, [USER] * 10))
     assert steps >= 9
