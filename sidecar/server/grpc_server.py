@@ -48,6 +48,8 @@ HEALTH_CHECK_METHOD: Final = "/grpc.health.v1.Health/Check"
 
 _READ: Final = {name.encode(): name for name in CALL_METADATA}
 _BACKLOG: Final = 1024
+_AWAY_SECONDS: Final = 2.0
+"""A peer that has not read by then that it should go away may lose the streams that it begins."""
 _CLOSE_SECONDS: Final = 1.0
 """A peer that does not read its last bytes by then loses them."""
 
@@ -280,6 +282,11 @@ class GrpcServer:
             server.close()
         for connection in self._connections:
             connection.go_away()
+        # A stream that the peer begins before it has read that is served too.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AWAY_SECONDS):
+                for connection in tuple(self._connections):
+                    await connection.away_read.wait()
         with contextlib.suppress(TimeoutError):  # streams that outlive the grace are cut
             async with asyncio.timeout(self._options.drain_grace_seconds):
                 while tasks := [task for one in self._connections for task in one.tasks]:

@@ -37,6 +37,8 @@ CONNECTION_WINDOW: Final = 256 << 20
 """Bytes that the peer may send ahead of the application. One stream that is not read fills its
 own window, and leaves the connection's to the others."""
 MAX_WINDOW: Final = (1 << 31) - 1
+AWAY_PING: Final = b"goaway\0\0"
+"""Sent behind GOAWAY: the peer answers it once it has read both."""
 HANDSHAKE_SECONDS: Final = 10.0
 """A peer that has not sent its preface by then is cut off."""
 MAX_CONTROL_BYTES: Final = 1 << 20
@@ -275,8 +277,9 @@ class Http2Connection(asyncio.Protocol):
     """The server's side of one connection.
 
     `send_window` is the peer's, for all streams. `blocked` wait for a window; `resumed` is an
-    event while the peer reads too slowly. `unanswered` are the numbers of streams that were read
-    and may write in this turn. *answer* runs as one of `tasks` for each stream.
+    event while the peer reads too slowly. `away_read` is set once the peer has read `go_away`.
+    `unanswered` are the numbers of streams that were read and may write in this turn. *answer*
+    runs as one of `tasks` for each stream.
     """
 
     def __init__(
@@ -289,6 +292,7 @@ class Http2Connection(asyncio.Protocol):
         self.unanswered: set[int] = set()
         self.resumed: asyncio.Event | None = None
         self.closed = asyncio.Event()
+        self.away_read = asyncio.Event()
         self._answer = answer
         self._connections = connections
         self.loop = asyncio.get_running_loop()
@@ -334,6 +338,7 @@ class Http2Connection(asyncio.Protocol):
             self._handshake.cancel()
         self._transport = None
         self.closed.set()
+        self.away_read.set()
         self.resume_writing()
         for stream in list(self._streams.values()):
             stream.reset()
@@ -396,7 +401,10 @@ class Http2Connection(asyncio.Protocol):
     def go_away(self) -> None:
         """Ask the peer for no new streams; those under way, and those it has begun, are served."""
         last = MAX_WINDOW  # "no error", while streams may still be on their way (section 6.8)
-        self.send(_frame(_GOAWAY, 0, 0, _LONG.pack(last) + _LONG.pack(ErrorCode.NO_ERROR)))
+        self.send(
+            _frame(_GOAWAY, 0, 0, _LONG.pack(last) + _LONG.pack(ErrorCode.NO_ERROR)),
+            _frame(_PING, 0, 0, AWAY_PING),
+        )
 
     def abort(self) -> None:
         """Close without sending what the peer has not read."""
@@ -594,6 +602,8 @@ class Http2Connection(asyncio.Protocol):
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
             if not flags & _ACK:
                 self._reply(_frame(_PING, _ACK, 0, payload))
+            elif payload == AWAY_PING:
+                self.away_read.set()
         elif kind == _PUSH_PROMISE:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         # Others are ignored: priorities, GOAWAY (the peer opens no more streams), unknown ones

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import hpack
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.extproc.stream import Budgets, Call, StreamEnd
-from sidecar.server.grpc_server import GrpcServer
+from sidecar.server.grpc_server import HEALTH_CHECK_METHOD, GrpcServer
+from sidecar.server.http2 import AWAY_PING, PREFACE
 from sidecar.server.options import (
     EXPORT_METHOD,
     PROCESS_METHOD,
@@ -38,6 +40,7 @@ from tests.support.conversation import (
     STRIPPED,
     cleared,
 )
+from tests.support.http2_peer import raw
 from tests.support.replies import encoded as encode
 from tests.support.scripted import Endless, HeadersAnswer, ScriptedHandler, at_once, scripted
 
@@ -462,3 +465,24 @@ async def test_without_a_receiver_there_is_no_access_log(path: Path) -> None:
     """Nobody is led to believe that it is kept."""
     async with serving(path, Judged()) as (_, channel):
         assert (await channel.export(b"log"))[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_stream_that_begins_before_its_peer_has_read_the_end_is_served(path: Path) -> None:
+    """Envoy may be late to read it, and sends requests meanwhile."""
+    server = GrpcServer(options(path), Judged().converse)
+    await server.start()
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(PREFACE + raw(0x4, 0, 0))
+    received = bytearray()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.drain())
+        while AWAY_PING not in received:
+            received += await reader.read(1 << 16)
+        block = hpack.Encoder().encode([(":method", "POST"), (":path", HEALTH_CHECK_METHOD)])
+        writer.write(raw(0x1, 0x4, 1, block) + raw(0x0, 0x1, 1, bytes(5)))
+        while b"grpc-status" not in received:
+            piece = await reader.read(1 << 16)
+            assert piece, "the connection was closed"
+            received += piece
+        writer.write(raw(0x6, 0x1, 0, AWAY_PING))
+    writer.close()

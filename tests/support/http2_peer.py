@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 
 import h2.config
@@ -19,6 +20,11 @@ REQUEST = (
     (":authority", "egret"),
     ("te", "trailers"),
 )
+
+
+def raw(kind: int, flags: int, number: int, payload: bytes = b"") -> bytes:
+    """Return a frame."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, number) + payload
 
 
 class _Transport(asyncio.Transport):

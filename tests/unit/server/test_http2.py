@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sidecar.server.http2 import (
     ANSWERS_AT_ONCE,
+    AWAY_PING,
     CONNECTION_WINDOW,
     MAX_CONTROL_BYTES,
     MAX_FRAME_BYTES,
@@ -22,7 +23,7 @@ from sidecar.server.http2 import (
     Http2Stream,
     StreamResetError,
 )
-from tests.support.http2_peer import Http2Peer
+from tests.support.http2_peer import Http2Peer, raw
 
 OPENING = b"\x88"
 TRAILERS = b"\x00\x0bgrpc-status\x010"
@@ -71,11 +72,6 @@ def upload(peer: Http2Peer, number: int, body: bytes) -> None:
     for start in range(0, len(body), MAX_FRAME_BYTES):
         peer.client.send_data(number, body[start : start + MAX_FRAME_BYTES])
     peer.client.end_stream(number)
-
-
-def raw(kind: int, flags: int, number: int, payload: bytes = b"") -> bytes:
-    """Return a frame."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, number) + payload
 
 
 HELLO = PREFACE + raw(0x4, 0, 0)
@@ -544,6 +540,25 @@ async def test_streams_are_served_after_go_away_until_the_connection_closes() ->
     assert TRAILERS in peer.transport.written
     peer.connection.close()
     assert closed_with(peer) is ErrorCode.NO_ERROR
+
+
+async def test_a_peer_answers_a_ping_once_it_has_read_that_it_should_go_away() -> None:
+    """Until then it may begin streams."""
+    peer = await started()
+    peer.connection.go_away()
+    peer.connection.data_received(raw(0x6, 0x1, 0, b"anything"))
+    await asyncio.sleep(0)
+    assert peer.transport.written.endswith(raw(0x6, 0, 0, AWAY_PING))
+    assert not peer.connection.away_read.is_set()
+    peer.connection.data_received(raw(0x6, 0x1, 0, AWAY_PING))
+    assert peer.connection.away_read.is_set()
+
+
+async def test_of_a_peer_that_is_gone_no_answer_is_awaited() -> None:
+    peer = await started()
+    peer.connection.go_away()
+    peer.connection.connection_lost(None)
+    assert peer.connection.away_read.is_set()
 
 
 async def test_a_writer_waits_while_the_peer_reads_too_slowly() -> None:
