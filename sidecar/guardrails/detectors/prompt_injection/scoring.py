@@ -137,6 +137,7 @@ class Scorer:
         self, contents: Sequence[bytes], weights: Sequence[Weights]
     ) -> Sequence[Sum]:
         """Add up *contents*, the first of those that have these *weights*."""
+        weights = weights[: len(contents)]
         joined = BORDER.join(contents)
         if joined.isascii() and not any(map(operator.contains, contents, repeat(BORDER))):
             return self.sums_of_joined(joined, weights)
@@ -149,10 +150,10 @@ class Scorer:
     def _sums_of_words(self, texts: bytes, weights: Sequence[Weights]) -> Sequence[Sum]:
         hits = self._search.hits(texts)
         if not hits:
-            return [NO_TERMS] * (texts.count(BORDER) + 1)
+            return [NO_TERMS] * len(weights)
         sums: list[Sum] = []
         start = end = 0
-        for text, own in zip(texts.split(BORDER), weights, strict=False):
+        for text, own in zip(texts.split(BORDER), weights, strict=True):
             end += len(text) + 1
             stop = bisect_left(hits, end << INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
