@@ -49,7 +49,8 @@ def matches(
 ) -> Iterator[ByteSpan | None]:
     """Yield the spans of *expression*, and None wherever work may be interrupted.
 
-    *likely* matches in each window worth a search; *begins*, of RE2, wherever a match begins.
+    *begins*, of RE2, matches wherever a match begins; *likely*, which costs less, in each window
+    with one. Most windows end with *likely*: without it texts full of findings take longer.
     The text is searched in windows. A match that ends within *least* bytes of a window's end is
     matched anew, without that end; *least* bytes of a match are enough to match.
     """

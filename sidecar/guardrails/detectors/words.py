@@ -132,8 +132,8 @@ def _before(content: bytes, end: int) -> str:
 def _tokens(text: str) -> list[str]:
     """Return words in lower case; one in camel case is several, but for names such as WhatsApp."""
     words: list[str] = _TOKEN.findall(text)
-    if text == text.lower():
-        return words  # mostly
+    if text == text.lower():  # nearly every text; and no word of it is in camel case
+        return words
     tokens: list[str] = []
     for word in words:
         lower = word.lower()
