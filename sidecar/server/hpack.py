@@ -129,13 +129,13 @@ def _string(block: bytes, at: int, decode: Callable[[bytes], bytes]) -> tuple[by
 
 
 def _coded_text(coded: bytes) -> bytes:
-    node, text = 0, bytearray()
+    steps, text = _STEPS[0], list[bytes]()
     for byte in coded:
-        node, more = _STEPS[node | byte]
-        text += more
-    if node >> 8 not in _PADDING:
+        steps, more = steps[byte]
+        text.append(more)
+    if steps.node not in _PADDING:
         raise HpackError("a string with a damaged end")
-    return bytes(text)
+    return b"".join(text)
 
 
 _remembered_text = functools.lru_cache(maxsize=64)(_coded_text)
@@ -170,24 +170,28 @@ _PADDING: Final = {
 """Nodes that the first bits of the end symbol lead to: only these may end a string."""
 
 
-class _Steps(dict[int, tuple[int, bytes]]):
-    """By a node in the upper bits and a byte: the next node there, and the text that is complete.
+class _Steps(dict[int, tuple["_Steps", bytes]]):
+    """The steps from one node by the next byte: those of the node it leads to, and whole symbols.
 
     Filled as bytes are met: most of the 65,536 never are.
     """
 
-    def __missing__(self, key: int) -> tuple[int, bytes]:
+    def __init__(self, node: int) -> None:
+        super().__init__()
+        self.node = node
+
+    def __missing__(self, byte: int) -> tuple[_Steps, bytes]:
         text = bytearray()
-        node = key >> 8
+        node = self.node
         for bit in range(7, -1, -1):
-            node = _NODES[node][key >> bit & 1]
+            node = _NODES[node][byte >> bit & 1]
             if node < 0:
                 if ~node == _END:
                     raise HpackError("the end of a string within it")
                 text.append(~node)
                 node = 0
-        self[key] = step = node << 8, bytes(text)
+        self[byte] = step = _STEPS[node], bytes(text)
         return step
 
 
-_STEPS: Final = _Steps()
+_STEPS: Final = tuple(map(_Steps, range(len(_NODES))))
