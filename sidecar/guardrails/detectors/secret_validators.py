@@ -52,6 +52,9 @@ _EXAMPLES: Final = re.compile(
     rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
 _PLACEHOLDERS: Final = re.compile(rb"(?i)xxxx|your|placeholder|change.?me|redacted|\.\.\.|\*\*\*")
+_REDACTED: Final = re.compile(rb"\[[A-Z0-9_]+_(?:[0-9]+|h_[0-9a-f]+)\]")
+"""What Egret put in place of a value, in a text that is sent again."""
+
 _LEAST_TAIL: Final = 16
 _MIN_DISTINCT: Final = 7
 """Fewer different characters are a row of zeros or x, whatever the prefix."""
@@ -234,6 +237,8 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     if tier is None and (is_password or (is_quoted and len(value) >= _LONG_VALUE)):
         tier = _tier_of_password(value, is_quoted=is_quoted)
     if tier is None or _INTERPOLATED.search(value) or _PLACEHOLDERS.search(value):
+        return None
+    if _REDACTED.fullmatch(value):
         return None
     named = _NAME.search(before)
     if (named and _NO_SECRETS_NAME.search(named.group(1))) or _FILE.search(value):
