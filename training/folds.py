@@ -44,21 +44,15 @@ SUMS: Final = CORPORA / "unseen_sums.json"
 _OF: Final = "of"
 _SUMS: Final = "sums"
 
-FOLDS: Final = 8
+FOLDS: Final = 24
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
-ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.1, Kind.TRIGGER_WORDS: 2.95, Kind.ABOUT_INJECTION: 10.0}
+ALLOWANCES: Final = {Kind.ROLE_PLAY: 1.1, Kind.TRIGGER_WORDS: 2.3, Kind.ABOUT_INJECTION: 10.0}
 """As many times that share, of kinds that have much in common with attacks or quote them."""
 
-SHORT_ALLOWANCES: Final = {
-    Kind.DOCUMENT: ((256, 1.9), (1024, 0.7)),
-    Kind.ROLE_PLAY: ((512, 2.5),),
-}
-"""The same of texts of fewer bytes: a line or two that has the words of a request.
-
-Longer documents make up for the short ones.
-"""
+SHORT_ALLOWANCES: Final = {Kind.ROLE_PLAY: ((512, 2.5),)}
+"""The same of texts of fewer bytes: a line or two that has the words of a request."""
 
 LONG_ALLOWANCE: Final = 2.0
 """The same of all texts from 16 KB on, a quarter system messages that never reach their bar."""
@@ -84,8 +78,11 @@ FEW_FROM: Final = 4
 """The bucket from which on texts are few: its bar is at most twice as high as those before, and
 the next ones three quarters higher than that."""
 
-ENOUGH: Final[Mapping[Kind | None, int]] = {Kind.ABOUT_INJECTION: 150}
-"""Texts of a kind and length, from which on it has a say of its own in a bar."""
+ENOUGH: Final[Mapping[Kind | None, int]] = {Kind.ABOUT_INJECTION: 150, Kind.TRIGGER_WORDS: 1000}
+"""Texts of a kind and length, from which on it has a say of its own in a bar.
+
+Of results of tools with the words of attacks there are fewer, and none that is real.
+"""
 
 _ENOUGH: Final = 200
 
@@ -114,20 +111,22 @@ def read_corpus(samples: Sequence[Sample]) -> Corpus:
     read = read_texts(samples)
     terms = candidate_terms(read)
     texts = with_hits(read, terms)
-    # Sorted, the variants of one generator stand side by side, and get into different folds. The
-    # later variants of orders come last, so that they leave the folds of all others as they were.
-    families = sorted(
-        {text.sample.family for text in texts}, key=lambda one: (_is_later(one), one)
-    )
-    fold_of = {family: number % FOLDS for number, family in enumerate(families)}
-    folds = np.array([fold_of[text.sample.family] for text in texts])
+    folds = np.array([fold_of(text.sample.family) for text in texts])
     windows = windows_of(texts)
     in_tools = np.array([author_of(text.sample) == Author.TOOL for text in texts])
     return Corpus(texts, terms, windows, folds, ~(windows.is_attack & in_tools[windows.texts]))
 
 
-def _is_later(family: str) -> bool:
-    return family.startswith(("indirect-", "injected-")) and family.endswith(("-c", "-d"))
+def fold_of(family: str) -> int:
+    """Return the fold of a family: by its name alone, so that new ones leave all others there.
+
+    The variants of one generator, which end in letters, get into different folds.
+    """
+    generator, _, variant = family.rpartition("-")
+    if len(variant) != 1:
+        generator, variant = family, "a"
+    digest = hashlib.sha256(generator.encode()).digest()
+    return (int.from_bytes(digest[:8], "big") + ord(variant) - ord("a")) % FOLDS
 
 
 def train(corpus: Corpus, without: int | None = None, form: Form = str.strip) -> Model:
