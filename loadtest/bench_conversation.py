@@ -36,7 +36,7 @@ from egret_tools.devstack.processes import Children, PartError
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 
-from loadtest.bench_against import check_out
+from loadtest.bench_against import check_out, own_python
 from loadtest.bench_envoy import port_address
 from loadtest.bench_peers import running_provider
 from loadtest.bench_stack import TABLE_SETTING, Gateway, Side, StackOptions, running_gateways
@@ -174,7 +174,8 @@ def _sides(revision: str | None, console: Console) -> list[Side]:
         console.print(f"{TABLE_SETTING} is no setting: there is no table to switch off.")
     if revision:
         fastest = {"EGRET_SERVER__ENGINE": "h2corn"}  # by the name that all revisions accept
-        sides.append(Side(REV, check_out(revision), settings=fastest))
+        checkout = check_out(revision)
+        sides.append(Side(REV, checkout, settings=fastest, python=own_python(checkout)))
     return sides
 
 
