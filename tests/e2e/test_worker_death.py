@@ -34,6 +34,9 @@ async def mortal_stack(session_stack: Stack) -> AsyncIterator[Stack]:
     }
     async with more_workers(session_stack, settings=settings) as mortal:
         yield mortal
+        # A worker that is killed leaves its row, which its successor takes over: one that ended
+        # before would leave it for commands of later tests to wait for.
+        await _until_all_serve(mortal)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
