@@ -16,7 +16,7 @@ from rich.progress import track
 from evaluation import held_out
 from loadtest.results import new_console
 from sidecar.guardrails.detectors.prompt_injection.model import BUCKETS, CONCEPT
-from training.samples import read_samples
+from training.samples import FOLDS, read_samples
 
 if TYPE_CHECKING:
     from training.folds import Corpus
@@ -55,7 +55,7 @@ def main() -> None:
     columns: dict[str, tuple[held_out.Judgement, ...]] = {}
     for name, parts in _families(corpus):
         sums: dict[int, int] = {}
-        for own in track(parts, name, total=folds.FOLDS, console=console):
+        for own in track(parts, name, total=FOLDS, console=console):
             sums |= own
         columns[name] = held_out.judged_unseen(samples, sums, folds.bars_of(samples, sums))
     held_out.grid(columns).show(console)
@@ -105,7 +105,7 @@ def _unseen(corpus: Corpus, features: Any, new: Callable[[], Any]) -> Iterator[M
 
     is_attack = np.array([text.sample.is_attack for text in corpus.texts])
     families = np.array([text.sample.family for text in corpus.texts])
-    for fold in range(folds.FOLDS):
+    for fold in range(FOLDS):
         seen = corpus.folds != fold
         weights = shares(is_attack[seen], families[seen]) * seen.sum()
         classifier = new().fit(features[seen], is_attack[seen], sample_weight=weights)

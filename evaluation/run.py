@@ -31,7 +31,7 @@ from evaluation.roc import draw_roc
 from evaluation.vendor_tokens import secret_texts
 from loadtest.results import ROOT, Grid, circumstances, new_console, write_json, write_section
 from sidecar.domain.guardrail_settings import Threshold
-from training.samples import SAMPLES, Sample, Split, read_samples
+from training.samples import FOLDS, SAMPLES, Sample, Split, read_samples
 
 PAGE: Final = ROOT / "docs" / "guardrail-quality.md"
 PICTURE: Final = ROOT / "docs" / "images" / "prompt-injection-roc.svg"
@@ -119,7 +119,7 @@ def _unseen(console: Console, *, smoke: bool) -> tuple[held_out.Judgement, ...]:
     if sums is None:
         with console.status("terms …"):
             corpus = folds.read_corpus(samples)
-        parts = track(folds.unseen_sums(corpus), "models", total=folds.FOLDS, console=console)
+        parts = track(folds.unseen_sums(corpus), "models", total=FOLDS, console=console)
         sums = {number: total for own in parts for number, total in own.items()}
     return held_out.judged_unseen(samples, sums, folds.bars_of(samples, sums))
 

@@ -37,14 +37,13 @@ from training.occurrences import (
     read_texts,
     with_hits,
 )
-from training.samples import CORPORA, SAMPLES, Kind, Sample
+from training.samples import CORPORA, FOLDS, SAMPLES, Kind, Sample, fold_of
 
 MODEL: Final = Path(model_module.__file__).with_name(model_module.FILE)
 SUMS: Final = CORPORA / "unseen_sums.json"
 _OF: Final = "of"
 _SUMS: Final = "sums"
 
-FOLDS: Final = 24
 FALSE_POSITIVES: Final = {Threshold.LOW: 0.04, Threshold.MEDIUM: 0.01, Threshold.HIGH: 0.0003}
 """The share of harmless texts over each bar, each text by a model without its family."""
 
@@ -115,18 +114,6 @@ def read_corpus(samples: Sequence[Sample]) -> Corpus:
     windows = windows_of(texts)
     in_tools = np.array([author_of(text.sample) == Author.TOOL for text in texts])
     return Corpus(texts, terms, windows, folds, ~(windows.is_attack & in_tools[windows.texts]))
-
-
-def fold_of(family: str) -> int:
-    """Return the fold of a family: by its name alone, so that new ones leave all others there.
-
-    The variants of one generator, which end in letters, get into different folds.
-    """
-    generator, _, variant = family.rpartition("-")
-    if len(variant) != 1:
-        generator, variant = family, "a"
-    digest = hashlib.sha256(generator.encode()).digest()
-    return (int.from_bytes(digest[:8], "big") + ord(variant) - ord("a")) % FOLDS
 
 
 def train(corpus: Corpus, without: int | None = None, form: Form = str.strip) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -66,6 +67,10 @@ FAMILIES: Final = {
 """Public sources of one manner or author, by the beginning of their names."""
 
 
+FOLDS: Final = 24
+"""Models that are trained without some families each, to score these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One text with its label, its source and the role it would have in a request.
@@ -93,6 +98,18 @@ class Sample:
     def is_attack(self) -> bool:
         """Whether a guardrail should find it."""
         return self.label is not Label.BENIGN
+
+
+def fold_of(family: str) -> int:
+    """Return the fold of a family: by its name alone, so that new ones leave all others there.
+
+    The variants of one generator, which end in letters, get into different folds.
+    """
+    generator, _, variant = family.rpartition("-")
+    if len(variant) != 1:
+        generator, variant = family, "a"
+    digest = hashlib.sha256(generator.encode()).digest()
+    return (int.from_bytes(digest[:8], "big") + ord(variant) - ord("a")) % FOLDS
 
 
 def write_samples(samples: Iterable[Sample], path: Path = SAMPLES) -> None:

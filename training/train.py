@@ -13,7 +13,7 @@ from rich.progress import track
 
 from sidecar.guardrails.detectors.prompt_injection.model import write_model
 from training import folds
-from training.samples import SAMPLES, read_samples
+from training.samples import FOLDS, SAMPLES, read_samples
 
 
 def main() -> None:
@@ -26,9 +26,7 @@ def main() -> None:
         corpus = folds.read_corpus(samples)
     console.print(f"{len(corpus.texts):,} texts, {len(corpus.terms):,} candidate terms")
     sums: dict[int, int] = {}
-    for own in track(
-        folds.unseen_sums(corpus), "Unseen families", total=folds.FOLDS, console=console
-    ):
+    for own in track(folds.unseen_sums(corpus), "Unseen families", total=FOLDS, console=console):
         sums |= own
     model = replace(folds.train(corpus), bars=folds.bars_of(samples, sums))
     folds.MODEL.write_text(write_model(model), encoding="utf-8")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from training.folds import fold_of
+from training.samples import fold_of
 
 
 def test_variants_of_a_generator_are_left_out_apart() -> None:
