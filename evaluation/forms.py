@@ -100,7 +100,6 @@ def _unseen(corpus: Corpus, features: Any, new: Callable[[], Any]) -> Iterator[M
     """Yield the scores of the texts of each fold, by a classifier that was trained without it."""
     import numpy as np  # noqa: PLC0415 - as in `main`
 
-    from training import folds  # noqa: PLC0415
     from training.fit import shares  # noqa: PLC0415
 
     is_attack = np.array([text.sample.is_attack for text in corpus.texts])
