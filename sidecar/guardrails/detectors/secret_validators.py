@@ -52,8 +52,8 @@ _EXAMPLES: Final = re.compile(
     rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
 _PLACEHOLDERS: Final = re.compile(rb"(?i)xxxx|your|placeholder|change.?me|redacted|\.\.\.|\*\*\*")
-_REDACTED: Final = re.compile(rb"\[[A-Z0-9_]+_(?:[0-9]+|h_[0-9a-f]+)\]")
-"""What Egret put in place of a value, in a text that is sent again."""
+_REDACTED: Final = re.compile(rb"\[[A-Z0-9_]+_(?:[0-9]{1,6}|h_[0-9a-f]{16})\]")
+"""Placeholders of ours in a text that is sent again. A longer number could be a secret itself."""
 
 _LEAST_TAIL: Final = 16
 _MIN_DISTINCT: Final = 7
