@@ -155,21 +155,22 @@ _raw_field: Final = attrgetter("key", "raw_value")
 _raw_value: Final = itemgetter(1)
 
 
-def decode(message: bytes) -> Message:  # noqa: C901 - a branch for each part of a message
+def decode(message: bytes | memoryview) -> Message:  # noqa: C901 - a branch for each part of a message
     """Read one `ProcessingRequest`.
 
     Raises:
         UnreadableMessageError: not a `ProcessingRequest`, or one of an unknown kind or mode.
     """
-    pieces = _PIECES.get(message[:1])
-    if pieces is not None and (length := len(message)) <= VIEWED_BYTES:
+    length = len(message)
+    if length > VIEWED_BYTES:
+        if (long := _long_body(message)) is not None:
+            return long
+    elif (pieces := _PIECES.get((message := bytes(message))[:1])) is not None:
         before, behind, start, end = pieces[length]
         if message.startswith(before) and message.endswith(behind):
             return Message(pieces.kind, None, message[start:end], pieces.ends)
-    elif pieces is not None and (long := _long_body(message)) is not None:
-        return long
     try:
-        request = ext.ProcessingRequest.FromString(message)
+        request = ext.ProcessingRequest.FromString(bytes(message))
     except DecodeError as error:
         raise UnreadableMessageError from error
     try:
@@ -234,7 +235,7 @@ def _usage(request: ext.ProcessingRequest) -> tuple[TokenCounts, str] | None:
     return TokenCounts(*[min(one.value, MAX_COUNT) for one in counts]), found.model
 
 
-def _long_body(message: bytes) -> Message | None:
+def _long_body(message: bytes | memoryview) -> Message | None:
     """Return a view of the body in its message; None if that has another form than Envoy's.
 
     Its field and the body within have a tag and a length each (Protocol Buffers, "Encoding"),
@@ -262,7 +263,7 @@ def _long_body(message: bytes) -> Message | None:
     return Message(kind, None, memoryview(message)[start:stop], bool(flag))
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """Return the length at this place, and the place behind it."""
     value, shift, byte = 0, 0, 0x80
     while byte & 0x80:

@@ -163,7 +163,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     # Messages of Envoy.
 
-    def receive(self, data: bytes) -> Event:
+    def receive(self, data: bytes | memoryview) -> Event:
         """Advance by one message and return the decision that it calls for.
 
         Raises:

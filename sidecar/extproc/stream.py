@@ -72,7 +72,7 @@ class CheckCancelledError(Exception):
 class Call(Protocol):
     """One bidirectional gRPC call as bytes in and bytes out."""
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes | memoryview | None:
         """Return the next message if it has come, and the server can see that; else None.
 
         Raises:
@@ -80,7 +80,7 @@ class Call(Protocol):
         """
         ...
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes | memoryview | None:
         """Return the next message, or None once the peer has half-closed.
 
         Raises:
@@ -159,7 +159,7 @@ class ExtProcStream:
         self.protocol = protocol
         self._call = call
         self._budgets = budgets
-        self._reading: asyncio.Future[bytes | None] | None = None
+        self._reading: asyncio.Future[bytes | memoryview | None] | None = None
         self._is_half_closed = False
         self._timed_phase = protocol.phase
         self._deadline: float | None = None
@@ -278,7 +278,7 @@ class ExtProcStream:
         elif (event := self.protocol.receive(message)) is not Event.NOTHING:
             raise OvertakenError(event)
 
-    async def _read(self) -> bytes | None:
+    async def _read(self) -> bytes | memoryview | None:
         if self._reading is not None:
             seconds = self._remaining_seconds()
             done, _ = await asyncio.wait([self._reading], timeout=seconds)
@@ -299,7 +299,7 @@ class ExtProcStream:
             self.is_broken = True
             raise
 
-    async def _read_within(self, seconds: float) -> bytes | None:
+    async def _read_within(self, seconds: float) -> bytes | memoryview | None:
         """Read with a deadline, as `asyncio.timeout` does, without its object and its context."""
         task = asyncio.current_task()
         if task is None:
@@ -324,7 +324,9 @@ class ExtProcStream:
             if is_late:
                 task.uncancel()
 
-    def _taken(self, reading: asyncio.Future[bytes | None]) -> bytes | None:
+    def _taken(
+        self, reading: asyncio.Future[bytes | memoryview | None]
+    ) -> bytes | memoryview | None:
         self._reading = None
         try:
             return reading.result()

@@ -73,11 +73,11 @@ class GrpcCall:
     def __init__(self, stream: Http2Stream, *, max_message_bytes: int) -> None:
         self._stream = stream
         self._reader = MessageReader(max_message_bytes=max_message_bytes)
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes | memoryview] = deque()
         self._opening = _OPENING
         self._has_ended = False
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes | memoryview | None:
         """Return the next message if it has come.
 
         Raises:
@@ -92,7 +92,7 @@ class GrpcCall:
             raise StreamGoneError from error
         return messages.popleft() if messages else None
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes | memoryview | None:
         """Return the next message, or None after the peer's half-close.
 
         Raises:
@@ -184,14 +184,14 @@ class GrpcApplication:
                     assert_never(end)
         elif path == _EXPORT and self._receive_log is not None:
             try:
-                answer = await self._receive_log(await call.read() or b"")
+                answer = await self._receive_log(bytes(await call.read() or b""))
             except NotKeptError:
                 await call.end(GrpcStatus.RESOURCE_EXHAUSTED, NOT_KEPT)
             else:
                 await call.write([answer], ends=True)
         elif path == _CHECK_HEALTH:
             try:
-                request = health_pb2.HealthCheckRequest.FromString(await call.read() or b"")
+                request = health_pb2.HealthCheckRequest.FromString(bytes(await call.read() or b""))
             except DecodeError:
                 problem = "not a HealthCheckRequest"
                 raise GrpcWireError(GrpcStatus.INVALID_ARGUMENT, problem) from None

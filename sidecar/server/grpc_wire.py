@@ -19,6 +19,8 @@ _PREFIX: Final = struct.Struct(">BL")
 """Whether it is compressed, and its length."""
 PREFIX_BYTES: Final = _PREFIX.size
 CONTENT_TYPE: Final = b"application/grpc"
+VIEWED_BYTES: Final = 8_192
+"""From here on a message is a view of what was read."""
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNIT_SECONDS: Final = {
@@ -60,17 +62,15 @@ class MessageReader:
         self._max_message_bytes = max_message_bytes
         self._head = b""
         self._missing: int | None = None
-        self._pieces: list[bytearray | memoryview] = []
+        self._pieces: list[bytes | bytearray | memoryview] = []
 
     @property
     def is_between_messages(self) -> bool:
         """Return whether the peer may end here without cutting a message short."""
         return self._missing is None and not self._head
 
-    def feed(self, piece: bytes | memoryview) -> list[bytes]:
-        """Take the next bytes; return the messages they complete.
-
-        A view is kept until its message is whole.
+    def feed(self, piece: bytes) -> list[bytes | memoryview]:
+        """Take the next bytes; return the messages they complete, long ones as views of them.
 
         Raises:
             GrpcWireError: a compressed message, or one that is announced as too long.
@@ -84,8 +84,8 @@ class MessageReader:
             # One message in one piece, the common case.
             length = size - PREFIX_BYTES
             if _PREFIX.unpack_from(piece) == (0, length) and length <= self._max_message_bytes:
-                return [bytes(piece[PREFIX_BYTES:])]
-        messages: list[bytes] = []
+                return [_part(piece, PREFIX_BYTES, size)]
+        messages: list[bytes | memoryview] = []
         while at < size:
             missing = self._missing
             if missing is None:
@@ -104,23 +104,28 @@ class MessageReader:
                     problem = f"a message of {missing} bytes; {self._max_message_bytes} are taken"
                     raise GrpcWireError(GrpcStatus.RESOURCE_EXHAUSTED, problem)
             end = at + missing
-            rest = piece[at:end]
+            rest = _part(piece, at, min(end, size))
             if end > size:
                 self._missing = end - size
                 self._keep(rest)
                 break
-            messages.append(b"".join((*self._pieces, rest)) if self._pieces else bytes(rest))
+            messages.append(b"".join((*self._pieces, rest)) if self._pieces else rest)
             self._missing, self._pieces, at = None, [], end
         return messages
 
     def _keep(self, piece: bytes | memoryview) -> None:
         """Keep a piece of an incomplete message; short ones are gathered."""
-        if isinstance(piece, memoryview):
+        if len(piece) >= VIEWED_BYTES:
             self._pieces.append(piece)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += piece
         else:
             self._pieces.append(bytearray(piece))
+
+
+def _part(piece: bytes, start: int, end: int) -> bytes | memoryview:
+    """Return the bytes from *start* to *end*; many of them are not copied."""
+    return piece[start:end] if end - start < VIEWED_BYTES else memoryview(piece)[start:end]
 
 
 def framed(messages: Sequence[bytes | tuple[bytes | memoryview, ...]]) -> list[bytes | memoryview]:

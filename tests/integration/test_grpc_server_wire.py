@@ -21,7 +21,7 @@ async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Send every message back; the stream ends with the one that says so."""
     del metadata
     while (message := await stream.read()) is not None:
-        await stream.write([message], ends=message == b"last")
+        await stream.write([bytes(message)], ends=message == b"last")
         if message == b"last":
             break
     return StreamEnd.COMPLETED

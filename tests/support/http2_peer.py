@@ -76,10 +76,19 @@ class Http2Peer:
         """Carry bytes both ways; those of the client in pieces of *size*."""
         sent = self.client.data_to_send()
         for start in range(0, len(sent), size or max(1, len(sent))):
-            self.connection.data_received(sent[start : start + (size or len(sent))])
+            self.receive(sent[start : start + (size or len(sent))])
         received, self.transport.written = bytes(self.transport.written), bytearray()
         if received:
             self.events += self.client.receive_data(received)
+
+    def receive(self, data: bytes) -> None:
+        """Have the connection read *data*; its memory has other bytes afterwards."""
+        while data and not self.transport.is_closed:
+            memory = self.connection.get_buffer(-1)
+            read, data = data[: len(memory)], data[len(memory) :]
+            memory[: len(read)] = read
+            self.connection.buffer_updated(len(read))
+            memory[: len(read)] = b"?" * len(read)
 
     async def settle(self, rounds: int = 20) -> None:
         """Carry bytes until both sides have nothing left to say."""

@@ -15,7 +15,7 @@ async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Send back what is read until the peer half-closes."""
     del metadata
     while (message := await stream.read()) is not None:
-        await stream.write([message], ends=False)
+        await stream.write([bytes(message)], ends=False)
     return StreamEnd.COMPLETED
 
 
@@ -48,7 +48,7 @@ async def test_messages_that_have_come_are_taken_without_a_wait() -> None:
     async def take(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         del metadata
         while (message := stream.take()) is not None:
-            await stream.write([message], ends=False)
+            await stream.write([bytes(message)], ends=False)
         assert await stream.read() is None
         return StreamEnd.COMPLETED
 

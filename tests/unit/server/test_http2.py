@@ -378,15 +378,15 @@ async def test_pings_are_answered_and_unknown_frames_ignored() -> None:
     peer.client.ping(b"12345678")
     await peer.settle()
     assert peer.of(h2.events.PingAckReceived)
-    peer.connection.data_received(raw(0x2, 0, 1, b"\0" * 5) + raw(0xFA, 0, 0, b"?"))
-    peer.connection.data_received(raw(0x7, 0, 0, b"\0" * 8))
+    peer.receive(raw(0x2, 0, 1, b"\0" * 5) + raw(0xFA, 0, 0, b"?"))
+    peer.receive(raw(0x7, 0, 0, b"\0" * 8))
     assert not peer.transport.is_closed
 
 
 async def test_a_peer_that_reads_no_answers_to_its_pings_is_cut_off() -> None:
     peer = Http2Peer(echo)
     ping = raw(0x6, 0, 0, b"12345678")
-    peer.connection.data_received(HELLO + ping * (2 * MAX_CONTROL_BYTES // len(ping)))
+    peer.receive(HELLO + ping * (2 * MAX_CONTROL_BYTES // len(ping)))
     assert peer.transport.is_closed
     assert len(peer.transport.written) < 2 * MAX_CONTROL_BYTES
 
@@ -399,14 +399,12 @@ async def test_a_ping_is_answered_while_long_answers_wait_to_be_read() -> None:
 
     peer = Http2Peer(answer)
     window = raw(0x4, 0, 0, b"\0\x04\0\x80\0\0") + raw(0x8, 0, 0, struct.pack(">I", 1 << 28))
-    peer.connection.data_received(HELLO + window)
+    peer.receive(HELLO + window)
     for number in (1, 3, 5):
-        peer.connection.data_received(
-            raw(0x1, 0x4 | 0x1, number, POST if number == 1 else b"\x83\x86\x84\xbe")
-        )
+        peer.receive(raw(0x1, 0x4 | 0x1, number, POST if number == 1 else b"\x83\x86\x84\xbe"))
     await asyncio.sleep(0.01)
     assert len(peer.transport.written) > 2 * MAX_CONTROL_BYTES
-    peer.connection.data_received(raw(0x6, 0, 0, b"12345678"))
+    peer.receive(raw(0x6, 0, 0, b"12345678"))
     await asyncio.sleep(0.01)
     assert not peer.transport.is_closed
     assert raw(0x6, 0x1, 0, b"12345678") in peer.transport.written
@@ -416,7 +414,7 @@ async def test_padding_and_priorities_are_left_out() -> None:
     """No proxy sends them; the standard allows them."""
     peer = Http2Peer(echo)
     headers = raw(0x1, 0x4 | 0x8 | 0x20, 1, b"\x02" + b"\0" * 5 + POST + b"\0\0")
-    peer.connection.data_received(HELLO + headers + raw(0x0, 0x1 | 0x8, 1, b"\x03abc\0\0\0"))
+    peer.receive(HELLO + headers + raw(0x0, 0x1 | 0x8, 1, b"\x03abc\0\0\0"))
     await asyncio.sleep(0.01)
     assert raw(0x0, 0, 1, b"abc") in peer.transport.written
 
@@ -424,7 +422,7 @@ async def test_padding_and_priorities_are_left_out() -> None:
 async def test_a_block_of_headers_may_come_in_pieces() -> None:
     peer = Http2Peer(echo)
     pieces = raw(0x1, 0x1, 1, POST[:3]) + raw(0x9, 0, 1, POST[3:5]) + raw(0x9, 0x4, 1, POST[5:])
-    peer.connection.data_received(HELLO + pieces)
+    peer.receive(HELLO + pieces)
     await asyncio.sleep(0.01)
     assert TRAILERS in peer.transport.written
 
@@ -478,19 +476,19 @@ BROKEN = {
 async def test_a_peer_that_breaks_the_protocol_loses_its_connection(name: str) -> None:
     sent, code = BROKEN[name]
     peer = Http2Peer(wait)
-    peer.connection.data_received(sent)
+    peer.receive(sent)
     assert closed_with(peer) is code
 
 
 async def test_a_peer_that_ignores_a_streams_window_loses_its_connection() -> None:
     """Its body would fill the memory while nothing reads it."""
     peer = Http2Peer(wait)
-    peer.connection.data_received(HELLO + raw(0x1, 0x4, 1, POST))
+    peer.receive(HELLO + raw(0x1, 0x4, 1, POST))
     frame = raw(0x0, 0, 1, b"x" * MAX_FRAME_BYTES)
     for _ in range(STREAM_WINDOW // MAX_FRAME_BYTES):
-        peer.connection.data_received(frame)
+        peer.receive(frame)
     assert closed_with(peer) is None
-    peer.connection.data_received(frame)
+    peer.receive(frame)
     assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
 
 
@@ -502,29 +500,29 @@ async def test_frames_of_a_long_body_that_come_in_one_read_count_as_if_apart() -
     one, two = (
         raw(0x0, 0, number, bytes([number]) * MAX_FRAME_BYTES) for number in (first, second)
     )
-    peer.connection.data_received(2 * one + two + one + 2 * two + raw(0x0, 1, second) + one)
+    peer.receive(2 * one + two + one + 2 * two + raw(0x0, 1, second) + one)
     await peer.settle()
     assert peer.body(second) == bytes([second]) * (3 * MAX_FRAME_BYTES)
     assert not peer.body(first)
 
     peer = Http2Peer(wait)
     frames = raw(0x0, 0, 1, b"x" * MAX_FRAME_BYTES) * (STREAM_WINDOW // MAX_FRAME_BYTES + 1)
-    peer.connection.data_received(HELLO + raw(0x1, 0x4, 1, POST) + frames)
+    peer.receive(HELLO + raw(0x1, 0x4, 1, POST) + frames)
     assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
 
 
 async def test_bytes_of_streams_that_are_reset_unread_are_given_back() -> None:
     """Or the connection's window would be used up by clients that leave."""
     peer = Http2Peer(wait)
-    peer.connection.data_received(HELLO)
+    peer.receive(HELLO)
     body = raw(0x0, 0, 0, bytes(MAX_FRAME_BYTES))
     frames = STREAM_WINDOW // MAX_FRAME_BYTES
     for index in range(CONNECTION_WINDOW // STREAM_WINDOW + 2):
         number = struct.pack(">I", 2 * index + 1)
         block = POST if not index else b"\x83\x86\x84\xbe"
-        peer.connection.data_received(raw(0x1, 0x4, 2 * index + 1, block))
-        peer.connection.data_received((body[:5] + number + body[9:]) * frames)
-        peer.connection.data_received(raw(0x3, 0, 2 * index + 1, b"\0\0\0\x08"))
+        peer.receive(raw(0x1, 0x4, 2 * index + 1, block))
+        peer.receive((body[:5] + number + body[9:]) * frames)
+        peer.receive(raw(0x3, 0, 2 * index + 1, b"\0\0\0\x08"))
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert closed_with(peer) is None
@@ -535,7 +533,7 @@ async def test_streams_are_served_after_go_away_until_the_connection_closes() ->
     """They were on their way when the peer was asked to open no more."""
     peer = await started()
     peer.connection.go_away()
-    peer.connection.data_received(raw(0x1, 0x4 | 0x1, 1, POST))
+    peer.receive(raw(0x1, 0x4 | 0x1, 1, POST))
     await asyncio.sleep(0.01)
     assert TRAILERS in peer.transport.written
     peer.connection.close()
@@ -546,11 +544,11 @@ async def test_a_peer_answers_a_ping_once_it_has_read_that_it_should_go_away() -
     """Until then it may begin streams."""
     peer = await started()
     peer.connection.go_away()
-    peer.connection.data_received(raw(0x6, 0x1, 0, b"anything"))
+    peer.receive(raw(0x6, 0x1, 0, b"anything"))
     await asyncio.sleep(0)
     assert peer.transport.written.endswith(raw(0x6, 0, 0, AWAY_PING))
     assert not peer.connection.away_read.is_set()
-    peer.connection.data_received(raw(0x6, 0x1, 0, AWAY_PING))
+    peer.receive(raw(0x6, 0x1, 0, AWAY_PING))
     assert peer.connection.away_read.is_set()
 
 
