@@ -3,7 +3,8 @@
     python -m loadtest.bench_conversation [--against REV] [--rounds 5] [--quick] [--markdown]
 
 Conversations are generated, and each request is sent once, to every side in turn: this checkout,
-the same without its table of known messages, with two workers, and REV if it is named. The first
+the same without its table of known messages, with two workers, with bodies that Envoy keeps, and
+REV if it is named. The first
 table is about conversations of 40 messages of equal length; a coding agent, chats and retrieval
 show the cost turn by turn; requests that the table can hardly help show its price. Other gateways,
 if `make bench-peers` has installed them, receive the same bodies. Prints tables, draws
@@ -50,6 +51,7 @@ from loadtest.conversations.clients import (
 )
 from loadtest.conversations.figures import (
     FIRST,
+    KEPT,
     NEXT,
     NOW,
     REV,
@@ -84,7 +86,7 @@ from loadtest.results import (
 from loadtest.targets import write_targets
 from sidecar.settings.process import setting_names
 
-CONVERSATIONS: Final = {"64k": 400, "256k": 200, "1m": 120}
+CONVERSATIONS: Final = {"64k": 1_000, "256k": 400, "1m": 160}
 """How many of each size: some seconds of work for each side. An idle side takes milliseconds a
 second, which are a good part of the cost of fewer requests."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
@@ -164,7 +166,7 @@ def main() -> int:
 
 
 def _sides(revision: str | None, console: Console) -> list[Side]:
-    sides = [Side(NOW, ROOT), Side(TWO, ROOT, workers=2)]
+    sides = [Side(NOW, ROOT), Side(TWO, ROOT, workers=2), Side(KEPT, ROOT)]
     if TABLE_SETTING in setting_names():
         sides += [
             Side(WITHOUT, ROOT, settings={TABLE_SETTING: "0"}),
@@ -210,7 +212,7 @@ async def _running(
     place.mkdir()
     async with AsyncExitStack() as parts:
         provider = await parts.enter_async_context(running_provider(children, place, run))
-        options = StackOptions(provider=port_address(provider))
+        options = StackOptions(provider=port_address(provider), buffered=(KEPT,))
         found = await parts.enter_async_context(running_gateways(sides, run=run, options=options))
         gateways = {side.name: found[side.name] for side in sides}
         if not has_peers:
@@ -254,7 +256,7 @@ class _Runner:
             with self._console.status(f"round {number + 1} of {self._plan.rounds} …"):
                 for size in self._plan.sizes:
                     count = self._plan.number(CONVERSATIONS[size])
-                    await self._next_turns(size, count=count, names=(NOW, WITHOUT, REV))
+                    await self._next_turns(size, count=count, names=(NOW, WITHOUT, KEPT, REV))
                 if not self._plan.shapes:
                     continue
                 await self._changed()

@@ -20,7 +20,11 @@ from loadtest.results import PAGE, PUBLISHED, Grid, new_console, write_section
 SOURCES: Final = ("bench-against", "bench-peers", "bench-conversation")
 MISSED: Final = "🔴 missed"
 RATIO_TARGETS: Final = {"64k": 0.20, "256k": 0.10, "1m": 0.08}
-"""Of the next turn of a conversation through its first, by the size of its body."""
+"""Of the next turn of a conversation through its first, by the size of its body.
+
+They were set when a first turn cost what it costs at c4c6e19, so the next turn is shown beside
+that price as well.
+"""
 COLD_TARGET: Final = 1.05
 """Of a first turn through the same without the table of known messages."""
 
@@ -96,6 +100,15 @@ AIMS: Final = (
             f"Egret's CPU, next turn of {size} through the first",
             _TURNS,
             f"egret.{size}.ratio",
+            bound,
+        )
+        for size, bound in RATIO_TARGETS.items()
+    ),
+    *(
+        Aim(
+            f"Egret's CPU, next turn of {size} through the same at c4c6e19",
+            _TURNS,
+            f"egret.{size}.next_of_rev",
             bound,
         )
         for size, bound in RATIO_TARGETS.items()

@@ -19,7 +19,8 @@ from loadtest.processes import cpu_seconds
 from sidecar.telemetry.names import MetricName
 from sidecar.telemetry.traffic_stats import parse_snapshot
 
-CONNECTIONS: Final = 4
+CONNECTIONS: Final = 16
+"""As in other benches. A worker that waits after each request finds its caches cold."""
 SETTLE_SECONDS: Final = 1.2
 """Usage is written after the answers; CPU time is read once it is."""
 TIMEOUT: Final = aiohttp.ClientTimeout(total=120)
