@@ -4,12 +4,11 @@
 
 Conversations are generated, and each request is sent once, to every side in turn: this checkout,
 the same without its table of known messages, with two workers, with bodies that Envoy keeps, and
-REV if it is named. The first
-table is about conversations of 40 messages of equal length; a coding agent, chats and retrieval
-show the cost turn by turn; requests that the table can hardly help show its price. Other gateways,
-if `make bench-peers` has installed them, receive the same bodies. Prints tables, draws
-build/bench/bench-conversation.png and writes build/bench/bench-conversation.json. Exits 1 when a
-request failed.
+REV if it is named. The first table is about conversations of 40 messages of equal length; a coding
+agent, chats and retrieval show the cost turn by turn; requests that the table can hardly help show
+its price. Other gateways, if `make bench-peers` has installed them, receive the same bodies.
+Prints tables, draws build/bench/bench-conversation.png and writes
+build/bench/bench-conversation.json. Exits 1 when a request failed.
 """
 
 from __future__ import annotations

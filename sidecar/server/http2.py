@@ -23,7 +23,7 @@ from typing_extensions import override
 from sidecar.server.hpack import Field, HpackDecoder, HpackError
 
 Bytes: TypeAlias = bytes | memoryview
-"""Bytes of a body to be sent: a long piece is a view, which the kernel alone copies."""
+"""Bytes that were read, or are to be sent; many of them are a view, so that none is copied."""
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME_BYTES: Final = 16_384
@@ -52,8 +52,8 @@ HIGH_WATER_BYTES: Final = 1 << 20
 """From here on a stream that writes waits until the peer has read."""
 
 _READ: Final = memoryview(bytearray(1 << 18))
-"""All connections read into the same memory, which so stays in the CPU's caches: what was read is
-parsed at once, and what is kept is copied."""
+"""All connections read into the same memory, so that it stays in the CPU's caches. What was read is
+parsed at once, and what is kept of it is copied."""
 
 _HEADER: Final = struct.Struct(">BHBBL")
 _LONG: Final = struct.Struct(">L")
