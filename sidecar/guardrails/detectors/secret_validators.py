@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.domain.finding import PLACEHOLDER
 from sidecar.domain.guardrail_settings import SecretTier
 from sidecar.guardrails.matching.rule import Span
 
@@ -52,8 +53,8 @@ _EXAMPLES: Final = re.compile(
     rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
 _PLACEHOLDERS: Final = re.compile(rb"(?i)xxxx|your|placeholder|change.?me|redacted|\.\.\.|\*\*\*")
-_REDACTED: Final = re.compile(rb"\[[A-Z0-9_]+_(?:[0-9]{1,6}|h_[0-9a-f]{16})\]")
-"""Placeholders of ours in a text that is sent again. A longer number could be a secret itself."""
+_LONG_NUMBER: Final = re.compile(rb"_[0-9]{7,}\]\Z")
+"""The end of a placeholder that is none of ours: so long a number could be a secret itself."""
 
 _LEAST_TAIL: Final = 16
 _MIN_DISTINCT: Final = 7
@@ -238,8 +239,8 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
         tier = _tier_of_password(value, is_quoted=is_quoted)
     if tier is None or _INTERPOLATED.search(value) or _PLACEHOLDERS.search(value):
         return None
-    if _REDACTED.fullmatch(value):
-        return None
+    if value[:1] == b"[" and PLACEHOLDER.fullmatch(value) and not _LONG_NUMBER.search(value):
+        return None  # one of ours, in a text that is sent again
     named = _NAME.search(before)
     if (named and _NO_SECRETS_NAME.search(named.group(1))) or _FILE.search(value):
         return None
