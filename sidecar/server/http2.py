@@ -52,8 +52,8 @@ HIGH_WATER_BYTES: Final = 1 << 20
 """From here on a stream that writes waits until the peer has read."""
 
 _READ: Final = memoryview(bytearray(1 << 18))
-"""All connections read into the same memory, so that it stays in the CPU's caches. What was read is
-parsed at once, and what is kept of it is copied."""
+"""All connections read into the same memory, so that it stays in the CPU's caches. What was read
+is parsed at once, and what is kept of it is copied."""
 
 _HEADER: Final = struct.Struct(">BHBBL")
 _LONG: Final = struct.Struct(">L")
