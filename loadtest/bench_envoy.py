@@ -56,12 +56,14 @@ def shipped_config(
     config: Config = yaml.safe_load(text)
     resources = config["static_resources"]
     plain = next(one for one in resources["listeners"] if one["name"] == "http")
-    if is_buffered:
-        plain["per_connection_buffer_limit_bytes"] = 1 << 23
+    if is_buffered:  # as docs/envoy.md says under "Long bodies"
         for manager in _managers(plain):
             for one in manager["http_filters"]:
                 if one["name"] == _EXT_PROC:
                     one["typed_config"]["processing_mode"]["request_body_mode"] = "BUFFERED"
+            for host in manager["route_config"]["virtual_hosts"]:
+                for route in host["routes"]:
+                    route["request_body_buffer_limit"] = 10 << 20
     if session_header:
         _send_by_session(plain, resources["clusters"], session_header)
     resources["listeners"] = [_bare_listener(plain) if is_bare else plain]
