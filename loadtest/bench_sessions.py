@@ -3,7 +3,8 @@
     python -m loadtest.bench_sessions [--conversations 40] [--markdown]
 
 Each side receives every turn of the same conversations of a coding agent, one turn of all after
-the other, over a few connections. Envoy balances by load, or by a header that names the session.
+the other, over a few connections. Envoy balances by load, or by a header that names the session;
+or it balances by load, and the workers share what they know through Valkey.
 Prints a table and writes build/bench/bench-sessions.json. Exits 1 when a request failed.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,7 @@ from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench_stack import Side, running_gateways
 from loadtest.conversations.clients import SETTLE_SECONDS, contestant, table_counts
+from loadtest.figures import per_request_us
 from loadtest.load import LoadError
 from loadtest.results import (
     ROOT,
@@ -37,7 +40,12 @@ from loadtest.results import (
 HEADER: Final = "x-session-id"
 WORKERS: Final = (1, 2, 4)
 TURNS: Final = 10
-SIDES: Final = {"load": "", "session": HEADER}
+SHARED: Final = {"EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600"}
+SIDES: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
+    "load": ("", {}),
+    "session": (HEADER, {}),
+    "shared": ("", SHARED),
+}
 
 
 def main() -> int:
@@ -54,11 +62,16 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     rows = [
-        [str(workers), *(f"{figures[f'{way}{workers}.known_share']:.2f}" for way in SIDES)]
+        [
+            str(workers),
+            *(f"{figures[f'{way}{workers}.known_share']:.2f}" for way in SIDES),
+            *(f"{figures[f'{way}{workers}.cpu_us']:,.0f}" for way in SIDES),
+        ]
         for workers in WORKERS
     ]
-    columns = ("workers", "chosen by load", "chosen by session")
-    grid = Grid("Share of the bytes that the chosen worker knew", columns, rows)
+    ways = ("by load", "by session", "by load, shared")
+    columns = ("workers", *(f"known, {one}" for one in ways), *(f"CPU µs, {one}" for one in ways))
+    grid = Grid("Share of the bytes that the chosen worker knew, and the CPU time", columns, rows)
     grid.show(console)
     console.print(f"\nWritten to {write_json('bench-sessions', figures, run)}.")
     if options.markdown:
@@ -69,9 +82,9 @@ def main() -> int:
 
 async def _measure(count: int) -> dict[str, float]:
     sides = [
-        Side(f"{way}{workers}", ROOT, workers=workers, session_header=header)
+        Side(f"{way}{workers}", ROOT, workers=workers, session_header=header, settings=settings)
         for workers in WORKERS
-        for way, header in SIDES.items()
+        for way, (header, settings) in SIDES.items()
     ]
     talks = [conversation(Shape.AGENT, seed=seed, turns=TURNS) for seed in range(count)]
     sessions = [{HEADER: f"session-{number}"} for number in range(count)]
@@ -84,18 +97,19 @@ async def _measure(count: int) -> dict[str, float]:
             for side in sides:
                 gateway = gateways[side.name]
                 target = contestant(side.name, gateway)
-                before = await table_counts(target)
+                before, used = await table_counts(target), target.cpu()[0]
                 for turn in range(1, TURNS + 1):
                     bodies = [one.body(turn) for one in talks]
                     figures["errors"] += await target.send(bodies, sessions)
                 await asyncio.sleep(SETTLE_SECONDS)
-                after = await table_counts(target)
+                after, used = await table_counts(target), target.cpu()[0] - used
                 if before is None or after is None:
                     raise LoadError("the workers have no table of known messages")
                 use = after - before
                 sent = sum(len(one.body(turn)) for one in talks for turn in range(1, TURNS + 1))
                 figures[f"{side.name}.known_share"] = use.known_bytes / sent
                 figures[f"{side.name}.hit_rate"] = use.hit_rate
+                figures[f"{side.name}.cpu_us"] = per_request_us(used, count * TURNS)
     return figures
 
 

@@ -54,8 +54,9 @@ func wrapped(number byte, content []byte) []byte {
 	return append(head, content...)
 }
 
-// answers returns the messages that answer one of Envoy's, and whether they are the last.
-func answers(message []byte) (replies [][]byte, isLast bool) {
+// answers returns the messages that answer one of Envoy's, and whether they are the last. Headers
+// go on with the first piece of a body, which may come in several.
+func answers(message []byte, isFirst bool) (replies [][]byte, isLast bool) {
 	fields(message, func(number uint64, content []byte, _ uint64) {
 		switch number {
 		case requestHeaders:
@@ -79,7 +80,10 @@ func answers(message []byte) (replies [][]byte, isLast bool) {
 				streamed = append(streamed, 0x10, 0x01)
 			}
 			// BodyResponse.response.body_mutation.streamed_response
-			replies = [][]byte{goOn, wrapped(3, wrapped(1, wrapped(3, wrapped(3, streamed))))}
+			if isFirst {
+				replies = [][]byte{goOn}
+			}
+			replies = append(replies, wrapped(3, wrapped(1, wrapped(3, wrapped(3, streamed)))))
 		}
 	})
 	return replies, isLast
@@ -104,13 +108,14 @@ func write(to http.ResponseWriter, messages ...[]byte) {
 }
 
 func process(writer http.ResponseWriter, request *http.Request) {
-	for isLast := false; !isLast; {
+	isLast := false
+	for number := 0; !isLast; number++ {
 		message, err := read(request.Body)
 		if err != nil {
 			return
 		}
 		var replies [][]byte
-		replies, isLast = answers(message)
+		replies, isLast = answers(message, number == 1)
 		write(writer, replies...)
 	}
 }

@@ -40,6 +40,8 @@ from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.jsontext.strict import BOUND, most_values
 
 MIN_BODY_BYTES: Final = 4_096
+MIN_SHARED_BYTES: Final = 16_384
+"""To search a shorter body takes hardly longer than to look it up in another process."""
 MIN_VALUE_BYTES: Final = 1_024
 
 TAIL_BYTES: Final = 256
@@ -70,6 +72,41 @@ def read_conversation(
     conversation = Conversation(table, route, headers, body, owner=owner)
     subject = conversation.read(scan)
     return subject, conversation if conversation.is_worth_keeping else None
+
+
+def unknown_beginnings(
+    table: MessageTable, route: Route, body: bytes, scan: LocalScan, *, owner: str
+) -> list[tuple[bytes, int]]:
+    """Return beginnings of a conversation that another worker may have judged, the shortest first.
+
+    Of each its digest, and the hash of its end. None if one of them is known to this worker.
+    """
+    found = list_start(body, VOCABULARIES[route.dialect].message_fields)
+    if found is None:
+        return []
+    field, start = found
+    key = table.key(owner, scan, route, field)
+    ends = sorted({*ends_of_beginnings(body, field, start)})
+    tails = [_tail(key, body, start, end) for end in ends]
+    if not table.tails.isdisjoint(tails):
+        return []
+    hasher, at = blake3(key=key), start
+    digests: list[bytes] = []
+    for end in ends:
+        digests.append(hasher.update(memoryview(body)[at:end]).digest())
+        at = end
+    return list(zip(digests, tails, strict=True))
+
+
+async def learn_beginning(table: MessageTable, beginnings: Sequence[tuple[bytes, int]]) -> None:
+    """Put the longest of *beginnings* into *table* that another worker has shared."""
+    if table.shared is None:
+        return
+    entries = await table.shared.get([digest for digest, _ in beginnings])
+    for (digest, tail), entry in reversed(list(zip(beginnings, entries, strict=True))):
+        if entry is not None:
+            table.put_beginning(digest, entry, tail)
+            return
 
 
 class _Piece(NamedTuple):
@@ -324,8 +361,10 @@ class Conversation:
         if self._list and len(elements) > 1 and not reading.is_mixed:
             known = self._known(in_list=True)
             entry = search.entry(elements[0], elements[-1], self._most, elements[-1], known)
-            self._put(self._list, search, entry)
-            self._table.put_tail(self._tail)
+            if search.is_whole(entry):
+                table.put_beginning(self._list, entry, self._tail)
+                if table.shared is not None and len(self._body) >= MIN_SHARED_BYTES:
+                    table.shared.put(self._list, entry)
 
     def _put(self, digest: bytes, search: _Search, entry: Entry) -> None:
         if search.is_whole(entry):

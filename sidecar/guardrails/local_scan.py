@@ -9,8 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, count
+from itertools import accumulate
 from typing import Final, NamedTuple
+
+import msgspec
+from blake3 import blake3
 
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.policy import Action, Guardrail, GuardrailSettings, Mode
@@ -104,14 +107,11 @@ class _RuleCheck:
         return (yield from disjoint_in_turns(located)) if located else ()
 
 
-_numbers: Final = count()
-
-
 class LocalScan:
     """The local guardrails of one effective policy, ready to run.
 
-    `number` is its own in this process. `passing` are the results of most texts; `most` has the
-    limits of guardrails that count, by index.
+    Scans with the same `digest` return the same results, in any worker of this version. `passing`
+    are the results of most texts; `most` has the limits of guardrails that count, by index.
     """
 
     def __init__(
@@ -157,7 +157,11 @@ class LocalScan:
             if not isinstance(check, _RuleCheck)
         )
 
-        self.number = next(_numbers)
+        form = (
+            [(one.settings.guardrail_type, one) for one in self.guardrails],
+            [(type(one).__name__, one.trigger) for one, _ in self._decoders],
+        )
+        self.digest = blake3(msgspec.json.encode(form, order="deterministic")).digest()
         self.most = {
             index: check.most for index, check in self._whole_checks if check.most is not None
         }

@@ -6,7 +6,9 @@ fragment is known only to the guardrails that have searched it, byte for byte, i
 
 from __future__ import annotations
 
-from typing import Final
+import secrets
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from blake3 import blake3
 
@@ -42,21 +44,40 @@ class Entry(KnownFragment, frozen=True, gc=False):
         return _ENTRY_BYTES + _FINDING_BYTES * sum(map(len, self.findings))
 
 
+class SharedEntries(Protocol):
+    """Entries that the workers of one version of Egret share."""
+
+    async def get(self, digests: Sequence[bytes]) -> Sequence[Entry | None]:
+        """Return the entry of each digest; None if there is none, or none that can be trusted."""
+        ...
+
+    def put(self, digest: bytes, entry: Entry) -> None:
+        """Share an entry, soon; nothing relies on it."""
+        ...
+
+
 class MessageTable:
     """Entries by digest; above `max_bytes` the least recently used are dropped.
 
     `hits`, `misses` and `evictions` count fragments; `saved_bytes` are those of hits. `mark` is
     the only member of a stand-in. `tails` are the hashes of ends of lists that were kept: only to
-    save time, since texts with the same hash are compared by their digests.
+    save time, since texts with the same hash are compared by their digests. `shared` has the
+    beginnings of conversations that other workers have judged as well.
     """
 
-    def __init__(self, *, max_bytes: int, secret: bytes) -> None:
-        """*secret* is random, of `SECRET_BYTES`: without it a digest says nothing about a text."""
+    def __init__(
+        self, *, max_bytes: int, secret: bytes, shared: SharedEntries | None = None
+    ) -> None:
+        """*secret* has `SECRET_BYTES`: without it a digest says nothing about a text.
+
+        It is random, or one that all workers have with which entries are shared.
+        """
         self._max_bytes = max_bytes
         self._secret = secret
-        self.mark = blake3(b"mark", key=secret).hexdigest()[:32]
+        self.shared = shared
+        self.mark = secrets.token_hex(16)  # no client can guess it, and write a stand-in
         self._entries: dict[bytes, Entry] = {}
-        self._keys: dict[tuple[str, int, str, str, str], bytes] = {}
+        self._keys: dict[tuple[str, bytes, str, str, str], bytes] = {}
         self.tails: set[int] = set()
         self.bytes = self.hits = self.misses = self.evictions = self.saved_bytes = 0
 
@@ -68,11 +89,11 @@ class MessageTable:
         self.bytes = 0
 
     def key(self, owner: str, scan: LocalScan, route: Route, field: str) -> bytes:
-        """Return the key of digests: of this worker, an owner, these guardrails, and this field.
+        """Return the key of digests: of one secret, owner, set of guardrails, and field.
 
         Else a request that is judged faster would show what another owner has sent.
         """
-        scope = (owner, scan.number, route.dialect._value_, route.form._value_, field)
+        scope = (owner, scan.digest, route.dialect._value_, route.form._value_, field)
         key = self._keys.get(scope)
         if key is None:
             if len(self._keys) >= MAX_KEYS:
@@ -96,8 +117,9 @@ class MessageTable:
             self.bytes -= self._entries.pop(next(iter(self._entries))).size
             self.evictions += 1
 
-    def put_tail(self, tail: int) -> None:
-        """Keep the end of a list, whose next turn is recognised by it."""
+    def put_beginning(self, digest: bytes, entry: Entry, tail: int) -> None:
+        """Keep the entry of a list, whose next turn is recognised by the hash of its end."""
+        self.put(digest, entry)
         if len(self.tails) >= MAX_TAILS:
             self.tails.clear()
         self.tails.add(tail)

@@ -30,7 +30,15 @@ from sidecar.domain.policy import StreamUsage, UnscannedAction
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.conversation import MIN_BODY_BYTES, Conversation, read_conversation
+from sidecar.guardrails.conversation import (
+    MIN_BODY_BYTES,
+    MIN_SHARED_BYTES,
+    Conversation,
+    learn_beginning,
+    read_conversation,
+    unknown_beginnings,
+)
+from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
@@ -83,7 +91,10 @@ async def judge_body(
 ) -> RequestAllowed | ClientError:
     """Read *body*, reserve its share of the limits, and judge its content."""
     key, policy = caller
-    read, conversation = _read(body, route, caller, stream, record, worker)
+    table = worker.messages if len(body) >= MIN_BODY_BYTES else None
+    if table is not None and (sought := _beginnings_to_seek(table, body, route, caller)):
+        await stream.wait_for(learn_beginning(table, sought))
+    read, conversation = _read(body, route, caller, stream, record, table)
     record.read = record.step()
     if isinstance(read, Malformed):
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
@@ -137,28 +148,42 @@ def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> 
     return allowed
 
 
+def _likely_policy(route: Route, body: bytes, policy: EffectivePolicy) -> EffectivePolicy:
+    """Return the form of *policy* for the model that an unread body seems to name."""
+    if policy.model_variants is None:
+        return policy
+    named = likely_model(route, body)
+    return policy.for_model(policy.aliases.get(named or "", named))
+
+
+def _beginnings_to_seek(
+    table: MessageTable, body: bytes, route: Route, caller: Caller
+) -> list[tuple[bytes, int]]:
+    """Return those that another worker may have shared; none, mostly."""
+    if table.shared is None or len(body) < MIN_SHARED_BYTES:
+        return []
+    key, policy = caller
+    owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
+    return unknown_beginnings(table, route, body, local, owner=owner)
+
+
 def _read(
     body: bytes,
     route: Route,
     caller: Caller,
     stream: ExtProcStream,
     record: RequestRecord,
-    worker: Worker,
+    table: MessageTable | None,
 ) -> tuple[Subject | Unreadable | Malformed, Conversation | None]:
-    """Read *body*; if it may be a conversation, only the text that is not known."""
-    record.body_bytes = size = len(body)
+    """Read *body*; with a *table*, only the text that is not known."""
+    record.body_bytes = len(body)
     headers, conversation = stream.protocol.headers, None
-    if size < MIN_BODY_BYTES or worker.messages is None:
+    if table is None:
         read = read_request(route, headers, body)
     else:
         key, policy = caller
-        if policy.model_variants is not None:
-            named = likely_model(route, body)
-            policy = policy.for_model(policy.aliases.get(named or "", named))
-        owner = key.principal.organization_id
-        read, conversation = read_conversation(
-            worker.messages, route, headers, body, policy.local, owner=owner
-        )
+        owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
+        read, conversation = read_conversation(table, route, headers, body, local, owner=owner)
     if isinstance(read, Subject):
         # Before anything judges it: models are allowed, limited and paid for by their own name.
         policy = caller[1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Never, assert_never
+from typing import Any, Final, Never, TypeVar, assert_never
 from urllib.parse import urlsplit
 
 import structlog
@@ -22,6 +23,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from typing_extensions import override
 
 from sidecar.settings.stores import ValkeyMode, ValkeySettings
+from sidecar.telemetry.key_metrics import SharedOutcome
 
 VALKEY_UNAVAILABLE: Final = (
     RedisError,
@@ -160,6 +162,57 @@ def _addresses(settings: ValkeySettings) -> list[tuple[str, int]]:
         (url.hostname or "localhost", url.port or default_port),
         *((host, int(port)) for host, _, port in further),
     ]
+
+
+FAILURES: Final = 3
+"""Failures in a row, after which calls pause for a while."""
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedTimes:
+    """In seconds.
+
+    `keep_seconds` is how long the server holds a record, whether one of that age is used or not;
+    `pause_seconds` the time without calls to a server that fails.
+    """
+
+    keep_seconds: float
+    operation_seconds: float
+    pause_seconds: float = 2.0
+
+
+class ValkeyCalls:
+    """Calls within a budget, for which a request waits; `count` receives what has failed."""
+
+    def __init__(self, times: SharedTimes, count: Callable[[SharedOutcome], None]) -> None:
+        self._times = times
+        self._count = count
+        self._failures = 0
+        self._paused_until = 0.0
+
+    async def run(self, operation: Callable[[], Awaitable[_Answer]]) -> _Answer | SharedOutcome:
+        """Return the answer, or, counted, why there is none."""
+        now = time.monotonic()
+        if now < self._paused_until:
+            self._count(SharedOutcome.SKIPPED)
+            return SharedOutcome.SKIPPED
+        if self._failures >= FAILURES:
+            # One call probes; the others would all wait if the server is still away.
+            self._paused_until = now + self._times.pause_seconds
+        try:
+            async with asyncio.timeout(self._times.operation_seconds):
+                answer = await operation()
+        except VALKEY_UNAVAILABLE:
+            self._failures += 1
+            if self._failures >= FAILURES:
+                self._paused_until = now + self._times.pause_seconds
+            self._count(SharedOutcome.UNAVAILABLE)
+            return SharedOutcome.UNAVAILABLE
+        self._failures = 0
+        self._paused_until = 0.0
+        return answer
 
 
 HEARTBEAT_SECONDS: Final = 5.0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from ipaddress import ip_network
-from typing import Final, Never, TypeVar
+from typing import Final, Never
 
 import msgspec
 
@@ -24,7 +22,9 @@ from sidecar.storage.valkey import (
     HEARTBEAT_SECONDS,
     VALKEY_UNAVAILABLE,
     Client,
+    SharedTimes,
     Subscriber,
+    ValkeyCalls,
     open_valkey,
     patient,
 )
@@ -255,23 +255,6 @@ def _record(written: _Written) -> SharedRecord:
 
 
 KEY_PREFIX: Final = f"egret:key:v{VERSION}:"
-FAILURES: Final = 3
-"""Failures in a row, after which calls pause for a while."""
-
-_Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedTimes:
-    """In seconds.
-
-    `keep_seconds` is how long the server holds a record, whether one of that age is used or not;
-    `pause_seconds` the time without calls to a server that fails.
-    """
-
-    keep_seconds: float
-    operation_seconds: float
-    pause_seconds: float = 2.0
 
 
 class ValkeyKeys:
@@ -291,14 +274,12 @@ class ValkeyKeys:
         self._client = client
         self._codec = codec
         self._keep_ms = max(1, int(times.keep_seconds * 1000))
-        self._times = times
         self._count = count
-        self._failures = 0
-        self._paused_until = 0.0
+        self._calls = ValkeyCalls(times, count)
 
     async def get(self, key_id: str) -> SharedRecord | None:
         """Return the record of *key_id*, None if there is none or it is not authentic."""
-        value = await self._run(lambda: self._client.get(KEY_PREFIX + key_id))
+        value = await self._calls.run(lambda: self._client.get(KEY_PREFIX + key_id))
         if isinstance(value, SharedOutcome):
             return None
         if not isinstance(value, bytes):
@@ -314,7 +295,7 @@ class ValkeyKeys:
     async def put(self, key_id: str, shared: SharedRecord) -> None:
         """Keep a record; it replaces an older one."""
         value = self._codec.encode(shared)
-        answer = await self._run(
+        answer = await self._calls.run(
             lambda: self._client.set(KEY_PREFIX + key_id, value, px=self._keep_ms)
         )
         if not isinstance(answer, SharedOutcome):
@@ -322,28 +303,6 @@ class ValkeyKeys:
 
     async def discard(self, key_id: str) -> None:
         """Forget *key_id*."""
-        answer = await self._run(lambda: self._client.unlink(KEY_PREFIX + key_id))
+        answer = await self._calls.run(lambda: self._client.unlink(KEY_PREFIX + key_id))
         if not isinstance(answer, SharedOutcome):
             self._count(SharedOutcome.DISCARDED)
-
-    async def _run(self, operation: Callable[[], Awaitable[_Answer]]) -> _Answer | SharedOutcome:
-        """Return the answer, or, counted, why there is none."""
-        now = time.monotonic()
-        if now < self._paused_until:
-            self._count(SharedOutcome.SKIPPED)
-            return SharedOutcome.SKIPPED
-        if self._failures >= FAILURES:
-            # One call probes; the others would all wait if the server is still away.
-            self._paused_until = now + self._times.pause_seconds
-        try:
-            async with asyncio.timeout(self._times.operation_seconds):
-                answer = await operation()
-        except VALKEY_UNAVAILABLE:
-            self._failures += 1
-            if self._failures >= FAILURES:
-                self._paused_until = now + self._times.pause_seconds
-            self._count(SharedOutcome.UNAVAILABLE)
-            return SharedOutcome.UNAVAILABLE
-        self._failures = 0
-        self._paused_until = 0.0
-        return answer

@@ -124,6 +124,7 @@ class MetricName:
     KNOWN_MESSAGE_BYTES: Final = "egret_known_message_bytes"
     KNOWN_MESSAGE_EVICTIONS: Final = "egret_known_message_evictions"
     MESSAGE_TABLE_BYTES: Final = "egret_message_table_bytes"
+    SHARED_MESSAGES: Final = "egret_shared_messages"
     GC_PAUSE_SECONDS: Final = "egret_gc_pause_seconds"
     DATABASE_CONNECTIONS: Final = "egret_database_connections"
     DATABASE_CONNECTIONS_LIMIT: Final = "egret_database_connections_limit"

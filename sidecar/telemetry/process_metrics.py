@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from sidecar.telemetry.exemplars import exemplar_path, read_exemplars
+from sidecar.telemetry.key_metrics import SharedOutcome
 from sidecar.telemetry.names import MetricName
 
 LAG_BUCKETS: Final = (
@@ -154,6 +155,13 @@ class ProcessMetrics:
             registry=registry,
         )
         self._table = TableUse()
+        shared = Counter(
+            MetricName.SHARED_MESSAGES,
+            "Look-ups and records of conversations that workers share, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._shared = {outcome: shared.labels(outcome.value) for outcome in SharedOutcome}
 
     def table_is(self, use: TableUse) -> None:
         """Show the use of the table of known messages."""
@@ -161,6 +169,10 @@ class ProcessMetrics:
             counter.inc(now - before)
         self._table_bytes.set(use.bytes)
         self._table = use
+
+    def shared_messages(self, outcome: SharedOutcome) -> None:
+        """Count an operation on the conversations that workers share."""
+        self._shared[outcome].inc()
 
     def loop_was_late(self, seconds: float) -> None:
         """Count a timer that came *seconds* late."""

@@ -93,8 +93,8 @@ async def open_keys(
     shared: SharedKeys | None = None
     if settings.valkey.url is not None and limits.l2_secret is not None:
         # A worker without Valkey never loads its client: 25 MB a worker (redis 8.1).
-        from sidecar.storage.valkey import open_valkey  # noqa: PLC0415
-        from sidecar.storage.valkey_keys import SharedTimes, ValkeyKeys  # noqa: PLC0415
+        from sidecar.storage.valkey import SharedTimes, open_valkey  # noqa: PLC0415
+        from sidecar.storage.valkey_keys import ValkeyKeys  # noqa: PLC0415
 
         shared = ValkeyKeys(
             await stack.enter_async_context(open_valkey(settings.valkey)),

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from sidecar import __version__
 from sidecar.extproc.stream import Budgets, OverloadGuard
-from sidecar.guardrails.message_table import SECRET_BYTES, MessageTable
+from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
@@ -42,6 +42,7 @@ from sidecar.telemetry.process_metrics import GcPauses
 from sidecar.telemetry.recorder import Recorder
 from sidecar.worker.keys import WorkerKeys, open_keys
 from sidecar.worker.limits import WorkerLimits, open_limits
+from sidecar.worker.messages import open_messages
 from sidecar.worker.policies import PolicyReloader
 from sidecar.worker.remote_checks import open_remote_checks
 from sidecar.worker.runtime import (
@@ -81,10 +82,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             stores.pool, settings.postgres,
             host=gethostname(), socket=str(settings.server.worker_socket(index)),
         )  # fmt: skip
-        table = None
-        if settings.exchange.message_table_mb:
-            max_bytes = settings.exchange.message_table_mb << 20
-            table = MessageTable(max_bytes=max_bytes, secret=os.urandom(SECRET_BYTES))
+        table = await open_messages(settings, metrics=recorder.metrics.process, stack=stack)
 
         def policies_loaded(versions: Mapping[str, int]) -> None:
             status.policies_loaded(versions)

@@ -142,6 +142,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_remote_events",
         "egret_revocation_seconds",
         "egret_shared_cache_operations",
+        "egret_shared_messages",
         "egret_spans",
         "egret_unscanned",
         "egret_usage_duplicates",

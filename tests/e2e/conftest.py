@@ -155,6 +155,7 @@ BY_POLICY = Path(__file__).resolve().parents[2] / "examples" / "providers-by-pol
 SETTINGS = {
     "EGRET_EXCHANGE__BODY_SECONDS": "2",
     "EGRET_EXCHANGE__INSPECT_SECONDS": "2",
+    "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600",
     "EGRET_CACHE__NEGATIVE_TTL_SECONDS": "1",
 }
 

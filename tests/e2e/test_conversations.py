@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -180,20 +181,22 @@ async def _gemini(stack: Stack, sent: Sent) -> Say:
     return say
 
 
-async def _hits(stack: Stack) -> float:
+async def _hits(stack: Stack, metric: str = "egret_known_messages_total") -> float:
     async with stack.client.get(stack.facts.metrics_url) as answer:
         page = await answer.text()
     return sum(
         float(line.split()[-1])
         for line in page.splitlines()
-        if line.startswith("egret_known_messages_total{") and 'outcome="hit"' in line
+        if line.startswith(f"{metric}{{") and 'outcome="hit"' in line
     )
 
 
-async def _until_hits(stack: Stack, least: float) -> None:
+async def _until_hits(
+    stack: Stack, least: float, metric: str = "egret_known_messages_total"
+) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:  # workers report four times a second
-        hits = await _hits(stack)
+        hits = await _hits(stack, metric)
         if hits >= least or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
@@ -243,3 +246,26 @@ async def test_a_provider_gets_the_same_bytes_for_old_messages_in_each_turn(
         before = {**now, items: msgspec.Raw(said)}
 
     await _until_hits(stack, hits + TURNS / 2)
+
+
+async def test_workers_share_what_they_know_of_a_long_conversation(stack: Stack) -> None:
+    """Envoy chooses a worker for each turn; redaction is the same in each of them."""
+    shared = "egret_shared_messages_total"
+    hits, url = await _hits(stack, shared), f"{stack.facts.url}/v1/chat/completions"
+    token = secrets.token_hex(8)  # a conversation that no worker has seen
+    said = [{"role": "user", "content": f"{token} {FILLER * 300} Ask ann.lee@example.org."}]
+    headers = {"authorization": f"Bearer {stack.keys['restore']}"}
+    for turn in range(2 * TURNS):
+        body = {"model": "gpt-4o", "messages": said}
+        async with stack.client.post(url, json=body, headers=headers) as answer:
+            assert answer.status == 200
+        (received,) = (await stack.received())[turn:]
+        first, *rest = json.loads(received.body)["messages"]
+        assert first["content"].endswith("Ask [EMAIL_1].")
+        assert rest == said[1:]
+        said += [
+            {"role": "assistant", "content": f"In turn {turn}."},
+            {"role": "user", "content": f"And then, behind turn {turn}?"},
+        ]
+    # The second worker learns once what the first one knows, and then at each change of workers.
+    await _until_hits(stack, hits + 1, shared)

@@ -22,26 +22,29 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
+from sidecar.guardrails.message_table import Entry
 from sidecar.keys.ports import SharedRecord
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import CacheSettings, Invalidation, ValkeyMode, ValkeySettings
 from sidecar.storage.postgres_keys import ChangeCallbacks
-from sidecar.storage.valkey import open_valkey
+from sidecar.storage.valkey import SharedTimes, open_valkey
 from sidecar.storage.valkey_keys import (
     SharedRecordCodec,
-    SharedTimes,
     ValkeyChangeListener,
     ValkeyKeys,
     ValkeyNotPublishedError,
     publish_key_change,
 )
+from sidecar.storage.valkey_messages import ValkeyMessages
+from sidecar.telemetry.key_metrics import SharedOutcome
 from tests.support.keys import record_of
 
 pytestmark = pytest.mark.stack
 
 SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, settled=2, read_at=3.0)
 LOCKED = ("--requirepass", "hunter2")
+ENTRY = Entry(1, 20_000, 2, 3, (), "user", "user")
 CODEC = SharedRecordCodec("a secret of thirty-two characters")
 
 
@@ -160,9 +163,9 @@ WAYS = {"standalone": standalone, "cluster": cluster, "sentinel": sentinel, "tls
 
 
 @pytest.mark.parametrize("way", list(WAYS))
-async def test_a_record_and_a_change_go_through(tmp_path: Path, way: str) -> None:
-    """Write, read, discard; publish, hear."""
-    heard: asyncio.Queue[str] = asyncio.Queue()
+async def test_records_and_a_change_go_through(tmp_path: Path, way: str) -> None:
+    """Write, read, discard; share a conversation; publish, hear."""
+    heard: asyncio.Queue[str | SharedOutcome] = asyncio.Queue()
     callbacks = ChangeCallbacks(
         on_key=heard.put_nowait,
         on_scope=lambda scope: heard.put_nowait(f"scope {scope}"),
@@ -182,6 +185,18 @@ async def test_a_record_and_a_change_go_through(tmp_path: Path, way: str) -> Non
         await keys.discard("AAAAAAAAAAA1")
         gone = await keys.get("AAAAAAAAAAA1")
 
+        messages = ValkeyMessages(
+            client,
+            bytes(32),
+            times=SharedTimes(keep_seconds=600, operation_seconds=5),
+            count=heard.put_nowait,
+        )
+        digests = [bytes([number]) * 32 for number in range(3)]
+        messages.put(digests[1], ENTRY)
+        outcomes = [await heard.get()]
+        shared = await messages.get(digests)
+        outcomes.append(await heard.get())
+
         listening = asyncio.ensure_future(ValkeyChangeListener(settings, callbacks).run())
         began = await heard.get()
         await publish_key_change(publishing(settings), "AAAAAAAAAAA1", "team:t")
@@ -190,6 +205,8 @@ async def test_a_record_and_a_change_go_through(tmp_path: Path, way: str) -> Non
         await asyncio.gather(listening, return_exceptions=True)
 
     assert (found, gone) == (SHARED, None)
+    assert list(shared) == [None, ENTRY, None]
+    assert outcomes == [SharedOutcome.WRITTEN, SharedOutcome.HIT]
     assert (began, told) == ("listening", ["AAAAAAAAAAA1", "scope team:t"])
 
 

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from hypothesis import given, settings
@@ -23,13 +23,17 @@ from sidecar.domain.subject import Route, Subject
 from sidecar.guardrails.conversation import read_conversation
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.policy.snapshot import EffectivePolicy
+from sidecar.storage.valkey import Client, SharedTimes
+from sidecar.storage.valkey_messages import ValkeyMessages
 from tests.support import events as on
 from tests.support.guardrails import effective, policy
+from tests.support.made_up_valkey import MadeUpValkey
 from tests.support.pipeline import KEY, World, headers
 from tests.support.secrets import SECRETS
 
 HEADERS: Final = Headers((("content-type", b"application/json"),))
 SECRET: Final = bytes(range(32))
+TIMES: Final = SharedTimes(keep_seconds=600, operation_seconds=5)
 ALL: Final = """
   - {name: keys, type: secrets, action: %s}
   - {name: pii, type: pii, action: redact, restore: true}
@@ -320,6 +324,32 @@ async def equal_turns(dialect: str, rules: str, rng: random.Random, max_bytes: i
         with_table, without = [await exchanged(one, path, body, answer) for one in worlds]
         assert with_table == without
         assert traces(worlds[0]) == traces(worlds[1])
+
+
+async def turns_at_any_worker(dialect: str, rules: str, rng: random.Random) -> None:
+    """Send each turn to one of two workers that share, and to one without a table."""
+    text = f"name: default\nunscanned: flag\nguardrails:\n{rules}"
+    client = cast("Client", MadeUpValkey())
+    sharing: list[World] = []
+    for _ in range(2):
+        shared = ValkeyMessages(client, SECRET, times=TIMES, count=lambda _: None)
+        table = MessageTable(max_bytes=1 << 20, secret=SECRET, shared=shared)
+        sharing.append(World(text, messages=table))
+    without = World(text)
+    answer = json.dumps(ANSWERS[dialect]).encode()
+    for path, body in turns(dialect, rng, 6):
+        at_one = await exchanged(rng.choice(sharing), path, body, answer)
+        assert at_one == await exchanged(without, path, body, answer)
+        await asyncio.sleep(0.001)  # what the worker shares arrives
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(max_examples=8, deadline=None)
+@given(rules=st.sampled_from(list(POLICIES.values())), rng=st.randoms(use_true_random=True))
+def test_a_conversation_is_judged_alike_by_workers_that_share_it(
+    dialect: str, rules: str, rng: random.Random
+) -> None:
+    asyncio.run(turns_at_any_worker(dialect, rules, rng))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,8 +13,12 @@ from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, UnscannedReason
-from sidecar.guardrails.conversation import read_conversation
-from sidecar.guardrails.message_table import MessageTable
+from sidecar.guardrails.conversation import (
+    learn_beginning,
+    read_conversation,
+    unknown_beginnings,
+)
+from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.jsontext.strict import TOO_MANY_VALUES
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import effective, policy
@@ -312,3 +317,98 @@ def test_known_and_new_messages_together_hold_no_more_values_than_are_read() -> 
     allowed = judge(known, chat(*calls, {"role": "assistant", "content": "{" * 60_000}))
     assert not isinstance(allowed, Malformed)
     assert known.hits == 1
+
+
+class Shared:
+    """What workers share, in this process."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.asked = 0
+
+    async def get(self, digests: Sequence[bytes]) -> Sequence[Entry | None]:
+        """Return what was shared."""
+        self.asked += 1
+        return [self.entries.get(one) for one in digests]
+
+    def put(self, digest: bytes, entry: Entry) -> None:
+        """Share."""
+        self.entries[digest] = entry
+
+
+def workers(count: int, shared: Shared) -> list[MessageTable]:
+    return [
+        MessageTable(max_bytes=1 << 20, secret=bytes(range(32)), shared=shared)
+        for _ in range(count)
+    ]
+
+
+async def learn(known: MessageTable, body: bytes, owner: str = "org") -> int:
+    """Seek what others have shared of *body*; return of how many beginnings."""
+    sought = unknown_beginnings(known, route(), body, RULES.local, owner=owner)
+    if sought:
+        await learn_beginning(known, sought)
+    return len(sought)
+
+
+async def test_a_worker_that_has_not_seen_a_conversation_reads_only_what_a_turn_adds() -> None:
+    first, second = workers(2, Shared())
+    talk = [message("user", "ann@example.org", 20_000), message("assistant", "hi")]
+    judge(first, chat(*talk))
+    talk.append(message("user", "and now", 40))
+    assert await learn(second, chat(*talk)) > 0
+    assert new_texts(second, chat(*talk)) == [b"gpt-5", b"d now"]
+    assert types(judge(second, chat(*talk))) == [("EMAIL", 1)]
+    assert await learn(second, chat(*talk)) == 0  # it knows it by itself now
+
+
+@pytest.mark.parametrize(
+    ("talk", "owner"),
+    [
+        ([message("user", "edited", 20_000), message("assistant", "hi")], "org"),
+        ([message("system", "hello", 20_000), message("assistant", "hi")], "org"),
+        ([message("assistant", "hi")], "org"),
+        ([message("user", "hello", 20_000), message("assistant", "hi")], "other"),
+    ],
+    ids=["edited", "another role", "cut", "another organization"],
+)
+async def test_what_another_worker_has_not_judged_so_is_not_known(
+    talk: list[dict[str, str]], owner: str
+) -> None:
+    first, second = workers(2, Shared())
+    judge(first, chat(message("user", "hello", 20_000), message("assistant", "hi")))
+    body = chat(*talk, message("user", "and now", 40))
+    await learn(second, body, owner)
+    read, _ = read_conversation(second, route(), HEADERS, body, RULES.local, owner=owner)
+    assert isinstance(read, Subject)
+    assert len(read.parts) == len(talk) + 2
+
+
+async def test_the_longest_beginning_that_was_shared_is_taken() -> None:
+    first, second = workers(2, Shared())
+    talk = [message("user", "hello", 20_000), message("assistant", "hi")]
+    judge(first, chat(*talk))
+    talk += [message("user", "more!"), message("assistant", "yes 1")]
+    judge(first, chat(*talk))
+    talk.append(message("user", "and now", 40))
+    await learn(second, chat(*talk))
+    assert new_texts(second, chat(*talk)) == [b"gpt-5", b"d now"]
+
+
+def test_short_conversations_are_not_shared() -> None:
+    shared = Shared()
+    (known,) = workers(1, shared)
+    judge(known, chat(message("user", "hello"), message("assistant", "hi")))
+    assert shared.entries == {}
+
+
+def test_a_body_without_a_list_has_no_beginning() -> None:
+    (known,) = workers(1, Shared())
+    body = b'{"model": "gpt-5", "messages": "' + b"x" * 20_000 + b'"}'
+    assert unknown_beginnings(known, route(), body, RULES.local, owner="org") == []
+
+
+async def test_a_table_that_shares_nothing_learns_nothing() -> None:
+    known = table()
+    await learn_beginning(known, [(bytes(32), 1)])
+    assert known.tails == set()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Finding
 from sidecar.domain.http import Headers
@@ -51,7 +53,7 @@ def test_an_entry_larger_than_the_table_is_not_kept() -> None:
 def test_keys_differ_by_owner_guardrails_field_and_secret() -> None:
     route = recognise("POST", "/v1/chat/completions", Headers())
     assert isinstance(route, Route)
-    other = effective(policy("  - {name: pii, type: pii}\n")).local
+    other = effective(policy("  - {name: pii, type: pii, action: flag}\n")).local
     keys = {
         known.key(owner, scan, route, field)
         for known in (table(1), MessageTable(max_bytes=1, secret=b"x" * SECRET_BYTES))
@@ -62,8 +64,38 @@ def test_keys_differ_by_owner_guardrails_field_and_secret() -> None:
     assert len(keys) == 16
 
 
+def test_equal_guardrails_know_the_same_messages() -> None:
+    again = effective(policy("  - {name: pii, type: pii}\n")).local
+    assert again is not SCAN
+    assert again.digest == SCAN.digest
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("type: pii", "type: pii, action: flag"),
+        ("type: pii", "type: pii, mode: shadow"),
+        ("type: pii", "type: pii, regions: [DE]"),
+        ("type: language, allowed: [en]", "type: toxicity, allowed: [en]"),
+        ("type: max_input, max_characters: 9", "type: max_input, max_characters: 8"),
+    ],
+)
+def test_guardrails_that_may_find_something_else_know_other_messages(one: str, other: str) -> None:
+    """Settings of two types may have the same fields."""
+    digests = [
+        effective(policy(f"  - {{name: it, {settings}}}\n")).local.digest
+        for settings in (one, other)
+    ]
+    assert digests[0] != digests[1]
+
+
+def test_no_two_tables_have_the_same_stand_in() -> None:
+    """A worker that knows the secret of others does not know their marks."""
+    assert table(1).mark != table(1).mark
+
+
 def test_the_ends_of_lists_are_forgotten_before_they_take_much_memory() -> None:
     known = table(1)
     for number in range(MAX_TAILS + 1):
-        known.put_tail(number)
+        known.put_beginning(b"a", entry(), number)
     assert known.tails == {MAX_TAILS}

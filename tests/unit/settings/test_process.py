@@ -64,6 +64,23 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             "EGRET_EXCHANGE__MAX_HELD_BYTES is less than EGRET_EXCHANGE__MAX_BODY_BYTES",
             id="no room for one body",
         ),
+        *[
+            pytest.param(
+                {"EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600", **others},
+                "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL,"
+                " EGRET_CACHE__L2_SECRET and EGRET_EXCHANGE__MESSAGE_TABLE_MB",
+                id=f"messages shared without {missing}",
+            )
+            for missing, others in {
+                "a server": {"EGRET_CACHE__L2_SECRET": "s" * 32},
+                "a secret": {"EGRET_VALKEY__URL": "redis://a"},
+                "a table": {
+                    "EGRET_CACHE__L2_SECRET": "s" * 32,
+                    "EGRET_VALKEY__URL": "redis://a",
+                    "EGRET_EXCHANGE__MESSAGE_TABLE_MB": "0",
+                },
+            }.items()
+        ],
         pytest.param(
             {"EGRET_VALKEY__NODES": '["redis://b:6379"]'},
             "EGRET_VALKEY__NODES__0: String should match pattern '^[^\\s@/]+:[0-9]{1,5}$'",

@@ -2,54 +2,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from sidecar.keys.ports import SharedRecord
-from sidecar.storage.valkey import Client
-from sidecar.storage.valkey_keys import FAILURES, SharedRecordCodec, SharedTimes, ValkeyKeys
+from sidecar.storage.valkey import FAILURES, Client, SharedTimes
+from sidecar.storage.valkey_keys import SharedRecordCodec, ValkeyKeys
 from sidecar.telemetry.key_metrics import SharedOutcome
 from tests.support.keys import record_of
+from tests.support.made_up_valkey import MadeUpValkey
 
 CODEC = SharedRecordCodec("a secret of thirty-two characters")
 TIMES = SharedTimes(keep_seconds=600, operation_seconds=0.01, pause_seconds=0.2)
 SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, settled=2, read_at=3.0)
-
-
-@dataclass
-class MadeUpValkey:
-    """The three commands that are used, over a dictionary; `trouble` is raised, or waited for."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    trouble: Exception | None = None
-    is_silent: bool = False
-    asked: int = 0
-
-    async def _answer(self, answer: object) -> object:
-        self.asked += 1
-        if self.is_silent:
-            await asyncio.Event().wait()
-        if self.trouble is not None:
-            raise self.trouble
-        return answer
-
-    async def get(self, name: str) -> object:
-        """Return a value."""
-        return await self._answer(self.values.get(name))
-
-    async def set(self, name: str, value: bytes, *, px: int) -> object:
-        """Keep a value."""
-        assert px == 600_000
-        answer = await self._answer("OK")
-        self.values[name] = value
-        return answer
-
-    async def unlink(self, name: str) -> object:
-        """Forget a value."""
-        return await self._answer(int(self.values.pop(name, None) is not None))
 
 
 @dataclass

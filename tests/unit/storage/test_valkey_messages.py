@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any, cast
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from sidecar.domain.finding import Finding
+from sidecar.domain.subject import UnscannedReason
+from sidecar.guardrails.message_table import Entry
+from sidecar.storage.valkey import Client, SharedTimes
+from sidecar.storage.valkey_messages import (
+    MAX_RECORD_BYTES,
+    MAX_WRITES,
+    MESSAGE_PREFIX,
+    ValkeyMessages,
+    derived_keys,
+)
+from sidecar.telemetry.key_metrics import SharedOutcome
+from tests.support.made_up_valkey import MadeUpValkey
+
+TIMES = SharedTimes(keep_seconds=600, operation_seconds=0.05)
+FOUND = Finding("pii", "EMAIL", 2, 7, 30, role="user")
+ENTRY = Entry(
+    parts=3,
+    text_bytes=9_000,
+    containers=7,
+    commas=12,
+    unscanned=(UnscannedReason.IMAGE,),
+    first_speaker="user",
+    last_speaker=None,
+    findings=((FOUND,), ()),
+    values=(0.0, 0.25),
+)
+ONE, OTHER = bytes(32), bytes(range(32))
+
+
+class Bench:
+    """The adapter, the server behind it, and what was counted."""
+
+    def __init__(self, valkey: MadeUpValkey, secret: str = "s" * 32, code: bytes = b"v1") -> None:
+        self.valkey = valkey
+        self.counted = Counter[SharedOutcome]()
+        _, tag_key = derived_keys(secret, code)
+        self.messages = ValkeyMessages(
+            cast("Client", valkey), tag_key, times=TIMES, count=self._count
+        )
+
+    def _count(self, outcome: SharedOutcome) -> None:
+        self.counted[outcome] += 1
+
+    async def put(self, digest: bytes, entry: Entry) -> None:
+        """Share an entry, and let it arrive."""
+        self.messages.put(digest, entry)
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(MadeUpValkey())
+
+
+async def test_another_worker_gets_the_entry_that_one_has_shared(bench: Bench) -> None:
+    await bench.put(ONE, ENTRY)
+    other = Bench(bench.valkey)
+    assert await other.messages.get([OTHER, ONE]) == [None, ENTRY]
+    assert list(bench.valkey.values) == [MESSAGE_PREFIX + ONE.hex()]
+    assert (bench.counted, other.counted) == (
+        {SharedOutcome.WRITTEN: 1},
+        {SharedOutcome.HIT: 1},
+    )
+
+
+async def test_a_miss_is_counted_once_for_all_beginnings_of_a_body(bench: Bench) -> None:
+    assert await bench.messages.get([ONE, OTHER]) == [None, None]
+    assert bench.counted == {SharedOutcome.MISS: 1}
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        pytest.param(Bench(MadeUpValkey(), secret="t" * 32), id="another secret"),
+        pytest.param(Bench(MadeUpValkey(), code=b"v2"), id="another version"),
+    ],
+)
+async def test_an_entry_of_another_fleet_or_version_is_not_believed(
+    bench: Bench, reader: Bench
+) -> None:
+    await bench.put(ONE, ENTRY)
+    reader.valkey.values = bench.valkey.values
+    assert await reader.messages.get([ONE]) == [None]
+    assert reader.counted[SharedOutcome.UNAUTHENTIC] == 1
+
+
+async def test_an_entry_that_was_moved_to_another_digest_is_not_believed(bench: Bench) -> None:
+    """Else the owner of the server could say that an attack was found harmless."""
+    await bench.put(ONE, ENTRY)
+    (value,) = bench.valkey.values.values()
+    bench.valkey.values[MESSAGE_PREFIX + OTHER.hex()] = value
+    assert await bench.messages.get([OTHER]) == [None]
+    assert bench.counted[SharedOutcome.UNAUTHENTIC] == 1
+
+
+@pytest.mark.parametrize("value", [b"", b"poison", b"x" * (MAX_RECORD_BYTES + 1), 7, "text"])
+async def test_what_is_no_record_is_counted_and_is_no_entry(bench: Bench, value: object) -> None:
+    bench.valkey.values[MESSAGE_PREFIX + ONE.hex()] = value
+    assert await bench.messages.get([ONE]) == [None]
+    assert bench.counted[SharedOutcome.UNAUTHENTIC] == 1
+
+
+async def test_each_byte_of_a_record_is_authenticated(bench: Bench) -> None:
+    await bench.put(ONE, ENTRY)
+    name, value = MESSAGE_PREFIX + ONE.hex(), bench.valkey.values[MESSAGE_PREFIX + ONE.hex()]
+    for at in range(len(value)):
+        changed = bytearray(value)
+        changed[at] ^= 1
+        bench.valkey.values[name] = bytes(changed)
+        assert await bench.messages.get([ONE]) == [None]
+    assert bench.counted[SharedOutcome.UNAUTHENTIC] == len(value)
+
+
+async def test_an_entry_with_very_many_findings_is_not_shared(bench: Bench) -> None:
+    many = Entry(3, 9_000, 7, 12, (), "user", "user", ((FOUND,) * 500,), (0.0,))
+    await bench.put(ONE, many)
+    assert bench.valkey.values == {}
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"is_silent": True}, {"left_out": 1}, {"trouble": RedisConnectionError("down")}]
+)
+async def test_without_an_answer_in_time_nothing_is_known(trouble: dict[str, Any]) -> None:
+    bench = Bench(MadeUpValkey(**trouble))
+    assert await bench.messages.get([ONE, OTHER]) == [None, None]
+    assert bench.counted == {SharedOutcome.UNAVAILABLE: 1}
+
+
+async def test_writes_to_a_slow_server_are_left_out_and_given_up_in_the_end(bench: Bench) -> None:
+    bench.valkey.is_silent = True
+    for number in range(MAX_WRITES + 8):
+        bench.messages.put(bytes([number]) * 32, ENTRY)
+    await asyncio.sleep(0)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert len(others) == MAX_WRITES
+    await bench.messages.aclose()
+    assert all(one.done() for one in others)
+
+
+def test_keys_differ_by_secret_version_and_use() -> None:
+    keys = {
+        key
+        for secret in ("s" * 32, "t" * 32)
+        for code in (b"v1", b"v2")
+        for key in derived_keys(secret, code)
+    }
+    assert len(keys) == 8
