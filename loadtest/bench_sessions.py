@@ -12,19 +12,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import secrets
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import uvloop
-from egret_tools.conversations import Shape, conversation
-from egret_tools.devstack.processes import PartError
+from egret_tools.conversations import Conversation, Shape, conversation
+from egret_tools.devstack.databases import running_valkey
+from egret_tools.devstack.processes import Children, PartError
 from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench_stack import Side, running_gateways
-from loadtest.conversations.clients import SETTLE_SECONDS, contestant, table_counts
+from loadtest.conversations.clients import (
+    SETTLE_SECONDS,
+    Contestant,
+    contestant,
+    table_counts,
+)
 from loadtest.figures import per_request_us
 from loadtest.load import LoadError
 from loadtest.results import (
@@ -38,14 +45,12 @@ from loadtest.results import (
 )
 
 HEADER: Final = "x-session-id"
-WORKERS: Final = (1, 2, 4)
+WORKERS: Final = (1, 2, 4, 8)
 TURNS: Final = 10
-SHARED: Final = {"EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600"}
-SIDES: Final[dict[str, tuple[str, Mapping[str, str]]]] = {
-    "load": ("", {}),
-    "session": (HEADER, {}),
-    "shared": ("", SHARED),
-}
+THINK_SECONDS: Final = 0.2
+"""Between two turns of a conversation."""
+WAYS: Final = {"load": "by load", "session": "by session", "shared": "by load, shared"}
+"""By which Envoy chooses a worker for a turn; `shared` are the workers that share."""
 
 
 def main() -> int:
@@ -64,13 +69,16 @@ def main() -> int:
     rows = [
         [
             str(workers),
-            *(f"{figures[f'{way}{workers}.known_share']:.2f}" for way in SIDES),
-            *(f"{figures[f'{way}{workers}.cpu_us']:,.0f}" for way in SIDES),
+            *(f"{figures[f'{way}{workers}.known_share']:.2f}" for way in WAYS),
+            *(f"{figures[f'{way}{workers}.cpu_us']:,.0f}" for way in WAYS),
         ]
         for workers in WORKERS
     ]
-    ways = ("by load", "by session", "by load, shared")
-    columns = ("workers", *(f"known, {one}" for one in ways), *(f"CPU µs, {one}" for one in ways))
+    columns = (
+        "workers",
+        *(f"known, {one}" for one in WAYS.values()),
+        *(f"CPU µs, {one}" for one in WAYS.values()),
+    )
     grid = Grid("Share of the bytes that the chosen worker knew, and the CPU time", columns, rows)
     grid.show(console)
     console.print(f"\nWritten to {write_json('bench-sessions', figures, run)}.")
@@ -81,36 +89,64 @@ def main() -> int:
 
 
 async def _measure(count: int) -> dict[str, float]:
-    sides = [
-        Side(f"{way}{workers}", ROOT, workers=workers, session_header=header, settings=settings)
-        for workers in WORKERS
-        for way, (header, settings) in SIDES.items()
-    ]
     talks = [conversation(Shape.AGENT, seed=seed, turns=TURNS) for seed in range(count)]
-    sessions = [{HEADER: f"session-{number}"} for number in range(count)]
     figures: dict[str, float] = {"errors": 0}
-    with (
-        tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
-        run_directory(Path(place) / "run") as run,
-    ):
-        async with running_gateways(sides, run=run) as gateways:
-            for side in sides:
-                gateway = gateways[side.name]
-                target = contestant(side.name, gateway)
-                before, used = await table_counts(target), target.cpu()[0]
-                for turn in range(1, TURNS + 1):
-                    bodies = [one.body(turn) for one in talks]
-                    figures["errors"] += await target.send(bodies, sessions)
-                await asyncio.sleep(SETTLE_SECONDS)
-                after, used = await table_counts(target), target.cpu()[0] - used
-                if before is None or after is None:
-                    raise LoadError("the workers have no table of known messages")
-                use = after - before
-                sent = sum(len(one.body(turn)) for one in talks for turn in range(1, TURNS + 1))
-                figures[f"{side.name}.known_share"] = use.known_bytes / sent
-                figures[f"{side.name}.hit_rate"] = use.hit_rate
-                figures[f"{side.name}.cpu_us"] = per_request_us(used, count * TURNS)
+    for workers in WORKERS:  # one after the other: all would be too many for PostgreSQL
+        with (
+            tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
+            run_directory(Path(place) / "run") as run,
+        ):
+            async with (
+                running_valkey(Children(), directory=run.path / "valkey", logs=run.logs) as valkey,
+                running_gateways(sides := _sides(valkey, workers), run=run) as gateways,
+            ):
+                for side in sides:
+                    target = contestant(side.name, gateways[side.name])
+                    figures |= await _converse(target, talks, figures["errors"])
     return figures
+
+
+def _sides(valkey: str, workers: int) -> list[Side]:
+    shared = {
+        "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600",
+        "EGRET_VALKEY__URL": valkey,
+        "EGRET_CACHE__L2_SECRET": secrets.token_urlsafe(32),
+    }
+    return [
+        Side(
+            f"{way}{workers}",
+            ROOT,
+            workers=workers,
+            session_header=HEADER if way == "session" else "",
+            settings=shared if way == "shared" else {},
+        )
+        for way in WAYS
+    ]
+
+
+async def _converse(
+    target: Contestant, talks: Sequence[Conversation], errors: float
+) -> dict[str, float]:
+    """Send each turn of all conversations; return the use of the table and the CPU time."""
+    sessions = [{HEADER: f"session-{number}"} for number in range(len(talks))]
+    before, used = await table_counts(target), target.cpu()[0]
+    sent = 0
+    for turn in range(1, TURNS + 1):
+        bodies = [one.body(turn) for one in talks]
+        sent += sum(map(len, bodies))
+        errors += await target.send(bodies, sessions)
+        await asyncio.sleep(THINK_SECONDS)
+    await asyncio.sleep(SETTLE_SECONDS)
+    after, used = await table_counts(target), target.cpu()[0] - used
+    if before is None or after is None:
+        raise LoadError("the workers have no table of known messages")
+    use = after - before
+    return {
+        "errors": errors,
+        f"{target.name}.known_share": use.known_bytes / sent,
+        f"{target.name}.hit_rate": use.hit_rate,
+        f"{target.name}.cpu_us": per_request_us(used, len(talks) * TURNS),
+    }
 
 
 if __name__ == "__main__":

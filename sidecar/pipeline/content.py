@@ -93,7 +93,7 @@ async def judge_body(
     key, policy = caller
     table = worker.messages if len(body) >= MIN_BODY_BYTES else None
     if table is not None and (sought := _beginnings_to_seek(table, body, route, caller)):
-        await stream.wait_for(learn_beginning(table, sought))
+        await learn_beginning(table, sought)  # within the budget of one call of Valkey
     read, conversation = _read(body, route, caller, stream, record, table)
     record.read = record.step()
     if isinstance(read, Malformed):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -25,8 +25,10 @@ from sidecar.telemetry.key_metrics import SharedOutcome
 MESSAGE_PREFIX: Final = "egret:message:v1:"
 MAX_RECORD_BYTES: Final = 16 * 1024
 """Some hundred findings; to find them again takes hardly longer than to send more."""
-MAX_WRITES: Final = 64
-"""Writes under way at once; one more is left out, not queued."""
+GATHER_SECONDS: Final = 0.02
+"""Records are written together, as a client needs longer for its next turn."""
+MAX_WAITING: Final = 1_024
+"""Records that wait to be written; more are left out."""
 
 _TAG_BYTES: Final = blake3.digest_size
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -57,7 +59,8 @@ class ValkeyMessages:
         self._keep_ms = max(1, int(times.keep_seconds * 1000))
         self._count = count
         self._calls = ValkeyCalls(times, count)
-        self._writes: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, bytes] = {}
+        self._writing: asyncio.Task[None] | None = None
 
     async def get(self, digests: Sequence[bytes]) -> Sequence[Entry | None]:
         """Return the entry of each digest; None if there is none, or none that can be trusted.
@@ -79,23 +82,35 @@ class ValkeyMessages:
     def put(self, digest: bytes, entry: Entry) -> None:
         """Share an entry, soon; nothing relies on it."""
         payload = _encoder.encode(entry)
-        if len(self._writes) < MAX_WRITES and len(payload) + _TAG_BYTES <= MAX_RECORD_BYTES:
-            task = asyncio.get_running_loop().create_task(
-                self._put(_name(digest), self._tag(digest, payload) + payload)
-            )
-            self._writes.add(task)
-            task.add_done_callback(self._writes.discard)
+        if len(payload) + _TAG_BYTES > MAX_RECORD_BYTES or len(self._waiting) >= MAX_WAITING:
+            return
+        self._waiting[_name(digest)] = self._tag(digest, payload) + payload
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def aclose(self) -> None:
-        """Give up the writes under way."""
-        for write in list(self._writes):
-            write.cancel()
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        """Give up what is not written."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
 
-    async def _put(self, name: str, value: bytes) -> None:
-        answer = await self._calls.run(lambda: self._client.set(name, value, px=self._keep_ms))
-        if not isinstance(answer, SharedOutcome):
-            self._count(SharedOutcome.WRITTEN)
+    async def _write(self) -> None:
+        """Write what comes together, until nothing waits."""
+        try:
+            while self._waiting:
+                await asyncio.sleep(GATHER_SECONDS)
+                records, self._waiting = self._waiting, {}
+                written = await self._calls.run(functools.partial(self._set, records))
+                for _ in () if isinstance(written, SharedOutcome) else records:
+                    self._count(SharedOutcome.WRITTEN)
+        finally:
+            self._writing = None
+
+    async def _set(self, records: Mapping[str, bytes]) -> None:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for name, value in records.items():
+                pipeline.set(name, value, px=self._keep_ms)
+            await pipeline.execute()
 
     def _read(self, digest: bytes, value: object) -> Entry | None:
         """Return the entry in *value*, or, counted, None. Raises for no value."""

@@ -24,7 +24,7 @@ from sidecar.guardrails.conversation import read_conversation
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.storage.valkey import Client, SharedTimes
-from sidecar.storage.valkey_messages import ValkeyMessages
+from sidecar.storage.valkey_messages import GATHER_SECONDS, ValkeyMessages
 from tests.support import events as on
 from tests.support.guardrails import effective, policy
 from tests.support.made_up_valkey import MadeUpValkey
@@ -340,7 +340,7 @@ async def turns_at_any_worker(dialect: str, rules: str, rng: random.Random) -> N
     for path, body in turns(dialect, rng, 6):
         at_one = await exchanged(rng.choice(sharing), path, body, answer)
         assert at_one == await exchanged(without, path, body, answer)
-        await asyncio.sleep(0.001)  # what the worker shares arrives
+        await asyncio.sleep(1.5 * GATHER_SECONDS)  # what the worker shares arrives
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -12,8 +12,9 @@ from sidecar.domain.subject import UnscannedReason
 from sidecar.guardrails.message_table import Entry
 from sidecar.storage.valkey import Client, SharedTimes
 from sidecar.storage.valkey_messages import (
+    GATHER_SECONDS,
     MAX_RECORD_BYTES,
-    MAX_WRITES,
+    MAX_WAITING,
     MESSAGE_PREFIX,
     ValkeyMessages,
     derived_keys,
@@ -54,7 +55,7 @@ class Bench:
     async def put(self, digest: bytes, entry: Entry) -> None:
         """Share an entry, and let it arrive."""
         self.messages.put(digest, entry)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(3 * GATHER_SECONDS)
 
 
 @pytest.fixture
@@ -136,15 +137,38 @@ async def test_without_an_answer_in_time_nothing_is_known(trouble: dict[str, Any
     assert bench.counted == {SharedOutcome.UNAVAILABLE: 1}
 
 
-async def test_writes_to_a_slow_server_are_left_out_and_given_up_in_the_end(bench: Bench) -> None:
-    bench.valkey.is_silent = True
-    for number in range(MAX_WRITES + 8):
+async def test_records_that_come_together_are_written_together(bench: Bench) -> None:
+    for number in range(5):
         bench.messages.put(bytes([number]) * 32, ENTRY)
-    await asyncio.sleep(0)
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    assert len(others) == MAX_WRITES
+    await asyncio.sleep(3 * GATHER_SECONDS)
+    assert (len(bench.valkey.values), bench.valkey.asked) == (5, 1)
+    assert bench.counted == {SharedOutcome.WRITTEN: 5}
+    await bench.put(OTHER, ENTRY)
+    assert (len(bench.valkey.values), bench.valkey.asked) == (6, 2)
+
+
+async def test_records_that_cannot_be_written_are_left_out(bench: Bench) -> None:
+    bench.valkey.trouble = RedisConnectionError("down")
+    await bench.put(ONE, ENTRY)
+    bench.valkey.trouble = None
+    await bench.put(OTHER, ENTRY)
+    assert list(bench.valkey.values) == [MESSAGE_PREFIX + OTHER.hex()]
+    assert bench.counted == {SharedOutcome.UNAVAILABLE: 1, SharedOutcome.WRITTEN: 1}
+
+
+async def test_more_records_than_may_wait_are_left_out(bench: Bench) -> None:
+    for number in range(MAX_WAITING + 8):
+        bench.messages.put(number.to_bytes(32, "big"), ENTRY)
+    await asyncio.sleep(3 * GATHER_SECONDS)
+    assert len(bench.valkey.values) == MAX_WAITING
+
+
+async def test_in_the_end_what_waits_is_given_up(bench: Bench) -> None:
     await bench.messages.aclose()
-    assert all(one.done() for one in others)
+    bench.messages.put(ONE, ENTRY)
+    await bench.messages.aclose()
+    await asyncio.sleep(3 * GATHER_SECONDS)
+    assert bench.valkey.values == {}
 
 
 def test_keys_differ_by_secret_version_and_use() -> None:
