@@ -109,8 +109,8 @@ class ExchangeSettings(Section):
     """Memory of a worker for the findings in messages that it has judged; none of their text is
     kept. 0 searches every message of a conversation with each turn."""
     shared_messages_seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
-    """How long workers share, through Valkey, what they have found in the beginning of a long
-    conversation, so that its next turn costs as little in any of them. 0 shares nothing."""
+    """How long workers share the findings in a long conversation through Valkey, so that its next
+    turn costs as little in any of them. 0 shares nothing."""
     timing: Timing = Timing.METADATA
     route_by_model: RouteByModel = RouteByModel.OFF
     contact: Annotated[str, Field(max_length=200, pattern=r"^[^\p{Cc}]*$")] = ""

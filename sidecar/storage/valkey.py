@@ -184,7 +184,7 @@ class SharedTimes:
 
 
 class ValkeyCalls:
-    """Calls within a budget, for which a request waits; `count` receives what has failed."""
+    """Calls within a budget, for which a request waits; `count` receives each failure."""
 
     def __init__(self, times: SharedTimes, count: Callable[[SharedOutcome], None]) -> None:
         self._times = times

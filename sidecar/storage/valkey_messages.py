@@ -89,13 +89,13 @@ class ValkeyMessages:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def aclose(self) -> None:
-        """Give up what is not written."""
+        """Give up records that wait."""
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.gather(self._writing, return_exceptions=True)
 
     async def _write(self) -> None:
-        """Write what comes together, until nothing waits."""
+        """Write the records that come together, until none waits."""
         try:
             while self._waiting:
                 await asyncio.sleep(GATHER_SECONDS)

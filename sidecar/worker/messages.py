@@ -1,4 +1,4 @@
-"""The table of known messages of a worker, and what it shares of it with others."""
+"""The table of known messages of a worker, and the entries that workers share."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _NO_CODE: Final = "__pycache__"
 
 
 def code_digest(package: Traversable) -> bytes:
-    """Return a digest of everything that decides what guardrails find in a text.
+    """Return a digest of all code by which guardrails find something in a text.
 
-    These are all files of the *package*, the versions of all that is installed beside it, and
+    It is of all files of the *package*, the versions of all that is installed beside it, and
     Python's own.
     """
     hasher = blake3()
