@@ -5,8 +5,8 @@
 The server is Egret's own with its protocol, and judges nothing: it asks for each
 body and lets it go on. So its CPU time is that of the transport. In the mode *streamed*, which
 Egret uses, Envoy sends a body in pieces, and receives it back; in the mode *kept* Envoy keeps it
-and sends one message. Sizes and modes take turns. Prints the lowest of the rounds, and writes
-build/bench/bench-bodies.json.
+and sends one message. If Go is installed, a server in Go streams the same bodies. Sizes and modes
+take turns. Prints the lowest of the rounds, and writes build/bench/bench-bodies.json.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import uvloop
 from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 
+from loadtest.bench_against import GO, build_floor
 from loadtest.bench_stack import HERE, StackOptions, running_gateways
 from loadtest.figures import per_request_us
 from loadtest.generators import put_load
@@ -69,9 +70,10 @@ def main() -> int:
     except (PartError, LoadError) as error:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
-    columns = ("body", *(f"{mode}, {of} CPU µs" for mode in MODES for of in ("worker", "Envoy")))
+    modes = [mode for mode in (*MODES, GO) if f"{mode}.64 KB.worker_cpu_us" in figures]
+    columns = ("body", *(f"{mode}, {of} CPU µs" for mode in modes for of in ("worker", "Envoy")))
     rows = [
-        [size, *(f"{figures[f'{mode}.{size}.{of}']:,.0f}" for mode in MODES for of in _OF)]
+        [size, *(f"{figures[f'{mode}.{size}.{of}']:,.0f}" for mode in modes for of in _OF)]
         for size in SIZES
     ]
     Grid("CPU time of a request, nothing judged", columns, rows).show(console)
@@ -94,12 +96,16 @@ async def _measure(seconds: float, rounds: int) -> Mapping[str, float]:
             f' exec {sys.executable} -m loadtest.bench_bodies --serve "$1"\n'
         )
         server.chmod(0o700)
-        stack = StackOptions(servers=dict.fromkeys(MODES, server), buffered=("kept",))
+        servers = dict.fromkeys(MODES, server)
+        if (floor := await asyncio.to_thread(build_floor)) is not None:
+            servers[GO] = floor
+        modes = tuple(servers)
+        stack = StackOptions(servers=servers, buffered=("kept",))
         async with running_gateways((HERE,), run=run, options=stack) as gateways:
             for number in range(rounds):
                 for size, length in SIZES.items():
                     body.write_bytes(chat_body(length))
-                    for mode in MODES if number % 2 == 0 else MODES[::-1]:
+                    for mode in modes if number % 2 == 0 else modes[::-1]:
                         gateway = gateways[mode]
                         target = Target(gateway.url, gateway.key, body)
                         pids = (gateway.supervisor_pid or 0, gateway.envoy_pid)

@@ -46,7 +46,7 @@ from loadtest.results import (
 
 HEADER: Final = "x-session-id"
 WORKERS: Final = (1, 2, 4, 8)
-TURNS: Final = 10
+TURNS: Final = 30
 THINK_SECONDS: Final = 0.2
 """Between two turns of a conversation."""
 WAYS: Final = {"load": "by load", "session": "by session", "shared": "by load, shared"}
@@ -56,7 +56,7 @@ WAYS: Final = {"load": "by load", "session": "by session", "shared": "by load, s
 def main() -> int:
     """Measure, show and write; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench_sessions", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=40)
+    parser.add_argument("--conversations", type=int, default=20)
     parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
     options = parser.parse_args()
     console = new_console()

@@ -68,6 +68,7 @@ def conversation_figures(series: Series) -> dict[str, float]:
         figures |= _ratios(f"{NOW}.{size}.first_of_cold", series, first, cold)
         before = f"{REV}.{size}.{NEXT}_cpu_us"
         figures |= _ratios(f"{NOW}.{size}.next_of_rev", series, then, before)
+        figures |= _ratios(f"{NOW}.{size}.kept_of_rev", series, kept[0], before)
         if f"{WITHOUT}.{size}.{FIRST}_cpu_us" in figures:
             figures[f"{NOW}.{size}.cold_cpu_us"] = figures[f"{WITHOUT}.{size}.{FIRST}_cpu_us"]
     for case in CASES:
@@ -123,6 +124,7 @@ def ratios_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
             ("kept_ratio", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
             ("first_of_cold", "first turn / the same without the table", COLD_TARGET),
             ("next_of_rev", "next turn / the same at REV", RATIO_TARGETS[size]),
+            ("kept_of_rev", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
         )
         if f"{NOW}.{size}.{key}" in figures
     ]

@@ -65,5 +65,5 @@ def code_digest(package: Traversable) -> bytes:
                 hasher.update(f"\0{one.name}\0".encode() + one.read_bytes())
 
     add(package)
-    installed = {(one.name, one.version) for one in metadata.distributions()}
+    installed = {f"{one.name} {one.version}" for one in metadata.distributions()}
     return hasher.update(repr((sys.version, sorted(installed))).encode()).digest()
