@@ -102,11 +102,11 @@ async def learn_beginning(table: MessageTable, beginnings: Sequence[tuple[bytes,
     """Put the longest of *beginnings* into *table* that another worker has shared."""
     if table.shared is None:
         return
-    entries = await table.shared.get([digest for digest, _ in beginnings])
-    for (digest, tail), entry in reversed(list(zip(beginnings, entries, strict=True))):
-        if entry is not None:
-            table.put_beginning(digest, entry, tail)
-            return
+    found = await table.shared.last_of([digest for digest, _ in beginnings])
+    if found is not None:
+        number, entry = found
+        digest, tail = beginnings[number]
+        table.put_beginning(digest, entry, tail)
 
 
 class _Piece(NamedTuple):

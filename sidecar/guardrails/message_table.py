@@ -47,8 +47,8 @@ class Entry(KnownFragment, frozen=True, gc=False):
 class SharedEntries(Protocol):
     """Entries that the workers of one version of Egret share."""
 
-    async def get(self, digests: Sequence[bytes]) -> Sequence[Entry | None]:
-        """Return the entry of each digest; None if there is none, or none that can be trusted."""
+    async def last_of(self, digests: Sequence[bytes]) -> tuple[int, Entry] | None:
+        """Return the number and entry of the last digest that has one which can be trusted."""
         ...
 
     def put(self, digest: bytes, entry: Entry) -> None:

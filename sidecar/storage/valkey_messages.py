@@ -62,22 +62,21 @@ class ValkeyMessages:
         self._waiting: dict[str, bytes] = {}
         self._writing: asyncio.Task[None] | None = None
 
-    async def get(self, digests: Sequence[bytes]) -> Sequence[Entry | None]:
-        """Return the entry of each digest; None if there is none, or none that can be trusted.
-
-        Of all of them one outcome is counted, unless one cannot be trusted.
-        """
+    async def last_of(self, digests: Sequence[bytes]) -> tuple[int, Entry] | None:
+        """Return the number and entry of the last digest that has one which can be trusted."""
         values = await self._calls.run(
             functools.partial(_values, self._client, [_name(one) for one in digests])
         )
         if isinstance(values, SharedOutcome):
-            return [None] * len(digests)
-        entries = [
-            None if value is None else self._read(digest, value)
-            for digest, value in zip(digests, values, strict=True)
-        ]
-        self._count(SharedOutcome.HIT if any(entries) else SharedOutcome.MISS)
-        return entries
+            return None
+        for number in range(len(digests) - 1, -1, -1):
+            value = values[number]
+            entry = None if value is None else self._read(digests[number], value)
+            if entry is not None:
+                self._count(SharedOutcome.HIT)
+                return number, entry
+        self._count(SharedOutcome.MISS)
+        return None
 
     def put(self, digest: bytes, entry: Entry) -> None:
         """Share an entry, soon; nothing relies on it."""

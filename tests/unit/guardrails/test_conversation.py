@@ -324,12 +324,11 @@ class Shared:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
-        self.asked = 0
 
-    async def get(self, digests: Sequence[bytes]) -> Sequence[Entry | None]:
-        """Return what was shared."""
-        self.asked += 1
-        return [self.entries.get(one) for one in digests]
+    async def last_of(self, digests: Sequence[bytes]) -> tuple[int, Entry] | None:
+        """Return the last that was shared."""
+        known = [number for number, one in enumerate(digests) if one in self.entries]
+        return (known[-1], self.entries[digests[known[-1]]]) if known else None
 
     def put(self, digest: bytes, entry: Entry) -> None:
         """Share."""

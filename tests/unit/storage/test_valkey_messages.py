@@ -66,7 +66,7 @@ def bench() -> Bench:
 async def test_another_worker_gets_the_entry_that_one_has_shared(bench: Bench) -> None:
     await bench.put(ONE, ENTRY)
     other = Bench(bench.valkey)
-    assert await other.messages.get([OTHER, ONE]) == [None, ENTRY]
+    assert await other.messages.last_of([OTHER, ONE, OTHER]) == (1, ENTRY)
     assert list(bench.valkey.values) == [MESSAGE_PREFIX + ONE.hex()]
     assert (bench.counted, other.counted) == (
         {SharedOutcome.WRITTEN: 1},
@@ -75,7 +75,7 @@ async def test_another_worker_gets_the_entry_that_one_has_shared(bench: Bench) -
 
 
 async def test_a_miss_is_counted_once_for_all_beginnings_of_a_body(bench: Bench) -> None:
-    assert await bench.messages.get([ONE, OTHER]) == [None, None]
+    assert await bench.messages.last_of([ONE, OTHER]) is None
     assert bench.counted == {SharedOutcome.MISS: 1}
 
 
@@ -91,7 +91,7 @@ async def test_an_entry_of_another_fleet_or_version_is_not_believed(
 ) -> None:
     await bench.put(ONE, ENTRY)
     reader.valkey.values = bench.valkey.values
-    assert await reader.messages.get([ONE]) == [None]
+    assert await reader.messages.last_of([ONE]) is None
     assert reader.counted[SharedOutcome.UNAUTHENTIC] == 1
 
 
@@ -100,15 +100,24 @@ async def test_an_entry_that_was_moved_to_another_digest_is_not_believed(bench: 
     await bench.put(ONE, ENTRY)
     (value,) = bench.valkey.values.values()
     bench.valkey.values[MESSAGE_PREFIX + OTHER.hex()] = value
-    assert await bench.messages.get([OTHER]) == [None]
+    assert await bench.messages.last_of([OTHER]) is None
     assert bench.counted[SharedOutcome.UNAUTHENTIC] == 1
 
 
 @pytest.mark.parametrize("value", [b"", b"poison", b"x" * (MAX_RECORD_BYTES + 1), 7, "text"])
 async def test_what_is_no_record_is_counted_and_is_no_entry(bench: Bench, value: object) -> None:
     bench.valkey.values[MESSAGE_PREFIX + ONE.hex()] = value
-    assert await bench.messages.get([ONE]) == [None]
+    assert await bench.messages.last_of([ONE]) is None
     assert bench.counted[SharedOutcome.UNAUTHENTIC] == 1
+
+
+async def test_of_several_the_last_that_can_be_trusted_is_taken(bench: Bench) -> None:
+    longer = Entry(4, 9_500, 8, 13, (), "user", "user")
+    third = bytes([7]) * 32
+    for digest, entry in ((ONE, ENTRY), (OTHER, longer)):
+        await bench.put(digest, entry)
+    bench.valkey.values[MESSAGE_PREFIX + third.hex()] = b"poison"
+    assert await bench.messages.last_of([ONE, OTHER, third]) == (1, longer)
 
 
 async def test_each_byte_of_a_record_is_authenticated(bench: Bench) -> None:
@@ -118,7 +127,7 @@ async def test_each_byte_of_a_record_is_authenticated(bench: Bench) -> None:
         changed = bytearray(value)
         changed[at] ^= 1
         bench.valkey.values[name] = bytes(changed)
-        assert await bench.messages.get([ONE]) == [None]
+        assert await bench.messages.last_of([ONE]) is None
     assert bench.counted[SharedOutcome.UNAUTHENTIC] == len(value)
 
 
@@ -133,7 +142,7 @@ async def test_an_entry_with_very_many_findings_is_not_shared(bench: Bench) -> N
 )
 async def test_without_an_answer_in_time_nothing_is_known(trouble: dict[str, Any]) -> None:
     bench = Bench(MadeUpValkey(**trouble))
-    assert await bench.messages.get([ONE, OTHER]) == [None, None]
+    assert await bench.messages.last_of([ONE, OTHER]) is None
     assert bench.counted == {SharedOutcome.UNAVAILABLE: 1}
 
 
