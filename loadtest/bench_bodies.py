@@ -1,6 +1,6 @@
 """The cost of a request's body on its way through a worker, streamed and kept by Envoy.
 
-    python -m loadtest.bench_bodies [--seconds 2] [--rounds 3]
+    python -m loadtest.bench_bodies [--seconds 2] [--rounds 3] [--markdown]
 
 The server is Egret's own with its protocol, and judges nothing: it asks for each
 body and lets it go on. So its CPU time is that of the transport. In the mode *streamed*, which
@@ -30,7 +30,15 @@ from loadtest.generators import put_load
 from loadtest.load import Load, LoadError, Target
 from loadtest.processes import cpu_seconds
 from loadtest.recorded import BUDGETS
-from loadtest.results import ROOT, Grid, circumstances, new_console, write_json
+from loadtest.results import (
+    ROOT,
+    Grid,
+    circumstances,
+    new_console,
+    publish,
+    write_json,
+    write_section,
+)
 from loadtest.texts import chat_body
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
@@ -58,6 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -76,8 +85,12 @@ def main() -> int:
         [size, *(f"{figures[f'{mode}.{size}.{of}']:,.0f}" for mode in modes for of in _OF)]
         for size in SIZES
     ]
-    Grid("CPU time of a request, nothing judged", columns, rows).show(console)
+    grid = Grid("CPU time of a request, nothing judged", columns, rows)
+    grid.show(console)
     console.print(f"\nWritten to {write_json('bench-bodies', figures, run)}.")
+    if options.markdown:
+        publish("bench-bodies")
+        write_section("bodies", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
     return 0
 
 
