@@ -80,7 +80,14 @@ def main() -> int:
         console.print(f"✗ {error}", markup=False, style="red")
         return 1
     modes = [mode for mode in (*MODES, GO) if f"{mode}.64 KB.worker_cpu_us" in figures]
-    columns = ("body", *(f"{mode}, {of} CPU µs" for mode in modes for of in ("worker", "Envoy")))
+    columns = (
+        "body",
+        *(
+            f"{_WORDS.get(mode, mode)}, {of} CPU µs"
+            for mode in modes
+            for of in ("worker", "Envoy")
+        ),
+    )
     rows = [
         [size, *(f"{figures[f'{mode}.{size}.{of}']:,.0f}" for mode in modes for of in _OF)]
         for size in SIZES
@@ -95,6 +102,7 @@ def main() -> int:
 
 
 _OF: Final = ("worker_cpu_us", "envoy_cpu_us")
+_WORDS: Final = {GO: "a server in Go"}
 
 
 async def _measure(seconds: float, rounds: int) -> Mapping[str, float]:
