@@ -191,12 +191,10 @@ async def _hits(stack: Stack, metric: str = "egret_known_messages_total") -> flo
     )
 
 
-async def _until_hits(
-    stack: Stack, least: float, metric: str = "egret_known_messages_total"
-) -> None:
+async def _until_hits(stack: Stack, least: float) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:  # workers report four times a second
-        hits = await _hits(stack, metric)
+        hits = await _hits(stack)
         if hits >= least or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
@@ -255,7 +253,7 @@ async def test_workers_share_what_they_know_of_a_long_conversation(stack: Stack)
     token = secrets.token_hex(8)  # a conversation that no worker has seen
     said = [{"role": "user", "content": f"{token} {FILLER * 300} Ask ann.lee@example.org."}]
     headers = {"authorization": f"Bearer {stack.keys['restore']}"}
-    for turn in range(2 * TURNS):
+    for turn in range(5 * TURNS):
         body = {"model": "gpt-4o", "messages": said}
         async with stack.client.post(url, json=body, headers=headers) as answer:
             assert answer.status == 200
@@ -267,5 +265,9 @@ async def test_workers_share_what_they_know_of_a_long_conversation(stack: Stack)
             {"role": "assistant", "content": f"In turn {turn}."},
             {"role": "user", "content": f"And then, behind turn {turn}?"},
         ]
-    # The second worker learns once what the first one knows, and then at each change of workers.
-    await _until_hits(stack, hits + 1, shared)
+        # A worker learns at each change of workers, unless Valkey was just too busy to answer.
+        if turn % 10 == 9:
+            await asyncio.sleep(POLL_SECONDS)
+            if await _hits(stack, shared) > hits:
+                return
+    pytest.fail("no worker has learned from the other")
