@@ -1,10 +1,10 @@
 """How much of a conversation several workers know, by the worker that Envoy chooses for a turn.
 
-    python -m loadtest.bench_sessions [--conversations 40] [--markdown]
+    python -m loadtest.bench_sessions [--conversations 20] [--markdown]
 
 Each side receives every turn of the same conversations of a coding agent, one turn of all after
 the other, over a few connections. Envoy balances by load, or by a header that names the session;
-or it balances by load, and the workers share what they know through Valkey.
+or it balances by load, and the workers share their entries through Valkey.
 Prints a table and writes build/bench/bench-sessions.json. Exits 1 when a request failed.
 """
 
@@ -50,7 +50,7 @@ TURNS: Final = 30
 THINK_SECONDS: Final = 0.2
 """Between two turns of a conversation."""
 WAYS: Final = {"load": "by load", "session": "by session", "shared": "by load, shared"}
-"""By which Envoy chooses a worker for a turn; `shared` are the workers that share."""
+"""In which Envoy chooses a worker for a turn. With the last one the workers share entries."""
 
 
 def main() -> int:

@@ -74,39 +74,33 @@ def read_conversation(
     return subject, conversation if conversation.is_worth_keeping else None
 
 
-def unknown_beginnings(
+async def learn_beginning(
     table: MessageTable, route: Route, body: bytes, scan: LocalScan, *, owner: str
-) -> list[tuple[bytes, int]]:
-    """Return beginnings of a conversation that another worker may have judged, the shortest first.
+) -> None:
+    """Put the longest beginning of a conversation into *table* that another worker has shared.
 
-    Of each its digest, and the hash of its end. None if one of them is known to this worker.
+    Nothing is fetched for a short body, or if this worker knows a beginning by itself.
     """
+    if table.shared is None or len(body) < MIN_SHARED_BYTES:
+        return
     found = list_start(body, VOCABULARIES[route.dialect].message_fields)
     if found is None:
-        return []
+        return
     field, start = found
     key = table.key(owner, scan, route, field)
     ends = sorted({*ends_of_beginnings(body, field, start)})
     tails = [_tail(key, body, start, end) for end in ends]
-    if not table.tails.isdisjoint(tails):
-        return []
+    if not ends or not table.tails.isdisjoint(tails):
+        return
     hasher, at = blake3(key=key), start
     digests: list[bytes] = []
     for end in ends:
         digests.append(hasher.update(memoryview(body)[at:end]).digest())
         at = end
-    return list(zip(digests, tails, strict=True))
-
-
-async def learn_beginning(table: MessageTable, beginnings: Sequence[tuple[bytes, int]]) -> None:
-    """Put the longest of *beginnings* into *table* that another worker has shared."""
-    if table.shared is None:
-        return
-    found = await table.shared.last_of([digest for digest, _ in beginnings])
-    if found is not None:
-        number, entry = found
-        digest, tail = beginnings[number]
-        table.put_beginning(digest, entry, tail)
+    shared = await table.shared.last_of(digests)
+    if shared is not None:
+        number, entry = shared
+        table.put_beginning(digests[number], entry, tails[number])
 
 
 class _Piece(NamedTuple):

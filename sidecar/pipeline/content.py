@@ -32,11 +32,9 @@ from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.conversation import (
     MIN_BODY_BYTES,
-    MIN_SHARED_BYTES,
     Conversation,
     learn_beginning,
     read_conversation,
-    unknown_beginnings,
 )
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import RequestInfo
@@ -92,8 +90,10 @@ async def judge_body(
     """Read *body*, reserve its share of the limits, and judge its content."""
     key, policy = caller
     table = worker.messages if len(body) >= MIN_BODY_BYTES else None
-    if table is not None and (sought := _beginnings_to_seek(table, body, route, caller)):
-        await learn_beginning(table, sought)  # within the budget of one call of Valkey
+    if table is not None and table.shared is not None:
+        owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
+        # Within the budget of one call of Valkey.
+        await learn_beginning(table, route, body, local, owner=owner)
     read, conversation = _read(body, route, caller, stream, record, table)
     record.read = record.step()
     if isinstance(read, Malformed):
@@ -154,17 +154,6 @@ def _likely_policy(route: Route, body: bytes, policy: EffectivePolicy) -> Effect
         return policy
     named = likely_model(route, body)
     return policy.for_model(policy.aliases.get(named or "", named))
-
-
-def _beginnings_to_seek(
-    table: MessageTable, body: bytes, route: Route, caller: Caller
-) -> list[tuple[bytes, int]]:
-    """Return those that another worker may have shared; none, mostly."""
-    if table.shared is None or len(body) < MIN_SHARED_BYTES:
-        return []
-    key, policy = caller
-    owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
-    return unknown_beginnings(table, route, body, local, owner=owner)
 
 
 def _read(

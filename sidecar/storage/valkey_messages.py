@@ -24,7 +24,7 @@ from sidecar.telemetry.key_metrics import SharedOutcome
 
 MESSAGE_PREFIX: Final = "egret:message:v1:"
 MAX_RECORD_BYTES: Final = 16 * 1024
-"""Some hundred findings; to find them again takes hardly longer than to send more."""
+"""Some hundred findings; an entry with more is not shared."""
 GATHER_SECONDS: Final = 0.02
 """Records are written together, as a client needs longer for its next turn."""
 MAX_WAITING: Final = 1_024

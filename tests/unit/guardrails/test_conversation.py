@@ -13,11 +13,7 @@ from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, UnscannedReason
-from sidecar.guardrails.conversation import (
-    learn_beginning,
-    read_conversation,
-    unknown_beginnings,
-)
+from sidecar.guardrails.conversation import learn_beginning, read_conversation
 from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.jsontext.strict import TOO_MANY_VALUES
 from sidecar.policy.snapshot import EffectivePolicy
@@ -324,9 +320,11 @@ class Shared:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
+        self.sought = 0
 
     async def last_of(self, digests: Sequence[bytes]) -> tuple[int, Entry] | None:
         """Return the last that was shared."""
+        self.sought += len(digests)
         known = [number for number, one in enumerate(digests) if one in self.entries]
         return (known[-1], self.entries[digests[known[-1]]]) if known else None
 
@@ -344,10 +342,10 @@ def workers(count: int, shared: Shared) -> list[MessageTable]:
 
 async def learn(known: MessageTable, body: bytes, owner: str = "org") -> int:
     """Seek what others have shared of *body*; return of how many beginnings."""
-    sought = unknown_beginnings(known, route(), body, RULES.local, owner=owner)
-    if sought:
-        await learn_beginning(known, sought)
-    return len(sought)
+    assert isinstance(known.shared, Shared)
+    before = known.shared.sought
+    await learn_beginning(known, route(), body, RULES.local, owner=owner)
+    return known.shared.sought - before
 
 
 async def test_a_worker_that_has_not_seen_a_conversation_reads_only_what_a_turn_adds() -> None:
@@ -394,20 +392,23 @@ async def test_the_longest_beginning_that_was_shared_is_taken() -> None:
     assert new_texts(second, chat(*talk)) == [b"gpt-5", b"d now"]
 
 
-def test_short_conversations_are_not_shared() -> None:
+async def test_short_conversations_are_neither_shared_nor_sought() -> None:
     shared = Shared()
-    (known,) = workers(1, shared)
-    judge(known, chat(message("user", "hello"), message("assistant", "hi")))
+    first, second = workers(2, shared)
+    body = chat(message("user", "hello"), message("assistant", "hi"))
+    judge(first, body)
     assert shared.entries == {}
+    assert await learn(second, body) == 0
 
 
-def test_a_body_without_a_list_has_no_beginning() -> None:
+async def test_a_body_without_a_list_has_no_beginning() -> None:
     (known,) = workers(1, Shared())
     body = b'{"model": "gpt-5", "messages": "' + b"x" * 20_000 + b'"}'
-    assert unknown_beginnings(known, route(), body, RULES.local, owner="org") == []
+    assert await learn(known, body) == 0
 
 
 async def test_a_table_that_shares_nothing_learns_nothing() -> None:
     known = table()
-    await learn_beginning(known, [(bytes(32), 1)])
+    body = chat(message("user", "hello", 20_000), message("assistant", "hi"))
+    await learn_beginning(known, route(), body, RULES.local, owner="org")
     assert known.tails == set()
