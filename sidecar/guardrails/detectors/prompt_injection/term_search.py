@@ -107,11 +107,9 @@ REACH: Final = 96
 Words against an attack, and everyday concepts, count so near to a rare word alone.
 """
 
-_NONE: Final = 127
-"""No concept; numbers of concepts have seven bits."""
-
-_MOST_KNOWN: Final = 1 << 15
-"""Neighbourhoods of concepts whose terms are kept: some 4 MB."""
+CONCEPT_BITS: Final = 7
+_ALONE: Final = 0
+"""No concept; their numbers begin at one."""
 
 _CUT_BYTES: Final = 64
 """No word of the model is longer; a stretch is cut at a blank, if there is one so near."""
@@ -147,15 +145,19 @@ class TermSearch:
         Those *against* an attack count only near rare ones, as everyday concepts do; without
         *has_rare* all count everywhere.
         """
-        concepts = {name: number for number, name in enumerate(CONCEPTS)}
-        self._combined: dict[tuple[int, ...], int] = {}
-        self._known: dict[int, tuple[int, ...]] = {}
+        concepts = {name: number for number, name in enumerate(CONCEPTS, 1)}
+        # The terms of each concept by those near it, of two the nearer one in the upper bits.
+        self._beside: list[dict[int, int]] = [{} for _ in range(len(concepts) + 1)]
         numbered: list[tuple[str, int]] = []
         used: set[int] = set()
         for index, name in enumerate(names):
             if parts := CONCEPT.findall(name):
                 together = {concepts[one] for one in parts}
-                self._combined |= dict.fromkeys(itertools.permutations(together), index)
+                for own, *near in itertools.permutations(together):
+                    key = _ALONE
+                    for one in near:
+                        key = key << CONCEPT_BITS | one
+                    self._beside[own][key] = index
                 used |= together
             else:
                 numbered.append((_expression(name), index))
@@ -195,9 +197,9 @@ class TermSearch:
 
         Their order makes no difference, as it differs from language to language.
         """
-        known = self._known
-        first = second = third = _NONE
-        first_end = second_end = third_end = 0
+        beside = self._beside
+        first = second = third = _ALONE
+        first_end = second_end = third_end = -REACH - 1
         found: list[Hit] = []
         for one in hits:
             own = (one & INDEX) - FIRST_CONCEPT
@@ -205,19 +207,23 @@ class TermSearch:
                 found.append(one)
                 continue
             end = one >> INDEX_BITS
-            least = end - REACH
-            if third_end < least:
-                third = _NONE
-                if second_end < least:
-                    second = _NONE
-                    if first_end < least:
-                        first = _NONE
-            near = own | first << 7 | second << 14 | third << 21
-            terms = known.get(near)
-            if terms is None:
-                terms = self._terms_of(near)
-            for term in terms:
-                found.append(end << INDEX_BITS | term)  # noqa: PERF401 - mostly none
+            place, least = end << INDEX_BITS, end - REACH
+            near: tuple[int, ...]
+            if first_end < least:
+                near = (_ALONE,)
+            elif second_end < least:
+                near = (_ALONE, first)
+            elif third_end < least:
+                near = (_ALONE, first, second, first << CONCEPT_BITS | second)
+            else:
+                near = (
+                    _ALONE, first, second, third, first << CONCEPT_BITS | second,
+                    first << CONCEPT_BITS | third, second << CONCEPT_BITS | third,
+                )  # fmt: skip
+            terms = beside[own]
+            for key in near:
+                if key in terms:
+                    found.append(place | terms[key])  # noqa: PERF401 - mostly none
             if own != first:
                 if own != second:
                     third, third_end = second, second_end
@@ -225,24 +231,6 @@ class TermSearch:
                 first = own
             first_end = end
         return found
-
-    def _terms_of(self, near: int) -> tuple[int, ...]:
-        """Return the terms of a concept with up to three before it, the nearest lowest."""
-        own, first = near & _NONE, near >> 7 & _NONE
-        second, third = near >> 14 & _NONE, near >> 21
-        keys: list[tuple[int, ...]] = [(own,)]
-        if first != _NONE:
-            keys.append((own, first))
-        if second != _NONE:
-            keys.append((own, second))
-        if third != _NONE:
-            keys += (own, third), (own, first, second), (own, first, third), (own, second, third)
-        elif second != _NONE:
-            keys.append((own, first, second))
-        terms = tuple([self._combined[one] for one in keys if one in self._combined])
-        if len(self._known) < _MOST_KNOWN:
-            self._known[near] = terms
-        return terms
 
     def hits_in_slices(self, content: bytes) -> Iterator[list[Hit]]:
         """Yield the terms in each slice of a long text, by where they end in all of its words.

@@ -17,6 +17,7 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     write_model,
 )
 from sidecar.guardrails.detectors.prompt_injection.term_search import (
+    CONCEPT_BITS,
     FIRST_CONCEPT,
     INDEX,
     words,
@@ -88,4 +89,4 @@ def test_concepts_are_read_with_continued_lines() -> None:
 
 def test_concepts_fit_into_the_indexes_kept_for_them() -> None:
     """Indexes above those of terms are words of concepts."""
-    assert 0 < len(CONCEPTS) <= INDEX - FIRST_CONCEPT
+    assert 0 < len(CONCEPTS) < 1 << CONCEPT_BITS <= INDEX - FIRST_CONCEPT
