@@ -119,6 +119,23 @@ def _later(now: datetime, *, by: timedelta) -> datetime:
     return later
 
 
+_NO_HEADER: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and bytes that are not UTF-8: no header can hold them (RFC 9110)."""
+
+
+def check_api_key(context: typer.Context, parameter: typer.CallbackParam, key: str) -> str:
+    """Exit if a header cannot hold *key*, such as one from a file with Windows line ends.
+
+    For an option that EGRET_KEY sets; the message never has the key.
+    """
+    if key and _NO_HEADER.search(key):
+        source = context.get_parameter_source(parameter.name or "")
+        name = "EGRET_KEY" if source is not None and source.name == "ENVIRONMENT" else "--key"
+        problem = f"{name} has a line end or another control character"
+        fail(problem, hint="remove it", code=WRONG_USAGE)
+    return key
+
+
 STANDARD_STREAM: Final = Path("-")
 
 

@@ -25,6 +25,7 @@ from sidecar.admin.diagnostics import (
     skipped,
     warning,
 )
+from sidecar.cli.arguments import check_api_key
 from sidecar.cli.connection import settings_or_exit
 from sidecar.cli.terminal import (
     FAILED,
@@ -62,7 +63,10 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
         typer.Option(metavar="URL", help="Send canaries through this gateway, and check no more."),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="EGRET_KEY", help="An API key for the canaries.")
+        str | None,
+        typer.Option(
+            envvar="EGRET_KEY", callback=check_api_key, help="An API key for the canaries."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="Of the canary that reaches the provider.")] = (
         "gpt-4o-mini"
@@ -98,7 +102,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
     """
     if through is None:
         found = asyncio.run(_check(settings_or_exit(), use=use))
-    elif key is None:
+    elif not key:
         hint = "set EGRET_KEY, which keeps it out of process lists, or pass --key"
         fail("--through needs an API key for its canaries", hint=hint, code=WRONG_USAGE)
     elif not _is_address(through):

@@ -28,6 +28,18 @@ def test_canaries_need_a_key_and_an_address_without_a_password(
     assert "secret" not in ran.err
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\x7f", "\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable is often read from a file with line ends."""
+    arguments = ("doctor", "--through", "https://llm.example")
+    monkeypatch.setenv("EGRET_KEY", f"egk_hidden{end}")
+    ran = NO_DATABASE(*arguments)
+    problem = "error: EGRET_KEY has a line end or another control character; remove it\n"
+    assert (ran.code, ran.out, ran.err) == (2, "", problem)
+
+
 def test_canaries_need_no_database_and_a_file_that_cannot_be_written_is_named(
     tmp_path: Path,
 ) -> None:

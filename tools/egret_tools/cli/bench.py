@@ -20,7 +20,7 @@ import typer
 from pydantic import SecretStr
 
 from egret_tools.conversations import even_conversation
-from sidecar.cli.arguments import read_file
+from sidecar.cli.arguments import check_api_key, read_file
 from sidecar.cli.connection import DEFAULT_RUN, facts_file, read_facts
 from sidecar.cli.terminal import (
     FAILED,
@@ -164,7 +164,14 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
         Path | None, typer.Option("--body", help="A file with another request's body.")
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", envvar="EGRET_KEY", show_envvar=True, help="An API key.")
+        str | None,
+        typer.Option(
+            "--key",
+            envvar="EGRET_KEY",
+            show_envvar=True,
+            callback=check_api_key,
+            help="An API key.",
+        ),
     ] = None,
     ca_file: Annotated[
         Path | None, typer.Option("--ca-file", help="Whom to trust, in PEM; else the system's.")

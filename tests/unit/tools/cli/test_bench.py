@@ -51,6 +51,10 @@ def test_a_percentile_is_a_value_that_the_share_does_not_exceed(
             "none.pem: No such file or directory",
         ),
         (("https://gateway", "--key", ""), "no API key is known; give --key or EGRET_KEY"),
+        (
+            ("https://gateway", "--key", "k\n"),
+            "--key has a line end or another control character; remove it",
+        ),
         (("--run", "nowhere"), "nowhere/egret.json: No such file or directory"),
         (
             ("https://gateway", "--key", "k", "--conversation", "--size", "64 KB"),
@@ -70,6 +74,7 @@ def test_a_percentile_is_a_value_that_the_share_does_not_exceed(
         "no body",
         "no certificates",
         "no key",
+        "line end in the key",
         "no stack",
         "size",
         "small size",
