@@ -23,7 +23,13 @@ from sidecar.storage.migrate import (
     UnknownRevisionError,
     pending,
 )
-from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
+from sidecar.storage.pool import (
+    UNAVAILABLE,
+    Connection,
+    InvalidDsnError,
+    connect,
+    explain_unavailable,
+)
 from sidecar.storage.valkey import VALKEY_UNAVAILABLE, Client, open_valkey
 
 MAX_SKEW_SECONDS: Final = 1.0
@@ -194,11 +200,8 @@ async def check_postgres(
     except InvalidDsnError as error:
         broken = failed(CONNECTION, str(error), hint="correct it")
     except UNAVAILABLE as error:
-        broken = failed(
-            CONNECTION,
-            f"{type(error).__name__}: {str(error) or 'timed out'}",
-            hint="check that PostgreSQL runs and that EGRET_POSTGRES__DSN leads to it",
-        )
+        problem, hint = explain_unavailable(error, settings)
+        broken = failed(CONNECTION, problem, hint=hint)
     return (broken, *_skipped((*_AFTER_CONNECTION, *_AFTER_MIGRATIONS), CONNECTION))
 
 

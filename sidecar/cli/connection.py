@@ -22,7 +22,13 @@ from sidecar.cli.arguments import ACTOR, SERVER
 from sidecar.cli.terminal import EXISTS_ALREADY, FAILED, WRONG_USAGE, fail, note
 from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.pool import UNAVAILABLE, Connection, InvalidDsnError, connect
+from sidecar.storage.pool import (
+    UNAVAILABLE,
+    Connection,
+    InvalidDsnError,
+    connect,
+    explain_unavailable,
+)
 
 Result = TypeVar("Result")
 
@@ -103,9 +109,10 @@ async def _publish(settings: Settings, changed: ChangeNotice) -> None:
 
 def on_settings(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     """Run *work* with the settings; exit with an error of the database."""
+    settings = settings_or_exit()
 
     async def run() -> Result:
-        return await work(settings_or_exit())
+        return await work(settings)
 
     try:
         return asyncio.run(run())
@@ -114,7 +121,7 @@ def on_settings(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     except InvalidDsnError as error:
         fail(str(error), hint="correct it", code=WRONG_USAGE)
     except UNAVAILABLE as error:
-        _fail_with(error)
+        _fail_with(error, settings.postgres)
 
 
 def _refuse(error: ChangeRefusedError) -> NoReturn:
@@ -122,7 +129,7 @@ def _refuse(error: ChangeRefusedError) -> NoReturn:
     fail(error.problem, hint=error.hint, code=code)
 
 
-def _fail_with(error: Exception) -> NoReturn:
+def _fail_with(error: Exception, settings: PostgresSettings) -> NoReturn:
     """Turn an error of PostgreSQL into a message for the command line."""
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
@@ -143,11 +150,8 @@ def _fail_with(error: Exception) -> NoReturn:
                 reason = f"{reason[:_MAX_SAID]} …"
             fail(f"PostgreSQL does not take a value ({reason})", hint="correct it")
         case _:
-            fail(
-                f"PostgreSQL gave no answer ({type(error).__name__}: {str(error) or 'timed out'})",
-                hint="check that it runs and that EGRET_POSTGRES__DSN, or the file of"
-                " EGRET_POSTGRES__DSN_FILE, leads to it",
-            )
+            problem, hint = explain_unavailable(error, settings)
+            fail(problem, hint=hint)
 
 
 def settings_or_exit() -> Settings:

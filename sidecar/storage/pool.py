@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import urllib.parse
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -38,7 +39,8 @@ _LOST: Final = (
 )
 """How asyncpg says that a pooled connection had died before it was used."""
 
-_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?")
+_HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?")
+_MAX_PORT: Final = 65_535
 
 _SERVER_SETTINGS: Final = {"application_name": "egret"}
 
@@ -153,11 +155,18 @@ async def connect(settings: PostgresSettings) -> AsyncGenerator[Connection]:
         InvalidDsnError: no database could ever be reached.
         One of `UNAVAILABLE`.
     """
-    connection = await asyncpg.connect(
-        await _current_dsn(settings),
-        timeout=settings.acquire_seconds,
-        server_settings=_SERVER_SETTINGS,
-    )
+    dsn = await _current_dsn(settings)
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=settings.acquire_seconds, server_settings=_SERVER_SETTINGS
+        )
+    except socket.gaierror as error:  # its text is without the name that was looked up
+        parts = urllib.parse.urlsplit(dsn)
+        queried = urllib.parse.parse_qs(parts.query).get("host", [""])[0]
+        hosts = (parts.netloc.rpartition("@")[2] or queried).split(",")
+        # Without ports: digits after a name may be the begin of a password with a slash in it.
+        names = ", ".join(match[1] for host in hosts if (match := _HOST.fullmatch(host)))
+        raise socket.gaierror(f"{names}: {error.strerror}") from None
     try:
         yield connection
     finally:
@@ -191,9 +200,52 @@ def _checked(dsn: str) -> str:
     parts = urllib.parse.urlsplit(dsn)
     hosts = parts.netloc.rpartition("@")[2].split(",")
     is_url = parts.scheme in {"postgresql", "postgres"} and not parts.fragment
-    if not is_url or not all(_HOST.fullmatch(host) for host in hosts):
+    if not is_url or not all(_is_host(host) for host in hosts):
         raise InvalidDsnError
     return dsn
+
+
+def _is_host(text: str) -> bool:
+    """Return whether a name, an address or a socket's folder, and a port, can be connected to."""
+    match = _HOST.fullmatch(text)
+    if match is None or int(match[2] or 0) > _MAX_PORT:
+        return False
+    name = urllib.parse.unquote(match[1])
+    try:
+        return name.startswith("/") or name.encode("idna") is not None
+    except UnicodeError:  # an empty label, or one that is too long
+        return False
+
+
+_MAX_SAID: Final = 200
+"""Characters of an error of PostgreSQL: it may repeat a whole value."""
+
+
+def explain_unavailable(error: Exception, settings: PostgresSettings) -> tuple[str, str]:
+    """Return the problem and the hint for one of `UNAVAILABLE`, without the DSN or a password."""
+    text = str(error) or "timed out"
+    text = f"{text[:_MAX_SAID]} …" if len(text) > _MAX_SAID else text
+    source = "EGRET_POSTGRES__DSN, or the file of EGRET_POSTGRES__DSN_FILE"
+    match error:
+        case DsnFileError():
+            return text, "correct the path or the file"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            problem = f"PostgreSQL refused the login ({text})"
+            hint = f"correct user or password in {source}"
+        case asyncpg.InvalidCatalogNameError():
+            problem = f"there is no such database ({text})"
+            hint = f"create it, or correct {source}"
+        case socket.gaierror():
+            problem, hint = f"the host of PostgreSQL is not known ({text})", f"correct {source}"
+        case asyncpg.PostgresError() if not isinstance(error, asyncpg.PostgresConnectionError):
+            problem = f"PostgreSQL answered with an error ({type(error).__name__}: {text})"
+            return problem, "run it again; if the error stays, see the log of PostgreSQL"
+        case _:
+            problem = f"PostgreSQL gave no answer ({type(error).__name__}: {text})"
+            hint = f"check that it runs and that {source}, leads to it"
+    if settings.model_fields_set.isdisjoint({"dsn", "dsn_file"}):
+        hint = "EGRET_POSTGRES__DSN is not set; set it to postgresql://user:password@host/database"
+    return problem, hint
 
 
 def affected_rows(status: str) -> int:

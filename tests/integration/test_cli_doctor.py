@@ -378,8 +378,9 @@ def test_a_login_without_grants_is_told_which(database: Database, folder: Path) 
     [
         pytest.param(
             "postgresql://egret:hunter2@127.0.0.1:1/egret",
-            "ConnectionRefusedError: ",
-            "check that PostgreSQL runs and that EGRET_POSTGRES__DSN leads to it",
+            "PostgreSQL gave no answer (ConnectionRefusedError: ",
+            "check that it runs and that EGRET_POSTGRES__DSN, or the file of"
+            " EGRET_POSTGRES__DSN_FILE, leads to it",
             id="nobody there",
         ),
         pytest.param(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sidecar.cli.main import command_tree
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 
@@ -252,11 +255,75 @@ def test_an_unreachable_database_is_one_line_without_the_password() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dsn", "error"),
+    [
+        pytest.param(
+            "postgresql://hunter3:hunter2@/{database}?host={sockets}",
+            'PostgreSQL refused the login (role "hunter3" does not exist); correct user or'
+            " password in EGRET_POSTGRES__DSN, or the file of EGRET_POSTGRES__DSN_FILE",
+            id="a missing role",
+        ),
+        pytest.param(
+            "postgresql://postgres:hunter2@/nowhere?host={sockets}",
+            'there is no such database (database "nowhere" does not exist); create it, or correct'
+            " EGRET_POSTGRES__DSN, or the file of EGRET_POSTGRES__DSN_FILE",
+            id="a missing database",
+        ),
+    ],
+)
+def test_an_answer_of_postgresql_is_not_reported_as_none(
+    database: Database, dsn: str, error: str
+) -> None:
+    """The error names the user or the database, never the password."""
+    dsn = dsn.format(database=database.name, sockets=database.server.socket_directory)
+
+    assert Egret(dsn)("orgs", "list") == Ran(1, "", f"error: {error}\n")
+
+
+def test_a_host_without_an_address_is_named() -> None:
+    """Without its port, which may be a password with a slash in it."""
+    ran = Egret("postgresql://egret.invalid:1234/hunter2@db/egret")("orgs", "list")
+
+    assert (ran.code, "1234" in ran.err, "hunter2" in ran.err) == (1, False, False)
+    assert ran.err.startswith("error: the host of PostgreSQL is not known (egret.invalid: ")
+
+
+def test_a_connection_to_the_default_says_that_no_dsn_is_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("EGRET_POSTGRES__DSN", raising=False)
+    monkeypatch.setenv("PGHOST", str(tmp_path))
+
+    ran = CliRunner().invoke(command_tree(("orgs", "list")), ("orgs", "list"))
+
+    assert ran.stderr.startswith("error: PostgreSQL gave no answer (FileNotFoundError: ")
+    assert ran.stderr.endswith(
+        "; EGRET_POSTGRES__DSN is not set; set it to postgresql://user:password@host/database\n"
+    )
+
+
+def test_a_missing_file_of_the_dsn_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("EGRET_POSTGRES__DSN", raising=False)
+    monkeypatch.setenv("EGRET_POSTGRES__DSN_FILE", str(tmp_path / "dsn"))
+
+    ran = CliRunner().invoke(command_tree(("orgs", "list")), ("orgs", "list"))
+
+    assert ran.stderr == (
+        "error: the file of EGRET_POSTGRES__DSN_FILE: No such file or directory;"
+        " correct the path or the file\n"
+    )
+
+
+@pytest.mark.parametrize(
     "dsn",
     [
         pytest.param("mysql://egret:hunter2@db/egret", id="another database"),
         pytest.param("postgresql://egret:12#hunter2@db/egret", id="a password not encoded"),
         pytest.param("postgresql://egret:a/hunter2@db/egret", id="a slash in it"),
+        pytest.param("postgresql://egret:hunter2@db..local/egret", id="no name of a host"),
+        pytest.param("postgresql://egret:hunter2@db:65536/egret", id="no port"),
         pytest.param("hunter2", id="no URL"),
     ],
 )

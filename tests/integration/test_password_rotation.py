@@ -18,6 +18,7 @@ from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, PostgresSettings
 from sidecar.storage.pool import DsnFileError, connect, open_pool
+from tests.support.command_line import Egret
 from tests.support.key_worker import KeyWorker, key_worker
 from tests.support.postgres import Database, PostgresServer
 
@@ -98,6 +99,21 @@ async def test_a_new_connection_goes_by_what_the_file_holds_now(login: Login) ->
         async with pool.acquire() as new:
             assert await new.fetchval("SELECT current_user") == LOGIN
         assert await held.fetchval("SELECT current_user") == LOGIN
+
+
+async def test_a_command_with_a_wrong_password_names_the_login(login: Login) -> None:
+    """PostgreSQL answered; the password is not repeated."""
+    sockets = login.database.server.socket_directory
+    egret = Egret(f"postgresql://{LOGIN}:hunter2@/{login.database.name}?host={sockets}")
+
+    ran = await asyncio.to_thread(egret, "orgs", "list")
+
+    assert ran.code == 1
+    assert ran.err == (
+        f'error: PostgreSQL refused the login (password authentication failed for user "{LOGIN}");'
+        " correct user or password in EGRET_POSTGRES__DSN, or the file of"
+        " EGRET_POSTGRES__DSN_FILE\n"
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "no url", "postgresql://u:p#w@host/d", "\udcff"])
