@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from sidecar.admin.limits import SpentBudget, spent_budgets
@@ -17,7 +16,7 @@ from sidecar.cli.arguments import KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import on_connection
 from sidecar.cli.limits import owner_or_all
 from sidecar.cli.limits_server import spent_budgets_there
-from sidecar.cli.terminal import bar, console, percent, print_json
+from sidecar.cli.terminal import bar, percent, print_json, print_table
 from sidecar.cli.usage import ReportOutput
 from sidecar.domain.limits import MICROS, Measure
 from sidecar.limits.budgets import thresholds_passed
@@ -69,7 +68,7 @@ def report(
                         row[name] = " ".join(map(str, value))
                 writer.writerow(row)
         case ReportOutput.TABLE:
-            console().print(_table(found, now=now))
+            _print_table(found, now=now)
 
 
 def _exact(one: SpentBudget) -> dict[str, Any]:
@@ -95,27 +94,27 @@ def _exact(one: SpentBudget) -> dict[str, Any]:
     }
 
 
-def _table(found: list[SpentBudget], *, now: float) -> Table:
-    table = Table()
+def _print_table(found: list[SpentBudget], *, now: float) -> None:
     columns = ("whose", "budget", "for", "spent", "", "projected", "passed", "resets in")
-    for column in columns:
-        table.add_column(column)
+    rows = []
     for one in found:
         limit, period = one.limit, one.period
         passed = thresholds_passed(one.spent, limit.amount)
         cost = period.projected
         style = "red" if cost is not None and cost > limit.amount else ""
-        table.add_row(
-            Text(shown_whose(limit.level, one.holder.name)),
-            Text(shown(limit)),
-            Text(shown_for(limit)),
-            Text(shown_amount(Measure.COST, one.spent)),
-            bar(one.spent, limit.amount),
-            Text("-" if cost is None else shown_amount(Measure.COST, cost), style=style),
-            Text(", ".join(f"{threshold} %" for threshold in passed) or "-"),
-            Text(shown_span(period.end - now)),
+        rows.append(
+            (
+                Text(shown_whose(limit.level, one.holder.name)),
+                Text(shown(limit)),
+                Text(shown_for(limit)),
+                Text(shown_amount(Measure.COST, one.spent)),
+                bar(one.spent, limit.amount),
+                Text("-" if cost is None else shown_amount(Measure.COST, cost), style=style),
+                Text(", ".join(f"{threshold} %" for threshold in passed) or "-"),
+                Text(shown_span(period.end - now)),
+            )
         )
-    return table
+    print_table(rows, columns=columns)
 
 
 def _dollars(micros: int) -> str:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from sidecar.admin.limits import (
@@ -40,11 +39,11 @@ from sidecar.cli.terminal import (
     OutputOption,
     Row,
     bar,
-    console,
     fail,
     note,
     print_json,
     print_rows,
+    print_table,
 )
 from sidecar.domain.limits import Level, Limit, Measure
 from sidecar.limits.limit_syntax import (
@@ -310,7 +309,7 @@ def show(
         ]
         print_json(rows)
     else:
-        console().print(_table(found.limits, now=now))
+        _print_table(found.limits, now=now)
         if any(one.room != one.limit.amount for one in found.limits):
             note(
                 "at once: the burst, the most that a second or minute allows at one time; it"
@@ -318,21 +317,19 @@ def show(
             )
 
 
-def _table(found: tuple[LiveLimit, ...], *, now: float) -> Table:
-    table = Table()
-    for column in ("whose", "limit", "for", "used", "remaining", "resets in"):
-        table.add_column(column)
-    for live in found:
-        limit = live.limit
-        table.add_row(
-            Text(shown_whose(limit.level, live.holder.name)),
-            Text(shown(limit)),
-            Text(shown_for(limit)),
+def _print_table(found: tuple[LiveLimit, ...], *, now: float) -> None:
+    rows = [
+        (
+            Text(shown_whose(live.limit.level, live.holder.name)),
+            Text(shown(live.limit)),
+            Text(shown_for(live.limit)),
             bar(live.used, live.room),
             Text(_remaining(live)),
             Text("-" if live.resets_at is None else shown_span(max(0.0, live.resets_at - now))),
         )
-    return table
+        for live in found
+    ]
+    print_table(rows, columns=("whose", "limit", "for", "used", "remaining", "resets in"))
 
 
 def _remaining(live: LiveLimit) -> str:

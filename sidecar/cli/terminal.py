@@ -52,12 +52,63 @@ def print_rows(
     if output is Output.JSON:
         print_json(rows)
         return
+    cells = [[Text(shown(row[column])) for column in columns] for row in rows]
+    print_table(cells, columns=[_title(column) for column in columns], stderr=stderr)
+
+
+def print_table(
+    rows: Sequence[Sequence[Text | Table]], *, columns: Sequence[str], stderr: bool = False
+) -> None:
+    """Print a table; on a terminal too narrow for its words, each row as a record of lines.
+
+    So that no identifier or number is cut or broken; psql has it as "expanded auto".
+    """
+    screen = console(stderr=stderr)
+    widths = _widths([[Text(column) for column in columns], *rows], screen)
+    if widths is None:
+        records = [[*zip(columns, row, strict=True)] for row in rows]
+        screen.print(_records(records) if rows else "(0 rows)")
+        return
     table = Table()
-    for column in columns:
-        table.add_column(_title(column))
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, width=width)
     for row in rows:
-        table.add_row(*(Text(shown(row[column])) for column in columns))
-    console(stderr=stderr).print(table)
+        table.add_row(*row)
+    screen.print(table)
+
+
+_BORDER: Final = 3
+"""Columns that a cell's padding and its rule take."""
+
+
+def _widths(rows: Sequence[Sequence[Text | Table]], screen: Console) -> list[int] | None:
+    """Return widths that break lines between words only; None if *screen* is too narrow."""
+    cells = [[screen.measure(cell) for cell in column] for column in zip(*rows, strict=True)]
+    least = [max(cell.minimum for cell in column) for column in cells]
+    widths = [max(cell.maximum for cell in column) for column in cells]
+    excess = sum(widths) + _BORDER * len(widths) + 1 - screen.width
+    for _ in range(excess):
+        widest = max(
+            (at for at, width in enumerate(widths) if width > least[at]),
+            key=widths.__getitem__,
+            default=None,
+        )
+        if widest is None:
+            return None
+        widths[widest] -= 1
+    return widths
+
+
+def _records(records: Sequence[Sequence[tuple[str, Text | Table]]]) -> Table:
+    """Return a table of a line for each field, and a rule after each record."""
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for record in records:
+        for name, cell in record:
+            table.add_row(name, cell)
+        table.add_section()
+    return table
 
 
 def print_record(record: Row, *, output: Output) -> None:
@@ -65,12 +116,8 @@ def print_record(record: Row, *, output: Output) -> None:
     if output is Output.JSON:
         print_json(record)
         return
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column()
-    for name, value in record.items():
-        table.add_row(_title(name), Text(shown(value)))
-    console().print(table)
+    fields = [(_title(name), Text(shown(value))) for name, value in record.items()]
+    console().print(_records([fields]))
 
 
 def counted(count: int, one: str, many: str = "") -> str:
