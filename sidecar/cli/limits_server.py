@@ -24,7 +24,7 @@ from sidecar.admin.limits import (
 from sidecar.cli.admin_server import AdminServer, owner_address
 from sidecar.domain.limits import MICROS, Level, Limit, Measure
 from sidecar.limits.budgets import Forecast
-from sidecar.limits.limit_syntax import Selectors, exact_words, parse_limit
+from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit
 
 _LIMIT: Final = TypeAdapter(Limit)
 _PARAMETERS: Final = {Level.KEY: "key", Level.TEAM: "team", Level.ORGANIZATION: "organization"}
@@ -88,9 +88,7 @@ def _owned(owner: Owner, document: Mapping[str, Any]) -> OwnedLimits:
             time_zone=words["time_zone"],
             burst=words["burst"],
         )
-        return parse_limit(
-            words["limit"], level=owner.level, owner=owner.name, selectors=selectors
-        )
+        return read_limit(words["limit"], level=owner.level, owner=owner.name, selectors=selectors)
 
     return OwnedLimits(owner.name, tuple(map(limit, document["limits"])))
 

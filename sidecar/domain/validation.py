@@ -1,4 +1,4 @@
-"""Bounds on times, globs over names, and refused addresses, for several documents and commands."""
+"""Checks that documents and commands share: times, operations, globs of models, addresses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import fnmatch
 import functools
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Final
+
+from sidecar.domain.subject import Operation
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _END: Final = datetime(9999, 1, 1, tzinfo=UTC)
@@ -20,6 +22,29 @@ ACCEPTED_TIMES: Final = "between 1970 and 9998"
 def is_accepted(moment: datetime) -> bool:
     """Return whether every part of Egret, and PostgreSQL, can hold *moment* in any time zone."""
     return _EARLIEST <= moment < _END
+
+
+_OPERATIONS: Final = sorted(operation.value for operation in Operation)
+_MODEL_GLOB: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+
+def fault_of_operations(names: Iterable[str]) -> str | None:
+    """Return the fault of the first name that is no operation, None if all are operations."""
+    for name in names:
+        if name not in _OPERATIONS:
+            return f"there is no operation {name!r}; there are {', '.join(_OPERATIONS)}"
+    return None
+
+
+def fault_of_models(globs: Iterable[str]) -> str | None:
+    """Return the fault of the first glob that can be no model's, None if all are globs."""
+    for glob in globs:
+        if not _MODEL_GLOB.fullmatch(glob):
+            return (
+                f"{glob[:60]!r} is no model: write a name or a glob, such as gpt-*,"
+                " of 1 to 200 characters without control characters"
+            )
+    return None
 
 
 @functools.lru_cache(maxsize=4096)

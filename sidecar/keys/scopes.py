@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from sidecar.domain.principal import Network
-from sidecar.domain.subject import Operation
+from sidecar.domain.validation import fault_of_operations
 
 MAX_TAGS: Final = 20
 _TAG: Final = re.compile(r"[a-z0-9][a-z0-9._:/=-]{0,62}")
@@ -36,12 +36,8 @@ def parse_operations(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ScopeError: there is no such operation.
     """
-    known = {operation.value for operation in Operation}
-    for name in names:
-        if name not in known:
-            raise ScopeError(
-                f"there is no operation {name!r}; there are {', '.join(sorted(known))}"
-            )
+    if fault := fault_of_operations(names):
+        raise ScopeError(fault)
     return tuple(sorted(set(names)))
 
 

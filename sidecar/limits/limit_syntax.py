@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
+from sidecar.domain.validation import fault_of_models, fault_of_operations
 from sidecar.limits.serialization import MAX_AMOUNT, limit_id, windows_of
 
 EXAMPLE: Final = "requests/minute=60"
@@ -28,7 +29,21 @@ class Selectors:
 
 
 def parse_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -> Limit:
-    """Read one limit.
+    """Read one limit that is to be set.
+
+    Raises:
+        LimitWordsError: not MEASURE/WINDOW=AMOUNT, or for no model or operation that can be.
+    """
+    fault = fault_of_models(selectors.models or ()) or fault_of_operations(
+        selectors.operations or ()
+    )
+    if fault or () in {selectors.models, selectors.operations}:
+        raise LimitWordsError(fault or "a limit for no model, or for no operation, never applies")
+    return read_limit(words, level=level, owner=owner, selectors=selectors)
+
+
+def read_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -> Limit:
+    """Read one limit that is set: it may be for an operation that this version does not know.
 
     Raises:
         LimitWordsError: not MEASURE/WINDOW=AMOUNT.

@@ -101,6 +101,12 @@ def test_a_rotated_key_keeps_its_limits(egret: Egret, database: Database, key_id
         (["cost/month=0.0000001"], "is finer than a millionth of a dollar"),
         (["cost/month=1000000.000001"], "is not between 0 and 1000000.00"),
         (["requests/minute=1", "--burst", "2000000000000"], "a burst is between 1 and"),
+        (
+            ["requests/minute=1", "--operation", "chat", "--operation", "chatt"],
+            "there is no operation 'chatt'; there are chat, count_tokens, embeddings, ",
+        ),
+        (["requests/minute=1", "--operation", ""], "there is no operation ''; there are chat"),
+        (["requests/minute=1", "--model", ""], "'' is no model: write a name or a glob"),
         (["rates/minute=1"], "there is no measure `rates`; one of requests"),
         (
             ["requests/hour=1"],

@@ -29,10 +29,12 @@ async def test_limits_and_budgets_are_administered_by_the_server(
     live = [await run("limits", "show", *team, "-o", "json") for run in (by_server, here)]
     budgets = [await run("budget", "report", *team, "-o", "json") for run in (by_server, here)]
     removed = await by_server("limits", "remove", *team, "requests/minute", "-o", "json")
+    mistyped = await by_server("limits", "set", *team, "requests/minute=1", "--operation", "chatt")
     missing = await by_server("limits", "remove", *team, "requests/minute")
     cleared = await by_server("limits", "remove", *team, "--all", "-o", "json")
 
     assert (made.code, "no price is set" in made.err) == (0, True)
+    assert (mistyped.code, "there is no operation 'chatt'" in mistyped.err) == (2, True)
     assert {one["amount"] for one in own[0].json} == {60, 2_500_000}
     for there, local in (listed, own, budgets):
         assert there.json == local.json

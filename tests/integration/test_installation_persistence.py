@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sidecar.admin.installation.objects import parse_files
+from sidecar.admin.installation.objects import InstallationError, parse_files
 from sidecar.admin.installation.persistence import load_installation, lock_installation
 from sidecar.admin.installation.plan import plan_installation
 from sidecar.admin.owners import ChangeRefusedError
@@ -184,6 +184,29 @@ async def test_an_object_that_this_version_cannot_read_is_named(database: Databa
         await connection.execute("""UPDATE organizations SET limits = '[{"measure": "x"}]'""")
         with pytest.raises(ChangeRefusedError, match="organization acme is not one this Egret"):
             await load_installation(connection)
+
+
+@pytest.mark.asyncio
+async def test_a_stored_limit_for_no_operation_is_exported_and_corrected_by_a_file(
+    database: Database,
+) -> None:
+    """Older versions accepted it; the file that has it names its line."""
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, organization(more="limits: [requests/minute=1]\n"))
+        await connection.execute(
+            """UPDATE organizations SET limits =
+               '[{"measure": "requests", "window": "day", "amount": 5, "operations": ["chatt"]}]'
+            """
+        )
+        with pytest.raises(InstallationError, match="there is no operation 'chatt'"):
+            parse_files([("a.yaml", exported(await load_installation(connection)))])
+        await apply_text(
+            connection,
+            organization(more="limits: [{limit: requests/day=5, operations: [chat]}]\n"),
+        )
+        stored = await connection.fetchval("SELECT limits->0->'operations' FROM organizations")
+
+    assert stored == '["chat"]'
 
 
 @pytest.mark.asyncio

@@ -29,9 +29,9 @@ from yarl import URL
 
 from sidecar.domain.alerting import AlertRule, Channel, Digest, Severity
 from sidecar.domain.limits import Level, Limit, Priority
-from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+from sidecar.domain.validation import ACCEPTED_TIMES, fault_of_operations, is_accepted
 from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
-from sidecar.limits.limit_syntax import Selectors, exact_words, parse_limit
+from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit
 from sidecar.limits.serialization import MAX_AMOUNT, check_limits
 from sidecar.policy.fields import Document, Glob, PolicyName, Switch
 from sidecar.policy.parse import (
@@ -95,6 +95,13 @@ def _digest(text: str) -> str:
     return text.lower()
 
 
+def _known_operations(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the operations of a limit in their order: its count has it in its name."""
+    if fault := fault_of_operations(names or ()):
+        raise ValueError(fault)
+    return names
+
+
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 KeyId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{12}$")]
 Sha256 = Annotated[
@@ -128,8 +135,10 @@ class LimitDocument(Document):
 
     limit: str
     burst: Annotated[int, Field(strict=True, ge=1, le=MAX_AMOUNT)] | None = None
-    models: tuple[ModelGlob, ...] | None = None
-    operations: tuple[ModelGlob, ...] | None = None
+    models: Annotated[tuple[ModelGlob, ...] | None, Field(min_length=1)] = None
+    operations: Annotated[
+        tuple[str, ...] | None, Field(min_length=1), AfterValidator(_known_operations)
+    ] = None
     time_zone: Annotated[str, Field(max_length=100)] = "UTC"
 
     @override
@@ -150,12 +159,15 @@ class LimitDocument(Document):
             time_zone=self.time_zone,
             burst=self.burst,
         )
-        return parse_limit(self.limit, level=_ANY_LEVEL, owner="", selectors=selectors)
+        return read_limit(self.limit, level=_ANY_LEVEL, owner="", selectors=selectors)
 
     @classmethod
     def of(cls, limit: Limit) -> LimitDocument:
-        """Return the document of a stored limit."""
-        return cls(
+        """Return the document of a stored limit.
+
+        One for an operation that does not exist is shown, so that it can be seen and corrected.
+        """
+        return cls.model_construct(
             limit=exact_words(limit),
             burst=limit.burst,
             models=limit.models,
@@ -502,7 +514,7 @@ def _form(path: Path) -> str:
             return "env:ALERT_NAME of the environment, or file:name of the secrets' directory"
         case ("team",):
             return "ORGANIZATION/TEAM"
-        case ("allowed_models" | "model", *_) | (*_, "models" | "operations", int()):
+        case ("allowed_models" | "model", *_) | (*_, "models", int()):
             return "no control characters"
         case ("limits", *_):
             return "write requests/minute=60, or {limit: requests/minute=60, models: [gpt-*]}"

@@ -67,8 +67,12 @@ async def test_words_that_are_no_limit_are_faults_of_the_request(app: FastAPI) -
             ("requests/minute=-1", {}),
             ("requests/minute=1e99999999", {}),
             ("requests/day=1", {"time_zone": "../../etc"}),
+            ("requests/day=1", {"operations": ["chatt"]}),
+            ("requests/day=1", {"models": ["gpt\t4"]}),
         )
     ]
 
     assert {one.status_code for one in answers} <= {409, 422}
     assert "dances" in answers[1].json()["detail"]
+    assert "limits: there is no operation 'chatt'; there are chat," in answers[6].json()["detail"]
+    assert "limits: 'gpt\\t4' is no model" in answers[7].json()["detail"]

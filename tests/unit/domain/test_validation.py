@@ -9,6 +9,8 @@ import pytest
 
 from sidecar.domain.validation import (
     compile_glob,
+    fault_of_models,
+    fault_of_operations,
     is_accepted,
     is_private_address,
     is_refused_address,
@@ -33,6 +35,26 @@ def test_a_glob_matches_whole_names_by_its_two_wildcards(
 ) -> None:
     """Every other character stands for itself."""
     assert (compile_glob(glob).match(name) is not None) is matches
+
+
+@pytest.mark.parametrize("glob", ["", "a\nb", "\0", "\x7f", "x" * 201, "\udcff"])
+def test_a_glob_that_can_be_no_models_has_a_fault(glob: str) -> None:
+    fault = fault_of_models(["gpt-*", glob])
+
+    assert fault is not None
+    assert "is no model: write a name or a glob, such as gpt-*" in fault
+    assert fault.isascii()
+    assert fault.isprintable()
+    assert fault_of_models(["gpt-*", "*", "?", "модель", "x" * 200]) is None
+
+
+@pytest.mark.parametrize("name", ["", "chatt", "Chat", "chat "])
+def test_a_name_that_is_no_operation_has_a_fault_with_the_operations(name: str) -> None:
+    fault = fault_of_operations(["chat", name])
+
+    assert fault is not None
+    assert fault.startswith(f"there is no operation {name!r}; there are chat, count_tokens, ")
+    assert fault_of_operations(["embeddings", "chat"]) is None
 
 
 @pytest.mark.parametrize(

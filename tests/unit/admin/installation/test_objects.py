@@ -109,6 +109,20 @@ def test_a_policy_is_stored_without_its_kind_and_with_its_comments() -> None:
             id="two limits of one kind",
         ),
         pytest.param(
+            organization(more="limits: [{limit: requests/minute=60, operations: [chatt]}]\n"),
+            "0.yaml: line 3, column 50: limits[0].operations: there is no operation 'chatt'; there"
+            " are chat, count_tokens, embeddings, generate_content, image_generation,"
+            " invoke_model, list_models, moderation, speech, stored_response, text_completion,"
+            " transcription",
+            id="no such operation",
+        ),
+        pytest.param(
+            organization(more="limits: [{limit: requests/minute=60, models: ['']}]\n"),
+            "0.yaml: line 3, column 47: limits[0].models[0]: string should have at least 1"
+            " character",
+            id="an empty model",
+        ),
+        pytest.param(
             key(more="allowed_models: ['gpt\\n4', \"gpt\\0\"]\n"),
             "0.yaml: line 6, column 28: allowed_models[1]: is not a name that is accepted here"
             " (no control characters)",
