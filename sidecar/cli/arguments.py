@@ -145,9 +145,17 @@ def read_file(file: Path) -> bytes:
         return stream.read()
 
 
+_MAX_TEXT_BYTES: Final = 128 << 20
+"""More than any reader accepts: the largest takes 32 million characters."""
+
+
 def read_text(file: Path, *, code: int = FAILED) -> str:
-    """Return all of *file*, which is UTF-8; one that is not exits with *code*."""
-    content = read_file(file)
+    """Return all of *file*; one that is not UTF-8, or is endless, exits with *code*."""
+    with open_file(file) as stream:
+        content = stream.read(_MAX_TEXT_BYTES + 1)
+    if len(content) > _MAX_TEXT_BYTES:
+        reason = f"{file} is longer than {_MAX_TEXT_BYTES >> 20} MiB"
+        fail(reason, hint="name a shorter file", code=code)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -15,6 +15,9 @@ from sidecar.cli.main import command_tree
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, counted, fail, note
 
 PROGRAM: Final = "egret"
+MAX_CHARACTERS: Final = 5_000_000
+MAX_LINE_CHARACTERS: Final = 32_768
+"""shlex takes a microsecond a character, and for a long word the square of its length."""
 _ENDLESS: Final = frozenset({"batch", "serve", "up", "top"})
 
 
@@ -61,7 +64,13 @@ def batch(
 
 def batch_lines(text: str) -> Iterator[BatchLine]:
     """Return the commands of *text*; exit with the number of a line that holds none."""
+    if len(text) > MAX_CHARACTERS:
+        problem = f"the commands are longer than {MAX_CHARACTERS} characters"
+        fail(problem, hint="divide the file; nothing was run", code=WRONG_USAGE)
     for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > MAX_LINE_CHARACTERS:
+            problem = f"line {number}: longer than {MAX_LINE_CHARACTERS} characters"
+            fail(problem, hint="nothing was run", code=WRONG_USAGE)
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:

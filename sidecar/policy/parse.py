@@ -104,7 +104,7 @@ def _model_fault(
     match detail["type"]:
         case "missing":
             problem = f"`{detail['loc'][-1]}` is required"
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             at_key, problem = True, f"unknown field `{path[-1]}`"
             hint = nearest(str(path[-1]), vocabulary.fields_at(document, path[:-1]))
         case "union_tag_invalid" | "union_tag_not_found":
@@ -121,7 +121,7 @@ def _model_fault(
                 hint = nearest(cause.value, cause.known)
         case "enum":
             problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
-        case "string_type" | "model_type" | "dict_type" as kind:
+        case "string_type" | "model_type" | "dict_type" | "dataclass_type" as kind:
             text, mapping = (
                 ("must be text", "put it in quotes"),
                 ("must be a mapping", vocabulary.form(path)),

@@ -60,6 +60,7 @@ def test_a_batch_may_go_on_after_commands_that_fail(egret: Egret) -> None:
         ("orgs create acme\norgs create 'zoo\n", "line 2: no closing quotation"),
         ("orgs create acme\nbatch -f x\n", "line 2: `batch` does not run in a batch"),
         ("orgs create acme\negret serve\n", "line 2: `serve` does not run in a batch"),
+        (f"orgs create acme\n{'a' * 32_769}\n", "line 2: longer than 32768 characters"),
     ],
 )
 def test_of_a_file_with_a_fault_nothing_is_run(egret: Egret, commands: str, problem: str) -> None:
@@ -67,3 +68,10 @@ def test_of_a_file_with_a_fault_nothing_is_run(egret: Egret, commands: str, prob
 
     assert (ran.code, ran.err) == (2, f"error: {problem}; nothing was run\n")
     assert egret("orgs", "list", "-o", "json").json == []
+
+
+def test_commands_beyond_any_use_are_refused_before_they_are_read() -> None:
+    ran = Egret("postgresql://nobody@127.0.0.1:1/none")("batch", "-f", "-", stdin="a" * 10_000_000)
+
+    problem = "error: the commands are longer than 5000000 characters; divide the file"
+    assert (ran.code, ran.err) == (2, f"{problem}; nothing was run\n")
