@@ -120,7 +120,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     held_bytes: int = 0
     usage: tuple[TokenCounts, str] | None = None
     has_trailers: bool = False
-    _pieces: list[bytes | memoryview] = []
+    _pieces: list[bytes | bytearray | memoryview] = []
     _is_body_complete: bool = False
     _has_request_ended: bool = False
     _trailers_follow: bool = False
@@ -265,6 +265,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 raise ProtocolViolationError(self.phase, message.kind)
             return Event.NOTHING  # a local reply overtook it
         if self.request_mode is BodyMode.BUFFERED:
+            if self._trailers_follow:  # it was judged, and another must not go with its verdict
+                raise ProtocolViolationError(self.phase, message.kind)
             self.outgoing.append(codec.request_body_answer())
         else:
             self._stream(codec.streamed_request_body, message.body, ends=message.ends)
@@ -600,8 +602,15 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         self.held_bytes += size
         if self.held_bytes > self.max_body_bytes:
             raise RefusedError(too_large)
-        if size:
+        if not size:
+            return
+        last = self._pieces[-1] if self._pieces else None
+        if last is None or size > codec.VIEWED_BYTES:
             self._pieces.append(piece)
+        elif isinstance(last, bytearray):  # an object for each of many short ones takes far more
+            last += piece
+        else:
+            self._pieces.append(bytearray(piece))
 
     def drop(self) -> None:
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""

@@ -261,7 +261,8 @@ class ExtProcStream:
     async def _read_on(self, judging: asyncio.Future[Any]) -> None:
         """Wait until *judging* is done or a message has come, which is received."""
         waits: list[asyncio.Future[Any]] = [judging]
-        if self._reading is None and not self._is_half_closed:
+        # Not while answers wait to be sent: they would gather for as long as the check takes.
+        if self._reading is None and not self._is_half_closed and not self.protocol.outgoing:
             self._reading = asyncio.ensure_future(self._call.read())
         if self._reading is not None:
             waits.append(self._reading)

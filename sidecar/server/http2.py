@@ -41,6 +41,8 @@ AWAY_PING: Final = b"goaway\0\0"
 """Sent behind GOAWAY: the peer answers it once it has read both."""
 HANDSHAKE_SECONDS: Final = 10.0
 """A peer that has not sent its preface by then is cut off."""
+CLOSE_SECONDS: Final = 10.0
+"""A peer that has not read its last bytes by then is cut off."""
 MAX_CONTROL_BYTES: Final = 1 << 20
 """Of answers to pings and settings that a peer does not read; then its connection is closed."""
 FLUSH_BYTES: Final = 1 << 18
@@ -138,12 +140,10 @@ class Http2Stream:
         "task",
     )
 
-    def __init__(
-        self, connection: Http2Connection, number: int, fields: list[Field], *, window: int
-    ) -> None:
+    def __init__(self, connection: Http2Connection, number: int, fields: list[Field]) -> None:
         self.fields = fields
         self.number = number
-        self.send_window = window
+        self.send_window = 0  # beside the connection's initial one, which may change
         self.task: asyncio.Task[None] | None = None
         self.is_half_closed = self.is_reset = False
         self.debt = 0
@@ -166,9 +166,12 @@ class Http2Stream:
         piece = self._pieces.popleft()
         self._read_bytes += len(piece)
         if self._read_bytes >= STREAM_WINDOW // 2:
-            self._connection.give_back(self, self._read_bytes)
-            self._read_bytes = 0
+            self._give_back()
         return piece
+
+    def _give_back(self) -> None:
+        self._connection.give_back(self, self._read_bytes)
+        self._read_bytes = 0
 
     def arrival(self) -> asyncio.Future[None]:
         """Return a future of the next piece, of the end of the body, or of a reset."""
@@ -186,10 +189,12 @@ class Http2Stream:
             StreamResetError: the stream is gone.
         """
         connection, number = self._connection, self.number
+        while connection.resumed is not None and not self.is_reset:
+            await connection.resumed.wait()
         out: list[Bytes] = [_frame(_HEADERS, _END_HEADERS, number, before)] if before else []
         size = sum(map(len, body))
         if size and not self.is_reset:
-            if size <= min(MAX_FRAME_BYTES, self.send_window, connection.send_window):
+            if size <= min(MAX_FRAME_BYTES, self.room, connection.send_window):
                 self.send_window -= size
                 connection.send_window -= size
                 out += (_HEADER.pack(0, size, _DATA, 0, number), *body)
@@ -206,10 +211,7 @@ class Http2Stream:
         if not self._pieces:  # else the answer to the next one leaves with this one
             connection.unanswered.discard(number)
         connection.send(*out, is_answer=True)
-        if not after:
-            if connection.resumed is not None:
-                await connection.resumed.wait()
-        elif connection.unanswered:
+        if after and connection.unanswered:
             await asyncio.sleep(0)  # what is left of this stream waits for the others' answers
 
     async def _send_long(self, out: list[Bytes], body: Sequence[Bytes], size: int) -> list[Bytes]:
@@ -218,7 +220,7 @@ class Http2Stream:
         pieces = iter(body)
         piece = next(pieces, b"")
         while not self.is_reset and size:
-            room = min(size, self.send_window, connection.send_window, FLUSH_BYTES)
+            room = min(size, self.room, connection.send_window, FLUSH_BYTES)
             if room <= 0:
                 connection.send(*out)
                 out = []
@@ -255,8 +257,15 @@ class Http2Stream:
         self._read_bytes += size - len(piece)
         if piece:
             self._pieces.append(piece)
+        elif self._read_bytes >= STREAM_WINDOW // 2:  # nothing but padding: no piece is taken
+            self._give_back()
         self.is_half_closed = ends
         _wake(self._reader)
+
+    @property
+    def room(self) -> int:
+        """Return the peer's window; one that its settings made smaller may be negative (6.9.2)."""
+        return self.send_window + self._connection.initial_window
 
     def wake_writer(self) -> None:
         """Let a writer look at the windows again."""
@@ -309,7 +318,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._block: tuple[int, int, bytes] | None = None
         self._expects_preface = True
         self._handshake: asyncio.TimerHandle | None = None
-        self._initial_window = _DEFAULT_WINDOW
+        self.initial_window = _DEFAULT_WINDOW
         self._outstanding = 0
         self._consumed = 0
         self._control_bytes = 0
@@ -428,6 +437,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.send(_frame(_GOAWAY, 0, 0, _LONG.pack(self._last) + _LONG.pack(code)))
         self._flush()
         self._transport.close()
+        self.loop.call_later(CLOSE_SECONDS, self.abort)
         for stream in list(self._streams.values()):
             stream.reset()
         self._streams.clear()
@@ -443,6 +453,8 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def give_back(self, stream: Http2Stream, size: int) -> None:
         """Let the peer send *size* bytes more on a stream whose body has not ended."""
+        if self._streams.get(stream.number) is not stream:
+            return  # `forget` has counted them
         if not stream.is_half_closed:
             self.send(_frame(_WINDOW_UPDATE, 0, stream.number, _LONG.pack(size)))
         stream.debt -= size
@@ -583,9 +595,9 @@ class Http2Connection(asyncio.BufferedProtocol):
             return
         self._last = number
         if len(self._streams) >= MAX_STREAMS:
-            self.send(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
+            self._reply(_frame(_RST_STREAM, 0, number, _LONG.pack(ErrorCode.REFUSED_STREAM)))
             return
-        stream = Http2Stream(self, number, fields, window=self._initial_window)
+        stream = Http2Stream(self, number, fields)
         self._streams[number] = stream
         if ends:
             stream.feed(b"", 0, ends=True)
@@ -633,10 +645,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             if name == _INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW:
                     raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
-                change = value - self._initial_window  # may make a window negative (6.9.2)
-                self._initial_window = value
-                for stream in self._streams.values():
-                    stream.send_window += change
+                self.initial_window = value
         self._wake_blocked()
         self._reply(_SETTINGS_ACK)
 
@@ -650,17 +659,18 @@ class Http2Connection(asyncio.BufferedProtocol):
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
         elif (stream := self._streams.get(number)) is not None:
             stream.send_window += more
-            if not more or stream.send_window > MAX_WINDOW:
+            if not more or stream.room > MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
             stream.wake_writer()
             return
         self._wake_blocked()
 
     def _wake_blocked(self) -> None:
-        """Let all streams that wait for a window look again; those without room wait once more."""
-        blocked, self.blocked = self.blocked, set()
-        for stream in blocked:
-            stream.wake_writer()
+        """Let the streams that wait for the connection's window look again."""
+        if self.send_window > 0:
+            for stream in [one for one in self.blocked if one.room > 0]:
+                self.blocked.discard(stream)
+                stream.wake_writer()
 
     def _reply(self, frames: bytes) -> None:
         """Answer a control frame, of which a peer could send any number without reading."""

@@ -34,7 +34,7 @@ class _Transport(asyncio.Transport):
         super().__init__()
         self.written = bytearray()
         self.writes = 0
-        self.is_closed = False
+        self.is_closed = self.is_aborted = False
 
     @override
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -52,6 +52,10 @@ class _Transport(asyncio.Transport):
     @override
     def close(self) -> None:
         self.is_closed = True
+
+    @override
+    def abort(self) -> None:
+        self.is_aborted = True
 
 
 class Http2Peer:

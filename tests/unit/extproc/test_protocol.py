@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
+from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
 from sidecar.extproc.codec import BodyMode
@@ -212,6 +215,28 @@ def test_a_buffered_body_with_trailers_is_judged_before_they_come() -> None:
         do.ContinueRequestBody(headers=STRIPPED, body=None, metadata=METADATA)
     ]
     assert talk.tell(trailers()) == [do.ContinueRequestTrailers(), do.EndStream()]
+
+
+def test_a_second_buffered_body_is_not_answered_by_the_verdict_of_the_first() -> None:
+    """Envoy sends one; the provider would read another that was never judged."""
+    talk = Talk(opened(BUFFERED), headers(), on.BodyRequired(), body(b"abc"), cleared())
+    with pytest.raises(ProtocolViolationError):
+        talk.tell(body(b"other", ends=True))
+
+
+def test_a_body_in_many_short_pieces_takes_little_more_memory_than_its_bytes() -> None:
+    talk = Talk(opened(DUPLEX), headers(), on.BodyRequired(), max_body_bytes=1 << 20)
+    piece = ext.ProcessingRequest(request_body=ext.HttpBody(body=b"ab")).SerializeToString()
+    count = 20_000
+    tracemalloc.start()
+    for _ in range(count):
+        talk.protocol.receive(piece)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 5 * 2 * count
+    assert talk.tell(body(b"c", ends=True)) == [
+        do.JudgeBody(b"ab" * count + b"c", may_judge_answer=False)
+    ]
 
 
 def test_a_buffered_body_that_nobody_needs_is_answered_unseen() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import h2.errors
 import h2.events
@@ -238,6 +239,20 @@ async def test_a_larger_window_in_later_settings_lets_a_long_body_go_on() -> Non
     peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 100_000})
     await peer.settle()
     assert len(peer.body(number)) == 90_000
+
+
+async def test_settings_may_make_the_window_of_an_open_stream_smaller_than_nothing() -> None:
+    """What the peer has received counts against the new window (RFC 9113 section 6.9.2)."""
+    peer = await started(collect)
+    peer.client.increment_flow_control_window(1 << 20)
+    number = peer.request()
+    upload(peer, number, b"x" * 90_000)
+    await peer.settle()
+    peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 10_000})
+    await peer.settle()
+    peer.client.increment_flow_control_window(60_000, number)
+    await peer.settle()
+    assert len(peer.body(number)) == 10_000 + 60_000
 
 
 async def test_a_peer_may_send_more_than_a_window_if_it_is_read() -> None:
@@ -529,6 +544,41 @@ async def test_bytes_of_streams_that_are_reset_unread_are_given_back() -> None:
     assert not peer.connection.tasks
 
 
+async def test_bytes_taken_after_their_stream_was_reset_are_given_back_once() -> None:
+    """Twice, and the window would grow until the peer has to close the connection."""
+    streams: list[Http2Stream] = []
+
+    async def answer(stream: Http2Stream) -> None:
+        streams.append(stream)
+        await wait(stream)
+
+    peer = Http2Peer(answer)
+    peer.receive(HELLO)
+    peer.transport.written.clear()
+    count = CONNECTION_WINDOW // STREAM_WINDOW * 3 // 4
+    for index in range(count):
+        number = 2 * index + 1
+        peer.receive(raw(0x1, 0x4, number, b"\x83\x86\x84\xbe" if index else POST))
+        await asyncio.sleep(0)
+        body = raw(0x0, 0, number, bytes(MAX_FRAME_BYTES)) * (STREAM_WINDOW // MAX_FRAME_BYTES)
+        peer.receive(body + raw(0x3, 0, number, b"\0\0\0\x08"))
+        for _ in range(STREAM_WINDOW // MAX_FRAME_BYTES + 1):
+            with suppress(StreamResetError):
+                streams[-1].take()
+    update = raw(0x8, 0, 0, bytes(4))[:-4]
+    given = [int.from_bytes(one[:4]) for one in bytes(peer.transport.written).split(update)[1:]]
+    assert 0 < sum(given) <= count * STREAM_WINDOW
+
+
+async def test_padding_without_data_is_given_back() -> None:
+    """No piece of the body is there to be taken."""
+    peer = Http2Peer(wait)
+    padding = raw(0x0, 0x8, 1, b"\xff" + bytes(255))
+    peer.receive(HELLO + raw(0x1, 0x4, 1, POST) + padding * (STREAM_WINDOW // 512))
+    await asyncio.sleep(0.01)
+    assert raw(0x8, 0, 1, struct.pack(">I", STREAM_WINDOW // 2)) in peer.transport.written
+
+
 async def test_streams_are_served_after_go_away_until_the_connection_closes() -> None:
     """They were on their way when the peer was asked to open no more."""
     peer = await started()
@@ -578,6 +628,30 @@ async def test_a_writer_waits_while_the_peer_reads_too_slowly() -> None:
     peer.connection.resume_writing()
     await peer.settle()
     assert written == [0, 1, 2]
+
+
+async def test_the_ends_of_streams_wait_as_well_while_the_peer_reads_too_slowly() -> None:
+    peer = await started()
+    peer.connection.pause_writing()
+    number = peer.request(ends=True)
+    await peer.settle()
+    assert not peer.of(h2.events.ResponseReceived)
+    peer.connection.resume_writing()
+    await peer.settle()
+    assert peer.of(h2.events.StreamEnded)
+    assert number not in peer.connection.unanswered
+
+
+async def test_a_connection_that_is_closed_does_not_wait_for_long_to_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A transport that closes waits for its peer to read, for ever."""
+    monkeypatch.setattr("sidecar.server.http2.CLOSE_SECONDS", 0.0)
+    peer = Http2Peer(echo)
+    peer.receive(HELLO + raw(0x0, 0, 0))
+    await asyncio.sleep(0.01)
+    assert peer.transport.is_closed
+    assert peer.transport.is_aborted
 
 
 @pytest.fixture(autouse=True)
