@@ -34,6 +34,7 @@ from sidecar.cli.terminal import (
     note,
     print_record,
     print_rows,
+    shows_secret,
 )
 from sidecar.keys.credentials import generate
 from sidecar.storage.pool import Connection
@@ -181,8 +182,11 @@ def create(
         return made.token, made.details
 
     text, created = on_connection(work, remote=remote)
-    note(f"token id: {created.id}\nKeep it now: it is shown this once.")
-    typer.echo(text)
+    hint = f"run `egret admin revoke-token {created.id}`, and create another"
+    with shows_secret(f"token {created.id}", hint=hint):
+        note(f"token id: {created.id}")
+        typer.echo(text)
+    note("Keep it now: it is shown this once.")
 
 
 @admin.command("tokens")

@@ -38,6 +38,7 @@ from sidecar.cli.terminal import (
     print_record,
     print_rows,
     shown,
+    shows_secret,
 )
 from sidecar.domain.limits import Priority
 from sidecar.domain.principal import Network
@@ -451,11 +452,14 @@ def _switch(key_id: str, *, enabled: bool, output: Output, no_wait: bool) -> Non
 
 
 def _print_secret(key: str, *, row: Row, output: Output) -> None:
-    if output is Output.JSON:
-        print_record({"key": key, **row}, output=output)
-        return
-    for name in ("key_id", "name", "team", "expires_at", "replaces", "replaced_expires_at"):
-        if row.get(name) is not None:
-            note(f"{name.replace('_', ' ')}: {shown(row[name])}")
+    key_id = row["key_id"]
+    hint = f"run `egret keys rotate {key_id}` for another, or `egret keys revoke {key_id}`"
+    with shows_secret(f"key {key_id}", hint=hint):
+        if output is Output.JSON:
+            print_record({"key": key, **row}, output=output)
+            return
+        for name in ("key_id", "name", "team", "expires_at", "replaces", "replaced_expires_at"):
+            if row.get(name) is not None:
+                note(f"{name.replace('_', ' ')}: {shown(row[name])}")
+        typer.echo(key)
     note("Keep it now: it is shown this once.")
-    typer.echo(key)

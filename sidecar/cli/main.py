@@ -7,6 +7,7 @@ it they report the way to install it.
 
 from __future__ import annotations
 
+import errno
 import importlib.resources
 import sys
 from collections.abc import Iterable
@@ -21,7 +22,14 @@ from typing_extensions import override
 
 from sidecar import __version__
 from sidecar.cli.arguments import ACTOR, SERVER
-from sidecar.cli.terminal import WRONG_USAGE, fail, fail_without_tools
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    drop_output,
+    fail,
+    fail_without_tools,
+    note,
+)
 from sidecar.settings.sections import inherited_environment
 
 _TABLE: Final = importlib.resources.files("sidecar.cli").joinpath("commands.tsv")
@@ -42,6 +50,10 @@ _AFTER_COMMAND: Final = "egret.after_command"
 _COMPLETE: Final = "_EGRET_COMPLETE"
 _COMPLETED: Final = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
 """The command line that bash, or zsh and fish, complete; set by Typer's completion scripts."""
+
+
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
+"""Errors of an output that takes no more."""
 
 
 def _tell_version(asked: bool) -> None:
@@ -174,4 +186,16 @@ def run() -> None:
     environment = inherited_environment()
     if _COMPLETE in environment:  # a shell completes a command line, which is in a variable
         words = " ".join(environment.get(name, "") for name in _COMPLETED).split()
-    command_tree(words)(prog_name="egret")
+    try:
+        try:
+            command_tree(words)(prog_name="egret")
+        finally:
+            typer.echo(nl=False)  # flushes, if there is a standard output
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        drop_output()
+        if error.errno != errno.EPIPE:  # a reader that has enough is no failure to report
+            problem = f"cannot write the output: {error.strerror}"
+            note(f"error: {problem}; free space for it, or name another place")
+        sys.exit(FAILED)

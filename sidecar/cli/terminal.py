@@ -165,8 +165,23 @@ def ends_quietly() -> Iterator[None]:
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
-        # The reader has closed the pipe. Output that Python flushes on exit is dropped.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+
+
+def drop_output() -> None:
+    """Drop output that cannot be written, and that Python would try to write again on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def shows_secret(thing: str, *, hint: str) -> Iterator[None]:
+    """Print a secret in the block; if that fails, report that *thing* exists without it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        fail(f"{thing} exists, but its secret is lost: {error.strerror}", hint=hint)
 
 
 def console(*, stderr: bool = False, pipe_columns: int = _PIPE_COLUMNS) -> Console:

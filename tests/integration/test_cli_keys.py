@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
 from sidecar.keys.credentials import ApiKey, authorize, parse
+from sidecar.settings.sections import inherited_environment
 from sidecar.storage.pool import open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from tests.support.command_line import Egret, Ran
@@ -68,6 +72,32 @@ def test_a_created_key_is_the_only_thing_on_standard_output_and_works(
     verdict = judged(database, key)
     assert isinstance(verdict, KeyRecord)
     assert verdict.principal.team_name == "search"
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_created_key_whose_secret_cannot_be_written_is_named(
+    egret: Egret, database: Database, output: str
+) -> None:
+    """It exists, and nobody has its secret: the error has the commands to replace or end it."""
+    words = ("keys", "create", "--team", "acme/search", "--name", "laptop", "-o", output)
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "sidecar", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=inherited_environment() | {"EGRET_POSTGRES__DSN": database.dsn},
+            text=True,
+            check=False,
+        )
+
+    key_id = egret("keys", "list", "-o", "json").json[0]["key_id"]
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == (
+        f"error: key {key_id} exists, but its secret is lost: No space left on device; run `egret"
+        f" keys rotate {key_id}` for another, or `egret keys revoke {key_id}`"
+    )
+    assert "Keep it now" not in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_secret_is_shown_by_no_other_command(egret: Egret) -> None:

@@ -132,6 +132,34 @@ def test_a_word_that_no_database_takes_is_named(words: tuple[str, ...], said: st
     assert ran.stderr.startswith(said)
 
 
+@pytest.mark.parametrize("words", ["policy schema", "policy --help", "--version"])
+def test_a_full_disk_is_an_error_of_one_line(words: str) -> None:
+    """Whether the output is written in pieces or only as the process ends."""
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "sidecar", *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        b"error: cannot write the output: No space left on device; free space for it, or name"
+        b" another place\n"
+    )
+
+
+def test_a_reader_that_has_enough_gets_no_error() -> None:
+    """`egret policy schema | head`."""
+    command = [sys.executable, "-m", "sidecar", "policy", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        assert ran.stdout is not None
+        ran.stdout.close()
+        assert ran.stderr is not None
+        assert ran.stderr.read() == b""
+
+
 TOOLS = sorted(name for name, (place, _) in COMMANDS.items() if place.startswith("egret_tools."))
 
 
