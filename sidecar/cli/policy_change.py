@@ -226,4 +226,4 @@ def print_code(text: str, *, language: str) -> None:
 def _fail_with(faults: Sequence[PolicyFault], *, source: str) -> NoReturn:
     for fault in faults:
         note(f"{source}: {fault}")
-    fail(f"{source} holds no valid policies", hint="correct the faults above; nothing was changed")
+    fail(f"{source} holds no valid policies", hint="correct the faults above")

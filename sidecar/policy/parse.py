@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import override
 
+from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.policy import Policy, StreamMode
 from sidecar.guardrails.json_schema.complexity import schema_faults
 from sidecar.guardrails.registry import judges_pieces
@@ -34,7 +35,10 @@ from sidecar.policy.fields import (
 from sidecar.policy.remote_documents import BreakerDocument
 from sidecar.policy.yaml_positions import Path, YamlDocument, YamlError, read_yaml
 
-_QUOTED: Final = re.compile(r"'([^']*)'")
+_LISTS_OF_MAPPINGS: Final = frozenset({"guardrails", "exceptions", "patterns"})
+_DURATIONS: Final = frozenset({"timeout", "hedge_after", "open_for", "cache"})
+_PLAIN_ITEM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/*?-]{0,39}")
+"""A value that is the same within the brackets of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +119,40 @@ def _model_fault(
             else:
                 problem, hint = "`type` is required", f"one of {', '.join(GUARDRAIL_DOCUMENTS)}"
         case "value_error":
-            cause = detail["ctx"]["error"]
-            problem = str(cause)
+            problem, cause = plain_fault(detail), detail["ctx"]["error"]
             if isinstance(cause, UnknownNameError):
                 hint = nearest(cause.value, cause.known)
-        case "enum":
-            problem = f"must be one of {', '.join(_QUOTED.findall(detail['ctx']['expected']))}"
-        case "string_type" | "model_type" | "dict_type" | "dataclass_type" as kind:
-            text, mapping = (
-                ("must be text", "put it in quotes"),
-                ("must be a mapping", vocabulary.form(path)),
-            )
-            problem, hint = text if kind == "string_type" else mapping
-        case "string_pattern_mismatch":
-            problem, hint = "is not a name that is accepted here", vocabulary.form(path)
         case _:
-            words = str(detail["msg"])
-            problem = words[:1].lower() + words[1:]
+            given = _value_at(document.value, path)
+            problem, hint = _value_fault(detail, path, given, vocabulary.form)
     return fault(document, path, problem, hint=hint, at_key=at_key)
+
+
+def _value_fault(
+    detail: ErrorDetails, path: Path, given: object, form: Callable[[Path], str]
+) -> tuple[str, str | None]:
+    """Return the problem of the value *given* at *path*, and the form that is meant."""
+    problem, hint = plain_fault(detail), None
+    match detail["type"]:
+        case "string_type":
+            hint = "put it in quotes"
+        case "model_type" | "model_attributes_type" | "dict_type" | "dataclass_type":
+            hint = form(path)
+        case "tuple_type" if path[-1] in _LISTS_OF_MAPPINGS:
+            hint = f"write [{form((*path, 0)).removeprefix('write ')}]"
+        case "tuple_type" if isinstance(given, str) and _PLAIN_ITEM.fullmatch(given):
+            hint = f"write [{given}]"
+        case "tuple_type":
+            hint = "write each item in a line of its own after a dash"
+        case "less_than_equal" if path[-1] in _DURATIONS:
+            problem = f"{problem} seconds"
+            if isinstance(given, int):
+                hint = f"a number is in seconds; for milliseconds write {given}ms"
+        case "string_pattern_mismatch":
+            problem, hint = "is not a name that is accepted here", form(path)
+        case _:
+            pass
+    return problem, hint
 
 
 _BLOCKS: Final = {

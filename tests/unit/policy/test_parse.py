@@ -172,10 +172,37 @@ FAULTS = {
     ),
     "no_route": (
         f"{GUARDRAIL}{{name: a, type: pii, routes: []}}",
+        "line 3, column 34: guardrails[0].routes: must have at least 1 item",
+    ),
+    "one_region_without_a_list": (
+        f"{GUARDRAIL}{{name: a, type: pii, regions: US}}",
+        "line 3, column 35: guardrails[0].regions: must be a list (write [US])",
+    ),
+    "terms_without_a_value": (
+        f"{GUARDRAIL}{{name: a, type: denied_terms, terms: }}",
         (
-            "line 3, column 34: guardrails[0].routes: "
-            "tuple should have at least 1 item after validation, not 0"
+            "line 3, column 41: guardrails[0].terms: must be a list "
+            "(write each item in a line of its own after a dash)"
         ),
+    ),
+    "guardrails_without_a_list": (
+        "name: a\nguardrails: x\n",
+        "line 2, column 13: guardrails: must be a list (write [{name: …, type: …}])",
+    ),
+    "a_bare_guardrail": (
+        f"{GUARDRAIL}secrets",
+        "line 3, column 5: guardrails[0]: must be a mapping (write {name: …, type: …})",
+    ),
+    "milliseconds_without_a_unit": (
+        f"{GUARDRAIL}{{name: a, type: pii, timeout: 250}}",
+        (
+            "line 3, column 35: guardrails[0].timeout: must be at most 30 seconds "
+            "(a number is in seconds; for milliseconds write 250ms)"
+        ),
+    ),
+    "more_seconds_than_a_timeout_may_have": (
+        f"{GUARDRAIL}{{name: a, type: pii, timeout: 45s}}",
+        "line 3, column 35: guardrails[0].timeout: must be at most 30 seconds",
     ),
     "rollout_without_a_percent_sign": (
         f"{GUARDRAIL}{{name: a, type: pii, rollout: 10}}",

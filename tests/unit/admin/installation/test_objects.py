@@ -118,8 +118,7 @@ def test_a_policy_is_stored_without_its_kind_and_with_its_comments() -> None:
         ),
         pytest.param(
             organization(more="limits: [{limit: requests/minute=60, models: ['']}]\n"),
-            "0.yaml: line 3, column 47: limits[0].models[0]: string should have at least 1"
-            " character",
+            "0.yaml: line 3, column 47: limits[0].models[0]: must have at least 1 character",
             id="an empty model",
         ),
         pytest.param(

@@ -79,7 +79,7 @@ def test_every_parameter_is_documented() -> None:
             COMPOSE + "model_routes: [{modles: [x], provider: openai}]",
             "model_routes[0].modles: unknown field `modles` (did you mean `models`?)",
         ),
-        (COMPOSE + "https_port: many", "line 7, column 13: https_port: input should be a valid"),
+        (COMPOSE + "https_port: many", "line 7, column 13: https_port: must be a whole number"),
         (COMPOSE + "unknown_models: pass", "unknown_models: must be one of refuse, by_path"),
         (COMPOSE + "node_id: &a x", "anchors and aliases are not accepted"),
         (COMPOSE + "openai: " + "[" * 100_000, "longer than 100000 characters"),
