@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final, NoReturn, cast
 
 import orjson
 
 from sidecar.domain.limits import Priority
-from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+from sidecar.domain.validation import ACCEPTED_TIMES, fault_of_models, is_accepted
 from sidecar.keys.credentials import KEY_ID_LENGTH
 from sidecar.keys.scopes import ScopeError, parse_operations, parse_sources, parse_tags
 
@@ -205,6 +204,13 @@ def _strings(value: object, *, example: str) -> list[str]:
     return cast("list[str]", strings)
 
 
+def _models(value: object) -> list[str]:
+    globs = _strings(value, example='["gpt-*"]')
+    if fault := fault_of_models(globs):
+        raise _FieldError(f"is wrong: {fault}")
+    return globs
+
+
 def _scoped(parse: Callable[[Sequence[str]], Sequence[Any]], example: str) -> _Reader:
     def read(value: object) -> list[Any]:
         try:
@@ -245,7 +251,7 @@ _READERS: Final[Mapping[str, _Reader]] = {
     "revoked_at": _moment,
     "replaced_by": _KEY_ID,
     "policy": _ONE_NAME,
-    "allowed_models": partial(_strings, example='["gpt-*"]'),
+    "allowed_models": _models,
     "created_at": _moment,
     "allowed_operations": _scoped(parse_operations, '["chat"]'),
     "allowed_sources": _scoped(

@@ -18,6 +18,7 @@ from sidecar.admin.owners import (
     Unchanged,
     as_array,
     find_team_id,
+    models_array,
     refusals,
 )
 from sidecar.domain.principal import Network
@@ -257,7 +258,8 @@ async def create_key(
     """Store *key*'s digest for `owner`, a team and the key's name in it.
 
     Raises:
-        ChangeRefusedError: no such team or policy, or the team has a key of that name in use.
+        ChangeRefusedError: no such team or policy, the team has a key of that name in use, or a
+            glob can be no model's.
     """
     team, name = owner
     team_id = await find_team_id(connection, team)
@@ -269,7 +271,7 @@ async def create_key(
             team_id,
             name,
             expires_at,
-            as_array(rules.allowed_models),
+            models_array(rules.allowed_models),
             rules.policy,
             as_array(scopes.operations),
             _texts(scopes.sources),
@@ -305,13 +307,15 @@ async def change_key(connection: Connection, key_id: str, *, change: KeyChange) 
     """Change the scopes of a key.
 
     Raises:
-        ChangeRefusedError: there is no such key, or it is revoked.
+        ChangeRefusedError: there is no such key, it is revoked, or a glob can be no model's.
     """
     values = {
         field.name: value
         for field in dataclasses.fields(change)
         if not isinstance(value := getattr(change, field.name), Unchanged)
     }
+    if "allowed_models" in values:
+        values["allowed_models"] = models_array(values["allowed_models"])
     if "allowed_sources" in values:
         values["allowed_sources"] = _texts(values["allowed_sources"])
     return await _update(connection, key_id, values)

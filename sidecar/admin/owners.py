@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import asyncpg
 
+from sidecar.domain.validation import fault_of_models
 from sidecar.storage.pool import Connection, as_tuple
 
 _Item = TypeVar("_Item")
@@ -92,7 +93,7 @@ class OwnerChange:
         models = self.allowed_models
         if isinstance(models, Unchanged):
             return self.name, False, None
-        return self.name, True, as_array(models)
+        return self.name, True, models_array(models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +207,12 @@ async def create_organization(connection: Connection, name: str, *, rules: Rules
     """Create an organization.
 
     Raises:
-        ChangeRefusedError: the name is taken or no name at all, or there is no such policy.
+        ChangeRefusedError: the name is taken or no name at all, there is no such policy, or a
+            glob can be no model's.
     """
     async with refusals(f"organization {name}", policy=rules.policy):
         row = await connection.fetchrow(
-            _CREATE_ORGANIZATION, name, as_array(rules.allowed_models), rules.policy
+            _CREATE_ORGANIZATION, name, models_array(rules.allowed_models), rules.policy
         )
     assert row is not None  # noqa: S101 - RETURNING after an INSERT that did not fail
     return _organization(row)
@@ -246,7 +248,7 @@ async def create_team(
     """
     async with refusals(f"team {organization}/{name}", policy=rules.policy):
         row = await connection.fetchrow(
-            _CREATE_TEAM, organization, name, as_array(rules.allowed_models), rules.policy
+            _CREATE_TEAM, organization, name, models_array(rules.allowed_models), rules.policy
         )
     if row is None:
         raise _no_organization(organization)
@@ -259,7 +261,8 @@ async def change_organization(
     """Change an organization's name or models.
 
     Raises:
-        ChangeRefusedError: there is no such organization, or the new name is taken or no name.
+        ChangeRefusedError: there is no such organization, the new name is taken or no name, or a
+            glob can be no model's.
     """
     async with refusals(f"organization {change.name}"):
         row = await connection.fetchrow(_CHANGE_ORGANIZATION, name, *change.arguments())
@@ -272,7 +275,8 @@ async def change_team(connection: Connection, team: str, change: OwnerChange) ->
     """Change a team's name or models.
 
     Raises:
-        ChangeRefusedError: as `find_team_id` does, or the new name is taken or no name.
+        ChangeRefusedError: as `find_team_id` does, the new name is taken or no name, or a glob can
+            be no model's.
     """
     team_id = await find_team_id(connection, team)
     async with refusals(f"team {change.name}"):
@@ -424,6 +428,17 @@ async def refusals(name: str, *, policy: str | None = None) -> AsyncGenerator[No
 def as_array(items: Sequence[_Item] | None) -> list[_Item] | None:
     """Return an array as asyncpg takes it."""
     return None if items is None else list(items)
+
+
+def models_array(globs: Sequence[str] | None) -> list[str] | None:
+    """Return globs of models that are to be stored, as asyncpg takes them.
+
+    Raises:
+        ChangeRefusedError: one of them can be no model's.
+    """
+    if fault := fault_of_models(globs or ()):
+        raise ChangeRefusedError(fault, hint="nothing was changed")
+    return as_array(globs)
 
 
 def _no_organization(name: str) -> ChangeRefusedError:

@@ -113,6 +113,16 @@ def test_what_cannot_be_set_is_refused_and_changes_nothing(
     assert scopes_of(shown) == SCOPES
 
 
+def test_a_glob_that_can_be_no_models_changes_no_key(egret: Egret) -> None:
+    created = create(egret, "laptop", *NARROW)
+
+    ran = egret("keys", "set", created["key_id"], "--model", "")
+
+    shown = egret("keys", "show", created["key_id"], "-o", "json").json
+    assert (ran.code, ran.err.startswith("error: '' is no model")) == (1, True)
+    assert shown["allowed_models"] == created["allowed_models"]
+
+
 def test_a_revoked_key_cannot_be_changed(egret: Egret) -> None:
     """It ended for good."""
     key_id = create(egret, "laptop")["key_id"]

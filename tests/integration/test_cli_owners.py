@@ -189,6 +189,32 @@ def test_a_change_that_cannot_be_made_is_said_in_one_line(
     assert egret(*arguments.split()) == Ran(code, "", f"error: {error}\n")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "orgs create zoo --model",
+        "orgs set acme --model",
+        "teams create chat --org acme --model",
+        "teams set acme/search --model",
+        "keys create --team acme/search --name ci --model",
+    ],
+)
+@pytest.mark.parametrize("glob", ["", "a\tb", "a" * 201], ids=["empty", "control", "long"])
+def test_a_glob_that_can_be_no_models_is_refused_and_the_installation_stays_readable(
+    egret: Egret, arguments: str, glob: str
+) -> None:
+    egret("orgs", "create", "acme")
+    egret("teams", "create", "search", "--org", "acme")
+    before = egret("export")
+
+    ran = egret(*arguments.split(), glob)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"error: {glob[:60]!r} is no model: write a name or a glob")
+    assert egret("export") == before
+    assert before.code == 0
+
+
 def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) -> None:
     for command in (
         "orgs create acme", "teams create search --org acme", "teams create chat --org acme",

@@ -178,12 +178,40 @@ async def test_the_first_revocation_stays(database: Database) -> None:
 
 
 @pytest.mark.asyncio
-async def test_an_object_that_this_version_cannot_read_is_named(database: Database) -> None:
+@pytest.mark.parametrize(
+    ("spoilt", "problem", "hint"),
+    [
+        pytest.param(
+            """UPDATE organizations SET limits = '[{"measure": "x"}]'""",
+            r"organization acme is not one this Egret can read \(limits: Invalid enum value 'x'",
+            "correct it with `egret limits remove --org acme --all`",
+            id="limits",
+        ),
+        pytest.param(
+            """UPDATE organizations SET allowed_models = '{""}'""",
+            r"organization acme is not one this Egret can read \(allowed_models.0: String should",
+            "correct it with `egret orgs set acme --any-model`, or --model GLOB",
+            id="models",
+        ),
+        pytest.param(
+            "UPDATE prices SET model = E'gpt\\t4'",
+            r"price gpt\t4 is not one this Egret can read \(model: String should match",
+            "correct it by its own command",
+            id="a price",
+        ),
+    ],
+)
+async def test_an_object_that_this_version_cannot_read_is_named_with_its_field(
+    database: Database, spoilt: str, problem: str, hint: str
+) -> None:
+    """And the command that corrects it: one object stops `export`, `diff` and `apply` of all."""
     async with database.server.connect(database.name) as connection:
-        await apply_text(connection, organization())
-        await connection.execute("""UPDATE organizations SET limits = '[{"measure": "x"}]'""")
-        with pytest.raises(ChangeRefusedError, match="organization acme is not one this Egret"):
+        await apply_text(connection, joined(organization(), price()))
+        await connection.execute(spoilt)
+        with pytest.raises(ChangeRefusedError, match=problem) as caught:
             await load_installation(connection)
+
+    assert caught.value.hint == f"{hint}, or use the Egret that wrote it"
 
 
 @pytest.mark.asyncio

@@ -37,6 +37,12 @@ _LEVELS: Final = {
     Kind.TEAM: Level.TEAM,
     Kind.KEY: Level.KEY,
 }
+_COMMANDS: Final = {
+    Kind.ORGANIZATION: ("orgs", "--org"),
+    Kind.TEAM: ("teams", "--team"),
+    Kind.KEY: ("keys", "--key"),
+}
+"""The commands of owners, and the options of `egret limits` for them."""
 
 LOCK_SECONDS: Final = 60
 
@@ -156,9 +162,25 @@ def _stored(row: asyncpg.Record) -> StoredObject:
             fields["limits"] = tuple(LimitDocument.of(one) for one in limits)
         content: ObjectDocument = DOCUMENTS[kind].model_validate(fields)
     except (LimitError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise ChangeRefusedError(
-            f"{kind.value.lower()} {name} is not one this Egret can read ({reason})",
-            hint="correct it by its own command, or use the Egret that wrote it",
-        ) from None
+        raise _unreadable(kind, name, error) from None
     return StoredObject(kind, content.identity, content, row["file_set"])
+
+
+def _unreadable(kind: Kind, name: str, error: LimitError | ValidationError) -> ChangeRefusedError:
+    """Return the error for a stored object, with its field and the command that corrects it."""
+    field, reason = "limits", str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        field, reason = ".".join(map(str, first["loc"])), first["msg"]
+    command, option = _COMMANDS.get(kind, ("", ""))
+    match field.partition(".")[0]:
+        case "allowed_models":
+            cure = f"with `egret {command} set {name} --any-model`, or --model GLOB"
+        case "limits":
+            cure = f"with `egret limits remove {option} {name} --all`"
+        case _:
+            cure = "by its own command"
+    return ChangeRefusedError(
+        f"{kind.value.lower()} {name} is not one this Egret can read ({field}: {reason})",
+        hint=f"correct it {cure}, or use the Egret that wrote it",
+    )

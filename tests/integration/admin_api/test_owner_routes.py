@@ -81,6 +81,21 @@ async def test_a_name_that_is_no_name_is_refused_and_not_repeated(app: FastAPI) 
     assert {one.status_code for one in paths} <= {404, 422}
 
 
+async def test_a_glob_that_can_be_no_models_is_refused(app: FastAPI) -> None:
+    alice = await session_client(app, "admin")
+    teams = f"{API}/organizations/acme/teams"
+
+    answers = [
+        await alice.post(teams, json={"name": "ci", "allowed_models": ["gpt\t4"]}),
+        await alice.patch(f"{teams}/search", json={"allowed_models": ["gpt\t4"]}),
+        await alice.post(f"{teams}/search/keys", json={"name": "ci", "allowed_models": ["a\t4"]}),
+    ]
+    empty = await alice.post(teams, json={"name": "ci", "allowed_models": [""]})
+
+    assert [one.status_code for one in (*answers, empty)] == [409, 409, 409, 422]
+    assert all("is no model: write a name or a glob" in one.text for one in answers)
+
+
 def json_text(text: str) -> bytes:
     return ("".join(['"', *(f"\\u{ord(one):04x}" for one in text), '"'])).encode()
 

@@ -138,6 +138,12 @@ def test_an_empty_list_of_models_is_a_list() -> None:
             id="models that are no list",
         ),
         pytest.param(
+            {"allowed_models": ["gpt-*", ""]},
+            "allowed_models is wrong: '' is no model: write a name or a glob, such as gpt-*,"
+            " of 1 to 200 characters without control characters",
+            id="an empty model",
+        ),
+        pytest.param(
             {"allowed_operations": ["chat", "fly"]},
             "allowed_operations is wrong: there is no operation 'fly'; there are "
             + ", ".join(sorted(operation.value for operation in Operation)),
