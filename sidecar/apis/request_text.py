@@ -79,6 +79,7 @@ _PLAIN_MESSAGE: Final = ("role", "content")
 """Known to all vocabularies, and neither of them the place of media or of free text."""
 
 _OBJECT: Final = frozenset({dict})
+_CONTAINERS: Final = frozenset({dict, list})
 _content_of: Final = methodcaller("get", "content")
 _tools_of: Final = methodcaller("get", "tools")
 
@@ -144,13 +145,13 @@ class TextExtractor:
             if isinstance(messages, list) and (  # at the speed of C: most of them are one text
                 not _OBJECT.issuperset(map(type, messages))
                 or any(map(_tools_of, messages))
-                or list in map(type, map(_content_of, messages))
+                or not _CONTAINERS.isdisjoint(map(type, map(_content_of, messages)))
             ):
                 named[reading.list_field or ""] = [
                     one
                     for one in messages
                     if isinstance(one, dict)
-                    and ("tools" in one or isinstance(one.get("content"), list))
+                    and ("tools" in one or isinstance(one.get("content"), (list, dict)))
                 ]
             if named:
                 reading.names_models = next(further_models(named), None) is not None
@@ -215,6 +216,8 @@ class TextExtractor:
             if not isinstance(message, dict):
                 if reading is not None:
                     reading.is_mixed = True
+                    # It goes on with the text of the message before it, which may be known.
+                    reading.has_seam |= bool(reading.known)
                 self._list(key, [message], role, place)  # a list of texts, each by itself
                 continue
             if meeting is not None and isinstance(number := message.get(meeting.mark), int):

@@ -87,7 +87,8 @@ class GuardrailResult(NamedTuple):
     `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it passed.
     `stage` is the side that was checked, never both.
     `part_values` has what parts, by index, add to what is known without them: a score above that
-    of most texts, or the difference of a count to the number of bytes.
+    of most texts, or the difference of a count to the number of bytes. A search that *gave_up*
+    reached a bound of work or findings: what it had not searched counts as found.
     A tuple, which is built faster than a frozen dataclass.
     """
 
@@ -101,6 +102,7 @@ class GuardrailResult(NamedTuple):
     events: tuple[NotedEvent, ...] = ()
     stage: Stage = Stage.INPUT
     part_values: tuple[tuple[int, float], ...] = ()
+    gave_up: bool = False
 
     @classmethod
     def failed(cls, guardrail: Guardrail, error_type: str) -> GuardrailResult:

@@ -51,8 +51,9 @@ MAX_HASHED: Final = 3
 """Ends of known lists up to which one body is hashed: a client could send any number of them."""
 
 MAX_JOINED_FINDINGS: Final = 100
-"""Of one guardrail. A search treats thousands in one request in another way, and counts those
-that overlap as well; with fewer it cannot come to that."""
+"""Of one guardrail. A search treats thousands in one request in another way. It also gives up
+after many candidates that are no findings; those of known fragments are not counted again, so that
+a request with many in each of its fragments is judged more exactly than as a whole."""
 
 
 def read_conversation(
@@ -279,6 +280,8 @@ class Conversation:
         """
         if not self._reading.met:
             return results
+        if any(map(_gave_up, results)):
+            return None
         search, most = self._search_of(results), self.scan.most
         known, end = self._known(), len(self.subject.parts)
         findings, values = search.findings(0, end, known), search.values(0, end, known)
@@ -336,8 +339,8 @@ class Conversation:
         table.hits += len(reading.known)
         table.misses += sum([not one.is_known for one in self._pieces])
         table.saved_bytes += self._saved_bytes
-        if reading.names_models or any(map(_error_of, results)):
-            return
+        if reading.names_models or any(map(_error_of, results)) or any(map(_gave_up, results)):
+            return  # a search that gave up has found texts that are harmless by themselves
         search = self._search_of(results)
         elements, at = reading.elements, 0
         bundled = [one.elements for one in self._pieces if one.field == reading.list_field]
@@ -493,6 +496,7 @@ class _Search:
 
 
 _error_of: Final = attrgetter("error_type")
+_gave_up: Final = attrgetter("gave_up")
 _findings_of: Final = attrgetter("findings")
 _values_of: Final = attrgetter("part_values")
 _part_of: Final = attrgetter("part")

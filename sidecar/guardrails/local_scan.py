@@ -82,18 +82,25 @@ class _RuleCheck:
             rules[id_] = (*rules.get(id_, ()), rule)
         return cls(rules)
 
-    def search(self, texts: ScannedTexts, *, guardrail: str) -> Cooperative[tuple[Finding, ...]]:
-        """Search the spans of the rules that hit."""
+    def search(
+        self, texts: ScannedTexts, *, guardrail: str
+    ) -> Cooperative[tuple[tuple[Finding, ...], bool]]:
+        """Search the spans of the rules that hit; return whether one gave up as well."""
         located: list[Located] = []
+        gave_up = False
         for id_ in (*(texts.hits.keys() & self.rules.keys()), None):
             first_end = 0 if id_ is None else texts.hits[id_][0]
             for rule in self.rules.get(id_, ()):
-                found = yield from spans(rule, texts.views, texts.ends, first_end=first_end)
+                found, was_bounded = yield from spans(
+                    rule, texts.views, texts.ends, first_end=first_end
+                )
+                gave_up |= was_bounded
                 rank, type_ = rule.rank, rule.type
                 located += [
                     (part, start, end, rank, type_, guardrail) for part, start, end in found
                 ]
                 if len(located) > MAX_FINDINGS:
+                    gave_up = True
                     # Each part with a finding as a whole, named by its finding of the lowest rank.
                     kinds: dict[int, tuple[int, str]] = {}
                     for part, _, _, rank, type_, _ in located:
@@ -104,7 +111,7 @@ class _RuleCheck:
                     ]
                 if len(located) > SLICE_FINDINGS:
                     yield
-        return (yield from disjoint_in_turns(located)) if located else ()
+        return (yield from disjoint_in_turns(located)) if located else (), gave_up
 
 
 class LocalScan:
@@ -259,7 +266,9 @@ class LocalScan:
                 if more := [one for one in places if one is not None]:
                     findings = yield from joined(known.guardrail, known.findings, more)
                     verdict = LOCAL_VERDICTS[known.guardrail.action]
-                    now[index] = known._replace(verdict=verdict, findings=findings)
+                    now[index] = known._replace(
+                        verdict=verdict, findings=findings, gave_up=known.gave_up or result.gave_up
+                    )
             before, redacted = redacted, spans_to_redact(now)
             if redacted == before:
                 return tuple(now)
@@ -359,15 +368,17 @@ def _judge(
                 texts.parts, texts.views if texts.joined is None else texts.joined, passing
             )
             return judged if isinstance(judged, GuardrailResult) else (yield from judged)
-        findings = yield from check.search(texts, guardrail=guardrail.name)
+        findings, gave_up = yield from check.search(texts, guardrail=guardrail.name)
         if across is not None:
             windows, around = across
-            seen = yield from check.search(around, guardrail=guardrail.name)
+            seen, gave_up_across = yield from check.search(around, guardrail=guardrail.name)
+            gave_up |= gave_up_across
             if located := [place for one in seen for place in windows[one.part].located(one)]:
                 findings = yield from joined(guardrail, findings, located)
         if not findings:
             return passing
-        return GuardrailResult(guardrail, LOCAL_VERDICTS[guardrail.action], findings)
+        verdict = LOCAL_VERDICTS[guardrail.action]
+        return GuardrailResult(guardrail, verdict, findings, gave_up=gave_up)
     except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
         return GuardrailResult.failed(guardrail, type(error).__name__)
 
@@ -475,4 +486,4 @@ def _whole(result: GuardrailResult, parts: Sequence[TextPart]) -> GuardrailResul
         Finding(one.guardrail, one.type, part, 0, len(parts[part].content))
         for part, one in sorted(first.items())
     ]
-    return result._replace(findings=tuple(whole))
+    return result._replace(findings=tuple(whole), gave_up=True)

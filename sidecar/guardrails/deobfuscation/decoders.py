@@ -244,6 +244,7 @@ class SpacingDecoder(Decoder):
         least: int,
     ) -> None:
         self.trigger = trigger
+        self._trigger = compile_re2(trigger)
         self._expression = expression
         self._join = join
         self._likely = compile_re2(likely)
@@ -257,9 +258,16 @@ class SpacingDecoder(Decoder):
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         content = view.content
+        # In this very text: that of another would make a difference to what is found in this one.
+        for start in range(0, len(content), SLICE_BYTES):
+            if self._trigger.search(content, start, start + SLICE_BYTES + self._least) is not None:
+                break
+            yield
+        else:
+            return ()
         likely, begins = self._likely, self._begins
         found = matches(self._expression, content, least=self._least, likely=likely, begins=begins)
-        return replace_runs(view, found, self._join, ViewKind.UNSPACED)
+        return (yield from replace_runs(view, found, self._join, ViewKind.UNSPACED))
 
 
 SPACING: Final = SpacingDecoder(

@@ -188,12 +188,13 @@ PartSpan = tuple[int, int, int]
 
 def spans(
     rule: Rule, views: Sequence[TextView], ends: Sequence[int], *, first_end: int
-) -> Cooperative[list[PartSpan]]:
+) -> Cooperative[tuple[list[PartSpan], bool]]:
     """Return the spans that *rule* finds in *views*, from the view on that holds *first_end*.
 
-    Folded rules search words, all others the text as it is read.
+    With them comes whether the search gave up, so that the rest counts as found. Folded rules
+    search words, all others the text as it is read.
     """
-    locate, left, work = rule.locate, rule.max_candidates, 0
+    locate, left, work, gave_up = rule.locate, rule.max_candidates, 0, False
     found: list[PartSpan] = []
     for view, view_end in zip(views, ends, strict=True):
         is_other = view.kinds.isdisjoint(_FOR_WORDS) if rule.folded else view.kinds <= _FOR_WORDS
@@ -203,6 +204,7 @@ def spans(
         if left <= 0:  # too many to check: the rest counts as found
             if view.length:
                 found.append((part, 0, view.length))
+                gave_up = True
             continue
         for candidate in candidates(rule, view.content):
             if candidate is None or work >= SLICE_CANDIDATES:
@@ -217,7 +219,7 @@ def spans(
             work += weight
             if left < 0 or len(found) > MAX_FOUND:
                 found[begin:] = [(part, 0, view.length)]
-                left = min(left, 0)
+                left, gave_up = min(left, 0), True
                 break
             for span in (candidate,) if locate is None else locate(view.content, start, end):
                 if accepts is not None and not accepts(*span):
@@ -226,7 +228,7 @@ def spans(
                     span = offsets.span(*span)  # noqa: PLW2901 - the same span, in the part
                     work += OFFSETS_WEIGHT
                 found.append((part, *span))
-    return found
+    return found, gave_up
 
 
 CALL_BYTES: Final = 64

@@ -299,6 +299,65 @@ def test_entries_take_no_more_memory_than_is_counted(ending: str) -> None:
     assert taken <= known.bytes - counted
 
 
+def test_tools_beside_a_text_with_too_many_findings_are_not_remembered_as_found() -> None:
+    """A search that gives up counts what is left as found: the tools behind a long log."""
+    known = table()
+    tools = [{"type": "function", "function": {"name": "read", "description": FILLER * 40}}]
+    log = " ".join([f"{one % 223 + 1}.{one % 251}.{one % 241}.9" for one in range(2_101)])
+    body = chat(message("user", log), tools=tools)
+    assert [part for _, part in types(judge(known, body))][-1] > 1
+    assert types(judge(known, chat(message("user", "hello"), tools=tools))) == []
+
+
+def test_a_turn_whose_search_gives_up_is_searched_as_a_whole() -> None:
+    """Addresses of private networks are no findings, but looking at each has a bound."""
+    known = table()
+    tools = [{"type": "function", "function": {"name": "read", "description": FILLER * 40}}]
+    judge(known, chat(message("user", "hello"), tools=tools))
+    log = " ".join([f"10.{one % 223}.{one % 251}.9" for one in range(5_200)])
+    body = chat(message("user", log), tools=tools)
+    assert judge(known, body) == RULES.local.scan(*_texts_of(body))
+
+
+def _texts_of(body: bytes) -> tuple[Any, Any]:
+    read = read_request(route(), HEADERS, body)
+    assert isinstance(read, Subject)
+    return read.parts, read.runs
+
+
+def test_letters_set_apart_are_found_or_not_whatever_stands_in_other_messages() -> None:
+    """Three letters in a row make a search worth it, in that very text."""
+    spaced = message("user", "see the s p a c e d letters")
+    short = {"role": "assistant", "content": "write a b @ c d . d e"}
+    long = {"role": "assistant", "content": "write t o m @ a b c . d e"}
+    for last, found in ((short, []), (long, [("EMAIL", 2)])):
+        known = table()
+        judge(known, chat(spaced))
+        assert types(judge(known, chat(spaced, last))) == found
+        assert types(RULES.local.scan(*_texts_of(chat(spaced, last)))) == found
+
+
+def test_an_object_in_place_of_a_messages_content_may_name_a_model() -> None:
+    known = table()
+    tool = {"type": "tool_addition", "tool": {"type": "x", "definition": {"model": "dear"}}}
+    odd = {"role": "user", "content": {**tool, "text": FILLER * 90}}
+    body = json.dumps({"model": "gpt-5", "input": "x", "messages": [odd]}).encode()
+    for _ in range(2):
+        judge(known, body, path="/v1/responses")
+    assert known.hits == 0
+
+
+def test_a_list_between_messages_goes_on_with_the_text_of_a_known_one() -> None:
+    known = table()
+    first = message("user", "it is ann.lee@exam", 9_000)
+    x, y = message("user", "x"), message("assistant", "y")
+    results: Results | Malformed = ()
+    for items in ([x, y], [first, y], [first, [{"text": "ple.org thanks"}], y]):
+        body = json.dumps({"model": "gpt-5", "input": items}).encode()
+        results = judge(known, body, path="/v1/responses")
+    assert types(results) == [("EMAIL", 1), ("EMAIL", 2)]
+
+
 def test_known_and_new_messages_together_hold_no_more_values_than_are_read() -> None:
     known = table()
     rows: list[list[int]] = [[]] * 60_000
