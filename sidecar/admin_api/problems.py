@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from sidecar.admin.installation.objects import InstallationError
 from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
+from sidecar.domain.fault_words import plain_fault
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.storage.pool import InvalidDsnError
 
@@ -132,7 +133,7 @@ def _invalid(error: RequestValidationError | PolicyDocumentError | InstallationE
         case RequestValidationError():
             detail = "the request is not valid"
             errors = [
-                {"in": ".".join(str(step) for step in fault["loc"]), "fault": str(fault["msg"])}
+                {"in": ".".join(str(step) for step in fault["loc"]), "fault": plain_fault(fault)}
                 for fault in error.errors()[:MAX_ERRORS]
             ]
         case PolicyDocumentError():

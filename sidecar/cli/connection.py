@@ -165,7 +165,8 @@ def settings_or_exit() -> Settings:
     try:
         return read_settings()
     except SettingsError as error:
-        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
+        problem = "; ".join(str(error).splitlines())
+        fail(problem, hint="correct the environment", code=WRONG_USAGE)
 
 
 DEFAULT_RUN: Final = Path("run")

@@ -33,7 +33,8 @@ def health(
     try:
         server = read_settings().server
     except SettingsError as error:
-        fail(str(error), hint="correct the environment", code=WRONG_USAGE)
+        problem = "; ".join(str(error).splitlines())
+        fail(problem, hint="correct the environment", code=WRONG_USAGE)
     sockets = [server.worker_socket(index) for index in range(server.workers)]
     states = asyncio.run(worker_states(sockets))
     rows: list[Row] = [

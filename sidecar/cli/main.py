@@ -73,6 +73,22 @@ class _Commands(TyperGroup):
         ctx.meta[_AFTER_COMMAND] = rest = super().parse_args(ctx, args)
         return rest
 
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (
+            typer.BadParameter
+        ) as error:  # in the words of pydantic, by which Typer reads values
+            # Here, since only Typer's own check of a value needs them.
+            from pydantic import ValidationError  # noqa: PLC0415
+
+            from sidecar.domain.fault_words import plain_fault  # noqa: PLC0415
+
+            if isinstance(error.__cause__, ValidationError):
+                error.message = "; ".join(map(plain_fault, error.__cause__.errors()))
+            raise
+
 
 def _is_text(word: str) -> bool:
     """Return whether *word* is UTF-8; Python turns other bytes into lone surrogates."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated
 
 import typer
 
-from sidecar.cli.connection import on_database
-from sidecar.cli.terminal import FAILED, Output, OutputOption, fail, note, print_rows
-from sidecar.settings.process import (
-    SettingsError,
-    former_variables,
-    read_settings,
-    unknown_variables,
+from sidecar.cli.connection import on_database, settings_or_exit
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    fail,
+    note,
+    print_rows,
 )
+from sidecar.settings.process import former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import ServerSettings
 from sidecar.storage import migrate as migrations
@@ -39,8 +41,8 @@ def serve(
     from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
     from sidecar.worker.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
 
+    settings = settings_or_exit()
     try:
-        settings = read_settings()
         if workers is not None:
             server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))
             settings = settings.model_copy(update={"server": server})
@@ -51,9 +53,9 @@ def serve(
             fields = {} if one.meant is None else {"meant": one.meant}
             get_logger().warning("settings.unknown", variable=one.variable, **fields)
         asyncio.run(Supervisor(settings).run())
-    except (SettingsError, EndpointError, WorkerStartError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the last message to the caller
-        raise typer.Exit(2) from None
+    except (EndpointError, WorkerStartError) as error:
+        note(f"error: {error}")
+        raise typer.Exit(WRONG_USAGE) from None
 
 
 def migrate(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access
+from sidecar.domain.fault_words import plain_fault
 from sidecar.keys.scopes import ScopeError
 from sidecar.limits.limit_syntax import LimitWordsError
 from sidecar.storage.pool import Connection
@@ -61,7 +62,7 @@ def valid(kind: type[_Model], fields: Mapping[str, object]) -> _Model | Refusal:
         return kind.model_validate(fields)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
-        return Refusal("; ".join(f"{one['loc'][0]}: {one['msg']}" for one in faults))
+        return Refusal("; ".join(f"{one['loc'][0]}: {plain_fault(one)}" for one in faults))
 
 
 async def policy_choices(connection: Connection) -> list[tuple[str, str]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+import pydantic_settings
 from pydantic import ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sidecar.domain.fault_words import plain_fault
 from sidecar.settings.administration import AdminSettings
 from sidecar.settings.serving import (
     MAX_PORT,
@@ -118,20 +121,33 @@ def read_settings() -> Settings:
     """
     try:
         return Settings()
+    except pydantic_settings.SettingsError as error:  # its text names the section alone
+        section = str(error).partition('"')[2].partition('"')[0].upper()
+        raise SettingsError(
+            f'{ENV_PREFIX}{section}, or a list in it, is not JSON; write a list as ["a", "b"]'
+        ) from None
     except ValidationError as error:
-        faults = [
-            # A fault of several variables has no place of its own and names them.
-            f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in fault['loc'])}: "
-            f"{_MESSAGES.get(fault['type'], fault['msg'])}"
-            if fault["loc"]
-            else fault["msg"].removeprefix("Value error, ")
-            for fault in error.errors(include_input=False, include_url=False)
-        ]
-        raise SettingsError("\n".join(faults)) from None
+        details = error.errors(include_input=False, include_url=False)
+        raise SettingsError("\n".join(map(_words, details))) from None
 
 
-_MESSAGES = {"extra_forbidden": "no such setting; see docs/deploy.md"}
-"""Replacements of pydantic messages that would not help an operator, by its type of fault."""
+def _words(detail: ErrorDetails) -> str:
+    """Return a fault with its variable. A fault of several variables names them itself."""
+    if not detail["loc"]:
+        return plain_fault(detail)
+    variable = f"{ENV_PREFIX}{'__'.join(str(step).upper() for step in detail['loc'])}"
+    if detail["type"] != "extra_forbidden":
+        return f"{variable}: {plain_fault(detail)}"
+    section = variable.rpartition("__")[0]
+    known = [one for one in setting_names() if one.startswith(f"{section}__")]
+    names = {one.removeprefix(section): one for one in known}
+    near = _nearest(variable.removeprefix(section), names)
+    hint = f"did you mean {names[near]}?" if near else "see docs/deploy.md"
+    return f"{variable}: no such setting ({hint})"
+
+
+def _nearest(given: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(given, known, n=1)), None)
 
 
 _COMMAND_OPTIONS: Final = frozenset(
@@ -197,8 +213,5 @@ def unknown_variables(environment: Mapping[str, str]) -> tuple[UnknownVariable, 
         if not is_port and not _KUBERNETES_SERVICE.fullmatch(name):
             unknown.append(name)
     return tuple(
-        UnknownVariable(
-            variable, next(iter(difflib.get_close_matches(variable, known, n=1)), None)
-        )
-        for variable in sorted(unknown)
+        UnknownVariable(variable, _nearest(variable, known)) for variable in sorted(unknown)
     )

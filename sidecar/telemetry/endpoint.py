@@ -45,7 +45,7 @@ class MetricsEndpoint:
         except OSError as error:
             host, port = telemetry.metrics_host, telemetry.metrics_port
             raise EndpointError(
-                f"metrics endpoint cannot listen on {host}:{port} ({error.strerror}): free it or"
+                f"metrics endpoint cannot listen on {host}:{port} ({error.strerror}); free it or"
                 " set EGRET_TELEMETRY__METRICS_HOST and EGRET_TELEMETRY__METRICS_PORT (0: any)"
             ) from None
         self._thread = threading.Thread(

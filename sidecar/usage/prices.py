@@ -15,6 +15,7 @@ from typing import Annotated, Final, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
 from sidecar.domain.validation import ACCEPTED_TIMES, compile_glob, is_accepted
 
@@ -244,7 +245,7 @@ def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
                 field = ".".join(map(str, fault["loc"]))
-                faults.append(f"{place}: {field}: {fault['msg']}")
+                faults.append(f"{place}: {field}: {plain_fault(fault)}")
     if faults:
         raise PriceFileError("; ".join(faults[:20]))
     return prices

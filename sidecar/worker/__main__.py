@@ -37,7 +37,7 @@ def main(index: int, parent: int, ready_pipe: int) -> int:
         configure_logs(settings.telemetry.log_level)
         uvloop.run(run_worker(settings, index, ready_pipe=ready_pipe))
     except (SettingsError, SocketError, InvalidDsnError, SpoolError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the supervisor shows it
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the supervisor shows it
         return CANNOT_START
     return 0
 

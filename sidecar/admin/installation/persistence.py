@@ -26,6 +26,7 @@ from sidecar.admin.installation.plan import (
 )
 from sidecar.admin.installation.statements import DEFER_SUCCESSORS, LOAD, LOCK, TABLES
 from sidecar.admin.owners import ChangeRefusedError
+from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.limits import Level
 from sidecar.limits.serialization import LimitError, read_limits, write_limits
 from sidecar.policy.parse import PolicyDocument
@@ -171,7 +172,7 @@ def _unreadable(kind: Kind, name: str, error: LimitError | ValidationError) -> C
     field, reason = "limits", str(error)
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        field, reason = ".".join(map(str, first["loc"])), first["msg"]
+        field, reason = ".".join(map(str, first["loc"])), plain_fault(first)
     command, option = _COMMANDS.get(kind, ("", ""))
     match field.partition(".")[0]:
         case "allowed_models":

@@ -18,6 +18,6 @@ async def test_a_price_is_set_from_now_on_by_those_who_may(console: FastAPI) -> 
 
     assert "&lt;img src=x" in made
     assert "$2.50" in made
-    assert "output: Input should be greater than or equal to 0" in wrong
+    assert "output: must be at least 0" in wrong
     assert "Set a price" not in await viewer.get("/prices")
     await viewer.send("/prices", FORM, status=403)

@@ -108,6 +108,23 @@ def test_a_mistyped_command_is_answered_with_the_one_that_was_meant() -> None:
     assert "Did you mean 'policy'?" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (("keys", "list", "-o", "yaml"), "'yaml' is not one of 'table', 'json'."),
+        (("audit", "list", "--limit", "many"), "must be a whole number"),
+        (("audit", "list", "--limit", "0"), "must be at least 1"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused_in_plain_words(
+    words: tuple[str, ...], fault: str
+) -> None:
+    result = CliRunner().invoke(command_tree(words), words)
+
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert (result.exit_code, f": {fault} ╰" in said) == (2, True), said
+
+
 def test_the_version_is_told_without_a_command() -> None:
     """In one line, for scripts and reports of faults."""
     ran = CliRunner().invoke(command_tree(["--version"]), ["--version"])

@@ -23,8 +23,24 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         ),
         pytest.param(
             {"EGRET_SERVER__WORKRES": "3"},
-            "EGRET_SERVER__WORKRES: no such setting; see docs/deploy.md",
+            "EGRET_SERVER__WORKRES: no such setting (did you mean EGRET_SERVER__WORKERS?)",
             id="mistyped",
+        ),
+        pytest.param(
+            {"EGRET_SERVER__UNLIKE_ANY_OTHER": "3"},
+            "EGRET_SERVER__UNLIKE_ANY_OTHER: no such setting (see docs/deploy.md)",
+            id="unlike any setting",
+        ),
+        pytest.param(
+            {"EGRET_SERVER__WORKERS": "many", "EGRET_CACHE__MAX_KEYS": "0"},
+            "EGRET_SERVER__WORKERS: must be a whole number\n"
+            "EGRET_CACHE__MAX_KEYS: must be at least 1",
+            id="two numbers",
+        ),
+        pytest.param(
+            {"EGRET_VALKEY__NODES": "b:6379"},
+            'EGRET_VALKEY, or a list in it, is not JSON; write a list as ["a", "b"]',
+            id="a list without brackets",
         ),
         pytest.param(
             {"EGRET_TELEMETRY__METRICS_PUSH_SECONDS": "15"},
@@ -38,7 +54,7 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         ),
         pytest.param(
             {"EGRET_VALKEY__URL": "http://user:hunter2@a"},
-            "EGRET_VALKEY__URL: Value error, must begin with redis://, rediss:// or unix://",
+            "EGRET_VALKEY__URL: must begin with redis://, rediss:// or unix://",
             id="another scheme",
         ),
         pytest.param(
@@ -56,7 +72,7 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         ),
         pytest.param(
             {"EGRET_CACHE__L2_SECRET": "hunter2"},
-            "EGRET_CACHE__L2_SECRET: Value should have at least 32 items after validation, not 7",
+            "EGRET_CACHE__L2_SECRET: must have at least 32 characters",
             id="a secret that can be guessed",
         ),
         pytest.param(
@@ -83,7 +99,7 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
         ],
         pytest.param(
             {"EGRET_VALKEY__NODES": '["redis://b:6379"]'},
-            "EGRET_VALKEY__NODES__0: String should match pattern '^[^\\s@/]+:[0-9]{1,5}$'",
+            "EGRET_VALKEY__NODES__0: must match pattern '^[^\\s@/]+:[0-9]{1,5}$'",
             id="a node that is a URL",
         ),
         pytest.param(

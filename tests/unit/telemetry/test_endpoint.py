@@ -248,7 +248,7 @@ def test_a_port_in_use_is_named_with_the_setting_that_fixes_it(metrics: WorkerMe
             MetricsEndpoint(metrics, TelemetrySettings(metrics_port=port))
 
     assert str(raised.value) == (
-        f"metrics endpoint cannot listen on 127.0.0.1:{port} ({os.strerror(98)}): free it or"
+        f"metrics endpoint cannot listen on 127.0.0.1:{port} ({os.strerror(98)}); free it or"
         " set EGRET_TELEMETRY__METRICS_HOST and EGRET_TELEMETRY__METRICS_PORT (0: any)"
     )
 
