@@ -6,7 +6,7 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -258,12 +258,15 @@ async def create_key(
     """Store *key*'s digest for `owner`, a team and the key's name in it.
 
     Raises:
-        ChangeRefusedError: no such team or policy, the team has a key of that name in use, or a
-            glob can be no model's.
+        ChangeRefusedError: no such team or policy, the team has a key of that name in use, a glob
+            can be no model's, or the key would never be good.
     """
     team, name = owner
     team_id = await find_team_id(connection, team)
-    async with refusals(f"key {name} of team {team}", policy=rules.policy):
+    async with (
+        connection.transaction(),
+        refusals(f"key {name} of team {team}", policy=rules.policy),
+    ):
         await connection.execute(
             _CREATE_KEY,
             key.key_id,
@@ -278,7 +281,7 @@ async def create_key(
             as_array(scopes.tags),
             scopes.not_before,
         )
-    return await find_key(connection, key.key_id)
+        return _new(await find_key(connection, key.key_id))
 
 
 async def revoke_key(connection: Connection, key_id: str) -> Key:
@@ -307,7 +310,8 @@ async def change_key(connection: Connection, key_id: str, *, change: KeyChange) 
     """Change the scopes of a key.
 
     Raises:
-        ChangeRefusedError: there is no such key, it is revoked, or a glob can be no model's.
+        ChangeRefusedError: there is no such key, it is revoked, a glob can be no model's, or it
+            would begin to be good after it expires.
     """
     values = {
         field.name: value
@@ -318,7 +322,9 @@ async def change_key(connection: Connection, key_id: str, *, change: KeyChange) 
         values["allowed_models"] = models_array(values["allowed_models"])
     if "allowed_sources" in values:
         values["allowed_sources"] = _texts(values["allowed_sources"])
-    return await _update(connection, key_id, values)
+    async with connection.transaction():
+        key = await _update(connection, key_id, values)
+        return _in_order(key) if "not_before" in values else key
 
 
 async def _update(connection: Connection, key_id: str, values: Mapping[str, Any]) -> Key:
@@ -368,8 +374,8 @@ async def rotate_key(
     The new one takes over all but id, secret and expiry. Returns the new and the old.
 
     Raises:
-        ChangeRefusedError: there is no such key, it is revoked, was rotated before, or is expired
-            and nothing says how long the new one lives.
+        ChangeRefusedError: there is no such key, it is revoked, was rotated before, is expired and
+            nothing says how long the new one lives, or the new one would never be good.
     """
     async with connection.transaction():
         # The name is unique among keys in use: it is free once the old one names its successor,
@@ -395,7 +401,37 @@ async def rotate_key(
             grace,
         )
         await connection.execute(_COPY_KEY, key_id, key.key_id, key.secret_sha256, expires_at)
-    return await find_key(connection, key.key_id), await find_key(connection, key_id)
+        new = _new(await find_key(connection, key.key_id))
+    return new, await find_key(connection, key_id)
+
+
+def _new(key: Key) -> Key:
+    """Return a key that was just made; one that is expired already is refused."""
+    if key.state is KeyState.EXPIRED:
+        raise ChangeRefusedError(
+            f"key {key.name} would never be good: its expiry, {_shown(key.expires_at)}, is past",
+            hint="give one that is to come, such as --expires 30d",
+        )
+    return _in_order(key)
+
+
+def _in_order(key: Key) -> Key:
+    """Return *key*; one that expires before it begins to be good is refused."""
+    begins, ends = key.not_before, key.expires_at
+    if begins is None or ends is None:
+        return key
+    # asyncpg returns times in UTC, and infinity, which SQL may have set, without a time zone.
+    if begins.replace(tzinfo=UTC) >= ends.replace(tzinfo=UTC):
+        raise ChangeRefusedError(
+            f"key {key.name} would never be good: it begins at {_shown(begins)}, and expires at"
+            f" {_shown(ends)}",
+            hint="give a later expiry, or an earlier --not-before",
+        )
+    return key
+
+
+def _shown(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%SZ}"
 
 
 async def _lock_usable(connection: Connection, key_id: str) -> Key:

@@ -11,7 +11,7 @@ import gzip
 import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from sidecar.admin.keys import revoke_key
+from sidecar.admin.keys import expire_key, revoke_key
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
 from sidecar.storage.postgres_policies import apply_policy, load_policy
@@ -83,16 +83,18 @@ async def assert_logged(stack: Stack, answer: Answer, *, code: str) -> None:
 
 
 async def _key(stack: Stack, kind: str) -> str:
+    settings = PostgresSettings(dsn=SecretStr(stack.facts.postgres_dsn))
     match kind:
         case "wrong secret":
             good, other = await stack.new_key("block"), await stack.new_key("block")
             return other.reveal().replace(other.key_id, good.key_id)
         case "expired":
-            then = datetime.now(UTC) - timedelta(seconds=1)
-            return (await stack.new_key("block", expires_at=then)).reveal()
+            key = await stack.new_key("block")
+            async with connect(settings) as connection:
+                await expire_key(connection, key.key_id, at=datetime.now(UTC))
+            return key.reveal()
         case "revoked":
             key = await stack.new_key("block")
-            settings = PostgresSettings(dsn=SecretStr(stack.facts.postgres_dsn))
             async with connect(settings) as connection:
                 await revoke_key(connection, key.key_id)
             return key.reveal()

@@ -113,6 +113,21 @@ def test_what_cannot_be_set_is_refused_and_changes_nothing(
     assert scopes_of(shown) == SCOPES
 
 
+def test_a_key_cannot_begin_after_it_expires(egret: Egret) -> None:
+    """Nothing is changed; a key that has expired can be given a beginning before that."""
+    key_id = create(egret, "laptop", "--expires", "10d")["key_id"]
+
+    late = egret("keys", "set", key_id, "--not-before", "30d")
+    early = egret("keys", "set", key_id, "--not-before", "2d", "-o", "json")
+    egret("keys", "expire", key_id)
+    past = egret("keys", "set", key_id, "--not-before", "2020-01-01")
+
+    assert (late.code, late.out) == (1, "")
+    assert late.err.startswith("error: key laptop would never be good: it begins at 2")
+    assert late.err.endswith("; give a later expiry, or an earlier --not-before\n")
+    assert (early.code, past.code) == (0, 0)
+
+
 def test_a_glob_that_can_be_no_models_changes_no_key(egret: Egret) -> None:
     created = create(egret, "laptop", *NARROW)
 
@@ -167,7 +182,7 @@ def test_lists_are_chosen_by_owner_state_and_tag(egret: Egret) -> None:
     """Each alone and together."""
     create(egret, "good")
     create(egret, "tagged", "--tag", "env=prod")
-    create(egret, "old", "--expires", "2020-01-01", "--tag", "env=prod")
+    egret("keys", "expire", create(egret, "old", "--tag", "env=prod")["key_id"])
     create(egret, "early", "--not-before", "1d")
     create(egret, "ape", team="apes")
     create(egret, "ad", team="ads")

@@ -95,16 +95,17 @@ def test_what_is_exported_can_be_imported_elsewhere(
         line(2, created_at=CREATED, replaced_by=f"{3:012}", expires_at="2030-01-01T00:00:00Z"),
         line(3, created_at=CREATED, name="key-2", not_before="2027-01-01T00:00:00Z"),
         line(4, created_at=CREATED, revoked_at="2026-02-01T00:00:00Z", allowed_models=[]),
+        line(6, created_at=CREATED, expires_at="2026-02-01T00:00:00Z"),  # past: as it was
     )
     assert egret("keys", "import", jsonl(tmp_path / "keys.ndjson", *rows)).code == 0
     other = Egret(empty_database.dsn)
     assert other("migrate").code == 0
 
-    assert egret("keys", "export", str(first)) == Ran(0, "", f"5 keys exported to {first}\n")
+    assert egret("keys", "export", str(first)) == Ran(0, "", f"6 keys exported to {first}\n")
     ran = other("keys", "import", str(first), "--create-owners", "-o", "json")
     assert other("keys", "export", str(second)).code == 0
 
-    assert ran.json == {"imported": 5, "skipped": 0}
+    assert ran.json == {"imported": 6, "skipped": 0}
     assert listed(other) == listed(egret)
     assert sorted(second.read_text().splitlines()) == sorted(first.read_text().splitlines())
     assert "secret_sha256" in first.read_text()

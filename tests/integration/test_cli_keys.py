@@ -369,10 +369,12 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert egret("keys", *arguments.split()) == Ran(code, "", error)
 
 
-@pytest.mark.parametrize("time", ["infinity", "-infinity"])
-def test_a_time_without_end_is_listed(egret: Egret, database: Database, time: str) -> None:
+@pytest.mark.parametrize(("time", "code"), [("infinity", 0), ("-infinity", 1)])
+def test_a_time_without_end_is_listed_and_compared(
+    egret: Egret, database: Database, time: str, code: int
+) -> None:
     """Nobody can set it here; a database may hold it."""
-    create(egret)
+    key_id = create(egret)["key_id"]
 
     async def write() -> None:
         async with database.server.connect(database.name) as connection:
@@ -382,6 +384,7 @@ def test_a_time_without_end_is_listed(egret: Egret, database: Database, time: st
 
     assert egret("keys", "list").code == 0
     assert egret("keys", "list", "-o", "json").code == 0
+    assert egret("keys", "set", key_id, "--not-before", "1d").code == code
 
 
 def test_a_revoked_key_can_be_neither_rotated_nor_given_more_time(egret: Egret) -> None:
@@ -392,6 +395,52 @@ def test_a_revoked_key_can_be_neither_rotated_nor_given_more_time(egret: Egret) 
 
     assert egret("keys", "rotate", key_id) == Ran(1, "", error)
     assert egret("keys", "expire", key_id, "never") == Ran(1, "", error)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        pytest.param(
+            ["--expires", "2020-01-01"],
+            "key ci would never be good: its expiry, 2020-01-01 00:00:00Z, is past; give one that"
+            " is to come, such as --expires 30d",
+            id="past",
+        ),
+        pytest.param(
+            ["--expires", "2100-01-01", "--not-before", "2100-01-02"],
+            "key ci would never be good: it begins at 2100-01-02 00:00:00Z, and expires at"
+            " 2100-01-01 00:00:00Z; give a later expiry, or an earlier --not-before",
+            id="before it begins",
+        ),
+        pytest.param(
+            ["--expires", "2100-01-01", "--not-before", "2100-01-01"],
+            "key ci would never be good: it begins at 2100-01-01 00:00:00Z, and expires at"
+            " 2100-01-01 00:00:00Z; give a later expiry, or an earlier --not-before",
+            id="as it begins",
+        ),
+    ],
+)
+def test_a_key_that_would_never_be_good_is_not_made(
+    egret: Egret, options: list[str], error: str
+) -> None:
+    create(egret)
+
+    ran = egret("keys", "create", "--team", "search", "--name", "ci", *options)
+
+    assert ran == Ran(1, "", f"error: {error}\n")
+    assert len(egret("keys", "list", "-o", "json").json) == 1
+
+
+def test_a_rotation_makes_no_key_that_is_expired(egret: Egret) -> None:
+    """The old one stays as it was."""
+    key_id = create(egret)["key_id"]
+    before = egret("keys", "list", "-o", "json").json
+
+    ran = egret("keys", "rotate", key_id, "--expires", "2020-01-01")
+
+    assert (ran.code, ran.out) == (1, "")
+    assert "key laptop would never be good: its expiry, 2020-01-01" in ran.err
+    assert egret("keys", "list", "-o", "json").json == before
 
 
 def test_a_key_is_rotated_once(egret: Egret) -> None:
@@ -406,7 +455,8 @@ def test_a_key_is_rotated_once(egret: Egret) -> None:
 
 def test_an_expired_key_is_rotated_only_with_a_new_expiry(egret: Egret) -> None:
     """The new one would be expired as well."""
-    key_id = create(egret, "--expires", "now")["key_id"]
+    key_id = create(egret)["key_id"]
+    egret("keys", "expire", key_id)
 
     assert egret("keys", "rotate", key_id) == Ran(
         1,

@@ -38,6 +38,7 @@ TEAM_FIELDS = (
 KEY_FIELDS = (
     *TEAM_FIELDS,
     "expires_at: 2031-01-01T00:00:00.000001+02:00\n",
+    "expires_at: 2020-01-01\n",
     "not_before: 2026-01-01\ntags: [b, a, env=prod]\n",
     "allowed_operations: [embeddings, chat]\nallowed_sources: [2001:db8::/32, 192.0.2.1]\n",
     "priority: batch\nlimits: [{limit: tokens/minute=9, burst: 3, operations: [chat]}]\n",

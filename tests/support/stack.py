@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -349,7 +348,6 @@ class Stack:
         policy: str | None,
         *,
         allowed_models: tuple[str, ...] | None = None,
-        expires_at: datetime | None = None,
         scopes: Scopes = Scopes(),  # noqa: B008 - immutable
     ) -> ApiKey:
         """Create a key."""
@@ -360,7 +358,7 @@ class Stack:
                 connection,
                 key,
                 owner=(f"{ORGANIZATION}/{TEAM}", f"k-{key.key_id.lower()}"),
-                expires_at=expires_at,
+                expires_at=None,
                 rules=Rules(allowed_models=allowed_models, policy=policy),
                 scopes=scopes,
             )

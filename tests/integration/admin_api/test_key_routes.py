@@ -76,6 +76,25 @@ async def test_a_team_lead_binds_no_policy(app: FastAPI) -> None:
     assert (made.status_code, bound.status_code) == (403, 403)
 
 
+async def test_a_key_that_would_never_be_good_is_not_made(app: FastAPI) -> None:
+    lead = await session_client(app, "team_lead:acme/search")
+    past, begins, ends = "2020-01-01T00:00:00Z", "2100-01-02T00:00:00Z", "2100-01-01T00:00:00Z"
+
+    answers = [
+        await lead.post(KEYS, json={"name": "ci", "expires_at": past}),
+        await lead.post(KEYS, json={"name": "ci", "expires_at": ends, "not_before": begins}),
+        await lead.patch(
+            f"{API}/keys/AAAAAAAAAAA1", json={"expires_at": ends, "not_before": begins}
+        ),
+        await lead.post(f"{API}/keys/AAAAAAAAAAA1/rotate", json={"expires_at": past}),
+    ]
+    shown = (await lead.get(f"{API}/keys/AAAAAAAAAAA1")).json()
+
+    assert [one.status_code for one in answers] == [409] * 4
+    assert all("would never be good" in one.json()["detail"] for one in answers)
+    assert (shown["expires_at"], shown["not_before"], shown["replaced_by"]) == (None, None, None)
+
+
 async def test_values_out_of_range_are_faults_of_the_request(app: FastAPI) -> None:
     """Never of the server."""
     lead = await session_client(app, "team_lead:acme/search")
