@@ -190,13 +190,13 @@ async def test_the_first_revocation_stays(database: Database) -> None:
         ),
         pytest.param(
             """UPDATE organizations SET allowed_models = '{""}'""",
-            r"organization acme is not one this Egret can read \(allowed_models.0: String should",
+            r"organization acme is not one this Egret can read \(allowed_models.0: must",
             "correct it with `egret orgs set acme --any-model`, or --model GLOB",
             id="models",
         ),
         pytest.param(
             "UPDATE prices SET model = E'gpt\\t4'",
-            r"price gpt\t4 is not one this Egret can read \(model: String should match",
+            r"price gpt\t4 is not one this Egret can read \(model: must match",
             "correct it by its own command",
             id="a price",
         ),
