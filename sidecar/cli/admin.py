@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import typer
+from typing_extensions import override
 
 from sidecar.admin_api.roles import Grant, GrantError, Permission, Role, find_grant
 from sidecar.admin_api.sign_in import (
@@ -37,6 +39,7 @@ from sidecar.cli.terminal import (
     shows_secret,
 )
 from sidecar.keys.credentials import generate
+from sidecar.settings.administration import AdminSettings
 from sidecar.storage.pool import Connection
 
 admin = typer.Typer(
@@ -87,14 +90,21 @@ def serve(context: typer.Context) -> None:
     from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
     from sidecar.telemetry.names import LogEvent  # noqa: PLC0415
 
+    class Server(uvicorn.Server):
+        """Logs the start once connections are accepted."""
+
+        @override
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            get_logger().info(LogEvent.ADMIN_STARTED, url=own.origin)
+
     settings = settings_or_exit()
-    configure_logs(settings.telemetry.log_level)
     own = settings.admin
-    server = uvicorn.Server(
+    sockets = _listen(own)
+    configure_logs(settings.telemetry.log_level)
+    server = Server(
         uvicorn.Config(
             add_console(create_app(settings)),
-            host=own.host,
-            port=own.port,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -107,10 +117,27 @@ def serve(context: typer.Context) -> None:
     # After a graceful end uvicorn raises the signal anew; the end is no failure.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: None)
-    get_logger().info(LogEvent.ADMIN_STARTED, url=own.origin)
-    uvloop.run(server.serve())
+    uvloop.run(server.serve(sockets))
     if not server.started:
         sys.exit(1)
+
+
+def _listen(own: AdminSettings) -> list[socket.socket]:
+    """Listen on every address of the host, or exit; uvicorn would log an error and exit with 3."""
+    try:
+        found = socket.getaddrinfo(
+            own.host or None, own.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        places = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        return [
+            socket.create_server(address, family=family, backlog=_BACKLOG)
+            for family, address in places
+        ]
+    except OSError as error:
+        host = f"[{own.host}]" if ":" in own.host else own.host
+        reason = (error.strerror or "").partition(" (while")[0]
+        hint = "free it or set EGRET_ADMIN__HOST and EGRET_ADMIN__PORT"
+        fail(f"cannot listen on {host}:{own.port} ({reason})", hint=hint, code=WRONG_USAGE)
 
 
 @admin.command("login-link")

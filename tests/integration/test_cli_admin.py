@@ -9,6 +9,7 @@ import socket
 import sys
 
 import httpx
+import pytest
 
 from sidecar.settings.sections import inherited_environment
 from tests.support.command_line import Egret
@@ -52,6 +53,20 @@ async def test_the_process_serves_a_first_login_and_ends_gracefully(database: Da
     assert entered.status_code == 303
     assert me.json()["person"] == "alice"
     assert await process.wait() == 0
+
+
+def test_a_port_in_use_is_named_and_nothing_is_logged_as_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wrong usage, as for `egret serve`."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("EGRET_ADMIN__PORT", str(port))
+        ran = Egret("postgresql://nobody@127.0.0.1:1/none")("admin")
+
+    problem = f"error: cannot listen on 127.0.0.1:{port} (Address already in use)"
+    hint = "free it or set EGRET_ADMIN__HOST and EGRET_ADMIN__PORT"
+    assert (ran.code, ran.out, ran.err) == (2, "", f"{problem}; {hint}\n")
 
 
 async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
