@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib.resources
+import signal
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -202,9 +203,12 @@ def run() -> None:
     environment = inherited_environment()
     if _COMPLETE in environment:  # a shell completes a command line, which is in a variable
         words = " ".join(environment.get(name, "") for name in _COMPLETED).split()
+    tree = command_tree(words)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # imports are over
     try:
         try:
-            command_tree(words)(prog_name="egret")
+            tree(prog_name="egret")
         finally:
             typer.echo(nl=False)  # flushes, if there is a standard output
     except OSError as error:

@@ -138,6 +138,20 @@ async def test_the_tour_comes_out_as_expected() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("command", ["demo", "up"])
+async def test_a_start_that_is_interrupted_ends_with_130(run: Path, command: str) -> None:
+    """Without a table of cases that were not run."""
+    options = ["--run-directory", str(run), "--port", "0"] if command == "up" else []
+    process = await egret(command, *options)
+    assert process.stdout is not None
+    await process.stdout.readuntil("✓".encode())  # the first part is there, the others are not
+    process.send_signal(signal.SIGINT)
+    printed = (await process.stdout.read()).decode()
+
+    assert (await process.wait(), "Verdict" in printed) == (130, False)
+    assert "Traceback" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -38,6 +38,21 @@ for line in sys.argv[1:]:
         print(end.code)
 """
 
+INTERRUPTED = """
+import os, signal, sys
+from sidecar.__main__ import main
+
+interrupted = sys.argv.pop(1)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
 
 def ran(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in this environment and more."""
@@ -147,6 +162,21 @@ def test_a_word_that_no_database_takes_is_named(words: tuple[str, ...], said: st
 
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert ran.stderr.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["sidecar.cli.main", "pydantic", "sidecar.cli.policy", "egret_tools.cli.demo_session"],
+    ids=["of all commands", "of a library", "of one command", "in a command"],
+)
+def test_ctrl_c_during_imports_ends_a_command_without_a_traceback(module: str) -> None:
+    """Python raises KeyboardInterrupt there, in some places as an exception of other kinds."""
+    words = ["demo"] if module.startswith("egret_tools") else ["policy", "schema"]
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module, *words], capture_output=True, check=False
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, b"", b"")
 
 
 @pytest.mark.parametrize("words", ["policy schema", "policy --help", "--version"])

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,7 +139,7 @@ class Session:
     prints_json: bool = False
 
     def run(self) -> int:
-        """Run until SIGINT or SIGTERM (0) or until something fails (1)."""
+        """Run until a signal; returns 0, or 128 and its number before all is ready, or 1."""
         console = Console(stderr=self.prints_json)
         try:
             return asyncio.run(until_signal(lambda: self._run(console)))
@@ -161,22 +161,23 @@ class Session:
             has_data = (run.data / SECRETS_NAME).exists()
             options = self._with_ports(ports)
             async with running_stack(options, run=run, progress=progress) as stack:
-                seconds = time.monotonic() - started_at
-                facts = stack.facts
-                link = None
-                if facts.console_url is not None and not self.prints_json:
-                    link = await login_link(facts.postgres_dsn, facts.console_url)
-                self._show(console, stack, seconds=seconds, link=link)
-                if has_data and not self.prints_json:
-                    console.print(
-                        "\nKeys, policies and usage are those of earlier runs"
-                        f" ({run.data}); --fresh drops them.",
-                        highlight=False,
-                        soft_wrap=True,
+                with suppress(asyncio.CancelledError):  # once all is ready, a signal is the end
+                    seconds = time.monotonic() - started_at
+                    facts = stack.facts
+                    link = None
+                    if facts.console_url is not None and not self.prints_json:
+                        link = await login_link(facts.postgres_dsn, facts.console_url)
+                    self._show(console, stack, seconds=seconds, link=link)
+                    if has_data and not self.prints_json:
+                        console.print(
+                            "\nKeys, policies and usage are those of earlier runs"
+                            f" ({run.data}); --fresh drops them.",
+                            highlight=False,
+                            soft_wrap=True,
+                        )
+                    raise await stack.keep_running(
+                        lambda death, after: show_restart(console, death, after)
                     )
-                raise await stack.keep_running(
-                    lambda death, after: show_restart(console, death, after)
-                )
 
     def _with_ports(self, ports: PortChoice) -> StackOptions:
         return replace(
@@ -292,27 +293,29 @@ def show_error(console: Console, error: PartError) -> None:
 
 
 async def until_signal(work: Callable[[], Awaitable[None]]) -> int:
-    """Await *work*; SIGINT and SIGTERM end it in order. Returns the exit code.
+    """Await *work*, which SIGINT, SIGTERM and SIGHUP cancel; return the exit code.
 
+    It is 128 and the signal's number, as in a shell, or 0 if *work* returned.
     A further signal while things stop changes nothing: each part has a time limit of its own.
     """
     task = asyncio.ensure_future(work())
     loop = asyncio.get_running_loop()
-    is_asked = False
+    received: signal.Signals | None = None
 
-    def stop() -> None:
-        nonlocal is_asked
-        if not is_asked:
-            is_asked = True
+    def stop(number: signal.Signals) -> None:
+        nonlocal received
+        if received is None:
+            received = number
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     try:
         await task
     except asyncio.CancelledError:
-        if not is_asked:
+        if received is None:
             raise
+        return 128 + received
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -128,19 +129,31 @@ def test_no_upstream_means_the_mock() -> None:
     assert read_upstream(None, ca_file=None, keys=(None, None)) is None
 
 
-async def test_a_signal_ends_the_work_in_order() -> None:
-    """Blocks are left inside out, and the exit code is 0."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_ends_the_work_in_order(number: signal.Signals, code: int) -> None:
+    """Blocks are left inside out, and the exit code is that of a shell."""
     steps: list[str] = []
 
     async def work() -> None:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             await asyncio.sleep(60)
         finally:
             steps.append("stopped")
 
-    assert await until_signal(work) == 0
+    assert await until_signal(work) == code
     assert steps == ["stopped"]
+
+
+async def test_work_that_ends_on_a_signal_as_usual_has_no_exit_code_of_its_own() -> None:
+    """As `egret up` once all is ready."""
+
+    async def work() -> None:
+        with suppress(asyncio.CancelledError):
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(60)
+
+    assert await until_signal(work) == 0
 
 
 async def test_an_error_is_not_taken_for_a_signal() -> None:
