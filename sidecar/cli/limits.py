@@ -64,7 +64,8 @@ def owner_of(*, key: str | None, team: str | None, org: str | None) -> Owner:
     """Return the one owner that was named, or exit."""
     owner = owner_or_all(key=key, team=team, org=org)
     if owner is None:
-        fail("say whose", hint="give one of --key, --team and --org", code=WRONG_USAGE)
+        problem = "no key, team or organization is named"
+        fail(problem, hint="give one of --key, --team and --org", code=WRONG_USAGE)
     return owner
 
 
@@ -76,7 +77,9 @@ def owner_or_all(*, key: str | None, team: str | None, org: str | None) -> Owner
         if name is not None
     ]
     if len(named) > 1:
-        fail("say whose", hint="give one of --key, --team and --org", code=WRONG_USAGE)
+        levels = ", ".join(owner.level.value for owner in named)
+        number = ("none", "one", "two", "three")[len(named)]
+        fail(f"{number} are named ({levels})", hint="give one", code=WRONG_USAGE)
     if not named:
         return None
     owner = named[0]

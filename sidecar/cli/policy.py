@@ -19,7 +19,7 @@ from sidecar.cli.admin_server import AdminServer, owner_address
 from sidecar.cli.arguments import SERVER, KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import ChangeNotice, on_connection
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
-from sidecar.cli.keys import public_id
+from sidecar.cli.limits import owner_of
 from sidecar.cli.policy_change import (
     DryRunOption,
     Manner,
@@ -279,12 +279,8 @@ def _bind(
     output: Output,
     no_wait: bool,
 ) -> None:
-    levels = {Level.KEY: key, Level.TEAM: team, Level.ORGANIZATION: org}
-    named = [(level, name) for level, name in levels.items() if name is not None]
-    if len(named) != 1:
-        fail("no object is named", hint="pass one of --key, --team and --org", code=WRONG_USAGE)
-    level, name = named[0]
-    name = public_id(name) if level is Level.KEY else name
+    owner = owner_of(key=key, team=team, org=org)
+    level, name = owner.level, owner.name
 
     async def work(connection: Connection) -> str:
         match level:

@@ -161,7 +161,7 @@ async def test_reports_are_written_for_people_and_for_spreadsheets(
     ("words", "said"),
     [
         (("--org", "nobody"), "there is no organization nobody"),
-        (("--org", "acme", "--team", "search"), "say whose"),
+        (("--org", "acme", "--team", "search"), "two are named (team, organization); give one"),
     ],
     ids=["unknown", "two"],
 )

@@ -225,8 +225,8 @@ async def test_without_valkey_periods_are_told_by_the_records(
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ((), "say whose"),
-        (("AAAAAAAAAAAA", "--org", "acme"), "say whose"),
+        ((), "no key, team or organization is named"),
+        (("AAAAAAAAAAAA", "--org", "acme"), "two are named (key, organization); give one"),
         (("AAAAAAAAAAAA",), "there is no key AAAAAAAAAAAA"),
         (("--team", "nobody"), "there is no team nobody"),
         (("--org", "nobody"), "there is no organization nobody"),

@@ -138,8 +138,8 @@ def test_what_is_no_limit_is_explained_and_changes_nothing(
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ((), "say whose"),
-        (("--team", "search", "--org", "acme"), "say whose"),
+        ((), "no key, team or organization is named; give one of --key, --team and --org"),
+        (("--team", "search", "--org", "acme"), "two are named (team, organization); give one"),
         (("--team", "nobody"), "there is no team nobody"),
         (("--org", "nobody"), "there is no organization nobody"),
         (("--key", "AAAAAAAAAAAA"), "there is no key AAAAAAAAAAAA"),

@@ -173,14 +173,20 @@ def test_a_policy_is_bound_and_unbound_at_every_level(
         pytest.param(
             "policy bind strict",
             2,
-            "error: no object is named; pass one of --key, --team and --org\n",
+            "error: no key, team or organization is named; give one of --key, --team and --org\n",
             id="bind to nothing",
         ),
         pytest.param(
             "policy bind strict --org acme --team search",
             2,
-            "error: no object is named; pass one of --key, --team and --org\n",
+            "error: two are named (team, organization); give one\n",
             id="bind to two things",
+        ),
+        pytest.param(
+            f"policy unbind --key {KEY} --org acme --team search",
+            2,
+            "error: three are named (key, team, organization); give one\n",
+            id="unbind from three things",
         ),
         pytest.param(
             "audit list --since yesterday",
