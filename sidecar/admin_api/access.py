@@ -431,7 +431,9 @@ async def _set_owner(access: Access, statement: str, names: Sequence[str], kind:
 def forbidden(permission: Permission) -> Problem:
     """Return the answer for a caller without *permission*."""
     return Problem(
-        HTTPStatus.FORBIDDEN, f"this needs the permission {permission.value}", hint="see /me"
+        HTTPStatus.FORBIDDEN,
+        f"this needs the permission {permission.value}",
+        hint="ask an administrator for a role that has it; GET /api/v1/me shows yours",
     )
 
 

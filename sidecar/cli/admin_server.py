@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -24,6 +25,8 @@ _API: Final = "/api/v1"
 _SECONDS: Final = 60.0
 """More than the server waits for workers."""
 _REFUSED: Final = 400
+_LOOK_FIRST: Final = "a change may have been made: look first"
+_TOKEN_FORM: Final = re.compile(r"[!-~]+")
 MAX_ROWS: Final = 1_000
 """The most objects of one answer."""
 _IN_FORCE: Final = re.compile(r"workers=(\d+), behind=(\d+)")
@@ -105,7 +108,11 @@ class AdminServer:
             import httpx  # noqa: PLC0415 - only here, and only the extra has it
         except ModuleNotFoundError:
             fail("--server needs httpx", hint=install_hint("admin"), code=WRONG_USAGE)
-        self._failed = (httpx.HTTPError, httpx.InvalidURL)
+        self._failed = (httpx.HTTPError, httpx.InvalidURL, ValueError)
+        self._unsent = (
+            httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.LocalProtocolError,
+            httpx.ProxyError, ValueError,
+        )  # fmt: skip
         self._request = httpx.request
         self.etag: str | None = None
         """The entity tag of the last answer."""
@@ -132,6 +139,7 @@ class AdminServer:
         """
         parameters = {name: one for name, one in (query or {}).items() if one is not None}
         content = None if body is None else orjson.dumps(body, default=str)
+        may_change = not (method == "GET" or path.endswith("/plan") or "dry_run" in parameters)
         try:
             answer = self._request(
                 method,
@@ -142,11 +150,18 @@ class AdminServer:
                 timeout=_SECONDS,
                 follow_redirects=False,
             )
+        except self._failed as error:
+            problem, hint = type(error).__name__, "check the address of --server"
+            if may_change and not isinstance(error, self._unsent):
+                hint = f"{hint}; {_LOOK_FIRST}"
+            fail(f"the server gave no answer ({problem})", hint=hint)
+        try:
             document = answer.json()
-        except (*self._failed, ValueError) as error:
+        except ValueError:
+            hint = "check that the address of --server is that of `egret admin`"
             fail(
-                f"the server gave no answer ({type(error).__name__})",
-                hint="check the address of --server; a change may have been made: look first",
+                f"the answer of the server is not JSON (status {answer.status_code})",
+                hint=f"{hint}; {_LOOK_FIRST}" if may_change else hint,
             )
         if answer.status_code >= _REFUSED or not answer.is_success:
             _refuse(document, answer.status_code)
@@ -183,7 +198,8 @@ class AdminServer:
 def _refuse(document: object, status: int) -> None:
     problem = document if isinstance(document, dict) else {}
     detail = str(problem.get("detail", f"the server answered {status}"))
-    hint = str(problem.get("hint", "correct the request"))
+    known = f"check {TOKEN}" if status == HTTPStatus.UNAUTHORIZED else "correct the request"
+    hint = str(problem.get("hint", known))
     faults = "; ".join(f"{one['in']}: {one['fault']}" for one in problem.get("errors", ()))
     detail = f"{detail} ({faults})" if faults else detail
     if problem.get("type") == EXISTS:
@@ -207,6 +223,12 @@ def admin_server() -> AdminServer:
         fail(
             f"{TOKEN} is not set",
             hint="make a token with `egret admin create-token`",
+            code=WRONG_USAGE,
+        )
+    if not _TOKEN_FORM.fullmatch(token):
+        fail(
+            f"{TOKEN} is not a token: it has a space, a line end or a character beyond ASCII",
+            hint="copy the token again",
             code=WRONG_USAGE,
         )
     return AdminServer(url, token)

@@ -194,11 +194,89 @@ async def test_what_the_server_does_not_do_is_refused_before_anything(
     assert (plain.code, "no https address" in plain.err) == (2, True)
 
 
-async def test_a_server_that_is_away_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The change may have been made, so nothing is sent again."""
+@pytest.mark.parametrize("words", [("orgs", "list"), ("orgs", "create", "acme")])
+async def test_a_server_that_is_away_is_named_as_such(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Nothing was sent, so no change may have been made."""
     monkeypatch.setenv("EGRET_SERVER_TOKEN", "ega_x")
-    away = await asyncio.to_thread(
+    away = await asyncio.to_thread(Egret(NO_DATABASE), "--server", "http://127.0.0.1:1", *words)
+
+    assert (away.code, away.err) == (
+        1,
+        "error: the server gave no answer (ConnectError); check the address of --server\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "error"),
+    [
+        (
+            b"",
+            ("orgs", "create", "acme"),
+            (
+                "the server gave no answer (RemoteProtocolError); check the address of --server;"
+                " a change may have been made: look first"
+            ),
+        ),
+        (
+            b"",
+            ("orgs", "list"),
+            "the server gave no answer (RemoteProtocolError); check the address of --server",
+        ),
+        (
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\n<htm>",
+            ("orgs", "list"),
+            (
+                "the answer of the server is not JSON (status 404); check that the address of"
+                " --server is that of `egret admin`"
+            ),
+        ),
+    ],
+)
+async def test_a_change_may_have_been_made_only_if_a_command_that_changes_was_sent(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes, words: tuple[str, ...], error: str
+) -> None:
+    monkeypatch.setenv("EGRET_SERVER_TOKEN", "ega_x")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        ran = await asyncio.to_thread(Egret(NO_DATABASE), "--server", url, *words)
+
+    assert (ran.code, ran.err) == (1, f"error: {error}\n")
+
+
+@pytest.mark.parametrize("token", ["ega_a\nb", "“ega_a”", "ega_a b"])
+async def test_a_token_that_no_header_holds_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """It is not repeated either."""
+    monkeypatch.setenv("EGRET_SERVER_TOKEN", token)
+    ran = await asyncio.to_thread(
         Egret(NO_DATABASE), "--server", "http://127.0.0.1:1", "orgs", "list"
     )
 
-    assert (away.code, "the server gave no answer" in away.err) == (1, True)
+    assert ran.code == 2
+    assert ran.err == (
+        "error: EGRET_SERVER_TOKEN is not a token: it has a space, a line end or a character"
+        " beyond ASCII; copy the token again\n"
+    )
+
+
+async def test_an_unknown_token_is_to_be_checked(
+    by_server: ByServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EGRET_SERVER_TOKEN", "ega_unknown")
+
+    ran = await by_server("orgs", "list")
+
+    assert (ran.code, ran.err) == (
+        1,
+        "error: the token is not known, expired or revoked; check EGRET_SERVER_TOKEN\n",
+    )
