@@ -151,7 +151,7 @@ class _Canary:
         headers = {"content-type": "application/json"}
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
-        url = self.gateway.url.rstrip("/") + self.gateway.path
+        url = f"{self.gateway.url.rstrip('/')}/{self.gateway.path.lstrip('/')}"
         data = self._body(text)
         # A redirect is an answer as well, and is no reason to send the key elsewhere.
         async with self.client.post(

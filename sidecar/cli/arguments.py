@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 
 import typer
 
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail
 from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+
+if TYPE_CHECKING:
+    import ssl
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -134,6 +137,18 @@ def check_api_key(context: typer.Context, parameter: typer.CallbackParam, key: s
         problem = f"{name} has a line end or another control character"
         fail(problem, hint="remove it", code=WRONG_USAGE)
     return key
+
+
+def trusting(file: Path) -> ssl.SSLContext:
+    """Return a context that trusts the certificates of *file*, or exit."""
+    # Here, since few commands need it.
+    import ssl  # noqa: PLC0415
+
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:  # of which SSLError is one
+        problem = f"{file}: {error.strerror or 'no certificates in PEM'}"
+        fail(problem, hint="name a file of certificates", code=WRONG_USAGE)
 
 
 STANDARD_STREAM: Final = Path("-")

@@ -25,7 +25,7 @@ from sidecar.admin.diagnostics import (
     skipped,
     warning,
 )
-from sidecar.cli.arguments import check_api_key
+from sidecar.cli.arguments import check_api_key, trusting
 from sidecar.cli.connection import settings_or_exit
 from sidecar.cli.terminal import (
     FAILED,
@@ -112,6 +112,8 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
         # Here, since only canaries need aiohttp.
         from sidecar.admin.attachment import Gateway, check_attachment, textfile  # noqa: PLC0415
 
+        if ca_file is not None:
+            trusting(ca_file)  # a file that cannot be used is no fault of the gateway
         gateway = Gateway(
             url=through,
             key=key,

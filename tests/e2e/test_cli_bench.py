@@ -56,6 +56,7 @@ async def test_refusals_are_counted_and_fail_the_command(stack: Stack, tmp_path:
 
     assert ran.code == 1
     assert (ran.json["statuses"], ran.json["times"]) == ({"400": 5}, {})
+    assert ran.err.startswith("the first error says: ")
 
 
 async def test_conversations_are_new_in_each_run_and_grow_by_two_messages_a_turn(
@@ -83,4 +84,6 @@ async def test_a_gateway_that_is_not_trusted_is_told_no_key(stack: Stack) -> Non
 
     assert ran.code == 1
     assert (ran.json["statuses"], sum(ran.json["lost"].values())) == ({}, 2)
+    assert "the certificate is not trusted" in ran.err
+    assert "--ca-file" in ran.err
     assert await stack.received_count() == 0

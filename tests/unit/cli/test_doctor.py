@@ -15,6 +15,10 @@ NO_DATABASE = Egret("postgresql://nowhere/none")
         (("--through", "https://llm.example"), "needs an API key"),
         (("--through", "llm.example", "--key", "egk_x"), "is no URL of a gateway"),
         (("--through", "https://u:secret@llm.example", "--key", "egk_x"), "is no URL"),
+        (
+            ("--through", "https://llm.example", "--key", "egk_x", "--ca-file", "/none.pem"),
+            "/none.pem: No such file or directory; name a file of certificates",
+        ),
     ],
 )
 def test_canaries_need_a_key_and_an_address_without_a_password(

@@ -20,7 +20,7 @@ import typer
 from pydantic import SecretStr
 
 from egret_tools.conversations import even_conversation
-from sidecar.cli.arguments import check_api_key, read_file
+from sidecar.cli.arguments import check_api_key, read_file, trusting
 from sidecar.cli.connection import DEFAULT_RUN, facts_file, read_facts
 from sidecar.cli.terminal import (
     FAILED,
@@ -44,6 +44,20 @@ _SIZE: Final = re.compile(r"([0-9]{1,9})([km]?)")
 _ERROR: Final = 400
 """The lowest status of an error (RFC 9110)."""
 
+_ERROR_BYTES: Final = 16_384
+_ERROR_CHARACTERS: Final = 300
+"""More of an error than a person needs to read."""
+
+_HINTS: Final = {
+    "ClientConnectorCertificateError": "the certificate is not trusted, or is for another name: "
+    "pass its CA with --ca-file, and the name that it has",
+    "ClientConnectorDNSError": "the host is unknown: check its name",
+    "ClientConnectorError": "nothing listens there: check host and port",
+    "ClientConnectorSSLError": "no TLS is spoken there: check the port, or write http://",
+    "TimeoutError": "the answers take longer than --timeout",
+}
+"""For requests without an answer, by the class of their error."""
+
 WHOLE: Final = "whole answer"
 FIRST_BYTE: Final = "first byte of the body"
 
@@ -64,13 +78,15 @@ class Order:
 class Measured:
     """The outcome. `milliseconds` has, by name, a time of each answer that was let through.
 
-    `statuses` counts answers; `lost` counts requests without one, by the kind of failure.
+    `statuses` counts answers; `lost` counts requests without one, by the kind of failure. `error`
+    is the text of the first answer that was an error.
     """
 
     seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     milliseconds: dict[str, list[float]] = field(default_factory=dict)
+    error: str = ""
 
     def note(self, name: str, milliseconds: float) -> None:
         """Keep one time."""
@@ -117,10 +133,11 @@ async def _send(
         began_at = time.perf_counter()
         try:
             async with client.post(order.url, data=body) as answer:
-                await answer.content.readany()
+                content = await answer.content.readany()
                 first_byte = time.perf_counter() - began_at
-                async for _ in answer.content.iter_any():
-                    pass
+                async for piece in answer.content.iter_any():
+                    if not answer.ok and len(content) < _ERROR_BYTES:
+                        content += piece
         except (aiohttp.ClientError, TimeoutError) as error:
             measured.lost[type(error).__name__] += 1
         else:
@@ -132,7 +149,27 @@ async def _send(
                     answer.headers.get(HeaderName.SERVER_TIMING, "")
                 ):
                     measured.note(name, milliseconds)
+            elif not measured.error:
+                measured.error = error_text(content, key=order.key)
         advance(measured.statuses.total() + measured.lost.total())
+
+
+def error_text(content: bytes, *, key: SecretStr | None) -> str:
+    """Return the message of an error in any API's form, else the text; in one line, cut.
+
+    A server may repeat the *key*: it is left out.
+    """
+    text = content[:_ERROR_BYTES].decode("utf-8", "replace")
+    try:
+        found = orjson.loads(content)
+        error = found.get("error", found)
+        text = str(error.get("message", text) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        pass
+    if key is not None and key.get_secret_value():
+        text = text.replace(key.get_secret_value(), "…")
+    text = " ".join(text.split())
+    return text if len(text) <= _ERROR_CHARACTERS else f"{text[:_ERROR_CHARACTERS]}…"
 
 
 def timings(value: str) -> Iterator[tuple[str, float]]:
@@ -220,11 +257,11 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
     if is_conversation and body is not None:
         fail("--body is not sent with --conversation", hint="leave one out", code=WRONG_USAGE)
     order = Order(
-        url=url.rstrip("/") + path,
+        url=f"{url.rstrip('/')}/{path.lstrip('/')}",
         key=SecretStr(key),
         bodies=(),
         connections=min(connections, requests),
-        tls=None if ca_file is None else _trusting(ca_file),
+        tls=None if ca_file is None else trusting(ca_file),
         timeout_seconds=timeout,
     )
     if is_conversation:
@@ -235,8 +272,18 @@ def bench(  # noqa: PLR0913, PLR0917 - options of a command
         order = replace(order, bodies=[request] * requests)
         by_turn = [_measure(order, f"Sending {requests} requests")]
         _show(order, by_turn[0], output)
+    _explain(by_turn)
     if any(measured.has_failures for measured in by_turn):
         raise typer.Exit(FAILED)
+
+
+def _explain(by_turn: Sequence[Measured]) -> None:
+    """Print the first error of the server, and a hint for each kind of lost requests."""
+    if error := next((measured.error for measured in by_turn if measured.error), None):
+        note(f"the first error says: {error}")
+    for kind in sorted({kind for measured in by_turn for kind in measured.lost}):
+        if hint := _HINTS.get(kind):
+            note(f"{kind}: {hint}")
 
 
 def _measure(order: Order, label: str) -> Measured:
@@ -254,7 +301,10 @@ def _bytes(size: str) -> int:
 
 def _converse(order: Order, model: str, *, requests: int, turns: int, size: int) -> list[Measured]:
     """Send each turn of new conversations, one turn of all after the other."""
-    seed, count = secrets.randbits(32), max(1, requests // turns)
+    seed, count = secrets.randbits(32), requests // turns
+    if not count:
+        problem = f"a conversation has {turns} requests, and --requests is {requests}"
+        fail(problem, hint="raise --requests or lower --turns", code=WRONG_USAGE)
     try:
         talks = [
             even_conversation(size, seed=seed + number, turns=turns, model=model)
@@ -330,14 +380,6 @@ def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str,
 def _chat(model: str) -> bytes:
     message = {"role": "user", "content": "Say hello in one word."}
     return orjson.dumps({"model": model, "messages": [message]})
-
-
-def _trusting(file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=file)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or "no certificates in PEM"
-        fail(f"{file}: {reason}", hint="name a file of certificates", code=WRONG_USAGE)
 
 
 def _show(order: Order, measured: Measured, output: Output) -> None:

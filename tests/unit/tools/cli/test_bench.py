@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from egret_tools.cli.bench import Measured, percentile, timings, turn_rows
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from egret_tools.cli.bench import Measured, error_text, percentile, timings, turn_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from tests.support.command_line import Egret
 
@@ -68,6 +72,10 @@ def test_a_percentile_is_a_value_that_the_share_does_not_exceed(
             ("https://gateway", "--key", "k", "--conversation", "--body", "body.json"),
             "--body is not sent with --conversation; leave one out",
         ),
+        (
+            ("https://gateway", "--key", "k", "--conversation", "-n", "5", "--turns", "10"),
+            "a conversation has 10 requests, and --requests is 5; raise --requests or lower",
+        ),
     ],
     ids=[
         "scheme",
@@ -79,6 +87,7 @@ def test_a_percentile_is_a_value_that_the_share_does_not_exceed(
         "size",
         "small size",
         "two bodies",
+        "less than a conversation",
     ],
 )
 def test_wrong_usage_is_said_in_a_line_before_anything_is_sent(
@@ -99,6 +108,65 @@ def test_a_gateway_that_is_not_there_loses_all_and_says_of_what_kind() -> None:
 
     assert ran.code == 1
     assert "no answer, 3 lost (ClientConnectorError)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("http://127.0.0.1:1", "nothing listens there: check host and port"),
+        ("http://gateway.invalid", "the host is unknown: check its name"),
+    ],
+)
+def test_requests_without_an_answer_have_a_hint(url: str, hint: str) -> None:
+    """By the kind of failure."""
+    ran = NOWHERE("bench", url, "--key", "k", "--requests", "2")
+
+    assert ran.code == 1
+    assert hint in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b'{"error": {"message": "The key\\n is unknown."}}', "The key is unknown."),
+        (b'{"type": "error", "error": {"message": "Blocked."}}', "Blocked."),
+        (b'{"message": "Blocked."}', "Blocked."),
+        (b'{"error": "Blocked."}', "Blocked."),
+        (b'{"error": {"message": "No key egk_1 here"}}', "No key … here"),
+        (b"no healthy upstream", "no healthy upstream"),
+        (b"[1]", "[1]"),
+        (b"\xff" + b"x" * 400, "\ufffd" + "x" * 299 + "…"),
+        (b"", ""),
+    ],
+)
+def test_the_message_of_an_error_is_found_in_every_form_without_the_key(
+    content: bytes, text: str
+) -> None:
+    """In one line, cut to a length."""
+    assert error_text(content, key=SecretStr("egk_1")) == text
+
+
+async def test_the_first_error_is_kept_of_all_that_a_server_answers() -> None:
+    """The body may arrive in several pieces."""
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=401)
+        await answer.prepare(request)
+        for piece in (b'{"error": {"message":', b' "The key is unknown."}}'):
+            await answer.write(piece)
+            await asyncio.sleep(0.01)
+        return answer
+
+    app = web.Application()
+    app.router.add_post("/v1/x", refuse)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/")).rstrip("/")
+        words = ("bench", url, "--key", "egk_wrong", "-n", "3", "--path", "v1/x")
+        ran = await asyncio.to_thread(NOWHERE, *words)
+
+    assert ran.code == 1
+    assert "3 of 401;" in ran.err
+    assert ran.err.endswith("the first error says: The key is unknown.\n")
 
 
 def test_a_turn_has_its_medians_and_its_requests_without_success() -> None:
