@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import importlib.resources
+import re
 import signal
 import sys
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Annotated, Any, Final
@@ -66,6 +67,10 @@ def _tell_version(asked: bool) -> None:
 class _Commands(TyperGroup):
     """All commands; no one of them is begun with words that no database takes."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        _simplify_help(self)
+
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Typer's own class is private
         for word in args:
@@ -89,6 +94,27 @@ class _Commands(TyperGroup):
             if isinstance(error.__cause__, ValidationError):
                 error.message = "; ".join(map(plain_fault, error.__cause__.errors()))
             raise
+
+
+_LINE_END: Final = re.compile(r"(?<!\n)\n(?!\n)")
+"""Within a paragraph, whose lines in a docstring have a width of their own."""
+
+
+def _simplify_help(command: Any) -> None:
+    """Show no type behind flags, the type of one value for a list, and paragraphs unbroken."""
+    if command.help is not None:
+        command.help = _LINE_END.sub(" ", command.help)
+    for parameter in command.get_params(typer.Context(command)):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""  # shown in place of the type
+        else:
+            parameter.display_type = partial(_type_of_one, parameter.display_type)
+    for subcommand in getattr(command, "commands", {}).values():
+        _simplify_help(subcommand)
+
+
+def _type_of_one(type_of_all: Callable[[Any], str], ctx: Any) -> str:
+    return type_of_all(ctx).replace("list[", "").replace("]", "")
 
 
 def _is_text(word: str) -> bool:

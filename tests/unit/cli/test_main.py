@@ -164,6 +164,26 @@ def test_a_word_that_no_database_takes_is_named(words: tuple[str, ...], said: st
     assert ran.stderr.startswith(said)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_types_of_values_only(name: str) -> None:
+    """A flag takes none, and a repeated option takes one at a time."""
+    words = [*name.split(), "--help"]
+    shown = CliRunner().invoke(command_tree(words), words).stdout
+
+    assert "--help" in shown
+    assert "<bool>" not in shown
+    assert "list[" not in shown
+
+
+def test_help_breaks_paragraphs_at_the_width_of_the_terminal_only() -> None:
+    """The lines of a docstring are longer than those of a common terminal."""
+    words = ["apply", "--help"]
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(command_tree(words), words).stdout
+
+    assert "file names stay as they are; --prune deletes" in " ".join(shown.split())
+    assert " file names stay as\n" not in "\n".join(map(str.rstrip, shown.splitlines()))
+
+
 @pytest.mark.parametrize(
     "module",
     ["sidecar.cli.main", "pydantic", "sidecar.cli.policy", "egret_tools.cli.demo_session"],
