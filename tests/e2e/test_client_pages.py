@@ -65,6 +65,13 @@ def _assert_answered(printed: str, times: int) -> None:
     assert CALL.search(printed), printed
 
 
+def test_the_page_exports_each_variable_that_its_snippets_read() -> None:
+    """Before the first snippet."""
+    exported = set(re.findall(r"\b([A-Z_]+)=", blocks(PAGE, "sh")[0]))
+    read = set(re.findall(r"os\.environ\[\"(EGRET_\w+)\"\]|\$(EGRET_\w+)", PAGE))
+    assert {name for pair in read for name in pair if name} == exported
+
+
 def test_every_section_with_python_is_run() -> None:
     """A snippet that is added is run as well."""
     with_python = {title for title, text in SECTIONS.items() if blocks(text, "python")}
