@@ -66,16 +66,25 @@ def parse_span_ahead(text: str, *, now: datetime) -> timedelta:
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime | None:
-    """Read a span from *now*, an ISO 8601 time (UTC unless it says otherwise), now or never.
-
-    Never is None.
+    """Read a time as `parse_time` does, or never, which is None.
 
     Raises:
         MomentError: anything else.
     """
+    if text == "never":
+        return None
+    return parse_time(text, now=now, forms="30d, 2027-01-31T12:00:00Z, now or never")
+
+
+def parse_time(
+    text: str, *, now: datetime, forms: str = "30d, 2027-01-31T12:00:00Z or now"
+) -> datetime:
+    """Read a span from *now*, an ISO 8601 time (UTC unless it says otherwise), or now.
+
+    Raises:
+        MomentError: anything else; the error names *forms*.
+    """
     match text:
-        case "never":
-            return None
         case "now":
             return now
         case _ if _SPAN.fullmatch(text):
@@ -84,10 +93,7 @@ def parse_moment(text: str, *, now: datetime) -> datetime | None:
             try:
                 moment = datetime.fromisoformat(text)
             except ValueError:
-                raise MomentError(
-                    f"{text!r} is no time,"
-                    " write for example 30d, 2027-01-31T12:00:00Z, now or never"
-                ) from None
+                raise MomentError(f"{text!r} is no time, write for example {forms}") from None
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=UTC)
             if not is_accepted(moment):
@@ -107,7 +113,7 @@ def since_or_exit(text: str | None) -> datetime | None:
     except MomentError:
         pass
     try:
-        return parse_moment(text, now=now)
+        return parse_time(text, now=now)
     except MomentError as error:
         fail(f"--since: {error}", hint="give another", code=WRONG_USAGE)
 

@@ -27,6 +27,7 @@ from sidecar.cli.terminal import (
     OutputOption,
     Row,
     console,
+    counted,
     fail,
     note,
     print_json,
@@ -185,7 +186,7 @@ def _show(subject: Subject, trial: PolicyTestResult) -> None:
         case Deny(error):
             decision = f"Refused: {error.message}"
         case Redact(findings):
-            decision = f"Goes on, with {len(findings)} values replaced"
+            decision = f"Goes on, with {counted(len(findings), 'value')} replaced"
         case Allow():
             if any(one.guardrail.mode is Mode.SHADOW and one.findings for one in trial.results):
                 decision += " (in shadow some would act)"

@@ -48,6 +48,7 @@ IfMissingOption = Annotated[
     bool, typer.Option("--if-missing", help="Leave one of this name as it is, and exit with 0.")
 ]
 CascadeOption = Annotated[bool, typer.Option("--cascade", help="Delete its teams and keys too.")]
+CascadeToKeysOption = Annotated[bool, typer.Option("--cascade", help="Delete its keys too.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PolicyOption = Annotated[str | None, typer.Option("--policy", help="Name of the policy to bind.")]
 
@@ -329,7 +330,7 @@ def change_team(
 @teams.command("delete")
 def delete_team(
     team: TeamArgument,
-    cascade: CascadeOption = False,
+    cascade: CascadeToKeysOption = False,
     yes: YesOption = False,
     no_wait: NoWaitOption = False,
 ) -> None:

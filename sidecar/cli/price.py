@@ -11,13 +11,14 @@ from typing import Annotated, Final
 import typer
 
 from sidecar.cli.admin_server import AdminServer
-from sidecar.cli.arguments import MomentError, parse_moment, read_text
+from sidecar.cli.arguments import MomentError, parse_time, read_text
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
     OutputOption,
     Row,
+    counted,
     fail,
     note,
     print_record,
@@ -113,7 +114,7 @@ def import_(
     if output is Output.JSON:
         print_rows([_row(one) for one in prices], columns=_COLUMNS, output=output)
     else:
-        note(f"{len(prices)} prices set")
+        note(f"{counted(len(prices), 'price')} set")
 
 
 def _set(prices: Sequence[Price]) -> None:
@@ -140,12 +141,9 @@ def _amount(text: str, option: str) -> Decimal:
 
 def _moment(text: str) -> datetime:
     try:
-        moment = parse_moment(text, now=datetime.now(UTC))
+        return parse_time(text, now=datetime.now(UTC))
     except MomentError as error:
         fail(f"--from: {error}", hint="nothing was set", code=WRONG_USAGE)
-    if moment is None:
-        fail("--from: a price that never holds", hint="give a time", code=WRONG_USAGE)
-    return moment
 
 
 def _row(one: Price) -> Row:

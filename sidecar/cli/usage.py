@@ -26,7 +26,7 @@ from sidecar.admin.usage_reports import (
     usage_sums,
 )
 from sidecar.cli.admin_server import AdminServer
-from sidecar.cli.arguments import MomentError, parse_moment, parse_span
+from sidecar.cli.arguments import MomentError, parse_span, parse_time
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
     WRONG_USAGE,
@@ -229,12 +229,9 @@ def _since(text: str, *, now: datetime) -> datetime:
 
 def _moment(text: str, *, option: str, now: datetime) -> datetime:
     try:
-        moment = parse_moment(text, now=now)
+        return parse_time(text, now=now)
     except MomentError as error:
         fail(f"{option}: {error}", hint="give another", code=WRONG_USAGE)
-    if moment is None:
-        fail(f"{option}: never is no time", hint="give another", code=WRONG_USAGE)
-    return moment
 
 
 def _print(sums: Sequence[UsageSum], *, by: By, output: ReportOutput) -> None:

@@ -94,7 +94,8 @@ async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTria
         case Deny(refusal):
             decision, is_refused = f"Refused: {refusal.message}", True
         case Redact(findings):
-            decision = f"Goes on, with {len(findings)} values replaced"
+            values = "1 value" if len(findings) == 1 else f"{len(findings)} values"
+            decision = f"Goes on, with {values} replaced"
         case Allow():
             decision = "Goes on unchanged"
         case _:

@@ -19,6 +19,7 @@ from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.report_routes import usage_csv_text
 from sidecar.admin_api.roles import Permission
 from sidecar.console.rendering import render
+from sidecar.storage.migrate import AUDITED_TABLES
 from sidecar.storage.worker_status import reported_workers
 
 SPANS: Final = {
@@ -167,21 +168,10 @@ async def audit(
         "audit.html",
         changes=await audit_entries(access.connection, wanted),
         chosen={"kind": kind, "object_id": object_id, "span": span},
-        kinds=[("", "any"), *((one, one) for one in OBJECT_TYPES)],
+        kinds=[("", "any"), *((one, one) for one in AUDITED_TABLES)],
         spans=[(one, one) for one in SPANS],
         most=MOST_ENTRIES,
     )
-
-
-OBJECT_TYPES: Final = (
-    "api_keys",
-    "teams",
-    "organizations",
-    "policies",
-    "policy_versions",
-    "prices",
-    "admin_tokens",
-)
 
 
 @router.get("/doctor")

@@ -211,7 +211,8 @@ def _scope_problems(guardrail: Guardrail, today: date, near_days: int) -> Iterat
         if left < 0:
             yield "exception-over", f"{whose} ended on {one.until}", "take it out"
         elif left <= near_days:
-            problem = f"{whose} ends on {one.until}, in {left} days"
+            within = "today" if left == 0 else f"in {left} day{'s' * (left != 1)}"
+            problem = f"{whose} ends on {one.until}, {within}"
             yield "exception-ends", problem, "see whether it is still needed"
 
 

@@ -166,10 +166,13 @@ _AUDITED: Final = (
     "api_keys", "organizations", "policies", "policy_versions", "prices", "teams",
 )  # fmt: skip
 
+AUDITED_TABLES: Final = (*_AUDITED, "admin_tokens", "alert_routes")
+"""Tables whose changes are in the audit log."""
+
 TRIGGERS: Final = (
     *(
         f"{table}_audit_{change}"
-        for table in (*_AUDITED, "admin_tokens", "alert_routes")
+        for table in AUDITED_TABLES
         for change in ("delete", "insert", "truncate", "update")
     ),
     "api_keys_forget_activity",

@@ -191,9 +191,23 @@ def test_a_policy_is_bound_and_unbound_at_every_level(
         pytest.param(
             "audit list --since yesterday",
             2,
-            "error: --since: 'yesterday' is no time, write for example 30d, 2027-01-31T12:00:00Z,"
-            " now or never; give another\n",
+            "error: --since: 'yesterday' is no time, write for example 30d, 2027-01-31T12:00:00Z"
+            " or now; give another\n",
             id="no time",
+        ),
+        pytest.param(
+            "audit list --since never",
+            2,
+            "error: --since: 'never' is no time, write for example 30d, 2027-01-31T12:00:00Z"
+            " or now; give another\n",
+            id="never",
+        ),
+        pytest.param(
+            "audit list --type nosuch",
+            2,
+            "error: --type: there is no table 'nosuch'; give one of api_keys, organizations,"
+            " policies, policy_versions, prices, teams, admin_tokens, alert_routes\n",
+            id="no table",
         ),
     ],
 )

@@ -155,7 +155,7 @@ async def test_a_chart_of_one_hour_says_that_it_is_too_little(
     [
         (("--since", "soon"), 2, "error: --since: 'soon' is no time, write for example"),
         (("--since", "1d", "--until", "2020-01-01"), 2, "error: --since is not before --until"),
-        (("--until", "never"), 2, "error: --until: never is no time"),
+        (("--until", "never"), 2, "error: --until: 'never' is no time"),
         (("--chart", "usage.gif"), 2, "error: --chart: usage.gif is no .png or .svg"),
         (("--chart", "/nowhere/usage.svg"), 1, "error: /nowhere/usage.svg cannot be written"),
     ],
@@ -239,7 +239,7 @@ def test_prices_of_a_file_are_set_together(egret: Egret, tmp_path: Path) -> None
         '[{"model": "o1", "input": 15, "output": 60.1, "valid_from": "2024-12-17T00:00:00Z"}]'
     )
     assert egret("price", "import", str(table)).err == "2 prices set\n"
-    assert egret("price", "import", str(objects)).err == "1 prices set\n"
+    assert egret("price", "import", str(objects)).err == "1 price set\n"
 
     assert egret("price", "list").lines[1:] == [
         "claude-*|3|15|0.3|3.75|2024-06-20 00:00:00Z",

@@ -4,7 +4,13 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from sidecar.cli.arguments import MomentError, parse_moment, parse_span, parse_span_ahead
+from sidecar.cli.arguments import (
+    MomentError,
+    parse_moment,
+    parse_span,
+    parse_span_ahead,
+    parse_time,
+)
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
@@ -85,3 +91,9 @@ def test_a_span_that_begins_now_ends_within_the_calendar() -> None:
     for text in ("999999w", "416000w"):
         with pytest.raises(MomentError, match="ends beyond any calendar"):
             parse_span_ahead(text, now=NOW)
+
+
+def test_never_is_not_a_time() -> None:
+    """Nor does the error propose it."""
+    with pytest.raises(MomentError, match=r"'never' is no time, write for example .*Z or now$"):
+        parse_time("never", now=NOW)

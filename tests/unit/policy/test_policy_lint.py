@@ -92,14 +92,18 @@ def test_a_guardrail_that_gives_way_to_a_mandatory_one_is_told_with_the_other_s_
     assert codes(f"{above}\n---\n{one('action: redact')}") == [("p", "a", "displaced")]
 
 
-def test_advice_says_what_would_be_right() -> None:
+@pytest.mark.parametrize(
+    ("until", "within"),
+    [("2026-11-28", "in 3 days"), ("2026-11-26", "in 1 day"), ("2026-11-25", "today")],
+)
+def test_advice_says_what_would_be_right(until: str, within: str) -> None:
     """In words for whoever wrote the policy."""
-    assert lint(parse_policies(excepting("2026-11-28")), today=TODAY) == (
+    assert lint(parse_policies(excepting(until)), today=TODAY) == (
         LintWarning(
             policy="p",
             guardrail="a",
             code="exception-ends",
-            problem=("the exception for team acme/search (SEC-1) ends on 2026-11-28, in 3 days"),
+            problem=f"the exception for team acme/search (SEC-1) ends on {until}, {within}",
             hint="see whether it is still needed",
         ),
     )
