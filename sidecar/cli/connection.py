@@ -19,7 +19,7 @@ from sidecar.admin.in_force import ChangeNotPublishedError, publish_change
 from sidecar.admin.owners import ChangeRefusedError, ExistsAlreadyError
 from sidecar.cli.admin_server import AdminServer, admin_server
 from sidecar.cli.arguments import ACTOR, SERVER
-from sidecar.cli.terminal import EXISTS_ALREADY, FAILED, WRONG_USAGE, fail, note
+from sidecar.cli.terminal import EXISTS_ALREADY, FAILED, UNWRITABLE, WRONG_USAGE, fail, note
 from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import (
@@ -121,6 +121,8 @@ def on_settings(work: Callable[[Settings], Awaitable[Result]]) -> Result:
     except InvalidDsnError as error:
         fail(str(error), hint="correct it", code=WRONG_USAGE)
     except UNAVAILABLE as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise  # of standard output, to which *work* may print
         _fail_with(error, settings.postgres)
 
 

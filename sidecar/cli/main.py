@@ -26,6 +26,7 @@ from sidecar import __version__
 from sidecar.cli.arguments import ACTOR, SERVER
 from sidecar.cli.terminal import (
     FAILED,
+    UNWRITABLE,
     WRONG_USAGE,
     drop_output,
     fail,
@@ -52,10 +53,6 @@ _AFTER_COMMAND: Final = "egret.after_command"
 _COMPLETE: Final = "_EGRET_COMPLETE"
 _COMPLETED: Final = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
 """The command line that bash, or zsh and fish, complete; set by Typer's completion scripts."""
-
-
-_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
-"""Errors of an output that takes no more."""
 
 
 def _tell_version(asked: bool) -> None:
@@ -238,7 +235,7 @@ def run() -> None:
         finally:
             typer.echo(nl=False)  # flushes, if there is a standard output
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in {*UNWRITABLE, errno.EPIPE}:
             raise
         drop_output()
         if error.errno != errno.EPIPE:  # a reader that has enough is no failure to report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ FAILED: Final = 1
 WRONG_USAGE: Final = 2
 EXISTS_ALREADY: Final = 3
 """Of `create`, for scripts that may run twice; `--if-missing` exits with 0."""
+UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a file that takes no more."""
 TOOLS_EXTRA: Final = "tools"
 """Packages of the distribution egret-tools."""
 

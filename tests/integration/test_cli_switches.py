@@ -306,6 +306,25 @@ def test_changes_are_followed_as_lines_of_log(egret: Egret, database: Database) 
     assert " info    audit.update " in egret("logs", "--since", "1h", stdin=line.decode()).out
 
 
+def test_changes_that_cannot_be_written_are_no_fault_of_the_database(
+    egret: Egret, database: Database
+) -> None:
+    """They are followed into a file, for example, on a disk that is full."""
+    egret("orgs", "create", "zoo")
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "sidecar", "audit", "follow", "--since", "1h"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=inherited_environment() | {"EGRET_POSTGRES__DSN": database.dsn},
+            check=False,
+            timeout=60,
+        )
+
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(b"error: cannot write the output: No space left on device; ")
+
+
 def test_without_a_name_the_user_of_the_system_is_logged(egret: Egret) -> None:
     """Not what the environment says, which anybody may set."""
     egret("orgs", "create", "zoo")
