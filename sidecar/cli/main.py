@@ -80,10 +80,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (
-            typer.BadParameter
-        ) as error:  # in the words of pydantic, by which Typer reads values
-            # Here, since only Typer's own check of a value needs them.
+        except typer.BadParameter as error:
+            # Typer reads values by pydantic, and has its words; only this needs the imports.
             from pydantic import ValidationError  # noqa: PLC0415
 
             from sidecar.domain.fault_words import plain_fault  # noqa: PLC0415
