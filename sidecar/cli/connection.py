@@ -19,7 +19,15 @@ from sidecar.admin.in_force import ChangeNotPublishedError, publish_change
 from sidecar.admin.owners import ChangeRefusedError, ExistsAlreadyError
 from sidecar.cli.admin_server import AdminServer, admin_server
 from sidecar.cli.arguments import ACTOR, SERVER
-from sidecar.cli.terminal import EXISTS_ALREADY, FAILED, UNWRITABLE, WRONG_USAGE, fail, note
+from sidecar.cli.terminal import (
+    EXISTS_ALREADY,
+    FAILED,
+    UNWRITABLE,
+    WRONG_USAGE,
+    fail,
+    in_one_line,
+    note,
+)
 from sidecar.settings.process import Settings, SettingsError, read_settings
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import (
@@ -167,8 +175,7 @@ def settings_or_exit() -> Settings:
     try:
         return read_settings()
     except SettingsError as error:
-        problem = "; ".join(str(error).splitlines())
-        fail(problem, hint="correct the environment", code=WRONG_USAGE)
+        fail(in_one_line(error), hint="correct the environment", code=WRONG_USAGE)
 
 
 DEFAULT_RUN: Final = Path("run")

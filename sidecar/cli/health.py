@@ -12,7 +12,16 @@ import grpc.aio
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.cli.terminal import FAILED, WRONG_USAGE, Output, OutputOption, Row, fail, print_rows
+from sidecar.cli.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    Output,
+    OutputOption,
+    Row,
+    fail,
+    in_one_line,
+    print_rows,
+)
 from sidecar.server.worker_health import Question, WorkerState, holds
 from sidecar.settings.process import SettingsError, read_settings
 
@@ -33,8 +42,7 @@ def health(
     try:
         server = read_settings().server
     except SettingsError as error:
-        problem = "; ".join(str(error).splitlines())
-        fail(problem, hint="correct the environment", code=WRONG_USAGE)
+        fail(in_one_line(error), hint="correct the environment", code=WRONG_USAGE)
     sockets = [server.worker_socket(index) for index in range(server.workers)]
     states = asyncio.run(worker_states(sockets))
     rows: list[Row] = [

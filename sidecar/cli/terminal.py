@@ -123,6 +123,11 @@ def print_record(record: Row, *, output: Output) -> None:
     console().print(_records([fields]))
 
 
+def in_one_line(error: Exception) -> str:
+    """Return the faults of *error*, which has each in a line of its own."""
+    return "; ".join(str(error).splitlines())
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """Return a number with its noun; *many* defaults to *one* with an `s`."""
     return f"{count} {one if count == 1 else many or one + 's'}"

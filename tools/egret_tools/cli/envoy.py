@@ -17,7 +17,7 @@ from egret_tools.devstack.envoy_config import (
     render_envoy_config,
 )
 from sidecar.cli.arguments import read_text
-from sidecar.cli.terminal import WRONG_USAGE, fail
+from sidecar.cli.terminal import WRONG_USAGE, fail, in_one_line
 from sidecar.policy.parse import PolicyDocumentError, PolicyFault, Vocabulary, model_faults
 from sidecar.policy.yaml_positions import Path, YamlDocument, YamlError, read_yaml
 
@@ -50,8 +50,7 @@ def render(
     try:
         config = render_envoy_config(_parameters(text))
     except (EnvoyConfigError, PolicyDocumentError) as error:
-        problem = "; ".join(str(error).splitlines())
-        fail(f"{parameters}: {problem}", hint=_HINT, code=WRONG_USAGE)
+        fail(f"{parameters}: {in_one_line(error)}", hint=_HINT, code=WRONG_USAGE)
     sys.stdout.write(config.strip() + "\n")
 
 
