@@ -5,9 +5,10 @@ from typing import Final
 
 from sidecar.alerts.rules import RULES, alerts_by_rule, budget_alerts
 from sidecar.domain.alerting import AlertRule, Severity
-from sidecar.storage.pool import Connection
+from sidecar.storage.pool import Connection, open_pool
+from sidecar.storage.worker_status import WorkerStatus
 from tests.support.postgres import Database
-from tests.support.reporting_worker import reporting_worker
+from tests.support.reporting_worker import SOCKET, reporting_worker
 
 OWNERS = """
 INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
@@ -187,8 +188,10 @@ async def test_no_usage_after_a_day_with_usage_each_hour_is_reported(database: D
 
 async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Database) -> None:
     """One that ends by itself deletes its row."""
+    async with open_pool(database.settings) as pool:  # reports once, and is never ended
+        await WorkerStatus(pool, database.settings, host="here", socket=SOCKET).report()
     async with database.server.connect(database.name) as connection:
-        async with reporting_worker(database), reporting_worker(database) as started:
+        async with reporting_worker(database) as started:
             died = await found(connection, AlertRule.WORKER_DIED)
             await started.report()
             assert await found(connection, AlertRule.WORKER_DIED) == died

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from pydantic import SecretStr
 
@@ -15,6 +16,8 @@ from sidecar.storage.valkey_keys import ValkeyChangeListener
 from sidecar.storage.worker_status import WorkerStatus
 from tests.support.postgres import Database
 
+SOCKET: Final = "/run/worker-0.sock"
+
 
 def _nothing(*_: object) -> None:
     """Take no notice."""
@@ -23,7 +26,7 @@ def _nothing(*_: object) -> None:
 @asynccontextmanager
 async def reporting_worker(
     database: Database,
-    socket: str = "/run/worker-0.sock",
+    socket: str = SOCKET,
     *,
     listens: bool = True,
     valkey: str | None = None,
