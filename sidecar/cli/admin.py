@@ -31,12 +31,13 @@ from sidecar.cli.terminal import (
     Output,
     OutputOption,
     Row,
+    counted,
     fail,
     install_hint,
     note,
     print_record,
     print_rows,
-    shows_secret,
+    print_secret,
 )
 from sidecar.keys.credentials import generate
 from sidecar.settings.administration import AdminSettings
@@ -165,8 +166,11 @@ def create(
         typer.Option("--scope", help="Narrow the role to this permission; repeat for more."),
     ] = None,
     expires: Annotated[str, typer.Option("--expires", help="90d, 12h, or never.")] = "90d",
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Create an API token for a program and print it, the only time it is shown.
+
+    Standard output holds the token alone, so that it can be piped to where secrets are kept.
 
     Example: egret admin create-token ci --grant operator:acme --scope view --scope manage_keys
     """
@@ -210,10 +214,8 @@ def create(
 
     text, created = on_connection(work, remote=remote)
     hint = f"run `egret admin revoke-token {created.id}`, and create another"
-    with shows_secret(f"token {created.id}", hint=hint):
-        note(f"token id: {created.id}")
-        typer.echo(text)
-    note("Keep it now: it is shown this once.")
+    row = _row(created)
+    print_secret("token", text, row, fields=("id", "expires_at"), hint=hint, output=output)
 
 
 @admin.command("tokens")
@@ -255,7 +257,7 @@ def log_out(
     Example: egret admin log-out alice@example.com
     """
     count = on_connection(lambda connection: end_sessions_of(connection, person))
-    note(f"Ended {count} session{'s' * (count != 1)}.")
+    note(f"Ended {counted(count, 'session')}.")
 
 
 async def _grant(connection: Connection, text: str) -> Grant:

@@ -37,8 +37,7 @@ from sidecar.cli.terminal import (
     note,
     print_record,
     print_rows,
-    shown,
-    shows_secret,
+    print_secret,
 )
 from sidecar.domain.limits import Priority
 from sidecar.domain.principal import Network
@@ -266,7 +265,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
         return made.key, made.details
 
     text, created = on_connection(work, notice=lambda made: notice_for(made[1]), remote=remote)
-    _print_secret(text, row=key_row(created), output=output)
+    _print_key(text, row=key_row(created), output=output)
 
 
 @keys.command("list")
@@ -416,7 +415,7 @@ def rotate(
         remote=remote,
     )
     row = {**key_row(new), "replaces": old.key_id, "replaced_expires_at": old.expires_at}
-    _print_secret(text, row=row, output=output)
+    _print_key(text, row=row, output=output)
     note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
 
@@ -451,15 +450,8 @@ def _switch(key_id: str, *, enabled: bool, output: Output, no_wait: bool) -> Non
     )
 
 
-def _print_secret(key: str, *, row: Row, output: Output) -> None:
+def _print_key(key: str, *, row: Row, output: Output) -> None:
     key_id = row["key_id"]
     hint = f"run `egret keys rotate {key_id}` for another, or `egret keys revoke {key_id}`"
-    with shows_secret(f"key {key_id}", hint=hint):
-        if output is Output.JSON:
-            print_record({"key": key, **row}, output=output)
-            return
-        for name in ("key_id", "name", "team", "expires_at", "replaces", "replaced_expires_at"):
-            if row.get(name) is not None:
-                note(f"{name.replace('_', ' ')}: {shown(row[name])}")
-        typer.echo(key)
-    note("Keep it now: it is shown this once.")
+    fields = ("key_id", "name", "team", "expires_at", "replaces", "replaced_expires_at")
+    print_secret("key", key, row, fields=fields, hint=hint, output=output)

@@ -181,15 +181,28 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextmanager
-def shows_secret(thing: str, *, hint: str) -> Iterator[None]:
-    """Print a secret in the block; if that fails, report that *thing* exists without it."""
+def print_secret(
+    kind: str, secret: str, row: Row, *, fields: Sequence[str], hint: str, output: Output
+) -> None:
+    """Print a new secret alone and the *fields* of its *row* beside it, or both as JSON.
+
+    If that fails, report that the thing of this *kind*, named by the first field, exists without.
+    """
     try:
-        yield
+        if output is Output.JSON:
+            print_record({kind: secret, **row}, output=output)
+        else:
+            for name in fields:
+                if row.get(name) is not None:
+                    note(f"{_title(name)}: {shown(row[name])}")
+            typer.echo(secret)
         sys.stdout.flush()
     except OSError as error:
         drop_output()
+        thing = f"{kind} {row[fields[0]]}"
         fail(f"{thing} exists, but its secret is lost: {error.strerror}", hint=hint)
+    if output is Output.TABLE:
+        note("Keep it now: it is shown this once.")
 
 
 def console(*, stderr: bool = False, pipe_columns: int = _PIPE_COLUMNS) -> Console:

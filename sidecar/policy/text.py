@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
-
 from sidecar.domain.guardrail_settings import JsonSchemaSettings, RemoteSettings
 from sidecar.domain.policy import FULL_ROLLOUT, GuardrailSettings, Mode, Policy
 from sidecar.policy.parse import PolicyDocument, PolicyDocumentError, parse_documents
-from sidecar.policy.yaml_positions import Path, YamlDocument, read_yaml
+from sidecar.policy.yaml_positions import Path, YamlDocument, read_yaml, write_yaml
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -70,7 +68,7 @@ def render_policy(policy: Policy) -> str:
                 for given in scope.exceptions
             ]
         guardrails.append(guardrail | _settings(one.settings))
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1_000)
+    return write_yaml(document)
 
 
 def _settings(settings: GuardrailSettings) -> dict[str, Any]:

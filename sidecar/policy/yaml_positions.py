@@ -1,12 +1,11 @@
-"""Reads YAML and keeps the position of every value."""
+"""Reads YAML and keeps the position of every value; writes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import yaml
-from typing_extensions import override
 
 MAX_TEXT_CHARACTERS: Final = 1_000_000
 MAX_DEPTH: Final = 60
@@ -16,6 +15,11 @@ an attack on the parser's stack."""
 Path = tuple[str | int, ...]
 Mark = tuple[int, int]
 """Line and column, both from 1."""
+
+LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Of libyaml, which PyYAML's wheels have in them: ten times as fast."""
+_DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""PyYAML's own loses U+0085 in a text; libyaml escapes it, and emoji too."""
 
 _TAG: Final = "tag:yaml.org,2002:"
 
@@ -39,25 +43,6 @@ class YamlDocument:
     text: str = field(repr=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses anchors and depth while nodes are made, before anything can be multiplied."""
-
-    depth = 0
-
-    @override
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # a stub without types
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise YamlError("anchors and aliases are not accepted", _mark(event.start_mark))
-        if self.depth >= MAX_DEPTH:
-            raise YamlError(f"nested deeper than {MAX_DEPTH} levels", _mark(event.start_mark))
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-
 def read_yaml(text: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[YamlDocument, ...]:
     """Read every document of *text*; empty ones are left out.
 
@@ -66,29 +51,23 @@ def read_yaml(text: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[
     """
     if len(text) > max_characters:
         raise YamlError(f"longer than {max_characters} characters", (1, 1))
-    nodes: list[tuple[int, yaml.Node]] = []
     try:
-        loader = _Loader(text)
-        try:
-            loader.check_node()  # takes the start of the stream
-            while loader.check_node():
-                event = loader.peek_event()  # type: ignore[no-untyped-call]  # a stub without types
-                node = loader.compose_document()
-                if node is not None:
-                    nodes.append((event.start_mark.index, node))
-        finally:
-            loader.dispose()
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise YamlError("not YAML: a lone surrogate", _mark_at(text[: error.start])) from None
+    try:
+        starts = _starts(content)
+        nodes = [*yaml.compose_all(content, Loader=LOADER)]
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         raise YamlError(error.problem or "not YAML", _mark(at) if at else (1, 1)) from None
     except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        mark = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
-        raise YamlError(f"not YAML: {error.reason}", mark) from None
+        before = content[: error.position].decode(errors="ignore")
+        raise YamlError(f"not YAML: {error.reason}", _mark_at(before)) from None
     # A document's text runs up to the next one's dashes, so that joined they are the whole.
-    ends = [*(start for start, _ in nodes[1:]), len(text)]
+    ends = [*starts[1:], len(text)]
     documents: list[YamlDocument] = []
-    for index, ((start, node), end) in enumerate(zip(nodes, ends, strict=False)):
+    for index, (node, start, end) in enumerate(zip(nodes, starts, ends, strict=False)):
         values: dict[Path, Mark] = {}
         keys: dict[Path, Mark] = {}
         value = _plain(node, (), values, keys)
@@ -96,6 +75,34 @@ def read_yaml(text: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[
             piece = text[0 if index == 0 else start : end]
             documents.append(YamlDocument(value=value, values=values, keys=keys, text=piece))
     return tuple(documents)
+
+
+def write_yaml(value: object) -> str:
+    """Return *value* as a document with its fields in their order."""
+    text: str = yaml.dump(value, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=1_000)
+    return text
+
+
+def _starts(content: bytes) -> list[int]:
+    """Return where each document begins, in characters.
+
+    Refuses anchors and depth before nodes are made and anything can be multiplied.
+    """
+    starts: list[int] = []
+    depth = 0
+    for event in yaml.parse(content, Loader=LOADER):
+        at = cast("yaml.Mark", event.start_mark)
+        if isinstance(event, yaml.DocumentStartEvent):
+            starts.append(at.index)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.NodeEvent):
+            if event.anchor is not None:
+                raise YamlError("anchors and aliases are not accepted", _mark(at))
+            if depth >= MAX_DEPTH:
+                raise YamlError(f"nested deeper than {MAX_DEPTH} levels", _mark(at))
+            depth += isinstance(event, yaml.CollectionStartEvent)
+    return starts
 
 
 def _plain(
@@ -140,3 +147,7 @@ def _plain(
 
 def _mark(mark: yaml.Mark) -> Mark:
     return mark.line + 1, mark.column + 1
+
+
+def _mark_at(before: str) -> Mark:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import sys
@@ -80,6 +81,7 @@ async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
     made = await run("create-token", "ci", "--grant", "viewer", "--scope", "view")
     unknown = await run("create-token", "ci2", "--grant", "operator:none")
     team = await run("create-token", "ci2", "--grant", "chief")
+    as_json = await run("create-token", "deploy", "--grant", "viewer", "--output", "json")
     listed = await run("tokens", "--output", "json")
     token_id = made[1][4:16]
     revoked = await run("revoke-token", token_id, "--output", "json")
@@ -87,6 +89,7 @@ async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
 
     assert made[0] == 0
     assert made[1].startswith("ega_")
+    assert json.loads(as_json[1])["token"][4:16] == json.loads(as_json[1])["id"]
     assert "there is no organization none" in unknown[2]
     assert (unknown[0], team[0]) == (2, 2)
     assert token_id in listed[1]

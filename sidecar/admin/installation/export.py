@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import yaml
-
 from sidecar.admin.installation.objects import KeyDocument, Kind
 from sidecar.admin.installation.plan import StoredObject, field_values
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.domain.policy import Policy
 from sidecar.policy.parse import PolicyDocumentError, parse_policies
 from sidecar.policy.text import MASK, hides_values, render_policy
+from sidecar.policy.yaml_positions import write_yaml
 from sidecar.storage.postgres_policies import StoredPolicy
 
 SEPARATOR: Final = "---\n"
@@ -49,12 +48,8 @@ def document_text(one: StoredObject) -> str:
         return f"kind: {one.kind.value}\n{masked}{render_policy(policy)}"
     fields = field_values(one.content)
     first = [name for name in type(one.content).__annotations__ if name in fields]  # not inherited
-    return yaml.safe_dump(
-        {"kind": one.kind.value, **{name: fields[name] for name in (*first, *fields)}},
-        sort_keys=False,
-        allow_unicode=True,
-        width=1_000,
-    )
+    own = {name: fields[name] for name in (*first, *fields)}
+    return write_yaml({"kind": one.kind.value, **own})
 
 
 def masked_policies(stored: Sequence[StoredObject]) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from typing import Final
 
 import yaml
 
+from sidecar.policy.yaml_positions import LOADER
+
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Path = tuple[str | int, ...]
 
@@ -22,7 +24,6 @@ MAX_NODES: Final = 2_000_000
 
 MAX_DEPTH: Final = 200
 _TOO_LARGE: Final = " nesting or aliases make this larger than any configuration"
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG: Final = "tag:yaml.org,2002:"
 _IGNORE: Final = re.compile(r"#\s*egret-lint:\s*ignore=([A-Z0-9,]+)(?:\s+(\S.*))?")
 
@@ -97,7 +98,7 @@ def read_source(name: str, text: str) -> tuple[Source, ...]:
         raise SourceError(f"{name}: longer than {MAX_BYTES >> 20} MiB")
     suppressions = tuple(_suppressions(text))
     try:
-        nodes = list(yaml.compose_all(text, Loader=_LOADER))
+        nodes = list(yaml.compose_all(text, Loader=LOADER))
     except yaml.YAMLError as error:
         return _read_json(name, text, error)
     sources: list[Source] = []
