@@ -18,7 +18,7 @@ import resource
 import signal
 import stat
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ import hyperscan
 
 from sidecar import __version__
 from sidecar.domain.policy import Policy
+from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.matching.database import (
     CompileError,
     compile_expressions,
@@ -130,20 +131,40 @@ async def compile_shared(
 ) -> CompiledPolicies:
     """Compile *documents* once for all processes that share *directory*, theirs alone.
 
-    The first one takes a lock and compiles as `compile_in_subprocess` does; the others wait for
-    its file. The kernel releases the lock of a process that dies. Where no file can be written,
-    each compiles for itself.
-
     Raises:
         CompileError: as `compile_in_subprocess` does.
     """
-    name = hashlib.sha256(json.dumps([__version__, documents]).encode()).hexdigest()
+
+    async def make() -> bytes:
+        return await _compile(documents, MAX_CPU_SECONDS, gives_way=gives_way)
+
+    return _unpacked(await _made_once(directory / "policies", documents, make))
+
+
+async def compile_terms_shared(directory: Path) -> None:
+    """Have the terms of `prompt_injection` ready; one of those that share *directory* compiles."""
+
+    async def make() -> bytes:
+        return shipped_scorer().dump()
+
+    shipped_scorer(await _made_once(directory / "terms", (), make))
+
+
+async def _made_once(
+    directory: Path, content: object, make: Callable[[], Awaitable[bytes]]
+) -> bytes:
+    """Return what one process of those that share *directory* makes of *content*.
+
+    The first one takes a lock; the others wait for its file. The kernel releases the lock of a
+    process that dies. Where no file can be written, each makes its own.
+    """
+    name = hashlib.sha256(json.dumps([__version__, content]).encode()).hexdigest()
     file = directory / name
     try:
         await asyncio.to_thread(directory.mkdir, 0o700, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN_ONLY)
     except OSError:
-        return await compile_in_subprocess(documents, gives_way=gives_way)
+        return await make()
     try:
         while True:
             try:
@@ -153,10 +174,10 @@ async def compile_shared(
                 continue
             answer = await asyncio.to_thread(_read_shared, file)
             if answer is None:
-                answer = await _compile(documents, MAX_CPU_SECONDS, gives_way=gives_way)
+                answer = await make()
                 with suppress(OSError):
                     await asyncio.to_thread(_write_shared, file, answer)
-            return _unpacked(answer)
+            return answer
     finally:
         os.close(lock)
 
@@ -175,7 +196,7 @@ def _read_shared(file: Path) -> bytes | None:
 
 
 def _write_shared(file: Path, answer: bytes) -> None:
-    """Replace the files of earlier policies by one with *answer* and its digest."""
+    """Replace the files that were made earlier by one with *answer* and its digest."""
     for earlier in file.parent.iterdir():
         if earlier.name != "lock":
             earlier.unlink()

@@ -25,7 +25,11 @@ from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
-from sidecar.policy.compilation import compile_in_subprocess, compile_shared
+from sidecar.policy.compilation import (
+    compile_in_subprocess,
+    compile_shared,
+    compile_terms_shared,
+)
 from sidecar.server.grpc_server import GrpcServer
 from sidecar.server.options import NetworkAddress, ReceiveLog, ServerOptions, TlsFiles
 from sidecar.settings.process import Settings
@@ -74,6 +78,8 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     exemplars, directory = None, metrics_directory()
     if directory is not None and settings.telemetry.otlp_endpoint is not None:
         exemplars = ExemplarFile(exemplar_path(directory, os.getpid()))
+    if directory is not None:
+        await compile_terms_shared(directory)
     recorder = Recorder(settings.telemetry, instance=f"worker-{index}", exemplars=exemplars)
     recorder.metrics.build(__version__)
     async with AsyncExitStack() as stack:
@@ -94,7 +100,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             # The supervisor's directory for metrics belongs to its workers alone.
             compile_policies=compile_in_subprocess
             if directory is None
-            else functools.partial(compile_shared, directory / "policies"),
+            else functools.partial(compile_shared, directory),
             metrics=recorder.metrics,
             on_loaded=policies_loaded,
         )

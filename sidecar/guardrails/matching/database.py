@@ -135,12 +135,7 @@ def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> Exp
         raise CompileError("the database was compiled from other policies")
     if not expressions:
         return ExpressionDatabase(None)
-    try:
-        database = hyperscan.loadb(serialised[_DIGEST_BYTES:], hyperscan.HS_MODE_STREAM)
-        database.scratch = hyperscan.Scratch(database)  # a loaded one comes without
-    except hyperscan.error:
-        raise CompileError("the database was compiled by another engine version") from None
-    return ExpressionDatabase(database)
+    return ExpressionDatabase(load_hyperscan(serialised[_DIGEST_BYTES:]))
 
 
 def _digest(expressions: tuple[Expression, ...]) -> bytes:
@@ -171,6 +166,22 @@ def compile_hyperscan(
         elements=len(expressions),
         flags=flags,
     )
+    return database
+
+
+def load_hyperscan(
+    serialised: bytes, *, mode: int = hyperscan.HS_MODE_STREAM
+) -> hyperscan.Database:
+    """Load a database that was compiled in this *mode* and serialised.
+
+    Raises:
+        CompileError: it is of another version of the engine.
+    """
+    try:
+        database = hyperscan.loadb(serialised, mode)
+        database.scratch = hyperscan.Scratch(database)  # a loaded one comes without
+    except hyperscan.error:
+        raise CompileError("the database was compiled by another engine version") from None
     return database
 
 

@@ -181,7 +181,7 @@ FAULTS = {
     "terms_without_a_value": (
         f"{GUARDRAIL}{{name: a, type: denied_terms, terms: }}",
         (
-            "line 3, column 41: guardrails[0].terms: must be a list "
+            "line 3, column 42: guardrails[0].terms: must be a list "
             "(write each item in a line of its own after a dash)"
         ),
     ),
@@ -482,10 +482,13 @@ FAULTS = {
         "line 1, column 7: the tag `tag:yaml.org,2002:python/name:os.system` is not accepted",
     ),
     "merge_key": ("<<: {name: a}\n", "line 1, column 1: merge keys are not accepted"),
-    "not_yaml": ("name: a: b\n", "line 1, column 8: mapping values are not allowed here"),
+    "not_yaml": (
+        "name: a: b\n",
+        "line 1, column 8: mapping values are not allowed in this context",
+    ),
     "control_character": (
         "name: a\n\x00",
-        "line 2, column 1: not YAML: special characters are not allowed",
+        "line 2, column 1: not YAML: control characters are not allowed",
     ),
     "too_deep": (f"name: {'[' * 80}", "line 1, column 66: nested deeper than 60 levels"),
     "too_long": (f"#{'a' * 1_000_001}", "line 1, column 1: longer than 1000000 characters"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.policy.yaml_positions import YamlError, read_yaml
+from sidecar.policy.yaml_positions import YamlError, read_yaml, write_yaml
 
 
 def test_every_value_and_key_has_its_line_and_column() -> None:
@@ -35,6 +35,27 @@ def test_only_plain_scalars_get_a_type(text: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a\x85b",
+        "a\u2028b",
+        "\N{OWL} flies",
+        " - {a: 1}",
+        "no",
+        "1_000",
+        "2027-01-31",
+        "é\n\n",
+        "",
+        "'",
+    ],
+)
+def test_a_text_comes_back_as_it_was_written(text: str) -> None:
+    """Line ends of other systems and texts that look like something else included."""
+    (document,) = read_yaml(write_yaml({"a": text, text: [text]}))
+    assert document.value == {"a": text, text: [text]}
+
+
+@pytest.mark.parametrize(
     ("text", "problem", "mark"),
     [
         ("a: &x 1\nb: *x", "anchors and aliases are not accepted", (1, 4)),
@@ -48,6 +69,8 @@ def test_only_plain_scalars_get_a_type(text: str, value: object) -> None:
         ("<<: {a: 1}", "merge keys are not accepted", (1, 1)),
         ("[" * 61, "nested deeper than 60 levels", (1, 61)),
         ("a: \0", "not YAML", (1, 4)),
+        ("é: 1\nö: \0", "not YAML", (2, 4)),
+        ("a: 1\nb: \ud800", "not YAML", (2, 4)),
     ],
 )
 def test_yaml_that_is_not_accepted_is_refused_at_its_place(

@@ -7,7 +7,7 @@ import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice, repeat
 from typing import Final, TypeAlias
 
@@ -99,10 +99,16 @@ def kinds_of(model: Model, weights: Weights, sum_: Sum) -> tuple[InjectionKind, 
 class Scorer:
     """A model ready to run. Bound to one thread, as its databases are."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, compiled: bytes = b"") -> None:
+        """Load the databases from *compiled*, if another process compiled them for this model."""
         self.model = model
+        names = [term.name for term in model.terms]
         against = {term.name for term in model.terms if max(term.weight, term.indirect) <= 0}
-        self._search = TermSearch([term.name for term in model.terms], against=against)
+        self._search = TermSearch(names, against=against, compiled=compiled)
+
+    def dump(self) -> bytes:
+        """Return the databases for the `compiled` of another process of this host."""
+        return self._search.dump()
 
     def sums(
         self, contents: Sequence[bytes], weights: Sequence[Weights]
@@ -168,10 +174,17 @@ def score(total: float, medium: int) -> float:
     return 1 / (1 + math.exp((medium - total) / _THOUSAND))
 
 
-@cache
-def shipped_scorer() -> Scorer:
-    """Return the shipped model's scorer; compiled once a process, in half a second."""
-    return Scorer(load_model())
+_shipped: Final[list[Scorer]] = []
+
+
+def shipped_scorer(compiled: bytes = b"") -> Scorer:
+    """Return the shipped model's scorer, made once a process.
+
+    To compile its databases takes a second; to load what was *compiled*, a hundredth of one.
+    """
+    if not _shipped:
+        _shipped.append(Scorer(load_model(), compiled=compiled))
+    return _shipped[0]
 
 
 INDIRECT_ROLES: Final = frozenset({"tool", "function"})

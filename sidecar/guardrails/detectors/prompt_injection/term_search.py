@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import pickle
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,7 +18,11 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
     EVERYDAY,
     EVERYDAY_WORDS,
 )
-from sidecar.guardrails.matching.database import compile_hyperscan
+from sidecar.guardrails.matching.database import (
+    CompileError,
+    compile_hyperscan,
+    load_hyperscan,
+)
 from sidecar.guardrails.matching.rule import Expression
 
 SLICE_WORDS: Final = 8192
@@ -138,12 +144,17 @@ class TermSearch:
     """
 
     def __init__(
-        self, names: Sequence[str], *, against: Collection[str] = (), has_rare: bool = True
+        self,
+        names: Sequence[str],
+        *,
+        against: Collection[str] = (),
+        has_rare: bool = True,
+        compiled: bytes = b"",
     ) -> None:
         """Compile the terms of these *names*. Hits have the index of a name.
 
         Those *against* an attack count only near rare ones, as everyday concepts do; without
-        *has_rare* all count everywhere.
+        *has_rare* all count everywhere. What was *compiled* from the same terms is loaded.
         """
         concepts = {name: number for number, name in enumerate(CONCEPTS, 1)}
         # The terms of each concept by those near it, of two the nearer one in the upper bits.
@@ -173,8 +184,15 @@ class TermSearch:
         common |= {FIRST_CONCEPT + concepts[name] for name in EVERYDAY}
         everyday = {*map(_expression, EVERYDAY_WORDS)}
         rare = [one for one in numbered if one[1] not in common and one[0] not in everyday]
-        self._database = _compiled(numbered)
-        self._rare = _compiled(rare) if has_rare else None
+        self._digest = hashlib.sha256(repr((numbered, rare)).encode()).digest()
+        loaded = _loaded(compiled, digest=self._digest) if compiled else None
+        self._database = loaded[0] if loaded else _compiled(numbered)
+        self._rare = loaded[1] if loaded else _compiled(rare) if has_rare else None
+
+    def dump(self) -> bytes:
+        """Return the databases for the `compiled` of another process of this host."""
+        databases = [hyperscan.dumpb(one) for one in (self._database, self._rare) if one]
+        return pickle.dumps((self._digest, databases))
 
     def hits(self, text: bytes) -> list[Hit]:
         """Return each occurrence of a term or concept in *text*, which is words, in its order."""
@@ -258,6 +276,19 @@ def _compiled(numbered: Sequence[tuple[str, int]]) -> hyperscan.Database:
         ids=[index for _, index in numbered],
         mode=hyperscan.HS_MODE_BLOCK,
     )
+
+
+def _loaded(compiled: bytes, *, digest: bytes) -> list[hyperscan.Database] | None:
+    """Load what `TermSearch.dump` returned; None if it is of other terms or of another engine."""
+    found, databases = pickle.loads(compiled)  # noqa: S301 - from a process of our own
+    try:
+        return (
+            [load_hyperscan(one, mode=hyperscan.HS_MODE_BLOCK) for one in databases]
+            if found == digest
+            else None
+        )
+    except CompileError:
+        return None
 
 
 def _stretches(rare: list[Hit], text: bytes) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pickle
+from collections.abc import Sequence
+
 import pytest
 
+from sidecar.guardrails.detectors.prompt_injection import term_search
 from sidecar.guardrails.detectors.prompt_injection.model import load_model
 from sidecar.guardrails.detectors.prompt_injection.term_search import (
     SLICE_WORDS,
@@ -50,3 +54,28 @@ def test_everyday_words_count_only_near_a_rare_one() -> None:
     search = TermSearch(["{prompt} {system}"])
     assert search.hits(words(b"Reset the system and its filters.")) == []
     assert search.combined(search.hits(words(b"the prompt of the system"))) != []
+
+
+def test_what_was_compiled_is_loaded_for_the_same_terms_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of another version, or of another engine, are compiled."""
+    names = ["bluebird", "{prompt} {system}"]
+    text = b" the bluebird and your system prompt "
+    first = TermSearch(names)
+    compiled: list[int] = []
+    compile_ = term_search._compiled
+
+    def counted(numbered: Sequence[tuple[str, int]]) -> object:
+        compiled.append(len(numbered))
+        return compile_(numbered)
+
+    monkeypatch.setattr(term_search, "_compiled", counted)
+    same = TermSearch(names, compiled=first.dump())
+    assert (compiled, same.hits(text)) == ([], first.hits(text))
+
+    TermSearch(["magpie", *names], compiled=first.dump())
+    digest, databases = pickle.loads(first.dump())  # noqa: S301 - made above
+    broken = pickle.dumps((digest, [one[:-9] for one in databases]))
+    assert TermSearch(names, compiled=broken).hits(text) == first.hits(text)
+    assert len(compiled) == 4
