@@ -57,7 +57,9 @@ class PostgresServer:
         """Make a database and return its name."""
         name = f"egret_{next(_numbers)}"
         async with self.connect() as connection:
-            await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+            await connection.execute(
+                f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY'
+            )
         return name
 
     async def drop(self, name: str) -> None:
