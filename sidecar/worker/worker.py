@@ -12,9 +12,10 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from socket import gethostname
 from typing import Final, Protocol
 
@@ -26,6 +27,8 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.compilation import (
+    CompiledPolicies,
+    VersionedDocument,
     compile_in_subprocess,
     compile_shared,
     compile_terms_shared,
@@ -47,7 +50,7 @@ from sidecar.telemetry.recorder import Recorder
 from sidecar.worker.keys import WorkerKeys, open_keys
 from sidecar.worker.limits import WorkerLimits, open_limits
 from sidecar.worker.messages import open_messages
-from sidecar.worker.policies import PolicyReloader
+from sidecar.worker.policies import Compile, PolicyReloader
 from sidecar.worker.remote_checks import open_remote_checks
 from sidecar.worker.runtime import (
     BackgroundTasks,
@@ -78,8 +81,6 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     exemplars, directory = None, metrics_directory()
     if directory is not None and settings.telemetry.otlp_endpoint is not None:
         exemplars = ExemplarFile(exemplar_path(directory, os.getpid()))
-    if directory is not None:
-        await compile_terms_shared(directory)
     recorder = Recorder(settings.telemetry, instance=f"worker-{index}", exemplars=exemplars)
     recorder.metrics.build(__version__)
     async with AsyncExitStack() as stack:
@@ -97,10 +98,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
 
         policies = PolicyReloader(
             PostgresPolicyStore(stores.pool, settings.postgres),
-            # The supervisor's directory for metrics belongs to its workers alone.
-            compile_policies=compile_in_subprocess
-            if directory is None
-            else functools.partial(compile_shared, directory),
+            compile_policies=_compile_policies(directory),
             metrics=recorder.metrics,
             on_loaded=policies_loaded,
         )
@@ -144,6 +142,25 @@ class Loading(Protocol):
     @property
     def is_building(self) -> bool:
         """Return whether policies were read and are being compiled."""
+
+
+def _compile_policies(directory: Path | None) -> Compile:
+    """Return what compiles policies; meanwhile the terms of `prompt_injection` are compiled.
+
+    The supervisor's *directory* for metrics belongs to its workers alone.
+    """
+    if directory is None:
+        return compile_in_subprocess
+    terms = asyncio.ensure_future(compile_terms_shared(directory))
+
+    async def compile_policies(
+        documents: Sequence[VersionedDocument], *, gives_way: bool
+    ) -> CompiledPolicies:
+        compiled = await compile_shared(directory, documents, gives_way=gives_way)
+        await terms
+        return compiled
+
+    return compile_policies
 
 
 async def wait_for_policies(policies: Loading, stopping: asyncio.Event) -> None:
