@@ -17,9 +17,7 @@ import orjson
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
-from typer.testing import CliRunner
 
-from sidecar.cli.main import command_tree
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
 from sidecar.keys.credentials import ApiKey, generate, parse
@@ -28,6 +26,7 @@ from sidecar.settings.stores import CacheSettings, Invalidation, PostgresSetting
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import connect, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
+from tests.support.command_line import run_command
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
 from tests.support.live_servers import LiveServers, live_servers
 from tests.support.pgbouncer import SERVER_CONNECTIONS, pgbouncer, through
@@ -67,10 +66,8 @@ class Bounced:
             "EGRET_VALKEY__URL": self.servers.valkey_url.get_secret_value(),
             "EGRET_CACHE__INVALIDATION": invalidation,
         }
-        ran = await asyncio.to_thread(
-            CliRunner().invoke, command_tree(), arguments, env=environment
-        )
-        return ran.exit_code, ran.stdout
+        ran = await asyncio.to_thread(run_command, arguments, environment=environment)
+        return ran.code, ran.out
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

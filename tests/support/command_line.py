@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from typer._click.core import Command
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from sidecar.cli.main import command_tree
+from sidecar.cli.batch import PROGRAM
+from sidecar.cli.main import COMMANDS, command_tree
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,31 @@ class Egret:
     def __call__(self, *arguments: str, stdin: str | None = None) -> Ran:
         """Run one command."""
         environment = {"EGRET_POSTGRES__DSN": self.dsn, "EGRET_POSTGRES__ACQUIRE_SECONDS": "20"}
-        result = CliRunner().invoke(
-            command_tree(arguments), arguments, input=stdin, env=environment
-        )
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Ran(result.exit_code, result.stdout, result.stderr)
+        return run_command(arguments, stdin=stdin, environment=environment)
+
+
+def run_command(
+    arguments: Sequence[str],
+    *,
+    stdin: str | None = None,
+    environment: Mapping[str, str | None] | None = None,
+) -> Ran:
+    """Run one command in this process, with these variables added to its environment."""
+    command = _command(frozenset(COMMANDS.keys() & {*arguments}))
+    code: object = 0
+    with CliRunner().isolation(input=stdin, env=environment) as (out, err, _):
+        try:
+            command.main(args=arguments, prog_name=PROGRAM)
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        written = [one.getvalue().decode() for one in (out, err)]
+    assert isinstance(code, int)
+    return Ran(code, *written)
+
+
+@functools.cache
+def _command(names: frozenset[str]) -> Command:
+    """Return the command line; the runner would build all commands of a group for each call."""
+    return get_command(command_tree(names))

@@ -7,9 +7,8 @@ from pathlib import Path
 import orjson
 import pytest
 from egret_tools.envoy_lint.rules import ALL_RULES
-from typer.testing import CliRunner
 
-from sidecar.cli.main import command_tree
+from tests.support.command_line import run_command
 from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
 
 
@@ -22,8 +21,8 @@ def file(tmp_path: Path) -> Path:
 
 def lint(*arguments: str | Path, stdin: str | None = None) -> tuple[int, str, str]:
     """Run the command; return its exit code and what it said."""
-    ran = CliRunner().invoke(command_tree(), ["lint", *map(str, arguments)], input=stdin)
-    return ran.exit_code, ran.stdout, ran.stderr
+    ran = run_command(["lint", *map(str, arguments)], stdin=stdin)
+    return ran.code, ran.out, ran.err
 
 
 def test_a_clean_file_says_so_in_one_line(file: Path) -> None:
