@@ -10,6 +10,8 @@ from typing import Any, Final
 import yaml
 from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 
+from sidecar.policy.yaml_positions import write_yaml
+
 Config = dict[str, Any]
 Mistake = Callable[[Config], None]
 
@@ -33,7 +35,7 @@ def with_mistake(mistake: Mistake) -> str:
     """Return it with one mistake."""
     config = copy.deepcopy(_OWN)
     mistake(config)
-    return yaml.safe_dump(config, sort_keys=False)
+    return write_yaml(config)
 
 
 def for_version(minor: int, mistake: Mistake | None = None) -> str:
@@ -51,7 +53,7 @@ def for_version(minor: int, mistake: Mistake | None = None) -> str:
         del _ext_proc(config)["allow_content_length_header"]
     if mistake is not None:
         mistake(config)
-    return yaml.safe_dump(config, sort_keys=False)
+    return write_yaml(config)
 
 
 def other_modes(config: Config, modes: dict[str, str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import yaml
 
+from sidecar.policy.yaml_positions import LOADER
+
 CHART: Final = Path(__file__).parents[2] / "deploy" / "helm" / "egret"
 HELMS: Final = ("helm3", "helm4")
 CASES: Final = tuple(
@@ -43,7 +45,7 @@ def render(helm: str, *, case: str | None = None, **values: str) -> list[Resourc
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     if ran.returncode:
         raise HelmError(ran.stderr)
-    return [resource for resource in yaml.safe_load_all(ran.stdout) if resource]
+    return [resource for resource in yaml.load_all(ran.stdout, Loader=LOADER) if resource]
 
 
 def one(resources: list[Resource], kind: str, name: str | None = None) -> Resource:

@@ -92,6 +92,15 @@ async def test_the_audit_log_of_an_organization_has_no_entry_of_another(app: Fas
     assert (findings.status_code, findings.json()) == (200, [])
 
 
+async def test_an_audit_log_of_things_that_there_are_none_of_is_refused(app: FastAPI) -> None:
+    """It would read as if nothing had changed."""
+    admin = await session_client(app, "admin")
+    answer = await admin.get(f"{API}/audit", params={"object_type": "keys"})
+
+    assert answer.status_code == 422
+    assert "api_keys" in answer.text
+
+
 async def test_workers_are_listed_with_what_they_serve(app: FastAPI, database: Database) -> None:
     """For those who may view the installation."""
     viewer = await session_client(app, "viewer")
