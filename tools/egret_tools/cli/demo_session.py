@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from egret_tools.cli.up_session import ConsoleProgress, show_error, show_logs, until_signal
 from egret_tools.devstack.processes import PartError
@@ -22,7 +23,6 @@ from egret_tools.devstack.tour import CASES, Case, GuideError, Observation, faul
 
 PLAIN_WIDTH: Final = 120
 """Columns if standard output is no terminal."""
-NEVER_WRAPPED: Final = ("Verdict", "Server-Timing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,20 @@ async def _walk(console: Console, place: Path, rows: list[Row]) -> None:
 
 def _show(console: Console, rows: list[Row]) -> None:
     table = Table(title="\nWhat Egret does with a request", title_justify="left", show_lines=True)
-    for column in ("Case", "Status", "Verdict", "Server-Timing", "Reached the provider", ""):
-        table.add_column(column, overflow="fold", no_wrap=column in NEVER_WRAPPED)
+    table.add_column()
+    table.add_column("Request, and what reached the provider")
+    table.add_column("Status")
+    table.add_column("Verdict, and Server-Timing", no_wrap=True)
     for row in rows:
+        received = row.seen.received
+        reached = "nothing" if received is None else _words(received)
         table.add_row(
-            row.case.title,
+            Text("✗", "red") if row.faults else Text("✓", "green"),
+            Text.assemble(row.case.title, "\n", (reached, "dim")),
             str(row.seen.status),
-            row.seen.verdict,
-            row.seen.server_timing.replace(", ", "\n"),
-            "nothing" if row.seen.received is None else _words(row.seen.received),
-            "[red]✗[/]" if row.faults else "[green]✓[/]",
+            Text.assemble(
+                row.seen.verdict, "\n", (row.seen.server_timing.replace(", ", "\n"), "dim")
+            ),
         )
     console.print(table)
     for row in rows:
@@ -109,8 +113,6 @@ def _show(console: Console, rows: list[Row]) -> None:
 def _words(body: str) -> str:
     """Return the text that the model would read, from the body the provider received."""
     try:
-        request = orjson.loads(body)
-        said = str(request["messages"][0]["content"])
+        return str(orjson.loads(body)["messages"][0]["content"])
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return body
-    return said.replace("[", r"\[")
