@@ -24,8 +24,8 @@ UP_OPTIONS ?=
 BENCH_OPTIONS ?=
 REV ?=
 WHOLE_STACK_TESTS := tests/integration/test_embedded_stack.py
-# Each process has a stack of its own, which waits for most of the time.
-TWO_PROCESSES := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# For two cores: each process has servers of its own, and waits for a third of the time.
+TEST_PROCESSES := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # The console's tests run where there is a browser; the status page has a target of its own.
 BROWSER = $(if $(shell command -v $(CHROMIUM)),--browser $(CHROMIUM) --ignore tests/browser/test_status_page.py)
 SIZE :=
@@ -88,8 +88,8 @@ demo: $(TOOLS_STAMP) ##! A guided tour that starts its own stack, prints a table
 	$(EGRET) demo
 
 test: $(DEV_STAMP) $(HELM_STAMP) build/client/.stamp has-programs ##! All tests, on real Envoy, PostgreSQL and Valkey
-	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) $(TWO_PROCESSES) $(SIZE) --durations 40
-	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(BROWSER) $(TWO_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
+	$(PY) -m pytest tests/e2e $(WHOLE_STACK_TESTS) $(TEST_PROCESSES) $(SIZE) --durations 40
+	$(PY) -m pytest tests --ignore tests/e2e --ignore $(WHOLE_STACK_TESTS) $(BROWSER) $(TEST_PROCESSES) $(SIZE) --durations 40 $(TRACED) --cov-report=
 	mkdir -p build && $(PY) -m coverage report --skip-covered --skip-empty > build/coverage.txt && tail -n 1 build/coverage.txt
 	$(PY) -m coverage report --include='$(CORE)' --fail-under=100 --skip-covered
 
