@@ -180,7 +180,7 @@ _shipped: Final[list[Scorer]] = []
 def shipped_scorer(compiled: bytes = b"") -> Scorer:
     """Return the shipped model's scorer, made once a process.
 
-    To compile its databases takes a second; to load what was *compiled*, a hundredth of one.
+    To compile its databases takes a second; to load what was *compiled*, a tenth of one.
     """
     if not _shipped:
         _shipped.append(Scorer(load_model(), compiled=compiled))
