@@ -281,12 +281,10 @@ def _compiled(numbered: Sequence[tuple[str, int]]) -> hyperscan.Database:
 def _loaded(compiled: bytes, *, digest: bytes) -> list[hyperscan.Database] | None:
     """Load what `TermSearch.dump` returned; None if it is of other terms or of another engine."""
     found, databases = pickle.loads(compiled)  # noqa: S301 - from a process of our own
+    if found != digest:
+        return None
     try:
-        return (
-            [load_hyperscan(one, mode=hyperscan.HS_MODE_BLOCK) for one in databases]
-            if found == digest
-            else None
-        )
+        return [load_hyperscan(one, mode=hyperscan.HS_MODE_BLOCK) for one in databases]
     except CompileError:
         return None
 
