@@ -186,7 +186,8 @@ def print_secret(
 ) -> None:
     """Print a new secret alone and the *fields* of its *row* beside it, or both as JSON.
 
-    If that fails, report that the thing of this *kind*, named by the first field, exists without.
+    If it cannot be written, report that the key or token, named by the first field, exists and
+    that its secret is lost. *kind* is the word for it, and the secret's name in JSON.
     """
     try:
         if output is Output.JSON:

@@ -145,8 +145,8 @@ async def compile_terms_shared(directory: Path) -> None:
     """Have the terms of `prompt_injection` ready; one of those that share *directory* compiles."""
 
     async def make() -> bytes:
-        scorer = await asyncio.to_thread(shipped_scorer)  # without the interpreter, mostly
-        return scorer.dump()
+        # Hyperscan compiles without the interpreter's lock.
+        return (await asyncio.to_thread(shipped_scorer)).dump()
 
     shipped_scorer(await _made_once(directory / "terms", (), make))
 

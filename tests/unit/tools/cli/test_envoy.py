@@ -83,6 +83,7 @@ def test_every_parameter_is_documented() -> None:
         (COMPOSE + "node_id: &a x", "anchors and aliases are not accepted"),
         (COMPOSE + "openai: " + "[" * 100_000, "longer than 100000 characters"),
         (COMPOSE + "openai: " + "[" * 90, "nested deeper than 60 levels"),
+        (COMPOSE + "openai: " + "[" * 10_000, "exceeded maximum nesting depth"),
         ("sds_directory: /x", "workers are behind sockets"),
         (COMPOSE + "model_routes: [{models: [x], provider: nobody}]", "leads to nobody"),
     ],
