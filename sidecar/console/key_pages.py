@@ -157,6 +157,8 @@ async def new_key(request: Request, access: _Manage, organization: str, team: st
 async def create(request: Request, access: _Manage, organization: str, team: str) -> HTMLResponse:
     """Create a key and show it in the answer, the only time."""
     path, fields = f"{organization}/{team}", await read_fields(request)
+    if fields.get("policy"):
+        access.check(Permission.BIND_POLICIES)
     key = generate(secrets.token_bytes)
 
     async def change() -> Key:
@@ -351,6 +353,7 @@ async def _form(
         policies=await policy_choices(access.connection),
         expiries=[(one, one) for one in EXPIRIES],
         operations=[one.value for one in Operation],
+        may_bind=access.allows(Permission.BIND_POLICIES, access.organization_id, access.team_id),
     )
 
 

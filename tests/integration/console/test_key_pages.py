@@ -143,3 +143,14 @@ async def test_a_team_lead_manages_keys_of_the_own_team_and_sees_no_other(
     await visitor.send(f"/keys/{world.keys[2]}/revoke", {}, status=404)
     await visitor.send(f"/keys/{world.keys[0]}/limits", {"remove": "cost/month"}, status=403)
     await visitor.send(f"/keys/{world.keys[0]}/revoke", {})
+
+
+async def test_a_team_lead_binds_no_policy_to_a_new_key(console: FastAPI) -> None:
+    """The policy of a key comes before that of its team: a lead could choose a weaker one."""
+    lead = await Visitor.of(console, "team_lead:acme/search")
+    page = await lead.get(NEW)
+    assert 'name="policy"' not in page
+
+    await lead.send(NEW, {"name": "ci", "policy": "strict"}, status=403)
+
+    assert SECRET.search(await lead.send(NEW, {"name": "ci"}))
