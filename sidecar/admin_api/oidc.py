@@ -23,7 +23,7 @@ from joserfc.jwk import KeySet
 
 from sidecar.admin_api.problems import RETRY_AFTER, Problem
 from sidecar.admin_api.roles import Grant, GrantError, find_grant
-from sidecar.admin_api.sign_in import digest
+from sidecar.admin_api.sign_in import TOKEN_ACTOR, digest
 from sidecar.settings.administration import AdminSettings
 from sidecar.storage.pool import Connection
 from sidecar.telemetry.logs import get_logger
@@ -252,11 +252,15 @@ def _values(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:
 
 
 def _name(claims: Mapping[str, Any], settings: AdminSettings) -> str:
-    """Return the person's name for the audit log; an address that is not verified is none."""
+    """Return the person's name for the audit log; an address that is not verified is none.
+
+    Nor is a name like those of tokens: people can choose some claims.
+    """
     name = claims.get(settings.oidc_name_claim)
     if settings.oidc_name_claim == "email" and claims.get("email_verified") is False:
         name = None
-    return name if isinstance(name, str) and name.strip() else str(claims["sub"])
+    is_name = isinstance(name, str) and name.strip() and not name.startswith(TOKEN_ACTOR)
+    return str(name if is_name else claims["sub"])
 
 
 async def _grants(

@@ -23,6 +23,8 @@ from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, Pool, as_tuple, fetch
 
 TOKEN_PREFIX: Final = "ega_"  # noqa: S105 - public
+TOKEN_ACTOR: Final = "token "  # noqa: S105 - public
+"""Names of programs in the audit log begin with it, those of people do not."""
 MAX_SECRET_CHARACTERS: Final = 128
 LOGIN_SECONDS: Final = 300.0
 """Life of a one-time link, and of the state of a login at an identity provider."""
@@ -33,7 +35,11 @@ SEEN_SECONDS: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A person with a session, or a program with a token; `name` is that of the audit log."""
+    """A person with a session, or a program with a token.
+
+    `name` is that of the audit log, of rate limits and of idempotency keys, so no two have the
+    same: tokens of two organizations may have one name, so theirs has the id.
+    """
 
     name: str
     grants: tuple[Grant, ...]
@@ -309,7 +315,8 @@ async def find_token(pool: Pool, text: str, *, postgres: PostgresSettings) -> Id
     row = rows[0]
     scopes = None if row["scopes"] is None else frozenset(map(Permission, row["scopes"]))
     grant = Grant(Role(row["role"]), row["organization_id"], row["team_id"], scopes)
-    return Identity(f"token {row['name']}", (grant,), is_session=False)
+    name = f"{TOKEN_ACTOR}{row['name']} {row['id']}"
+    return Identity(name, (grant,), is_session=False)
 
 
 def _token(row: asyncpg.Record) -> Token:

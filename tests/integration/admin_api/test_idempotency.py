@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import FastAPI
 
-from tests.support.admin_api import API, session_client
+from tests.support.admin_api import API, session_client, token_client
 
 TEAMS = f"{API}/organizations/acme/teams"
 ONCE = {"idempotency-key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
@@ -49,3 +49,16 @@ async def test_an_answer_with_a_secret_is_not_kept(app: FastAPI) -> None:
     assert (first.status_code, second.status_code) == (201, 409)
     assert kept is None
     assert [one["name"] for one in listed.json()["items"]] == ["ci", "laptop"]
+
+
+async def test_a_token_gets_no_answer_of_another_with_its_name(app: FastAPI) -> None:
+    """Tokens of two organizations may have one name, and their pipelines one key."""
+    ours = await token_client(app, "admin:acme", name="ci")
+    theirs = await token_client(app, "admin:globex", name="ci")
+    url, change = f"{TEAMS}/search", {"enabled": False}
+
+    done = await ours.patch(url, json=change, headers=ONCE)
+    peek = await theirs.patch(url, json=change, headers=ONCE)
+    own = await theirs.patch(url.replace("acme", "globex"), json=change, headers=ONCE)
+
+    assert [one.status_code for one in (done, peek, own)] == [200, 404, 200]

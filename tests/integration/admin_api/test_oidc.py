@@ -32,13 +32,14 @@ ROLES = {"acme-ops": ["operator:acme"], "all": ["admin"], "gone": ["operator:non
 
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[str]:
-    """A provider with three people."""
+    """A provider with four people."""
     users = [
         oidc_provider_mock.User(sub=name, claims={"email": f"{name}@example.com", **info})
         for name, info in (
             ("alice", {"groups": ["acme-ops", "other"]}),
             ("mallory", {"groups": ["other"]}),
             ("gone", {"groups": ["gone"]}),
+            ("eve", {"groups": ["acme-ops"], "email": "token ci AAAAAAAAAAA1"}),
         )
     ]
     with oidc_provider_mock.run_server_in_thread(user_claims=users) as server:
@@ -105,6 +106,15 @@ async def test_a_callback_is_good_once_and_in_the_browser_that_began(app: FastAP
 
     codes = [one.status_code for one in (first, replayed, planted, bare, denied)]
     assert codes == [303, 400, 400, 400, 400]
+
+
+async def test_no_person_has_the_name_of_a_token(app: FastAPI) -> None:
+    """The audit log would name the wrong one."""
+    browser = client_of(app)
+
+    await browser.get(await answer_of(browser, "eve"))
+
+    assert (await browser.get(f"{API}/me")).json()["person"] == "eve"
 
 
 @pytest.mark.parametrize("person", ["mallory", "gone"])

@@ -20,7 +20,7 @@ async def test_a_token_is_shown_once_works_and_is_revoked(app: FastAPI) -> None:
     ended = await bot.get(f"{API}/me")
 
     assert made.status_code == 201
-    assert works.json()["person"] == "token ci"
+    assert works.json()["person"] == f"token ci {made.json()['details']['id']}"
     assert made.json()["token"] not in listed.text
     assert listed.json()[0]["created_by"] == "alice@example.com"
     assert listed.json()[0]["last_used_at"] is not None
