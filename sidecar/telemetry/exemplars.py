@@ -7,6 +7,7 @@ one for a bucket; a checksum lets the supervisor skip a slot that is being writt
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import zlib
 from bisect import bisect_left
@@ -23,7 +24,7 @@ from sidecar.telemetry.names import MetricName
 from sidecar.telemetry.sanitize import LabelCap
 
 SLOTS: Final = 4096
-"""Buckets of one worker that may have an exemplar; the file is sparse, and 1 MiB at most."""
+"""Buckets of one worker that may have an exemplar; the file has 1 MiB."""
 
 _SLOT_BYTES: Final = 256
 _CHECKSUM: Final = struct.Struct("<I")
@@ -61,9 +62,15 @@ class ExemplarFile:
     """The file of this process."""
 
     def __init__(self, path: Path) -> None:
+        size = SLOTS * _SLOT_BYTES
         with path.open("w+b") as file:
-            file.truncate(SLOTS * _SLOT_BYTES)
-            self._memory = mmap.mmap(file.fileno(), 0)
+            try:
+                # Reserved: to write to a page without room on the disk would end the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+                self._memory = mmap.mmap(file.fileno(), size)
+            except OSError:
+                file.truncate(0)
+                self._memory = mmap.mmap(-1, size)  # of this worker no exemplar is shown
         self._used = 0
 
     def slot(self) -> int | None:

@@ -4,17 +4,26 @@ For each sample the library takes a lock and packs value and timestamp. A functi
 to the same eight bytes of the map and does nothing else. It reads private attributes of the
 library, which a contract test pins to the version that was read. Without a directory for such
 files (unit tests, the command line) the library's own methods are returned instead.
+
+The library maps files without room on the disk for all of their pages: on a full disk the first
+sample in such a page would end the process with SIGBUS. From here on its files are reserved.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol, cast
+from typing import IO, Final, NamedTuple, Protocol, cast
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, mmap_dict
+from typing_extensions import override
+
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.names import LogEvent
 
 _DOUBLE_BYTES: Final = 8
 
@@ -165,3 +174,31 @@ def _adding(place: _Place, amount: float) -> Count:
         memory[at] += amount
 
     return add
+
+
+class _SampleFile(io.FileIO):
+    """A file that the library maps, in the size that it had last by `truncate`."""
+
+    @override
+    def truncate(self, size: int | None = None, /) -> int:
+        """Reserve *size* bytes; without room the samples continue in memory, unseen by scrapes."""
+        bytes_before = os.fstat(self.fileno()).st_size
+        size = bytes_before if size is None else size
+        try:
+            os.posix_fallocate(self.fileno(), 0, size)
+        except OSError as error:
+            os.ftruncate(self.fileno(), bytes_before)
+            get_logger().error(LogEvent.METRICS_NO_ROOM, file=self.name, reason=error.strerror)
+            memory = os.memfd_create("metrics")
+            os.pwrite(memory, os.pread(self.fileno(), bytes_before, 0), 0)
+            os.ftruncate(memory, size)
+            os.dup2(memory, self.fileno(), inheritable=False)  # the library maps this descriptor
+            os.close(memory)
+        return size
+
+
+def _open(name: str, mode: str) -> IO[bytes] | _SampleFile:
+    return _SampleFile(name, mode) if mode == "a+b" else open(name, mode)  # noqa: PTH123
+
+
+vars(mmap_dict)["open"] = _open

@@ -176,6 +176,7 @@ class LogEvent:
     VOLUME: Final = "guardrails.volume"
     BUDGET_THRESHOLD: Final = "budget.threshold"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
+    METRICS_NO_ROOM: Final = "metrics.no_room"
     PUSH_FAILED: Final = "metrics.push_failed"
     LIBRARY: Final = "library.log"
     ADMIN_STARTED: Final = "admin.started"

@@ -7,10 +7,13 @@ them at each scrape, so that a scrape costs no worker any time.
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
@@ -23,7 +26,8 @@ from typing_extensions import override
 
 from sidecar.telemetry.exemplars import exemplar_path, read_exemplars
 from sidecar.telemetry.key_metrics import SharedOutcome
-from sidecar.telemetry.names import MetricName
+from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.names import LogEvent, MetricName
 
 LAG_BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
@@ -214,6 +218,12 @@ _merge: Final = cast("Callable[[list[str]], Iterable[Metric]]", MultiProcessColl
 _remove_live_gauges: Final = cast("Callable[[int, str], None]", mark_process_dead)
 
 
+def _bytes_used(file: Path) -> int:
+    """Return the number at the beginning of a file of samples, in native order."""
+    with file.open("rb") as stream:
+        return int.from_bytes(stream.read(4), sys.byteorder)
+
+
 class WorkerMetrics(Collector):
     """The metric files of all workers, present and past, under one directory."""
 
@@ -239,13 +249,36 @@ class WorkerMetrics(Collector):
                 gone = self._directory / f"{kind}_{pid}.db"
                 if not gone.exists():
                     continue
-                if gone.stat().st_size > 0:
-                    past = _open(str(self._directory / f"{kind}_gone.db"))
-                    for key, value, _, _ in _read(str(gone)):
-                        before, _ = past.read_value(key)
-                        past.write_value(key, before + value, 0.0)
-                    past.close()
+                try:
+                    self._fold(gone, into=self._directory / f"{kind}_gone.db")
+                except OSError as error:  # the file stays, and is counted as that of a live worker
+                    get_logger().error(
+                        LogEvent.METRICS_NO_ROOM, file=str(gone), reason=error.strerror
+                    )
+                    continue
                 gone.unlink()
+
+    def _fold(self, gone: Path, *, into: Path) -> None:
+        """Add the counts of *gone* to those in *into*, all or none.
+
+        Raises:
+            OSError: the disk has no room.
+        """
+        files = [file for file in (into, gone) if file.exists() and file.stat().st_size > 0]
+        if not files:
+            return
+        new = into.with_suffix(".new")
+        try:
+            with new.open("wb") as file:  # reserved, as `mmap_metrics` says
+                os.posix_fallocate(file.fileno(), 0, sum(map(_bytes_used, files)))
+            sums = _open(str(new))
+            for key, value, _, _ in chain.from_iterable(_read(str(file)) for file in files):
+                before, _ = sums.read_value(key)
+                sums.write_value(key, before + value, 0.0)
+            sums.close()
+            new.replace(into)
+        finally:
+            new.unlink(missing_ok=True)
 
     @override
     def collect(self) -> Iterable[Metric]:

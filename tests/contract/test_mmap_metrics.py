@@ -73,6 +73,27 @@ while True:
     add()
 """
 
+FULL_DISK: Final = """
+import errno, os
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from sidecar.telemetry.mmap_metrics import counting
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+registry = CollectorRegistry()
+asked = counting(Counter("asked", "-", ("how",), registry=registry).labels("so"))
+asked()
+os.posix_fallocate = no_room
+large = counting(Counter("large", "-", ("name",), registry=registry).labels("x" * 99_999))
+for _ in range(3):
+    large(), asked()
+other = Counter("other", "-", ("name",), registry=registry).labels("late")
+counting(other)(), other.inc()
+Gauge("waiting", "-", multiprocess_mode="livesum", registry=registry).set(1)
+print("served", other._value.get(), flush=True)
+"""
+
 
 def test_the_library_is_the_one_that_was_looked_at() -> None:
     """The module names places within it."""
@@ -105,6 +126,23 @@ def test_a_reader_never_sees_a_count_fall(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert all(value.is_integer() for value in seen)
     assert seen[0] < seen[-1]
+
+
+def test_a_full_disk_hides_new_samples_and_ends_no_worker(tmp_path: Path) -> None:
+    """Writing to a page of the map for which there is no room would be a SIGBUS."""
+    with _worker(FULL_DISK, tmp_path) as worker:
+        assert worker.stdout is not None
+        output = worker.stdout.read()
+
+    assert worker.returncode == 0
+    assert output.count("metrics.no_room") == 2
+    assert output.endswith("served 1.0\n")
+    shown = [
+        (sample.name, sample.value)
+        for metric in WorkerMetrics(tmp_path).collect()
+        for sample in metric.samples
+    ]
+    assert shown == [("asked_total", 4.0)]
 
 
 def test_where_values_stay_in_the_process_the_library_counts() -> None:

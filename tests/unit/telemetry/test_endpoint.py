@@ -17,10 +17,12 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
+from structlog.testing import capture_logs
 
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.process_metrics import WorkerMetrics
+from tests.support.full_disk import files_end_at
 from tests.support.metric_workers import metric_worker
 
 
@@ -89,6 +91,21 @@ def test_counters_never_fall_when_a_worker_is_killed_and_replaced(
         "counter_gone.db",
         "histogram_gone.db",
     ]
+
+
+def test_without_room_on_the_disk_the_counts_of_a_dead_worker_stay_in_its_own_file(
+    endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
+) -> None:
+    """Neither lost nor counted twice; and the supervisor does not die of it."""
+    for number in (1, 2):
+        with metric_worker(tmp_path / "metrics") as worker:
+            worker.tell("exchange")
+        with capture_logs() as lines, files_end_at(512):
+            metrics.worker_gone(worker.pid)
+        assert [line["event"] for line in lines] == 2 * ["metrics.no_room"]
+        assert _value(endpoint, "egret_exchanges_total") == number
+
+    assert not list((tmp_path / "metrics").glob("*.new"))
 
 
 def test_a_worker_that_is_gone_twice_is_counted_once(

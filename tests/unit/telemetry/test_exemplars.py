@@ -20,6 +20,7 @@ from sidecar.telemetry.exemplars import (
     read_exemplars,
 )
 from sidecar.telemetry.metrics import Metrics
+from tests.support.full_disk import files_end_at
 from tests.support.reports import STARTED_AT, TRACE_ID, WALL_NS, redacted_report
 from tests.support.usage import ended
 
@@ -117,6 +118,24 @@ def test_what_has_no_room_has_no_exemplar(tmp_path: Path) -> None:
     assert len(found) == SLOTS
     assert _key("many", who=f"{SLOTS - 1}", le="+Inf") in found
     assert exemplar_path(tmp_path, 1).stat().st_size == 1 << 20
+
+
+def test_on_a_full_disk_a_worker_has_no_exemplars(tmp_path: Path) -> None:
+    """Its memory is not that of a file with holes, which the disk could not fill."""
+    with files_end_at(4096):
+        file = ExemplarFile(exemplar_path(tmp_path, 1))
+    BucketExemplars(file, "seconds", buckets=()).note(1, TraceRef(1, 1.0))
+
+    assert read_exemplars(tmp_path) == {}
+    assert exemplar_path(tmp_path, 1).stat().st_size == 0
+
+
+def test_room_for_exemplars_is_reserved(tmp_path: Path) -> None:
+    """A file with holes would end the worker at an exemplar on a disk that is full by then."""
+    ExemplarFile(exemplar_path(tmp_path, 1))
+    status = exemplar_path(tmp_path, 1).stat()
+
+    assert status.st_blocks * 512 >= status.st_size == 1 << 20
 
 
 def test_the_times_of_an_exchange_lead_to_its_trace(tmp_path: Path) -> None:
