@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import math
 from collections.abc import Awaitable
@@ -416,7 +417,14 @@ async def take_limits(
         return None
     taken = worker.limiter.take(key.principal, claims, member=record.request_id)
     if isinstance(taken, Awaitable):
-        taken = await stream.wait_for(taken)
+        taking = asyncio.ensure_future(taken)
+        try:
+            taken = await stream.wait_for(taking)
+        except asyncio.CancelledError:
+            # The client left in the turn in which units were granted: `finish` returns them.
+            if taking.done() and not taking.cancelled() and taking.exception() is None:
+                record.allowance = _allowance(taking.result(), demand, claims, worker)
+            raise
     record.allowance = _allowance(taken, demand, claims, worker)
     if record.allowance.short is None:
         worker.recorder.limit_granted(is_local=taken.is_local)

@@ -183,13 +183,15 @@ class ScriptedLimits:
         self.left: int | None = None
         self.is_local = False
         self.waits = False
+        self.until: asyncio.Event | None = None
+        self.granted_late = 0
         self.asked: list[tuple[LimitCheck, ...]] = []
         self.settled: list[tuple[str, tuple[Adjustment, ...]]] = []
 
     def take(
         self, principal: Principal, claims: tuple[LimitCheck, ...], *, member: str
     ) -> LimitDecision | Awaitable[LimitDecision]:
-        """Answer as told, at once or after one turn."""
+        """Answer as told: at once, after one turn, or once `until` is set."""
         del principal, member
         self.asked.append(claims)
         standings: tuple[LimitStatus, ...] = ()
@@ -198,10 +200,11 @@ class ScriptedLimits:
         outcome: LimitDecision = Granted(standings, self.is_local)
         if self.short is not None:
             outcome = Limited(LimitStatus(claims[self.short].limit, 3, 1.5), self.is_local)
-        return self._later(outcome) if self.waits else outcome
+        return self._later(outcome) if self.waits or self.until else outcome
 
     async def _later(self, outcome: LimitDecision) -> LimitDecision:
-        await asyncio.sleep(0)
+        await (asyncio.sleep(0) if self.until is None else self.until.wait())
+        self.granted_late += isinstance(outcome, Granted)
         return outcome
 
     def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:

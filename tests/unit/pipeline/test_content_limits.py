@@ -258,6 +258,24 @@ async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
     assert changes[1] == Adjustment(slots, 0, member=changes[1].member)
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_client_that_leaves_as_its_units_are_granted_leaves_none_taken(turns: int) -> None:
+    """Envoy's reset and the reply of the shared counters may come in the same turn of the loop."""
+    slots = limit(Measure.CONCURRENT, Window.ONCE)
+    made = world(limit(Measure.TOKENS), slots)
+    made.limiter.until = asyncio.Event()
+    exchange = made.exchange({"x-egret-stream": STREAM})
+    await exchange.judge_headers(headers(), has_body=True)
+    exchange.stream.send(envoy.request_body(chat(), ends=True).SerializeToString())
+    assert await exchange.replies() == []
+    made.limiter.until.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await exchange.end(is_cancelled=True)
+    returned = len(made.limiter.settled) + len(made.verdicts.noted)
+    assert returned == made.limiter.granted_late
+
+
 async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
     """Only then it is known what it used."""
     made = world(limit(Measure.TOKENS))
