@@ -112,3 +112,25 @@ async def test_values_out_of_range_are_faults_of_the_request(app: FastAPI) -> No
     rotated = await lead.post(f"{API}/keys/AAAAAAAAAAA1/rotate", json={"grace_seconds": -1})
 
     assert [one.status_code for one in [*answers, rotated]] == [422] * 8
+
+
+async def test_a_time_that_no_file_may_have_is_refused(app: FastAPI) -> None:
+    """One key of one team with such a time would stop `egret apply` for everyone."""
+    lead = await session_client(app, "team_lead:acme/search")
+    url = f"{API}/keys/AAAAAAAAAAA1"
+
+    refused = [
+        await lead.request(method, path, json=body | {field: at})
+        for at in ("1969-12-31T23:59:59Z", "9999-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00")
+        for method, path, body, field in (
+            ("POST", KEYS, {"name": "ci"}, "not_before"),
+            ("PATCH", url, {}, "expires_at"),
+            ("PATCH", url, {}, "not_before"),
+            ("POST", f"{url}/rotate", {}, "expires_at"),
+        )
+    ]
+
+    assert [one.status_code for one in refused] == [422] * 12
+    assert "not between 1970 and 9998" in refused[0].text
+    exported = await (await session_client(app, "admin")).get(f"{API}/installation")
+    assert exported.status_code == 200

@@ -41,7 +41,7 @@ async def test_usage_is_that_of_the_callers_owners(app: FastAPI) -> None:
 
 
 async def test_times_that_are_no_period_are_refused(app: FastAPI) -> None:
-    """And so are hours of a year."""
+    """And so are hours of a year, and years that neither Python nor PostgreSQL can count from."""
     admin = await session_client(app, "admin")
     since = {"since": "2026-01-01T00:00:00Z"}
 
@@ -51,9 +51,11 @@ async def test_times_that_are_no_period_are_refused(app: FastAPI) -> None:
             f"{API}/usage/points",
             params={**since, "until": "2026-12-01T00:00:00Z", "unit": "hour"},
         ),
+        await admin.get(f"{API}/usage", params={"until": "0001-01-05T00:00:00Z"}),
+        await admin.get(f"{API}/audit", params={"since": "9999-12-31T23:59:59-14:00"}),
     ]
 
-    assert [one.status_code for one in answers] == [422, 422]
+    assert [one.status_code for one in answers] == [422] * 4
 
 
 async def test_the_audit_log_of_an_organization_has_no_entry_of_another(app: FastAPI) -> None:
