@@ -315,7 +315,7 @@ async def _page(
         key=key,
         organization=organization,
         team=team,
-        bars=await limit_bars(connection, access.settings, Owner(Level.KEY, key_id)),
+        bars=await limit_bars(access, Owner(Level.KEY, key_id)),
         changes=changes,
         refusal=refusal,
         watched=watched_change(request),

@@ -17,6 +17,8 @@ from sidecar.admin.limits import (
     holders_for,
     live_limits,
 )
+from sidecar.admin_api.access import Access
+from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import Limit
 from sidecar.limits.limit_check import CalendarWindow, window_of
 from sidecar.limits.limit_syntax import shown, shown_amount, shown_for, shown_span
@@ -86,13 +88,17 @@ class LimitBars:
     away: str | None
 
 
-async def limit_bars(connection: Connection, settings: Settings, owner: Owner) -> LimitBars:
-    """Return the limits that hold for *owner*, those of the levels above it included.
+async def limit_bars(access: Access, owner: Owner) -> LimitBars:
+    """Return the limits that hold for *owner*, with those above it that the person may view.
 
     Raises:
         ChangeRefusedError: there is no such owner.
     """
-    return await bars_of(connection, settings, await holders_for(connection, owner))
+    holders = await holders_for(access.connection, owner)
+    viewed = [
+        one for one in holders if access.allows(Permission.VIEW, one.organization_id, one.team_id)
+    ]
+    return await bars_of(access.connection, access.settings, viewed)
 
 
 async def bars_of(

@@ -58,3 +58,16 @@ async def test_limits_of_other_teams_are_not_listed(console: FastAPI) -> None:
 
     assert "acme/search" not in page
     assert "No limit is set." in page
+
+
+async def test_a_team_sees_no_budget_of_its_organization(console: FastAPI, world: World) -> None:
+    """Nor how much of it the other teams have used, as with the API."""
+    admin, viewer = [await Visitor.of(console, one) for one in ("admin", "viewer:acme/search")]
+    await admin.get("/organizations/acme")
+    await admin.send("/organizations/acme/limits", {"kind": "cost/month", "amount": "777"})
+
+    for path in (TEAM, f"/keys/{world.keys[0]}"):
+        assert "cost/month=777.00" in await admin.get(path)
+        page = await viewer.get(path)
+        assert "cost/month=10.00" in page
+        assert "777" not in page
