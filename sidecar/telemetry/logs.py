@@ -60,7 +60,7 @@ def configure_logs(level: str, stream: BinaryIO | None = None) -> None:
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(stream or sys.stderr.buffer),
+        logger_factory=lambda *_: _Lines(stream or sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
     logging.captureWarnings(capture=True)
@@ -72,6 +72,20 @@ def configure_logs(level: str, stream: BinaryIO | None = None) -> None:
 def get_logger() -> FilteringBoundLogger:
     """Return the logger of this process, as configured when it is first used."""
     return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+class _Lines(structlog.BytesLogger):
+    """Drops a line that cannot be written: a full disk or a closed pipe ends no process.
+
+    `msg` raises: `ExchangeLog` uses it, whose lost lines are counted.
+    """
+
+    @override
+    def debug(self, message: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self.msg(message)
+
+    info = warning = error = critical = exception = debug
 
 
 class _LibraryLines(logging.Handler):

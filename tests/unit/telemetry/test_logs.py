@@ -9,6 +9,7 @@ import logging
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -356,3 +357,19 @@ def test_logs_go_to_stderr_and_leave_stdout_alone() -> None:
 
     assert run.stdout == ""
     assert run.stderr.startswith('{"workers":2,"event":"started","level":"info","timestamp":"')
+
+
+def test_a_disk_that_is_full_ends_no_process_that_logs_to_it() -> None:
+    """A supervisor that died of a line about a worker took all others with it."""
+    program = (
+        "import logging; from sidecar.telemetry.logs import configure_logs, get_logger;"
+        "configure_logs('debug'); logs = get_logger();"
+        "logs.debug('one'); logs.info('two'); logs.warning('three'); logs.error('four');"
+        "logs.critical('five'); logs.exception('six'); logging.getLogger('x').error('seven');"
+        "print('alive', flush=True)"
+    )
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-c", program]
+        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False, text=True)
+
+    assert run.stdout == "alive\n"
