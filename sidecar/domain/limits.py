@@ -113,6 +113,14 @@ class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     reset_seconds: float
 
 
+def slot_name(request_id: str, started_us: int) -> str:
+    """Return the name under which a request holds a slot; *started_us* is since the epoch.
+
+    A client may send many requests with one id, and Envoy may send one to two workers.
+    """
+    return f"{request_id}.{started_us}"
+
+
 class Reservation(msgspec.Struct, frozen=True, gc=False):
     """The amounts taken from limits for one request; `cost` in millionths of a US dollar.
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from datetime import timedelta
 from decimal import Decimal
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
-from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds
+from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds, slot_name
+from sidecar.domain.metadata import EPOCH
 from sidecar.domain.usage import NO_TOKENS, JudgedRequest, UsageRecord
 from sidecar.limits.limit_check import CalendarWindow, RequestCost, is_for_operation, window_of
 from sidecar.limits.local_shares import period_start
 from sidecar.limits.store import Adjustment
+
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class FinishedRequest(msgspec.Struct, frozen=True, gc=False):
@@ -80,7 +84,7 @@ def finished_request(
     tokens = NO_TOKENS if record is None else record.tokens
     return FinishedRequest(
         demand,
-        request.request_id,
+        slot_name(request.request_id, (request.occurred_at - EPOCH) // _MICROSECOND),
         reserved.taken_us / 1e6 or request.occurred_at.timestamp(),
         input_tokens=tokens.input,
         output_tokens=tokens.output,

@@ -26,7 +26,7 @@ from sidecar.domain.finding import (
     Restoration,
     Results,
 )
-from sidecar.domain.limits import MICROS, Measure, Reservation
+from sidecar.domain.limits import MICROS, Measure, Reservation, slot_name
 from sidecar.domain.policy import StreamUsage, UnscannedAction
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
@@ -415,7 +415,8 @@ async def take_limits(
         return single_request_error(claims.limit)
     if not claims:
         return None
-    taken = worker.limiter.take(key.principal, claims, member=record.request_id)
+    slot = slot_name(record.request_id, record.wall_ns // 1000)
+    taken = worker.limiter.take(key.principal, claims, member=slot)
     if isinstance(taken, Awaitable):
         taking = asyncio.ensure_future(taken)
         try:

@@ -186,14 +186,16 @@ class ScriptedLimits:
         self.until: asyncio.Event | None = None
         self.granted_late = 0
         self.asked: list[tuple[LimitCheck, ...]] = []
+        self.members: list[str] = []
         self.settled: list[tuple[str, tuple[Adjustment, ...]]] = []
 
     def take(
         self, principal: Principal, claims: tuple[LimitCheck, ...], *, member: str
     ) -> LimitDecision | Awaitable[LimitDecision]:
         """Answer as told: at once, after one turn, or once `until` is set."""
-        del principal, member
+        del principal
         self.asked.append(claims)
+        self.members.append(member)
         standings: tuple[LimitStatus, ...] = ()
         if self.left is not None:
             standings = tuple(LimitStatus(claim.limit, self.left, 1.5) for claim in claims)

@@ -11,7 +11,9 @@ import pytest
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.domain.usage import DecisionKind, JudgedRequest
+from sidecar.limits.settlement import unused
 from sidecar.limits.store import Adjustment
+from sidecar.pipeline.record import Clocks
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
 from tests.support.events import (
@@ -255,7 +257,19 @@ async def test_a_request_that_nobody_answered_gives_back_what_it_took() -> None:
     tokens = costs(made)[0][1]
     assert organization == made.store.records[KEY.key_id].principal.organization_id
     assert changes[0].amount == -tokens
-    assert changes[1] == Adjustment(slots, 0, member=changes[1].member)
+    assert changes[1] == Adjustment(slots, 0, member=made.limiter.members[0])
+
+
+async def test_requests_with_one_id_hold_a_slot_each() -> None:
+    """A client may choose the id, and Envoy may send one request to two workers."""
+    made = world(limit(Measure.CONCURRENT, Window.ONCE))
+    for second in range(2):
+        clocks = Clocks(monotonic=lambda: 0.0, wall=lambda: NOW + second)  # noqa: B023
+        made.worker = replace(made.worker, clocks=clocks)
+        await judged(made, chat())
+    ended = [unused(noted) for noted in made.usage.noted]
+    assert [one.member for one in ended if one is not None] == made.limiter.members
+    assert len(set(made.limiter.members)) == 2
 
 
 @pytest.mark.parametrize("turns", range(6))

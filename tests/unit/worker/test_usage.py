@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
+from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window, slot_name
 from sidecar.domain.principal import Principal
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import LoadedKey
@@ -73,7 +73,8 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
         await limits.all_are_here.wait()
 
     assert {change.member for change in limits.changes} == {
-        judged(number).request_id for number in range(200)
+        slot_name(one.request_id, round(one.occurred_at.timestamp() * 1e6))
+        for one in map(judged, range(200))
     }
 
 
