@@ -38,6 +38,7 @@ class LimitBar:
     `is_at_once`, it is the burst of a sliding window.
     """
 
+    id: str
     level: str
     whose: str
     kind: str
@@ -61,6 +62,7 @@ class LimitBar:
         forecast = None if used is None else forecast_of(limit, used, now=now)
         resets_at = live.resets_at
         return cls(
+            id=limit.id,
             level=limit.level.value,
             whose=live.holder.name,
             kind=shown(limit).partition("=")[0],

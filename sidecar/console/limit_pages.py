@@ -25,7 +25,7 @@ from sidecar.console.forms import Refusal, attempt, read_fields, words
 from sidecar.console.limit_bars import bars_of
 from sidecar.console.rendering import render
 from sidecar.domain.limits import Level, Limit
-from sidecar.limits.limit_syntax import LimitWordsError, Selectors, parse_kind, parse_limit
+from sidecar.limits.limit_syntax import LimitWordsError, Selectors, parse_limit
 
 MOST_ORGANIZATIONS: Final = 20
 """Shown without a filter: the counts of each are read from Valkey in a call of their own."""
@@ -105,10 +105,9 @@ async def _change(request: Request, access: Access, owner: Owner, *, page: str) 
 
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
         if removed := fields.get("remove"):
-            kind = parse_kind(removed)
-            left = tuple(one for one in before.limits if (one.measure, one.window) != kind)
+            left = tuple(one for one in before.limits if one.id != removed)
             if left == before.limits:
-                raise LimitWordsError(f"there is no limit {removed} to remove")
+                raise LimitWordsError("there is no such limit to remove")
             return left
         added = limit_of_fields(
             fields["kind"], fields["amount"], owner=owner, owner_id=before.owner_id, fields=fields

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 from fastapi import FastAPI
 
 from tests.support.console import Visitor, World
@@ -28,8 +30,12 @@ async def test_a_limit_is_set_replaced_and_removed_by_forms(
     page = await visitor.send(f"{TEAM}/limits", {"kind": "requests/minute", "amount": "60"})
     assert "cost/month=20.00" in page
     assert "requests/minute=60" in page
-    page = await visitor.send(f"{TEAM}/limits", {"remove": "requests/minute"})
+    few = {"kind": "requests/minute", "amount": "5", "models": "o3*"}
+    page = await visitor.send(f"{TEAM}/limits", few)
+    (of_every_model,) = re.findall(r'value="(\w+/requests/minute/\w+)"', page)[:1]
+    page = await visitor.send(f"{TEAM}/limits", {"remove": of_every_model})
     assert "requests/minute=60" not in page
+    assert "requests/minute=5" in page, "of other models"
     key = f"/keys/{world.keys[0]}"
     page = await visitor.send(f"{key}/limits", {"kind": "tokens/day", "amount": "5000"})
     assert "tokens/day=5000" in page
