@@ -70,7 +70,8 @@ class AnswerUsage:
             self.model = model
         usage = answer.get("usage") or answer.get("usageMetadata")
         if isinstance(usage, dict):
-            self._fields.update(usage)
+            # Null for a count that an earlier event has stated, as Anthropic's API allows.
+            self._fields.update([one for one in usage.items() if one[1] is not None])
             self.is_final = self.is_final or not is_within
 
 

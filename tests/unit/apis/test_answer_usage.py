@@ -51,6 +51,16 @@ ANTHROPIC_START = {
     },
 }
 ANTHROPIC_END = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}
+ANTHROPIC_REST = {
+    "type": "message_delta",
+    "delta": {},
+    "usage": {
+        "input_tokens": None,
+        "cache_read_input_tokens": None,
+        "cache_creation_input_tokens": None,
+        "output_tokens": 7,
+    },
+}
 GEMINI = {
     "promptTokenCount": 10,
     "candidatesTokenCount": 3,
@@ -90,6 +100,11 @@ CONVERSE = {
         ),
         pytest.param(
             [ANTHROPIC_START, ANTHROPIC_END], TokenCounts(9, 7, 4, 2, 0), id="stream of messages"
+        ),
+        pytest.param(
+            [ANTHROPIC_START, ANTHROPIC_REST],
+            TokenCounts(9, 7, 4, 2, 0),
+            id="stream of messages whose end leaves out the counts of its start",
         ),
         pytest.param(
             [in_bytes(ANTHROPIC_START), in_bytes(ANTHROPIC_END)],
