@@ -29,7 +29,7 @@ from sidecar.apis.vocabulary import (
 )
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
-from sidecar.jsontext.strict import JsonValue, parse
+from sidecar.jsontext.strict import JsonValue, digits_of, parse
 from sidecar.jsontext.tokens import decode, may_be_json, string_tokens
 
 MAX_NESTING: Final = 4
@@ -274,7 +274,7 @@ class TextExtractor:
         """Count a number, and collect it if it is long; null and truth values are none."""
         if value is not None and not isinstance(value, bool):
             if not -LONG_NUMBER < value < LONG_NUMBER:
-                self.parts.append(TextPart(b"%d" % int(value), (-1 - self._numbers,), role))
+                self.parts.append(TextPart(digits_of(value), (-1 - self._numbers,), role))
             self._numbers += 1
 
     def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:

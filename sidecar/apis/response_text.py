@@ -12,7 +12,7 @@ import orjson
 
 from sidecar.apis.vocabulary import FIELD_NAMES
 from sidecar.domain.subject import UnscannedReason
-from sidecar.jsontext.strict import JsonBound, JsonValue
+from sidecar.jsontext.strict import JsonBound, JsonValue, digits_of
 from sidecar.jsontext.tokens import count_strings, without_values
 
 SKIPPED: Final = frozenset(
@@ -296,7 +296,7 @@ class _Walk:
         else:
             if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
                 place = -1 - self._numbers
-                self.texts.append(AnswerText(b"%d" % int(value), place, None, lane, is_json=False))
+                self.texts.append(AnswerText(digits_of(value), place, None, lane, is_json=False))
             self._numbers += 1
 
     def _object(self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int) -> None:

@@ -93,13 +93,27 @@ def parse(body: bytes) -> JsonValue | Malformed:
         return TOO_MANY_VALUES
     try:
         value: JsonValue = _DECODER.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _RefusedError):
         return _fault_of(body)
     return value if _is_whole(value, body) else _fault_of(body)
 
 
-_DECODER: Final = msgspec.json.Decoder()
-"""Refuses lone surrogates, NaN and floats out of range; ten times as fast as the standard one."""
+class _RefusedError(Exception):
+    """Raised inside a decoder's hooks, for faults that it lets pass by itself."""
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _RefusedError("The body has a number that is out of range.")
+    return number
+
+
+_DECODER: Final = msgspec.json.Decoder(float_hook=_float)
+"""Refuses lone surrogates and NaN; ten times as fast as the standard one.
+
+The hook bounds the time: without it `1e308` takes 30 us, and half a million of them 15 seconds.
+"""
 
 
 _DEEP: Final = MAX_DEPTH + 1
@@ -170,22 +184,11 @@ TOO_MANY_VALUES: Final = Malformed(
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class _RefusedError(Exception):
-    """Raised inside the decoder's hooks, for faults that it lets pass by itself."""
-
-
 def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise _RefusedError("The body has the same key twice in one object.")
     return value
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise _RefusedError("The body has a number that is out of range.")
-    return number
 
 
 def _constant(_: str) -> NoReturn:
@@ -212,3 +215,14 @@ def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:
         if not level:
             return True
     return False
+
+
+_LONGEST_NUMBER: Final = 1e40
+"""No number that is found has more digits. Written out, `1e308` would be sixty times as long."""
+
+
+def digits_of(number: float) -> bytes:
+    """Return the digits of a long number; one with too large an exponent as it is written."""
+    if type(number) is int or -_LONGEST_NUMBER < number < _LONGEST_NUMBER:
+        return b"%d" % int(number)
+    return repr(number).encode()

@@ -344,7 +344,10 @@ def test_json_text_is_looked_into_four_times() -> None:
 
 
 def test_long_numbers_are_parts() -> None:
-    """A card number without quotes is found; settings and the seed are left alone."""
+    """A card number without quotes is found; settings and the seed are left alone.
+
+    An exponent makes no text of hundreds of digits: ten thousands of them took seconds to search.
+    """
     subject = _subject(
         {
             "seed": 4111111111111111,
@@ -352,7 +355,10 @@ def test_long_numbers_are_parts() -> None:
             "messages": [
                 {
                     "content": [
-                        {"type": "tool_use", "input": {"card": 4111111111111111, "x": 1.5e9}}
+                        {
+                            "type": "tool_use",
+                            "input": {"card": 4111111111111111, "x": 1.5e9, "y": [-1e308, 10**41]},
+                        }
                     ]
                 }
             ],
@@ -363,6 +369,8 @@ def test_long_numbers_are_parts() -> None:
     assert [(part.content, part.location) for part in numbers] == [
         (b"4111111111111111", (-3,)),
         (b"1500000000", (-4,)),
+        (b"-1e+308", (-5,)),
+        (b"1" + b"0" * 41, (-6,)),
     ]
 
 
