@@ -34,6 +34,12 @@ MICROS: Final = 1_000_000
 """Of COST in a dollar."""
 
 
+def dollars(micros: int) -> str:
+    """Return an amount of money to its last digit, with the cents in any case."""
+    whole, part = divmod(micros, MICROS)
+    return f"{whole}.{f'{part:06d}'.rstrip('0'):0<2}"
+
+
 class Window(enum.Enum):
     """The period of an amount.
 

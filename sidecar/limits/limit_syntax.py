@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
-from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
+from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window, dollars
 from sidecar.domain.validation import fault_of_models, fault_of_operations
 from sidecar.limits.serialization import MAX_AMOUNT, limit_id, windows_of
 
 EXAMPLE: Final = "requests/minute=60"
+_BELOW_A_CENT: Final = 4
+"""Decimal places of millionths of a dollar."""
 
 
 class LimitWordsError(ValueError):
@@ -86,7 +88,8 @@ def parse_kind(name: str) -> tuple[Measure, Window]:
 
 def shown(limit: Limit) -> str:
     """Return the words for a limit, without its scope."""
-    return f"{_shown_kind(limit)}={shown_amount(limit.measure, limit.amount)}"
+    amount = dollars(limit.amount) if limit.measure is Measure.COST else limit.amount
+    return f"{_shown_kind(limit)}={amount}"
 
 
 def exact_words(limit: Limit) -> str:
@@ -101,9 +104,9 @@ def _shown_kind(limit: Limit) -> str:
 
 
 def shown_amount(measure: Measure, amount: int) -> str:
-    """Return an amount as people read it: money in US dollars."""
+    """Return an amount as people read it: money in US dollars, in full below one dollar."""
     if measure is Measure.COST:
-        return f"{Decimal(amount) / MICROS:.2f}"
+        return dollars(amount if amount < MICROS else round(amount, -_BELOW_A_CENT))
     return str(amount)
 
 

@@ -17,7 +17,7 @@ from typing import Final
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName, Headers, MetadataFields, Refusal
-from sidecar.domain.limits import MICROS, Limit, LimitStatus, Measure, Window
+from sidecar.domain.limits import MICROS, Limit, LimitStatus, Measure, Window, dollars
 from sidecar.domain.metadata import MetadataKey, reserved_text
 from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.subject import Dialect
@@ -365,5 +365,5 @@ def _limit_words(limit: Limit) -> str:
     if limit.measure is Measure.CONCURRENT:
         return f"{limit.amount} requests at a time"
     if limit.measure is Measure.COST:
-        return f"{limit.amount / 1_000_000:.2f} US dollars a {limit.window.value}"
+        return f"{dollars(limit.amount)} US dollars a {limit.window.value}"
     return f"{limit.amount} {limit.measure.value.replace('_', ' ')} a {limit.window.value}"

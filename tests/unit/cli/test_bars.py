@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sidecar.cli.terminal import WIDTH, bar, percent
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.limit_syntax import shown_for, shown_span
+from sidecar.limits.limit_syntax import shown, shown_amount, shown_for, shown_span
 
 
 def drawn(used: int | None, room: int, *, colours: bool = False) -> str:
@@ -49,6 +49,20 @@ def test_a_bar_changes_its_colour_before_the_end() -> None:
 def test_what_nobody_knows_is_no_empty_bar() -> None:
     """Zero would be a claim."""
     assert drawn(None, 4) == "-"
+
+
+@pytest.mark.parametrize(
+    ("micros", "limit", "spent"),
+    [
+        (1_000, "cost/day=0.001", "0.001"), (1_005_000, "cost/day=1.005", "1.00"),
+        (250_000_000, "cost/day=250.00", "250.00"), (0, "cost/day=0.00", "0.00"),
+    ],
+)  # fmt: skip
+def test_a_small_budget_is_not_shown_as_none(micros: int, limit: str, spent: str) -> None:
+    """A limit is shown in full, an amount spent in full below one dollar."""
+    one = Limit(id="l", level=Level.KEY, measure=Measure.COST, window=Window.DAY, amount=micros)
+    assert shown(one) == limit
+    assert shown_amount(Measure.COST, micros) == spent
 
 
 def test_a_share_is_rounded_down() -> None:

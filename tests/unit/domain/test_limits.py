@@ -2,13 +2,25 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.domain.limits import Level, Limit, Measure, Window, sliding_seconds
+from sidecar.domain.limits import Level, Limit, Measure, Window, dollars, sliding_seconds
 
 
 def test_a_second_and_a_minute_slide_and_no_other_window_does() -> None:
     """The others are those of the calendar, or of no time."""
     slide = {window: seconds for window in Window if (seconds := sliding_seconds(window))}
     assert slide == {Window.SECOND: 1, Window.MINUTE: 60}
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [
+        (0, "0.00"), (250_000_000, "250.00"), (2_500_000, "2.50"), (1_000, "0.001"),
+        (1_005_000, "1.005"), (1, "0.000001"), (999_999_999_999, "999999.999999"),
+    ],
+)  # fmt: skip
+def test_dollars_are_written_to_their_last_digit(micros: int, text: str) -> None:
+    """A budget of a tenth of a cent is not one of nothing."""
+    assert dollars(micros) == text
 
 
 @pytest.mark.parametrize(
