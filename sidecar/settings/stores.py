@@ -62,11 +62,30 @@ class ValkeySettings(Section):
 
     @field_validator("url")
     @classmethod
-    def _has_known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        schemes = ("redis://", "rediss://", "unix://")
-        if url is not None and not url.get_secret_value().startswith(schemes):
+    def _can_be_read(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        text = url.get_secret_value()
+        if not text.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        if not _is_whole(text):
+            raise ValueError(
+                "must be SCHEME://USER:PASSWORD@HOST:PORT/DATABASE, with numbers for port and"
+                " database; in a password write / as %2F, ? as %3F, # as %23 and % as %25"
+            )
         return url
+
+
+def _is_whole(text: str) -> bool:
+    """Return whether *text* is a URL with numbers for port and database, if it has them."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    # A password that is not escaped ends the part with the host: the rest is path or query.
+    path = "" if url.scheme == "unix" else url.path.strip("/")
+    return port != 0 and "@" not in url.query + url.fragment and (not path or path.isdecimal())
 
 
 class Invalidation(enum.Enum):
