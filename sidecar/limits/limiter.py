@@ -168,6 +168,7 @@ class Limiter:
 
     async def aclose(self) -> None:
         """Return all units that leases hold, if the shared counters answer."""
+        await asyncio.gather(*self._refills, return_exceptions=True)
         for scope, change in self._leases.give_up():
             self._shared.adjust(scope, change)
         await self._shared.send()

@@ -343,6 +343,21 @@ async def test_what_is_held_ahead_is_given_back_in_the_end() -> None:
     assert fleet.server.periods[one.id][1] == granted * 10
 
 
+async def test_a_refill_that_is_under_way_in_the_end_is_given_back_too() -> None:
+    """Its units would stay taken until the end of the period."""
+    for requests in range(1, 60):
+        one, fleet = budget(1_000_000), Fleet()
+        granted = 0
+        for _ in range(requests):
+            await asyncio.sleep(0)
+            granted += isinstance(await fleet.take(0, one, cost=10), Granted)
+            fleet.now += 0.01
+        await fleet.workers[0].aclose()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert fleet.server.periods[one.id][1] == granted * 10
+
+
 async def test_units_held_for_one_day_are_not_given_out_on_the_next() -> None:
     """Nor are they given back to it."""
     one, fleet = limit(window=Window.DAY, amount=100_000, burst=None), Fleet(now=MIDNIGHT + 86_399)
