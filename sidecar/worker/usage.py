@@ -32,6 +32,7 @@ from sidecar.worker.runtime import BackgroundTasks
 PRICES_SECONDS: Final = 10.0
 FRESH_SECONDS: Final = 30.0
 """Usage is not written with prices that are older; without any it waits on the disk."""
+CLOSING_SECONDS: Final = 3.0
 MAX_LATER: Final = 10_000
 """Requests that wait for their key's limits; beyond, the units of the oldest stay taken."""
 
@@ -107,6 +108,11 @@ class UsageSettlement:
         self._later.append((request, finished))
         if self._settling is None or self._settling.done():
             self._settling = asyncio.ensure_future(self._settle_later())
+
+    async def aclose(self) -> None:
+        """Settle the requests that wait for their key's limits, for some seconds at most."""
+        if self._settling is not None:
+            await asyncio.wait([self._settling], timeout=CLOSING_SECONDS)
 
     async def _settle_later(self) -> None:
         """Load keys one by one: all at once, they would leave requests no room to load theirs."""

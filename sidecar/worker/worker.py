@@ -197,6 +197,7 @@ async def _open_stores(
     settlement = UsageSettlement(
         limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache
     )
+    stack.push_async_callback(settlement.aclose)
     usage = await open_usage(
         settings,
         pool,

@@ -78,6 +78,19 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
     }
 
 
+async def test_a_worker_that_stops_settles_the_requests_that_wait_for_their_keys() -> None:
+    """Their slots would be held for ten minutes, their units until the end of a period."""
+    limits, metrics = _Settled(20), UsageMetrics(CollectorRegistry())
+    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
+    await settlement.aclose()
+    for number in range(20):
+        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
+    await settlement.aclose()
+    assert len(limits.changes) == 20
+
+
 async def test_prices_are_read_once_for_settlement_and_delivery() -> None:
     """What the loop has just read is what usage is written with; half a minute later it is not."""
     now, reads = 0.0, 0
