@@ -72,6 +72,9 @@ _STRANGE: Final = _Place.STRANGE
 
 _WORD_FIELDS: Final = frozenset({"type", "role"})
 
+_VARIABLES: Final = "variables"
+"""Of a prompt that is stored at OpenAI: by names of the prompt's, what a message may hold."""
+
 _JOINED_FIELDS: Final = frozenset({"text", "content"})
 """Where the text of a message stands; its pieces reach the model as one."""
 
@@ -301,6 +304,10 @@ class TextExtractor:
                     # A request within a request, such as one to count tokens of.
                     items: list[JsonValue] = value if isinstance(value, list) else [value]
                     self._joined(key, items, speaker, inner)
+                elif key == _VARIABLES and place is _KNOWN and isinstance(value, dict):
+                    for name, variable in value.items():  # texts, or parts such as files
+                        self._string("", name, speaker, _KNOWN)
+                        self._list("", [variable], speaker, _KNOWN)
                 elif isinstance(value, dict):
                     self._object(value, speaker, inner)
                 else:
@@ -398,7 +405,9 @@ class TextExtractor:
         return tuple(found)
 
 
-_TEXT_POINTERS: Final = frozenset({"image_url", "file_id", "file_data", "file_url"})
+_TEXT_POINTERS: Final = frozenset(
+    {"image_url", "audio_url", "video_url", "document_url", "file_id", "file_data", "file_url"}
+)
 """Fields that hold or point to something other than text even as a bare string."""
 
 _REASONS: Final = (

@@ -94,6 +94,9 @@ MEDIA_FIELDS: Final = {
     "image_url": UnscannedReason.IMAGE,
     "input_audio": UnscannedReason.AUDIO,
     "audio": UnscannedReason.AUDIO,
+    "audio_url": UnscannedReason.AUDIO,  # this and the next two of servers that speak as OpenAI
+    "video_url": UnscannedReason.FILE,
+    "document_url": UnscannedReason.FILE,
     "file": UnscannedReason.FILE,
     "source": UnscannedReason.FILE,
     "file_id": UnscannedReason.FILE,
@@ -105,7 +108,9 @@ MEDIA_FIELDS: Final = {
 POINTER_FIELDS: Final = frozenset({"data", "url", "file_data", "file_url", "file_id", "id"})
 """Members that such a field must hold to count: `audio` also names an output setting."""
 
-PAYLOAD_FIELDS: Final = frozenset({"data", "url", "file_data", "image_url"})
+PAYLOAD_FIELDS: Final = frozenset(
+    {"data", "url", "file_data", "image_url", "audio_url", "video_url", "document_url"}
+)
 """Where base64 is not text."""
 
 
@@ -222,7 +227,7 @@ BEDROCK: Final = Vocabulary(
     | frozenset(
         """
         maxTokens topP topK stopSequences tools toolSpec inputSchema json toolChoice auto any tool
-        toolUse toolUseId toolResult status image document video audio format source bytes
+        toolUse toolUseId toolResult status document video audio format source bytes
         s3Location uri bucketOwner context enabled guardContent qualifiers cachePoint
         reasoningContent reasoningText redactedContent signature guardrailIdentifier
         guardrailVersion trace streamProcessingMode latency converse invokeModel body
@@ -230,7 +235,7 @@ BEDROCK: Final = Vocabulary(
     ),
     free_fields=FREE_FIELDS | {"inputSchema", "json", "requestMetadata"},
     part_types=PART_TYPES | {"default"},
-    media_fields=MEDIA_FIELDS | {"source": UnscannedReason.FILE},
+    media_fields=MEDIA_FIELDS | {"s3Location": UnscannedReason.FILE},
     pointer_fields=POINTER_FIELDS | {"bytes", "s3Location", "uri"},
     payload_fields=PAYLOAD_FIELDS | {"bytes"},
     message_fields=frozenset({"messages"}),

@@ -97,7 +97,7 @@ SPLIT = st.builds(
     VALUES,
 )
 REDACTION = st.sampled_from(RedactionStyle)
-MARK = re.compile(rb"\[[A-Z_]+_(?:[0-9]+|h_[0-9a-f]{16})\]|0[0-9 -]{11,}[0-9]")
+MARK = re.compile(rb"\[[A-Z][A-Z0-9_]*_(?:[0-9]+|h_[0-9a-f]{16})\]|0[0-9 -]{11,}[0-9]")
 """What stands for a value, in any style."""
 
 

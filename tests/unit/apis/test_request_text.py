@@ -238,6 +238,15 @@ def test_base64_of_a_part_is_unscanned(part: JsonValue, reason: UnscannedReason)
         pytest.param(
             {"Type": "image_url", "Image_URL": {"URL": "S"}}, UnscannedReason.IMAGE, id="case"
         ),
+        pytest.param(
+            {"type": "video_url", "video_url": {"url": "S"}}, UnscannedReason.FILE, id="video"
+        ),
+        pytest.param(
+            {"type": "audio_url", "audio_url": {"url": "S"}}, UnscannedReason.AUDIO, id="sound"
+        ),
+        pytest.param(
+            {"type": "document_url", "document_url": "S"}, UnscannedReason.FILE, id="document"
+        ),
     ],
 )
 def test_other_strings_of_such_a_part_are_scanned(
@@ -247,6 +256,36 @@ def test_other_strings_of_such_a_part_are_scanned(
     subject = _subject(_user(part))
     assert "S" in _texts(subject)
     assert subject.unscanned == (reason,)
+
+
+def test_variables_of_a_stored_prompt_are_texts_or_parts() -> None:
+    """Their names are the prompt's own, `metadata` for one; a file among them is no text."""
+    named: dict[str, JsonValue] = {
+        "name": "A",
+        "text": {"type": "input_text", "text": "B"},
+        "metadata": {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}"},
+        "d": {"type": "input_file", "file_id": "C"},
+    }
+    read = _subject({"prompt": {"id": "pmpt_1", "variables": named}}, "/v1/responses")
+    assert read.unscanned == (UnscannedReason.IMAGE, UnscannedReason.FILE)
+    assert {*named, "A", "B", "C"} <= set(_texts(read))
+    assert not [text for text in _texts(read) if PNG in text]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"prompt": "S", "image": PNG * 3}, UnscannedReason.UNKNOWN_SHAPE),
+        ({"mediaSource": {"s3Location": {"uri": "S"}}}, UnscannedReason.FILE),
+    ],
+)
+def test_media_of_models_behind_bedrock_are_unscanned(
+    body: JsonValue, reason: UnscannedReason
+) -> None:
+    """Their own forms of requests go through InvokeModel as they are."""
+    read = _subject(body, "/model/stability.x/invoke")
+    assert read.unscanned == (reason,)
+    assert "S" in _texts(read)
 
 
 def test_all_kinds_in_one_part_are_counted() -> None:
