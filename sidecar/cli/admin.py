@@ -35,6 +35,7 @@ from sidecar.cli.terminal import (
     fail,
     install_hint,
     note,
+    print_json,
     print_record,
     print_rows,
     print_secret,
@@ -142,7 +143,7 @@ def _listen(own: AdminSettings) -> list[socket.socket]:
 
 
 @admin.command("login-link")
-def login_link(grant: GrantOption = Role.ADMIN.value) -> None:
+def login_link(grant: GrantOption = Role.ADMIN.value, output: OutputOption = Output.TABLE) -> None:
     """Print a link that logs in once, within five minutes; `egret --as NAME` names the person.
 
     Example: egret --as alice admin login-link --grant operator:acme
@@ -152,9 +153,12 @@ def login_link(grant: GrantOption = Role.ADMIN.value) -> None:
         return await begin_link_login(connection, actor(), [await _grant(connection, grant)])
 
     secret = on_connection(work)
-    origin = settings_or_exit().admin.origin
+    link = f"{settings_or_exit().admin.origin}/login/link?token={secret}"
     note("It logs in once, within five minutes, and shows who opened it in the audit log.")
-    typer.echo(f"{origin}/login/link?token={secret}")
+    if output is Output.JSON:
+        print_json({"person": actor(), "link": link})
+    else:
+        typer.echo(link)
 
 
 @admin.command("create-token")
@@ -251,12 +255,15 @@ def revoke(
 @admin.command("log-out")
 def log_out(
     person: Annotated[str, typer.Argument(help="As the audit log names the person.")],
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """End all sessions of a person, at once.
 
     Example: egret admin log-out alice@example.com
     """
     count = on_connection(lambda connection: end_sessions_of(connection, person))
+    if output is Output.JSON:
+        print_json({"person": person, "sessions": count})
     note(f"Ended {counted(count, 'session')}.")
 
 

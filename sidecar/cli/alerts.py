@@ -30,6 +30,7 @@ from sidecar.cli.terminal import (
     fail,
     install_hint,
     note,
+    print_json,
     print_rows,
 )
 from sidecar.settings.stores import PostgresSettings
@@ -98,6 +99,7 @@ def send_test(
     wait_seconds: Annotated[
         int, typer.Option("--wait", min=0, max=600, help="Seconds to wait for the outcome.")
     ] = 30,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Send a test by one route, at once even in quiet hours, and wait until it is delivered.
 
@@ -133,6 +135,8 @@ def send_test(
 
     is_delivered, error = on_database(here) if SERVER.get() is None else on_server(there)
     if is_delivered:
+        if output is Output.JSON:
+            print_json({"route": route, "message_id": message})
         note(f"The test was delivered: {message}.")
     elif error is not None:
         hint = "correct the route or its secret; it is sent again for a day"

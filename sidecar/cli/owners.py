@@ -30,6 +30,7 @@ from sidecar.cli.terminal import (
     ask,
     fail,
     note,
+    print_json,
     print_record,
     print_rows,
 )
@@ -134,7 +135,9 @@ class _Owners(Generic[_Owner]):
         print_record(_row(changed), output=output)
         note(f"This {wait_for_workers(no_wait=no_wait)}.")
 
-    def delete(self, name: str, *, cascades: bool, yes: bool, no_wait: bool) -> None:
+    def delete(
+        self, name: str, *, cascades: bool, yes: bool, output: Output, no_wait: bool
+    ) -> None:
         """Delete an owner; ask first, with the number of objects that are deleted with it."""
         if not yes:
 
@@ -166,6 +169,8 @@ class _Owners(Generic[_Owner]):
             return "", server.call(Dependents, "DELETE", place, query=query, wait=not no_wait)
 
         _, deleted = on_connection(work, notice=lambda done: self._notice(done[0]), remote=remote)
+        if output is Output.JSON:
+            print_json({self.word: name, **asdict(deleted)})
         with_ = "" if deleted.are_none else f" with {administration.described(deleted)}"
         words = wait_for_workers(no_wait=no_wait)
         note(f"Deleted {self.word} {name}{with_}. This {words}.")
@@ -234,12 +239,13 @@ def delete_organization(
     cascade: CascadeOption = False,
     yes: YesOption = False,
     no_wait: NoWaitOption = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete it, and with --cascade its teams and keys. Its usage stays, under its id.
 
     Example: egret orgs delete acme --cascade
     """
-    _ORGANIZATIONS.delete(name, cascades=cascade, yes=yes, no_wait=no_wait)
+    _ORGANIZATIONS.delete(name, cascades=cascade, yes=yes, output=output, no_wait=no_wait)
 
 
 @orgs.command("list")
@@ -333,12 +339,13 @@ def delete_team(
     cascade: CascadeToKeysOption = False,
     yes: YesOption = False,
     no_wait: NoWaitOption = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete it, and with --cascade its keys. Its usage stays, under its id.
 
     Example: egret teams delete acme/search --cascade
     """
-    _TEAMS.delete(team, cascades=cascade, yes=yes, no_wait=no_wait)
+    _TEAMS.delete(team, cascades=cascade, yes=yes, output=output, no_wait=no_wait)
 
 
 @teams.command("list")

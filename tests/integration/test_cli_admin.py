@@ -34,8 +34,9 @@ async def test_the_process_serves_a_first_login_and_ends_gracefully(database: Da
     )  # fmt: skip
     assert process.stderr is not None
     assert b"admin.started" in await process.stderr.readline()
-    made = await asyncio.to_thread(egret, "--as", "alice", "admin", "login-link")
-    link = httpx.URL(made.out.strip())
+    made = await asyncio.to_thread(egret, "--as", "alice", "admin", "login-link", "-o", "json")
+    assert made.json["person"] == "alice"
+    link = httpx.URL(made.json["link"])
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}",
         transport=httpx.AsyncHTTPTransport(retries=5),
@@ -85,7 +86,7 @@ async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
     listed = await run("tokens", "--output", "json")
     token_id = made[1][4:16]
     revoked = await run("revoke-token", token_id, "--output", "json")
-    ended = await run("log-out", "alice")
+    ended = await run("log-out", "alice", "-o", "json")
 
     assert made[0] == 0
     assert made[1].startswith("ega_")
@@ -95,4 +96,5 @@ async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
     assert token_id in listed[1]
     assert made[1].strip() not in listed[1]
     assert '"revoked_at": null' not in revoked[1]
+    assert json.loads(ended[1]) == {"person": "alice", "sessions": 0}
     assert ended[2] == "Ended 0 sessions.\n"

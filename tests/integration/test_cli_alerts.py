@@ -65,7 +65,7 @@ def test_a_test_waits_until_the_service_has_delivered_it(
     try:
         assert ready.wait(60)
         apply(egret, tmp_path, route_text(url=receiver.url))
-        delivered = egret("alerts", "test", "ops")
+        delivered = egret("alerts", "test", "ops", "-o", "json")
         receiver.status = 410
         refused = egret("alerts", "test", "ops")
     finally:
@@ -74,6 +74,8 @@ def test_a_test_waits_until_the_service_has_delivered_it(
     history = egret("alerts", "history", "--since", "1h")
 
     assert delivered.code == 0, delivered.err
+    assert delivered.json["route"] == "ops"
+    assert delivered.err == f"The test was delivered: {delivered.json['message_id']}.\n"
     assert "error: the test was not delivered (status_410)" in refused.err
     assert [line.split("|")[2:6] for line in history.lines[1:]] == [
         ["test", "Test of route ops", "ops", "retried"],

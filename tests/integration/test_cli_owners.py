@@ -227,9 +227,9 @@ def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) 
     refused = egret("orgs", "delete", "acme", "--yes")
     unasked = egret("teams", "delete", "search", "--cascade")
     team = egret("teams", "delete", "search", "--cascade", "--yes")
-    empty = egret("teams", "delete", "chat", "--yes")
+    empty = egret("teams", "delete", "acme/chat", "--yes", "-o", "json")
     egret("teams", "create", "search", "--org", "acme")
-    organization = egret("orgs", "delete", "acme", "--cascade", "--yes")
+    organization = egret("orgs", "delete", "acme", "--cascade", "--yes", "-o", "json")
 
     assert refused == Ran(
         1,
@@ -242,7 +242,9 @@ def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) 
         0,
         "Deleted team search with 2 keys (1 active). This is stored; no worker is running.\n",
     )
-    assert empty.err == "Deleted team chat. This is stored; no worker is running.\n"
+    assert empty.json == {"team": "acme/chat", "teams": 0, "keys": 0, "active_keys": 0}
+    assert empty.err == "Deleted team acme/chat. This is stored; no worker is running.\n"
+    assert organization.json == {"organization": "acme", "teams": 1, "keys": 0, "active_keys": 0}
     assert organization.err.startswith("Deleted organization acme with 1 team. This ")
     for kind in ("orgs", "teams", "keys"):
         assert egret(kind, "list", "-o", "json").json == []
