@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 from typing_extensions import override
@@ -30,7 +31,7 @@ from sidecar.admin.in_force import (
     wait_in_force,
 )
 from sidecar.admin_api import idempotency
-from sidecar.admin_api.problems import Problem, not_found
+from sidecar.admin_api.problems import MAX_ERRORS, Problem, not_found
 from sidecar.admin_api.roles import (
     INSTALLATION_WIDE,
     Grant,
@@ -47,7 +48,10 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 CSRF_HEADER: Final = "x-csrf-token"
 CSRF_FIELD: Final = "csrf_token"
 IN_FORCE_HEADER: Final = "egret-in-force"
+WAIT: Final = "wait"
+"""Parameter of every write: its answer waits until live workers have the change."""
 WAIT_SECONDS: Final = 20.0
+MAX_NAME_CHARACTERS: Final = 60
 MAX_BUCKETS: Final = 10_000
 """The longest unused are forgotten first: they are the fullest."""
 
@@ -195,11 +199,14 @@ class AccessRoute(APIRoute):
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        known = query_names(self.dependant)
 
         async def handler(request: Request) -> Response:
             services: Services = request.app.state.services
             identity, token = await _authenticated(request, services)
             await _check_rate(services.requests, identity.name)
+            if self.include_in_schema:
+                _check_query(request, known)
             async with _transaction(request, services, identity, token) as access:
                 replayed = await idempotency.begin(access.connection, request, identity.name)
                 if replayed is not None:
@@ -213,7 +220,7 @@ class AccessRoute(APIRoute):
                     shows_secret=access.shows_secret,
                 )  # fmt: skip
                 await access.notify()
-            if request.query_params.get("wait") == "true":
+            if request.query_params.get(WAIT) == "true":
                 access.wait()
             if (state := await access.publish(services.pool)) is not None:
                 response.headers[IN_FORCE_HEADER] = state
@@ -226,6 +233,37 @@ class AccessRoute(APIRoute):
                 return refused.response
 
         return answered
+
+
+def query_names(dependant: Dependant) -> frozenset[str]:
+    """Return the parameters of the query that a route and its dependencies read."""
+    own = frozenset(one.alias for one in dependant.query_params)
+    return own.union(*map(query_names, dependant.dependencies))
+
+
+def _check_query(request: Request, names: frozenset[str]) -> None:
+    """Check the names of the query: `dryrun=true` for `dry_run` would make the change.
+
+    Raises:
+        Problem: 422, one is unknown or repeated, or `wait` is neither true nor false.
+    """
+    known = names if request.method in SAFE_METHODS else names | {WAIT}
+    given = request.query_params
+    counts = Counter(name for name, _ in given.multi_items())
+    faults = {name: "is given twice" for name, count in counts.items() if count > 1}
+    faults |= {name: "is not a known parameter" for name in counts if name not in known}
+    if WAIT in known and given.get(WAIT, "true") not in {"true", "false"}:
+        faults[WAIT] = "must be true or false"
+    if faults:
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "the request is not valid",
+            hint=f"known parameters: {', '.join(sorted(known)) or 'none'}",
+            errors=[
+                {"in": f"query.{name[:MAX_NAME_CHARACTERS]}", "fault": fault}
+                for name, fault in list(faults.items())[:MAX_ERRORS]
+            ],
+        )
 
 
 class _RefusedError(Exception):

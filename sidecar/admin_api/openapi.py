@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from sidecar.admin_api.access import IN_FORCE_HEADER, SAFE_METHODS, WAIT_SECONDS
+from sidecar.admin_api.access import IN_FORCE_HEADER, SAFE_METHODS, WAIT, WAIT_SECONDS
 from sidecar.admin_api.idempotency import HEADER, MAX_KEY_CHARACTERS
 from sidecar.admin_api.problems import MEDIA_TYPE
 from sidecar.admin_api.sign_in import TOKEN_PREFIX
@@ -35,7 +35,7 @@ _PROBLEM: Final[dict[str, Any]] = {
 }
 _WRITE_PARAMETERS: Final[tuple[dict[str, Any], ...]] = (
     {
-        "name": "wait",
+        "name": WAIT,
         "in": "query",
         "description": f"Answer once live workers have the change, or after {WAIT_SECONDS:g} s.",
         "schema": {"type": "boolean", "default": False},

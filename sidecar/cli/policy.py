@@ -88,7 +88,7 @@ def apply(
         source=str(file), output=output, note=why, yes=yes, dry_run=dry_run, no_wait=no_wait
     )
     documents = read_documents(file)
-    carry_out(lambda: documents, _server_change("/policies/apply", documents), manner)
+    carry_out(lambda: documents, _server_change(documents), manner)
 
 
 @policy.command("diff")
@@ -117,7 +117,7 @@ def diff(
     elif file is not None:
         documents = read_documents(file)
         if SERVER.get() is not None:
-            planned = _server_change("/policies/plan", documents).send()
+            planned = _server_change(documents).send()
         else:
             planned = plan_policies(documents, stored=on_connection(load_policies))
         if output is Output.TABLE:
@@ -159,10 +159,10 @@ def list_policies(output: OutputOption = Output.TABLE) -> None:
     print_rows(rows, columns=_LIST_COLUMNS, output=output)
 
 
-def _server_change(path: str, documents: Sequence[PolicyDocument]) -> ServerChange:
-    """Return the request that sends *documents* as one text."""
+def _server_change(documents: Sequence[PolicyDocument]) -> ServerChange:
+    """Return the request that applies *documents*, sent as one text."""
     text = "\n---\n".join(one.text for one in documents)
-    return ServerChange("POST", path, {"documents": text})
+    return ServerChange("POST", "/policies/apply", {"documents": text})
 
 
 def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:

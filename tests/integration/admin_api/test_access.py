@@ -193,3 +193,25 @@ async def test_two_changes_at_once_of_one_read_are_one_change(app: FastAPI) -> N
     )
 
     assert sorted(one.status_code for one in answers) in ([200, 404], [200, 412])
+
+
+async def test_a_parameter_that_is_not_known_changes_nothing(app: FastAPI) -> None:
+    """A misspelt `dry_run` would make the change, a misspelt filter would list everything."""
+    admin = await session_client(app, "admin")
+    policy = {"documents": "name: strict\nguardrails: []\n"}
+
+    applied = await admin.post(f"{API}/policies/apply", params={"dryrun": "true"}, json=policy)
+    refused = [
+        await admin.get(f"{API}/keys", params={"stat": "active"}),
+        await admin.get(f"{API}/keys", params={"wait": "true"}),
+        await admin.get(f"{API}/keys", params={"limit": ["1", "2"]}),
+        await admin.post(TEAMS, params={"wait": "soon"}, json=TEAM),
+    ]
+    listed = await admin.get(f"{API}/policies")
+
+    assert [one.status_code for one in (applied, *refused)] == [422] * 5
+    assert applied.json()["errors"] == [
+        {"in": "query.dryrun", "fault": "is not a known parameter"}
+    ]
+    assert applied.json()["hint"] == "known parameters: dry_run, wait"
+    assert listed.json() == []
