@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Final, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.domain.limits import MICROS, Limit, Measure, sliding_seconds, slot_name
 from sidecar.domain.metadata import EPOCH
@@ -58,9 +59,20 @@ class FinishedRequest(msgspec.Struct, frozen=True, gc=False):
                 assert_never(measure)
 
 
-def unused(request: JudgedRequest) -> FinishedRequest | None:
-    """Return the end of a request that used nothing; None if nothing was taken for it."""
-    return finished_request(None, request, cost=None)
+def unreported(request: JudgedRequest, *, is_used: bool) -> FinishedRequest | None:
+    """Return an end of which no record comes: all that was taken is used, or nothing of it.
+
+    None if nothing was taken.
+    """
+    ended, reserved = finished_request(None, request, cost=None), request.reserved
+    if ended is None or reserved is None or not is_used:
+        return ended
+    return replace(
+        ended,
+        input_tokens=reserved.input_tokens,
+        output_tokens=reserved.output_tokens,
+        cost=reserved.cost,
+    )
 
 
 def finished_request(

@@ -36,7 +36,7 @@ from sidecar.extproc.stream import (
     OvertakenError,
     StreamEnd,
 )
-from sidecar.limits.settlement import adjustments_of, unused
+from sidecar.limits.settlement import adjustments_of, unreported
 from sidecar.pipeline.admission import (
     admit,
     judges_answer,
@@ -75,6 +75,10 @@ from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_metadata, metadata_of, own_headers, refusal_of
 from sidecar.redaction.redact import Placeholders
 from sidecar.settings.serving import RouteByModel, Timing
+from sidecar.settings.stores import UsageSource
+
+_OFF: Final = UsageSource.OFF
+"""By a name of its own: a member of an enumeration is slow to look up on Python 3.11."""
 
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
@@ -180,10 +184,12 @@ class RequestHandler:
             is_refused, now = record.error is not None, worker.clocks.wall()
             worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
         judged = record.judged
-        if not protocol.is_answered:
-            # No access log reports the end of a request without an answer.
+        if not protocol.is_answered or worker.usage_source is _OFF:
+            # Nothing reports the end of a request without an answer, or any end without usage.
             judged = record.judge_now()
-            ended = None if judged is None else unused(judged)
+            is_passed = record.error is None or record.answer_status is not None
+            is_used = protocol.is_answered and is_passed
+            ended = None if judged is None else unreported(judged, is_used=is_used)
             if judged is not None and record.key is not None and ended is not None:
                 changes = adjustments_of(record.key.limits, ended)
                 worker.limiter.settle(judged.organization_id, changes)

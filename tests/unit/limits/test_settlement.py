@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.limits.limit_check import RequestCost
-from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request, unused
+from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request, unreported
 from sidecar.limits.store import Adjustment
 from sidecar.usage.records import record_of
 from tests.support.usage import ended as ended_exchange
@@ -71,7 +71,10 @@ def test_what_was_taken_for_a_model_whose_price_is_not_known_in_the_end_stays_ta
     """Too much rather than too little; a request that never was gives it back."""
     request = replace(judged(), reserved=Reservation(100, 400, 50))
     record = record_of(ended_exchange(request=request))
-    for ends, cost in ((finished_request(record, request, cost=None), 50), (unused(request), 0)):
+    for ends, cost in (
+        (finished_request(record, request, cost=None), 50),
+        (unreported(request, is_used=False), 0),
+    ):
         assert ends is not None
         assert ends.cost == cost
 

@@ -11,10 +11,11 @@ import pytest
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
 from sidecar.domain.usage import DecisionKind, JudgedRequest
-from sidecar.limits.settlement import unused
+from sidecar.limits.settlement import unreported
 from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
 from sidecar.settings.serving import Timing
+from sidecar.settings.stores import UsageSource
 from tests.support import envoy_messages as envoy
 from tests.support.events import (
     BodyRequired,
@@ -267,7 +268,7 @@ async def test_requests_with_one_id_hold_a_slot_each() -> None:
         clocks = Clocks(monotonic=lambda: 0.0, wall=lambda: NOW + second)  # noqa: B023
         made.worker = replace(made.worker, clocks=clocks)
         await judged(made, chat())
-    ended = [unused(noted) for noted in made.usage.noted]
+    ended = [unreported(noted, is_used=False) for noted in made.usage.noted]
     assert [one.member for one in ended if one is not None] == made.limiter.members
     assert len(set(made.limiter.members)) == 2
 
@@ -297,6 +298,29 @@ async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:
     await exchange.end()
     await asyncio.sleep(0)
     assert made.limiter.settled == []
+
+
+async def test_without_usage_a_slot_is_free_when_the_stream_ends() -> None:
+    """No report of the answer's end will come; all else that was reserved stays taken."""
+    slots = limit(Measure.CONCURRENT, Window.ONCE)
+    made = world(limit(Measure.TOKENS), slots)
+    made.worker = replace(made.worker, usage_source=UsageSource.OFF)
+    exchange, _ = await judged(made, chat())
+    await exchange.end()
+    (member,) = made.limiter.members
+    assert made.limiter.settled == [("org_1", (Adjustment(slots, 0, member=member),))]
+
+
+async def test_without_usage_a_request_that_is_refused_returns_all_that_it_reserved() -> None:
+    """As with usage."""
+    tokens, slots = limit(Measure.TOKENS), limit(Measure.CONCURRENT, Window.ONCE)
+    made = world(tokens, slots)
+    made.worker = replace(made.worker, usage_source=UsageSource.OFF)
+    exchange, _ = await judged(made, chat("Bluebird"))
+    await exchange.end()
+    (member,) = made.limiter.members
+    returned = Adjustment(tokens, -costs(made)[0][1]), Adjustment(slots, 0, member=member)
+    assert made.limiter.settled == [("org_1", returned)]
 
 
 async def given_up(made: World, body: bytes) -> None:
