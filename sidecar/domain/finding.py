@@ -181,9 +181,10 @@ MAX_PLACEHOLDER_BYTES: Final = 1 + 40 + len("_h_") + HASH_DIGITS + 1
 
 PLACEHOLDER: Final = re.compile(
     rb"\[[A-Z][A-Z0-9_]{0,39}_(?:[1-9][0-9]{0,8}|h_[0-9a-f]{%d})\]"
-    rb"|[0-9](?:[ -]?[0-9])*+" % HASH_DIGITS
+    rb"|0(?<![0-9]0)(?<![0-9][ -]0)(?:[ -]?[0-9]){11,18}+(?![ -]?[0-9])" % HASH_DIGITS
 )
-"""Every form of placeholder: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of digits."""
+"""Every form of placeholder: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of digits as long as a
+card's number that begins with 0. Other numbers are passed over: a text may have a million."""
 
 _UNFINISHED: Final = re.compile(rb"(?:\[[A-Za-z0-9_]*+|[0-9][0-9 -]*+)\Z")
 

@@ -118,16 +118,25 @@ def decode(raw: bytes) -> bytes:
     try:
         text = _LENIENT.decode('"' + raw.decode() + '"')
     except ValueError:
-        return _ESCAPE.sub(
-            lambda match: str(_LENIENT.decode('"' + match.group().decode() + '"')).encode(
-                "utf-8", "replace"
-            ),
-            raw,
-        )
+        return _ESCAPE.sub(_character, raw)
     return str(text).encode("utf-8", "replace")
 
 
 _LENIENT: Final = json.JSONDecoder(strict=False)
+
+_SHORT_ESCAPES: Final = dict(zip(b'"\\/bfnrt', b'"\\/\b\f\n\r\t', strict=True))
+
+
+def _character(found: re.Match[bytes]) -> bytes:
+    """Return the character of an escape: a text may have some hundred thousand of them."""
+    escape = found[0]
+    match len(escape):
+        case 2:
+            return bytes((_SHORT_ESCAPES[escape[1]],))
+        case 12:
+            return str(_LENIENT.decode(f'"{escape.decode()}"')).encode()
+        case _:
+            return chr(int(escape[2:], 16)).encode("utf-8", "replace")  # noqa: FURB166 - as below
 
 
 def _decoded_length(escape: bytes) -> int:
@@ -405,9 +414,15 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> list[_Edit]
         by_token[replacement.location[0]].append(replacement)
     edits: list[_Edit] = []
     for index, token in pick_strings(text, by_token).items():
-        raw = text[token.start : token.end]
+        raw, here = text[token.start : token.end], by_token[index]
+        content = decode(raw)
+        span = 0, len(content)
+        whole = [one for one in here if (one.start, one.end) == span and len(one.location) == 1]
+        if whole:  # all others are within it
+            edits.append(_Edit(token.start, token.end, whole[0].text))
+            continue
         offsets = OffsetMap(raw)
-        inner = _in_content(decode(raw), by_token[index])
+        inner = _in_content(content, here)
         for edit in sorted(inner, key=attrgetter("start")):
             start, end = offsets.raw_range(edit.start, edit.end)
             edits.append(

@@ -64,10 +64,19 @@ def replacements(
     restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
     taken = _written(parts) if restores else frozenset[bytes]()
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken)
+    # Of a text that is found as a whole, the texts that it holds as JSON go with it.
+    whole = {
+        parts[one.part].location
+        for one in ordered
+        if (one.start, one.end) == (0, len(parts[one.part].content))
+    }
     originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
     for found in ordered:
         part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
+        depth = len(part.location)
+        if depth > 1 and not whole.isdisjoint([part.location[:n] for n in range(1, depth)]):
+            continue
         value = part.content[found.start : found.end]
         if json_text.may_be_json(part.content):
             # A model reads through the escapes of JSON text. The text inside such a string is a

@@ -17,6 +17,8 @@ from tests.support.memory import peak_bytes
         pytest.param(rb"\ud83d\ude00", "😀".encode(), id="pair"),
         pytest.param(rb"a\ud83db\ude00", b"a?b?", id="unpaired surrogates"),
         pytest.param(rb"\x41\u0041", rb"\x41A", id="an unknown escape stands for itself"),
+        pytest.param(rb"\x\b\f\n\r\t\"\/\\", b'\\x\b\f\n\r\t"/\\', id="short ones beside it"),
+        pytest.param(rb"\x\ud83d\ude00\ud800", "\\x😀?".encode(), id="a pair beside it"),
         pytest.param(rb"\u00zz\u0041", rb"\u00zzA", id="bad hex stands for itself"),
         pytest.param(b"raw\nline\\t", b"raw\nline\t", id="raw control character"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_value_in_json_text_is_the_one_that_its_escapes_mean(at: str) -> None:
     made, restoration = replacements(parts, findings, rules=rules(restore=True))
     assert {one.text for one in made} == {b"[EMAIL_1]"}
     assert restoration.originals == {b"[EMAIL_1]": FIRST.encode()}
+
+
+def test_texts_within_a_text_that_is_found_as_a_whole_go_with_it() -> None:
+    """Each of ten thousands of them took a tenth of a millisecond to decode and to replace."""
+    inner = [f'{FIRST} "', f'{SECOND} "'] * 10_000
+    text = json.dumps(inner)
+    parts = [part(text, 1), *(part(one, 1, at) for at, one in enumerate(inner))]
+    findings = [Finding("pii", "EMAIL", at, 0, len(one.content)) for at, one in enumerate(parts)]
+    by = rules(restore=True)
+    body = json.dumps({"input": text}).encode()
+    began = time.process_time()
+    redacted = redact(body, parts, findings, rules=by)
+    assert time.process_time() - began < 1
+    assert redacted.body == b'{"input": "[EMAIL_1]"}'
+    assert list(redacted.restoration.originals) == [b"[EMAIL_1]"]
 
 
 def test_a_backslash_in_plain_text_is_one() -> None:
