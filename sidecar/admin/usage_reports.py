@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import PlainSerializer
 
 from sidecar.storage.pool import Connection
 
 HOURS_UP_TO: Final = timedelta(days=62)
 """Longer reports are made of days, which are 24 times fewer rows; their ends are whole days."""
+
+
+Cost = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str)]
+"""As JSON 0.000000000, and not 0E-9, which is no decimal to every reader."""
 
 
 class By(enum.Enum):
@@ -41,7 +47,7 @@ class UsageSum:
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
-    cost_usd: Decimal
+    cost_usd: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class UsagePoint:
     began_at: datetime
     name: str
     tokens: int
-    cost_usd: Decimal
+    cost_usd: Cost
 
 
 NO_MODEL: Final = "(none)"

@@ -52,7 +52,8 @@ async def list_organizations(
     every = await administration.organizations(
         access.connection, within=access.within(Permission.VIEW)
     )
-    found = [one for one in every if after is None or one.name > after]
+    # A collation of the database puts dashes and dots elsewhere: pages would lose names.
+    found = sorted((one for one in every if one.name > (after or "")), key=lambda one: one.name)
     return Page(items=found[:limit], next=found[limit - 1].name if len(found) > limit else None)
 
 
@@ -144,11 +145,14 @@ async def list_teams(
         access.connection, organization=None, within=access.within(Permission.VIEW)
     )
     place = ("", "") if after is None else tuple(after.split("/", 1))
-    found = [
-        one
-        for one in every
-        if organization in {None, one.organization} and (one.organization, one.name) > place
-    ]
+    found = sorted(
+        (
+            one
+            for one in every
+            if organization in {None, one.organization} and (one.organization, one.name) > place
+        ),
+        key=lambda one: (one.organization, one.name),  # as above
+    )
     return Page(items=found[:limit], next=found[limit - 1].path if len(found) > limit else None)
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from urllib.parse import quote
 
+import asyncpg
+import pytest
 from fastapi import FastAPI
 
 from tests.support.admin_api import API, session_client
@@ -122,3 +124,36 @@ async def test_a_body_that_is_too_large_or_has_unknown_fields_is_refused(app: Fa
     assert {one.headers["content-type"] for one in refused} == {"application/problem+json"}
     assert all("content-security-policy" in one.headers for one in refused)
     assert unknown.json()["errors"][0]["in"] == "body.model"
+
+
+async def test_pages_lose_no_name_in_a_database_of_another_collation(app: FastAPI) -> None:
+    """That of English puts `ab` before `a-c`, which Python sorts the other way round."""
+    async with app.state.pool.acquire() as connection:
+        try:
+            await connection.execute(
+                "CREATE COLLATION en (provider = libc, locale = 'en_US.UTF-8')"
+            )
+        except asyncpg.PostgresError:
+            pytest.skip("this machine has no locale en_US")
+        await connection.execute(
+            "ALTER TABLE organizations ALTER COLUMN name TYPE text COLLATE en;"
+            "ALTER TABLE teams ALTER COLUMN name TYPE text COLLATE en;"
+            "INSERT INTO organizations (id, name) VALUES ('o1', 'ab'), ('o2', 'a-c');"
+            "INSERT INTO teams (organization_id, name) VALUES ('o1', 'ab'), ('o1', 'a-c')"
+        )
+    alice = await session_client(app, "admin")
+
+    for path, names in (
+        ("organizations", ["a-c", "ab", "acme", "globex"]),
+        ("teams", ["a-c", "ab", "ads", "search", "search"]),
+    ):
+        found: list[str] = []
+        after: dict[str, str] = {}
+        while True:
+            url, query = f"{API}/{path}", {"limit": "1", **after}
+            page = (await alice.get(url, params=query)).json()
+            found += [one["name"] for one in page["items"]]
+            if page["next"] is None:
+                break
+            after = {"after": page["next"]}
+        assert found == names

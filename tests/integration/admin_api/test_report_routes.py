@@ -36,6 +36,7 @@ async def test_usage_is_that_of_the_callers_owners(app: FastAPI) -> None:
     assert of_team == own
     assert other.status_code == 404
     assert [one["tokens"] for one in points] == [15]
+    assert {one["cost_usd"] for one in (*every, *points)} == {"0.000000000"}
     assert table.headers["content-type"] == "text/csv; charset=utf-8"
     assert table.text.splitlines()[1].startswith("'=cmd|calc,1,")
 
