@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from deploy.chart_envoy import WRITTEN
 from sidecar.cli.doctor import doctor
+from sidecar.settings.stores import UsageSettings
 from tests.support.helm import (
     CASES,
     CHART,
@@ -101,6 +102,49 @@ def test_what_is_mounted_is_there_and_what_is_there_is_mounted(case: str) -> Non
             for mount in container["volumeMounts"]
         }
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+        assert [len(volume) for volume in pod["volumes"]] == [2] * len(mounted)  # one kind each
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_folder_for_usage_has_room_for_what_all_workers_may_keep(workers: int) -> None:
+    """Kubernetes evicts a pod whose folder exceeds its limit, with all usage that waits in it."""
+    resources = render("helm4", case="sidecar", workers=f"{workers}")
+    volumes = one(resources, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (usage,) = [volume for volume in volumes if volume["name"] == "usage"]
+    room = int(usage["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+    assert room > workers * UsageSettings().spool_max_bytes
+
+
+@pytest.mark.parametrize("case", ["sidecar-full", "standalone"])
+def test_jobs_and_administration_have_the_settings_of_the_values_and_valkey(case: str) -> None:
+    """They notify workers through Valkey, and read the same settings."""
+    own = {"EGRET_VALKEY__URL"} if case == "standalone" else {
+        "EGRET_VALKEY__URL", "EGRET_VALKEY__PASSWORD_FILE", "EGRET_EXCHANGE__INSPECT_SECONDS",
+        "EGRET_EXCHANGE__MAX_BODY_BYTES", "EGRET_TELEMETRY__OTLP_ENDPOINT",
+        "EGRET_REDACTION__HASH_KEY",
+    }  # fmt: skip
+    resources = render(
+        "helm4", case=case, valkey__existingSecret="egret-valkey", policies="name: p",
+        admin='{"enabled": true, "publicUrl": "https://a.example", "existingSecret": "console"}',
+    )  # fmt: skip
+    names = set()
+    for pod in pods(resources):
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            if "env" in container and "EGRET_KEY" not in (variables := environment(container)):
+                names.add(container["name"])
+                assert own <= variables.keys()
+                assert variables.get("EGRET_EXCHANGE__MAX_BODY_BYTES", "20971520") == "20971520"
+                if "EGRET_VALKEY__PASSWORD_FILE" in own:
+                    _assert_is_from_a_folder(pod, "EGRET_VALKEY__PASSWORD_FILE", container)
+    assert {"egret", "admin", "migrate", "policies"} <= names
+
+
+def test_names_of_scheduled_jobs_are_as_short_as_kubernetes_demands() -> None:
+    """Of 52 characters at most, as it appends eleven."""
+    resources = render("helm4", case="sidecar-full", fullnameOverride="x" * 53)
+    names = [each["metadata"]["name"] for each in resources if each["kind"] == "CronJob"]
+    assert {name.rpartition("-")[2] for name in names} == {"attached", "drift"}
+    assert {len(name) for name in names} == {52}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,8 +169,10 @@ def _egret(pod: dict[str, Any]) -> dict[str, Any]:
     return next(one for one in containers if one["name"] == "egret")
 
 
-def _assert_is_from_a_folder(pod: dict[str, Any], variable: str) -> None:
-    egret = _egret(pod)
+def _assert_is_from_a_folder(
+    pod: dict[str, Any], variable: str, container: dict[str, Any] | None = None
+) -> None:
+    egret = container or _egret(pod)
     folder, _, file = environment(egret)[variable].rpartition("/")
     (mount,) = [one for one in egret["volumeMounts"] if one["mountPath"] == folder]
     (volume,) = [one for one in pod["volumes"] if one["name"] == mount["name"]]
@@ -598,9 +644,11 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
     assert (deployment["spec"]["replicas"], container["args"]) == (2, ["admin"])
     assert variables["EGRET_ADMIN__PUBLIC_URL"] == "https://egret.example.com"
     assert "EGRET_SERVER__WORKERS" not in variables
-    assert {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume} == {
-        "console-dsn",
-        "alert-routes",
+    secrets = {"console-dsn", "alert-routes"}
+    if case == "sidecar-full":
+        secrets.add("egret-valkey")
+    assert secrets == {
+        volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume
     }
     assert {"name": "alerts", "mountPath": "/etc/egret/alerts", "readOnly": True} in container[
         "volumeMounts"
@@ -701,6 +749,26 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
             "standalone", {"listen__existingSecret": ""}, "no certificate", id="in the clear"
         ),
         pytest.param("standalone", {"workers": "2"}, "raise replicas", id="workers of one port"),
+        pytest.param(
+            "sidecar", {"settings": '{"EGRET_SERVER__WORKERS": 4}'},
+            "EGRET_SERVER__WORKERS is twice", id="a setting against a value",
+        ),
+        pytest.param(
+            "sidecar", {"settings": '{"EGRET_POSTGRES__DSN": "x"}'},
+            "EGRET_POSTGRES__DSN is twice", id="two databases",
+        ),
+        pytest.param(
+            "sidecar-full", {"settings": '{"EGRET_REDACTION__HASH_KEY": "x"}'},
+            "EGRET_REDACTION__HASH_KEY is twice", id="a setting and a secret one",
+        ),
+        pytest.param(
+            "sidecar-full", {"postgres__dsn": "postgresql://db"},
+            "give postgres.dsn, or externalSecret", id="two sources of a Secret",
+        ),
+        pytest.param(
+            "sidecar-full", {"envoy__credentials__keys__openai": "sk-1"},
+            "give envoy.credentials.keys, or", id="two sources of credentials",
+        ),
         pytest.param(
             "standalone", {"autoscaling__enabled": "true", "keda__enabled": "true"},
             "choose one", id="two scalers",

@@ -32,7 +32,7 @@ def program(name: str) -> str:
 
 
 def render(helm: str, *, case: str | None = None, **values: str) -> list[Resource]:
-    """Return the resources of a release `r`, hooks included; *values* as with `--set`.
+    """Return the resources of a release `r`, hooks included; *values* as with `--set`, or JSON.
 
     Raises:
         HelmError: the values are wrong.
@@ -41,7 +41,8 @@ def render(helm: str, *, case: str | None = None, **values: str) -> list[Resourc
     if case is not None:
         command += ["--values", str(CHART / "ci" / f"{case}-values.yaml")]
     for name, value in values.items():
-        command += ["--set", f"{name.replace('__', '.')}={value}"]
+        option = "--set-json" if value.startswith("{") else "--set"
+        command += [option, f"{name.replace('__', '.')}={value}"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     if ran.returncode:
         raise HelmError(ran.stderr)

@@ -36,6 +36,21 @@
 {{- if and .Values.keda.enabled (not .Values.keda.prometheusUrl) -}}
 {{- fail "keda.enabled needs keda.prometheusUrl" -}}
 {{- end -}}
+{{- $store := .Values.externalSecret -}}
+{{- if and $store.enabled $store.postgres.dsn $pg.dsn (not $pg.existingSecret) -}}
+{{- fail "two sources of one Secret: give postgres.dsn, or externalSecret.postgres.dsn, not both" -}}
+{{- end -}}
+{{- /* Of two variables of one name the last would count, and the chart's own would not. */ -}}
+{{- $names := list "EGRET_POSTGRES__DSN" "EGRET_POSTGRES__DSN_FILE" -}}
+{{- if .Values.admin.enabled -}}
+{{- $names = concat $names (list "EGRET_ADMIN__HOST" "EGRET_ADMIN__PORT" "EGRET_ADMIN__PUBLIC_URL") -}}
+{{- end -}}
+{{- range include "egret.env" . | fromYamlArray -}}
+{{- if has .name $names -}}
+{{- fail (printf "%s is twice in the environment: remove it from settings and secretSettings; other values (mode, workers, drain, listen, postgres, valkey, admin, envoy.modelRoutes) set it" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "egret.checkSidecar" -}}
@@ -57,6 +72,9 @@
 {{- if not (get $envoy.providers $one.provider).enabled -}}
 {{- fail (printf "envoy.modelRoutes: provider %s is off: envoy.providers.%s.enabled" $one.provider $one.provider) -}}
 {{- end -}}
+{{- end -}}
+{{- if and .Values.externalSecret.enabled .Values.externalSecret.providers $envoy.credentials.keys (not $envoy.credentials.existingSecret) -}}
+{{- fail "two sources of one Secret: give envoy.credentials.keys, or externalSecret.providers, not both" -}}
 {{- end -}}
 {{- if not (or $envoy.credentials.existingSecret $envoy.config) -}}
 {{- range splitList " " $names -}}

@@ -12,6 +12,13 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* At most 52 characters: a CronJob appends eleven to the names of its jobs. Arguments: the
+       root, a word. */ -}}
+{{- define "egret.cronName" -}}
+{{- $word := last . -}}
+{{- include "egret.fullname" (first .) | trunc (int (sub 51 (len $word))) | trimSuffix "-" }}-{{ $word }}
+{{- end -}}
+
 {{- define "egret.selector" -}}
 app.kubernetes.io/name: {{ include "egret.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

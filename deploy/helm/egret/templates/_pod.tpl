@@ -46,12 +46,6 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 {{- if .Values.valkey.existingSecret }}
-- name: EGRET_VALKEY__URL
-  valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.urlKey | quote }}}}
-{{- if include "egret.valkeyPasswordKey" . }}
-- name: EGRET_VALKEY__PASSWORD_FILE
-  value: /etc/egret/valkey/password
-{{- end }}
 - name: EGRET_CACHE__L2_SECRET
   valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.l2SecretKey | quote }}}}
 {{- end }}
@@ -62,11 +56,21 @@ capabilities: {drop: [ALL]}
 {{ include "egret.settings" . }}
 {{- end -}}
 
-{{- /* Settings of the values, which every container of Egret has. */ -}}
+{{- /* Settings that every container of Egret has: jobs and `egret admin` notify workers through
+       Valkey too, where the settings say so. */ -}}
 {{- define "egret.settings" -}}
+{{- if .Values.valkey.existingSecret }}
+- name: EGRET_VALKEY__URL
+  valueFrom: {secretKeyRef: {name: {{ .Values.valkey.existingSecret | quote }}, key: {{ .Values.valkey.urlKey | quote }}}}
+{{- end }}
+{{- if include "egret.valkeyPasswordKey" . }}
+- name: EGRET_VALKEY__PASSWORD_FILE
+  value: /etc/egret/valkey/password
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
-  value: {{ $value | quote }}
+  {{- /* As JSON: a number from a file of values is a float, and quoted would be 2.097152e+07. */}}
+  value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
 {{- end }}
 {{- range $name, $from := .Values.secretSettings }}
 - name: {{ $name }}
@@ -111,9 +115,7 @@ volumeMounts:
   - {name: sockets, mountPath: /run/egret}
   - {name: usage, mountPath: /var/lib/egret}
   - {name: postgres, mountPath: /etc/egret/postgres, readOnly: true}
-{{- if include "egret.valkeyPasswordKey" . }}
-  - {name: valkey, mountPath: /etc/egret/valkey, readOnly: true}
-{{- end }}
+  {{- with include "egret.valkeyMount" . | trim }}{{ . | nindent 2 }}{{ end }}
   - {name: tmp, mountPath: /tmp}
 {{- if and (eq .Values.mode "standalone") (eq .Values.listen.tls "mutual") }}
   - {name: tls, mountPath: /etc/egret/tls, readOnly: true}
@@ -125,17 +127,28 @@ volumeMounts:
 {{- if .Values.valkey.existingSecret }}{{ .Values.valkey.passwordKey }}{{ end -}}
 {{- end -}}
 
-{{- define "egret.volumes" -}}
-- name: sockets
-  emptyDir: {medium: Memory, sizeLimit: 1Mi}
-- name: usage
-  {{- toYaml .Values.usageSpool.volume | nindent 2 }}
-- name: postgres
-  secret: {secretName: {{ include "egret.postgresSecret" . | quote }}, items: [{key: {{ .Values.postgres.key | quote }}, path: dsn}], defaultMode: 0440}
+{{- define "egret.valkeyMount" -}}
+{{- if include "egret.valkeyPasswordKey" . }}
+- {name: valkey, mountPath: /etc/egret/valkey, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "egret.valkeyVolume" -}}
 {{- with include "egret.valkeyPasswordKey" . }}
 - name: valkey
   secret: {secretName: {{ $.Values.valkey.existingSecret | quote }}, items: [{key: {{ . | quote }}, path: password}], defaultMode: 0440}
 {{- end }}
+{{- end -}}
+
+{{- define "egret.volumes" -}}
+- name: sockets
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+- name: usage
+  {{- $spool := dict "emptyDir" (dict "sizeLimit" (printf "%dGi" (add 1 .Values.workers))) }}
+  {{- toYaml (.Values.usageSpool.volume | default $spool) | nindent 2 }}
+- name: postgres
+  secret: {secretName: {{ include "egret.postgresSecret" . | quote }}, items: [{key: {{ .Values.postgres.key | quote }}, path: dsn}], defaultMode: 0440}
+{{- with include "egret.valkeyVolume" . | trim }}{{ . | nindent 0 }}{{ end }}
 - name: tmp
   emptyDir: {sizeLimit: 512Mi}
 {{- if eq .Values.mode "sidecar" }}
