@@ -49,6 +49,10 @@ WORKER_DEFAULTS: Final = {
 """Environment variables of a worker; one that is already set keeps its value."""
 
 
+NOT_STARTED: Final = -1
+"""In the place of an exit code: the system started no process."""
+
+
 class WorkerStartError(Exception):
     """A worker refuses to start; its log line says why."""
 
@@ -62,6 +66,7 @@ class Supervisor:
         self._serving: set[int] = set()
         """Workers that wrote to their pipe that they are ready, and have not closed it since."""
         self._stopping = asyncio.Event()
+        self._unstartable: int | None = None
         self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
         self._metrics = WorkerMetrics(self._metrics_directory)
         try:
@@ -109,8 +114,10 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for index in range(self._settings.server.workers):
                     group.create_task(self._keep_running(index))
-        except* WorkerStartError as errors:
-            raise errors.exceptions[0] from None
+            if self._unstartable is not None:
+                raise WorkerStartError(
+                    f"worker {self._unstartable} cannot start; its log says why"
+                )
         finally:
             if self._push is not None:
                 self._push.close()
@@ -126,8 +133,10 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             if code == CANNOT_START:
-                self._stop()
-                raise WorkerStartError(f"worker {index} cannot start; its log says why")
+                # The others may be serving: they drain first.
+                self._unstartable = index
+                self._stopping.set()
+                return
             if loop.time() - started_at > STEADY_SECONDS:
                 delay = FIRST_RESTART_SECONDS
             self._own_metrics.worker_died()
@@ -139,21 +148,27 @@ class Supervisor:
 
     async def _run_once(self, index: int) -> int:
         ready_reader, ready_writer = os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "sidecar.worker",
-            str(index),
-            str(os.getpid()),
-            str(ready_writer),
-            pass_fds=(ready_writer,),
-            env=WORKER_DEFAULTS
-            | inherited_environment()
-            | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
-            # Ctrl-C goes to the whole terminal group; workers get their signal from here alone.
-            start_new_session=True,
-        )
-        os.close(ready_writer)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sidecar.worker",
+                str(index),
+                str(os.getpid()),
+                str(ready_writer),
+                pass_fds=(ready_writer,),
+                env=WORKER_DEFAULTS
+                | inherited_environment()
+                | {"PROMETHEUS_MULTIPROC_DIR": str(self._metrics_directory)},
+                # Ctrl-C goes to the whole terminal group; workers get their signal from here.
+                start_new_session=True,
+            )
+        except OSError as error:  # too many processes, no memory: the other workers go on
+            os.close(ready_reader)
+            get_logger().error("worker.not_started", worker=index, reason=error.strerror)
+            return NOT_STARTED
+        finally:
+            os.close(ready_writer)
         self._processes[index] = process
         loop = asyncio.get_running_loop()
 

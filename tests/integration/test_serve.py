@@ -207,6 +207,24 @@ async def test_a_socket_that_another_serves_is_not_taken_over(
         assert await first.is_serving(0)
 
 
+async def test_the_others_end_in_order_before_serve_if_one_worker_cannot_start(
+    tmp_path: Path,
+) -> None:
+    """They may be serving: none is left behind, and none ends with a traceback."""
+    (tmp_path / "s" / "worker-1.sock").mkdir(parents=True)
+    workers: set[psutil.Process] = set()
+    async with serving(f"postgresql://nobody@/none?host={tmp_path}", tmp_path) as running:
+        ended = asyncio.ensure_future(running.process.wait())
+        while not (await asyncio.wait([ended], timeout=0.05))[0]:
+            with contextlib.suppress(psutil.Error):
+                workers.update(running.workers())
+        alive = [worker for worker in workers if worker.is_running()]
+    assert (ended.result(), alive) == (2, [])
+    text = running.log.read_text()
+    assert "cannot bind" in text
+    assert "Traceback" not in text
+
+
 async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path: Path) -> None:
     """The supervisor answers for every worker, and pushes the same to a collector.
 

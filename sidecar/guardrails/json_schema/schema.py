@@ -70,7 +70,7 @@ FORMATS: Final = frozenset(
 
 
 SchemaPath: TypeAlias = "tuple[str | int, ...]"
-"""Cooperative from the root of a schema, or of an answer."""
+"""Steps from the root of a schema, or of an answer."""
 Schema: TypeAlias = "Mapping[str, Any] | bool"
 
 ROOT: Final[SchemaPath] = ()

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
+from sidecar.settings.process import Settings
+from sidecar.settings.serving import ServerSettings
+from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.storage.migrate import REVISION
-from sidecar.worker.supervisor import log_schema
+from sidecar.worker.supervisor import Supervisor, log_schema
 from tests.support.log_lines import LogLines
 
 
@@ -23,3 +31,22 @@ def test_how_the_schema_stands_is_said_with_the_hint(
     log_schema(revision)
     (line,) = log_lines.read()
     assert (line["level"], line["event"], line.get("hint")) == (level, event, hint)
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(
+    log_lines: LogLines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Out of memory or of process ids for a moment: `egret serve` and its other workers go on."""
+    monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
+    telemetry = TelemetrySettings(metrics_port=0)
+    settings = Settings(server=ServerSettings(workers=1), telemetry=telemetry)
+    running = asyncio.ensure_future(Supervisor(settings).run())
+    events: list[object] = []
+    async with asyncio.timeout(60):
+        while events.count("worker.died") < 2:
+            await asyncio.wait([running], timeout=0.05)
+            assert not running.done()
+            events = [line["event"] for line in log_lines.read()]
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 60)
+    assert events.count("worker.not_started") >= 2
