@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from sidecar.admin.installation.objects import AlertRouteDocument
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.objects import Model, Moment
+from sidecar.admin_api.problems import not_found
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts import outbox
 from sidecar.alerts.outbox import HistoryEntry
@@ -58,7 +59,10 @@ async def show_message(
     access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)], message_id: str
 ) -> MessageState:
     """Show whether a message was delivered, and the error of its last attempt."""
-    is_delivered, error = await outbox.message_state(access.connection, message_id)
+    state = await outbox.message_state(access.connection, message_id)
+    if state is None:
+        raise not_found("message")
+    is_delivered, error = state
     return MessageState(is_delivered=is_delivered, error=error)
 
 

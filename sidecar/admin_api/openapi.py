@@ -53,6 +53,19 @@ _IF_MATCH: Final[dict[str, Any]] = {
     "description": "The ETag of the object as it was read; 412 if it has changed since.",
     "schema": {"type": "string"},
 }
+_TAGGED_POSTS: Final = frozenset({"apply_policies", "roll_back"})
+"""Operations that check `If-Match`, beside every PATCH, PUT and DELETE."""
+_SHOWS_TAG: Final = frozenset(
+    f"{verb}_{kind}"
+    for kind in (
+        "organization", "team", "key", "organization_limits", "team_limits", "key_limits",
+    )
+    for verb in ("show", "set" if kind.endswith("limits") else "change")
+) | {"show_policy"}  # fmt: skip
+"""Operations whose answer has an `ETag`."""
+_TAG_HEADER: Final[dict[str, Any]] = {
+    "ETag": {"description": "For `If-Match` of a change.", "schema": {"type": "string"}}
+}
 _WRITE_HEADERS: Final[dict[str, Any]] = {
     IN_FORCE_HEADER.title(): {
         "description": "Workers, and those behind: `workers=4, behind=0`.",
@@ -90,14 +103,18 @@ def openapi_of(app: FastAPI) -> dict[str, Any]:
             for method, operation in operations.items():
                 responses = operation["responses"]
                 responses.pop("422", None)
+                name, is_write = operation["operationId"], method.upper() not in SAFE_METHODS
+                headers = (_TAG_HEADER if name in _SHOWS_TAG else {}) | (
+                    _WRITE_HEADERS if is_write else {}
+                )
+                if headers:
+                    for response in responses.values():
+                        response["headers"] = headers
                 responses["default"] = _DEFAULT_RESPONSE
-                if method.upper() in SAFE_METHODS:
+                if not is_write:
                     continue
                 operation.setdefault("parameters", []).extend(_WRITE_PARAMETERS)
-                if method in {"patch", "put", "delete"}:
+                if method in {"patch", "put", "delete"} or name in _TAGGED_POSTS:
                     operation["parameters"].append(_IF_MATCH)
-                for status, response in responses.items():
-                    if status.startswith("2"):
-                        response["headers"] = _WRITE_HEADERS
         app.openapi_schema = document
     return app.openapi_schema

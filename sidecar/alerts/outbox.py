@@ -248,12 +248,15 @@ async def mark_failed(
     return bool(await connection.fetchval(_FAILED, *values))
 
 
-async def message_state(connection: Connection, message_id: str) -> tuple[bool, str | None]:
-    """Return whether a message is delivered, and the error of its last attempt."""
+async def message_state(connection: Connection, message_id: str) -> tuple[bool, str | None] | None:
+    """Return whether a message is delivered, and the error of its last attempt; None without it.
+
+    A message goes with its route.
+    """
     row = await connection.fetchrow(
         "SELECT delivered_at IS NOT NULL, error FROM alert_messages WHERE id = $1", message_id
     )
-    return (False, None) if row is None else (row[0], row[1])
+    return None if row is None else (row[0], row[1])
 
 
 async def alert_history(

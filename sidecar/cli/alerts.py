@@ -124,7 +124,12 @@ def send_test(
 
     async def here(settings: PostgresSettings) -> State:
         async with connect(settings) as connection:
-            return await outcome(lambda: message_state(connection, message))
+
+            async def state() -> State:
+                found = await message_state(connection, message)
+                return found or (False, "the route was deleted")
+
+            return await outcome(state)
 
     def there(server: AdminServer) -> State:
         async def state() -> State:

@@ -26,10 +26,15 @@ async def test_routes_and_alerts_are_listed_and_a_test_is_sent_by_those_who_may(
         await stranger.get(f"{API}/alerts/routes"),
     ]
     unknown = await admin.post(f"{API}/alerts/routes/none/test")
+    states = [
+        await viewer.get(f"{API}/alerts/messages/{one}")
+        for one in (sent.json()["message_id"], "msg_none")
+    ]
     history = (await viewer.get(f"{API}/alerts")).json()
 
     assert (route["name"], route["secret"], route["severity"]) == ("ops", "file:ops", "critical")
     assert (sent.status_code, sent.json()["message_id"][:4]) == (202, "msg_")
     assert [one.status_code for one in refused] == [403, 403, 403]
     assert unknown.status_code in {404, 409, 422}
+    assert [one.status_code for one in states] == [200, 404]
     assert [(one["alert"]["rule"], one["route"]) for one in history] == [("test", "ops")]
