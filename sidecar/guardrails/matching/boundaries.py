@@ -6,9 +6,11 @@ is searched once more, as a window of its own, and findings there are mapped bac
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from operator import attrgetter
 from typing import Final
 
 from sidecar.domain.finding import Finding
@@ -39,9 +41,12 @@ class PartSlice:
     end: int
 
 
+_offset_of: Final = attrgetter("offset")
+
+
 @dataclass(frozen=True, slots=True)
 class BoundaryWindow:
-    """The text around one boundary or several near each other."""
+    """The text around one boundary or several near each other; `slices` are all of it, in turn."""
 
     content: bytes
     slices: tuple[PartSlice, ...]
@@ -54,6 +59,8 @@ class BoundaryWindow:
         One that crosses no boundary and lies at a cut is dropped: the text behind the cut is not
         in the window, and the part alone has been searched already.
         """
+        first = max(bisect_right(self.slices, finding.start, key=_offset_of) - 1, 0)
+        last = bisect_left(self.slices, finding.end, key=_offset_of)
         found = [
             replace(
                 finding,
@@ -61,8 +68,7 @@ class BoundaryWindow:
                 start=one.start + max(finding.start - one.offset, 0),
                 end=min(one.start + finding.end - one.offset, one.end),
             )
-            for one in self.slices
-            if finding.start < one.offset + one.end - one.start and finding.end > one.offset
+            for one in self.slices[first:last]
         ]
         is_at_a_cut = (self.is_cut_before and finding.start < EDGE_BYTES) or (
             self.is_cut_after and finding.end > len(self.content) - EDGE_BYTES

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sidecar.domain.finding import Finding
@@ -68,6 +70,15 @@ def test_several_runs_are_seen_apart() -> None:
 
 def _found(start: int, end: int) -> Finding:
     return Finding("g", "T", 0, start, end)
+
+
+def test_findings_among_many_parts_are_located_in_time() -> None:
+    """Two thousand findings in a window of fifty thousand parts held a worker for 8 s."""
+    (window,) = boundary_windows(parts_of(["a"] * 50_000), [range(50_000)])
+    began = time.process_time()
+    found = [window.located(_found(start, start + 2)) for start in range(100, 49_000, 25)]
+    assert time.process_time() - began < 1
+    assert found[0] == [Finding("g", "T", 100, 0, 1), Finding("g", "T", 101, 0, 1)]
 
 
 def test_a_finding_is_told_by_its_pieces() -> None:
