@@ -142,14 +142,17 @@ async def finish_oidc(request: Request) -> Response:
     async with borrow(services.pool, services.postgres) as connection:
         # Apart from the session's transaction: a refused answer must use the state up.
         details = await take_login(connection, "oidc", answer.get("state", ""))
-        if details is None:
-            get_logger().warning(LogEvent.ADMIN_LOGIN_REFUSED, reason="state")
-            raise Problem(
-                HTTPStatus.BAD_REQUEST,
-                "this login was finished before, or is older than five minutes",
-                hint="log in again",
-            )
-        person = await oidc.finish(admin, connection, details, answer, browser=browser)
+    if details is None:
+        get_logger().warning(LogEvent.ADMIN_LOGIN_REFUSED, reason="state")
+        raise Problem(
+            HTTPStatus.BAD_REQUEST,
+            "this login was finished before, or is older than five minutes",
+            hint="log in again",
+        )
+    # Without a connection: a provider that hangs would hold the whole pool.
+    claims = await oidc.finish(admin, details, answer, browser=browser)
+    async with borrow(services.pool, services.postgres) as connection:
+        person = await oidc.person_of(claims, admin, connection)
         secret = await create_session(
             connection, person.name, person.grants, source="oidc", settings=admin
         )

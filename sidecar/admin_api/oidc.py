@@ -90,16 +90,15 @@ async def begin(settings: AdminSettings, *, state: str, browser: str, next_path:
 
 async def finish(
     settings: AdminSettings,
-    connection: Connection,
     details: Mapping[str, Any],
     answer: Mapping[str, str],
     *,
     browser: str,
-) -> Person:
-    """Return the person of the provider's *answer* to a login with these *details*.
+) -> Mapping[str, Any]:
+    """Return the claims in the provider's *answer* to a login with these *details*.
 
     Raises:
-        Problem: 400 for an answer that is not good, 403 for a person without a role, 503.
+        Problem: 400 for an answer that is not good, 503.
     """
     if not hmac.compare_digest(details["browser"], digest(browser).hex()):
         raise _refused("another browser")
@@ -118,6 +117,17 @@ async def finish(
             if more.get("sub") != claims["sub"]:
                 raise _refused("the user info")
             claims = more | claims
+    return claims
+
+
+async def person_of(
+    claims: Mapping[str, Any], settings: AdminSettings, connection: Connection
+) -> Person:
+    """Return the person of these claims, with their roles.
+
+    Raises:
+        Problem: 403, without any.
+    """
     person = Person(_name(claims, settings), await _grants(claims, settings, connection))
     if not person.grants:
         get_logger().warning(LogEvent.ADMIN_LOGIN_REFUSED, reason="no role", person=person.name)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +19,13 @@ from sidecar.admin_api.oidc import _verified
 from sidecar.admin_api.problems import Problem
 from sidecar.settings.administration import AdminSettings
 from tests.integration.admin_api.conftest import OWNERS
-from tests.support.admin_api import API, admin_settings, client_of, running_app
+from tests.support.admin_api import (
+    API,
+    admin_settings,
+    client_of,
+    running_app,
+    session_client,
+)
 from tests.support.postgres import Database
 
 with warnings.catch_warnings(record=True):
@@ -203,3 +211,41 @@ def test_an_id_token_without_a_signature_of_the_providers_is_refused() -> None:
     ):
         with pytest.raises(Problem):
             verified(token)
+
+
+async def test_a_provider_that_hangs_holds_no_connection_of_the_database(
+    database: Database,
+) -> None:
+    """Others go on meanwhile, and the one-time link is good; ten logins had the whole pool."""
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def provide(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST /token"):
+            asked.set()
+            await goes_on.wait()
+        origin = f"http://localhost:{port}"
+        names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        body = json.dumps({"issuer": origin, **dict.fromkeys(names, f"{origin}/token")}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n")
+        writer.write(b"content-length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(provide, "localhost", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = admin_settings(
+            database, oidc_issuer=f"http://localhost:{port}", oidc_client_id="egret", pool_size=1
+        )
+        async with running_app(settings) as app:
+            browser, alice = client_of(app), await session_client(app, "admin")
+            begun = await browser.get("/login/oidc")
+            (state,) = parse_qs(urlsplit(begun.headers["location"]).query)["state"]
+            answer = {"code": "x", "state": state}
+            async with asyncio.TaskGroup() as tasks:
+                login = tasks.create_task(browser.get("/login/callback", params=answer))
+                await asked.wait()
+                me = await alice.get(f"{API}/me")
+                is_waiting = not login.done()
+                goes_on.set()
+
+    assert (me.status_code, is_waiting, login.result().status_code) == (200, True, 400)
