@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -40,17 +41,17 @@ class KeyMetrics:
     """Metrics of key caches and key changes. One instance a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        operations = Counter(
+        counter = partial(Counter, registry=registry)
+        sum_gauge = partial(Gauge, multiprocess_mode="livesum", registry=registry)
+        operations = counter(
             MetricName.SHARED_CACHE_OPERATIONS,
             "Operations on the shared cache of keys, by outcome.",
             ("outcome",),
-            registry=registry,
         )
         self._operations = {outcome: operations.labels(outcome.value) for outcome in SharedOutcome}
-        self._oversized = Counter(
+        self._oversized = counter(
             MetricName.KEY_CACHE_OVERSIZED,
             "Key records that were too large to cache, once per look-up.",
-            registry=registry,
         )
         self._revocations = Histogram(
             MetricName.REVOCATION_SECONDS,
@@ -58,17 +59,12 @@ class KeyMetrics:
             buckets=REVOCATION_BUCKETS,
             registry=registry,
         )
-        self._entries = Gauge(
-            MetricName.KEY_CACHE_ENTRIES,
-            "Keys in the in-process caches of all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        self._entries = sum_gauge(
+            MetricName.KEY_CACHE_ENTRIES, "Keys in the in-process caches of all live workers."
         )
-        self._loads = Gauge(
+        self._loads = sum_gauge(
             MetricName.KEY_LOADS,
             "Look-ups of keys in progress beyond the in-process cache, over all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
         )
         self._connected = [
             Gauge(
@@ -107,20 +103,20 @@ class LimitMetrics:
     """Metrics of limits and budgets. One instance a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._refused = Counter(
+        counter = partial(Counter, registry=registry)
+        sum_gauge = partial(Gauge, multiprocess_mode="livesum", registry=registry)
+        self._refused = counter(
             MetricName.LIMIT_REFUSALS,
             "Requests without room in a limit, by measure and level.",
             ("measure", "level"),
-            registry=registry,
         )
         for measure in Measure:  # an alert on a rate needs the zero before the first refusal
             for level in Level:
                 self._refused.labels(measure.value, level.value)
-        decisions = Counter(
+        decisions = counter(
             MetricName.LIMIT_DECISIONS,
             "Requests checked against limits, by decision and by counters used.",
             ("decision", "counts"),
-            registry=registry,
         )
         self._decisions = {
             (is_granted, is_local): counting(
@@ -131,11 +127,10 @@ class LimitMetrics:
             for is_granted in (True, False)
             for is_local in (True, False)
         }
-        self._thresholds = Counter(
+        self._thresholds = counter(
             MetricName.BUDGET_THRESHOLDS,
             "Budget thresholds that were passed, by percentage and level.",
             ("level", "threshold"),
-            registry=registry,
         )
         self._remaining = Gauge(
             MetricName.BUDGET_REMAINING_RATIO,
@@ -144,17 +139,13 @@ class LimitMetrics:
             multiprocess_mode="livemin",
             registry=registry,
         )
-        self._local = Gauge(
+        self._local = sum_gauge(
             MetricName.LIMITS_LOCAL,
             "Workers that use their own share of limits: the shared counters do not answer.",
-            multiprocess_mode="livesum",
-            registry=registry,
         )
-        self._waiting = Gauge(
+        self._waiting = sum_gauge(
             MetricName.LIMIT_CORRECTIONS_WAITING,
             "Corrections of limits that wait for the shared counters.",
-            multiprocess_mode="livesum",
-            registry=registry,
         )
 
     def granted(self, *, is_local: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -50,6 +51,8 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
+        counter = partial(Counter, registry=registry)
+        min_gauge = partial(Gauge, multiprocess_mode="livemin", registry=registry)
         self._exemplars = None if exemplars is None else ExchangeExemplars(exemplars)
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
@@ -57,37 +60,29 @@ class Metrics:
         self._verdicts: dict[tuple[str, int, int], tuple[Guardrail, Observe]] = {}
         self._declare_exchange(registry)
         self._declare_guardrails(registry)
-        faults = Counter(
+        faults = counter(
             MetricName.EXCHANGE_FAULTS,
             "Protocol violations, exceptions, missed deadlines, lost telemetry.",
             ("kind",),
-            registry=registry,
         )
         # All at once: an alert on a rate needs the zero before the first fault.
         self._faults = {kind.value: counting(faults.labels(kind.value)) for kind in FaultKind}
-        self._policy_version = Gauge(
+        self._policy_version = min_gauge(
             MetricName.POLICY_VERSION,
             "Version of a policy; the lowest that any live worker still applies.",
             ("policy",),
-            multiprocess_mode="livemin",
-            registry=registry,
         )
-        self._policies_read = Gauge(
+        self._policies_read = min_gauge(
             MetricName.POLICIES_READ,
             "When policies were last read from the database; the earliest of all live workers.",
-            multiprocess_mode="livemin",
-            registry=registry,
         )
-        self._policies_loaded = Gauge(
+        self._policies_loaded = min_gauge(
             MetricName.POLICIES_LOADED,
             "When the policies in force were loaded; the earliest of all live workers.",
-            multiprocess_mode="livemin",
-            registry=registry,
         )
-        self._policy_reload_failures = Counter(
+        self._policy_reload_failures = counter(
             MetricName.POLICY_RELOAD_FAILURES,
             "Policies that could not be loaded; the last good one stayed in place.",
-            registry=registry,
         )
         self._build = Gauge(
             MetricName.BUILD,
@@ -105,24 +100,23 @@ class Metrics:
         self.process = ProcessMetrics(registry)
 
     def _declare_exchange(self, registry: CollectorRegistry) -> None:
-        self._exchanges = Counter(
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._exchanges = counter(
             MetricName.EXCHANGES,
             "Finished requests, by outcome, operation and kind of error.",
             ("outcome", "operation", "error"),
-            registry=registry,
         )
-        overhead = Histogram(
+        overhead = histogram(
             MetricName.OVERHEAD_SECONDS,
             "Egret's own share of a request: without the client's upload and the provider.",
             buckets=SECONDS_BUCKETS,
-            registry=registry,
         )
-        phases = Histogram(
+        phases = histogram(
             MetricName.PHASE_SECONDS,
             "Seconds spent in one phase of a request: authorize, read or guardrails.",
             ("phase",),
             buckets=SECONDS_BUCKETS,
-            registry=registry,
         )
         self.exchange_began, self.exchange_ended = rising_and_falling(
             Gauge(
@@ -132,30 +126,28 @@ class Metrics:
                 registry=registry,
             )
         )
-        body = Histogram(
+        body = histogram(
             MetricName.BODY_BYTES,
             "Bytes of the request bodies that were read.",
             buckets=BODY_BUCKETS,
-            registry=registry,
         )
         self._of_each_exchange = (
             overhead,
             *(phases.labels(phase) for phase in ("authorize", "read", "guardrails")),
             body,
         )
-        self._authorizations = Counter(
+        self._authorizations = counter(
             MetricName.AUTHORIZATIONS,
             "Checked keys, by outcome and by the cache tier that answered.",
             ("outcome", "tier"),
-            registry=registry,
         )
 
     def _declare_guardrails(self, registry: CollectorRegistry) -> None:
-        self._guardrail_verdicts = Counter(
+        counter = partial(Counter, registry=registry)
+        self._guardrail_verdicts = counter(
             MetricName.GUARDRAIL_VERDICTS,
             "Guardrail outcomes; in shadow mode the verdict that enforce would have had.",
             ("guardrail", "type", "verdict", "action", "mode", "stage"),
-            registry=registry,
         )
         self._guardrail_seconds = Histogram(
             MetricName.GUARDRAIL_SECONDS,
@@ -164,17 +156,15 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=registry,
         )
-        self._exempted = Counter(
+        self._exempted = counter(
             MetricName.GUARDRAIL_EXEMPTIONS,
             "Requests that a guardrail did not check because of an exception in its policy.",
             ("guardrail",),
-            registry=registry,
         )
-        self._unscanned = Counter(
+        self._unscanned = counter(
             MetricName.UNSCANNED,
             "Requests with content that no guardrail could read, by reason and action.",
             ("reason", "action"),
-            registry=registry,
         )
 
     def build(self, version: str) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, cast
@@ -98,72 +99,58 @@ class ProcessMetrics:
     """One instance a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._lag = Histogram(
-            MetricName.LOOP_LAG_SECONDS,
-            "Delay of a timer of the event loop.",
-            buckets=LAG_BUCKETS,
-            registry=registry,
+        histogram = partial(Histogram, registry=registry)
+        sum_gauge = partial(Gauge, multiprocess_mode="livesum", registry=registry)
+        counter = partial(Counter, registry=registry)
+        self._lag = histogram(
+            MetricName.LOOP_LAG_SECONDS, "Delay of a timer of the event loop.", buckets=LAG_BUCKETS
         )
-        self._tasks = Gauge(
-            MetricName.EVENT_LOOP_TASKS,
-            "Tasks of the event loops of all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        self._tasks = sum_gauge(
+            MetricName.EVENT_LOOP_TASKS, "Tasks of the event loops of all live workers."
         )
-        pauses = Histogram(
+        pauses = histogram(
             MetricName.GC_PAUSE_SECONDS,
             "Duration of one garbage collection in a worker, by generation.",
             ("generation",),
             buckets=PAUSE_BUCKETS,
-            registry=registry,
         )
         self._pauses = [pauses.labels(str(one)) for one in range(_GENERATIONS)]
-        self._connections = Gauge(
+        self._connections = sum_gauge(
             MetricName.DATABASE_CONNECTIONS,
             "Connections to PostgreSQL in the pools of all live workers: busy or idle.",
             ("state",),
-            multiprocess_mode="livesum",
-            registry=registry,
         )
-        self._connections_limit = Gauge(
+        self._connections_limit = sum_gauge(
             MetricName.DATABASE_CONNECTIONS_LIMIT,
             "Maximum connections to PostgreSQL in the pools of all live workers.",
-            multiprocess_mode="livesum",
-            registry=registry,
         )
 
-        messages = Counter(
+        messages = counter(
             MetricName.KNOWN_MESSAGES,
             "Messages of long bodies, short neighbours as one, that were judged before or not.",
             ("outcome",),
-            registry=registry,
         )
         self._table_counters = (
             messages.labels("hit"),
             messages.labels("miss"),
-            Counter(
+            counter(
                 MetricName.KNOWN_MESSAGE_BYTES,
                 "Bytes of bodies that were neither read nor searched: they were judged before.",
-                registry=registry,
             ),
-            Counter(
+            counter(
                 MetricName.KNOWN_MESSAGE_EVICTIONS,
                 "Entries dropped from the table of known messages to make room.",
-                registry=registry,
             ),
         )
-        self._table_bytes = Gauge(
+        self._table_bytes = sum_gauge(
             MetricName.MESSAGE_TABLE_BYTES,
             "Memory of the tables of known messages of all live workers, roughly.",
-            multiprocess_mode="livesum",
-            registry=registry,
         )
         self._table = TableUse()
-        shared = Counter(
+        shared = counter(
             MetricName.SHARED_MESSAGES,
             "Look-ups and records of conversations that workers share, by outcome.",
             ("outcome",),
-            registry=registry,
         )
         self._shared = {outcome: shared.labels(outcome.value) for outcome in SharedOutcome}
 
@@ -303,23 +290,19 @@ class SupervisorMetrics:
     """Kept in the supervisor's memory, not in files: they go with it."""
 
     def __init__(self, registry: CollectorRegistry, *, wanted: int) -> None:
+        counter = partial(Counter, registry=registry)
         Gauge(MetricName.WORKERS_WANTED, "Configured number of workers.", registry=registry).set(
             wanted
         )
         self._running = Gauge(
             MetricName.WORKERS_RUNNING, "Workers that are ready and serve.", registry=registry
         )
-        self._deaths = Counter(
-            MetricName.WORKER_DEATHS,
-            "Workers that ended unexpectedly and were restarted.",
-            registry=registry,
+        self._deaths = counter(
+            MetricName.WORKER_DEATHS, "Workers that ended unexpectedly and were restarted."
         )
 
-        self._pushes = Counter(
-            MetricName.METRIC_PUSHES,
-            "Pushes of all metrics over OTLP, by outcome.",
-            ("outcome",),
-            registry=registry,
+        self._pushes = counter(
+            MetricName.METRIC_PUSHES, "Pushes of all metrics over OTLP, by outcome.", ("outcome",)
         )
         for outcome in ("taken", "failed"):  # a rate needs the zero before the first
             self._pushes.labels(outcome)

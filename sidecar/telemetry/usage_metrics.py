@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -83,61 +84,52 @@ class UsageMetrics:
     """One instance a process."""
 
     def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
+        counter = partial(Counter, registry=registry)
         self._exemplars = None if exemplars is None else _Exemplars(exemplars)
         self._model_label = LabelCap()
         self._labels_of: dict[tuple[str | None, ...], tuple[str, ...]] = {}
         self._declare_answers(registry)
-        self._stored = Counter(
+        self._stored = counter(
             MetricName.USAGE_RECORDS,
             "Usage records written to the database, by source of their tokens.",
             ("tokens",),
-            registry=registry,
         )
-        self._lost = Counter(
+        self._lost = counter(
             MetricName.USAGE_LOST,
             "Usage that could not be stored or delivered, by reason.",
             ("reason",),
-            registry=registry,
         )
         for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
             self._lost.labels(reason)
-        self._duplicates = Counter(
-            MetricName.USAGE_DUPLICATES,
-            "Usage records that were in the database already.",
-            registry=registry,
+        self._duplicates = counter(
+            MetricName.USAGE_DUPLICATES, "Usage records that were in the database already."
         )
-        self._ended = Counter(
+        self._ended = counter(
             MetricName.USAGE_REQUESTS,
             "Requests whose end was accounted for, by source.",
             ("source",),
-            registry=registry,
         )
-        self._estimated = Counter(
+        self._estimated = counter(
             MetricName.USAGE_ESTIMATED,
             "Requests whose worker could not read the counts of their answer, by reason.",
             ("reason",),
-            registry=registry,
         )
         for estimate in Estimate:
             self._estimated.labels(estimate.value)
-        self._ignored = Counter(
+        self._ignored = counter(
             MetricName.ACCESS_LOG_IGNORED,
             "Entries of Envoy's access log of requests that their worker accounts for itself.",
-            registry=registry,
         )
         self._unmatched = [
-            Counter(
+            counter(
                 name,
                 "Requests that ended before Envoy had received anything about them from Egret.",
-                registry=registry,
             )
             for name in (MetricName.ACCESS_LOG_UNMATCHED, MetricName.ENDS_UNNAMED)
         ]
         self._orphaned = [
-            Counter(
-                name,
-                "Requests that ended before Envoy received the verdict; reservations return.",
-                registry=registry,
+            counter(
+                name, "Requests that ended before Envoy received the verdict; reservations return."
             )
             for name in (MetricName.USAGE_ORPHANED_VERDICTS, MetricName.VERDICTS_UNHEARD)
         ]
@@ -155,69 +147,63 @@ class UsageMetrics:
         )
 
     def _declare_answers(self, registry: CollectorRegistry) -> None:
+        histogram = partial(Histogram, registry=registry)
+        counter = partial(Counter, registry=registry)
         self._tokens = _ByLabels(
-            Histogram(
+            histogram(
                 MetricName.TOKEN_USAGE,
                 "Tokens of one request as the provider counted them, by type: input or output.",
                 (*_GEN_AI, "gen_ai_token_type"),
                 buckets=TOKEN_BUCKETS,
-                registry=registry,
             ),
             observing,
         )
         self._durations = _ByLabels(
-            Histogram(
+            histogram(
                 MetricName.REQUEST_DURATION,
                 "Seconds from the first byte of a request to the last of its answer.",
                 (*_GEN_AI, "error_type"),
                 buckets=DURATION_BUCKETS,
-                registry=registry,
             ),
             observing,
         )
         self._first_token = _ByLabels(
-            Histogram(
+            histogram(
                 MetricName.TIME_TO_FIRST_TOKEN,
                 "Seconds from the first byte of a request to the first of its streamed body.",
                 _GEN_AI,
                 buckets=FIRST_TOKEN_BUCKETS,
-                registry=registry,
             ),
             observing,
         )
         self._per_token = _ByLabels(
-            Histogram(
+            histogram(
                 MetricName.TIME_PER_OUTPUT_TOKEN,
                 "Seconds a token of a streamed answer after the first: mean over one answer.",
                 _GEN_AI,
                 buckets=PER_TOKEN_BUCKETS,
-                registry=registry,
             ),
             observing,
         )
         self._speed = _ByLabels(
-            Histogram(
+            histogram(
                 MetricName.OUTPUT_TOKENS_PER_SECOND,
                 "Tokens a second of a streamed answer after the first.",
                 _GEN_AI,
                 buckets=TOKENS_PER_SECOND_BUCKETS,
-                registry=registry,
             ),
             observing,
         )
         self._cost = _ByLabels(
-            Counter(
+            counter(
                 MetricName.COST_USD,
                 "Cost of tokens in US dollars by the prices in the database, estimates included.",
                 _GEN_AI,
-                registry=registry,
             ),
             summing,
         )
         self._unpriced = counting(
-            Counter(
-                MetricName.COST_UNKNOWN, "Requests whose model has no price.", registry=registry
-            )
+            counter(MetricName.COST_UNKNOWN, "Requests whose model has no price.")
         )
 
     def exchange_ended(self, ended: ExchangeEnded, usd: Decimal | None = FREE) -> None:
