@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, assert_never
+from datetime import UTC, datetime
+from typing import Any, Final, assert_never
 
 from sidecar.admin.owners import ChangeRefusedError, find_team_id
-from sidecar.domain.limits import Level, Limit, Measure
-from sidecar.limits.budgets import Forecast, forecast
+from sidecar.domain.limits import MICROS, Level, Limit, Measure
+from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
 from sidecar.limits.limit_check import (
     CalendarWindow,
     ConcurrencyWindow,
@@ -17,6 +18,7 @@ from sidecar.limits.limit_check import (
     SlidingWindow,
     window_of,
 )
+from sidecar.limits.limit_syntax import shown
 from sidecar.limits.local_shares import period_start
 from sidecar.limits.serialization import LimitError, check_limits, read_limits, write_limits
 from sidecar.limits.store import LimitReading, LimitsUnavailableError, State
@@ -261,6 +263,33 @@ class SpentBudget:
     limit: Limit
     period: Forecast
     spent: int
+
+    def exact(self) -> dict[str, Any]:
+        """Return every field but the holder; money as text, in dollars to its last digit."""
+        limit, period = self.limit, self.period
+        return {
+            "level": limit.level.value,
+            "limit": shown(limit),
+            "window": limit.window.value,
+            "models": limit.models,
+            "operations": limit.operations,
+            "time_zone": limit.time_zone,
+            "starts_at": _moment(period.start),
+            "resets_at": _moment(period.end),
+            "spent_usd": _dollars(self.spent),
+            "amount_usd": _dollars(limit.amount),
+            "projected_usd": None if period.projected is None else _dollars(period.projected),
+            "runs_out_at": None if period.runs_out_at is None else _moment(period.runs_out_at),
+            "thresholds_passed": thresholds_passed(self.spent, limit.amount),
+        }
+
+
+def _dollars(micros: int) -> str:
+    return f"{micros // MICROS}.{micros % MICROS:06d}"
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
 
 
 async def spent_budgets(

@@ -37,9 +37,9 @@ router = APIRouter(route_class=AccessRoute, tags=["keys"])
 _MAX_GRACE_SECONDS: Final = 366 * 86400
 _MAX_NETWORKS: Final = 100
 
-Operations = Annotated[list[Operation], Field(min_length=1)]
+Operations = Annotated[tuple[Operation, ...], Field(min_length=1)]
 Sources = Annotated[
-    list[IPv4Network | IPv6Network],
+    tuple[IPv4Network | IPv6Network, ...],
     Field(min_length=1, max_length=_MAX_NETWORKS, examples=[["192.0.2.0/24"]]),
 ]
 Tags = Annotated[list[Annotated[str, Field(max_length=63)]], Field(examples=[["env=prod"]])]
@@ -132,10 +132,10 @@ async def create_key(
         key,
         owner=(f"{organization}/{team}", body.name),
         expires_at=body.expires_at,
-        rules=Rules(allowed_models=_tuple(body.allowed_models), policy=body.policy),
+        rules=Rules(allowed_models=body.allowed_models, policy=body.policy),
         scopes=Scopes(
             operations=_operations(body.allowed_operations),
-            sources=_tuple(body.allowed_sources),
+            sources=body.allowed_sources,
             not_before=body.not_before,
             tags=_tags(body.tags),
         ),
@@ -224,24 +224,18 @@ def _settled(key: Key) -> tuple[Any, ...]:
 
 def _change(body: KeyPatch) -> KeyChange:
     return KeyChange(
-        allowed_models=(_tuple(body.allowed_models) if body.given("allowed_models") else AS_IT_IS),
+        allowed_models=body.allowed_models if body.given("allowed_models") else AS_IT_IS,
         allowed_operations=(
             _operations(body.allowed_operations) if body.given("allowed_operations") else AS_IT_IS
         ),
-        allowed_sources=(
-            _tuple(body.allowed_sources) if body.given("allowed_sources") else AS_IT_IS
-        ),
+        allowed_sources=body.allowed_sources if body.given("allowed_sources") else AS_IT_IS,
         tags=AS_IT_IS if body.tags is None else _tags(body.tags),
         not_before=body.not_before if body.given("not_before") else AS_IT_IS,
         priority=AS_IT_IS if body.priority is None else body.priority.value,
     )
 
 
-def _tuple(items: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if items is None else tuple(items)
-
-
-def _operations(items: list[Operation] | None) -> tuple[str, ...] | None:
+def _operations(items: tuple[Operation, ...] | None) -> tuple[str, ...] | None:
     return None if items is None else tuple(sorted({one.value for one in items}))
 
 

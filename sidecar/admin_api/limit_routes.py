@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
@@ -16,15 +17,8 @@ from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_o
 from sidecar.admin_api.objects import Body, Model, Models, TeamPath, check_match, tagged
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
-from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window
-from sidecar.limits.budgets import thresholds_passed
-from sidecar.limits.limit_syntax import (
-    LimitWordsError,
-    Selectors,
-    exact_words,
-    parse_limit,
-    shown,
-)
+from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.limits.limit_syntax import LimitWordsError, Selectors, parse_limit, shown, written
 
 router = APIRouter(route_class=AccessRoute, tags=["limits and budgets"])
 
@@ -38,7 +32,7 @@ class LimitWords(Body):
     burst: Annotated[int, Field(ge=1, le=10**15)] | None = None
     models: Models | None = None
     operations: (
-        Annotated[list[Annotated[str, Field(max_length=60)]], Field(min_length=1)] | None
+        Annotated[tuple[Annotated[str, Field(max_length=60)], ...], Field(min_length=1)] | None
     ) = None
     time_zone: Annotated[str, Field(max_length=100)] = "UTC"
 
@@ -46,7 +40,7 @@ class LimitWords(Body):
 class LimitSet(Body):
     """All limits of one owner: those that are not among them are removed."""
 
-    limits: Annotated[list[LimitWords], Field(max_length=_MAX_LIMITS)]
+    limits: Annotated[tuple[LimitWords, ...], Field(max_length=_MAX_LIMITS)]
 
 
 class LimitState(Model):
@@ -72,25 +66,11 @@ class LimitState(Model):
     @classmethod
     def of(cls, holder: Holder, limit: Limit, live: LiveLimit | None = None) -> Self:
         """Return a limit, with its use if it is known."""
-        resets_at = None if live is None else live.resets_at
-        return cls(
-            id=limit.id,
-            level=limit.level,
-            owner=holder.name,
-            limit=shown(limit),
-            measure=limit.measure,
-            window=limit.window,
-            amount=limit.amount,
-            burst=limit.burst,
-            models=limit.models,
-            operations=limit.operations,
-            time_zone=limit.time_zone,
-            room=None if live is None else live.room,
-            used=None if live is None else live.used,
-            remaining=None if live is None else live.remaining,
-            resets_at=None if resets_at is None else _moment(resets_at),
-            source=None if live is None else live.source,
-        )
+        use: dict[str, Any] = {}
+        if live is not None:
+            use = {name: getattr(live, name) for name in ("room", "used", "remaining", "source")}
+            use["resets_at"] = live.resets_at and datetime.fromtimestamp(live.resets_at, UTC)
+        return cls(owner=holder.name, limit=shown(limit), **asdict(limit), **use)
 
 
 class LimitStates(Model):
@@ -123,25 +103,8 @@ class BudgetState(Model):
     @classmethod
     def of(cls, one: SpentBudget) -> Self:
         """Return the state of a budget with the spend of its period."""
-        limit, period = one.limit, one.period
-        return cls(
-            id=limit.id,
-            level=limit.level,
-            owner=one.holder.name,
-            owner_id=one.holder.id,
-            time_zone=limit.time_zone,
-            limit=shown(limit),
-            window=limit.window,
-            models=limit.models,
-            operations=limit.operations,
-            starts_at=_moment(period.start),
-            resets_at=_moment(period.end),
-            amount_usd=_dollars(limit.amount),
-            spent_usd=_dollars(one.spent),
-            projected_usd=None if period.projected is None else _dollars(period.projected),
-            runs_out_at=None if period.runs_out_at is None else _moment(period.runs_out_at),
-            thresholds_passed=tuple(thresholds_passed(one.spent, limit.amount)),
-        )
+        holder = one.holder
+        return cls(id=one.limit.id, owner=holder.name, owner_id=holder.id, **one.exact())
 
 
 _View = Annotated[Access, requires(Permission.VIEW)]
@@ -285,7 +248,15 @@ async def _replace(
 ) -> LimitSet:
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
         check_match(request, _words(before))
-        return tuple(_limit(one, owner.level, before.owner_id) for one in body.limits)
+        return tuple(
+            parse_limit(
+                one.limit,
+                level=owner.level,
+                owner=before.owner_id,
+                selectors=Selectors(**one.model_dump(exclude={"limit"})),
+            )
+            for one in body.limits
+        )
 
     try:
         found = await administration.change_limits(access.connection, owner, change)
@@ -296,28 +267,9 @@ async def _replace(
     return tagged(response, _words(found))
 
 
-def _limit(words: LimitWords, level: Level, owner_id: str) -> Limit:
-    selectors = Selectors(
-        models=None if words.models is None else tuple(words.models),
-        operations=None if words.operations is None else tuple(words.operations),
-        time_zone=words.time_zone,
-        burst=words.burst,
-    )
-    return parse_limit(words.limit, level=level, owner=owner_id, selectors=selectors)
-
-
 def _words(found: OwnedLimits) -> LimitSet:
     return LimitSet.model_construct(
-        limits=[
-            LimitWords.model_construct(
-                limit=exact_words(one),
-                burst=one.burst,
-                models=None if one.models is None else list(one.models),
-                operations=None if one.operations is None else list(one.operations),
-                time_zone=one.time_zone,
-            )
-            for one in found.limits
-        ]
+        limits=tuple(LimitWords.model_construct(**written(one)) for one in found.limits)
     )
 
 
@@ -335,11 +287,3 @@ async def _state(access: Access, owner: Owner) -> LimitStates:
     return LimitStates(
         limits=[LimitState.of(one.holder, one.limit, one) for one in found.limits], away=found.away
     )
-
-
-def _dollars(micros: int) -> str:
-    return f"{micros // MICROS}.{micros % MICROS:06d}"
-
-
-def _moment(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)

@@ -16,7 +16,7 @@ from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
 NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME, examples=["acme"])]
 Models = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=200)]],
+    tuple[Annotated[str, Field(min_length=1, max_length=200)], ...],
     Field(min_length=1, max_length=100, examples=[["gpt-*"]]),
 ]
 

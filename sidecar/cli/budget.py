@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,7 +18,7 @@ from sidecar.cli.limits import owner_or_all
 from sidecar.cli.limits_server import spent_budgets_there
 from sidecar.cli.terminal import bar, percent, print_json, print_table
 from sidecar.cli.usage import ReportOutput
-from sidecar.domain.limits import MICROS, Measure
+from sidecar.domain.limits import Measure
 from sidecar.limits.budgets import thresholds_passed
 from sidecar.limits.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
 
@@ -72,26 +72,8 @@ def report(
 
 
 def _exact(one: SpentBudget) -> dict[str, Any]:
-    """Return every field; money as text, in dollars to its last digit."""
-    limit, period = one.limit, one.period
-    return {
-        "level": limit.level.value,
-        "whose": one.holder.name,
-        "id": one.holder.id,
-        "limit": shown(limit),
-        "window": limit.window.value,
-        "models": limit.models,
-        "operations": limit.operations,
-        "time_zone": limit.time_zone,
-        "starts_at": _moment(period.start),
-        "resets_at": _moment(period.end),
-        "spent_usd": _dollars(one.spent),
-        "amount_usd": _dollars(limit.amount),
-        "spent_percent": percent(one.spent, limit.amount),
-        "projected_usd": None if period.projected is None else _dollars(period.projected),
-        "runs_out_at": None if period.runs_out_at is None else _moment(period.runs_out_at),
-        "thresholds_passed": thresholds_passed(one.spent, limit.amount),
-    }
+    whose = {"level": one.limit.level.value, "whose": one.holder.name, "id": one.holder.id}
+    return whose | one.exact() | {"spent_percent": percent(one.spent, one.limit.amount)}
 
 
 def _print_table(found: list[SpentBudget], *, now: float) -> None:
@@ -115,11 +97,3 @@ def _print_table(found: list[SpentBudget], *, now: float) -> None:
             )
         )
     print_table(rows, columns=columns)
-
-
-def _dollars(micros: int) -> str:
-    return f"{micros // MICROS}.{micros % MICROS:06d}"
-
-
-def _moment(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)

@@ -24,9 +24,10 @@ from sidecar.admin.limits import (
 from sidecar.cli.admin_server import AdminServer, owner_address
 from sidecar.domain.limits import MICROS, Level, Limit, Measure
 from sidecar.limits.budgets import Forecast
-from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit
+from sidecar.limits.limit_syntax import Selectors, read_limit, written
 
 _LIMIT: Final = TypeAdapter(Limit)
+_SELECTORS: Final = TypeAdapter(Selectors)
 _PARAMETERS: Final = {Level.KEY: "key", Level.TEAM: "team", Level.ORGANIZATION: "organization"}
 
 
@@ -40,19 +41,8 @@ def change_limits_there(
 ) -> OwnedLimits:
     """Replace the limits of *owner* by the result of *change*, unless another changed them."""
     limits = change(owned_limits_there(server, owner))
-    words = [
-        {
-            "limit": exact_words(one),
-            "burst": one.burst,
-            "models": one.models,
-            "operations": one.operations,
-            "time_zone": one.time_zone,
-        }
-        for one in limits
-    ]
-    changed = server.call(
-        dict[str, Any], "PUT", _place(owner), body={"limits": words}, if_match=server.etag
-    )
+    body = {"limits": [written(one) for one in limits]}
+    changed = server.call(dict[str, Any], "PUT", _place(owner), body=body, if_match=server.etag)
     return _owned(owner, changed)
 
 
@@ -81,13 +71,7 @@ def _place(owner: Owner) -> str:
 
 def _owned(owner: Owner, document: Mapping[str, Any]) -> OwnedLimits:
     def limit(words: Mapping[str, Any]) -> Limit:
-        models, operations = (words[name] for name in ("models", "operations"))
-        selectors = Selectors(
-            models=None if models is None else tuple(models),
-            operations=None if operations is None else tuple(operations),
-            time_zone=words["time_zone"],
-            burst=words["burst"],
-        )
+        selectors = _SELECTORS.validate_python(words)
         return read_limit(words["limit"], level=owner.level, owner=owner.name, selectors=selectors)
 
     return OwnedLimits(owner.name, tuple(map(limit, document["limits"])))

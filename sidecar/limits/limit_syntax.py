@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Any, Final
 
 from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window, dollars
 from sidecar.domain.validation import fault_of_models, fault_of_operations
@@ -96,6 +96,17 @@ def exact_words(limit: Limit) -> str:
     """Return the words that `parse_limit` reads as this very amount."""
     amount = Decimal(limit.amount) / (MICROS if limit.measure is Measure.COST else 1)
     return f"{_shown_kind(limit)}={amount:f}"
+
+
+def written(limit: Limit) -> dict[str, Any]:
+    """Return the fields that files and the API write a limit with: its words and its scope."""
+    return {
+        "limit": exact_words(limit),
+        "burst": limit.burst,
+        "models": limit.models,
+        "operations": limit.operations,
+        "time_zone": limit.time_zone,
+    }
 
 
 def _shown_kind(limit: Limit) -> str:

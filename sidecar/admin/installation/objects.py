@@ -31,7 +31,7 @@ from sidecar.domain.alerting import AlertRule, Channel, Digest, Severity
 from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.validation import ACCEPTED_TIMES, fault_of_operations, is_accepted
 from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
-from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit
+from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit, written
 from sidecar.limits.serialization import MAX_AMOUNT, check_limits
 from sidecar.policy.fields import Document, Glob, PolicyName, Switch
 from sidecar.policy.parse import (
@@ -167,13 +167,7 @@ class LimitDocument(Document):
 
         One for an operation that does not exist is shown, so that it can be seen and corrected.
         """
-        return cls.model_construct(
-            limit=exact_words(limit),
-            burst=limit.burst,
-            models=limit.models,
-            operations=limit.operations,
-            time_zone=limit.time_zone,
-        )
+        return cls.model_construct(**written(limit))
 
 
 def _checked(limits: tuple[LimitDocument, ...]) -> tuple[LimitDocument, ...]:
