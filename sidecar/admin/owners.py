@@ -83,17 +83,21 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerChange:
-    """A new name and new globs of models, of which None allows every model; the rest stays."""
+    """A new name and new globs of models, of which None allows every model; the rest stays.
+
+    While an owner is not `enabled`, its keys are refused.
+    """
 
     name: str | None = None
     allowed_models: tuple[str, ...] | Unchanged | None = AS_IT_IS
+    enabled: bool | None = None
 
-    def arguments(self) -> tuple[str | None, bool, list[str] | None]:
-        """Return the name, whether the models change, and the models, as the statements do."""
+    def arguments(self) -> tuple[str | None, bool, list[str] | None, bool | None]:
+        """Return the name, whether the models change, the models, and whether it is enabled."""
         models = self.allowed_models
         if isinstance(models, Unchanged):
-            return self.name, False, None
-        return self.name, True, models_array(models)
+            return self.name, False, None, self.enabled
+        return self.name, True, models_array(models), self.enabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,23 +154,18 @@ ORDER BY path
 """
 
 
-_SWITCH_ORGANIZATION: Final = """
-UPDATE organizations SET enabled = $2 WHERE name = $1
-RETURNING id, name, enabled, allowed_models, policy_name AS policy, created_at
-"""
-
-_SWITCH_TEAM: Final = "UPDATE teams SET enabled = $2 WHERE id = $1"
-
 _CHANGE_ORGANIZATION: Final = """
 UPDATE organizations SET name = COALESCE($2, name),
-                         allowed_models = CASE WHEN $3 THEN $4 ELSE allowed_models END
+                         allowed_models = CASE WHEN $3 THEN $4 ELSE allowed_models END,
+                         enabled = COALESCE($5, enabled)
 WHERE name = $1
 RETURNING id, name, enabled, allowed_models, policy_name AS policy, created_at
 """
 
 _CHANGE_TEAM: Final = """
 UPDATE teams SET name = COALESCE($2, name),
-                 allowed_models = CASE WHEN $3 THEN $4 ELSE allowed_models END
+                 allowed_models = CASE WHEN $3 THEN $4 ELSE allowed_models END,
+                 enabled = COALESCE($5, enabled)
 WHERE id = $1
 """
 
@@ -258,7 +257,7 @@ async def create_team(
 async def change_organization(
     connection: Connection, name: str, change: OwnerChange
 ) -> Organization:
-    """Change an organization's name or models.
+    """Change an organization's name or models, or enable or disable it.
 
     Raises:
         ChangeRefusedError: there is no such organization, the new name is taken or no name, or a
@@ -272,7 +271,7 @@ async def change_organization(
 
 
 async def change_team(connection: Connection, team: str, change: OwnerChange) -> Team:
-    """Change a team's name or models.
+    """Change a team's name or models, or enable or disable it.
 
     Raises:
         ChangeRefusedError: as `find_team_id` does, the new name is taken or no name, or a glob can
@@ -332,29 +331,6 @@ async def find_organization_id(connection: Connection, name: str) -> str:
     if found is None:
         raise _no_organization(name)
     return found
-
-
-async def switch_organization(connection: Connection, name: str, *, enabled: bool) -> Organization:
-    """Let the keys of all its teams in, or refuse them until it is enabled again.
-
-    Raises:
-        ChangeRefusedError: there is no such organization.
-    """
-    row = await connection.fetchrow(_SWITCH_ORGANIZATION, name, enabled)
-    if row is None:
-        raise _no_organization(name)
-    return _organization(row)
-
-
-async def switch_team(connection: Connection, team: str, *, enabled: bool) -> Team:
-    """Let the team's keys in, or refuse them until it is enabled again.
-
-    Raises:
-        ChangeRefusedError: as `find_team_id` does.
-    """
-    team_id = await find_team_id(connection, team)
-    await connection.execute(_SWITCH_TEAM, team_id, enabled)
-    return await _team_of(connection, team_id)
 
 
 async def _team_of(connection: Connection, team_id: str) -> Team:

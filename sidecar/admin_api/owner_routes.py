@@ -15,7 +15,6 @@ from sidecar.admin.owners import (
     OwnerChange,
     Rules,
     Team,
-    Unchanged,
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.objects import Body, Models, Name, Page, check_match, tagged
@@ -63,7 +62,9 @@ async def create_organization(
 ) -> Organization:
     """Create an organization."""
     return await administration.create_organization(
-        access.connection, body.name, rules=_rules(body)
+        access.connection,
+        body.name,
+        rules=Rules(allowed_models=body.allowed_models, policy=body.policy),
     )
 
 
@@ -88,10 +89,8 @@ async def change_organization(
     connection, name = access.connection, organization
     if body.given("policy"):
         await administration.bind_organization(connection, name, policy=body.policy)
-    if body.enabled is not None:
-        await administration.switch_organization(connection, name, enabled=body.enabled)
-    if body.name is not None or body.given("allowed_models"):
-        change = OwnerChange(name=body.name, allowed_models=_models(body))
+    change = _change(body)
+    if change != OwnerChange():
         name = (await administration.change_organization(connection, name, change)).name
     access.changed(keys=[f"organization:{access.organization_id}"])
     return tagged(response, await _organization(access, name))
@@ -166,7 +165,10 @@ async def create_team(
     if body.policy is not None:
         access.check(Permission.BIND_POLICIES)
     return await administration.create_team(
-        access.connection, body.name, organization=organization, rules=_rules(body)
+        access.connection,
+        body.name,
+        organization=organization,
+        rules=Rules(allowed_models=body.allowed_models, policy=body.policy),
     )
 
 
@@ -196,10 +198,8 @@ async def change_team(
     if body.given("policy"):
         access.check(Permission.BIND_POLICIES)
         await administration.bind_team(connection, path, policy=body.policy)
-    if body.enabled is not None:
-        await administration.switch_team(connection, path, enabled=body.enabled)
-    if body.name is not None or body.given("allowed_models"):
-        change = OwnerChange(name=body.name, allowed_models=_models(body))
+    change = _change(body)
+    if change != OwnerChange():
         team = (await administration.change_team(connection, path, change)).name
     access.changed(keys=[f"team:{access.team_id}"])
     return tagged(response, await _team(access, organization, team))
@@ -221,15 +221,9 @@ async def delete_team(
     return deleted
 
 
-def _rules(body: NewOwner) -> Rules:
-    models = None if body.allowed_models is None else tuple(body.allowed_models)
-    return Rules(allowed_models=models, policy=body.policy)
-
-
-def _models(body: OwnerPatch) -> tuple[str, ...] | Unchanged | None:
-    if not body.given("allowed_models"):
-        return AS_IT_IS
-    return None if body.allowed_models is None else tuple(body.allowed_models)
+def _change(body: OwnerPatch) -> OwnerChange:
+    models = body.allowed_models if body.given("allowed_models") else AS_IT_IS
+    return OwnerChange(name=body.name, allowed_models=models, enabled=body.enabled)
 
 
 async def _organization(access: Access, name: str) -> Organization:

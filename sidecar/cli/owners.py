@@ -77,6 +77,7 @@ class _Owners(Generic[_Owner]):
     kind: type[_Owner]
     address: Callable[[str], str]
     find_id: Callable[[Connection, str], Awaitable[str]]
+    change_one: Callable[[Connection, str, OwnerChange], Awaitable[_Owner]]
 
     def create(
         self,
@@ -115,21 +116,13 @@ class _Owners(Generic[_Owner]):
         if not is_new:
             note("It exists already; nothing was changed.")
 
-    def change(
-        self,
-        name: str,
-        work: Callable[[Connection], Awaitable[_Owner]],
-        body: Mapping[str, object],
-        *,
-        output: Output,
-        no_wait: bool,
-    ) -> None:
+    def change(self, name: str, change: OwnerChange, *, output: Output, no_wait: bool) -> None:
         """Change an owner, print it, and wait for the workers."""
         changed = on_connection(
-            work,
+            lambda connection: self.change_one(connection, name, change),
             notice=lambda one: self._notice(one.id),
             remote=lambda server: server.call(
-                self.kind, "PATCH", self.address(name), body=body, wait=not no_wait
+                self.kind, "PATCH", self.address(name), body=_body(change), wait=not no_wait
             ),
         )
         print_record(_row(changed), output=output)
@@ -184,8 +177,11 @@ _ORGANIZATIONS: Final = _Owners(
     Organization,
     lambda name: address("organizations", name),
     administration.find_organization_id,
+    administration.change_organization,
 )
-_TEAMS: Final = _Owners("team", Team, team_address, administration.find_team_id)
+_TEAMS: Final = _Owners(
+    "team", Team, team_address, administration.find_team_id, administration.change_team
+)
 
 
 @orgs.command("create")
@@ -224,13 +220,7 @@ def change_organization(
     Example: egret orgs set acme --name acme-labs --model 'gpt-*'
     """
     change = _change(new_name, model, any_model=any_model)
-    _ORGANIZATIONS.change(
-        name,
-        lambda connection: administration.change_organization(connection, name, change),
-        _body(change),
-        output=output,
-        no_wait=no_wait,
-    )
+    _ORGANIZATIONS.change(name, change, output=output, no_wait=no_wait)
 
 
 @orgs.command("delete")
@@ -269,7 +259,7 @@ def disable_organization(
 
     Example: egret orgs disable acme
     """
-    _switch_organization(name, enabled=False, output=output, no_wait=no_wait)
+    _ORGANIZATIONS.change(name, OwnerChange(enabled=False), output=output, no_wait=no_wait)
 
 
 @orgs.command("enable")
@@ -280,7 +270,7 @@ def enable_organization(
 
     Example: egret orgs enable acme
     """
-    _switch_organization(name, enabled=True, output=output, no_wait=no_wait)
+    _ORGANIZATIONS.change(name, OwnerChange(enabled=True), output=output, no_wait=no_wait)
 
 
 @teams.command("create")
@@ -324,13 +314,7 @@ def change_team(
     Example: egret teams set acme/search --name find --any-model
     """
     change = _change(new_name, model, any_model=any_model)
-    _TEAMS.change(
-        team,
-        lambda connection: administration.change_team(connection, team, change),
-        _body(change),
-        output=output,
-        no_wait=no_wait,
-    )
+    _TEAMS.change(team, change, output=output, no_wait=no_wait)
 
 
 @teams.command("delete")
@@ -372,7 +356,7 @@ def disable_team(
 
     Example: egret teams disable acme/search
     """
-    _switch_team(team, enabled=False, output=output, no_wait=no_wait)
+    _TEAMS.change(team, OwnerChange(enabled=False), output=output, no_wait=no_wait)
 
 
 @teams.command("enable")
@@ -383,27 +367,7 @@ def enable_team(
 
     Example: egret teams enable acme/search
     """
-    _switch_team(team, enabled=True, output=output, no_wait=no_wait)
-
-
-def _switch_organization(name: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
-    _ORGANIZATIONS.change(
-        name,
-        lambda connection: administration.switch_organization(connection, name, enabled=enabled),
-        {"enabled": enabled},
-        output=output,
-        no_wait=no_wait,
-    )
-
-
-def _switch_team(team: str, *, enabled: bool, output: Output, no_wait: bool) -> None:
-    _TEAMS.change(
-        team,
-        lambda connection: administration.switch_team(connection, team, enabled=enabled),
-        {"enabled": enabled},
-        output=output,
-        no_wait=no_wait,
-    )
+    _TEAMS.change(team, OwnerChange(enabled=True), output=output, no_wait=no_wait)
 
 
 def _change(name: str | None, model: list[str] | None, *, any_model: bool) -> OwnerChange:
@@ -415,8 +379,9 @@ def _change(name: str | None, model: list[str] | None, *, any_model: bool) -> Ow
 
 def _body(change: OwnerChange) -> Mapping[str, object]:
     """Return the fields that change, as the API takes them."""
-    body: dict[str, object] = {} if change.name is None else {"name": change.name}
-    if not isinstance(change.allowed_models, Unchanged):
+    given = {"name": change.name, "enabled": change.enabled}
+    body: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if change.allowed_models is not AS_IT_IS:
         body["allowed_models"] = change.allowed_models
     return body
 

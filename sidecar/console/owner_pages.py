@@ -22,8 +22,6 @@ from sidecar.admin.owners import (
     create_team,
     delete_owner,
     organizations,
-    switch_organization,
-    switch_team,
     teams,
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
@@ -35,6 +33,7 @@ from sidecar.console.limit_bars import limit_bars
 from sidecar.console.limit_pages import limit_of_fields
 from sidecar.console.rendering import render
 from sidecar.domain.limits import Level
+from sidecar.storage.pool import Connection
 
 MOST_KEYS: Final = 10
 MOST_ORGANIZATIONS: Final = 200
@@ -121,16 +120,10 @@ async def change_one(
     """Enable or disable an organization, or change its policy and models."""
     connection, fields = access.connection, await read_fields(request)
 
-    async def work() -> None:
-        if "enabled" in fields:
-            await switch_organization(connection, organization, enabled=fields["enabled"] == "yes")
-        if "policy" in fields:
-            await bind_organization(connection, organization, policy=fields["policy"] or None)
-        if "models" in fields:
-            change = OwnerChange(allowed_models=words(fields["models"]))
-            await change_organization(connection, organization, change)
-
-    refusal = await attempt(access, work)
+    refusal = await attempt(
+        access,
+        lambda: _change(connection, organization, fields, bind_organization, change_organization),
+    )
     if refusal is not None:
         return await _organization_page(request, access, organization, refusal=refusal)
     barrier = access.changed(keys=[f"organization:{access.organization_id}"])
@@ -173,16 +166,9 @@ async def change_team_of(
     ):
         raise Problem(403, f"this needs the permission {Permission.BIND_POLICIES.value}")
 
-    async def work() -> None:
-        if "enabled" in fields:
-            await switch_team(connection, path, enabled=fields["enabled"] == "yes")
-        if "policy" in fields:
-            await bind_team(connection, path, policy=fields["policy"] or None)
-        if "models" in fields:
-            change = OwnerChange(allowed_models=words(fields["models"]))
-            await change_team(connection, path, change)
-
-    refusal = await attempt(access, work)
+    refusal = await attempt(
+        access, lambda: _change(connection, path, fields, bind_team, change_team)
+    )
     if refusal is not None:
         return await _team_page(request, access, organization, team, refusal=refusal)
     barrier = access.changed(keys=[f"team:{access.team_id}"])
@@ -200,6 +186,22 @@ async def delete_team(
         lambda refusal: _team_page(request, access, organization, team, refusal=refusal),
         then=f"/organizations/{organization}",
     )
+
+
+async def _change(
+    connection: Connection,
+    name: str,
+    fields: Mapping[str, str],
+    bind: Callable[..., Awaitable[object]],
+    change: Callable[[Connection, str, OwnerChange], Awaitable[object]],
+) -> None:
+    """Change the owner *name* by those *fields* that the form has."""
+    if "policy" in fields:
+        await bind(connection, name, policy=fields["policy"] or None)
+    if "enabled" in fields:
+        await change(connection, name, OwnerChange(enabled=fields["enabled"] == "yes"))
+    if "models" in fields:
+        await change(connection, name, OwnerChange(allowed_models=words(fields["models"])))
 
 
 async def _delete(
