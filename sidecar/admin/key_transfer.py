@@ -266,32 +266,20 @@ WHERE ($1::text IS NULL OR k.team_id = $1)
 _AS_JSON: Final = f"SELECT json_strip_nulls(row_to_json(keys)) FROM ({_EXPORT}) AS keys"  # noqa: S608 - made of constants
 
 
-async def count_keys(connection: Connection, *, team: str | None) -> int:
-    """Return how many keys an export would hold.
+async def count_keys(connection: Connection, *, team: str | None) -> tuple[int, int]:
+    """Return how many keys an export would hold, and how many have limits, which it does not.
 
     Raises:
         ChangeRefusedError: there is no such team.
     """
     team_id = None if team is None else await find_team_id(connection, team)
-    count: int = await connection.fetchval(
-        "SELECT count(*) FROM api_keys WHERE $1::text IS NULL OR team_id = $1", team_id
-    )
-    return count
-
-
-async def count_limited_keys(connection: Connection, *, team: str | None) -> int:
-    """Return how many keys an export would hold without the limits that they have.
-
-    Raises:
-        ChangeRefusedError: there is no such team.
-    """
-    team_id = None if team is None else await find_team_id(connection, team)
-    count: int = await connection.fetchval(
-        "SELECT count(*) FROM api_keys"
-        " WHERE ($1::text IS NULL OR team_id = $1) AND limits <> '[]'",
+    row = await connection.fetchrow(
+        "SELECT count(*), count(*) FILTER (WHERE limits <> '[]') FROM api_keys"
+        " WHERE $1::text IS NULL OR team_id = $1",
         team_id,
     )
-    return count
+    assert row is not None  # noqa: S101 - an aggregate always has a row
+    return row[0], row[1]
 
 
 async def export_keys(

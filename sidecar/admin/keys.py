@@ -64,6 +64,15 @@ class Key:
     refused: int
 
 
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """A new key with its text, which is shown this once."""
+
+    key: str
+    details: Key
+    replaces: Key | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """Which keys, and how many; None does not choose.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
@@ -182,34 +183,52 @@ async def existing_policy(
     return stored
 
 
-def shown_policy(stored: StoredPolicy) -> str:
-    """Return a policy with every default written out, and values of webhook headers masked.
+@dataclass(frozen=True, slots=True)
+class ShownPolicy:
+    """A policy with every default written out; values of webhook headers are masked."""
+
+    name: str
+    version: int
+    document: str
+
+
+def shown_policy(stored: StoredPolicy) -> ShownPolicy:
+    """Return a policy as people may see it.
 
     Raises:
         ChangeRefusedError: this Egret cannot read it.
     """
+    name, version = stored.name, stored.version
     try:
-        return render_policy(
-            parse_policies(stored.document, version=stored.version, expressions="trust")[0]
-        )
+        policy = parse_policies(stored.document, version=version, expressions="trust")[0]
     except PolicyDocumentError:
         raise _unreadable(stored) from None
+    return ShownPolicy(name, version, render_policy(policy))
 
 
-def difference(before: StoredPolicy, after: StoredPolicy) -> str:
-    """Return the unified difference of two versions in meaning.
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The unified difference of two versions in meaning."""
+
+    name: str
+    from_version: int
+    to_version: int
+    diff: str
+
+
+def difference(before: StoredPolicy, after: StoredPolicy) -> Difference:
+    """Return how two versions of a policy differ.
 
     Raises:
         ChangeRefusedError: this Egret cannot read one of them.
     """
-    return "".join(
-        difflib.unified_diff(
-            shown_policy(before).splitlines(keepends=True),
-            shown_policy(after).splitlines(keepends=True),
-            fromfile=f"{before.name} version {before.version}",
-            tofile=f"{after.name} version {after.version}",
-        )
+    lines = difflib.unified_diff(
+        shown_policy(before).document.splitlines(keepends=True),
+        shown_policy(after).document.splitlines(keepends=True),
+        fromfile=f"{before.name} version {before.version}",
+        tofile=f"{after.name} version {after.version}",
     )
+    return Difference(after.name, before.version, after.version, "".join(lines))
 
 
 def earlier_document(stored: StoredPolicy) -> PolicyDocument:

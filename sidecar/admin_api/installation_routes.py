@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -24,6 +24,7 @@ from sidecar.admin.installation.objects import (
 )
 from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
 from sidecar.admin.installation.plan import (
+    FieldDifference,
     InstallationPlan,
     PlannedAction,
     StoredObject,
@@ -64,14 +65,6 @@ class Application(Files):
 
     digest: Annotated[str, Field(max_length=64)] | None = None
     note: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
-
-
-class FieldDifference(Model):
-    """One field's old and new value."""
-
-    field: str
-    before: Any
-    after: Any
 
 
 class ObjectChange(Model):

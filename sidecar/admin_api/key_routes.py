@@ -9,10 +9,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from sidecar.admin import keys as administration
-from sidecar.admin.keys import Expiry, Key, KeyChange, KeyState, Listing
+from sidecar.admin.keys import CreatedKey, Expiry, Key, KeyChange, KeyState, Listing
 from sidecar.admin.owners import AS_IT_IS, Rules
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
 from sidecar.admin_api.objects import (
@@ -77,14 +77,6 @@ class Rotation(Body):
 
     grace_seconds: Annotated[int, Field(ge=0, le=_MAX_GRACE_SECONDS)] = 86400
     expires_at: Moment | None = None
-
-
-class CreatedKey(BaseModel):
-    """A new key with its text, which is shown this once."""
-
-    key: str
-    details: Key
-    replaces: Key | None = None
 
 
 @router.get("/keys")

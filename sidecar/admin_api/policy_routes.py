@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from sidecar.admin import policy_changes as changes
+from sidecar.admin.policy_changes import Difference, ShownPolicy
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.objects import Body, Model, Name, check_tag
@@ -79,14 +80,6 @@ class Trial(Body):
     is_answer: bool = False
 
 
-class ShownPolicy(Model):
-    """A policy with every default written out; values of webhook headers are masked."""
-
-    name: str
-    version: int
-    document: str
-
-
 class PolicyChange(Model):
     """The planned change of one policy; `lost` warns of protection that would end."""
 
@@ -97,15 +90,6 @@ class PolicyChange(Model):
     diff: str
     lost: str | None
     lost_guardrails: tuple[str, ...]
-
-
-class Difference(Model):
-    """The unified difference of two versions in meaning."""
-
-    name: str
-    from_version: int
-    to_version: int
-    diff: str
 
 
 class GuardrailVerdict(Model):
@@ -155,9 +139,7 @@ async def show_policy(
     """Show a policy in force, or an earlier version."""
     found = await stored_or_404(access, policy, version)
     response.headers["etag"] = version_tag(found)
-    return ShownPolicy(
-        name=found.name, version=found.version, document=changes.shown_policy(found)
-    )
+    return changes.shown_policy(found)
 
 
 @router.get("/policies/{policy}/versions")
@@ -181,12 +163,7 @@ async def show_difference(
     """Show how two versions differ in meaning; by default from one to that in force."""
     old = await stored_or_404(access, policy, before)
     new = await stored_or_404(access, policy, after)
-    return Difference(
-        name=policy,
-        from_version=old.version,
-        to_version=new.version,
-        diff=changes.difference(old, new),
-    )
+    return changes.difference(old, new)
 
 
 @router.post("/policies/plan")

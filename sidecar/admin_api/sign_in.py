@@ -63,6 +63,14 @@ class Token:
     last_used_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class CreatedToken:
+    """A new token with its text, which is shown this once."""
+
+    token: str
+    details: Token
+
+
 def digest(secret: str) -> bytes:
     """Return the form in which a secret is stored."""
     return hashlib.sha256(secret.encode()).digest()

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from sidecar.admin_api import sign_in
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Body, Model, Name
+from sidecar.admin_api.objects import Body, Name
 from sidecar.admin_api.problems import Problem, not_found
 from sidecar.admin_api.roles import OF_TEAMS, Grant, Permission, Role
-from sidecar.admin_api.sign_in import Token
+from sidecar.admin_api.sign_in import CreatedToken, Token
 from sidecar.keys.credentials import generate
 
 router = APIRouter(route_class=AccessRoute, tags=["tokens"])
@@ -30,13 +30,6 @@ class NewToken(Body):
     team: Name | None = None
     scopes: Annotated[list[Permission], Field(min_length=1)] | None = None
     expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = 90
-
-
-class CreatedToken(Model):
-    """A new token with its text, which is shown this once."""
-
-    token: str
-    details: Token
 
 
 @router.get("/tokens")

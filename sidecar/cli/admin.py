@@ -6,7 +6,6 @@ import secrets
 import signal
 import socket
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -15,6 +14,7 @@ from typing_extensions import override
 
 from sidecar.admin_api.roles import Grant, GrantError, Permission, Role, find_grant
 from sidecar.admin_api.sign_in import (
+    CreatedToken,
     Token,
     begin_link_login,
     create_token,
@@ -57,14 +57,6 @@ GrantOption = Annotated[
         "--grant", metavar="GRANT", help="ROLE, ROLE:ORGANIZATION or ROLE:ORGANIZATION/TEAM."
     ),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedToken:
-    """A new token as the API returns it."""
-
-    token: str
-    details: Token
 
 
 @admin.callback()

@@ -18,7 +18,6 @@ from sidecar.admin.key_transfer import (
     ImportOptions,
     ImportRefusedError,
     count_keys,
-    count_limited_keys,
     export_keys,
     import_keys,
 )
@@ -119,7 +118,7 @@ def export(
         fail(f"{file} exists", hint="name another, or say --force", code=WRONG_USAGE)
 
     async def work(connection: Connection) -> tuple[int, int]:
-        total = await count_keys(connection, team=team)
+        total, limited = await count_keys(connection, team=team)
         with _written(file) as stream, progress(f"Writing {file}", total=total) as advance:
             lines = 0
 
@@ -130,7 +129,7 @@ def export(
                 advance(lines)
 
             count = await export_keys(connection, write, team=team, file_format=chosen)
-        return count, await count_limited_keys(connection, team=team)
+        return count, limited
 
     count, limited = on_connection(work)
     if file != STANDARD_STREAM:

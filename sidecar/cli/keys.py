@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Annotated, Final, TypeVar
 
@@ -12,6 +12,7 @@ import typer
 
 from sidecar.admin import keys as key_administration
 from sidecar.admin.keys import (
+    CreatedKey,
     Expiry,
     Key,
     KeyChange,
@@ -205,15 +206,6 @@ KeyArgument = Annotated[
 TEAM_HELP: Final = "ORGANIZATION/TEAM, or the team's name if no other has it."
 MAX_LIMIT: Final = 100_000
 """For more at once there is `egret keys export`."""
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedKey:
-    """A new key as the API returns it."""
-
-    key: str
-    details: Key
-    replaces: Key | None = None
 
 
 _COLUMNS: Final = (

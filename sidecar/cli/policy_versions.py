@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,6 +13,8 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.admin.policy_changes import (
+    Difference,
+    ShownPolicy,
     difference,
     document_with_mode,
     earlier_document,
@@ -36,7 +38,6 @@ from sidecar.cli.terminal import (
     WRONG_USAGE,
     Output,
     OutputOption,
-    Row,
     fail,
     note,
     print_record,
@@ -66,7 +67,7 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
     )
     if not found:
         fail(f"there is no policy {name}", hint="see `egret policy list`")
-    print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
+    print_rows([asdict(one) for one in found], columns=_COLUMNS, output=output)
 
 
 def rollback(
@@ -104,14 +105,14 @@ def show_difference(name: str, *, from_: int | None, to: int | None, output: Out
     """Show how two versions differ in meaning; by default the latest from the one before."""
     first = before(name, to) if from_ is None else from_
 
-    async def work(connection: Connection) -> ShownDifference:
+    async def work(connection: Connection) -> Difference:
         old, new = [await existing_policy(connection, name, version) for version in (first, to)]
-        return ShownDifference(name, old.version, new.version, difference(old, new))
+        return difference(old, new)
 
     found = on_connection(
         work,
         remote=lambda server: server.call(
-            ShownDifference, "GET", address("policies", name, "diff"),
+            Difference, "GET", address("policies", name, "diff"),
             query={"from": first, "to": to},
         ),
     )  # fmt: skip
@@ -121,31 +122,11 @@ def show_difference(name: str, *, from_: int | None, to: int | None, output: Out
         print_record(asdict(found), output=output)
 
 
-@dataclass(frozen=True, slots=True)
-class ShownPolicy:
-    """A version of a policy with every default written out; version 0 is built in."""
-
-    name: str
-    version: int
-    document: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShownDifference:
-    """The difference of two versions of a policy, as `diff -u` has it."""
-
-    name: str
-    from_version: int
-    to_version: int
-    diff: str
-
-
 def show_version(name: str, version: int | None) -> ShownPolicy:
     """Return a version of a policy, by default the one in force, or exit."""
 
     async def work(connection: Connection) -> ShownPolicy:
-        found = await existing_policy(connection, name, version)
-        return ShownPolicy(found.name, found.version, shown_policy(found))
+        return shown_policy(await existing_policy(connection, name, version))
 
     return on_connection(
         work,
@@ -170,17 +151,6 @@ def _on_stored(
         return edit(await existing_policy(connection, name, version))
 
     return on_connection(work)
-
-
-def _row(one: PolicyVersion) -> Row:
-    return {
-        "version": one.version,
-        "in_force": one.in_force,
-        "applied_at": one.applied_at,
-        "author": one.author,
-        "database_role": one.database_role,
-        "note": one.note,
-    }
 
 
 GuardrailArgument = Annotated[str, typer.Argument(help="The guardrail's name in that policy.")]

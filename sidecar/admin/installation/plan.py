@@ -58,8 +58,8 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
-class FieldChange:
-    """One field's old and new value, as JSON has them."""
+class FieldDifference:
+    """One field's old and new value."""
 
     field: str
     before: Any
@@ -74,7 +74,7 @@ class PlannedChange:
     kind: Kind
     name: str
     reason: str
-    fields: tuple[FieldChange, ...] = ()
+    fields: tuple[FieldDifference, ...] = ()
     policy: PlannedPolicy | None = None
     content: Content = field(repr=False)
 
@@ -171,7 +171,7 @@ def plan_installation(
         if change is None and old is not None and old.file_set is None:
             adopted.append(OwnedObject(one.kind, one.name, content))
         elif old is not None and old.file_set not in {None, file_set}:
-            owner = FieldChange("set", old.file_set, file_set)
+            owner = FieldDifference("set", old.file_set, file_set)
             change = PlannedChange(
                 action=PlannedAction.CHANGE,
                 kind=one.kind,
@@ -272,7 +272,7 @@ def _object_change(
             kind=one.kind,
             name=one.name,
             reason=f"{one.place} adds it",
-            fields=tuple(FieldChange(name, None, _shown(name, after)) for name in after),
+            fields=tuple(FieldDifference(name, None, _shown(name, after)) for name in after),
             content=content,
         )
     if content == old.content:
@@ -286,7 +286,7 @@ def _object_change(
         name=one.name,
         reason=f"{one.place} changes it",
         fields=tuple(
-            FieldChange(name, _shown(name, before), _shown(name, after)) for name in names
+            FieldDifference(name, _shown(name, before), _shown(name, after)) for name in names
         ),
         content=content,
     )

@@ -5,7 +5,7 @@ import pytest
 from sidecar.admin.installation.objects import InstallationError, Kind, parse_files
 from sidecar.admin.installation.plan import (
     NOT_SHOWN,
-    FieldChange,
+    FieldDifference,
     InstallationPlan,
     PlannedAction,
     StoredObject,
@@ -72,8 +72,8 @@ def test_a_change_has_each_field_before_and_after() -> None:
     (change,) = plan(organization(more="limits: [cost/month=20]\n"), before).changes
 
     assert change.fields == (
-        FieldChange("allowed_models", ["gpt-*"], None),
-        FieldChange("limits", ["cost/month=10"], ["cost/month=20"]),
+        FieldDifference("allowed_models", ["gpt-*"], None),
+        FieldDifference("limits", ["cost/month=10"], ["cost/month=20"]),
     )
 
 
@@ -83,7 +83,7 @@ def test_digests_are_not_shown() -> None:
 
     (change,) = plan(after, before).changes
 
-    assert change.fields == (FieldChange("secret_sha256", NOT_SHOWN, NOT_SHOWN),)
+    assert change.fields == (FieldDifference("secret_sha256", NOT_SHOWN, NOT_SHOWN),)
 
 
 def test_a_policy_changes_with_its_meaning_and_not_with_its_spelling() -> None:
@@ -121,7 +121,7 @@ def test_an_object_comes_under_the_set_that_names_it() -> None:
     taken = plan(organization(), stored(organization(), file_set="platform"))
 
     assert (by_hand.changes, len(by_hand.adopted)) == ((), 1)
-    assert taken.changes[0].fields == (FieldChange("set", "platform", "default"),)
+    assert taken.changes[0].fields == (FieldDifference("set", "platform", "default"),)
     assert taken.changes[0].reason == "the set platform owned it"
 
 
