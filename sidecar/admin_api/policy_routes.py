@@ -24,7 +24,7 @@ from sidecar.pipeline.decide import decide
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.policy.tester import PolicyTestResult, run_policy_test, spans_of
+from sidecar.policy.tester import PolicyTestResult, run_policy_test
 from sidecar.storage.postgres_policies import (
     PolicyUse,
     PolicyVersion,
@@ -248,26 +248,8 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
     subject = Subject(model=None, streamed=False, parts=(part,))
     side = Stage.OUTPUT if trial.is_answer else Stage.INPUT
     result = await asyncio.to_thread(_run, document.text, subject, side)
-    return TrialResult(
-        policy=document.policy.name,
-        decision=type(decide(result.results)).__name__.lower(),
-        pass_microseconds=round(result.pass_microseconds, 1),
-        guardrails=[
-            GuardrailVerdict(
-                name=guardrail.name,
-                type=guardrail.settings.guardrail_type,
-                action=guardrail.action,
-                mode=guardrail.mode,
-                verdict=one.result.verdict,
-                score=one.result.score,
-                microseconds=round(one.microseconds, 1),
-                findings=spans_of(subject, one.result),
-            )
-            for one in result.judged
-            for guardrail in (one.result.guardrail,)
-        ],
-        not_asked=[one.name for one in result.not_asked],
-    )
+    decision = type(decide(result.results)).__name__.lower()
+    return TrialResult(policy=document.policy.name, decision=decision, **result.described(subject))
 
 
 def _run(document: str, subject: Subject, side: Stage) -> PolicyTestResult:

@@ -42,11 +42,11 @@ from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.tester import (
+    PICTURES,
     PolicyTestResult,
     TimedResult,
     character_span,
     run_policy_test,
-    spans_of,
 )
 from sidecar.storage.pool import Connection
 
@@ -55,11 +55,6 @@ _STYLES: Final = {
     Verdict.REDACT: "black on yellow",
     Verdict.FLAG: "black on cyan",
 }
-_PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {
-    0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-}
-"""Control characters as pictures of themselves: a text from a log must not act on the terminal."""
 
 
 def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterator[Text]:
@@ -67,9 +62,9 @@ def highlighted(subject: Subject, results: Iterable[GuardrailResult]) -> Iterato
     findings = [(one, found) for one in results for found in one.findings]
     for index, part in enumerate(subject.parts):
         content = part.content.decode()
-        role = f"{part.role.translate(_PICTURES)}: "
+        role = f"{part.role.translate(PICTURES)}: "
         text = Text(role, style="dim")
-        text.append(content.translate(_PICTURES), style="not dim")
+        text.append(content.translate(PICTURES), style="not dim")
         for result, found in findings:
             if found.part == index:
                 start, end = character_span(part.content, (found.start, found.end))
@@ -216,27 +211,11 @@ def _words(finding: Finding) -> str:
 def _as_json(
     document: PolicyDocument, subject: Subject, trial: PolicyTestResult
 ) -> dict[str, object]:
-    """Return all but the text itself; offsets count characters."""
-    judged = [
-        {
-            "name": one.result.guardrail.name,
-            "type": one.result.guardrail.settings.guardrail_type,
-            "action": one.result.guardrail.action.value,
-            "mode": one.result.guardrail.mode.value,
-            "verdict": one.result.verdict.value,
-            "score": one.result.score,
-            "microseconds": round(one.microseconds, 1),
-            "findings": spans_of(subject, one.result),
-        }
-        for one in trial.judged
-    ]
     return {
         "policy": document.policy.name,
         "decision": type(decide(trial.results)).__name__.lower(),
-        "pass_microseconds": round(trial.pass_microseconds, 1),
         "unscanned": [reason.value for reason in subject.unscanned],
-        "guardrails": judged,
-        "not_asked": [one.name for one in trial.not_asked],
+        **trial.described(subject),
     }
 
 

@@ -21,14 +21,11 @@ from markupsafe import Markup
 from sidecar.admin.audit_log import AuditEntry
 from sidecar.admin_api.access import Access
 from sidecar.admin_api.roles import Permission
+from sidecar.policy.tester import PICTURES
 
 STATIC: Final = Path(__file__).parent / "static"
 MAX_SHOWN: Final = 200
 """Characters of a name or value in a list; names of models come from clients."""
-_PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {
-    0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ PAGES: Final = (
 def visible(value: object, most: int = MAX_SHOWN) -> str:
     """Return text with control characters as pictures, cut after *most* characters."""
     text = str(value)
-    return (text if len(text) <= most else f"{text[:most]} …").translate(_PICTURES)
+    return (text if len(text) <= most else f"{text[:most]} …").translate(PICTURES)
 
 
 def money(value: Decimal | float) -> str:

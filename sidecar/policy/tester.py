@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.finding import GuardrailResult
@@ -31,6 +31,12 @@ from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_st
 MAX_RUNS: Final = 200
 MAX_RUN_SECONDS: Final = 0.1
 """How often, and for how long, a pass is repeated for the median of its time."""
+
+PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {
+    0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}
+"""Control characters as pictures of themselves: a text must not act on a terminal."""
 
 _PREFIX: Final = "\0"
 """Of the names of policies made here; no document can have such a name."""
@@ -59,6 +65,27 @@ class PolicyTestResult:
     def results(self) -> tuple[GuardrailResult, ...]:
         """The guardrails' results, in the policy's order."""
         return tuple(one.result for one in self.judged)
+
+    def described(self, subject: Subject) -> dict[str, Any]:
+        """Return all for a program but the text of *subject*; offsets count characters."""
+        return {
+            "pass_microseconds": round(self.pass_microseconds, 1),
+            "guardrails": [
+                {
+                    "name": guardrail.name,
+                    "type": guardrail.settings.guardrail_type,
+                    "action": guardrail.action.value,
+                    "mode": guardrail.mode.value,
+                    "verdict": one.result.verdict.value,
+                    "score": one.result.score,
+                    "microseconds": round(one.microseconds, 1),
+                    "findings": spans_of(subject, one.result),
+                }
+                for one in self.judged
+                for guardrail in (one.result.guardrail,)
+            ],
+            "not_asked": [one.name for one in self.not_asked],
+        }
 
 
 async def run_policy_test(
