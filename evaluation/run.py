@@ -52,7 +52,7 @@ def main() -> int:
         sys.exit("no corpora here yet: python -m training.fetch")
     console = new_console()
     console.width = max(console.width, 200)
-    run = circumstances(" ".join(["python -m evaluation.run", *sys.argv[1:]]))
+    run = circumstances()
     peers = not options.no_peers
     judged = _unseen(console, smoke=options.smoke)
     with console.status("prompt injection …"):

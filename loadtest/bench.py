@@ -16,25 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
 from loadtest.figures import BASELINE, Cell, Figures, Round, bench_figures, errors_of
 from loadtest.generators import put_load
-from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
+from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, Target
 from loadtest.processes import resident_mb
-from loadtest.results import (
-    DIRECTORY,
-    Grid,
-    circumstances,
-    new_console,
-    publish,
-    publish_picture,
-    write_json,
-    write_section,
-)
+from loadtest.results import DIRECTORY, Grid, Report, prints_failure, publish, publish_picture
 from loadtest.sizing import write_sizing
 from loadtest.texts import chat_body
 
@@ -158,6 +148,7 @@ class Plan:
     envoy_threads: int
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
@@ -167,31 +158,16 @@ def main() -> int:
         workers=options.workers,
         envoy_threads=options.envoy_threads,
     )
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench", *sys.argv[1:]]))
-    try:
-        figures = asyncio.run(_measure(plan, console))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
-    grids = (load_grid(figures, LOADS), cost_grid(figures, LOADS))
-    for grid in grids:
-        grid.show(console)
-    memory = f"Memory of a worker after all of that: {_shown(figures, MEMORY, 0)} MB."
-    console.print(memory)
-    path = write_json("bench", figures, run)
+    report = Report("bench", "bench", for_page=options.markdown)
+    figures = asyncio.run(_measure(plan, report.console))
+    remark = f"Memory of a worker after all of that: {_shown(figures, MEMORY, 0)} MB."
+    report.write(figures, load_grid(figures, LOADS), cost_grid(figures, LOADS), remark=remark)
     bench_plot(figures, LOADS, path=DIRECTORY / "bench.png")
-    console.print(f"\nWritten to {path} and {DIRECTORY / 'bench.png'}.")
     if options.markdown:
-        tables = "\n\n".join(grid.as_markdown() for grid in grids)
-        write_section("bench", f"{run.as_sentence()}\n\n{tables}\n\n{memory}")
         publish("bench")
         publish_picture("bench")
         write_sizing()
-    errors = errors_of(figures)
-    if errors:
-        console.print(f"✗ {errors} requests failed.", style="red")
-    return 1 if errors else 0
+    return report.exit_code(errors_of(figures))
 
 
 async def _measure(plan: Plan, console: Console) -> dict[str, float]:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
@@ -33,16 +32,7 @@ from loadtest.bench_stack import TABLE_SETTING, Gateway, Side, StackOptions, run
 from loadtest.figures import per_request_us
 from loadtest.generators import put_load
 from loadtest.load import OPEN_LOOP_CONNECTIONS, Load, LoadError, Target
-from loadtest.results import (
-    DIRECTORY,
-    ROOT,
-    Grid,
-    circumstances,
-    new_console,
-    publish,
-    write_json,
-    write_section,
-)
+from loadtest.results import DIRECTORY, ROOT, Grid, Report, prints_failure, publish
 from loadtest.sizing import write_sizing
 from loadtest.streams.clients import StreamCell, StreamLoad, read_streams, stream_figures
 from loadtest.streams.recorded import STREAM_POLICY
@@ -98,32 +88,23 @@ class Series:
         self.values.setdefault(key, []).append(value)
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
     engines = tuple(options.engine or ENGINES)
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_against", *sys.argv[1:]]))
-    try:
-        rev = check_out(options.rev)
-        series = uvloop.run(_measure(rev, engines, options, console))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    report = Report("bench-against", "bench-against", for_page=options.markdown)
+    rev = check_out(options.rev)
+    series = uvloop.run(_measure(rev, engines, options, report.console))
     figures = against_figures(series, engines)
-    grid = against_grid(figures, engines)
-    grid.show(console)
+    report.write(figures, against_grid(figures, engines))
     if GO_FIGURE not in figures:
-        console.print(f"Go is not installed: {GO_FIGURE} is not measured.")
-    console.print(f"\nWritten to {write_json('bench-against', figures, run)}.")
+        report.console.print(f"Go is not installed: {GO_FIGURE} is not measured.")
     if options.markdown:
-        write_section("bench-against", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
-        console.print(f"Copied to {publish('bench-against')}, and the table to the page.")
+        report.console.print(f"Copied to {publish('bench-against')}, and the table to the page.")
         write_sizing()
         write_targets()
-    if series.errors:
-        console.print(f"✗ {series.errors} requests failed.", style="red")
-    return 1 if series.errors else 0
+    return report.exit_code(series.errors)
 
 
 def check_out(revision: str) -> Path:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench_against import GO, build_floor
@@ -30,15 +29,7 @@ from loadtest.generators import put_load
 from loadtest.load import Load, LoadError, Target
 from loadtest.processes import cpu_seconds
 from loadtest.recorded import BUDGETS
-from loadtest.results import (
-    ROOT,
-    Grid,
-    circumstances,
-    new_console,
-    publish,
-    write_json,
-    write_section,
-)
+from loadtest.results import ROOT, Grid, Report, prints_failure, publish
 from loadtest.texts import chat_body
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
@@ -61,6 +52,7 @@ LOAD: Final = Load("c4", 4)
 MAX_BODY_BYTES: Final = 1 << 24
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write, or serve; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
@@ -72,13 +64,8 @@ def main() -> int:
     if options.serve:
         uvloop.run(_serve(options.serve))
         return 0
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_bodies", *sys.argv[1:]]))
-    try:
-        figures = asyncio.run(_measure(options.seconds, options.rounds))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    report = Report("bench-bodies", "bodies", for_page=options.markdown)
+    figures = asyncio.run(_measure(options.seconds, options.rounds))
     modes = [mode for mode in (*MODES, GO) if f"{mode}.64 KB.worker_cpu_us" in figures]
     columns = (
         "body",
@@ -93,11 +80,9 @@ def main() -> int:
         for size in SIZES
     ]
     grid = Grid("CPU time of a request, nothing judged", columns, rows)
-    grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-bodies', figures, run)}.")
+    report.write(figures, grid)
     if options.markdown:
         publish("bench-bodies")
-        write_section("bodies", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
     return 0
 
 

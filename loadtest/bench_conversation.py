@@ -32,7 +32,7 @@ from egret_tools.conversations import (
     conversation,
     even_conversation,
 )
-from egret_tools.devstack.processes import Children, PartError
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 
@@ -69,19 +69,9 @@ from loadtest.conversations.figures import (
     turn_key,
     turns_grid,
 )
-from loadtest.load import LoadError
 from loadtest.peers import guarded_portkey, is_installed, litellm, portkey, running_peer
 from loadtest.processes import resident_mb
-from loadtest.results import (
-    DIRECTORY,
-    ROOT,
-    circumstances,
-    new_console,
-    publish,
-    publish_picture,
-    write_json,
-    write_section,
-)
+from loadtest.results import DIRECTORY, ROOT, Report, prints_failure, publish, publish_picture
 from loadtest.targets import write_targets
 from sidecar.settings.process import setting_names
 
@@ -121,6 +111,7 @@ class Plan:
         return max(4, round(whole * self.share))
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
@@ -130,16 +121,10 @@ def main() -> int:
         rounds=1 if options.quick else options.rounds,
         share=0.1 if options.quick else 1.0,
     )
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_conversation", *sys.argv[1:]]))
-    try:
-        sides = _sides(options.against, console)
-        series, peers = uvloop.run(_measure(sides, plan, console))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    report = Report("bench-conversation", "conversations", for_page=options.markdown)
+    sides = _sides(options.against, report.console)
+    series, peers = uvloop.run(_measure(sides, plan, report.console))
     figures = conversation_figures(series)
-    path = write_json("bench-conversation", figures, run)
     grids = [
         turns_grid(figures, plan.sizes),
         ratios_grid(figures, plan.sizes),
@@ -149,19 +134,13 @@ def main() -> int:
         growth_plot(figures, plan.shapes, path=DIRECTORY / "bench-conversation.png")
     if peers:
         grids.append(peers_grid(figures, peers, PEER_CONVERSATIONS))
-    for grid in grids:
-        grid.show(console)
-    console.print(f"\nWritten to {path}.")
+    report.write(figures, *grids)
     if options.markdown:
-        tables = "\n\n".join(grid.as_markdown() for grid in grids)
-        write_section("conversations", f"{run.as_sentence()}\n\n{tables}")
         publish("bench-conversation")
         write_targets()
         if plan.shapes:
             publish_picture("bench-conversation")
-    if series.errors:
-        console.print(f"✗ {series.errors} requests failed.", style="red")
-    return 1 if series.errors else 0
+    return report.exit_code(series.errors)
 
 
 def _sides(revision: str | None, console: Console) -> list[Side]:

@@ -21,7 +21,7 @@ from egret_tools.benign_text import benign_text
 
 from loadtest.figures import percentile
 from loadtest.guardrail_pass import Pass, beside, default_pass
-from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import Grid, Report
 from loadtest.texts import chat_body, hostile_texts, mixed_text
 from sidecar.apis.request_text import read_request
 from sidecar.domain.finding import Verdict
@@ -45,27 +45,25 @@ def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
     seconds = QUICK_SECONDS if options.quick else SECONDS
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_guardrails", *sys.argv[1:]]))
+    report = Report("bench-guardrails", "guardrails", for_page=options.markdown)
     judge, lexical = default_pass(), default_pass(without=INJECTION)
-    with console.status("benign text …"):
+    with report.console.status("benign text …"):
         figures = _benign(judge, seconds=seconds)
         figures |= _benign_lexical(lexical, seconds=seconds)
-    with console.status("hostile text …"):
+    with report.console.status("hostile text …"):
         hostile = _hostile(judge, seconds=seconds / 10)
         hostile_lexical = _hostile(lexical, seconds=seconds / 10)
     figures["worst_ratio"] = max(hostile.values())
     figures["worst_ratio_no_injection"] = max(hostile_lexical.values())
     figures |= {f"hostile_ratio.{name}": ratio for name, ratio in hostile.items()}
-    with console.status("5 MB beside 1 KB …"):
+    with report.console.status("5 MB beside 1 KB …"):
         figures |= _beside(judge, seconds=5 * seconds)
-    grids = (_benign_grid(figures), _hostile_grid(hostile, hostile_lexical), _beside_grid(figures))
-    for grid in grids:
-        grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-guardrails', figures, run)}.")
-    if options.markdown:
-        tables = "\n\n".join(grid.as_markdown() for grid in grids)
-        write_section("guardrails", f"{run.as_sentence()}\n\n{tables}")
+    report.write(
+        figures,
+        _benign_grid(figures),
+        _hostile_grid(hostile, hostile_lexical),
+        _beside_grid(figures),
+    )
     return 0
 
 

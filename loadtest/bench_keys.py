@@ -36,7 +36,7 @@ from loadtest.keys.stack import (
     until_shared,
 )
 from loadtest.processes import resident_mb
-from loadtest.results import ROOT, Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import ROOT, Grid, Report
 from sidecar.admin.keys import revoke_key
 from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import Hit
@@ -90,14 +90,9 @@ def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
     log_to_stderr()
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_keys", *sys.argv[1:]]))
-    figures = asyncio.run(_measured(options.keys or KEYS, console))
-    grid = _grid(figures)
-    grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-keys', figures, run)}.")
-    if options.markdown:
-        write_section("keys", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
+    report = Report("bench-keys", "keys", for_page=options.markdown)
+    figures = asyncio.run(_measured(options.keys or KEYS, report.console))
+    report.write(figures, _grid(figures))
     return 0
 
 

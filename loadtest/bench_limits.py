@@ -30,7 +30,7 @@ from rich.progress import Progress
 
 from loadtest.figures import percentile
 from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, checks
-from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import Grid, Report
 from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limiter import TEND_SECONDS
 from sidecar.settings.sections import inherited_environment
@@ -73,18 +73,11 @@ class Held:
 def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_limits", *sys.argv[1:]]))
-    with Progress(console=console) as progress:
+    report = Report("bench-limits", "limits", for_page=options.markdown)
+    with Progress(console=report.console) as progress:
         calm, restarted, costs = asyncio.run(_measured(options, progress))
     figures = {**costs, **calm.figures(), **restarted.figures("restarted_")}
-    grids = (_costs_grid(figures), _held_grid(figures, options.seconds))
-    for grid in grids:
-        grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-limits', figures, run)}.")
-    if options.markdown:
-        tables = "\n\n".join(grid.as_markdown() for grid in grids)
-        write_section("limits", f"{run.as_sentence()}\n\n{tables}")
+    report.write(figures, _costs_grid(figures), _held_grid(figures, options.seconds))
     return 0 if calm.holds and restarted.holds else 1
 
 

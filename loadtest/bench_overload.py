@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench_stack import HERE, running_gateways
 from loadtest.generators import put_by_k6
-from loadtest.load import Load, LoadError, Measured, Target
-from loadtest.results import Grid, circumstances, new_console, write_json
+from loadtest.load import Load, Measured, Target
+from loadtest.results import Grid, Report, prints_failure
 from loadtest.texts import chat_body
 
 PEAK: Final = Load("peak", 64)
@@ -51,21 +50,14 @@ class Plan:
     connections: int
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     plan = _plan()
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_overload", *sys.argv[1:]]))
-    try:
-        figures = asyncio.run(_measure(plan))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
-    overload_grid(figures).show(console)
-    console.print(f"\nWritten to {write_json('bench-overload', figures, run)}.")
-    if failed := figures["failed"]:
-        console.print(f"✗ {failed:.0f} requests failed otherwise.", style="red")
-    return 1 if failed else 0
+    report = Report("bench-overload")
+    figures = asyncio.run(_measure(plan))
+    report.write(figures, overload_grid(figures))
+    return report.exit_code(figures["failed"])
 
 
 def overload_figures(*, peak: Measured, over: Measured) -> dict[str, float]:

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Final
 
 from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
-from egret_tools.devstack.processes import Children, PartError
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
 
 from loadtest.bench_envoy import port_address, provider_listener
 from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
-from loadtest.figures import BASELINE, per_request_us
+from loadtest.figures import BASELINE, errors_of, per_request_us
 from loadtest.generators import put_load
 from loadtest.load import Load, LoadError, Target
 from loadtest.peers import (
@@ -41,7 +41,7 @@ from loadtest.peers import (
     running_peer,
 )
 from loadtest.processes import cpu_seconds, resident_mb
-from loadtest.results import Grid, circumstances, new_console, publish, write_json, write_section
+from loadtest.results import Grid, Report, prints_failure, publish
 from loadtest.targets import write_targets
 from loadtest.texts import chat_body
 
@@ -61,30 +61,19 @@ class Runner:
     pids: tuple[int, ...]
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_peers", *sys.argv[1:]]))
+    report = Report("bench-peers", "peers", for_page=options.markdown)
     if not is_installed():
-        console.print("✗ Other gateways are not installed; run `make bench-peers`.", style="red")
-        return 1
-    try:
-        figures, switched_on = asyncio.run(_measure(options.seconds, options.rounds, console))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
-    grid = peers_grid(figures, switched_on)
-    grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-peers', figures, run)}.")
+        raise LoadError("Other gateways are not installed; run `make bench-peers`.")
+    figures, switched_on = asyncio.run(_measure(options.seconds, options.rounds, report.console))
+    report.write(figures, peers_grid(figures, switched_on))
     if options.markdown:
-        write_section("peers", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
         publish("bench-peers")
         write_targets()
-    errors = sum(value for name, value in figures.items() if name.endswith(".errors"))
-    if errors:
-        console.print(f"✗ {errors:.0f} requests failed.", style="red")
-    return 1 if errors else 0
+    return report.exit_code(errors_of(figures))
 
 
 def peers_grid(figures: Mapping[str, float], switched_on: Mapping[str, str]) -> Grid:

@@ -22,27 +22,14 @@ from typing import Final
 import uvloop
 from egret_tools.conversations import Conversation, Shape, conversation
 from egret_tools.devstack.databases import running_valkey
-from egret_tools.devstack.processes import Children, PartError
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import run_directory
 
 from loadtest.bench_stack import Side, running_gateways
-from loadtest.conversations.clients import (
-    SETTLE_SECONDS,
-    Contestant,
-    contestant,
-    table_counts,
-)
+from loadtest.conversations.clients import SETTLE_SECONDS, Contestant, contestant, table_counts
 from loadtest.figures import per_request_us
 from loadtest.load import LoadError
-from loadtest.results import (
-    ROOT,
-    Grid,
-    circumstances,
-    new_console,
-    publish,
-    write_json,
-    write_section,
-)
+from loadtest.results import ROOT, Grid, Report, prints_failure, publish
 
 HEADER: Final = "x-session-id"
 WORKERS: Final = (1, 2, 4, 8)
@@ -53,19 +40,15 @@ WAYS: Final = {"load": "by load", "session": "by session", "shared": "by load, s
 """In which Envoy chooses a worker for a turn. With the last one the workers share entries."""
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench_sessions", description=__doc__)
     parser.add_argument("--conversations", type=int, default=20)
     parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
     options = parser.parse_args()
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_sessions", *sys.argv[1:]]))
-    try:
-        figures = uvloop.run(_measure(options.conversations))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    report = Report("bench-sessions", "sessions", for_page=options.markdown)
+    figures = uvloop.run(_measure(options.conversations))
     rows = [
         [
             str(workers),
@@ -80,11 +63,9 @@ def main() -> int:
         *(f"CPU µs, {one}" for one in WAYS.values()),
     )
     grid = Grid("Share of the bytes that the chosen worker knew, and the CPU time", columns, rows)
-    grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-sessions', figures, run)}.")
+    report.write(figures, grid)
     if options.markdown:
         publish("bench-sessions")
-        write_section("sessions", f"{run.as_sentence()}\n\n{grid.as_markdown()}")
     return 1 if figures["errors"] else 0
 
 

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 
 from loadtest.bench_envoy import STREAMED
 from loadtest.bench_stack import HERE, Gateway, StackOptions, running_gateways
 from loadtest.figures import BASELINE, Figures
-from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import Grid, Report, prints_failure
 from loadtest.streams.clients import (
     StreamCell,
     StreamLoad,
@@ -81,30 +80,18 @@ class Target:
         return self.listener if self.way == WINDOW else f"{self.listener}.{self.way}"
 
 
+@prints_failure
 def main() -> int:
     """Measure, show and write; return the exit code."""
     options = _options()
     seconds = 4.0 if options.quick else options.seconds
-    console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.bench_stream", *sys.argv[1:]]))
-    try:
-        figures = uvloop.run(_measure(seconds, MANY[:1] if options.quick else MANY, console))
-    except PartError as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    report = Report("bench-stream", "stream", for_page=options.markdown)
+    figures = uvloop.run(_measure(seconds, MANY[:1] if options.quick else MANY, report.console))
     guesses = list(estimates())
     figures |= _estimate_figures(guesses)
-    grids = (_cost_grid(figures), _most_grid(figures), _estimate_grid(guesses))
-    for grid in grids:
-        grid.show(console)
-    console.print(f"\nWritten to {write_json('bench-stream', figures, run)}.")
-    if options.markdown:
-        tables = "\n\n".join(grid.as_markdown() for grid in grids)
-        write_section("stream", f"{run.as_sentence()}\n\n{tables}")
+    report.write(figures, _cost_grid(figures), _most_grid(figures), _estimate_grid(guesses))
     failed = sum(value for key, value in figures.items() if key.endswith("failed"))
-    if failed:
-        console.print(f"✗ {failed:.0f} streams failed.", style="red")
-    return 1 if failed else 0
+    return report.exit_code(failed, of="streams")
 
 
 async def _measure(seconds: float, many: Sequence[int], console: Console) -> dict[str, float]:

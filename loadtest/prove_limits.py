@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=REQUESTS)
     given = parser.parse_args()
     console = new_console()
-    run = circumstances(f"python -m loadtest.prove_limits {' '.join(sys.argv[1:])}".strip())
+    run = circumstances()
     with Progress(console=console, disable=not console.is_terminal) as progress:
         proof = uvloop.run(_prove(given, progress))
     show(proof, console)

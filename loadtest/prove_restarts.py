@@ -29,13 +29,20 @@ from typing import Any, Final
 import aiohttp
 import psutil
 from egret_tools.devstack.envoy import EnvoyRun, listening_envoy
-from egret_tools.devstack.processes import Children, PartError
+from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import StackFacts, StackOptions, running_stack
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.results import Grid, circumstances, new_console, write_json, write_section
+from loadtest.results import (
+    Grid,
+    circumstances,
+    new_console,
+    prints_failure,
+    write_json,
+    write_section,
+)
 
 CHAT: Final = "/v1/chat/completions"
 OK: Final = 200
@@ -383,16 +390,13 @@ async def prove(rounds: int, console: Console) -> tuple[Tally, ...]:
         return tuple(found)
 
 
+@prints_failure
 def main() -> int:
     """Prove it, or print the failures."""
     given = _options()
-    run = circumstances(f"python -m loadtest.prove_restarts {' '.join(sys.argv[1:])}".strip())
+    run = circumstances()
     console = new_console()
-    try:
-        tallies = asyncio.run(prove(given.rounds, console))
-    except PartError as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    tallies = asyncio.run(prove(given.rounds, console))
     grid = tally_grid(tallies)
     grid.show(console)
     faults = [fault for one in tallies for fault in one.faults]

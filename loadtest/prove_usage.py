@@ -257,7 +257,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     console = new_console()
-    run = circumstances(f"python -m loadtest.prove_usage {' '.join(sys.argv[1:])}".strip())
+    run = circumstances()
     proof = Proof(given.requests, given.concurrency, given.calm, given.source)
     verdict, load = asyncio.run(prove(proof, console))
     show(verdict, load, console)

@@ -7,14 +7,18 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from egret_tools.devstack.processes import PartError
 from rich.console import Console
 from rich.table import Table
+
+from loadtest.load import LoadError
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DIRECTORY: Final = ROOT / "build" / "bench"
@@ -77,10 +81,11 @@ class Grid:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def circumstances(command: str) -> Circumstances:
-    """Return those of a run that begins now."""
+def circumstances(command: str | None = None) -> Circumstances:
+    """Return those of a run that begins now, by default of the module that Python runs."""
+    main = sys.modules["__main__"].__spec__
     return Circumstances(
-        command=command,
+        command=command or " ".join(["python -m", main.name if main else "-", *sys.argv[1:]]),
         commit=_commit(),
         machine=_machine(),
         started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -120,6 +125,46 @@ def write_section(name: str, text: str, *, page: Path = PAGE) -> None:
     if not opened or not closed:
         raise MarkersMissingError(f"{page.name} has no {begin} … {end}")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+class Report:
+    """The output of a run: its tables, the result file of *target*, a section of the page."""
+
+    def __init__(self, target: str, section: str = "", *, for_page: bool = False) -> None:
+        self.console = new_console()
+        self.run = circumstances()
+        self._target = target
+        self._section = section if for_page else ""
+
+    def write(self, figures: Mapping[str, float], *grids: Grid, remark: str = "") -> None:
+        """Print *grids*, write the result file and, if it is for the page, the section."""
+        for grid in grids:
+            grid.show(self.console)
+        if remark:
+            self.console.print(remark)
+        self.console.print(f"\nWritten to {write_json(self._target, figures, self.run)}.")
+        if self._section:
+            parts = [self.run.as_sentence(), *(grid.as_markdown() for grid in grids), remark]
+            write_section(self._section, "\n\n".join(filter(None, parts)), page=PAGE)
+
+    def exit_code(self, failed: float, *, of: str = "requests") -> int:
+        """Return 1 if requests, or others, have *failed*, and print how many."""
+        if failed:
+            self.console.print(f"✗ {failed:.0f} {of} failed.", style="red")
+        return 1 if failed else 0
+
+
+def prints_failure(main: Callable[[], int]) -> Callable[[], int]:
+    """Return *main*, which prints the error of a part or a load that failed, and returns 1."""
+
+    def run() -> int:
+        try:
+            return main()
+        except (PartError, LoadError) as error:
+            new_console().print(f"✗ {error}", markup=False, style="red")
+            return 1
+
+    return run
 
 
 def new_console() -> Console:

@@ -25,16 +25,16 @@ from typing import Final
 import aiohttp
 import asyncpg
 import redis.asyncio
-from egret_tools.devstack.processes import PartError
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import StackFacts
 from rich.console import Console
 
-from loadtest.load import Load, LoadError
+from loadtest.load import Load
 from loadtest.results import (
     DIRECTORY,
     circumstances,
     new_console,
+    prints_failure,
     publish_picture,
     write_json,
     write_section,
@@ -77,18 +77,15 @@ class Plan:
     rate: int | None
 
 
+@prints_failure
 def main() -> int:
     """Soak, show and write; return the exit code."""
     options = _options()
     rate = None if options.rate == "auto" else int(options.rate)
     plan = Plan(options.minutes, rate)
     console = new_console()
-    run = circumstances(" ".join(["python -m loadtest.soak", *sys.argv[1:]]))
-    try:
-        soak, peak_rps = asyncio.run(_soak(plan, console))
-    except (PartError, LoadError) as error:
-        console.print(f"✗ {error}", markup=False, style="red")
-        return 1
+    run = circumstances()
+    soak, peak_rps = asyncio.run(_soak(plan, console))
     faults = violations(soak)
     kind_grid(soak).show(console)
     grid = soak_grid(soak, faults)

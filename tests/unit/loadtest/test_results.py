@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from loadtest import results
+from loadtest.load import LoadError
 from loadtest.results import (
     Circumstances,
     Grid,
     MarkersMissingError,
+    Report,
+    prints_failure,
     publish,
     write_json,
     write_section,
@@ -63,3 +66,35 @@ def test_a_result_that_is_published_can_be_read_again(
     assert json.loads((tmp_path / "figures" / "bench.json").read_text()) == {
         "rps": 7.0, "command": "c", "commit": "abc", "machine": "m", "started": "now"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("for_page", [True, False])
+def test_a_report_writes_its_figures_and_the_page_only_if_it_is_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, for_page: bool
+) -> None:
+    """Tables, and a remark below them."""
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    monkeypatch.setattr(results, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(results, "PAGE", page)
+    report = Report("bench", "bench", for_page=for_page)
+    grid = Grid("Title", ("load", "RPS"), [["c1", "9"]])
+    report.write({"rps": 9.0}, grid, remark="All is well.")
+
+    assert json.loads((tmp_path / "bench.json").read_text())["rps"] == 9.0
+    section = f"{report.run.as_sentence()}\n\n{grid.as_markdown()}\n\nAll is well."
+    assert page.read_text() == (PAGE.replace("old", section) if for_page else PAGE)
+
+
+def test_failed_requests_and_failed_loads_are_printed_and_make_the_exit_code_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A load that failed has no figures."""
+
+    @prints_failure
+    def main() -> int:
+        raise LoadError("no [k6] here")
+
+    report = Report("bench")
+    assert (report.exit_code(0), report.exit_code(2.0, of="streams"), main()) == (0, 1, 1)
+    assert capsys.readouterr().out.splitlines() == ["✗ 2 streams failed.", "✗ no [k6] here"]
