@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from egret_tools.envoy_lint.config import EnvoyConfig
 from egret_tools.envoy_lint.source import Node
@@ -80,24 +81,56 @@ class Finding:
         return self.hit.hint or self.rule.hint
 
 
-def is_on(field: str, *, replacement: str = "false") -> Look:
-    """Look for filters where *field* is on."""
+Broken = Callable[[Node], Node | None]
+"""Returns the place within a node that is at fault, None if none is."""
 
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for one in config.filters():
-            if one.at(field).is_true:
-                yield Hit(one.at(field), replacement=replacement)
-
-    return look
+_Source = TypeVar("_Source")
+_Part = TypeVar("_Part")
 
 
-def where(broken: Callable[[Node], Node | None]) -> Look:
-    """Look for filters in which *broken* names a place."""
+def in_each(
+    parts: Callable[[_Source], Iterable[_Part]],
+    broken: Callable[[_Part], Node | None],
+    replacement: str | None = None,
+    *,
+    about: Callable[[_Part], str] = lambda _: "",
+) -> Callable[[_Source], Iterator[Hit]]:
+    """Look in each of the *parts* for a place that is *broken*; *about* names a part."""
 
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for one in config.filters():
+    def look(source: _Source) -> Iterator[Hit]:
+        for one in parts(source):
             place = broken(one)
             if place is not None:
-                yield Hit(place)
+                yield Hit(place, about(one), replacement)
 
     return look
+
+
+def where(broken: Broken, replacement: str | None = None) -> Look:
+    """Look for filters in which *broken* names a place."""
+    return in_each(EnvoyConfig.filters, broken, replacement)
+
+
+def on(*path: str) -> Broken:
+    """Name the place at *path* where it is on."""
+    return lambda one: place if (place := one.at(*path)).is_true else None
+
+
+def off(*path: str) -> Broken:
+    """Name the place at *path* where it is not on."""
+    return lambda one: None if (place := one.at(*path)).is_true else place
+
+
+def present(*path: str) -> Broken:
+    """Name the place at *path* where it is set."""
+    return lambda one: place if (place := one.at(*path)).exists else None
+
+
+def absent(*path: str) -> Broken:
+    """Name the place at *path* where it is not set."""
+    return lambda one: None if (place := one.at(*path)).exists else place
+
+
+def lacking(text: str, *path: str) -> Broken:
+    """Name the list at *path* where it does not have *text*."""
+    return lambda one: None if any(each.text == text for each in one.at(*path)) else one.at(*path)

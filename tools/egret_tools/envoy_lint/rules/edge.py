@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from egret_tools.envoy_lint.rule import (
+    Broken,
+    ConfigRule,
+    Hit,
+    Look,
+    Severity,
+    absent,
+    in_each,
+    off,
+    on,
+)
 from egret_tools.envoy_lint.source import Node
 
 MAX_BUFFER: Final = 1 << 20
@@ -18,41 +28,22 @@ _LOGGED_QUERY: Final = ("%REQ(:PATH)", "%REQ(X-ENVOY-ORIGINAL-PATH", "%PATH%", "
 
 
 def _guarded(broken: Callable[[Listener], Node | None], replacement: str | None = None) -> Look:
-    """Look at the connection managers that ask Egret."""
+    """Look at the listeners that ask Egret."""
+    return in_each(
+        lambda config: (one for one in config.listeners if _asks(config, one)),
+        broken,
+        replacement,
+        about=lambda listener: f"listener {listener.node.at('name').text}",
+    )
 
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for listener in config.listeners:
-            if not _asks(config, listener):
-                continue
-            place = broken(listener)
-            if place is not None:
-                yield Hit(place, f"listener {listener.node.at('name').text}", replacement)
 
-    return look
+def _manager(broken: Broken, replacement: str | None = None) -> Look:
+    """Look at the connection managers of the listeners that ask Egret."""
+    return _guarded(lambda listener: broken(listener.hcm), replacement)
 
 
 def _asks(config: EnvoyConfig, listener: Listener) -> bool:
     return any(config.asks_egret(one.at("typed_config")) for one in listener.ext_procs())
-
-
-def _unless(*steps: str) -> Callable[[Listener], Node | None]:
-    """Break where a switch of the connection manager is not on."""
-
-    def broken(listener: Listener) -> Node | None:
-        place = listener.hcm.at(*steps)
-        return None if place.is_true else place
-
-    return broken
-
-
-def _unset(*steps: str) -> Callable[[Listener], Node | None]:
-    """Break where something of the connection manager is not set."""
-
-    def broken(listener: Listener) -> Node | None:
-        place = listener.hcm.at(*steps)
-        return None if place.exists else place
-
-    return broken
 
 
 def _no_filter(config: EnvoyConfig) -> Iterator[Hit]:
@@ -96,11 +87,6 @@ def _no_idle_timeout(listener: Listener) -> Node | None:
     return timeout if timeout.exists and timeout.seconds == 0 else None
 
 
-def _external_request_id(listener: Listener) -> Node | None:
-    place = listener.hcm.at("preserve_external_request_id")
-    return place if place.is_true else None
-
-
 def _no_stream_limit(listener: Listener) -> Node | None:
     limit = listener.hcm.at("http2_protocol_options", "max_concurrent_streams")
     is_http1 = listener.hcm.at("codec_type").text == "HTTP1"
@@ -115,11 +101,6 @@ def _wide_buffer(listener: Listener) -> Node | None:
 def _plain(listener: Listener) -> Node | None:
     secured = listener.chain.at("transport_socket")
     return None if listener.is_local or secured.exists else secured
-
-
-def _forwards_addresses(listener: Listener) -> Node | None:
-    place = listener.hcm.at("skip_xff_append")
-    return None if place.is_true else place
 
 
 def _log_formats(config: EnvoyConfig) -> Iterator[tuple[Node, str]]:
@@ -191,10 +172,10 @@ RULES: Final = (
          "the same ext_proc filter", _unguarded),
     ConfigRule("EGR504", "path-not-normalised", _E,
          "Egret and the provider may interpret `/A%2Fb/../c` as different routes",
-         "normalize_path: true", _guarded(_unless("normalize_path"), "true")),
+         "normalize_path: true", _manager(off("normalize_path"), "true")),
     ConfigRule("EGR505", "slashes-not-merged", _N,
          "a path with two slashes is a route of its own",
-         "merge_slashes: true", _guarded(_unless("merge_slashes"), "true")),
+         "merge_slashes: true", _manager(off("merge_slashes"), "true")),
     ConfigRule("EGR506", "escaped-slashes", _W,
          "`%2F` in a path is a slash for some servers and not for others",
          "path_with_escaped_slashes_action: REJECT_REQUEST",
@@ -205,16 +186,17 @@ RULES: Final = (
          _guarded(_underscores, "REJECT_REQUEST")),
     ConfigRule("EGR508", "client-address", _W,
          "the client's address is taken from a header that the client may write",
-         "use_remote_address: true", _guarded(_unless("use_remote_address"), "true")),
+         "use_remote_address: true", _manager(off("use_remote_address"), "true")),
     ConfigRule("EGR509", "request-headers-timeout", _W,
          "a client that never finishes its headers holds a connection for ever",
-         "request_headers_timeout: 10s", _guarded(_unset("request_headers_timeout"))),
+         "request_headers_timeout: 10s", _manager(absent("request_headers_timeout"))),
     ConfigRule("EGR510", "stream-idle-timeout-off", _E,
          "it is the only timer of Envoy that runs while Egret holds a request",
          "stream_idle_timeout: 300s", _guarded(_no_idle_timeout, "300s")),
     ConfigRule("EGR511", "external-request-id", _W,
          "a client chooses the id that joins logs, spans and usage",
-         "preserve_external_request_id: false", _guarded(_external_request_id, "false")),
+         "preserve_external_request_id: false",
+         _manager(on("preserve_external_request_id"), "false")),
     ConfigRule("EGR512", "http2-streams", _W,
          "one connection may open 1024 streams and more, and each is checked",
          "http2_protocol_options: {max_concurrent_streams: 100}", _guarded(_no_stream_limit)),
@@ -227,7 +209,7 @@ RULES: Final = (
          _guarded(_plain)),
     ConfigRule("EGR515", "forwarded-for", _N,
          "Envoy adds your clients' addresses to the headers for the provider",
-         "skip_xff_append: true", _guarded(_forwards_addresses, "true")),
+         "skip_xff_append: true", _manager(off("skip_xff_append"), "true")),
     ConfigRule("EGR516", "log-has-credentials", _E,
          "the access log keeps credentials",
          "remove the header from the format", _logs_secrets),

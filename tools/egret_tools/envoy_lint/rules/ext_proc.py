@@ -14,7 +14,18 @@ from egret_tools.envoy_lint.config import (
     goes_by_choice,
     goes_by_models,
 )
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity, is_on, where
+from egret_tools.envoy_lint.rule import (
+    ConfigRule,
+    Hit,
+    Look,
+    Severity,
+    in_each,
+    lacking,
+    off,
+    on,
+    present,
+    where,
+)
 from egret_tools.envoy_lint.source import Node
 
 DEFAULT_MESSAGE_TIMEOUT_SECONDS: Final = 0.2
@@ -23,7 +34,6 @@ MIN_MESSAGE_TIMEOUT_SECONDS: Final = 8.0
 
 STAT_PREFIX: Final = "egret"
 """In the names of Envoy's counters that the shipped alerts and dashboards read."""
-SOURCE_ATTRIBUTE: Final = "source.address"
 REMOVED_HEADERS: Final = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
     *("x-ms-oai-image-generation-deployment", "x-http-method-override"),
@@ -53,17 +63,6 @@ def _mode_is_not(name: str, *modes: str) -> Look:
     return where(lambda one: mode if (mode := _mode(one, name)).text not in modes else None)
 
 
-def _override_is_on(*path: str, replacement: str | None = None) -> Look:
-    """Look for overrides of routes where the field at *path* is on."""
-
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for one in config.ext_proc_overrides():
-            if one.at(*path).is_true:
-                yield Hit(one.at(*path), replacement=replacement)
-
-    return look
-
-
 def _short_timeout(one: Node) -> Node | None:
     timeout = one.at("message_timeout")
     seconds = timeout.seconds if timeout.exists else DEFAULT_MESSAGE_TIMEOUT_SECONDS
@@ -84,21 +83,6 @@ def _no_trailers(one: Node) -> Node | None:
         if is_duplex and trailers.text != "SEND":
             return trailers
     return None
-
-
-def _no_namespace(one: Node) -> Node | None:
-    namespaces = one.at("metadata_options", "receiving_namespaces", "untyped")
-    return None if any(name.text == NAMESPACE for name in namespaces) else namespaces
-
-
-def _no_source_address(one: Node) -> Node | None:
-    attributes = one.at("request_attributes")
-    return None if any(name.text == SOURCE_ATTRIBUTE for name in attributes) else attributes
-
-
-def _no_rules(one: Node) -> Node | None:
-    rules = one.at("mutation_rules")
-    return None if rules.at("disallow_is_error").is_true else rules.at("disallow_is_error")
 
 
 def _forbidden_headers(config: EnvoyConfig) -> Iterator[Hit]:
@@ -141,12 +125,6 @@ def _client_span_off(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("emit_client_span"), replacement="true")
 
 
-def _entry_disabled(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in config.filter_entries():
-        if one.at("disabled").is_true:
-            yield Hit(one.at("disabled"), replacement="false")
-
-
 def _no_content_length(config: EnvoyConfig) -> Iterator[Hit]:
     if config.envoy is not None and config.envoy < EnvoyVersion(1, 38):
         return  # which lacks the field
@@ -183,13 +161,6 @@ def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(one.at("route_cache_action"), replacement="DEFAULT")
 
 
-def _route_mode(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in config.ext_proc_overrides():
-        mode = one.at("overrides", "processing_mode")
-        if mode.exists:
-            yield Hit(mode)
-
-
 def _no_retry(one: Node) -> Node | None:
     policy = one.at("grpc_service", "retry_policy")
     return None if policy.at("retry_on").text and policy.exists else policy
@@ -206,11 +177,6 @@ def _same_host_again(one: Node) -> Node | None:
 def _retries_deadline(one: Node) -> Node | None:
     retry_on = one.at("grpc_service", "retry_policy", "retry_on")
     return retry_on if "deadline-exceeded" in retry_on.text else None
-
-
-def _retry_in_the_wrong_place(one: Node) -> Node | None:
-    policy = one.at("grpc_service", "envoy_grpc", "retry_policy")
-    return policy if policy.exists else None
 
 
 def _other_client(one: Node) -> Node | None:
@@ -237,7 +203,7 @@ _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 RULES: Final = (
     ConfigRule("EGR101", "failure-mode-allow", _E,
          "while Egret is down, every request passes unchecked and without a key",
-         "failure_mode_allow: false", is_on("failure_mode_allow")),
+         "failure_mode_allow: false", where(on("failure_mode_allow"), "false")),
     ConfigRule("EGR102", "message-timeout", _E,
          "Envoy answers 504 before Egret's own budgets end; its default is 200 ms",
          "message_timeout: 10s", where(_short_timeout)),
@@ -266,12 +232,13 @@ RULES: Final = (
     ConfigRule("EGR109", "metadata-namespace", _E,
          "Envoy silently drops Egret's dynamic metadata: no timing headers, no usage, nothing in "
          "the access log",
-         "metadata_options: {receiving_namespaces: {untyped: [egret]}}", where(_no_namespace)),
+         "metadata_options: {receiving_namespaces: {untyped: [egret]}}",
+         where(lacking(NAMESPACE, "metadata_options", "receiving_namespaces", "untyped"))),
     ConfigRule("EGR110", "mutation-rules-silent", _W,
          "a change that Envoy does not allow is silently dropped; it could be the removal of a "
          "credential",
          "mutation_rules: {disallow_is_error: true, …}, see docs/envoy.md",
-         where(_no_rules)),
+         where(off("mutation_rules", "disallow_is_error"))),
     ConfigRule("EGR111", "mutation-rules-too-tight", _E,
          "Egret may not change a header that it must remove or write",
          "name it in mutation_rules.allow_expression", _forbidden_headers),
@@ -286,23 +253,24 @@ RULES: Final = (
     ConfigRule("EGR113", "observability-mode", _E,
          "Envoy sends copies and ignores the verdicts: nothing is refused or redacted",
          "leave observability_mode out; use `mode: shadow` in a policy",
-         is_on("observability_mode")),
+         where(on("observability_mode"), "false")),
     ConfigRule("EGR114", "immediate-responses-off", _E,
          "every refusal becomes a 500 without the client's dialect",
-         "leave disable_immediate_response out", is_on("disable_immediate_response")),
+         "leave disable_immediate_response out", where(on("disable_immediate_response"), "false")),
     ConfigRule("EGR115", "body-before-headers", _E,
          "Envoy ignores mode_override and sends the body before the key is checked",
          "leave send_body_without_waiting_for_header_response out",
-         is_on("send_body_without_waiting_for_header_response")),
+         where(on("send_body_without_waiting_for_header_response"), "false")),
     ConfigRule("EGR126", "filter-disabled", _E,
          "the filter does nothing until a route enables it",
-         "disabled: false", _entry_disabled),
+         "disabled: false", in_each(EnvoyConfig.filter_entries, on("disabled"), "false")),
     ConfigRule("EGR127", "content-length-dropped", _N,
          "a body that Egret changes is sent to the provider chunked, which some refuse",
          "allow_content_length_header: true", _no_content_length),
     ConfigRule("EGR128", "source-address-withheld", _W,
          "Egret gets no client address and refuses every key that is bound to networks",
-         "request_attributes: [source.address]", where(_no_source_address)),
+         "request_attributes: [source.address]",
+         where(lacking("source.address", "request_attributes"))),
     ConfigRule("EGR129", "request-body-buffered", _N,
          "Envoy holds each body until it is whole, and answers 413 to one that is larger than its "
          "buffer",
@@ -322,15 +290,17 @@ RULES: Final = (
          "stat_prefix: egret", where(_other_stats)),
     ConfigRule("EGR123", "route-unguarded", _E,
          "requests on this route pass unchecked and without a key",
-         "remove the override, or suppress this with the reason", _override_is_on("disabled")),
+         "remove the override, or suppress this with the reason",
+         in_each(EnvoyConfig.ext_proc_overrides, on("disabled"))),
     ConfigRule("EGR124", "route-fails-open", _E,
          "while Egret is down, requests on this route pass unchecked",
          "failure_mode_allow: false",
-         _override_is_on("overrides", "failure_mode_allow", replacement="false")),
+         in_each(EnvoyConfig.ext_proc_overrides, on("overrides", "failure_mode_allow"), "false")),
     ConfigRule("EGR125", "route-mode", _W,
          "Egret sees this mode on this route only, and a test of one route does not cover the "
          "others",
-         "one processing_mode for all", _route_mode),
+         "one processing_mode for all",
+         in_each(EnvoyConfig.ext_proc_overrides, present("overrides", "processing_mode"))),
     ConfigRule("EGR116", "no-retry", _W,
          "a worker that restarts fails the requests that reach it at that moment",
          "grpc_service.retry_policy with retry_on, see docs/envoy.md", where(_no_retry)),
@@ -343,7 +313,8 @@ RULES: Final = (
          "remove deadline-exceeded from retry_on", where(_retries_deadline)),
     ConfigRule("EGR119", "retry-policy-misplaced", _W,
          "Envoy uses envoy_grpc.retry_policy for xDS only: nothing is retried",
-         "move it to grpc_service.retry_policy", where(_retry_in_the_wrong_place)),
+         "move it to grpc_service.retry_policy",
+         where(present("grpc_service", "envoy_grpc", "retry_policy"))),
     ConfigRule("EGR120", "grpc-client", _E,
          "Egret supports Envoy's own gRPC client only; retries and graceful closes are lost here",
          "grpc_service: {envoy_grpc: {cluster_name: egret}}", where(_other_client)),

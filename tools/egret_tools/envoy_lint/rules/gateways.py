@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import NAMESPACE
-from egret_tools.envoy_lint.rule import Hit, ResourceRule, Severity
+from egret_tools.envoy_lint.rule import Hit, ResourceRule, Severity, in_each, lacking, on, present
 from egret_tools.envoy_lint.rules.ext_proc import MIN_MESSAGE_TIMEOUT_SECONDS
 from egret_tools.envoy_lint.source import Node
 
@@ -26,12 +26,6 @@ READ: Final = frozenset({EXTENSION_POLICY, GATEWAY_EXTENSION, SECURITY_POLICY})
 
 def _ext_procs(resource: Node) -> Iterator[Node]:
     yield from resource.at("spec", "extProc")
-
-
-def _fails_open(resource: Node) -> Iterator[Hit]:
-    for one in _ext_procs(resource):
-        if one.at("failOpen").is_true:
-            yield Hit(one.at("failOpen"), replacement="false")
 
 
 def _go_seconds(node: Node) -> float | None:
@@ -70,20 +64,6 @@ def _no_body(resource: Node) -> Iterator[Hit]:
         has_body = mode.at("request", "body").exists
         if mode.at("request").exists and not has_body and not mode.at("allowModeOverride").is_true:
             yield Hit(mode.at("allowModeOverride"), replacement="true")
-
-
-def _no_namespace(resource: Node) -> Iterator[Hit]:
-    for one in _ext_procs(resource):
-        names = one.at("metadata", "writableNamespaces")
-        if not any(name.text == NAMESPACE for name in names):
-            yield Hit(names)
-
-
-def _response_phase(resource: Node) -> Iterator[Hit]:
-    for one in _ext_procs(resource):
-        response = one.at("processingMode", "response")
-        if response.exists:
-            yield Hit(response)
 
 
 def _unscoped(resource: Node) -> Iterator[Hit]:
@@ -135,7 +115,8 @@ RULES: Final = (
     ResourceRule(
         "EGR601", "policy-fail-open", _E,
         "while Egret is down, every request passes unchecked and without a key",
-        "failOpen: false", EXTENSION_POLICY, _fails_open,
+        "failOpen: false", EXTENSION_POLICY,
+        in_each(_ext_procs, on("failOpen"), "false"),
     ),
     ResourceRule(
         "EGR602", "policy-message-timeout", _E,
@@ -161,12 +142,14 @@ RULES: Final = (
     ResourceRule(
         "EGR606", "policy-metadata", _W,
         "the gateway drops Egret's dynamic metadata: no usage, nothing in the access log",
-        "metadata: {writableNamespaces: [egret]}", EXTENSION_POLICY, _no_namespace,
+        "metadata: {writableNamespaces: [egret]}", EXTENSION_POLICY,
+        in_each(_ext_procs, lacking(NAMESPACE, "metadata", "writableNamespaces")),
     ),
     ResourceRule(
         "EGR607", "policy-response-phase", _W,
         "each stream lives until the model is done, and a worker that dies fails its requests",
-        "leave `response` out", EXTENSION_POLICY, _response_phase,
+        "leave `response` out", EXTENSION_POLICY,
+        in_each(_ext_procs, present("processingMode", "response")),
     ),
     ResourceRule(
         "EGR608", "filter-unscoped", _E,

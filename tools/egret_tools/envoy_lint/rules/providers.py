@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import Cluster, EnvoyConfig
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity, in_each, off, on
 from egret_tools.envoy_lint.source import Node
 
 _SIGNERS: Final = ("CredentialInjector", "AwsRequestSigning", "GcpAuthnFilterConfig")
@@ -16,16 +16,11 @@ _OLD_TLS: Final = {"TLSv1_0", "TLSv1_1"}
 
 def _remote(broken: Callable[[Cluster], Node | None]) -> Look:
     """Look at providers that are not on this machine."""
-
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for cluster in config.providers():
-            if cluster.is_local:
-                continue
-            place = broken(cluster)
-            if place is not None:
-                yield Hit(place, f"cluster {cluster.name}")
-
-    return look
+    return in_each(
+        lambda config: (one for one in config.providers() if not one.is_local),
+        broken,
+        about=lambda cluster: f"cluster {cluster.name}",
+    )
 
 
 def _no_tls(cluster: Cluster) -> Node | None:
@@ -105,18 +100,6 @@ def _no_credential(cluster: Cluster) -> Node | None:
     return cluster.http_options.at("http_filters")
 
 
-def _keeps_clients_credential(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _injectors(config):
-        if not one.at("overwrite").is_true:
-            yield Hit(one.at("overwrite"), replacement="true")
-
-
-def _optional_credential(config: EnvoyConfig) -> Iterator[Hit]:
-    for one in _injectors(config):
-        if one.at("allow_request_without_credential").is_true:
-            yield Hit(one.at("allow_request_without_credential"), replacement="false")
-
-
 def _foreign_limits(config: EnvoyConfig) -> Iterator[Hit]:
     """Where Envoy writes Egret's headers, it has to take the provider's own of their kind away."""
     for cluster in config.providers():
@@ -185,10 +168,11 @@ RULES: Final = (
          _remote(_no_credential)),
     ConfigRule("EGR307", "credential-not-overwritten", _E,
          "if a request has a credential already, it goes to the provider instead of yours",
-         "overwrite: true", _keeps_clients_credential),
+         "overwrite: true", in_each(_injectors, off("overwrite"), "true")),
     ConfigRule("EGR308", "credential-optional", _W,
          "while the secret is missing, requests go out without a credential instead of failing",
-         "allow_request_without_credential: false", _optional_credential),
+         "allow_request_without_credential: false",
+         in_each(_injectors, on("allow_request_without_credential"), "false")),
     ConfigRule("EGR309", "secret-inline", _E,
          "a secret is in the configuration: in version control, backups and config dumps",
          "an SDS file: path_config_source with watched_directory", _inline_secret),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import Cluster, EnvoyConfig
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity, absent, in_each
 from egret_tools.envoy_lint.source import Node
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
@@ -19,13 +19,7 @@ MIN_STREAM_WINDOW: Final = 10 << 20
 
 
 def _where(broken: Callable[[Cluster], Node | None]) -> Look:
-    def look(config: EnvoyConfig) -> Iterator[Hit]:
-        for cluster in config.workers():
-            place = broken(cluster)
-            if place is not None:
-                yield Hit(place)
-
-    return look
+    return in_each(EnvoyConfig.workers, broken)
 
 
 def _http2(cluster: Cluster) -> Node:
@@ -73,11 +67,6 @@ def _late_news(cluster: Cluster) -> Node | None:
     window = cluster.node.at("common_lb_config", "update_merge_window")
     is_late = window.seconds is None or window.seconds > 0
     return window if is_late and len(list(cluster.endpoints())) > 1 else None
-
-
-def _no_outlier_detection(cluster: Cluster) -> Node | None:
-    detection = cluster.node.at("outlier_detection")
-    return None if detection.exists else detection
 
 
 def _unbalanced(cluster: Cluster) -> Node | None:
@@ -156,7 +145,8 @@ RULES: Final = (
          "common_lb_config: {healthy_panic_threshold: {value: 1}}", _where(_panics)),
     ConfigRule("EGR207", "workers-outlier-detection", _N,
          "a worker that fails every request is used until its health check fails",
-         "outlier_detection with consecutive_gateway_failure", _where(_no_outlier_detection)),
+         "outlier_detection with consecutive_gateway_failure",
+         _where(lambda cluster: absent("outlier_detection")(cluster.node))),
     ConfigRule("EGR208", "workers-balance", _N,
          "new requests also go to a worker that is busy with slow ones",
          "lb_policy: LEAST_REQUEST", _where(_unbalanced)),
