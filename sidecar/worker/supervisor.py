@@ -213,8 +213,10 @@ class Supervisor:
         self._stopping.set()
 
     def _forward(self, number: signal.Signals) -> None:
-        for process in self._processes.values():
-            _send(process, number)
+        for index, process in self._processes.items():
+            # SIGHUP would end a worker that is starting, and it reads the policies of now anyway.
+            if number is not signal.SIGHUP or index in self._serving:
+                _send(process, number)
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -180,6 +180,19 @@ async def test_without_a_database_workers_serve_and_say_so_later(tmp_path: Path)
         assert running.process.returncode is None
 
 
+async def test_a_reload_ends_no_worker_that_is_starting(tmp_path: Path) -> None:
+    """It has no handler of the signal yet, and reads the policies of now anyway."""
+    async with serving(f"postgresql://nobody@/none?host={tmp_path}", tmp_path) as running:
+        while "supervisor.started" not in running.log.read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for _ in range(10):
+            running.process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(0.05)
+        await running.until_serving(0)
+        assert running.process.returncode is None
+    assert "worker.died" not in running.log.read_text()
+
+
 async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path) -> None:
     """Exit code 2; each variable with its fault, no value repeated."""
     async with serving(
