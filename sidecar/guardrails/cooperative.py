@@ -19,11 +19,14 @@ SHORT_BYTES: Final = 8_192
 SHORT_PARTS: Final = 32
 """Strings that such a text may consist of."""
 
+SLICE_PARTS: Final = 32
+"""Strings normalised between two interruptions: some 1 ms of short ones."""
+
 SLICE_CANDIDATES: Final = 32
 """Candidates checked between two interruptions: some 1 ms of telephone numbers, the slowest."""
 
 SLICE_FINDINGS: Final = 512
-"""Findings made between two interruptions: some 0.6 ms."""
+"""Findings made, or borders of strings gone through, between two interruptions: some 1 ms."""
 
 
 def run_sync(steps: Cooperative[T]) -> T:

@@ -22,6 +22,7 @@ from sidecar.guardrails.cooperative import (
     SHORT_BYTES,
     SHORT_PARTS,
     SLICE_FINDINGS,
+    SLICE_PARTS,
     Cooperative,
     run_sync,
 )
@@ -247,7 +248,7 @@ class LocalScan:
         for _ in range(MAX_RESCANS):
             if not redacted:
                 return tuple(now)
-            left, left_runs = remainders(parts, runs, redacted)
+            left, left_runs = yield from remainders(parts, runs, redacted)
             left_parts = [TextPart(one.content, (), "") for one in left]
             short = self._scan_short(left_parts)
             if short is not None and not left_runs and not self._needs_search(short):
@@ -289,7 +290,7 @@ class LocalScan:
                 views = _plain_views(parts)
                 texts = ScannedTexts(parts, views, _ends(views), hits=short[1], joined=short[0])
             across: _Across | None = None
-            if runs and (windows := boundary_windows(parts, runs)):
+            if runs and (windows := (yield from boundary_windows(parts, runs))):
                 around = [TextPart(one.content, (), "") for one in windows]
                 across = windows, (yield from self._read(around, None))
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
@@ -316,6 +317,8 @@ class LocalScan:
             hits = short[1] if short else (yield from self._database.scan_joined(joined_content))
         else:
             for index, content in enumerate(contents):
+                if index and not index % SLICE_PARTS:
+                    yield
                 if self._database.are_plain_ascii((content,), content):
                     views.append(TextView(index, ASCII_VIEWS, content, len(content)))
                 else:
@@ -424,12 +427,14 @@ class Remainder:
 
 def remainders(
     parts: Sequence[TextPart], runs: Runs, redacted: PartSpans
-) -> tuple[tuple[Remainder, ...], tuple[tuple[int, ...], ...]]:
+) -> Cooperative[tuple[tuple[Remainder, ...], tuple[tuple[int, ...], ...]]]:
     """Return the rest of each part that something is taken out of, and of their runs."""
     touched = [run for run in runs if not redacted.keys().isdisjoint(run)]
     left: list[Remainder] = []
     places: dict[int, int] = {}
     for index in sorted(redacted.keys() | {index for run in touched for index in run}):
+        if left and not len(left) % SLICE_FINDINGS:
+            yield
         content, spans = parts[index].content, redacted.get(index, ())
         pieces: list[bytes] = []
         ends: list[int] = []

@@ -7,7 +7,7 @@ is searched once more, as a window of its own, and findings there are mapped bac
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import attrgetter
@@ -15,6 +15,7 @@ from typing import Final
 
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.cooperative import SLICE_FINDINGS, Cooperative
 
 REACH_BYTES: Final = 512
 """Text on either side of a boundary: longer than the text that a rule looks at beside a token."""
@@ -78,16 +79,24 @@ class BoundaryWindow:
 
 def boundary_windows(
     parts: Sequence[TextPart], runs: Sequence[Sequence[int]]
-) -> tuple[BoundaryWindow, ...]:
+) -> Cooperative[tuple[BoundaryWindow, ...]]:
     """Return the text around every boundary within *runs*, in the order of the parts."""
-    return tuple(window for run in runs for window in _windows_of(parts, run))
+    windows: list[BoundaryWindow] = []
+    for count, run in enumerate(runs, start=1):
+        windows += yield from _windows_of(parts, run)
+        if not count % SLICE_FINDINGS:
+            yield
+    return tuple(windows)
 
 
-def _windows_of(parts: Sequence[TextPart], run: Sequence[int]) -> Iterator[BoundaryWindow]:
+def _windows_of(
+    parts: Sequence[TextPart], run: Sequence[int]
+) -> Cooperative[Sequence[BoundaryWindow]]:
+    windows: list[BoundaryWindow] = []
     texts = [parts[index].content for index in run]
     ends = tuple(accumulate(map(len, texts)))
     first = 0
-    for begin, limit in _regions(texts, ends):
+    for begin, limit in (yield from _regions(texts, ends)):
         while ends[first] <= begin:
             first += 1
         slices: list[PartSlice] = []
@@ -106,24 +115,34 @@ def _windows_of(parts: Sequence[TextPart], run: Sequence[int]) -> Iterator[Bound
                 contents.append(text[start:end])
                 offset += end - start
             at += 1
-        yield BoundaryWindow(b"".join(contents), tuple(slices), begin > 0, limit < ends[-1])
+            if not at % SLICE_FINDINGS:
+                yield
+        content = b"".join(contents)
+        windows.append(BoundaryWindow(content, tuple(slices), begin > 0, limit < ends[-1]))
+    return windows
 
 
-def _regions(texts: Sequence[bytes], ends: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges within reach of the boundaries, two that meet as one.
+def _regions(
+    texts: Sequence[bytes], ends: Sequence[int]
+) -> Cooperative[Sequence[tuple[int, int]]]:
+    """Return the ranges within reach of the boundaries, two that meet as one.
 
     The reach is `REACH_BYTES`, or the whole word at the boundary if that is longer.
     """
+    regions: list[tuple[int, int]] = []
     begin = limit = 0
     for index, boundary in enumerate(ends[:-1]):
+        if index and not index % SLICE_FINDINGS:
+            yield
         before = texts[index][-MAX_REACH_BYTES:].rsplit(None, 1)[-1:]
         after = texts[index + 1][:MAX_REACH_BYTES].split(None, 1)[:1]
         start = max(boundary - max((REACH_BYTES, *map(len, before))), 0)
         end = min(boundary + max((REACH_BYTES, *map(len, after))), ends[-1])
         if limit and start > limit:
-            yield begin, limit
+            regions.append((begin, limit))
             begin = start
         elif not limit:
             begin = start
         limit = max(limit, end)
-    yield begin, limit
+    regions.append((begin, limit))
+    return regions

@@ -186,7 +186,7 @@ PartSpan = tuple[int, int, int]
 """A part's index, start and end in its bytes."""
 
 
-def spans(
+def spans(  # noqa: C901 - the bounds and the turns of one loop
     rule: Rule, views: Sequence[TextView], ends: Sequence[int], *, first_end: int
 ) -> Cooperative[tuple[list[PartSpan], bool]]:
     """Return the spans that *rule* finds in *views*, from the view on that holds *first_end*.
@@ -196,7 +196,9 @@ def spans(
     """
     locate, left, work, gave_up = rule.locate, rule.max_candidates, 0, False
     found: list[PartSpan] = []
-    for view, view_end in zip(views, ends, strict=True):
+    for count, (view, view_end) in enumerate(zip(views, ends, strict=True), start=1):
+        if not count % SLICE_FINDINGS:
+            yield
         is_other = view.kinds.isdisjoint(_FOR_WORDS) if rule.folded else view.kinds <= _FOR_WORDS
         if is_other or view_end <= first_end or (view.kinds is JOINED_VIEW and not rule.joins):
             continue

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.finding import Finding, GuardrailResult, Results
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.local_scan import remainders
 from tests.support.guardrails import effective, parts_of, policy
 
@@ -68,7 +69,7 @@ def test_a_text_that_goes_on_changing_counts_as_found() -> None:
 
 def test_the_way_back_leads_to_the_bytes_of_the_part() -> None:
     """Before, between and after what was taken out; a finding that takes in a mark grows."""
-    (left,), runs = remainders(parts_of(["01 XX 67 YYY 3"]), [], {0: [(3, 5), (9, 12)]})
+    (left,), runs = run_sync(remainders(parts_of(["01 XX 67 YYY 3"]), [], {0: [(3, 5), (9, 12)]}))
     assert (left.content, runs) == (b"01 [] 67 [] 3", ())
 
     def back(start: int, end: int) -> tuple[int, int] | None:

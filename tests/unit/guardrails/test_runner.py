@@ -15,7 +15,15 @@ from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
-from tests.support.guardrails import Script, ScriptedChecks, Ticks, effective, policy, subject_of
+from tests.support.guardrails import (
+    Script,
+    ScriptedChecks,
+    Ticks,
+    effective,
+    parts_of,
+    policy,
+    subject_of,
+)
 
 ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 EMAIL = "mail bob@example.com"
@@ -139,6 +147,29 @@ async def test_no_turn_of_a_hostile_text_is_long() -> None:
     assert verdicts == [Verdict.BLOCK, Verdict.REDACT, Verdict.REDACT, Verdict.PASS]
     assert len(holds) > 20
     assert max(holds) < 0.05
+
+
+async def test_no_turn_of_many_short_texts_is_long() -> None:
+    """Fifty thousand strings, with an accent each, held a worker for two seconds."""
+    runner = GuardrailRunner(remote=ScriptedChecks({}), clock=time.monotonic)
+    chosen = effective(default_policy())
+    runs = (tuple(range(40_000)),)
+    said = Subject(model="m", streamed=False, parts=parts_of(["é\u200b"] * 40_000), runs=runs)
+    gc.collect()
+    gc.disable()
+    try:
+        began_at = time.process_time()
+        later = runner.inspect(chosen, said, about=ABOUT)
+        holds = [time.process_time() - began_at]
+        assert not isinstance(later, tuple)
+        judging = asyncio.ensure_future(later)
+        while not judging.done():
+            began_at = time.process_time()
+            await asyncio.sleep(0)
+            holds.append(time.process_time() - began_at)
+    finally:
+        gc.enable()
+    assert max(holds) < 0.2
 
 
 async def test_two_long_texts_take_turns() -> None:

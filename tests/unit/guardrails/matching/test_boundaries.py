@@ -1,19 +1,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from sidecar.domain.finding import Finding
+from sidecar.domain.subject import TextPart
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.matching import boundaries
 from sidecar.guardrails.matching.boundaries import (
     EDGE_BYTES,
     MAX_REACH_BYTES,
     REACH_BYTES,
     BoundaryWindow,
     PartSlice,
-    boundary_windows,
 )
 from tests.support.guardrails import parts_of
+
+
+def boundary_windows(
+    parts: Sequence[TextPart], runs: Sequence[Sequence[int]]
+) -> tuple[BoundaryWindow, ...]:
+    """Return the windows, made in one go."""
+    return run_sync(boundaries.boundary_windows(parts, runs))
 
 
 def _contents(*texts: str, run: tuple[int, ...] | None = None) -> list[str]:
