@@ -18,7 +18,10 @@ from tests.support.envoy_mistakes import (
     MISTAKES,
     OLDER_MISTAKES,
     REFUSED_BY_ENVOY,
+    UNGUARDED,
+    Mistake,
     for_version,
+    with_copies_in_the_clear,
     with_mistake,
 )
 
@@ -45,13 +48,26 @@ def test_a_mistake_is_one_that_envoy_starts_with(sds: Path, tmp_path: Path, rule
     else:
         minor, mistake, _ = OLDER_MISTAKES[rule]
         text = for_version(minor, mistake)
+    checked = _validated(sds, tmp_path, text)
+    assert (checked.returncode != 0) == (rule in REFUSED_BY_ENVOY), checked.stderr
+
+
+@pytest.mark.parametrize("mistake", [*UNGUARDED, with_copies_in_the_clear])
+def test_envoy_starts_with_each_other_form_of_a_mistake(
+    sds: Path, tmp_path: Path, mistake: Mistake
+) -> None:
+    """As with the one in the table."""
+    checked = _validated(sds, tmp_path, with_mistake(mistake))
+    assert checked.returncode == 0, checked.stderr
+
+
+def _validated(sds: Path, tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
     config = tmp_path / "envoy.yaml"
     config.write_text(text.replace("/etc/egret/sds", str(sds)))
-    checked = subprocess.run(
+    return subprocess.run(
         [envoy_program(), "--mode", "validate", "-c", config, "-l", "critical"],
         capture_output=True,
         text=True,
         check=False,
         timeout=50,
     )
-    assert (checked.returncode != 0) == (rule in REFUSED_BY_ENVOY), checked.stderr

@@ -225,6 +225,62 @@ def with_processor_at_provider(config: Config) -> None:
     _options(_provider(config))["http_filters"].insert(0, one)
 
 
+OFF: Final[Config] = {
+    "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+    "disabled": True,
+}
+_SWITCH: Final = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+
+
+def _off_in_a_weighted_cluster(config: Config) -> None:
+    action = _host(config)["routes"][-1]["route"]
+    share = {"name": action.pop("cluster"), "weight": 1}
+    share["typed_per_filter_config"] = {"envoy.filters.http.ext_proc": OFF}
+    action["weighted_clusters"] = {"clusters": [share]}
+
+
+def _off_by_a_switch_for_the_filters_own_name(config: Config) -> None:
+    _ext_proc_filter(config)["name"] = "egret"
+    switch = {"@type": _SWITCH, "disabled": True}
+    _host(config)["routes"][0]["typed_per_filter_config"] = {"egret": switch}
+
+
+def _off_in_the_route_configuration(config: Config) -> None:
+    override = {"envoy.filters.http.ext_proc": OFF}
+    _hcm(config)["route_config"]["typed_per_filter_config"] = override
+
+
+def _off_within_a_filter_config(config: Config) -> None:
+    _host(config)["typed_per_filter_config"] = {
+        "envoy.filters.http.ext_proc": {"@type": _SWITCH, "config": OFF}
+    }
+
+
+UNGUARDED: Final[tuple[Mistake, ...]] = (
+    _off_in_a_weighted_cluster,
+    _off_by_a_switch_for_the_filters_own_name,
+    _off_in_the_route_configuration,
+    _off_within_a_filter_config,
+)
+"""Further forms of EGR123's override: with each, Envoy lets requests without a key pass."""
+
+
+def with_copies_in_the_clear(config: Config) -> None:
+    """Send copies of requests to a cluster without TLS."""
+    address = {"socket_address": {"address": "copies.example", "port_value": 80}}
+    config["static_resources"]["clusters"].append(
+        {
+            "name": "copies",
+            "type": "STRICT_DNS",
+            "load_assignment": {
+                "cluster_name": "copies",
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            },
+        }
+    )
+    _host(config)["request_mirror_policies"] = [{"cluster": "copies"}]
+
+
 WASM: Final[Config] = {
     "@type": f"{_FILTERS}.wasm.v3.Wasm",
     "config": {"name": "w", "vm_config": {"runtime": "envoy.wasm.runtime.v8", "code": {"remote": {

@@ -167,12 +167,26 @@ class EnvoyConfig:
                     yield one
 
     def ext_proc_overrides(self) -> Iterator[Node]:
-        """Yield every per-route setting of ext_proc."""
-        for host in self.virtual_hosts():
-            for holder in (host, *host.at("routes")):
-                for name, one in holder.at("typed_per_filter_config").entries():
-                    if name == EXT_PROC_NAME or one.type_name == EXT_PROC_PER_ROUTE:
-                        yield one
+        """Yield every setting of ext_proc that replaces the filter's own on a part of the routes.
+
+        Envoy finds it by the filter's name, and takes one in a `FilterConfig` as well, which may
+        disable a filter of any type.
+        """
+        names = {EXT_PROC_NAME, *(one.at("name").text for one in self.filter_entries())}
+        for holder in self._override_holders():
+            for name, one in holder.at("typed_per_filter_config").entries():
+                within = one.at("config")
+                if name in names or EXT_PROC_PER_ROUTE in {one.type_name, within.type_name}:
+                    yield one
+                    yield within
+
+    def _override_holders(self) -> Iterator[Node]:
+        for config in self.route_configs:
+            yield config
+            for host in config.at("virtual_hosts"):
+                yield host
+                for route in host.at("routes"):
+                    yield from (route, *route.at("route", "weighted_clusters", "clusters"))
 
     def asked_clusters(self) -> frozenset[str]:
         """Return the clusters that any ext_proc filter of a listener names."""
@@ -223,6 +237,17 @@ class EnvoyConfig:
         named = {name for name in targets(route.at("route")) if name}
         clusters = [cluster for cluster in self.clusters if cluster.name in named]
         return [end.is_same(admin) for cluster in clusters for end in cluster.endpoints()]
+
+    def mirrors(self) -> Iterator[Cluster]:
+        """Yield the clusters that receive copies of requests."""
+        actions = (route.at("route") for route in self.routes())
+        holders = (*self.route_configs, *self.virtual_hosts(), *actions)
+        named = {
+            one.at("cluster").text
+            for holder in holders
+            for one in holder.at("request_mirror_policies")
+        }
+        return (cluster for cluster in self.clusters if cluster.name in named)
 
     def providers(self) -> Iterator[Cluster]:
         """Yield the clusters that routes send requests to."""

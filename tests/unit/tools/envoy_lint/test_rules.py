@@ -9,9 +9,12 @@ from egret_tools.envoy_lint.rules import CONFIG_RULES
 from tests.support.envoy_mistakes import (
     MISTAKES,
     OLDER_MISTAKES,
+    UNGUARDED,
+    Mistake,
     by_choice,
     for_version,
     own_text,
+    with_copies_in_the_clear,
     with_mistake,
     with_processor_at_provider,
     with_providers_by_policy,
@@ -71,6 +74,17 @@ def test_a_fault_of_a_version_is_not_found_where_the_version_is_unknown() -> Non
 def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:
     """Also without a body mode: its answer to the headers may replace the body."""
     assert found(with_mistake(with_processor_at_provider)) == {"EGR526"}
+
+
+@pytest.mark.parametrize("mistake", UNGUARDED)
+def test_an_override_is_found_wherever_envoy_takes_it(mistake: Mistake) -> None:
+    """In the whole route configuration, a weighted cluster, a wrapper, under any name."""
+    assert found(with_mistake(mistake)) == {"EGR123"}
+
+
+def test_copies_of_requests_are_as_secret_as_requests() -> None:
+    """The cluster that gets them needs TLS, and no credential."""
+    assert found(with_mistake(with_copies_in_the_clear)) == {"EGR301"}
 
 
 def test_routes_by_a_policy_s_choice_break_no_rule_if_they_refuse_the_rest() -> None:

@@ -14,13 +14,15 @@ _LIMITS_OF_PROVIDERS: Final = {"x-ratelimit-", "anthropic-ratelimit-"}
 _OLD_TLS: Final = {"TLSv1_0", "TLSv1_1"}
 
 
-def _remote(broken: Callable[[Cluster], Node | None]) -> Look:
-    """Look at providers that are not on this machine."""
-    return in_each(
-        lambda config: (one for one in config.providers() if not one.is_local),
-        broken,
-        about=lambda cluster: f"cluster {cluster.name}",
-    )
+def _remote(broken: Callable[[Cluster], Node | None], *, with_mirrors: bool = True) -> Look:
+    """Look at providers that are not on this machine, and at clusters that get copies."""
+
+    def remote(config: EnvoyConfig) -> Iterator[Cluster]:
+        mirrors = config.mirrors() if with_mirrors else ()
+        named = {cluster.name: cluster for cluster in (*config.providers(), *mirrors)}
+        return (cluster for cluster in named.values() if not cluster.is_local)
+
+    return in_each(remote, broken, about=lambda cluster: f"cluster {cluster.name}")
 
 
 def _no_tls(cluster: Cluster) -> Node | None:
@@ -165,7 +167,7 @@ RULES: Final = (
     ConfigRule("EGR306", "provider-no-credential", _W,
          "Egret removes the client's credential and the provider's is not added: 401",
          "credential_injector, or a request signer, among the cluster's http_filters",
-         _remote(_no_credential)),
+         _remote(_no_credential, with_mirrors=False)),
     ConfigRule("EGR307", "credential-not-overwritten", _E,
          "if a request has a credential already, it goes to the provider instead of yours",
          "overwrite: true", in_each(_injectors, off("overwrite"), "true")),
