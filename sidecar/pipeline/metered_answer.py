@@ -140,7 +140,8 @@ class MeteredAnswer:
             if self._framer.fault is not None:
                 self._framer = None
         elif self._pieces is not None:
-            pieces = self._kept(body)
+            # In one piece it is all here, and needs no room to be kept.
+            pieces = [body] if is_last and not self._pieces else self._kept(body)
             if is_last:
                 self.usage.read(b"".join(pieces))
         if is_last:

@@ -23,7 +23,7 @@ class ServerSettings(Section):
     """Without effect: a worker has one gRPC server. Configurations of older versions name it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     socket_directory: Path = Path("run/sockets")
-    """One socket a worker: `worker-0.sock`, …; a path is at most 108 bytes (sockaddr_un)."""
+    """One socket a worker: `worker-0.sock`, …; a path is at most 107 bytes (sockaddr_un)."""
     socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
     max_message_bytes: Annotated[int, Field(ge=65536)] = 64 * 1024 * 1024
     """Envoy sends a BUFFERED body in one message."""

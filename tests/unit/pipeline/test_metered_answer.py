@@ -352,6 +352,25 @@ async def test_counting_leaves_half_of_the_room_to_requests() -> None:
     assert only(world)[1] is Estimate.LEFT_EARLY
 
 
+@pytest.mark.parametrize("mode", [BodyMode.NONE, BodyMode.BUFFERED])
+async def test_an_answer_that_comes_in_one_piece_needs_no_room_to_be_counted(
+    mode: BodyMode,
+) -> None:
+    """It is not kept for its counts: they are there already."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    size = len(WHOLE) * 3 // 2
+    world.worker = replace(world.worker, guard=OverloadGuard(max_exchanges=8, max_held_bytes=size))
+    exchange = await asked(world, request=mode, response=mode)
+    await exchange.judge_response_headers(answer())
+    if mode is BodyMode.BUFFERED:
+        await exchange.judge_response_body(WHOLE)
+    else:
+        await exchange.judge_response_piece(WHOLE, is_last=True)
+    ended, estimate = only(world)
+    assert (ended.tokens, estimate) == (TokenCounts(3, 7), None)
+    assert world.worker.guard.held_bytes == 0
+
+
 async def test_a_long_answer_of_a_gateway_that_buffers_is_not_held_for_its_counts() -> None:
     """Egret refuses what it cannot hold, and counting refuses nothing."""
     world = World(PLAIN, usage_source=ANSWERS)
