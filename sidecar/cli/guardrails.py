@@ -27,13 +27,12 @@ from sidecar.cli.terminal import (
     OutputOption,
     Row,
     console,
-    counted,
     fail,
     note,
     print_json,
     print_rows,
 )
-from sidecar.domain.finding import Allow, Deny, Finding, GuardrailResult, Redact, Verdict
+from sidecar.domain.finding import Allow, Finding, GuardrailResult, Verdict
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Mode, Stage
 from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, Unreadable
@@ -46,6 +45,7 @@ from sidecar.policy.tester import (
     PolicyTestResult,
     TimedResult,
     character_span,
+    decision_words,
     run_policy_test,
 )
 from sidecar.storage.pool import Connection
@@ -176,16 +176,12 @@ def _show(subject: Subject, trial: PolicyTestResult) -> None:
     for text in highlighted(subject, trial.results):
         screen.print(text, soft_wrap=True)
     print_rows(rows, columns=_COLUMNS, output=Output.TABLE)
-    decision = "Goes on unchanged"
-    match decide(trial.results):
-        case Deny(error):
-            decision = f"Refused: {error.message}"
-        case Redact(findings):
-            decision = f"Goes on, with {counted(len(findings), 'value')} replaced"
-        case Allow():
-            if any(one.guardrail.mode is Mode.SHADOW and one.findings for one in trial.results):
-                decision += " (in shadow some would act)"
-    screen.print(Text(f"{decision}; one pass for all takes {trial.pass_microseconds:.0f} µs"))
+    decision = decide(trial.results)
+    words = decision_words(decision)
+    in_shadow = (one.guardrail.mode is Mode.SHADOW and one.findings for one in trial.results)
+    if isinstance(decision, Allow) and any(in_shadow):
+        words += " (in shadow some would act)"
+    screen.print(Text(f"{words}; one pass for all takes {trial.pass_microseconds:.0f} µs"))
     for reason in dict.fromkeys(subject.unscanned):
         screen.print(Text(f"holds content that no guardrail can read: {reason.value}"))
 

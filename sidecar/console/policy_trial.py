@@ -6,18 +6,18 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, assert_never
+from typing import Final
 
 from sidecar.admin_api.problems import Problem
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
-from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact
+from sidecar.domain.finding import Deny, GuardrailResult
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Stage
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
-from sidecar.policy.tester import PolicyTestResult, run_policy_test
+from sidecar.policy.tester import PolicyTestResult, decision_words, run_policy_test
 
 MAX_SAMPLE_CHARACTERS: Final = 100_000
 
@@ -88,20 +88,10 @@ async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTria
         (part.role, marked_pieces(part.content, tested.results, part=index))
         for index, part in enumerate(subject.parts)
     ]
-    is_refused = False
-    decided = decide(tested.results)
-    match decided:
-        case Deny(refusal):
-            decision, is_refused = f"Refused: {refusal.message}", True
-        case Redact(findings):
-            values = "1 value" if len(findings) == 1 else f"{len(findings)} values"
-            decision = f"Goes on, with {values} replaced"
-        case Allow():
-            decision = "Goes on unchanged"
-        case _:
-            assert_never(decided)
+    decision = decide(tested.results)
     unscanned = [one.value for one in dict.fromkeys(subject.unscanned)]
-    return PolicyTrial(decision, is_refused, texts, unscanned, tested)
+    words, is_refused = decision_words(decision), isinstance(decision, Deny)
+    return PolicyTrial(words, is_refused, texts, unscanned, tested)
 
 
 def marked_pieces(

@@ -6,10 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from sidecar.apis.response_structure import AnswerPiece
-from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.finding import Allow, Decision, Deny, GuardrailResult, Redact
 from sidecar.domain.guardrail_settings import JsonSchemaSettings, SecretsSettings
 from sidecar.domain.policy import EVERYWHERE, Guardrail, Stage, judges_input
 from sidecar.domain.principal import PolicyBinding
@@ -159,6 +159,20 @@ def _microseconds(judge: Callable[[], object]) -> float:
         judge()
         taken.append(time.perf_counter() - began_at)
     return statistics.median(taken) * 1e6
+
+
+def decision_words(decision: Decision) -> str:
+    """Return what becomes of a text, in words for a person."""
+    match decision:
+        case Deny(error):
+            return f"Refused: {error.message}"
+        case Redact(findings):
+            count = len(findings)
+            return f"Goes on, with {count} value{'s' * (count != 1)} replaced"
+        case Allow():
+            return "Goes on unchanged"
+        case _:
+            assert_never(decision)
 
 
 def spans_of(subject: Subject, result: GuardrailResult) -> list[dict[str, object]]:
