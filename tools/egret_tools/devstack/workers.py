@@ -9,14 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
 from egret_tools.devstack.processes import Children, Program
+from sidecar.cli.health import worker_states
+from sidecar.server.worker_health import WorkerState
 from sidecar.settings.sections import inherited_environment
 
 PART: Final = "Egret workers"
-HEALTH_SECONDS: Final = 1.0
 START_SECONDS: Final = 120.0
 """Workers compile policies first: seconds of CPU time, which a busy machine gives slowly."""
 
@@ -55,20 +53,6 @@ async def running_workers(
 
 
 async def _all_serve(sockets: tuple[Path, ...]) -> bool:
-    if not _all_exist(sockets):
+    if not all(socket.exists() for socket in sockets):
         return False
-    return all([await _serves(socket) for socket in sockets])
-
-
-def _all_exist(sockets: tuple[Path, ...]) -> bool:
-    return all(socket.exists() for socket in sockets)
-
-
-async def _serves(socket: Path) -> bool:
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_SECONDS)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return set(await worker_states(sockets)) == {WorkerState.SERVING}

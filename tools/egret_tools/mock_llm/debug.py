@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ValidationError
 
 from egret_tools.mock_llm.answering import BEHAVIOUR, PRODUCED, RECEIVED, json_response
@@ -34,11 +35,11 @@ def debug_app(
             web.get("/count", _count),
             web.delete("/requests", _clear),
             web.get("/produced", _produced),
-            web.post("/delay", _delay),
-            web.post("/status", _status),
-            web.post("/answer", _answer),
+            web.post("/delay", _setting("delay", Delay)),
+            web.post("/status", _setting("failure", Failure)),
+            web.post("/answer", _setting("answer", Answer)),
             web.post("/compression", _compression),
-            web.post("/raw", _raw),
+            web.post("/raw", _setting("raw", Raw)),
             web.delete("/behaviour", _reset),
         ]
     )
@@ -81,28 +82,18 @@ async def _clear(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _delay(request: web.Request) -> web.Response:
-    request.app[BEHAVIOUR].delay = await _order(request, Delay)
-    return web.Response(status=204)
+def _setting(name: str, kind: type[BaseModel]) -> Handler:
+    """Return the handler that sets a part of the behaviour to the *kind* of order it receives."""
 
+    async def handler(request: web.Request) -> web.Response:
+        setattr(request.app[BEHAVIOUR], name, await _order(request, kind))
+        return web.Response(status=204)
 
-async def _status(request: web.Request) -> web.Response:
-    request.app[BEHAVIOUR].failure = await _order(request, Failure)
-    return web.Response(status=204)
-
-
-async def _answer(request: web.Request) -> web.Response:
-    request.app[BEHAVIOUR].answer = await _order(request, Answer)
-    return web.Response(status=204)
+    return handler
 
 
 async def _compression(request: web.Request) -> web.Response:
     request.app[BEHAVIOUR].is_compressing = (await _order(request, Compression)).gzip
-    return web.Response(status=204)
-
-
-async def _raw(request: web.Request) -> web.Response:
-    request.app[BEHAVIOUR].raw = await _order(request, Raw)
     return web.Response(status=204)
 
 

@@ -92,7 +92,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     model = _model_of(request, body)
     if "prompt" not in body:
         raise RequestError(400, "Missing or wrong field: 'prompt'.")
-    reply = _reply(request, list(texts_in(body["prompt"])))
+    reply = answer_in_words(request, list(texts_in(body["prompt"])))
     frame: JsonObject = {
         "id": f"cmpl-mock-{request.app[RECEIVED].count}",
         "object": "text_completion",
@@ -120,7 +120,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         {"object": "embedding", "index": index, "embedding": _embedding(text, in_base64=in_base64)}
         for index, text in enumerate(texts)
     ]
-    tokens = _reply(request, list(texts_in(texts))).input_tokens
+    tokens = answer_in_words(request, list(texts_in(texts))).input_tokens
     produce(request, tokens, 0)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json_response({"object": "list", "data": rows, "model": model, "usage": usage})
@@ -146,10 +146,6 @@ def _model(name: str) -> JsonObject:
 def _model_of(request: web.Request, body: JsonObject) -> str:
     """Return the model; on Azure's older paths it is the deployment in the path."""
     return request.match_info.get("deployment") or model_of(body)
-
-
-def _reply(request: web.Request, texts: list[str]) -> Reply:
-    return answer_in_words(request, texts)
 
 
 def _usage(reply: Reply) -> JsonObject:
