@@ -146,7 +146,7 @@ async def compile_terms_shared(directory: Path) -> None:
 
     async def make() -> bytes:
         # Hyperscan compiles without the interpreter's lock.
-        return (await asyncio.to_thread(shipped_scorer)).dump()
+        return (await asyncio.to_thread(shipped_scorer)).search.dump()
 
     shipped_scorer(await _made_once(directory / "terms", (), make))
 

@@ -11,8 +11,9 @@ import functools
 import hashlib
 import json
 import operator
+import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Final
 
@@ -115,14 +116,13 @@ class CompileError(ValueError):
 
 
 def compile_expressions(expressions: tuple[Expression, ...]) -> bytes:
-    """Return a digest of *expressions* and their compiled database.
+    """Compile *expressions* for `load_database`, which another process may call.
 
     Raises:
         hyperscan.error: an expression cannot be compiled.
     """
-    if not expressions:
-        return _digest(expressions)
-    return _digest(expressions) + hyperscan.dumpb(compile_hyperscan(expressions))
+    databases = [compile_hyperscan(expressions)] if expressions else []
+    return dump_hyperscan(databases, digest=_digest(expressions))
 
 
 def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> ExpressionDatabase:
@@ -131,11 +131,8 @@ def load_database(serialised: bytes, expressions: tuple[Expression, ...]) -> Exp
     Raises:
         CompileError: it was made from other expressions, or by another version of the engine.
     """
-    if serialised[:_DIGEST_BYTES] != _digest(expressions):
-        raise CompileError("the database was compiled from other policies")
-    if not expressions:
-        return ExpressionDatabase(None)
-    return ExpressionDatabase(load_hyperscan(serialised[_DIGEST_BYTES:]))
+    found = load_hyperscan(serialised, digest=_digest(expressions))
+    return ExpressionDatabase(found[0] if found else None)
 
 
 def _digest(expressions: tuple[Expression, ...]) -> bytes:
@@ -169,20 +166,28 @@ def compile_hyperscan(
     return database
 
 
+def dump_hyperscan(databases: Iterable[hyperscan.Database], *, digest: bytes) -> bytes:
+    """Return *databases* for `load_hyperscan`, behind the *digest* of their expressions."""
+    return digest + pickle.dumps([hyperscan.dumpb(one) for one in databases])
+
+
 def load_hyperscan(
-    serialised: bytes, *, mode: int = hyperscan.HS_MODE_STREAM
-) -> hyperscan.Database:
-    """Load a database that was compiled in this *mode* and serialised.
+    dumped: bytes, *, digest: bytes, mode: int = hyperscan.HS_MODE_STREAM
+) -> list[hyperscan.Database]:
+    """Load databases that were compiled in this *mode* by another process of ours.
 
     Raises:
-        CompileError: it is of another version of the engine.
+        CompileError: they are of other expressions or another version of the engine, or cut short.
     """
+    if dumped[:_DIGEST_BYTES] != digest:
+        raise CompileError("the database was compiled from other policies")
     try:
-        database = hyperscan.loadb(serialised, mode)
-        database.scratch = hyperscan.Scratch(database)  # a loaded one comes without
-    except hyperscan.error:
+        found = [hyperscan.loadb(one, mode) for one in pickle.loads(dumped[_DIGEST_BYTES:])]  # noqa: S301
+        for one in found:
+            one.scratch = hyperscan.Scratch(one)  # a loaded one comes without
+    except (hyperscan.error, pickle.UnpicklingError, EOFError):
         raise CompileError("the database was compiled by another engine version") from None
-    return database
+    return found
 
 
 MAX_EXPRESSION_CHARACTERS: Final = 1_000

@@ -104,11 +104,7 @@ class Scorer:
         self.model = model
         names = [term.name for term in model.terms]
         against = {term.name for term in model.terms if max(term.weight, term.indirect) <= 0}
-        self._search = TermSearch(names, against=against, compiled=compiled)
-
-    def dump(self) -> bytes:
-        """Return the databases for the `compiled` of another process of this host."""
-        return self._search.dump()
+        self.search = TermSearch(names, against=against, compiled=compiled)
 
     def sums(
         self, contents: Sequence[bytes], weights: Sequence[Weights]
@@ -130,7 +126,7 @@ class Scorer:
                 short, room = [], SLICE_WORDS - len(content)
             if room < 0:
                 sum_: Sum | None = None
-                for hits in self._search.hits_in_slices(content):
+                for hits in self.search.hits_in_slices(content):
                     sum_ = add_up(self.model, own, hits, sum_) if hits else sum_
                     yield
                 sums.append(sum_ or NO_TERMS)
@@ -154,7 +150,7 @@ class Scorer:
         return self._sums_of_words(words_of_joined(joined), weights)
 
     def _sums_of_words(self, texts: bytes, weights: Sequence[Weights]) -> Sequence[Sum]:
-        hits = self._search.hits(texts)
+        hits = self.search.hits(texts)
         if not hits:
             return [NO_TERMS] * len(weights)
         sums: list[Sum] = []
@@ -163,7 +159,7 @@ class Scorer:
             end += len(text) + 1
             stop = bisect_left(hits, end << INDEX_BITS, start)
             # Where in the words a text begins makes no difference to its sum.
-            found = self._search.combined(hits[start:stop]) if stop > start else ()
+            found = self.search.combined(hits[start:stop]) if stop > start else ()
             sums.append(add_up(self.model, own, found) if found else NO_TERMS)
             start = stop
         return sums

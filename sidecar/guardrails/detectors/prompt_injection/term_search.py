@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import pickle
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from sidecar.guardrails.detectors.prompt_injection.model import (
 from sidecar.guardrails.matching.database import (
     CompileError,
     compile_hyperscan,
+    dump_hyperscan,
     load_hyperscan,
 )
 from sidecar.guardrails.matching.rule import Expression
@@ -185,14 +185,17 @@ class TermSearch:
         everyday = {*map(_expression, EVERYDAY_WORDS)}
         rare = [one for one in numbered if one[1] not in common and one[0] not in everyday]
         self._digest = hashlib.sha256(repr((numbered, rare)).encode()).digest()
-        loaded = _loaded(compiled, digest=self._digest) if compiled else None
-        self._database = loaded[0] if loaded else _compiled(numbered)
-        self._rare = loaded[1] if loaded else _compiled(rare) if has_rare else None
+        try:
+            loaded = load_hyperscan(compiled, digest=self._digest, mode=hyperscan.HS_MODE_BLOCK)
+        except CompileError:  # of no or other terms, or of another engine
+            loaded = [_compiled(numbered), *([_compiled(rare)] if has_rare else ())]
+        self._database, *others = loaded
+        self._rare = others[0] if others else None
 
     def dump(self) -> bytes:
         """Return the databases for the `compiled` of another process of this host."""
-        databases = [hyperscan.dumpb(one) for one in (self._database, self._rare) if one]
-        return pickle.dumps((self._digest, databases))
+        databases = filter(None, (self._database, self._rare))
+        return dump_hyperscan(databases, digest=self._digest)
 
     def hits(self, text: bytes) -> list[Hit]:
         """Return each occurrence of a term or concept in *text*, which is words, in its order."""
@@ -276,17 +279,6 @@ def _compiled(numbered: Sequence[tuple[str, int]]) -> hyperscan.Database:
         ids=[index for _, index in numbered],
         mode=hyperscan.HS_MODE_BLOCK,
     )
-
-
-def _loaded(compiled: bytes, *, digest: bytes) -> list[hyperscan.Database] | None:
-    """Load what `TermSearch.dump` returned; None if it is of other terms or of another engine."""
-    found, databases = pickle.loads(compiled)  # noqa: S301 - from a process of our own
-    if found != digest:
-        return None
-    try:
-        return [load_hyperscan(one, mode=hyperscan.HS_MODE_BLOCK) for one in databases]
-    except CompileError:
-        return None
 
 
 def _stretches(rare: list[Hit], text: bytes) -> Iterator[tuple[int, int]]:
