@@ -150,6 +150,7 @@ class _Pass:
         config = of_config_dump(root) if message == CONFIG_DUMP else of_bootstrap(root)
         if message == BOOTSTRAP and not is_part:
             yield from (Finding(SCHEMA, hit) for hit in refusals(config))
+            yield from map(_unread, _from_a_control_plane(config))
         config = replace(config, whole=not is_part, envoy=self.known.envoy or config.envoy)
         left_out = [one.place for one in settled.problems if one.left_out]
         config = self._with_workers(config)
@@ -233,6 +234,27 @@ class _Pass:
         yield from found
         for settled, node in read:
             yield from _too_new(settled, config.envoy, node, found)
+
+
+_DISCOVERED: Final = {
+    "lds_config": "listeners",
+    "cds_config": "clusters",
+    "rds": "routes",
+    "scoped_routes": "routes",
+    "config_discovery": "the settings of a filter",
+}
+"""Fields of a static configuration for parts that another file or a control plane has."""
+
+
+def _from_a_control_plane(config: EnvoyConfig) -> Iterator[Unread]:
+    """Yield the parts that a static configuration does not have itself."""
+    hcms = [listener.hcm for listener in config.listeners]
+    filters = [one for hcm in hcms for one in hcm.at("http_filters")]
+    roots = () if config.bootstrap is None else (config.bootstrap.at("dynamic_resources"),)
+    for holder in (*roots, *hcms, *filters):
+        for field_, words in _DISCOVERED.items():
+            if (place := holder.at(field_)).exists:
+                yield Unread(place, f"{words} that are discovered")
 
 
 def _is_map(value: JsonValue) -> TypeGuard[dict[str, JsonValue]]:

@@ -15,6 +15,9 @@ from tests.support.configurations.accepted import ACCEPTED
 from tests.support.configurations.build import ext_proc, http2, web, yaml_of
 
 OPEN = yaml_of(web(ext_proc("judge", failure_mode_allow=True), clusters=(http2("judge"),)))
+HCM_STEPS = (
+    "static_resources", "listeners", 0, "filter_chains", 0, "filters", 0, "typed_config",
+)  # fmt: skip
 FILTER = {
     "name": "envoy.filters.http.ext_proc",
     "typed_config": {
@@ -219,6 +222,40 @@ def test_a_template_of_another_program_hides_no_finding() -> None:
     alerts = resource("ConfigMap", data={"alerts": "value {{ $value }}"})
     linted = lint("all.yaml", f"{alerts}---\n{envoy_filter('NETWORK_FILTER', {'nam': 'f'})}")
     assert any("did you mean `name`?" in one.hit.about for one in linted.findings)
+
+
+DISCOVERED = {"path_config_source": {"path": "/etc/envoy/more.yaml"}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "value", "words"),
+    [
+        (("dynamic_resources", "lds_config"), DISCOVERED, "listeners"),
+        (("dynamic_resources", "cds_config"), DISCOVERED, "clusters"),
+        ((*HCM_STEPS, "rds"), {"route_config_name": "r", "config_source": DISCOVERED}, "routes"),
+        (
+            (*HCM_STEPS, "http_filters", 0, "config_discovery"),
+            {"config_source": DISCOVERED, "type_urls": [f"type.googleapis.com/{EXT_PROC}"]},
+            "the settings of a filter",
+        ),
+    ],
+    ids=["listeners", "clusters", "routes", "a filter"],
+)
+def test_parts_that_another_file_or_a_control_plane_has_are_named_as_not_checked(
+    steps: tuple[str | int, ...], value: object, words: str
+) -> None:
+    """An Envoy that gets all of it from elsewhere would be sound in this file."""
+    config = yaml.safe_load(OPEN)
+    place = config
+    for step in steps[:-1]:
+        place = place.setdefault(step, {}) if isinstance(step, str) else place[step]
+    place.pop("typed_config", None)
+    place.pop("route_config", None)
+    place[steps[-1]] = value
+    text = yaml.safe_dump(config, sort_keys=False)
+
+    about = [one.hit.about for one in lint("e.yaml", text).findings if one.rule.id == "EGR005"]
+    assert about == [f"{words} that are discovered"]
 
 
 def test_a_file_of_another_kind_is_not_said_to_stop_envoy() -> None:
