@@ -9,6 +9,7 @@ from typing import Final
 from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
 from sidecar.limits.limit_check import CalendarWindow, window_of
 from sidecar.limits.local_shares import period_start
+from sidecar.limits.serialization import owner_of
 from sidecar.limits.store import State, ThresholdListener
 
 THRESHOLDS: Final = (50, 80, 90, 95)
@@ -52,6 +53,7 @@ class BudgetWatch:
     def __init__(self, listener: ThresholdListener | None = None) -> None:
         self._listener = listener
         self._watched: dict[str, _Watched] = {}
+        self._kinds: dict[tuple[Level, Window], float] = {}
 
     def note(self, limit: Limit, state: State, *, now: float, is_taken: bool) -> None:
         """Keep how *limit* stands, if it is a budget; *now* is in seconds since the epoch."""
@@ -61,6 +63,7 @@ class BudgetWatch:
             del self._watched[next(iter(self._watched))]
         left = state.remaining / limit.amount if limit.amount else 0.0
         ends_at = now + state.reset_seconds
+        self._kinds[limit.level, limit.window] = 1.0
         self._watched[limit.id] = _Watched(limit.level, limit.window, left, ends_at)
         if self._listener is None or not is_taken:
             return
@@ -71,14 +74,27 @@ class BudgetWatch:
     def lowest(self, *, now: float) -> dict[tuple[Level, Window], float]:
         """Return the smallest share that is left of any budget, by level and window.
 
-        A budget whose period has ended since the last request counts as unused.
+        A budget whose period has ended since the last request counts as unused. If none of a kind
+        is remembered any more, nothing of that kind is used.
         """
-        found: dict[tuple[Level, Window], float] = {}
+        found = self._kinds.copy()
         for one in self._watched.values():
             left = one.left if now < one.ends_at else 1.0
             kind = (one.level, one.window)
-            found[kind] = min(found.get(kind, 1.0), left)
+            found[kind] = min(found[kind], left)
         return found
+
+    def forget(self, scope: str) -> None:
+        """Forget the budgets of an owner that has changed: an id, or `team:<id>`; of all with `*`.
+
+        They may be larger now, or gone. The next request shows those that are left.
+        """
+        owner = scope.rpartition(":")[2]
+        self._watched = {
+            limit_id: one
+            for limit_id, one in self._watched.items()
+            if scope != "*" and owner_of(limit_id) != owner
+        }
 
 
 @dataclass(frozen=True, slots=True)

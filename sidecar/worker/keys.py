@@ -41,20 +41,24 @@ class WorkerKeys:
         *,
         on_policies: Callable[[], None],
         on_barrier: Callable[[str], None] = lambda _: None,
+        on_owner: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Subscribe to changes of keys and policies, and keep the caches' sizes shown."""
+        """Subscribe to changes of keys and policies, and keep the caches' sizes shown.
+
+        *on_owner* gets each key, team and organization that has changed, as `BudgetWatch.forget`.
+        """
         tasks.start(self.tiers.keep_fences(), name="fences")
         tasks.start(self._show_size(), name="cache size")
         if _LISTEN in self.changes.channels:
             listener = ChangeListener(
-                self.settings.postgres, self._callbacks(_LISTEN, on_policies, on_barrier)
+                self.settings.postgres, self._callbacks(_LISTEN, on_policies, on_barrier, on_owner)
             )
             tasks.start(listener.run(), name="changes")
         if _PUBSUB in self.changes.channels:
             from sidecar.storage.valkey_keys import ValkeyChangeListener  # noqa: PLC0415
 
             published = ValkeyChangeListener(
-                self.settings.valkey, self._callbacks(_PUBSUB, on_policies, on_barrier)
+                self.settings.valkey, self._callbacks(_PUBSUB, on_policies, on_barrier, on_owner)
             )
             tasks.start(published.run(), name="published changes")
 
@@ -64,8 +68,20 @@ class WorkerKeys:
             await asyncio.sleep(_SIZE_SECONDS)
 
     def _callbacks(
-        self, channel: str, on_policies: Callable[[], None], on_barrier: Callable[[str], None]
+        self,
+        channel: str,
+        on_policies: Callable[[], None],
+        on_barrier: Callable[[str], None],
+        on_owner: Callable[[str], None],
     ) -> ChangeCallbacks:
+        def key_changed(key_id: str) -> None:
+            self.changes.key_changed(key_id)
+            on_owner(key_id)
+
+        def scope_changed(scope: str) -> None:
+            self.changes.scope_changed(scope)
+            on_owner(scope)
+
         def began() -> None:
             self.changes.listening_began(channel)
             self.metrics.key_notifications_connected(is_so=self.changes.is_listening)
@@ -75,8 +91,8 @@ class WorkerKeys:
             self.metrics.key_notifications_connected(is_so=False)
 
         return ChangeCallbacks(
-            on_key=self.changes.key_changed,
-            on_scope=self.changes.scope_changed,
+            on_key=key_changed,
+            on_scope=scope_changed,
             on_listening=began,
             on_lost=ended,
             on_policies=on_policies,

@@ -239,7 +239,12 @@ async def _build_worker(
         RuntimeSampler(recorder.metrics.process, pool, GcPauses(), messages).run(),
         name="runtime sampler",
     )
-    keys.start(tasks, on_policies=policies.note_change, on_barrier=status.barrier_received)
+    keys.start(
+        tasks,
+        on_policies=policies.note_change,
+        on_barrier=status.barrier_received,
+        on_owner=limits.limiter.budgets.forget,
+    )
     limits.start(tasks)
     exchange, hash_key = settings.exchange, settings.redaction.hash_key
     return Worker(

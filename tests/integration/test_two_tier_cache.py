@@ -341,3 +341,4 @@ async def test_a_team_that_is_switched_off_ends_its_shared_records(servers: Live
         after = (await worker.authorize(key)).verdict
 
     assert (type(before), after) == (KeyRecord, ErrorKind.DISABLED_API_KEY)
+    assert worker.owners == ["team:team_2"]

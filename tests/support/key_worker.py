@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -36,10 +36,11 @@ class Judged:
 
 @dataclass(frozen=True)
 class KeyWorker:
-    """One worker."""
+    """One worker; `owners` are those that it was notified of."""
 
     keys: WorkerKeys
     registry: CollectorRegistry
+    owners: list[str] = field(default_factory=list)
 
     async def authorize(self, key: ApiKey) -> Judged:
         """Judge *key* as a request would have it."""
@@ -102,8 +103,8 @@ async def key_worker(settings: Settings, *, is_fenced: bool = True) -> AsyncIter
         pool = await stack.enter_async_context(open_pool(settings.postgres))
         keys = await open_keys(settings, pool, metrics=KeyMetrics(registry), stack=stack)
         tasks = await stack.enter_async_context(BackgroundTasks())
-        keys.start(tasks, on_policies=lambda: None)
         worker = KeyWorker(keys, registry)
+        keys.start(tasks, on_policies=lambda: None, on_owner=worker.owners.append)
         if is_fenced:
             await worker.until_fenced()
         yield worker

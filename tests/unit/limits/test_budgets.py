@@ -117,6 +117,20 @@ def test_the_budget_with_least_left_is_shown_until_its_period_ends() -> None:
     assert watched.lowest(now=10.0) == dict(zip(kinds, (1.0, 0.9, 0.0), strict=True))
 
 
+@pytest.mark.parametrize("scope", ["team:t1", "*"])
+def test_a_budget_whose_owner_has_changed_is_forgotten_until_its_next_request(scope: str) -> None:
+    """It may be larger now, or gone: an alert on the old one would last until its period ends."""
+    watched = BudgetWatch()
+    for owner, left in (("t1", 5), ("t2", 80)):
+        one = replace(budget(), id=f"{owner}/cost/day/0a1b2c3d")
+        watched.note(one, State(0, left, 10.0), now=0.0, is_taken=True)
+    watched.forget("key1")
+    assert watched.lowest(now=0.0) == {(Level.TEAM, Window.DAY): 0.05}
+    watched.forget(scope)
+    left_over = 1.0 if scope == "*" else 0.8
+    assert watched.lowest(now=0.0) == {(Level.TEAM, Window.DAY): left_over}
+
+
 def test_a_worker_remembers_so_many_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand keys with budgets of their own are no leak."""
     monkeypatch.setattr(budgets_module, "MAX_WATCHED", 2)
