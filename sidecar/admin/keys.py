@@ -126,7 +126,17 @@ _TEAMS_WITHIN: Final = """
 SELECT id FROM teams WHERE organization_id = ANY($1::text[]) OR id = ANY($1::text[])
 """
 
-_PLACE: Final = "SELECT team_id, name, public_id FROM api_keys WHERE public_id = $1"
+_ORGANIZATION_WITHIN: Final = """
+SELECT EXISTS (SELECT FROM organizations AS o WHERE o.name = $1 AND (
+    $2::text[] IS NULL OR o.id = ANY($2)
+    OR EXISTS (SELECT FROM teams AS t WHERE t.organization_id = o.id AND t.id = ANY($2))))
+"""
+
+_PLACE: Final = """
+SELECT k.team_id, k.name, k.public_id FROM api_keys AS k JOIN teams AS t ON t.id = k.team_id
+WHERE k.public_id = $1
+    AND ($2::text[] IS NULL OR t.id = ANY($2) OR t.organization_id = ANY($2))
+"""
 
 
 async def find_key(connection: Connection, key_id: str) -> Key:
@@ -148,25 +158,29 @@ async def list_keys(connection: Connection, listing: Listing) -> Page:
     and keys that come or go meanwhile shift nothing.
 
     Raises:
-        ChangeRefusedError: there is no such team, organization or key to go on after.
+        ChangeRefusedError: there is no such team, organization or key to go on after, or it is
+            not *within* those that are listed, which must not tell whether it is there.
     """
-    team_id = None if listing.team is None else await find_team_id(connection, listing.team)
+    within = listing.within
+    team_id = None
+    if listing.team is not None:
+        team_id = await find_team_id(connection, listing.team, within=within)
     if (name := listing.organization) is not None and not await connection.fetchval(
-        "SELECT count(*) FROM organizations WHERE name = $1", name
+        _ORGANIZATION_WITHIN, name, within
     ):
         raise ChangeRefusedError(f"there is no organization {name}", hint="see `egret orgs list`")
     after: tuple[str, str, str] | None = None
     if listing.after is not None:
-        row = await connection.fetchrow(_PLACE, listing.after)
+        row = await connection.fetchrow(_PLACE, listing.after, within)
         if row is None:
             raise ChangeRefusedError(
                 f"there is no key {listing.after} to go on after",
                 hint="begin again without --after",
             )
         after = row["team_id"], row["name"], row["public_id"]
-    if listing.within is not None:
+    if within is not None:
         # Teams alone, so that the index of the page's order finds their keys.
-        rows = await connection.fetch(_TEAMS_WITHIN, listing.within)
+        rows = await connection.fetch(_TEAMS_WITHIN, within)
         listing = replace(listing, within=tuple(row["id"] for row in rows))
     statement, arguments = page_statement(listing, team_id=team_id, after=after)
     rows = await connection.fetch(statement, *arguments)

@@ -149,7 +149,8 @@ FROM created AS c JOIN organizations AS o ON o.id = c.organization_id
 _FIND_TEAMS: Final = """
 SELECT t.id, o.name || '/' || t.name AS path
 FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
-WHERE t.id = $1 OR t.name = $1 OR o.name || '/' || t.name = $1
+WHERE (t.id = $1 OR t.name = $1 OR o.name || '/' || t.name = $1)
+    AND ($2::text[] IS NULL OR t.id = ANY($2) OR o.id = ANY($2))
 ORDER BY path
 """
 
@@ -365,13 +366,17 @@ async def bind_team(connection: Connection, team: str, *, policy: str | None) ->
     return team_id
 
 
-async def find_team_id(connection: Connection, team: str) -> str:
+async def find_team_id(
+    connection: Connection, team: str, *, within: tuple[str, ...] | None = None
+) -> str:
     """Return the id of the team with this path, id, or name if only one team has it.
+
+    With *within*, only teams with these ids, or of organizations with these ids, are there.
 
     Raises:
         ChangeRefusedError: no team is meant, or more than one may be.
     """
-    rows = await connection.fetch(_FIND_TEAMS, team)
+    rows = await connection.fetch(_FIND_TEAMS, team, within)
     if not rows:
         raise ChangeRefusedError(
             f"there is no team {team}", hint="create it with `egret teams create`"

@@ -154,3 +154,25 @@ async def test_a_team_lead_binds_no_policy_to_a_new_key(console: FastAPI) -> Non
     await lead.send(NEW, {"name": "ci", "policy": "strict"}, status=403)
 
     assert SECRET.search(await lead.send(NEW, {"name": "ci"}))
+
+
+async def test_a_filter_does_not_tell_whether_anothers_object_is_there(
+    console: FastAPI, world: World
+) -> None:
+    """A team, an organization, a name that others use too, a key of the page before."""
+    viewer = await Visitor.of(console, "viewer:acme")
+    for there, none in (
+        ("team=globex/lab", "team=globex/none"),
+        ("team=lab", "team=none"),
+        ("organization=globex", "organization=none"),
+        (f"after={world.keys[2]}", "after=AAAAAAAAAAAA"),
+    ):
+        pages = [
+            re.sub(rf"\b{one.partition('=')[2]}\b", "asked", await viewer.get(f"/keys?{one}"))
+            for one in (there, none)
+        ]
+        assert pages[0] == pages[1]
+    for own in ("team=acme/search", "team=search", "organization=acme"):
+        assert world.keys[0] in await viewer.get(f"/keys?{own}")
+    lead = await Visitor.of(console, "viewer:acme/search")
+    assert world.keys[0] in await lead.get("/keys?organization=acme")
