@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from sidecar.apis.response_text import without_logprobs
 from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import OffsetMap, Token
+
+EVENT_BYTES: Final = 128
+"""Memory that an event takes beside its bytes: a stream of blank lines has one every two bytes."""
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -48,7 +52,10 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class HeldFrames:
-    """A queue: an event leaves once all of its texts are judged, and never before an older one."""
+    """A queue: an event leaves once all of its texts are judged, and never before an older one.
+
+    `size_bytes` is about the memory that the events take.
+    """
 
     def __init__(self) -> None:
         self._held: deque[_Held] = deque()
@@ -64,7 +71,7 @@ class HeldFrames:
     ) -> None:
         """Add the next event; with `is_unread` some of it cannot be judged."""
         self._held.append(_Held(frame, pieces, has_logprobs, is_unread))
-        self.size_bytes += len(frame.raw)
+        self.size_bytes += len(frame.raw) + EVENT_BYTES
 
     def release(self, *, unread: bool) -> bytes:
         """Return the events that may leave now, byte for byte unless something was redacted.
@@ -86,7 +93,7 @@ class HeldFrames:
                     has_edits = True
             del waiting[0]
             raw = held.frame.raw
-            self.size_bytes -= len(raw)
+            self.size_bytes -= len(raw) + EVENT_BYTES
             released.append(held.changed() if has_edits else raw)
         return b"".join(released)
 

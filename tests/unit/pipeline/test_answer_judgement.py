@@ -320,6 +320,15 @@ def test_events_behind_one_that_waits_are_bounded() -> None:
     assert result.body == b""
 
 
+def test_blank_lines_behind_one_that_waits_are_bounded() -> None:
+    """An event of two bytes takes a hundred in memory: four megabytes of them took 470."""
+    lines = b"\n\n" * 1_000
+    chunks = [*chat_of({"content": "bob"}), *[lines] * (MAX_HELD_FRAME_BYTES // 100_000)]
+    result = streamed(judgement(effective(REDACT)), [*chunks, b""])
+    assert result.error is not None
+    assert result.body == b""
+
+
 def test_an_answer_with_more_texts_at_once_than_can_be_followed_is_unread() -> None:
     """A thousand choices in one stream."""
     chunks = [sse(chat_chunk({"content": "a "}, index)) for index in range(MAX_CHANNELS + 1)]
