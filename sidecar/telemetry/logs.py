@@ -298,6 +298,7 @@ class ExchangeLog:
                 and line.isascii()  # or no ASCII
                 and (b"/" not in line or b"://" not in line)  # one byte is found faster than three
                 and b"egk_" not in line
+                and b"ega_" not in line
                 and len(report.results) <= MAX_ITEMS
             ):
                 line = orjson.dumps(redact_fields(None, "", orjson.loads(line)))

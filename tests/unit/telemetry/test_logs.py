@@ -100,6 +100,7 @@ TEXTS = st.one_of(
         [
             "acme", "bearer abc", "Basic\tdXNlcg==", "bearer\u00a0abc", "basic\x1fabc", "a\\b",
             "https://user:password@host/", "egk_0123456789ab_" + "s" * 43, "x" * 2000, "\ud7ff",
+            "ega_0123456789ab_" + "s" * 43,
         ]
     ),
 )  # fmt: skip
