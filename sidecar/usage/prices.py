@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
 from sidecar.domain.validation import ACCEPTED_TIMES, compile_glob, is_accepted
+from sidecar.telemetry.names import OVERFLOW
 
 _MILLION: Final = Decimal(1_000_000)
 _WILD: Final = re.compile(r"[*?]")
@@ -97,7 +98,10 @@ class PriceList:
             return Decimal(0)
         if not self._globs:
             return None
-        for model in (record.response_model, record.request.model):
+        answered, requested = record.response_model, record.request.model
+        # A name that is not recorded has at most the price of all models.
+        models = (requested, answered) if answered == OVERFLOW else (answered, requested)
+        for model in models:
             price = model and self.price_of(model, at=record.request.occurred_at)
             if price:
                 return price.cost_of(record.tokens)

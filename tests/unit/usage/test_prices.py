@@ -105,3 +105,15 @@ def test_the_model_that_answered_is_paid_for_else_the_one_asked_for() -> None:
     assert cost("big", None) == 1
     assert cost(None, "other") is None
     assert cost(None, None, NO_TOKENS) == 0
+
+
+def test_a_name_that_is_not_recorded_is_no_model_that_answered() -> None:
+    """It stands as `other`; a price for all models must not go before the requested one's own."""
+    prices = PriceList([price("*", input=Decimal(1)), price("big", input=Decimal(10))])
+    tokens = TokenCounts(input=1_000_000)
+
+    def cost(asked: str | None) -> Decimal | None:
+        request = judged(model=asked)
+        return prices.cost_of(record(request=request, response_model="other", tokens=tokens))
+
+    assert (cost("big"), cost("small"), cost("other"), cost(None)) == (10, 1, 1, 1)
