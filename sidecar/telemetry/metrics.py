@@ -7,7 +7,7 @@ worker's environment before it starts. Without it values stay in the process, as
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import partial
 from typing import Final
 
@@ -176,8 +176,10 @@ class Metrics:
         """Count a fault."""
         self._faults[kind.value]()
 
-    def policies_loaded(self, policies: Iterable[Policy]) -> None:
+    def policies_loaded(self, policies: Collection[Policy]) -> None:
         """Show the versions of the policies that this worker applies from now on."""
+        names = (one.name for policy in policies for one in policy.guardrails)
+        self.remote.guardrails_are(frozenset(names))
         for policy in policies:
             self._policy_version.labels(self._policy_label(policy.name)).set(policy.version)
         self._policies_loaded.set_to_current_time()

@@ -71,3 +71,9 @@ class RemoteMetrics:
             get_logger().warning(LogEvent.BREAKER_OPENED, guardrail=name)
         elif before is not None and state == BREAKER_CLOSED:
             get_logger().info(LogEvent.BREAKER_CLOSED, guardrail=name)
+
+    def guardrails_are(self, names: frozenset[str]) -> None:
+        """Show no open circuit breaker of a guardrail that is in no policy any more."""
+        for gone in self._shown.keys() - names:
+            del self._shown[gone]
+            self._breakers.labels(gone).set(BREAKER_CLOSED)

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
+from tests.support.guardrails import policy
 from tests.support.log_lines import LogLines
 
 
@@ -38,3 +39,16 @@ def test_names_beyond_the_cap_are_not_shown() -> None:
         remote.breaker_is(f"g{index}", 2)
     assert (state_of(registry, "g0"), state_of(registry, "other")) == (2, None)
     assert state_of(registry, f"g{MAX_LABEL_VALUES}") is None
+
+
+def test_the_breaker_of_a_guardrail_that_is_gone_is_not_shown_as_open() -> None:
+    """Nothing would ever ask its server again, and an alert on it would never end."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.remote.breaker_is("toxicity", 2)
+    metrics.remote.breaker_is("dlp", 2)
+    metrics.policies_loaded([policy("- {name: dlp, type: secrets}")])
+    assert [state_of(registry, name) for name in ("toxicity", "dlp")] == [0, 2]
+
+    metrics.remote.breaker_is("toxicity", 2)
+    assert state_of(registry, "toxicity") == 2
