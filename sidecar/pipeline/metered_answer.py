@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from sidecar.apis.answer_usage import AnswerUsage
 from sidecar.apis.frames import Framer
 from sidecar.apis.response_structure import AnswerForm, answer_form, framer_of
+from sidecar.apis.response_text import DONE
 from sidecar.domain.errors import ClientError
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Route, UnknownRoute, Unreadable
@@ -40,6 +41,11 @@ from sidecar.usage.records import HTTP_ERRORS
 
 MAX_WHOLE_BYTES: Final = 10 * 1024 * 1024
 """Of a whole answer that is kept until its counts, at its end, are here; as Envoy's AI filter."""
+
+_LAST_EVENTS: Final = frozenset(
+    {"message_stop", "response.completed", "response.incomplete", "response.failed"}
+)
+"""Of streams of Anthropic's messages and of OpenAI's responses; others end with `[DONE]`."""
 
 _LENGTH: Final = re.compile(r"[0-9]{1,10}")
 _UNSEEN: Final = frozenset({Estimate.NOT_SENT, Estimate.UNREADABLE, Estimate.NO_SIGNAL})
@@ -137,6 +143,8 @@ class MeteredAnswer:
                 frames += self._framer.finish()
             for frame in frames:
                 self.usage.read(frame.payload)
+                if frame.payload == DONE or frame.event in _LAST_EVENTS:
+                    self.is_complete = True  # many clients leave here, before the body has ended
             if self._framer.fault is not None:
                 self._framer = None
         elif self._pieces is not None:

@@ -150,6 +150,46 @@ async def test_a_stream_whose_counts_egret_asked_for_loses_them_and_is_counted()
     assert only(world)[0].tokens == TokenCounts(3, 7)
 
 
+def named(event: str, **data: object) -> bytes:
+    """Return an event with a name, as Anthropic and OpenAI's responses have it."""
+    return f"event: {event}\ndata: {json.dumps({'type': event, **data})}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param(EVENTS, id="chat"),
+        pytest.param(
+            [
+                named("message_start", message={"model": "c", "usage": {"input_tokens": 3}}),
+                named("message_delta", usage={"output_tokens": 7}),
+                named("message_stop"),
+            ],
+            id="messages",
+        ),
+        pytest.param(
+            [named("response.completed", response={"usage": USAGE})],
+            id="responses",
+        ),
+    ],
+)
+async def test_a_client_that_leaves_behind_the_last_event_has_the_counts_of_all(
+    events: list[bytes],
+) -> None:
+    """Many client libraries close the connection there, before the end of the body has come."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    exchange = await asked(world, chat(stream=True))
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    for event in events:
+        await exchange.judge_response_piece(event, is_last=False)
+    await exchange.end(is_cancelled=True)
+    ended, estimate = only(world)
+
+    assert (ended.end, ended.tokens, estimate) == (
+        AnswerEnd.COMPLETED, TokenCounts(3, 7), None,
+    )  # fmt: skip
+
+
 async def test_a_client_that_leaves_is_estimated_by_what_had_passed() -> None:
     """Its end is not known to be the client's: the provider may have broken off."""
     world = World(REDACTS_ANSWERS, usage_source=ANSWERS)
