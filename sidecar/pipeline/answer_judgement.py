@@ -28,7 +28,7 @@ from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Resto
 from sidecar.domain.policy import Stage, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
@@ -42,6 +42,10 @@ from sidecar.redaction.redact import Placeholders
 
 MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
 """Events behind one that waits wait with it; no provider sends so much about so little text."""
+
+MAX_EVENTS_BYTES: Final = 64 * 1024 * 1024
+"""Memory of the events of a whole answer: ten megabytes of blank lines would take ten times that.
+An answer of 16 MB and more may take four times its own size."""
 
 TOO_LONG: Final = ClientError(
     ErrorKind.CONTENT_BLOCKED,
@@ -129,7 +133,12 @@ class AnswerJudgement:
         Nothing leaves of an answer that is refused.
         """
         guardrail_runner, policy = self._setting.guardrail_runner, self._setting.policy
-        self._reading.take(body, is_last=True)
+        read = guardrail_runner.run_cooperatively(self._read_whole(body))
+        if not isinstance(read, tuple):
+            read = await stream.wait_for(read)
+        if read[0] is not None:
+            self._reading.held.drop()
+            return Released(b"", read[0])
         due = self._reading.transcript.due()
         asked = [(window, window.buffer) for window in due]
         outcomes = guardrail_runner.run_cooperatively(self._scan.steps(due))
@@ -158,6 +167,19 @@ class AnswerJudgement:
         self._structure = structure
         error = _error_of(structure)
         return released if error is None else Released(b"", error)
+
+    def _read_whole(self, body: bytes) -> Cooperative[tuple[ClientError | None]]:
+        """Read all of an answer, one of events in slices; return why it is refused."""
+        reading = self._reading
+        size = SHORT_BYTES if self._form.is_streamed else max(len(body), 1)
+        for start in range(0, max(len(body), 1), size):
+            is_last = start + size >= len(body)
+            reading.take(body[start : start + size], is_last=is_last)
+            if reading.held.size_bytes > max(MAX_EVENTS_BYTES, 4 * len(body)):
+                return (TOO_LONG,)
+            if not is_last:
+                yield
+        return (None,)
 
     def _error_in(self, outcome: ScanResult) -> ClientError | None:
         if outcome is NOTHING_FOUND:

@@ -14,7 +14,7 @@ from sidecar.domain.policy import Stage
 from sidecar.domain.subject import UnscannedReason
 from sidecar.guardrails.streaming.transcript import MAX_CHANNELS
 from sidecar.guardrails.streaming.window import MAX_HELD_BYTES
-from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES
+from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES, TOO_LONG
 from tests.support.answers import (
     APIS,
     chat_chunk,
@@ -457,6 +457,20 @@ async def test_a_whole_answer_is_refused_without_a_byte_of_it() -> None:
     assert released.body == b""
     assert released.error is not None
     assert released.error.kind is ErrorKind.CONTENT_BLOCKED
+
+
+async def test_a_whole_stream_of_blank_lines_is_refused() -> None:
+    """Each of its events takes a hundred bytes, and ten megabytes of them a gigabyte."""
+    result = await judged_whole(judgement(effective(REDACT)), b"\n\n" * 600_000)
+    assert (result.body, result.error) == (b"", TOO_LONG)
+
+
+async def test_a_whole_stream_is_read_in_slices() -> None:
+    """Events that a slice cuts in two are read as one."""
+    said = [sse(chat_chunk({"content": f"word {number} "})) for number in range(500)]
+    body = b"".join([*said, sse(chat_chunk({"content": "bob@example.com "})), *said])
+    result = await judged_whole(judgement(effective(REDACT)), body)
+    assert result.body == body.replace(b"bob@example.com", b"[EMAIL_1]")
 
 
 @pytest.mark.parametrize(
