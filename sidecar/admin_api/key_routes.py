@@ -24,6 +24,7 @@ from sidecar.admin_api.objects import (
     TeamPath,
     check_match,
     tagged,
+    team_names,
 )
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
@@ -91,7 +92,7 @@ async def list_keys(
 ) -> Page[Key]:
     """List keys by team and name, revoked and expired ones included."""
     if team is not None:
-        organization, _, name = team.partition("/")
+        organization, name = team_names(team, organization)
         await find_owner(access, organization, name)
     elif organization is not None:
         await find_owner(access, organization)

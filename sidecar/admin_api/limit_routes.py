@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
@@ -14,22 +14,29 @@ from pydantic import Field
 from sidecar.admin import limits as administration
 from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBudget
 from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_owner, requires
-from sidecar.admin_api.objects import Body, Model, Models, TeamPath, check_match, tagged
+from sidecar.admin_api.objects import (
+    Body,
+    Model,
+    Models,
+    TeamPath,
+    check_match,
+    tagged,
+    team_names,
+)
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.limit_syntax import LimitWordsError, Selectors, parse_limit, shown, written
+from sidecar.limits.serialization import MAX_AMOUNT, MAX_LIMITS
 
 router = APIRouter(route_class=AccessRoute, tags=["limits and budgets"])
-
-_MAX_LIMITS: Final = 50
 
 
 class LimitWords(Body):
     """A limit in the words of `egret limits set`, with its scope; null is every one."""
 
     limit: Annotated[str, Field(max_length=100, examples=["requests/minute=600"])]
-    burst: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    burst: Annotated[int, Field(ge=1, le=MAX_AMOUNT)] | None = None
     models: Models | None = None
     operations: (
         Annotated[tuple[Annotated[str, Field(max_length=60)], ...], Field(min_length=1)] | None
@@ -40,7 +47,7 @@ class LimitWords(Body):
 class LimitSet(Body):
     """All limits of one owner: those that are not among them are removed."""
 
-    limits: Annotated[tuple[LimitWords, ...], Field(max_length=_MAX_LIMITS)]
+    limits: Annotated[tuple[LimitWords, ...], Field(max_length=MAX_LIMITS)]
 
 
 class LimitState(Model):
@@ -226,11 +233,13 @@ async def _chosen(
     access: Access, organization: str | None, team: str | None = None, key_id: str | None = None
 ) -> Owner | None:
     if key_id is not None:
+        if organization is not None or team is not None:
+            problem = "`key` goes without `organization` and `team`"
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
         await find_key_owner(access, key_id)
         return Owner(Level.KEY, key_id)
     if team is not None:
-        name, _, of_it = team.partition("/")
-        await find_owner(access, name, of_it)
+        await find_owner(access, *team_names(team, organization))
         return Owner(Level.TEAM, team)
     if organization is not None:
         await find_owner(access, organization)

@@ -36,6 +36,19 @@ TeamPath = Annotated[
 _Item = TypeVar("_Item")
 
 
+def team_names(team: str, organization: str | None) -> tuple[str, str]:
+    """Return the organization and the name of the team that a query names.
+
+    Raises:
+        Problem: 422, the query names another organization beside it.
+    """
+    of_team, _, name = team.partition("/")
+    if organization not in {None, of_team}:
+        problem = "`team` is of another organization than `organization`"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
+    return of_team, name
+
+
 class Body(BaseModel):
     """The body of a request: an unknown field is a fault."""
 

@@ -238,7 +238,9 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
         )
     if trial.document is not None:
         access.check(Permission.MANAGE_POLICIES)
-        document = (await changes.read_policies(trial.document))[0]
+        document, *others = await changes.read_policies(trial.document)
+        if others:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the document holds several policies")
         await changes.check_expressions([document], ())
     else:
         stored = await stored_or_404(access, trial.policy or "", None)

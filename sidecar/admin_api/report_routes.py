@@ -18,7 +18,7 @@ from sidecar.admin.finding_reports import FindingSum, finding_sums
 from sidecar.admin.traffic_reports import LatencyHour, latency_by_hour
 from sidecar.admin.usage_reports import By, UsagePoint, UsageSum
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Model, Moment, Page, TeamPath
+from sidecar.admin_api.objects import Model, Moment, Page, TeamPath, team_names
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.storage.migrate import AUDITED_TABLES
@@ -212,8 +212,7 @@ async def chosen_owners(
         Problem: 404, an owner is not there, or the caller may not view it.
     """
     if team is not None:
-        organization, _, name = team.partition("/")
-        await find_owner(access, organization, name)
+        await find_owner(access, *team_names(team, organization))
         return (access.team_id or "",)
     if organization is not None:
         await find_owner(access, organization)

@@ -45,9 +45,9 @@ QUERIES: Final[tuple[dict[str, str], ...]] = (
         "owner": "acme/search",
         "by": "key",
         "by_team": "true",
-        "key": "AAAAAAAAAAA1",
         "object_id": "AAAAAAAAAAA1",
     },
+    {"key": "AAAAAAAAAAA1"},
 )
 """Of lists and reports: names of another organization must find nothing."""
 
@@ -160,6 +160,8 @@ async def test_no_role_reaches_another_organization_at_any_endpoint(filled: Fast
                     for name, value in query.items()
                     if one.parameters is None or name in one.parameters
                 }
+                if query and not known:
+                    continue  # as without a query
                 answer = await client.request(one.method, one.url, params=known)
                 faults += _faults(grant, one, answer, expected)
     async with filled.state.pool.acquire() as connection:

@@ -59,6 +59,20 @@ async def test_times_that_are_no_period_are_refused(app: FastAPI) -> None:
     assert [one.status_code for one in answers] == [422] * 4
 
 
+async def test_a_query_for_two_owners_at_once_is_refused(app: FastAPI) -> None:
+    """One of them was the answer to both, in silence."""
+    admin = await session_client(app, "admin")
+    two = {"organization": "acme", "team": "globex/search"}
+
+    answers = [
+        *[await admin.get(f"{API}/{one}", params=two) for one in ("usage", "keys", "budgets")],
+        await admin.get(f"{API}/budgets", params={"organization": "acme", "key": "AAAAAAAAAAA2"}),
+        await admin.get(f"{API}/usage", params={"organization": "acme", "team": "acme/search"}),
+    ]
+
+    assert [one.status_code for one in answers] == [422] * 4 + [200]
+
+
 async def test_the_audit_log_of_an_organization_has_no_entry_of_another(app: FastAPI) -> None:
     """Entries of owners, keys and tokens, deleted ones too, page by page."""
     admin = await session_client(app, "admin")
