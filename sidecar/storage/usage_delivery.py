@@ -115,7 +115,7 @@ class UsageDelivery:
                     _log.info("usage.spool_adopted", folders=folders)
             await self._deliver_ended()
             await self._settle_judged(now=now)
-        except (*UNAVAILABLE, SpoolFullError) as error:
+        except (*UNAVAILABLE, SpoolFullError, NotKeptError) as error:
             if not self._is_failing:
                 _log.warning("usage.not_delivered", error_type=type(error).__name__)
             self._is_failing = True
@@ -172,7 +172,8 @@ class UsageDelivery:
         running = [one for one in unknown if one.occurred_at >= give_up_before]
         if overdue:
             _log.warning("usage.requests_lost", count=len(overdue))
-            await self._spool.keep([record_of_lost(request) for request in overdue])
+            # In the database if the disk is full: it may be full of these very notes.
+            await self.keep([record_of_lost(request) for request in overdue])
         if running:
             await self._spool.note_again(running)
 

@@ -475,6 +475,27 @@ async def test_a_request_that_nobody_told_the_end_of_is_recorded_as_lost(
     assert await stored(database) == [("request-1", "completed", 100)]
 
 
+async def test_a_spool_that_is_full_of_overdue_notes_becomes_empty(
+    database: Database, tmp_path: Path
+) -> None:
+    """Their records go straight to the database: the disk has no room for them."""
+    async with worker(tmp_path, database.settings, limits=SpoolLimits(max_bytes=2000)) as one:
+        kept = 0
+        while not one.counts.gone["note"]:
+            before = one.spool.size
+            one.spool.note(judged(kept))
+            while one.spool.size == before and not one.counts.gone["note"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            kept += one.spool.size > before
+        for segment in one.spool.segments(Kind.JUDGED):
+            segment.started_at = one.wall[0]
+        one.wall[0] += SETTLE_SECONDS * 2
+        await one.delivery.deliver()
+
+        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+    assert [row[1] for row in await stored(database)] == kept * ["lost"]
+
+
 async def test_nothing_is_taken_for_lost_while_the_database_does_not_answer(
     database: Database, tmp_path: Path
 ) -> None:
