@@ -11,6 +11,8 @@ from sidecar.guardrails.matching.rule import Expression, Rank, Rule, compile_re2
 
 GAP: Final = r"[^0-9\n\x00]{0,24}?"
 """Between the words and the datum: «number», «is», punctuation; no other number, no new line."""
+_LINES: Final = r"[^0-9\x00]{0,24}?"
+"""The same before an address, which begins a line of its own in letters."""
 
 _MONTHS: Final = (
     r"(?i:jan(?:uary|uar|vier)?|feb(?:ruary|ruar)?|f\xc3\xa9vrier|mar(?:ch|s)?|m\xc3\xa4rz|apr(?:il)?|avril|"
@@ -22,19 +24,22 @@ _DATE: Final = (
     r"(?:[0-3]?[0-9][./-][0-3]?[0-9][./-](?:(?:19|20)[0-9]{2}|[0-9]{2})"
     r"|(?:19|20)[0-9]{2}[./-][01]?[0-9][./-][0-3]?[0-9]"
     rf"|{_MONTHS} [0-3]?[0-9](?:st|nd|rd|th)?,? (?:19|20)[0-9]{{2}}"
-    rf"|[0-3]?[0-9](?:st|nd|rd|th)?\.? (?:of |de )?{_MONTHS},? (?:de )?(?:19|20)[0-9]{{2}})"
+    rf"|[0-3]?[0-9](?:st|nd|rd|th)?\.?[ -](?:of |de )?{_MONTHS}(?:-|,? (?:de )?)"
+    r"(?:19|20)[0-9]{2}"
+    r"|(?:19|20)[0-9]{2}[01][0-9][0-3][0-9])"
 )
 _BIRTH: Final = (
-    r"dob|d\.o\.b|date of birth|birth ?date|birthday|born|geburtsdatum|geboren|date de naissance"
-    r"|n\xc3\xa9e? le|fecha de nacimiento|nacid[oa] el|data di nascita|nat[oa] il"
-    r"|data de nascimento|geboortedatum"
+    r"dob|d\.o\.b|date of birth|birth ?date|birthday|born|geburtsdatum|geboren|geb"
+    r"|date de naissance|n\xc3\xa9e? le|fecha (?:de )?nacimiento|nacid[oa] el"
+    r"|data di nascita|nat[oa] il|data de nascimento|geboortedatum"
 )
 _STREET: Final = (
     r"street|st|avenue|ave|road|rd|lane|ln|drive|dr|boulevard|blvd|court|ct|way|place|pl|square|sq"
     r"|terrace|highway|hwy|parkway|pkwy|circle|close|crescent|gardens|row|mews"
 )
 _AT: Final = (
-    r"address|lives? at|living at|resid(?:es?|ing) at|ship(?:ped|ping)? to|deliver(?:ed|y)? to"
+    r"(?:home|postal|mailing|billing|shipping|delivery)? ?address(?: line ?1?)?"
+    r"|lives? at|living at|resid(?:es?|ing) at|ship(?:ped|ping)? to|deliver(?:ed|y)? to"
     r"|mail(?:ed)? to|anschrift|adresse|wohnhaft in|wohnt in der|wohnt in"
 )
 _UNIT: Final = r"(?:,? (?i:apt|apartment|suite|ste|unit|flat|#)\.? ?[0-9A-Za-z-]{1,6})?"
@@ -87,9 +92,13 @@ def foreign_address_rule() -> Rule:
 _ROUTING_WEIGHTS: Final = (3, 7, 1) * 3
 
 
-def after_words(words: str, shape: str, *, gap: str = GAP) -> str:
-    """Return the expression for *shape* behind one of *words*, which count in any case."""
-    return rf"\b(?i:{words})\b{gap}\b({shape})\b"
+def after_words(words: str, shape: str, *, gap: str = GAP, end: str = r"\b") -> str:
+    """Return the expression for *shape* behind one of *words*, which count in any case.
+
+    They count in the names of fields, too, such as `customer_dob` and `passportNumber`.
+    """
+    words = words.replace(" ?", " ").replace(" ", "[ _-]?")
+    return rf"(?:\b|_)(?i:{words})(?:\b|_?(?i:number|num|no|nr|id)\b){gap}\b({shape}){end}"
 
 
 def _is_routing_number(digits: bytes) -> bool:
@@ -99,10 +108,10 @@ def _is_routing_number(digits: bytes) -> bool:
 
 
 CONTEXT_RULES: Final[tuple[Rule, ...]] = (
-    rule("DATE_OF_BIRTH", rf"\b(?i:{_BIRTH})\b{GAP}\b({_DATE})\b", rank=Rank.CONTEXT),
+    rule("DATE_OF_BIRTH", after_words(_BIRTH, _DATE, end=r"(?:\b|T)"), rank=Rank.CONTEXT),
     rule(
         "POSTAL_ADDRESS",
-        rf"\b(?i:{_AT})\b{GAP}\b({_ENGLISH_ADDRESS}|{_GERMAN_ADDRESS})",
+        after_words(_AT, f"{_ENGLISH_ADDRESS}|{_GERMAN_ADDRESS}", gap=_LINES, end=""),
         rank=Rank.CONTEXT,
     ),
     foreign_address_rule(),
@@ -133,7 +142,7 @@ CONTEXT_RULES: Final[tuple[Rule, ...]] = (
     # ISO 9362: four of the bank, two of the country, two of the place, three of the branch.
     rule(
         "SWIFT_BIC",
-        r"\b(?i:(?:swift ?(?:code|/ ?bic|number)|bic)\b[^0-9\n\x00]{0,8}?|swift ?: ?)"
+        r"\b(?i:(?:swift[ _-]?(?:code|/ ?bic|number)|bic)\b[^0-9\n\x00]{0,8}?|swift ?: ?)"
         r"\b([A-Z]{4}[A-Z]{2}[A-Z0-9]{2}(?:[A-Z0-9]{3})?)\b",
         where(lambda code: code[4:6].decode("ascii") in KNOWN_REGIONS),
         rank=Rank.CONTEXT,

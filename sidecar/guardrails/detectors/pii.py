@@ -223,7 +223,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "US_SSN",
-        r"(?i)\b(?:ssn|social security(?: number| no\.?| #)?)"
+        r"(?i)(?:\b|_)(?:ssn|social[ _-]?security(?:[ _-]?(?:number|num|no\.?|nr|#))?)"
         r"[^0-9a-z]{1,6}(?:is )?([0-8][0-9]{8})\b",
         where(numbers.is_ssn),
         rank=Rank.SSN,

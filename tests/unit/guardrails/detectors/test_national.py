@@ -111,6 +111,23 @@ def test_a_number_that_could_be_any_needs_its_word(type_: str) -> None:
     assert type_ not in {name for name, _ in found(f"order {EXAMPLES[type_]} x", country)}
 
 
+@pytest.mark.parametrize(
+    ("country", "text", "number"),
+    [
+        ("GB", '{"nhsNumber":"9434765919"}', "9434765919"),
+        ("AU", "tax_file_number=123456782", "123456782"),
+        ("NL", "CLIENT_BSN: 111222333", "111222333"),
+        ("US", '"federal_tax_id":"91-1144442"', "91-1144442"),
+        ("PT", "nif_no: 501964843", "501964843"),
+    ],
+)
+def test_the_name_of_a_field_is_a_word_before_its_number(
+    country: str, text: str, number: str
+) -> None:
+    """JSON and logs join the words with underscores or capitals."""
+    assert number in {value for _, value in found(text, country)}
+
+
 def digit_changed(number: str) -> str:
     at = max(index for index, character in enumerate(number) if character.isdigit())
     return f"{number[:at]}{(int(number[at]) + 1) % 10}{number[at + 1 :]}"
