@@ -37,7 +37,7 @@ from sidecar.admin.policy_changes import check_expressions
 from sidecar.admin_api.access import WAIT_SECONDS, Access, AccessRoute, Services, requires
 from sidecar.admin_api.objects import Body, Model
 from sidecar.admin_api.policy_routes import SCHEMA_ANSWER
-from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.problems import RETRY_AFTER, Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.policy.parse import PolicyDocument
 from sidecar.storage.pool import Connection, borrow
@@ -47,6 +47,7 @@ router = APIRouter(route_class=AccessRoute, tags=["installation"])
 
 LOCK_SECONDS: Final = 10
 _MAX_FILES: Final = 2_000
+_NOTHING_DONE: Final = "nothing was done"
 
 Text = Annotated[str, Field(max_length=4_000_000)]
 FilePath = Annotated[str, Field(min_length=1, max_length=300)]
@@ -133,7 +134,7 @@ async def apply_files(
     """Make the installation as files describe it, all or nothing; others' changes wait.
 
     New policies that other changes bind come first, in a transaction of their own, and the rest
-    once workers serve them.
+    once live workers serve them; 503 if one does not within 20 s.
     """
     wanted, stored = await _read(body), await load_installation(access.connection)
     planned = await _planned(wanted, stored, body)
@@ -152,12 +153,21 @@ async def apply_files(
             connection.transaction(),
         ):
             await set_actor(connection, access.person)
-            await _carry_out(connection, (wanted, body), planned, first)
+            await _carry_out(connection, (wanted, body), planned, first, done=_NOTHING_DONE)
         barrier = Barrier(policies=first.policy_versions())
-        await wait_in_force(services.pool, access.settings, barrier, seconds=WAIT_SECONDS)
+        state = await wait_in_force(services.pool, access.settings, barrier, seconds=WAIT_SECONDS)
+        if state is not None and state.late:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{state.late} of {len(state.workers)} workers do not serve the new policies yet:"
+                " these are stored, and nothing else was changed",
+                hint="apply again; `egret doctor` shows the workers",
+                headers=RETRY_AFTER,
+            )
     last = rest[0] if rest else first
     if last.changes or last.adopted:
-        await _carry_out(access.connection, (wanted, body), last, last)
+        done = "the new policies are stored, and nothing else was done" if rest else _NOTHING_DONE
+        await _carry_out(access.connection, (wanted, body), last, last, done=done)
     access.changed(keys=noticed_keys(planned.changes), policies=planned.policy_versions())
     return _shown(planned)
 
@@ -195,8 +205,13 @@ async def _carry_out(
     source: tuple[Sequence[WantedObject], Application],
     expected: InstallationPlan,
     step: InstallationPlan,
+    *,
+    done: str,
 ) -> None:
-    """Carry out *step* behind the lock, if the plan is still the *expected* one."""
+    """Carry out *step* behind the lock, if the plan is still the *expected* one.
+
+    *done* says what was done before, for the refusal.
+    """
     wanted, body = source
     await lock_installation(connection, seconds=LOCK_SECONDS)
     try:
@@ -206,7 +221,7 @@ async def _carry_out(
     if anew != expected:
         raise ChangeRefusedError(
             "the installation was changed meanwhile",
-            hint="nothing was done; look at the new plan, then apply it",
+            hint=f"{done}; look at the new plan, then apply it",
         )
     await carry_out(
         connection, step, file_set=body.file_set, note=body.note, advance=lambda _done: None

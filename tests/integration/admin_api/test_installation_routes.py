@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from fastapi import FastAPI
 
+from sidecar.admin_api import installation_routes
 from tests.support.admin_api import API, session_client
 from tests.support.postgres import Database
 from tests.support.reporting_worker import reporting_worker
@@ -82,3 +84,25 @@ async def test_a_new_policy_reaches_the_workers_before_it_is_bound(
 
     assert bound_early == 0
     assert applying.result().status_code == 200
+
+
+async def test_a_policy_is_not_bound_while_a_live_worker_does_not_serve_it(
+    app: FastAPI, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That worker would refuse every request of the organization."""
+    monkeypatch.setattr(installation_routes, "WAIT_SECONDS", 0.5)
+    admin = await session_client(app, "admin")
+    url, body = f"{API}/installation/apply", {"files": FILES}
+
+    async with reporting_worker(database) as worker:
+        late = await admin.post(url, json=body)
+        listed = [one["name"] for one in (await admin.get(f"{API}/policies")).json()]
+        owner = await admin.get(f"{API}/organizations/initech")
+        worker.policies_loaded({"strict": 1})
+        monkeypatch.undo()
+        again = await admin.post(url, json=body)
+
+    assert (late.status_code, late.headers["retry-after"]) == (503, "5")
+    assert "1 of 1 workers do not serve the new policies yet" in late.json()["detail"]
+    assert (listed, owner.status_code) == (["strict"], 404)
+    assert again.status_code == 200
