@@ -205,7 +205,9 @@ class GuardrailRunner:
         def note(event: RemoteEvent) -> None:
             events.append(NotedEvent(event, self._clock()))
 
-        request = RemoteRequest(guardrail, subject, about, stage=Stage.INPUT, note=note)
+        # Those of answers have this stage; one for both judges the request here.
+        stage = Stage.OUTPUT if guardrail.stage is Stage.OUTPUT else Stage.INPUT
+        request = RemoteRequest(guardrail, subject, about, stage=stage, note=note)
         started_at = self._clock()
         answer, error_type = RemoteAnswer("pass"), None
         limit = asyncio.timeout(guardrail.timeout_seconds + GRACE_SECONDS)

@@ -538,19 +538,19 @@ async def test_a_number_that_a_remote_guardrail_found_becomes_a_string() -> None
     assert CHAT.said(released.body) == '{"a": "[PI_1]", "b": "[PI_1], 1", "c": [PI_2]82}'
 
 
+@pytest.mark.parametrize("stage", ["output", "both"])
 @pytest.mark.parametrize(("verdict", "is_refused"), [("pass", False), ("block", True)])
 async def test_a_remote_guardrail_sees_every_text_of_an_answer(
-    verdict: str, *, is_refused: bool
+    verdict: str, stage: str, *, is_refused: bool
 ) -> None:
     """As the model wrote it, with the side it stands on; a stream is buffered for it."""
     remote = ScriptedRemote(verdict=verdict)  # type: ignore[arg-type]  # both are verdicts
-    policy = effective(HOOK)
+    policy = effective(HOOK.replace("output", stage))
     judge = judgement(policy, remote=remote)
-    stream = CHAT.stream(["bob@exa", "mple.com"])
-    released = await judged_whole(judge, stream)
+    released = await judged_whole(judge, CHAT.stream(["bob@exa", "mple.com"]))
     (asked,) = remote.asked
     assert [part.content for part in asked.subject.parts] == [b"bob@example.com"]
-    assert asked.guardrail.stage is Stage.OUTPUT
+    assert (asked.guardrail.stage, asked.stage) == (Stage.OUTPUT, Stage.OUTPUT)
     assert (released.error is not None) is is_refused
     assert CHAT.said(released.body) == ("" if is_refused else "[EMAIL_1]")
     assert [(one.guardrail.name, one.stage) for one in judge.results()] == [
