@@ -205,9 +205,14 @@ class GuardrailRunner:
         def note(event: RemoteEvent) -> None:
             events.append(NotedEvent(event, self._clock()))
 
-        # Those of answers have this stage; one for both judges the request here.
-        stage = Stage.OUTPUT if guardrail.stage is Stage.OUTPUT else Stage.INPUT
-        request = RemoteRequest(guardrail, subject, about, stage=stage, note=note)
+        request = RemoteRequest(
+            guardrail,
+            subject,
+            about,
+            # Those of answers have this stage; one for both judges the request here.
+            stage=Stage.OUTPUT if guardrail.stage is Stage.OUTPUT else Stage.INPUT,
+            note=note,
+        )
         started_at = self._clock()
         answer, error_type = RemoteAnswer("pass"), None
         limit = asyncio.timeout(guardrail.timeout_seconds + GRACE_SECONDS)
