@@ -176,9 +176,10 @@ async def change_key(
 
 @router.post("/keys/{key_id}/revoke")
 async def revoke_key(
-    access: Annotated[Access, requires(Permission.MANAGE_KEYS)], key_id: str
+    access: Annotated[Access, requires(Permission.MANAGE_KEYS)], key_id: str, request: Request
 ) -> Key:
     """Revoke a key for good; repeat it as you like."""
+    check_match(request, _settled(await administration.find_key(access.connection, key_id)))
     revoked = await administration.revoke_key(access.connection, key_id)
     access.changed(keys=[key_id])
     return revoked
@@ -186,9 +187,13 @@ async def revoke_key(
 
 @router.post("/keys/{key_id}/rotate", status_code=HTTPStatus.CREATED)
 async def rotate_key(
-    access: Annotated[Access, requires(Permission.MANAGE_KEYS)], key_id: str, body: Rotation
+    access: Annotated[Access, requires(Permission.MANAGE_KEYS)],
+    key_id: str,
+    body: Rotation,
+    request: Request,
 ) -> CreatedKey:
     """Make a new key in the place of an old one, which stays good for the grace."""
+    check_match(request, _settled(await administration.find_key(access.connection, key_id)))
     key = generate(secrets.token_bytes)
     new, old = await administration.rotate_key(
         access.connection,

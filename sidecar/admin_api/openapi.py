@@ -53,7 +53,7 @@ _IF_MATCH: Final[dict[str, Any]] = {
     "description": "The ETag of the object as it was read; 412 if it has changed since.",
     "schema": {"type": "string"},
 }
-_TAGGED_POSTS: Final = frozenset({"apply_policies", "roll_back"})
+_TAGGED_POSTS: Final = frozenset({"apply_policies", "revoke_key", "roll_back", "rotate_key"})
 """Operations that check `If-Match`, beside every PATCH, PUT and DELETE."""
 _SHOWS_TAG: Final = frozenset(
     f"{verb}_{kind}"

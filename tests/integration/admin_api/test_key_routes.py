@@ -134,3 +134,22 @@ async def test_a_time_that_no_file_may_have_is_refused(app: FastAPI) -> None:
     assert "not between 1970 and 9998" in refused[0].text
     exported = await (await session_client(app, "admin")).get(f"{API}/installation")
     assert exported.status_code == 200
+
+
+async def test_a_key_that_was_changed_meanwhile_is_neither_rotated_nor_revoked(
+    app: FastAPI,
+) -> None:
+    """If the caller asks for that by `If-Match`; the tag of its state now is taken."""
+    lead = await session_client(app, "team_lead:acme/search")
+    url = f"{API}/keys/AAAAAAAAAAA1"
+    before = (await lead.get(url)).headers["etag"]
+    now = (await lead.patch(url, json={"tags": ["env=prod"]})).headers["etag"]
+
+    late = [
+        await lead.post(f"{url}/rotate", json={}, headers={"if-match": before}),
+        await lead.post(f"{url}/revoke", headers={"if-match": before}),
+    ]
+    done = await lead.post(f"{url}/revoke", headers={"if-match": now})
+
+    assert [one.status_code for one in late] == [412, 412]
+    assert (done.status_code, done.json()["state"]) == (200, "revoked")

@@ -21,7 +21,8 @@ def test_every_operation_documents_its_problems_and_every_write_its_headers() ->
             assert ({"wait", "Idempotency-Key"} <= names) == is_write
             assert ("If-Match" in names) == (
                 method in {"patch", "put", "delete"}
-                or operation["operationId"] in {"apply_policies", "roll_back"}
+                or operation["operationId"]
+                in {"apply_policies", "revoke_key", "roll_back", "rotate_key"}
             )
     assert "HTTPValidationError" not in document["components"]["schemas"]
     assert {"token": []} in document["security"]
