@@ -76,6 +76,7 @@ class Call(Protocol):
         """Return the next message if it has come, and the server can see that; else None.
 
         Raises:
+            RefusedError: there is no room for the rest of a message.
             StreamGoneError: the peer has reset the stream.
         """
         ...
@@ -84,6 +85,7 @@ class Call(Protocol):
         """Return the next message, or None once the peer has half-closed.
 
         Raises:
+            RefusedError: there is no room for the rest of a message.
             StreamGoneError: the peer has reset the stream.
         """
         ...
@@ -294,7 +296,7 @@ class ExtProcStream:
             # it cost a third of all that judging a request costs.
             seconds = self._remaining_seconds()
             return await (self._call.read() if seconds is None else self._read_within(seconds))
-        except (StreamGoneError, LateError):
+        except (StreamGoneError, RefusedError):
             raise
         except Exception:
             self.is_broken = True
@@ -331,7 +333,7 @@ class ExtProcStream:
         self._reading = None
         try:
             return reading.result()
-        except StreamGoneError:
+        except (StreamGoneError, RefusedError):
             raise
         except Exception:
             self.is_broken = True

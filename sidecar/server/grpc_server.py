@@ -15,7 +15,9 @@ import hpack
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from sidecar.domain.errors import ErrorKind
 from sidecar.extproc.codec import Answer
+from sidecar.extproc.protocol import RefusedError, Room
 from sidecar.extproc.stream import CALL_METADATA, StreamEnd, StreamGoneError
 from sidecar.server.grpc_wire import (
     CONTENT_TYPE,
@@ -26,7 +28,13 @@ from sidecar.server.grpc_wire import (
     status_headers,
     timeout_seconds,
 )
-from sidecar.server.http2 import HANDSHAKE_SECONDS, Http2Connection, Http2Stream, StreamResetError
+from sidecar.server.http2 import (
+    HANDSHAKE_SECONDS,
+    STREAM_WINDOW,
+    Http2Connection,
+    Http2Stream,
+    StreamResetError,
+)
 from sidecar.server.options import (
     EXPORT_METHOD,
     NOT_JUDGED,
@@ -66,12 +74,24 @@ _OK_TRAILERS: Final = _block(status_headers(GrpcStatus.OK))
 
 
 class GrpcCall:
-    """One gRPC call as messages in and messages out."""
+    """One gRPC call as messages in and messages out; *room* counts what it keeps of a long one."""
 
-    __slots__ = ("_has_ended", "_messages", "_opening", "_reader", "_stream")
+    __slots__ = (
+        "_has_ended",
+        "_held_bytes",
+        "_messages",
+        "_opening",
+        "_reader",
+        "_room",
+        "_stream",
+    )
 
-    def __init__(self, stream: Http2Stream, *, max_message_bytes: int) -> None:
+    def __init__(
+        self, stream: Http2Stream, *, max_message_bytes: int, room: Room | None = None
+    ) -> None:
         self._stream = stream
+        self._room = room
+        self._held_bytes = 0
         self._reader = MessageReader(max_message_bytes=max_message_bytes)
         self._messages: deque[bytes | memoryview] = deque()
         self._opening = _OPENING
@@ -82,21 +102,42 @@ class GrpcCall:
 
         Raises:
             GrpcWireError: the bytes are not a message that we accept.
+            RefusedError: there is no room for the rest of a message.
             StreamGoneError: the peer has reset the stream.
         """
-        messages, stream = self._messages, self._stream
+        messages, stream, reader = self._messages, self._stream, self._reader
         try:
             while not messages and (piece := stream.take()) is not None:
-                messages.extend(self._reader.feed(piece))
+                messages.extend(reader.feed(piece))
+                if reader.kept_bytes > STREAM_WINDOW or self._held_bytes:
+                    self._hold(reader.kept_bytes)
         except StreamResetError as error:
             raise StreamGoneError from error
         return messages.popleft() if messages else None
+
+    def _hold(self, kept_bytes: int) -> None:
+        """Count the incomplete message from the size on that may wait unread in any case.
+
+        A BUFFERED body is one message: once whole, it is counted where it is kept.
+        """
+        more = max(kept_bytes - STREAM_WINDOW, 0) - self._held_bytes
+        if self._room is not None:
+            if more < 0:
+                self._room.release(-more)
+            elif not self._room.hold(more):
+                raise RefusedError(ErrorKind.OVERLOADED)
+        self._held_bytes += more
+
+    def let_go(self) -> None:
+        """Stop counting bytes: the call has ended."""
+        self._hold(0)
 
     async def read(self) -> bytes | memoryview | None:
         """Return the next message, or None after the peer's half-close.
 
         Raises:
             GrpcWireError: the bytes are not a message that we accept.
+            RefusedError: there is no room for the rest of a message.
             StreamGoneError: the peer has reset the stream.
         """
         while (message := self.take()) is None:
@@ -133,18 +174,25 @@ class GrpcApplication:
     """Answers the calls of one socket: ext_proc, the access log, and health checks."""
 
     def __init__(
-        self, serve: Serve, receive_log: ReceiveLog | None = None, *, max_message_bytes: int
+        self,
+        serve: Serve,
+        receive_log: ReceiveLog | None = None,
+        *,
+        max_message_bytes: int,
+        room: Room | None = None,
     ) -> None:
         self.is_serving = False
+        self._room = room
         self._serve = serve
         self._receive_log = receive_log
         self._max_message_bytes = max_message_bytes
 
     async def answer(self, stream: Http2Stream) -> None:
         """Answer one call; any error ends it with a status other than OK."""
-        call = GrpcCall(stream, max_message_bytes=self._max_message_bytes)
         fields = dict(stream.fields)
         path = fields.get(b":path")
+        room = self._room if path == _PROCESS else None  # reports of usage are never refused so
+        call = GrpcCall(stream, max_message_bytes=self._max_message_bytes, room=room)
         try:
             limit = fields.get(b"grpc-timeout")
             if limit is None:
@@ -161,6 +209,8 @@ class GrpcApplication:
         except Exception as error:  # noqa: BLE001 - the last line: Envoy must see an error
             get_logger().error("engine.call_failed", exc_info=error)
             await call.end(GrpcStatus.INTERNAL, NOT_JUDGED)
+        finally:
+            call.let_go()
 
     async def _answer(
         self, path: bytes | None, call: GrpcCall, fields: dict[bytes, bytes]
@@ -213,11 +263,16 @@ class GrpcServer:
     """Serves ext_proc, the access log and health on a Unix socket, and a port if one is given."""
 
     def __init__(
-        self, options: ServerOptions, serve: Serve, receive_log: ReceiveLog | None = None
+        self,
+        options: ServerOptions,
+        serve: Serve,
+        receive_log: ReceiveLog | None = None,
+        *,
+        room: Room | None = None,
     ) -> None:
         self._options = options
         self._application = GrpcApplication(
-            serve, receive_log, max_message_bytes=options.max_message_bytes
+            serve, receive_log, max_message_bytes=options.max_message_bytes, room=room
         )
         self._connections: set[Http2Connection] = set()
         self._servers: list[asyncio.Server] = []

@@ -54,15 +54,19 @@ class GrpcWireError(Exception):
 
 
 class MessageReader:
-    """Reassembles messages from pieces of DATA; keeps at most one incomplete message."""
+    """Reassembles messages from pieces of DATA.
 
-    __slots__ = ("_head", "_max_message_bytes", "_missing", "_pieces")
+    `kept_bytes` are those of the one message that is incomplete.
+    """
+
+    __slots__ = ("_head", "_max_message_bytes", "_missing", "_pieces", "kept_bytes")
 
     def __init__(self, *, max_message_bytes: int) -> None:
         self._max_message_bytes = max_message_bytes
         self._head = b""
         self._missing: int | None = None
         self._pieces: list[bytes | bytearray | memoryview] = []
+        self.kept_bytes = 0
 
     @property
     def is_between_messages(self) -> bool:
@@ -111,10 +115,12 @@ class MessageReader:
                 break
             messages.append(b"".join((*self._pieces, rest)) if self._pieces else rest)
             self._missing, self._pieces, at = None, [], end
+            self.kept_bytes = 0
         return messages
 
     def _keep(self, piece: bytes | memoryview) -> None:
         """Keep a piece of an incomplete message; short ones are gathered."""
+        self.kept_bytes += len(piece)
         if len(piece) >= VIEWED_BYTES:
             self._pieces.append(piece)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):

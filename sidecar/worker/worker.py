@@ -299,4 +299,6 @@ def _server(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=network,
     )
-    return GrpcServer(options, functools.partial(serve, worker=worker), receive_log)
+    return GrpcServer(
+        options, functools.partial(serve, worker=worker), receive_log, room=worker.guard
+    )

@@ -6,10 +6,13 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from sidecar.domain.errors import ErrorKind
+from sidecar.extproc.protocol import RefusedError
 from sidecar.extproc.stream import OverloadGuard
 from sidecar.keys.ports import LoadedKey
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
 from tests.support.pipeline import KEY, REQUEST_ID, World, headers
+from tests.support.replies import Refuse
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
 
@@ -122,4 +125,17 @@ async def test_a_request_makes_room_once_however_it_ends(ending: str) -> None:
     if ending != "given up":
         assert world.worker.guard.exchanges == 0
     await checks.end(is_cancelled=ending == "given up")
+    assert world.worker.guard.exchanges == 0
+
+
+async def test_a_message_that_there_is_no_room_for_is_refused() -> None:
+    """The server raises within a message; the client receives 503, as for a whole one."""
+    world = world_with_room(for_exchanges=1)
+    checks = world.exchange()
+    assert isinstance(await checks.judge_headers(headers(), has_body=True), BodyRequired)
+    checks.stream.send(RefusedError(ErrorKind.OVERLOADED))
+    (refused,) = await checks.replies()
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.status == 503
+    await checks.end()
     assert world.worker.guard.exchanges == 0

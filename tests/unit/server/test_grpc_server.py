@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import h2.events
 
-from sidecar.extproc.stream import Call, StreamEnd
+from sidecar.extproc.protocol import RefusedError
+from sidecar.extproc.stream import Call, OverloadGuard, StreamEnd
 from sidecar.server.grpc_server import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
+from sidecar.server.http2 import STREAM_WINDOW
 from sidecar.server.options import PROCESS_METHOD, Serve
 from tests.support.http2_peer import REQUEST, Http2Peer
 
@@ -54,6 +56,42 @@ async def test_messages_that_have_come_are_taken_without_a_wait() -> None:
 
     body = b"".join(framed([b"one", b"two"]))
     assert await talk(body, serve=take) == (body, {"grpc-status": "0"})
+
+
+async def test_the_beginning_of_a_long_message_takes_room() -> None:
+    """A thousand clients that begin bodies of 10 MB would else take 10 GB of a worker."""
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=STREAM_WINDOW)
+    seen: list[int] = []
+
+    async def read(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
+        del metadata
+        while True:
+            try:
+                message = await stream.read()
+            except RefusedError:
+                return StreamEnd.ABORTED
+            seen.append(len(message or b""))
+
+    application = GrpcApplication(read, max_message_bytes=8 * STREAM_WINDOW, room=guard)
+    peer = Http2Peer(application.answer)
+    peer.start()
+    number = peer.request(tuple((dict(REQUEST) | {":path": PROCESS_METHOD}).items()))
+    size = 2 * STREAM_WINDOW + STREAM_WINDOW // 2
+    held: list[int] = []
+    for message in (bytes(STREAM_WINDOW), bytes(STREAM_WINDOW + 1), bytes(size)):
+        data = b"".join(framed([message]))
+        for start in range(0, len(data), 16_384):
+            peer.client.send_data(number, data[start : start + 16_384])
+            await peer.settle(3)
+            held.append(guard.held_bytes)
+            if peer.of(h2.events.TrailersReceived):
+                break
+    assert seen == [STREAM_WINDOW, STREAM_WINDOW + 1]
+    assert max(held) in range(STREAM_WINDOW - 20_000, STREAM_WINDOW + 1)
+    (trailers,) = peer.of(h2.events.TrailersReceived)
+    assert isinstance(trailers, h2.events.TrailersReceived)
+    assert ("grpc-status", "13") in [(str(name), str(value)) for name, value in trailers.headers]
+    assert guard.held_bytes == 0
 
 
 async def test_a_deadline_nobody_can_read_fails_the_call() -> None:
