@@ -225,6 +225,38 @@ def with_processor_at_provider(config: Config) -> None:
     _options(_provider(config))["http_filters"].insert(0, one)
 
 
+_SORRY: Final[Config] = {
+    "filter": {"status_code_filter": {"comparison": {
+        "op": "GE", "value": {"default_value": 400, "runtime_key": "sorry"},
+    }}},
+    "status_code": 503,
+    "body": {"inline_string": "sorry"},
+}  # fmt: skip
+
+
+def with_replies_of_its_own(config: Config) -> None:
+    """Change Envoy's own replies, and a header of all."""
+    _hcm(config)["local_reply_config"] = {"mappers": [
+        {**_SORRY, "filter": {"response_flag_filter": {"flags": ["UH", "UF", "UT"]}}},
+        {"filter": _SORRY["filter"], "headers_to_add": [
+            {"header": {"key": "x-gateway", "value": "llm"}},
+        ]},
+    ]}  # fmt: skip
+
+
+def with_an_open_listener(config: Config) -> None:
+    """Add a listener that leads a share of its requests to a provider, without Egret."""
+    one = copy.deepcopy(_listener(config))
+    one["name"], one["address"]["socket_address"]["port_value"] = "open", 8444
+    manager = one["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"] = [each for each in manager["http_filters"] if not _is_ext_proc(each)]
+    (host,) = manager["route_config"]["virtual_hosts"]
+    host["routes"] = [host["routes"][-1]]
+    action = host["routes"][0]["route"]
+    action["weighted_clusters"] = {"clusters": [{"name": action.pop("cluster"), "weight": 1}]}
+    config["static_resources"]["listeners"].append(one)
+
+
 OFF: Final[Config] = {
     "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
     "disabled": True,
@@ -473,6 +505,11 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "EGR126": lambda config: _ext_proc_filter(config).update(disabled=True),
     "EGR136": _without_path,
+    "EGR137": _put(
+        _ext_proc,
+        "forward_rules",
+        value={"allowed_headers": {"patterns": [{"exact": "authorization"}, {"prefix": "x-"}]}},
+    ),
     "EGR127": _drop(_ext_proc, "allow_content_length_header"),
     "EGR128": _drop(_ext_proc, "request_attributes"),
     "EGR129": _put(_ext_proc, "processing_mode", "request_body_mode", value="BUFFERED"),
@@ -563,6 +600,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR518": _drop(_log_format, "egret"),
     "EGR528": _put(_log_format, "route", value="%ROUTE%"),
     "EGR519": _open_admin,
+    "EGR530": _put(_hcm, "local_reply_config", value={"mappers": [_SORRY]}),
     "EGR520": _drop(lambda config: config, "overload_manager"),
     "EGR521": _sign_first,
     "EGR523": _put(_metrics_route, "match", value={"prefix": "/"}),

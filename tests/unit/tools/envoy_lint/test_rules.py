@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from egret_tools.envoy_lint.lint import lint
@@ -14,10 +15,12 @@ from tests.support.envoy_mistakes import (
     by_choice,
     for_version,
     own_text,
+    with_an_open_listener,
     with_copies_in_the_clear,
     with_mistake,
     with_processor_at_provider,
     with_providers_by_policy,
+    with_replies_of_its_own,
 )
 
 
@@ -80,6 +83,40 @@ def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:
 def test_an_override_is_found_wherever_envoy_takes_it(mistake: Mistake) -> None:
     """In the whole route configuration, a weighted cluster, a wrapper, under any name."""
     assert found(with_mistake(mistake)) == {"EGR123"}
+
+
+def test_a_listener_without_egret_is_found_by_a_share_of_its_requests() -> None:
+    """A route may name its clusters in several ways."""
+    assert found(with_mistake(with_an_open_listener)) == {"EGR502"}
+
+
+def test_replies_that_egret_does_not_send_may_be_changed() -> None:
+    """By the flag of Envoy's own failures; and a header of all changes no body."""
+    assert found(with_mistake(with_replies_of_its_own)) == set()
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_found"),
+    [
+        ({"disallowed_headers": {"patterns": [{"exact": "cookie"}, {"prefix": "x-b3-"}]}}, False),
+        ({"allowed_headers": {"patterns": [{"safe_regex": {"regex": ".*"}}]}}, False),
+        ({"disallowed_headers": {"patterns": [{"suffix": "-encoding"}]}}, True),
+        ({"disallowed_headers": {"patterns": [{"contains": "api-key"}]}}, True),
+        ({"disallowed_headers": {"patterns": [{"safe_regex": {"regex": "auth.*"}}]}}, True),
+    ],
+)
+def test_headers_that_egret_does_not_read_may_be_withheld(
+    rules: dict[str, object], *, is_found: bool
+) -> None:
+    """Envoy then sends it fewer headers of a request."""
+
+    def mistake(config: dict[str, Any]) -> None:
+        for manager in config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]:
+            for one in manager["typed_config"]["http_filters"]:
+                if one["name"] == "envoy.filters.http.ext_proc":
+                    one["typed_config"]["forward_rules"] = rules
+
+    assert found(with_mistake(mistake)) == ({"EGR137"} if is_found else set())
 
 
 def test_copies_of_requests_are_as_secret_as_requests() -> None:

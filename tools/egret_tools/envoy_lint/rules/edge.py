@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
+from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener, targets
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -58,10 +58,30 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
     for listener in config.listeners:
         if _asks(config, listener):
             continue
-        text = json.dumps(listener.hcm.at("route_config").value)
-        if any(f'"cluster": {json.dumps(name)}' in text for name in providers):
+        actions = (route.at("route") for route in _routes(config, listener))
+        if any(not providers.isdisjoint(targets(action)) for action in actions):
             name = listener.node.at("name").text
             yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
+
+
+def _routes(config: EnvoyConfig, listener: Listener) -> Iterator[Node]:
+    """Yield the routes of a listener; a config dump has them beside it, by name."""
+    name = listener.hcm.at("rds", "route_config_name").text
+    named = (one for one in config.route_configs if name and one.at("name").text == name)
+    for route_config in (listener.hcm.at("route_config"), *named):
+        for host in route_config.at("virtual_hosts"):
+            yield from host.at("routes")
+
+
+def _rewritten(hcm: Node) -> Node | None:
+    """Find a change of local replies that holds for Egret's refusals, which set no flag."""
+    replies = hcm.at("local_reply_config")
+    for mapper in replies.at("mappers"):
+        changes = ("status_code", "body", "body_format_override")
+        is_by_flag = "response_flag_filter" in json.dumps(mapper.at("filter").value)
+        if not is_by_flag and any(mapper.at(name).exists for name in changes):
+            return mapper
+    return replies.at("body_format") if replies.at("body_format").exists else None
 
 
 def _signed_before(listener: Listener) -> Node | None:
@@ -229,6 +249,11 @@ RULES: Final = (
          "the signature for AWS is made before changes by Egret, the route or the host name: 403",
          "aws_request_signing among the http_filters of the provider's cluster",
          _guarded(_signed_before)),
+    ConfigRule("EGR530", "refusals-rewritten", _W,
+         "Egret's refusals are local replies of Envoy: clients receive another status, or a body "
+         "that no client library reads",
+         "a response_flag_filter in each mapper, which Egret's refusals do not match, and no "
+         "body_format for all", _manager(_rewritten)),
     ConfigRule("EGR523", "admin-routed", Severity.ERROR,
          "every client with access to this route reaches Envoy's admin, which can stop Envoy and "
          "show its configuration",

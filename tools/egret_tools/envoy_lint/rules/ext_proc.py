@@ -46,6 +46,12 @@ NEEDED_HEADERS: Final = (
     *("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
 )
 
+READ_HEADERS: Final = (
+    *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
+    *("content-type", "content-encoding", "x-http-method-override"),
+)
+"""Headers by which Egret recognises a key, or knows how a provider reads the request."""
+
 _GATES: Final = ("NONE", "BUFFERED", "FULL_DUPLEX_STREAMED")
 
 
@@ -103,6 +109,27 @@ def _may_change(rules: Node, name: str) -> bool:
         return True
     is_system = name.startswith(":") and rules.at("disallow_system").is_true
     return not (rules.at("disallow_all").is_true or is_system)
+
+
+def _withheld(one: Node) -> Node | None:
+    rules = one.at("forward_rules")
+    allowed, disallowed = rules.at("allowed_headers"), rules.at("disallowed_headers")
+    for name in READ_HEADERS:
+        if _lists(disallowed, name) or (allowed.exists and not _lists(allowed, name)):
+            return rules
+    return None
+
+
+def _lists(matchers: Node, name: str) -> bool:
+    """Return whether a list of string matchers has one for a header."""
+    return any(
+        name == one.at("exact").text.lower()
+        or _matches(one.at("safe_regex", "regex"), name)
+        or (one.at("prefix").exists and name.startswith(one.at("prefix").text))
+        or (one.at("suffix").exists and name.endswith(one.at("suffix").text))
+        or (one.at("contains").exists and one.at("contains").text in name)
+        for one in matchers.at("patterns")
+    )
 
 
 def _path_kept(one: Node) -> Node | None:
@@ -247,6 +274,10 @@ RULES: Final = (
          "requests with 500",
          "name :path in mutation_rules.allow_expression, if policies have aliases",
          where(_path_kept)),
+    ConfigRule("EGR137", "headers-withheld", _W,
+         "Egret does not receive a header that it reads: it refuses keys in it, or judges another "
+         "request than the provider reads",
+         "leave forward_rules out", where(_withheld)),
     ConfigRule("EGR112", "client-span-off", _W,
          "Egret gets an unsampled parent that is never exported: its spans are lost",
          "leave emit_client_span out", _client_span_off),
