@@ -96,7 +96,8 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
     try:
         figure.savefig(file)
     except (OSError, ValueError) as error:
-        raise ChartError(f"{file} cannot be written: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ChartError(f"{file} cannot be written: {reason}") from None
 
 
 def _series(
@@ -144,7 +145,7 @@ def report(
     since: Annotated[
         str, typer.Option("--since", help="How long ago (30d, 12h), or a time (2027-01-31).")
     ] = "30d",
-    until: Annotated[str, typer.Option("--until", help="Up to this time.")] = "now",
+    until: Annotated[str, typer.Option("--until", help="How long ago, or a time.")] = "now",
     chart: Annotated[
         Path | None,
         typer.Option("--chart", metavar="FILE", help="Also draw it over time: .png or .svg."),
@@ -161,7 +162,8 @@ def report(
     Example: egret usage report --by team --since 30d --chart usage.svg
     """
     now = datetime.now(UTC)
-    start, end = _since(since, now=now), _moment(until, option="--until", now=now)
+    start = _moment(since, option="--since", now=now)
+    end = _moment(until, option="--until", now=now)
     if start >= end:
         fail("--since is not before --until", hint="give other times", code=WRONG_USAGE)
     if chart is not None and chart.suffix not in _CHARTS:
@@ -220,14 +222,12 @@ def drop(
     print_rows([{"dropped": month} for month in dropped], columns=("dropped",), output=output)
 
 
-def _since(text: str, *, now: datetime) -> datetime:
+def _moment(text: str, *, option: str, now: datetime) -> datetime:
+    """Read how long ago, or a time."""
     try:
         return now - parse_span(text)
     except (MomentError, OverflowError):
-        return _moment(text, option="--since", now=now)
-
-
-def _moment(text: str, *, option: str, now: datetime) -> datetime:
+        pass
     try:
         return parse_time(text, now=now)
     except MomentError as error:

@@ -113,8 +113,8 @@ def test_a_change_can_fail_the_command_and_tables_show_it(folder: Path) -> None:
     alone = replayed(folder)
 
     assert (changed.code, same.code, alone.code) == (1, 0, 0)
-    assert "5 of 8 requests come out another way" in changed.err
-    assert "0 of 8 requests come out another way" in same.err
+    assert "5 of 8 requests would be decided differently" in changed.err
+    assert "0 of 8 requests would be decided differently" in same.err
     assert "before" in changed.out
     assert "before" not in alone.out
 

@@ -155,6 +155,7 @@ async def test_a_chart_of_one_hour_says_that_it_is_too_little(
     [
         (("--since", "soon"), 2, "error: --since: 'soon' is no time, write for example"),
         (("--since", "1d", "--until", "2020-01-01"), 2, "error: --since is not before --until"),
+        (("--since", "1d", "--until", "2d"), 2, "error: --since is not before --until"),
         (("--until", "never"), 2, "error: --until: 'never' is no time"),
         (("--chart", "usage.gif"), 2, "error: --chart: usage.gif is no .png or .svg"),
         (("--chart", "/nowhere/usage.svg"), 1, "error: /nowhere/usage.svg cannot be written"),

@@ -158,8 +158,11 @@ async def test_a_start_that_is_interrupted_ends_with_130(run: Path, command: str
         pytest.param(("--upstream", "http://llm.example"), "https", id="upstream without TLS"),
         pytest.param(
             ("--upstream", "https://llm.example", "--upstream-ca", "missing.pem"),
-            "there is no file",
+            "Invalid value for '--upstream-ca'",
             id="CA file that is not there",
+        ),
+        pytest.param(
+            ("--upstream-ca", __file__), "--upstream-ca: it needs --upstream", id="CA file alone"
         ),
         pytest.param(("--workers", "0"), "workers", id="no workers"),
     ],

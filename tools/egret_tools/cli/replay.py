@@ -20,6 +20,7 @@ from sidecar.cli.terminal import (
     Output,
     OutputOption,
     Row,
+    counted,
     fail,
     note,
     print_json,
@@ -189,7 +190,8 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     ] = None,
     show: Annotated[int, typer.Option("--show", min=0, help="Changed requests to list.")] = SHOWN,
     fail_on_change: Annotated[
-        bool, typer.Option("--fail-on-change", help="Exit with 1 if one comes out another way.")
+        bool,
+        typer.Option("--fail-on-change", help="Exit with 1 if one would be decided differently."),
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -248,11 +250,12 @@ def _show(tally: ReplayTally, *, most: int, compares: bool) -> None:
         changes = tally.changes()
         if changes[:most]:
             print_rows(changes[:most], columns=_CHANGES, output=Output.TABLE)
-        note(f"{len(changes)} of {tally.now.total()} requests come out another way")
+        total = counted(tally.now.total(), "request")
+        note(f"{len(changes)} of {total} would be decided differently")
     for bad in tally.bad[:most]:
         note(f"line {bad.number} is no request: {bad.problem}")
     if tally.bad:
-        note(f"{len(tally.bad)} lines are no requests and were not judged")
+        note(f"{counted(len(tally.bad), 'line')} not judged: not a request")
 
 
 def _as_json(

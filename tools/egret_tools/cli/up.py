@@ -49,7 +49,12 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
         str | None, typer.Option(help="A provider instead of the mock, https://host[:port].")
     ] = None,
     upstream_ca: Annotated[
-        Path | None, typer.Option(help="Whom to trust for it, in PEM; else the system's list.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Whom to trust for it, in PEM; else the system's list.",
+        ),
     ] = None,
     openai_key: Annotated[
         str | None, typer.Option(envvar="OPENAI_API_KEY", help="Sent to the upstream by Envoy.")
@@ -77,6 +82,8 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret up --port 8080 --workers 4
     """
+    if upstream_ca is not None and not upstream:
+        raise typer.BadParameter("it needs --upstream", param_hint="--upstream-ca")
     sessions = session_module("up")
     try:
         chosen = sessions.read_upstream(

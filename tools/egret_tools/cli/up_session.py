@@ -46,7 +46,7 @@ def read_upstream(
     """Return the provider that the options name, or None for the mock.
 
     Raises:
-        ValueError: the address is not one, or the CA file is not there.
+        ValueError: the address is not one.
     """
     if not url:
         return None
@@ -57,8 +57,6 @@ def read_upstream(
     )
     if ca_file is None:
         return upstream
-    if not ca_file.is_file():
-        raise ValueError(f"there is no file {ca_file}")
     return Upstream(host, port, ca_file=ca_file.resolve(), credentials=upstream.credentials)
 
 
