@@ -200,7 +200,12 @@ def advise(
 
     Example: egret policy lint -f policies.yaml
     """
-    policies = _stored() if file is None else [one.policy for one in read_documents(file)]
+    if file is None:
+        policies = _stored()
+    else:
+        documents = read_documents(file)
+        check_expressions({str(file): documents}, stored=())
+        policies = [one.policy for one in documents]
     today = datetime.now(UTC).date()
     found = lint(policies, today=today, near_days=days, missing=missing_extras())
     if found or output is Output.JSON:

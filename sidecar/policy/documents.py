@@ -47,6 +47,7 @@ from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
 from sidecar.guardrails.detectors.pii import PII_TYPES
 from sidecar.guardrails.detectors.secrets import SECRET_TYPES, tier_of
 from sidecar.guardrails.matching.database import expression_problem, syntax_problem
+from sidecar.guardrails.matching.text_views import fold
 from sidecar.policy.fields import (
     MAX_ITEMS,
     SYNTAX_ONLY,
@@ -146,13 +147,23 @@ class DeniedPatternsDocument(GuardrailFields):
         return DeniedPatternsSettings(tuple(patterns))
 
 
+def _is_displayed(term: str) -> str:
+    # Texts are searched without zero-width spaces and the like: nothing would be left of it.
+    if not fold(term).split():
+        raise ValueError("has no character that is displayed")
+    return term
+
+
 class DeniedTermsDocument(GuardrailFields):
     """Settings of `denied_terms`."""
 
     settings_class = DeniedTermsSettings
 
     type: Literal["denied_terms"]
-    terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=MAX_ITEMS)]
+    terms: Annotated[
+        tuple[Annotated[Term, AfterValidator(_is_displayed)], ...],
+        Field(min_length=1, max_length=MAX_ITEMS),
+    ]
 
 
 class CodeDocument(GuardrailFields):

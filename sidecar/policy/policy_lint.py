@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -23,10 +24,12 @@ from sidecar.domain.policy import (
     Mode,
     OnError,
     Policy,
+    RedactionStyle,
     UnscannedAction,
     judges_input,
 )
 from sidecar.domain.subject import Operation
+from sidecar.domain.validation import compile_glob
 from sidecar.guardrails.matching.database import author_expression
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy
 
@@ -50,6 +53,9 @@ _CLOSING_KEYWORDS: Final = frozenset(
      "enum", "const", "prefixItems"}
 )  # fmt: skip
 """Beside one of these a schema may be closed, or is for no object; without any it is open."""
+
+_ASCII_BOUNDARY: Final = re.compile(r"(?<!\\)(?:\\\\)*\\b[^\x00-\x7f]|[^\x00-\x7f]\\b")
+"""To both engines only ASCII has word characters, so that `\\b` demands one on the other side."""
 
 _CHATS_APART: Final = {
     Operation.GENERATE_CONTENT: "Gemini's generateContent",
@@ -97,11 +103,13 @@ def lint(
             problem = f"{no_longer_hold(lost)} as in the built-in policy that it replaces"
             hint = "add them, or give it a name of its own and bind it"
             of_policy.append(("default-unprotected", problem, hint))
+        of_policy += _model_problems(policy)
         warnings += [LintWarning(policy.name, None, *one) for one in of_policy]
         others = [other for other in policies if other.name != policy.name]
         for guardrail in policy.guardrails:
             problems = (
                 *_effect_problems(guardrail, others),
+                *_alias_problems(guardrail, dict(policy.aliases)),
                 *_settings_problems(guardrail, missing),
                 *_scope_problems(guardrail, today, near_days),
             )
@@ -138,11 +146,44 @@ def no_longer_hold(names: Sequence[str]) -> str:
     return f"{listed} no longer {verb} for keys without a policy"
 
 
+def _model_problems(policy: Policy) -> Iterator[_Problem]:
+    """Yield the problems of the models that the policy itself allows."""
+    allowed = policy.allowed_models
+    if allowed is None:
+        return
+    if not allowed:
+        problem = "its `allowed_models` is empty: no request may name a model"
+        yield "no-models", problem, "list models, or leave it out to allow all"
+        return
+    globs = [compile_glob(glob) for glob in allowed]
+    for alias, model in policy.aliases:
+        if not any(glob.match(model) for glob in globs):
+            problem = f"its alias {alias} leads to {model}, which `allowed_models` refuses"
+            yield "alias-not-allowed", problem, f"add {model} to `allowed_models`"
+
+
+def _alias_problems(guardrail: Guardrail, aliases: Mapping[str, str]) -> Iterator[_Problem]:
+    """Yield the selectors that name an alias: guardrails are selected by the model instead."""
+    models = {alias.lower(): model for alias, model in aliases.items()}
+    for glob in guardrail.scope.models or ():
+        if model := models.get(glob.lower()):
+            problem = f"its `models` has the alias {glob}, but requests count as for {model}"
+            yield "selects-alias", problem, f"write {model}"
+
+
 def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator[_Problem]:
     """Yield the problems of action, mode and inheritance from *others*."""
     if _enforces(guardrail) and guardrail.on_error is OnError.ALLOW:
         problem = f"it is to {guardrail.action.value}, but content it cannot judge passes"
         yield "open-on-error", problem, "say `on_error: block`"
+    if guardrail.action is not Action.REDACT:
+        for name, is_set in (
+            ("restore", guardrail.restore),
+            ("redaction", guardrail.redaction is not RedactionStyle.PLACEHOLDER),
+        ):
+            if is_set:
+                problem = f"its `{name}` has no effect with `action: {guardrail.action.value}`"
+                yield "without-effect", problem, f"say `action: redact`, or take `{name}` out"
     if guardrail.mandatory and guardrail.mode is Mode.SHADOW:
         problem = "it is mandatory and in shadow: it demands nothing of policies below"
         yield "mandatory-shadow", problem, "promote it with `egret policy promote`"
@@ -165,6 +206,12 @@ def _settings_problems(guardrail: Guardrail, missing: Mapping[str, str]) -> Iter
         for pattern in settings.patterns:
             bare = pattern.regex.removeprefix("(?i)")
             starts_open = bare[:1].isalnum() and bare[:1].isascii()
+            if _ASCII_BOUNDARY.search(pattern.regex):
+                problem = (
+                    f"{pattern.name} has `\\b` beside a letter that is not ASCII: no boundary"
+                )
+                hint = "use `denied_terms`, whose boundaries are those of any script"
+                yield "ascii-word-boundary", problem, hint
             if not author_expression(pattern.regex).filtered:
                 problem = f"{pattern.name} is searched in every string, for its anchors or classes"
                 hint = "write `\\b` for `^` and `$`, `[^ ]` for `\\S`"

@@ -29,6 +29,20 @@ def test_advice_on_a_file_needs_no_database_and_exits_with_1(tmp_path: Path) -> 
     assert good == Ran(0, "", "Nothing to say about 1 policy.\n")
 
 
+def test_an_expression_that_apply_refuses_is_refused(tmp_path: Path) -> None:
+    """The second engine reads it as well, so that a build does not stop only at applying."""
+    file = tmp_path / "policies.yaml"
+    file.write_text(
+        "name: p\nguardrails:\n"
+        "  - {name: a, type: denied_patterns, patterns: [{name: X, regex: 'a$b'}]}\n"
+    )
+
+    ran = NOWHERE("policy", "lint", "-f", str(file))
+
+    assert (ran.code, ran.out) == (1, "")
+    assert "line 3, column 66: guardrails[0].patterns[0].regex: not supported" in ran.err
+
+
 def test_advice_on_what_is_in_force_is_a_table(database: Database, tmp_path: Path) -> None:
     """Policy, guardrail, what is wrong and what would be right."""
     egret = Egret(database.dsn)

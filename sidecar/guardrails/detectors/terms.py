@@ -16,8 +16,8 @@ TERM_TYPE: Final = "DENIED_TERM"
 
 _UNSPACED: Final = re.compile(
     # Scripts written without spaces have no word boundaries to look at: Thai, Lao, Myanmar,
-    # Khmer, kana, Han, and their extensions.
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    # Khmer, kana, Han, and their extensions. Korean puts particles right behind its words.
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
 _META: Final = re.compile(r"([\\.+*?()|\[\]{}^$/-])")

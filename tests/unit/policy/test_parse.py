@@ -185,6 +185,10 @@ FAULTS = {
             "(write each item in a line of its own after a dash)"
         ),
     ),
+    "a_term_that_is_not_displayed": (
+        f'{GUARDRAIL}{{name: a, type: denied_terms, terms: [ok, "\\u200b"]}}',
+        "line 3, column 47: guardrails[0].terms[1]: has no character that is displayed",
+    ),
     "guardrails_without_a_list": (
         "name: a\nguardrails: x\n",
         "line 2, column 13: guardrails: must be a list (write [{name: …, type: …}])",

@@ -14,6 +14,8 @@ PATTERN = (
     "  - {{name: a, type: denied_patterns, patterns: [{{name: X, regex: '{}'}}]}}\n"
 )
 
+ALIAS = "aliases: {fast: gpt-5-mini}\n"
+
 
 def codes(text: str) -> list[tuple[str, str | None, str]]:
     found = lint(parse_policies(text), today=TODAY)
@@ -64,6 +66,17 @@ def excepting(until: str) -> str:
         (PATTERN.format("(?i)project"), [("p", "a", "no-word-boundary")]),
         (PATTERN.format(r"\bPRJ-[0-9]{4}\b"), []),
         (PATTERN.format(r"^PRJ-[0-9]{4}$"), [("p", "a", "searched-everywhere")]),
+        (PATTERN.format(r"\bÜbergabe\b"), [("p", "a", "ascii-word-boundary")]),
+        (PATTERN.format(r"\bCafé\b"), [("p", "a", "ascii-word-boundary")]),
+        (PATTERN.format(r"\bCaféteria\b"), []),
+        (one("restore: true"), [("p", "a", "without-effect")]),
+        (one("action: flag, redaction: hash"), [("p", "a", "without-effect")]),
+        (one("action: redact, restore: true, redaction: hash"), []),
+        ("allowed_models: []\n" + one(""), [("p", None, "no-models")]),
+        ("allowed_models: [fast]\n" + ALIAS + one(""), [("p", None, "alias-not-allowed")]),
+        ("allowed_models: ['gpt-*']\n" + ALIAS + one(""), []),
+        (ALIAS + one("models: [FAST]"), [("p", "a", "selects-alias")]),
+        (ALIAS + one("models: [gpt-5-mini]"), []),
         (structured("schema: {type: object}"), [("p", "a", "schema-open")]),
         (structured("schema: {type: object, additionalProperties: false}"), []),
         (structured("schema: {type: array, items: {type: string}}"), []),

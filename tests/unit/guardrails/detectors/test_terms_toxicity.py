@@ -7,6 +7,7 @@ from sidecar.guardrails.matching.text_views import fold
 from tests.support.guardrails import effective, parts_of, policy
 
 POLICY = effective(policy("  - {name: rude, type: toxicity}"))
+DENIED = effective(policy("  - {name: denied, type: denied_terms, terms: [대외비, café, Straße]}"))
 LENIENT = effective(policy("  - {name: rude, type: toxicity, allowed: [Bollocks, shit]}"))
 
 
@@ -46,3 +47,20 @@ def test_the_list_is_sound() -> None:
     words = toxic_words()
     assert len(set(words)) == len(words)
     assert all(word == fold(word) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "term"),
+    [
+        ("이것은 대외비입니다", "대외비"),
+        ("CAFE\u0301 open", "CAFE\u0301"),
+        ("in der STRASSE", "STRASSE"),
+        ("cafés, cafe and Straßen", None),
+    ],
+)
+def test_a_term_ends_as_words_of_its_script_do(text: str, term: str | None) -> None:
+    """Korean puts particles right behind a word; elsewhere a longer word is another one."""
+    parts = parts_of([text])
+    (outcome,) = DENIED.local.scan(parts)
+    found = [parts[0].content[one.start : one.end].decode() for one in outcome.findings]
+    assert found == ([] if term is None else [term])
