@@ -90,7 +90,10 @@ class RouteByModel(enum.Enum):
 
 
 class ExchangeSettings(Section):
-    """Limits of one exchange. The sum of the budgets must stay below Envoy's message_timeout."""
+    """Limits of one exchange.
+
+    `authorize_seconds` and `inspect_seconds` together must stay below Envoy's `message_timeout`.
+    """
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 10 * 1024 * 1024
     authorize_seconds: Seconds = 2.0
