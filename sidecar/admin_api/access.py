@@ -342,17 +342,22 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
     return identity, token
 
 
+def is_of_this_site(request: Request, services: Services) -> bool:
+    """Return whether a page of this site sends the request, by what the browser says."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        parts = urlsplit(request.headers.get("referer", ""))
+        origin = f"{parts.scheme}://{parts.netloc}"
+    return origin in services.settings.admin.origins
+
+
 def check_origin(request: Request, services: Services) -> None:
     """Refuse a change that a page of another site sends.
 
     Raises:
         Problem: 403.
     """
-    origin = request.headers.get("origin")
-    if origin is None:
-        parts = urlsplit(request.headers.get("referer", ""))
-        origin = f"{parts.scheme}://{parts.netloc}"
-    if origin not in services.settings.admin.origins:
+    if not is_of_this_site(request, services):
         raise Problem(
             HTTPStatus.FORBIDDEN,
             "the request does not come from a page of this site",

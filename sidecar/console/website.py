@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 from typing_extensions import override
 
-from sidecar.admin_api.access import CSRF_FIELD, SAFE_METHODS, Services
+from sidecar.admin_api.access import CSRF_FIELD, SAFE_METHODS, Services, is_of_this_site
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.sign_in import csrf_token
 from sidecar.console import (
@@ -92,16 +92,20 @@ async def link_page(_: Request, token: str) -> Response:
 
 
 async def error_page(request: Request, problem: Problem) -> Response:
-    """Return a page for *problem*; a form that was not judged comes back with its text."""
+    """Return a page for *problem*; a form that was not judged comes back with its text.
+
+    Not one of another site: the page has the session's token, so that one click would send it.
+    """
+    services: Services = request.app.state.services
     fields: Sequence[tuple[str, str]] = ()
-    if request.method not in SAFE_METHODS and problem.status in _GIVES_BACK:
+    is_form = request.method not in SAFE_METHODS and is_of_this_site(request, services)
+    if is_form and problem.status in _GIVES_BACK:
         form = await request.form()
         fields = [
             (name, value)
             for name, value in form.multi_items()
             if isinstance(value, str) and name not in _KEPT_BACK
         ]
-    services: Services = request.app.state.services
     secret = request.cookies.get(services.cookie)
     response = render_plain(
         "problem.html",
