@@ -147,6 +147,14 @@ def test_compose_has_egret_and_envoy_agree_on_their_sockets() -> None:
         assert services[service]["cap_drop"] == ["ALL"]
 
 
+def test_compose_starts_everything_anew_with_its_machine() -> None:
+    """Workers without their database would refuse every key."""
+    services = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]
+    policies = {name: service["restart"] for name, service in services.items()}
+    assert policies.pop("migrate") == "no"
+    assert set(policies.values()) == {"unless-stopped"}
+
+
 def _ext_procs(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         if value.get("@type") == f"type.googleapis.com/{EXT_PROC}":

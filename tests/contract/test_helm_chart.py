@@ -750,6 +750,18 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
         ),
         pytest.param("standalone", {"workers": "2"}, "raise replicas", id="workers of one port"),
         pytest.param(
+            "standalone", {"listen__port": "9464"}, "listen.port: 9464 is taken",
+            id="a port of workers and metrics",
+        ),
+        pytest.param(
+            "sidecar", {"autoscaling": '{"enabled": true, "minReplicas": 5, "maxReplicas": 2}'},
+            "autoscaling.minReplicas is above", id="more at least than at most",
+        ),
+        pytest.param(
+            "sidecar", {"podLabels": '{"app.kubernetes.io/name": "other"}'},
+            "podLabels: the chart selects", id="a label that selects",
+        ),
+        pytest.param(
             "sidecar", {"settings": '{"EGRET_SERVER__WORKERS": 4}'},
             "EGRET_SERVER__WORKERS is twice", id="a setting against a value",
         ),

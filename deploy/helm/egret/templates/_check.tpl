@@ -26,6 +26,9 @@
 {{- if gt (int .Values.workers) 1 -}}
 {{- fail "workers: in standalone mode a pod has one worker, since its service has one port; raise replicas" -}}
 {{- end -}}
+{{- if eq (int .Values.listen.port) 9464 -}}
+{{- fail "listen.port: 9464 is taken in the pod, by Egret's metrics" -}}
+{{- end -}}
 {{- if and (eq .Values.listen.tls "mutual") (not .Values.listen.existingSecret) -}}
 {{- fail "no certificate: give listen.existingSecret with tls.crt, tls.key and ca.crt, or listen.tls=off where a mesh encrypts" -}}
 {{- end -}}
@@ -35,6 +38,17 @@
 {{- end -}}
 {{- if and .Values.keda.enabled (not .Values.keda.prometheusUrl) -}}
 {{- fail "keda.enabled needs keda.prometheusUrl" -}}
+{{- end -}}
+{{- range $name := list "autoscaling" "keda" -}}
+{{- $scaler := get $.Values $name -}}
+{{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) -}}
+{{- fail (printf "%s.minReplicas is above %s.maxReplicas" $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_ := include "egret.selector" . | fromYaml -}}
+{{- if hasKey $.Values.podLabels $name -}}
+{{- fail (printf "podLabels: the chart selects its pods by %s; give another label" $name) -}}
+{{- end -}}
 {{- end -}}
 {{- $store := .Values.externalSecret -}}
 {{- if and $store.enabled $store.postgres.dsn $pg.dsn (not $pg.existingSecret) -}}
