@@ -160,7 +160,7 @@ def _addresses(settings: ValkeySettings) -> list[tuple[str, int]]:
     further = [node.rpartition(":") for node in settings.nodes]
     return [
         (url.hostname or "localhost", url.port or default_port),
-        *((host, int(port)) for host, _, port in further),
+        *((host.strip("[]"), int(port)) for host, _, port in further),  # brackets of IPv6
     ]
 
 

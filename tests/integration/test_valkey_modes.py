@@ -19,7 +19,7 @@ from egret_tools.devstack.processes import (
     valkey_program,
 )
 from pydantic import SecretStr
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import AuthenticationError, RedisError
 
 from sidecar.guardrails.message_table import Entry
@@ -46,6 +46,16 @@ SHARED = SharedRecord(record_of("AAAAAAAAAAA1"), timeline=1, horizon=2, settled=
 LOCKED = ("--requirepass", "hunter2")
 ENTRY = Entry(1, 20_000, 2, 3, (), "user", "user")
 CODEC = SharedRecordCodec("a secret of thirty-two characters")
+
+
+async def test_a_further_node_may_have_an_ipv6_address() -> None:
+    """In brackets, as in a URL, which no look-up of a host takes."""
+    url, nodes = SecretStr("redis://[::1]:6379"), ("[2001:db8::1]:6380", "cache:6381")
+    settings = ValkeySettings(url=url, mode=ValkeyMode.CLUSTER, nodes=nodes)
+    async with open_valkey(settings) as client:
+        assert isinstance(client, RedisCluster)
+        found = {(one.host, one.port) for one in client.nodes_manager.startup_nodes.values()}
+    assert found == {("::1", 6379), ("2001:db8::1", 6380), ("cache", 6381)}
 
 
 @asynccontextmanager
