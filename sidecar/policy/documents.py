@@ -147,23 +147,22 @@ class DeniedPatternsDocument(GuardrailFields):
         return DeniedPatternsSettings(tuple(patterns))
 
 
-def _is_displayed(term: str) -> str:
-    # Texts are searched without zero-width spaces and the like: nothing would be left of it.
-    if not fold(term).split():
-        raise ValueError("has no character that is displayed")
-    return term
-
-
 class DeniedTermsDocument(GuardrailFields):
     """Settings of `denied_terms`."""
 
     settings_class = DeniedTermsSettings
 
     type: Literal["denied_terms"]
-    terms: Annotated[
-        tuple[Annotated[Term, AfterValidator(_is_displayed)], ...],
-        Field(min_length=1, max_length=MAX_ITEMS),
-    ]
+    terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=MAX_ITEMS)]
+
+    @field_validator("terms")
+    @classmethod
+    def _are_displayed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Texts are searched without zero-width spaces and the like: nothing would be left of it.
+        for number, term in enumerate(value, start=1):
+            if not fold(term).split():
+                raise ValueError(f"has no character that is displayed in term {number}")
+        return value
 
 
 class CodeDocument(GuardrailFields):

@@ -103,15 +103,22 @@ def lint(
             problem = f"{no_longer_hold(lost)} as in the built-in policy that it replaces"
             hint = "add them, or give it a name of its own and bind it"
             of_policy.append(("default-unprotected", problem, hint))
-        of_policy += _model_problems(policy)
+        allowed = policy.allowed_models
+        if allowed is not None and not allowed:
+            problem = "its `allowed_models` is empty: no request may name a model"
+            of_policy.append(("no-models", problem, "list models, or leave it out to allow all"))
+        for alias, model in policy.aliases if allowed else ():
+            if not any(compile_glob(glob).match(model) for glob in allowed or ()):
+                problem = f"its alias {alias} leads to {model}, which `allowed_models` refuses"
+                hint = f"add {model} to `allowed_models`"
+                of_policy.append(("alias-not-allowed", problem, hint))
         warnings += [LintWarning(policy.name, None, *one) for one in of_policy]
         others = [other for other in policies if other.name != policy.name]
         for guardrail in policy.guardrails:
             problems = (
                 *_effect_problems(guardrail, others),
-                *_alias_problems(guardrail, dict(policy.aliases)),
                 *_settings_problems(guardrail, missing),
-                *_scope_problems(guardrail, today, near_days),
+                *_scope_problems(guardrail, policy, today, near_days),
             )
             warnings += [LintWarning(policy.name, guardrail.name, *one) for one in problems]
     return tuple(warnings)
@@ -144,31 +151,6 @@ def no_longer_hold(names: Sequence[str]) -> str:
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     verb = "hold" if len(names) > 1 else "holds"
     return f"{listed} no longer {verb} for keys without a policy"
-
-
-def _model_problems(policy: Policy) -> Iterator[_Problem]:
-    """Yield the problems of the models that the policy itself allows."""
-    allowed = policy.allowed_models
-    if allowed is None:
-        return
-    if not allowed:
-        problem = "its `allowed_models` is empty: no request may name a model"
-        yield "no-models", problem, "list models, or leave it out to allow all"
-        return
-    globs = [compile_glob(glob) for glob in allowed]
-    for alias, model in policy.aliases:
-        if not any(glob.match(model) for glob in globs):
-            problem = f"its alias {alias} leads to {model}, which `allowed_models` refuses"
-            yield "alias-not-allowed", problem, f"add {model} to `allowed_models`"
-
-
-def _alias_problems(guardrail: Guardrail, aliases: Mapping[str, str]) -> Iterator[_Problem]:
-    """Yield the selectors that name an alias: guardrails are selected by the model instead."""
-    models = {alias.lower(): model for alias, model in aliases.items()}
-    for glob in guardrail.scope.models or ():
-        if model := models.get(glob.lower()):
-            problem = f"its `models` has the alias {glob}, but requests count as for {model}"
-            yield "selects-alias", problem, f"write {model}"
 
 
 def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator[_Problem]:
@@ -234,9 +216,16 @@ def _settings_problems(guardrail: Guardrail, missing: Mapping[str, str]) -> Iter
         yield "package-missing", problem, hint
 
 
-def _scope_problems(guardrail: Guardrail, today: date, near_days: int) -> Iterator[_Problem]:
-    """Yield the problems of roll-out, routes and exceptions."""
+def _scope_problems(
+    guardrail: Guardrail, policy: Policy, today: date, near_days: int
+) -> Iterator[_Problem]:
+    """Yield the problems of models, roll-out, routes and exceptions."""
     scope = guardrail.scope
+    aliases = {alias.lower(): model for alias, model in policy.aliases}
+    for glob in scope.models or ():
+        if model := aliases.get(glob.lower()):
+            problem = f"its `models` has the alias {glob}, but requests count as for {model}"
+            yield "selects-alias", problem, f"write {model}"
     if scope.rollout == 0:
         yield "rolled-out-to-none", "its roll-out is 0%: it holds for no key", "raise it"
     routes = frozenset(scope.routes or ())

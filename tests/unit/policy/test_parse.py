@@ -187,7 +187,7 @@ FAULTS = {
     ),
     "a_term_that_is_not_displayed": (
         f'{GUARDRAIL}{{name: a, type: denied_terms, terms: [ok, "\\u200b"]}}',
-        "line 3, column 47: guardrails[0].terms[1]: has no character that is displayed",
+        "line 3, column 42: guardrails[0].terms: has no character that is displayed in term 2",
     ),
     "guardrails_without_a_list": (
         "name: a\nguardrails: x\n",
