@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access
+from sidecar.admin_api.problems import Problem
 from sidecar.domain.fault_words import plain_fault
 from sidecar.keys.scopes import ScopeError
 from sidecar.limits.limit_syntax import LimitWordsError
@@ -35,6 +36,20 @@ async def read_fields(request: Request) -> Mapping[str, str]:
     """Return the form's fields without blanks around them; files are left out."""
     form = await request.form()
     return {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+
+
+def chosen(
+    fields: Mapping[str, str], name: str, choices: Mapping[str, _Result], default: str = ""
+) -> _Result:
+    """Return the value that a field chooses; without the field, that of *default*.
+
+    Raises:
+        Problem: 422, it is none of the choices: a guess could be a key that never expires.
+    """
+    word = fields.get(name, default)
+    if word not in choices:
+        raise Problem(422, f"`{name}` is none of: {', '.join(choices)}")
+    return choices[word]
 
 
 def words(text: str) -> tuple[str, ...] | None:

@@ -33,7 +33,14 @@ from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watch_query, watched_change
-from sidecar.console.forms import Refusal, attempt, policy_choices, read_fields, words
+from sidecar.console.forms import (
+    Refusal,
+    attempt,
+    chosen,
+    policy_choices,
+    read_fields,
+    words,
+)
 from sidecar.console.limit_bars import limit_bars
 from sidecar.console.rendering import render
 from sidecar.domain.limits import Level, Priority
@@ -159,10 +166,9 @@ async def create(request: Request, access: _Manage, organization: str, team: str
     path, fields = f"{organization}/{team}", await read_fields(request)
     if fields.get("policy"):
         access.check(Permission.BIND_POLICIES)
-    key = generate(secrets.token_bytes)
+    key, lifetime = generate(secrets.token_bytes), chosen(fields, "expires", EXPIRIES, NEVER)
 
     async def change() -> Key:
-        lifetime = EXPIRIES.get(fields.get("expires", NEVER))
         rules = Rules(
             allowed_models=words(fields.get("models", "")), policy=fields.get("policy") or None
         )
@@ -209,7 +215,7 @@ async def switch(request: Request, access: _Manage, key_id: str) -> Response:
 @router.post("/keys/{key_id}/expire")
 async def expire(request: Request, access: _Manage, key_id: str) -> Response:
     """Set how long a key stays good from now."""
-    lifetime = EXPIRIES.get((await read_fields(request)).get("expires", NEVER))
+    lifetime = chosen(await read_fields(request), "expires", EXPIRIES)
     at = None if lifetime is None else datetime.now(UTC) + lifetime
     return await _change(
         request, access, key_id, lambda: expire_key(access.connection, key_id, at=at)
@@ -252,17 +258,19 @@ async def bind(
 async def rotate(request: Request, access: _Manage, key_id: str) -> Response:
     """Put a new key in the place of one, which stays good for a while; show the new one once."""
     fields = await read_fields(request)
-    key, expires = generate(secrets.token_bytes), fields.get("expires", KEEP)
-    lifetime = EXPIRIES.get(expires)
-    expires_at = None if lifetime is None else datetime.now(UTC) + lifetime
+    key, grace = generate(secrets.token_bytes), chosen(fields, "grace", GRACES, "24 hours")
+    expires_at: datetime | Expiry | None = Expiry.KEEP
+    if fields.get("expires", KEEP) != KEEP:
+        lifetime = chosen(fields, "expires", EXPIRIES)
+        expires_at = None if lifetime is None else datetime.now(UTC) + lifetime
     rotated = await attempt(
         access,
         lambda: rotate_key(
             access.connection,
             key_id,
             key=key,
-            grace=GRACES.get(fields.get("grace", ""), GRACES["24 hours"]),
-            expires_at=expires_at if expires in EXPIRIES else Expiry.KEEP,
+            grace=grace,
+            expires_at=expires_at,
         ),
     )
     if isinstance(rotated, Refusal):

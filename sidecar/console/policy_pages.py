@@ -26,7 +26,7 @@ from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
-from sidecar.console.forms import read_fields
+from sidecar.console.forms import chosen, read_fields
 from sidecar.console.policy_trial import PolicyTrial, SampleKind, try_sample
 from sidecar.console.rendering import diff_lines, render
 from sidecar.domain.policy import Mode
@@ -168,7 +168,7 @@ async def change_mode(request: Request, access: _Manage, name: str) -> Response:
     """Promote a guardrail from shadow, or put it there."""
     fields = await read_fields(request)
     guardrail = fields.get("guardrail", "")
-    mode = Mode.ENFORCE if fields.get("mode") == Mode.ENFORCE.value else Mode.SHADOW
+    mode = chosen(fields, "mode", {one.value: one for one in Mode})
     stored = await _load(access, name, None)
     edited = document_with_mode(stored, guardrail, mode)
     verb = "promote" if mode is Mode.ENFORCE else "demote"

@@ -12,7 +12,7 @@ from sidecar.admin_api import token_routes
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.roles import Permission, Role
 from sidecar.admin_api.token_routes import NewToken
-from sidecar.console.forms import Refusal, attempt, read_fields, valid
+from sidecar.console.forms import Refusal, attempt, chosen, read_fields, valid
 from sidecar.console.rendering import render
 
 LIVES: Final = {"30 days": 30, "90 days": 90, "365 days": 365, "no end": None}
@@ -41,7 +41,7 @@ async def create(request: Request, access: _Manage) -> HTMLResponse:
             "organization": organization or None,
             "team": team or None,
             "scopes": form.getlist("scope") or None,
-            "expires_in_days": LIVES.get(fields.get("life", ""), LIVES["90 days"]),
+            "expires_in_days": chosen(fields, "life", LIVES, "90 days"),
         },
     )
     made = (

@@ -176,3 +176,23 @@ async def test_a_filter_does_not_tell_whether_anothers_object_is_there(
         assert world.keys[0] in await viewer.get(f"/keys?{own}")
     lead = await Visitor.of(console, "viewer:acme/search")
     assert world.keys[0] in await lead.get("/keys?organization=acme")
+
+
+async def test_a_word_that_is_no_choice_changes_nothing(console: FastAPI, world: World) -> None:
+    """It was taken for `never`, and for 24 hours."""
+    visitor = await Visitor.of(console, "admin")
+    key = f"/keys/{world.keys[0]}"
+    await visitor.get(key)
+    await visitor.send(f"{key}/expire", {"expires": "7 days"})
+    for path, fields in (
+        (f"{key}/expire", {"expires": "1 week"}),
+        (f"{key}/expire", {}),
+        (f"{key}/rotate", {"grace": "1 day"}),
+        (f"{key}/rotate", {"expires": "1 week"}),
+        (NEW, {"name": "ci", "expires": "1 week"}),
+    ):
+        await visitor.send(path, fields, status=422)
+
+    page = await visitor.get(key)
+    assert "Replaced by" not in page
+    assert "<dt>Expires</dt><dd><time" in page

@@ -101,7 +101,9 @@ async def test_a_guardrail_is_promoted_put_back_and_rolled_back(console: FastAPI
     await visitor.send("/policies/strict/rollback", {"version": "9"}, status=404)
     await visitor.get("/policies/strict/versions/9", status=404)
     await visitor.get(f"/policies/strict/versions/{'9' * 20}", status=422)
-    await visitor.send("/policies/strict/mode", {"guardrail": "none"}, status=409)
+    await visitor.send(
+        "/policies/strict/mode", {"guardrail": "none", "mode": "shadow"}, status=409
+    )
 
 
 async def test_a_credential_in_a_policy_is_on_no_page(console: FastAPI) -> None:
