@@ -30,7 +30,7 @@ from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Window, WindowView
-from sidecar.jsontext.tokens import Token
+from sidecar.jsontext.tokens import Token, quoted
 
 MAX_REPORTED: Final = 100
 """Findings of one guardrail that a report lists; an answer may have any number."""
@@ -175,8 +175,12 @@ class StreamScan:
             if refusing is not None or is_longer or is_failed:
                 continue
             if self._originals:
-                for begin, end in self._placeholders(window, border):
+                spans = self._placeholders(window, border)
+                in_strings = window.are_in_strings([begin for begin, _ in spans])
+                for (begin, end), is_in_string in zip(spans, in_strings, strict=True):
                     original = self._originals[window.buffer[begin:end]]
+                    if is_in_string:  # a quote of the value would end it
+                        original = quoted(original)[1:-1]
                     window.edits.append(Edit(begin + window.base, end + window.base, original))
             keep_from = None
             if (window.leaves or self._is_observed) and not window.is_final:

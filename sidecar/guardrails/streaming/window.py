@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -114,6 +114,20 @@ class Window:
             for start, token in found.items()
             if token.start == start
         }
+
+    def are_in_strings(self, places: Sequence[int]) -> list[bool]:
+        """Return whether each of *places* in `buffer`, in order, is within a string of a document.
+
+        That is plain text: in JSON text (tool arguments) all that is put in is escaped anyway.
+        """
+        if self.is_json or not self.is_document:
+            return [False] * len(places)
+        found: list[bool] = []
+        opened, at = self.opened, 0
+        for place in places:
+            opened, at = tokens.opened_after(self.buffer[at:place], opened), place
+            found.append(bool(opened))
+        return found
 
     def views(self) -> list[WindowView]:
         """Return the text as it stands and, if it is JSON text, with its escapes resolved."""

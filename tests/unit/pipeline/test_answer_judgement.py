@@ -63,7 +63,7 @@ def test_the_end_of_a_choice_lets_its_text_go() -> None:
 
 def test_a_text_that_makes_room_for_another_is_not_waited_for() -> None:
     """What was thought has ended when something is said; else all of it would wait for the end."""
-    chunks = chat_of({"reasoning_content": "so bob"}, {"content": "Hi "}, {"content": "you "})
+    chunks = chat_of({"reasoning_content": "so bob"}, {"content": "Hi. "}, {"content": "You "})
     result = streamed(judgement(effective(REDACT)), chunks)
     assert result.pieces[1] == chunks[0] + chunks[1]
 
@@ -388,6 +388,25 @@ def test_placeholders_are_turned_back_over_any_border(api: str) -> None:
             assert json.loads(said) == {"to": 'bob@example.com and O"Hara é, not [EMAIL_9]'}
         else:
             assert said == text.replace(*wanted).replace("[NAME_2]", 'O"Hara é')
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"to": "[NAME_2]", "n": ["[EMAIL_1]"]}', {"to": 'O"Hara é', "n": ["bob@example.com"]}),
+        ('{"a\\"[NAME_2]": "\\\\", "b": "[NAME_2]"}', {'a"O"Hara é': "\\", "b": 'O"Hara é'}),
+    ],
+)
+def test_a_value_does_not_end_the_string_that_it_is_put_into(
+    text: str, wanted: dict[str, object], size: int
+) -> None:
+    """A structured answer stays JSON, and no value adds members to it."""
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    result = streamed(
+        judgement(effective(BLOCK), restoration=RESTORED), events(CHAT.stream(pieces))
+    )
+    assert json.loads(CHAT.said(result.body)) == wanted
 
 
 @pytest.mark.parametrize(
