@@ -266,7 +266,7 @@ async def stored_or_404(access: Access, name: str, version: int | None) -> Store
     """
     found = await changes.stored_policy(access.connection, name, version)
     if found is None:
-        raise not_found("policy")
+        raise not_found("policy" if version is None else "version of the policy")
     return found
 
 

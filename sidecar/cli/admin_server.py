@@ -198,8 +198,11 @@ class AdminServer:
 def _refuse(document: object, status: int) -> None:
     problem = document if isinstance(document, dict) else {}
     detail = str(problem.get("detail", f"the server answered {status}"))
-    known = f"check {TOKEN}" if status == HTTPStatus.UNAUTHORIZED else "correct the request"
-    hint = str(problem.get("hint", known))
+    hints: dict[int, str] = {
+        HTTPStatus.UNAUTHORIZED: f"check {TOKEN}",
+        HTTPStatus.NOT_FOUND: "correct the name or the number",
+    }
+    hint = str(problem.get("hint", hints.get(status, "correct the request")))
     faults = "; ".join(f"{one['in']}: {one['fault']}" for one in problem.get("errors", ()))
     detail = f"{detail} ({faults})" if faults else detail
     if problem.get("type") == EXISTS:

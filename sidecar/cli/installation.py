@@ -271,7 +271,8 @@ def export(
         paths = {target / path for path in files}
         others = [one for one in _yaml_files(target) if one not in paths]
         if others:
-            note(f"{target} holds {counted(len(others), 'other file')}, such as {others[0]}")
+            found = counted(len(others), "other file")
+            note(f"{target} holds {found}, such as {others[0]}, that `egret apply` reads too")
     for name in masked:
         note(f"policy {name} has values that are not in the file; they are shown as ***")
     if target != STANDARD_STREAM:

@@ -158,9 +158,11 @@ async def test_reports_prices_tokens_and_alerts_come_from_the_server(
     token = next(one for one in tokens.json if one["name"] == "deploy")
     await by_server("admin", "revoke-token", token["id"])
     unknown = await by_server("alerts", "test", "on-call")
+    no_team = await by_server("keys", "list", "--team", "acme/none")
 
     assert made.out.startswith("ega_")
     assert (hours.code, "whole days" in hours.err) == (2, True)
+    assert "or you may not see it; correct the name" in no_team.err
     assert (unknown.code, "there is no alert route on-call" in unknown.err) == (1, True)
     for words in (
         ("price", "list"), ("admin", "tokens"), ("usage", "report"), ("audit", "list"),

@@ -123,7 +123,10 @@ def test_an_export_replaces_no_other_file(egret: Egret, tmp_path: Path) -> None:
     assert refused.code == 2
     assert "prices.yaml exists and would change" in refused.err
     assert forced.code == 0
-    assert f"{folder} holds 1 other file, such as {folder}/mine.yaml" in forced.err
+    assert (
+        f"{folder} holds 1 other file, such as {folder}/mine.yaml, that `egret apply` reads too"
+        in forced.err
+    )
     assert (folder / "prices.yaml").read_text().startswith("kind: Price")
 
 

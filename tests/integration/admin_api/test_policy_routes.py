@@ -31,6 +31,7 @@ async def test_a_policy_goes_through_its_life(app: FastAPI) -> None:
     await admin.post(f"{API}/policies/apply", json={"documents": STRICTER})
     diff = await admin.get(f"{API}/policies/strict/diff", params={"from": 1})
     back = await admin.post(f"{API}/policies/strict/rollback", json={"to": 1})
+    too_far = await admin.post(f"{API}/policies/strict/rollback", json={"to": 99})
     versions = (await admin.get(f"{API}/policies/strict/versions")).json()
     listed = (await admin.get(f"{API}/policies")).json()
 
@@ -40,6 +41,7 @@ async def test_a_policy_goes_through_its_life(app: FastAPI) -> None:
     assert promoted.json()[0]["to_version"] == 2
     assert "+- name: keys" in diff.json()["diff"]
     assert back.json()[0]["to_version"] == 4
+    assert (too_far.status_code, "no such version of the policy" in too_far.text) == (404, True)
     assert [(one["version"], one["author"], one["note"]) for one in versions] == [
         (4, "alice@example.com", "rollback to version 1"),
         (3, "alice@example.com", None),
