@@ -33,6 +33,8 @@ PRICES_SECONDS: Final = 10.0
 FRESH_SECONDS: Final = 30.0
 """Usage is not written with prices that are older; without any it waits on the disk."""
 CLOSING_SECONDS: Final = 3.0
+RETRY_SECONDS: Final = 1.0
+"""Between two tries to load the limits of a key."""
 MAX_LATER: Final = 10_000
 """Requests that wait for their key's limits; beyond, the units of the oldest stay taken."""
 
@@ -121,7 +123,10 @@ class UsageSettlement:
             try:
                 loaded = await self._keys.load(request.key_id, now=time.monotonic)
             except KeyStoreUnavailableError:
-                continue  # the units stay taken: too much rather than too little
+                if len(self._later) < MAX_LATER:
+                    self._later.appendleft((request, finished))
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             if loaded.record is not None:
                 changes = adjustments_of(loaded.record.limits, finished)
                 self._limiter.settle(request.organization_id, changes)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window, slot_name
 from sidecar.domain.principal import Principal
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.ports import LoadedKey
+from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
@@ -76,6 +76,34 @@ async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> No
         slot_name(one.request_id, round(one.occurred_at.timestamp() * 1e6))
         for one in map(judged, range(200))
     }
+
+
+class _AwayOnce(_Keys):
+    """The same, whose first answer is an error, as of a database that fails over."""
+
+    def __init__(self) -> None:
+        self._is_away = True
+
+    async def load(self, key_id: str) -> LoadedKey:
+        if self._is_away:
+            self._is_away = False
+            raise KeyStoreUnavailableError("away")
+        return await super().load(key_id)
+
+
+async def test_requests_whose_keys_cannot_be_loaded_now_are_settled_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their slots would be held for ten minutes, their units until the end of a period."""
+    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
+    limits, metrics = _Settled(3), UsageMetrics(CollectorRegistry())
+    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_AwayOnce()))
+    for number in range(3):
+        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
+    async with asyncio.timeout(60):
+        await limits.all_are_here.wait()
 
 
 async def test_a_worker_that_stops_settles_the_requests_that_wait_for_their_keys() -> None:
