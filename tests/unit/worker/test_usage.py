@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
+from typing_extensions import override
 
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window, slot_name
 from sidecar.domain.principal import Principal
@@ -84,6 +85,7 @@ class _AwayOnce(_Keys):
     def __init__(self) -> None:
         self._is_away = True
 
+    @override
     async def load(self, key_id: str) -> LoadedKey:
         if self._is_away:
             self._is_away = False
