@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
@@ -11,7 +10,7 @@ from fastapi import Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from sidecar.admin_api.problems import Problem
-from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
+from sidecar.domain.validation import accepted
 
 NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME, examples=["acme"])]
@@ -20,14 +19,7 @@ Models = Annotated[
     Field(min_length=1, max_length=100, examples=[["gpt-*"]]),
 ]
 
-
-def _accepted(moment: datetime) -> datetime:
-    if not is_accepted(moment):
-        raise ValueError(f"not {ACCEPTED_TIMES}")
-    return moment
-
-
-Moment = Annotated[AwareDatetime, AfterValidator(_accepted)]
+Moment = Annotated[AwareDatetime, AfterValidator(accepted)]
 """A time that files of `egret apply` may have too: one that they may not would stop them all."""
 TeamPath = Annotated[
     str | None, Query(max_length=127, pattern="^[^/]+/[^/]+$", description="ORGANIZATION/TEAM")

@@ -24,6 +24,18 @@ def is_accepted(moment: datetime) -> bool:
     return _EARLIEST <= moment < _END
 
 
+def accepted(moment: datetime) -> datetime:
+    """Return *moment*, in UTC if it has no time zone.
+
+    Raises:
+        ValueError: it is not accepted; the message is to stand after the name of its field.
+    """
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if not is_accepted(moment):
+        raise ValueError(f"not {ACCEPTED_TIMES}")
+    return moment
+
+
 _OPERATIONS: Final = sorted(operation.value for operation in Operation)
 _MODEL_GLOB: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_UP, Decimal, DecimalException
 from pathlib import PurePath
 from typing import Annotated, Final, Self, cast
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
-from sidecar.domain.validation import ACCEPTED_TIMES, compile_glob, is_accepted
+from sidecar.domain.validation import accepted, compile_glob
 from sidecar.telemetry.names import OVERFLOW
 
 _MILLION: Final = Decimal(1_000_000)
@@ -183,13 +183,6 @@ MAX_ROWS: Final = 100_000
 Amount = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=6, allow_inf_nan=False)]
 
 
-def _accepted(moment: datetime) -> datetime:
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    if not is_accepted(moment):
-        raise ValueError(f"not {ACCEPTED_TIMES}")
-    return moment
-
-
 class PriceFileError(ValueError):
     """The file is not valid; names every fault and its place. No price of it is set."""
 
@@ -204,7 +197,7 @@ class PriceRow(BaseModel):
     output: Amount
     cached_input: Amount | None = None
     cache_write: Amount | None = None
-    valid_from: Annotated[datetime, AfterValidator(_accepted)] | None = None
+    valid_from: Annotated[datetime, AfterValidator(accepted)] | None = None
 
     @classmethod
     def of(cls, price: Price) -> Self:
