@@ -109,8 +109,13 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
         raise LimitError("two limits measure the same; keep one of them")
     for limit in limits:
         if limit.window not in (takes := windows_of(limit.measure)):
+            name, given = limit.measure.value, limit.window.value
+            if takes == (Window.ONCE,):
+                raise LimitError(f"{name} has no window; write {name}=AMOUNT")
             names = ", ".join(window.value for window in takes)
-            raise LimitError(f"{limit.measure.value} goes with {names}, not {limit.window.value}")
+            if limit.window is Window.ONCE:
+                raise LimitError(f"{name} needs a window, one of {names}")
+            raise LimitError(f"{name} goes with {names}, not {given}")
         if limit.burst is not None and limit.window in {*_PERIODS, Window.ONCE}:
             raise LimitError("a burst goes with second and minute only")
         if limit.burst is not None and not 1 <= limit.burst <= MAX_AMOUNT:

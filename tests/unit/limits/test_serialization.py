@@ -61,6 +61,11 @@ def test_a_limit_keeps_its_id_while_only_its_amount_changes() -> None:
         ([REQUESTS] * 2, "measure the same"),
         ([replace(REQUESTS, id=str(one)) for one in range(MAX_LIMITS + 1)], "more than 20 limits"),
         ([replace(BUDGET, window=Window.MINUTE)], "cost goes with day, week, month, not minute"),
+        ([replace(BUDGET, window=Window.ONCE)], "cost needs a window, one of day, week, month"),
+        (
+            [replace(REQUESTS, measure=Measure.CONCURRENT, window=Window.DAY)],
+            "concurrent has no window; write concurrent=AMOUNT",
+        ),
         ([replace(REQUESTS, window=Window.DAY, burst=1)], "a burst goes with"),
         ([replace(REQUESTS, burst=0)], "a burst is between"),
         ([replace(BUDGET, time_zone="Europe")], "there is no time zone Europe"),
