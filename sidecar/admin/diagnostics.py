@@ -381,6 +381,7 @@ def _few(names: Sequence[str]) -> str:
 
 VALKEY_CONNECTION: Final = "valkey connection"
 CLOCK: Final = "valkey clock"
+_NO_EVICTION: Final = "noeviction"
 _SECONDS: Final = 3.0
 """Far more than a worker waits: here the question is whether there is an answer at all."""
 
@@ -416,6 +417,16 @@ async def _check(client: Client, *, wall: Callable[[], float]) -> tuple[Checked,
     if replication.get("role") != "master":
         hint = "name the primary in EGRET_VALKEY__URL, or use Sentinel"
         return failed(VALKEY_CONNECTION, f"{found}, a replica", hint=hint), clocks
+    memory = await _run(client, "INFO", "memory")
+    limit, policy = memory.get("maxmemory", 0), memory.get("maxmemory_policy", _NO_EVICTION)
+    if limit and policy == _NO_EVICTION and memory["used_memory"] >= limit:
+        hint = "raise maxmemory, or remove the keys of other programs"
+        full = f"{found}, full: it refuses writes, and limits are local"
+        return failed(VALKEY_CONNECTION, full, hint=hint), clocks
+    if limit and policy != _NO_EVICTION:
+        hint = f"maxmemory-policy {_NO_EVICTION}, and alerts on its memory"
+        evicting = f"{found}, {policy}: when it is full, counters of limits are lost"
+        return warning(VALKEY_CONNECTION, evicting, hint=hint), clocks
     return ok(VALKEY_CONNECTION, found), clocks
 
 

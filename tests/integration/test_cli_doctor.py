@@ -470,6 +470,12 @@ async def test_valkey_is_looked_at(
         monkeypatch.setenv("EGRET_VALKEY__URL", url)
         good = rows(await asyncio.to_thread(doctor, egret))
         client = Redis.from_url(url)
+        await client.config_set("maxmemory", "1")
+        full = wrong(await asyncio.to_thread(doctor, egret))
+        await client.config_set("maxmemory", "1gb")
+        roomy = rows(await asyncio.to_thread(doctor, egret))
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        evicting = rows(await asyncio.to_thread(doctor, egret))
         await client.replicaof("127.0.0.1", "1")
         replica = wrong(await asyncio.to_thread(doctor, egret))
         await client.replicaof("NO", "ONE")
@@ -480,6 +486,13 @@ async def test_valkey_is_looked_at(
 
     hint = "check that Valkey runs, user and host in EGRET_VALKEY__URL, and the password"
     assert [good[check][0] for check in REST[1:3]] == ["ok", "ok"]
+    assert roomy["valkey connection"][0] == "ok"
+    assert full["valkey connection"][::2] == (
+        "failed",
+        "raise maxmemory, or remove the keys of other programs",
+    )
+    state, words, _ = evicting["valkey connection"]
+    assert (state, "allkeys-lru: when it is full" in words) == ("warning", True)
     assert replica["valkey connection"][::2] == (
         "failed",
         "name the primary in EGRET_VALKEY__URL, or use Sentinel",
