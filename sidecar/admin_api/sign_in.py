@@ -122,8 +122,10 @@ async def find_session(
     """Return the person of a session in use; None if there is none, or it has expired."""
     if len(secret) > MAX_SECRET_CHARACTERS:
         return None
+    # Well within the time of idleness, or a session would end in the middle of its use.
+    seen_after = min(SEEN_SECONDS, idle_seconds / 10)
     rows = await fetch(
-        pool, _FIND_SESSION, digest(secret), idle_seconds, SEEN_SECONDS, settings=postgres
+        pool, _FIND_SESSION, digest(secret), idle_seconds, seen_after, settings=postgres
     )
     if not rows:
         return None

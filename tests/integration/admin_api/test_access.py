@@ -68,6 +68,19 @@ async def test_a_session_ends_by_idleness_by_age_and_by_log_out(app: FastAPI) ->
     assert answers[0].headers["content-type"] == "application/problem+json"
 
 
+async def test_a_session_in_use_does_not_end_by_idleness(database: Database) -> None:
+    """Though its last use is written now and then only."""
+    async with running_app(admin_settings(database, session_idle_seconds=60)) as app:
+        alice = await session_client(app, "admin")
+        answers = []
+        for _ in range(2):
+            aged = "UPDATE admin_sessions SET seen_at = seen_at - interval '40 s'"
+            await execute(app, aged)
+            answers.append(await alice.get(f"{API}/me"))
+
+    assert [one.status_code for one in answers] == [200, 200]
+
+
 async def test_tokens_end_at_once_and_never_pass_for_sessions(app: FastAPI) -> None:
     """Revoked or expired, mistyped, or those of API keys; a token needs no form's token."""
     bot = await token_client(app, "operator:acme")
