@@ -281,7 +281,10 @@ async def change_team(connection: Connection, team: str, change: OwnerChange) ->
     team_id = await find_team_id(connection, team)
     async with refusals(f"team {change.name}"):
         await connection.execute(_CHANGE_TEAM, team_id, *change.arguments())
-    return await _team_of(connection, team_id)
+    row = await connection.fetchrow(_TEAMS, None, team_id, None)
+    if row is None:
+        raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
+    return _team(row)
 
 
 async def dependents(connection: Connection, owner_id: str) -> Dependents:
@@ -332,13 +335,6 @@ async def find_organization_id(connection: Connection, name: str) -> str:
     if found is None:
         raise _no_organization(name)
     return found
-
-
-async def _team_of(connection: Connection, team_id: str) -> Team:
-    row = await connection.fetchrow(_TEAMS, None, team_id, None)
-    if row is None:
-        raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
-    return _team(row)
 
 
 async def bind_organization(connection: Connection, name: str, *, policy: str | None) -> str:

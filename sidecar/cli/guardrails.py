@@ -39,7 +39,6 @@ from sidecar.domain.subject import Malformed, Subject, TextPart, UnknownRoute, U
 from sidecar.guardrails.detectors.secrets import LIKELY_TYPES
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
-from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.tester import (
     PICTURES,
     PolicyTestResult,
@@ -125,7 +124,14 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     except CompileError as error:
         fail(str(error), hint="write fewer or simpler expressions")
     if output is Output.JSON:
-        print_json(_as_json(document, subject, trial))
+        print_json(
+            {
+                "policy": document.policy.name,
+                "decision": type(decide(trial.results)).__name__.lower(),
+                "unscanned": [reason.value for reason in subject.unscanned],
+                **trial.described(subject),
+            }
+        )
     else:
         _show(subject, trial)
 
@@ -202,17 +208,6 @@ def _row(one: TimedResult) -> Row:
 def _words(finding: Finding) -> str:
     name = f"{finding.type} (likely)" if finding.type in LIKELY_TYPES else finding.type
     return name if finding.place is None else f"{name} at {finding.place}"
-
-
-def _as_json(
-    document: PolicyDocument, subject: Subject, trial: PolicyTestResult
-) -> dict[str, object]:
-    return {
-        "policy": document.policy.name,
-        "decision": type(decide(trial.results)).__name__.lower(),
-        "unscanned": [reason.value for reason in subject.unscanned],
-        **trial.described(subject),
-    }
 
 
 _AUDIT_COLUMNS: Final = (
