@@ -6,14 +6,13 @@ import enum
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from sidecar.cli.connection import DEFAULT_RUN
 from sidecar.cli.terminal import fail_without_tools
 from sidecar.settings.serving import Timing
-
-DEFAULT_RUN_DIRECTORY: Final = Path("run")
 
 
 class Output(enum.Enum):
@@ -29,7 +28,7 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
         typer.Option(
             help="Holds sockets, logs and egret.json; of it only data/ is left in the end."
         ),
-    ] = DEFAULT_RUN_DIRECTORY,
+    ] = DEFAULT_RUN,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Egret processes.")] = 2,
     port: Annotated[
         int | None,

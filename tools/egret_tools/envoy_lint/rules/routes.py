@@ -132,14 +132,6 @@ def _leaks(config: EnvoyConfig, names: tuple[str, ...]) -> Iterator[Hit]:
                     break
 
 
-def _leaks_credentials(config: EnvoyConfig) -> Iterator[Hit]:
-    return _leaks(config, CREDENTIALS)
-
-
-def _leaks_traces(config: EnvoyConfig) -> Iterator[Hit]:
-    return _leaks(config, TRACES)
-
-
 def _own_host(config: EnvoyConfig) -> Iterator[Hit]:
     remote = {cluster.name for cluster in config.providers() if not cluster.is_local}
     for route in config.routes():
@@ -240,11 +232,11 @@ RULES: Final = (
     ConfigRule("EGR407", "credential-leak", _W,
          "without this only Egret keeps a client's credential from the provider",
          "request_headers_to_remove on the virtual host, see docs/envoy.md",
-         _leaks_credentials),
+         lambda config: _leaks(config, CREDENTIALS)),
     ConfigRule("EGR408", "trace-leak", _W,
          "the provider receives your trace and request ids, and a client's baggage",
          "request_headers_to_remove: [traceparent, tracestate, baggage, x-request-id]",
-         _leaks_traces),
+         lambda config: _leaks(config, TRACES)),
     ConfigRule("EGR409", "own-host", _W,
          "the provider receives your host name and answers 404 or 421",
          "host_rewrite_literal", _own_host),
