@@ -60,13 +60,11 @@ def cost_grid(figures: Figures, loads: Sequence[Load]) -> Grid:
 
 def bench_plot(figures: Figures, loads: Sequence[Load], *, path: Path) -> None:
     """Draw how latency is spread at one load, and how it grows with the throughput."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second
 
     closed = [load for load in loads if load.rate is None]
-    figure, (spread, growth) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    spread, growth = figure.subplots(1, 2)
     for number, (target, label) in enumerate(TITLES.items()):
         points = quantiles(figures, f"{target}.{SPREAD}")
         latencies, shares = [ms for _, ms in points], [percent / 100 for percent, _ in points]
@@ -88,7 +86,6 @@ def bench_plot(figures: Figures, loads: Sequence[Load], *, path: Path) -> None:
         axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def quantiles(figures: Figures, key: str) -> list[tuple[float, float]]:

@@ -188,12 +188,10 @@ def peers_grid(
 
 def growth_plot(figures: Mapping[str, float], shapes: Sequence[Shape], *, path: Path) -> None:
     """Draw the cost of each turn, a panel for each shape and a line for each side."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second
 
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    figure, panels = plt.subplots(2, 3, figsize=(11, 6.5), layout="constrained")
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3)
     for axes, shape in zip(panels.flat, shapes, strict=True):
         for number, (side, words) in enumerate(SIDES.items()):
             costs = _by_turn(figures, _key(shape, side))
@@ -213,7 +211,6 @@ def growth_plot(figures: Mapping[str, float], shapes: Sequence[Shape], *, path: 
     panels[0, 0].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def slug(shape: Shape) -> str:

@@ -88,16 +88,12 @@ def kind_grid(soak: Soak) -> Grid:
 
 def soak_plot(soak: Soak, *, title: str, path: Path) -> None:
     """Draw memory, throughput, open files and tasks over time."""
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and a screen by default
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second
 
     begin = soak.samples[0].at
     minutes = [(one.at - begin) / MINUTE for one in soak.samples]
-    figure, (memory, rate, left) = plt.subplots(
-        3, figsize=(8, 8), sharex=True, layout="constrained"
-    )
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    memory, rate, left = figure.subplots(3, sharex=True)
     for name in soak.warm.processes:
         memory.plot(minutes, [one.processes[name].rss_mb for one in soak.samples], label=name)
         if name != "envoy":
@@ -121,7 +117,6 @@ def soak_plot(soak: Soak, *, title: str, path: Path) -> None:
         axes.legend(fontsize="small", loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 HOUR: Final = 3600.0
