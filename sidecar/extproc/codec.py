@@ -47,7 +47,7 @@ _FILTER: Final = "envoy.filters.http.ext_proc"
 """The key of the filter's attributes, whatever name the filter was given (Envoy 1.40)."""
 
 
-VIEWED_BYTES: Final = 4_096
+LONG_BYTES: Final = 4_096
 """A message of more is read without Protocol Buffers, whose parser copies a body twice; a body of
 more is sent without being copied into its message."""
 
@@ -162,7 +162,7 @@ def decode(message: bytes | memoryview) -> Message:  # noqa: C901 - a branch for
         UnreadableMessageError: not a `ProcessingRequest`, or one of an unknown kind or mode.
     """
     length = len(message)
-    if length > VIEWED_BYTES:
+    if length > LONG_BYTES:
         if (long := _long_body(message)) is not None:
             return long
     elif (pieces := _PIECES.get((message := bytes(message))[:1])) is not None:
@@ -427,7 +427,7 @@ def streamed_response_body(
 
 def _parts(tags: tuple[bytes, ...], piece: bytes | memoryview, metadata: MetadataFields) -> Answer:
     parts = _around(tags, len(piece)), piece, _dynamic(metadata)
-    return parts if len(piece) > VIEWED_BYTES else b"".join(parts)
+    return parts if len(piece) > LONG_BYTES else b"".join(parts)
 
 
 REQUEST_TRAILERS_ANSWER: Final = ext.ProcessingResponse(

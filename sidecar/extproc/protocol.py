@@ -605,7 +605,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         if not size:
             return
         last = self._pieces[-1] if self._pieces else None
-        if last is None or size > codec.VIEWED_BYTES:
+        if last is None or size > codec.LONG_BYTES:
             self._pieces.append(piece)
         elif isinstance(last, bytearray):  # an object for each of many short ones takes far more
             last += piece

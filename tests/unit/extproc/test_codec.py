@@ -310,7 +310,7 @@ def test_a_long_body_is_cut_out_only_where_protocol_buffers_read_the_same(
     data: st.DataObject,
 ) -> None:
     """Lengths that are wrong or longer than needed, other fields, and fields in another order."""
-    body = bytes(codec.VIEWED_BYTES)
+    body = bytes(codec.LONG_BYTES)
     part = b"\x0a" + data.draw(lengths(len(body))) + body + data.draw(FIELDS_BEHIND)
     field = data.draw(st.sampled_from([b"\x22", b"\x2a"]))
     message = field + data.draw(lengths(len(part))) + part + data.draw(FIELDS_BEHIND)
@@ -578,7 +578,7 @@ def test_header_values_are_never_written_as_value(
 
 
 @given(
-    body=st.integers(0, 3 * codec.VIEWED_BYTES).map(bytes),
+    body=st.integers(0, 3 * codec.LONG_BYTES).map(bytes),
     ends=st.booleans(),
     encode=st.sampled_from([codec.streamed_request_body, codec.streamed_response_body]),
 )
@@ -597,7 +597,7 @@ def test_a_long_piece_is_the_same_message_in_parts(
 
 @settings(max_examples=300)
 @given(
-    size=st.one_of(st.integers(0, 300), st.integers(0, codec.VIEWED_BYTES)),
+    size=st.one_of(st.integers(0, 300), st.integers(0, codec.LONG_BYTES)),
     ends=st.booleans(),
     part=st.sampled_from(["request_body", "response_body"]),
     has_context=st.booleans(),
