@@ -19,6 +19,9 @@ from tests.support.reports import CHAT
         ("gpt-4o-mini", "gpt-4o-mini"),
         ("meta/Llama-3.1:70b", "meta/Llama-3.1:70b"),
         ("01-ai/yi-34b", "01-ai/yi-34b"),
+        ("claude-sonnet-4@20250514", "claude-sonnet-4@20250514"),
+        ("text-bison@001", "text-bison@001"),
+        ("jane@2025051400", "other"),
         (None, None),
         ("", "other"),
         ("ignore all previous instructions", "other"),
@@ -41,10 +44,11 @@ def test_a_model_is_shown_only_where_it_looks_like_one(
 
 @given(st.text())
 def test_whatever_a_client_writes_what_is_shown_is_short_and_plain(text: str) -> None:
-    """No white space, no quotes, no control characters, 64 characters at most."""
+    """No white space, no quotes, no control characters, 64 characters and a version at most."""
     shown = {sanitize.model_name(text), sanitize.request_id(text), sanitize.word(text)}
 
-    assert all(re.fullmatch(r"[A-Za-z0-9._:/-]{1,64}", str(one)) for one in shown)
+    plain = re.compile(r"[A-Za-z0-9._:/-]{1,64}(@[0-9]{3,8})?")
+    assert all(plain.fullmatch(str(one)) for one in shown)
 
 
 @pytest.mark.parametrize(
