@@ -2,6 +2,10 @@
 
 The files are checked at each handshake, of which Envoy makes one for each connection. If a new
 set does not match, the server logs it and keeps the last good one.
+
+A resumed session is not verified again. A context keeps the sessions that began with it, so each
+connection begins with the newest one: a client of a CA that was replaced must show a certificate
+of the new one. And no session leads to a further one, so that it ends with its own time.
 """
 
 from __future__ import annotations
@@ -22,18 +26,34 @@ def rotating_context(files: TlsFiles) -> ssl.SSLContext:
     Raises:
         SocketError: the files cannot be read, or do not match.
     """
-    rotation = _Rotation(files)
-    first = rotation.first()
-    newest = first
+    context = _RotatingContext(ssl.PROTOCOL_TLS_SERVER)
+    context.rotation = _Rotation(files)
+    context.newest = context.rotation.first()
+    return context
 
-    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        # Called in each handshake, before a certificate is shown.
-        nonlocal newest
-        newest = rotation.newer() or newest
-        connection.context = newest
 
-    first.sni_callback = choose
-    return first
+class _RotatingContext(ssl.SSLContext):
+    rotation: _Rotation
+    newest: ssl.SSLContext
+
+    @override
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Begin a connection; the event loop calls it for each."""
+        self.newest = self.rotation.newer() or self.newest
+        return self.newest.wrap_bio(
+            incoming,
+            outgoing,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            session=session,
+        )
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
@@ -42,6 +62,8 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols(["h2"])
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0  # TLS 1.3, where each ticket that is used brings another
     context.sslobject_class = _Handshake
     return context
 
