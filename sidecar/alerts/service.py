@@ -155,7 +155,10 @@ class AlertService:
                 connection, limit=AT_ONCE, lease_seconds=self._lease_seconds
             )
             routes = {one.name: one for one in await alert_routes(connection)} if messages else {}
-            sending = [self._send(one, routes[one.route]) for one in messages]
+            # A route that was deleted since the claim has taken its messages with it.
+            sending = [
+                self._send(one, routes[one.route]) for one in messages if one.route in routes
+            ]
             for sent in asyncio.as_completed(sending):
                 message, reason = await sent
                 if self._metrics is not None:

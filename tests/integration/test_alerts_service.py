@@ -207,3 +207,26 @@ async def test_a_test_is_sent_at_once_in_quiet_hours(database: Database, tmp_pat
         assert await alerts.deliver(connection) == 1
 
     assert receiver.bodies[message]["type"] == "alert.test"
+
+
+async def test_a_route_that_is_deleted_while_its_message_is_taken_holds_up_no_other(
+    database: Database, tmp_path: Path
+) -> None:
+    """The messages that were taken with it would wait until their lease is over."""
+    receiver = AlertReceiver()
+    alerts = service(database.settings, secrets_of(tmp_path, "ops", "gone"))
+    async with receiver.listening(), database.server.connect(database.name) as connection:
+        routes = joined(route_text(url=receiver.url), route_text("gone", url=receiver.url))
+        await apply_text(connection, routes)
+        await leak(connection, "strict")
+        assert await alerts.check(connection) == 1
+        await connection.execute(
+            "CREATE FUNCTION drop_route() RETURNS trigger LANGUAGE plpgsql AS $$"
+            " BEGIN DELETE FROM alert_routes WHERE name = 'gone'; RETURN NULL; END $$;"
+            "CREATE TRIGGER drop_route AFTER UPDATE ON alert_messages"
+            " FOR EACH STATEMENT EXECUTE FUNCTION drop_route()"
+        )
+        await alerts.deliver(connection)
+        history = await alert_history(connection)
+
+    assert [(one.route, one.state) for one in history] == [("ops", "delivered")]
