@@ -11,6 +11,7 @@ from typing import Final, assert_never
 import orjson
 
 from sidecar.apis.frames import EventStreamFramer, Framer, JsonArrayFramer, SseFramer
+from sidecar.apis.response_text import index_of
 from sidecar.domain.guardrail_settings import AnswerPart
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Unreadable, UnscannedReason
@@ -102,8 +103,8 @@ class AnswerStructure:
         elif "contentBlockIndex" in document or kind in _BLOCK_EVENTS:
             # Events about one block of such a message.
             self.is_known = True
-            index = document.get("index", document.get("contentBlockIndex"))
-            if isinstance(index, int):
+            index = index_of(document.get("index", document.get("contentBlockIndex")))
+            if index is not None:
                 for key in ("content_block", "start", "delta"):
                     self._block(index, _object(document.get(key)), "")
         elif isinstance(document.get("content"), list):
@@ -264,13 +265,12 @@ def _placed(value: JsonValue) -> Iterator[tuple[int, _Object]]:
 def _indexed(value: JsonValue) -> Iterator[tuple[int, _Object]]:
     """Yield the objects of a list by the index they give themselves: they come in pieces."""
     for place, item in _placed(value):
-        index = item.get("index", place)
-        yield (index if isinstance(index, int) else place), item
+        index = index_of(item.get("index"))
+        yield (place if index is None else index), item
 
 
 def _number(document: _Object, key: str) -> int:
-    value = document.get(key, 0)
-    return value if isinstance(value, int) else 0
+    return index_of(document.get(key)) or 0
 
 
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})

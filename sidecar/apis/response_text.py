@@ -254,8 +254,8 @@ class _Walk:
         if name.startswith("response."):
             self._responses_event(name)
             return
-        index = document.get("index", document.get("contentBlockIndex"))
-        lane: Path = ("block", index) if isinstance(index, int) else ()
+        index = index_of(document.get("index", document.get("contentBlockIndex")))
+        lane: Path = () if index is None else ("block", index)
         self._object(document, lane, lane, _JOIN)
         if lane and name in _BLOCK_ENDS:
             self.ended.append(lane)
@@ -266,7 +266,9 @@ class _Walk:
         lane: Path = ("output", _number_of(document, "output_index"))
         stem = name.removesuffix(".delta")
         place = _number_of(document, "content_index") + _number_of(document, "summary_index")
-        channel = (*lane, stem, place, str(document.get("item_id", "")))
+        # Clients join texts by their numbers: an id that changes would begin no text of its own.
+        item = "" if "output_index" in document else str(document.get("item_id", ""))
+        channel = (*lane, stem, place, item)
         for key, value in document.items():
             self.strings += 1
             if key == "delta" and isinstance(value, str):
@@ -388,9 +390,25 @@ def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
         # Gemini's clients join the text of all parts, and set apart only the thoughts.
         return "thought" if item.get("thought") is True else "said"
     index = item.get("index", position)
-    return index if isinstance(index, int) else position
+    if isinstance(index, int):  # mostly
+        return index
+    number = index_of(index)
+    return position if number is None else number
 
 
 def _number_of(document: dict[str, JsonValue], key: str) -> int:
-    value = document.get(key, 0)
-    return value if isinstance(value, int) else 0
+    return index_of(document.get(key)) or 0
+
+
+_MAX_INDEX_DIGITS: Final = 9
+
+
+def index_of(value: JsonValue) -> int | None:
+    """Return the number that a client reads: to JavaScript `0`, `0.0` and `"0"` are one place."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_INDEX_DIGITS:
+        return int(value)
+    return None

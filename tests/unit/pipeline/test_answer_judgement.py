@@ -79,6 +79,49 @@ def test_a_value_cut_by_another_text_is_still_found() -> None:
     assert b"example" not in blocked.body
 
 
+def _block(index: object, text: str) -> dict[str, object]:
+    delta = {"type": "text_delta", "text": text}
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def _output(item: str, output: object, text: str) -> dict[str, object]:
+    kind = "response.output_text.delta"
+    return {
+        "type": kind,
+        "item_id": item,
+        "output_index": output,
+        "content_index": 0,
+        "delta": text,
+    }
+
+
+def _choice(index: object, text: str) -> dict[str, object]:
+    return {"choices": [{"index": 9}, {"index": index, "delta": {"content": text}}]}
+
+
+BEGUN, REST = "bob@", "example.com "
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        (_choice(1, BEGUN), _choice(1.0, REST)),
+        (_choice("2", BEGUN), _choice(2, REST)),
+        (_block(1, BEGUN), _block(1.0, REST)),
+        (_output("a", 1, BEGUN), _output("b", 1, REST)),
+        (_output("a", 1, BEGUN), _output("a", "1", REST)),
+    ],
+)
+def test_a_text_goes_on_wherever_a_client_adds_to_it(
+    documents: tuple[dict[str, object], ...],
+) -> None:
+    """A provider that names one place in two ways cuts no value in two."""
+    chunks = [sse(one) for one in documents] * 2
+    result = streamed(judgement(effective(BLOCK)), [*chunks, b""])
+    assert result.error is not None
+    assert b"example" not in result.body
+
+
 @pytest.mark.parametrize("escape", [r"bob\u0040example.com", r"bob\\u0040example.com"])
 def test_an_escape_in_tool_arguments_hides_nothing(escape: str) -> None:
     """JSON in JSON: the client's parser reads an address where the bytes show none."""
