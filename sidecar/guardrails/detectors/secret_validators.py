@@ -83,12 +83,16 @@ def random_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     return (LIKELY, (start, end)) if b"EXAMPLE" in candidate else None
 
 
+_PUBLIC_PREFIX: Final = b"pk_live_"
+"""Publishable keys of Stripe and Clerk, which are part of each page."""
 _PREFIX: Final = re.compile(rb"00|[a-z0-9]+[_-][a-z]+[_-]")
 
 
 def mixed_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
     """Take a token with letters of both cases among digits behind its prefix, as no name has."""
     candidate = content[start:end]
+    if candidate.startswith(_PUBLIC_PREFIX):
+        return None
     body = _PREFIX.sub(b"", candidate, count=1)
     if _classes(body.translate(None, b"_-")) < _MANY_CLASSES or _is_wordy(body):
         return None
@@ -167,6 +171,10 @@ _NAME_BYTES: Final = 96
 """How far back the name of a value can begin: a keyword, its suffix, quotes and a sign."""
 _MAX_VALUE_BYTES: Final = 160
 _NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z])[^A-Za-z0-9]+(?:is:? +)?\Z")
+_VALUE_FIELD: Final = re.compile(rb"(?i)[^A-Za-z0-9_.-]+value[^A-Za-z0-9]+\Z")
+"""Between a name and its value in two fields: `name: DB_PASSWORD`, `value: …`."""
+_SECRET_ARN: Final = re.compile(rb":secretsmanager:[a-z0-9:-]*\Z")
+"""The name of a secret of AWS Secrets Manager, which is none."""
 _NO_SECRETS_NAME: Final = re.compile(
     # Tokenizers, page tokens of lists, passing, and descriptions of a secret.
     rb"(?i)tokeni[sz]|pass(?:e[ds]|ing|rate|age|ive|port|ion|through)"
@@ -177,7 +185,7 @@ _NO_SECRETS_NAME: Final = re.compile(
     rb"|reset|rules?|expires?|expiry|ttl|help|text|title|algorithm|sha1|sha256|md5|integrity)s?\Z"
 )
 _PASSWORD_WORDS: Final = (
-    b"pass", b"pwd", b"pw", b"secret", b"credential", b"wort", b"wachtwoord", b"contrase",
+    b"pass", b"pwd", b"pw", b"psk", b"secret", b"credential", b"wort", b"wachtwoord", b"contrase",
     b"clave", b"senha", b"parola", b"haslo", b"heslo", b"mdp", b"sifre", b"losenord",
     b"adgangskode",
 )  # fmt: skip
@@ -241,8 +249,12 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
         return None
     if value[:1] == b"[" and PLACEHOLDER.fullmatch(value) and not _LONG_NUMBER.search(value):
         return None  # one of ours, in a text that is sent again
-    named = _NAME.search(before)
-    if (named and _NO_SECRETS_NAME.search(named.group(1))) or _FILE.search(value):
+    named = _NAME.search(_VALUE_FIELD.sub(b"=", before))
+    if (
+        _SECRET_ARN.search(before)
+        or (named and _NO_SECRETS_NAME.search(named.group(1)))
+        or _FILE.search(value)
+    ):
         return None
     return tier, (start, end)
 
@@ -253,7 +265,7 @@ def _end_of_value(content: bytes, start: int, quote: bytes) -> int:
     if quote:
         end = content.find(quote, start, limit)
         if end >= 0 and b"\n" not in content[start:end]:
-            return end - 1 if content[end - 1 : end] == b"\\" else end
+            return start + len(content[start:end].rstrip(b"\\"))
     found = _PLAIN_VALUE.match(content, start, limit)
     end = found.end() if found else start
     following = _NEXT_FIELD.search(content, start, min(end + 32, len(content)))

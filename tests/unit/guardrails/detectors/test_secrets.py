@@ -51,6 +51,15 @@ BENIGN = {
     "passed_to": "values that are passed to `Array.sort()` and pw := &PipeWriter{r: PipeReader}",
     "option": "the --username and --password <value> options",
     "path_of_a_key": "<privateKey>/path/to/private/key</privateKey>",
+    "name_of_another_value": "- name: DB_PASSWORD_FILE\n  value: /run/secrets/Db-Pass-2024",
+    "name_of_a_page": '{"name": "nextPageToken", "value": "CAoQAA3xYz12Pq99Xk"}',
+    "value_of_a_variable": "- name: DB_PASSWORD\n  valueFrom:\n    secretKeyRef: db-secret-2024a",
+    "mapping_of_secrets": "secrets:\n  - db-credentials-v2\ntoken:\n  type: string\n",
+    "public_key_of_a_secret": "secret: |\n  -----BEGIN CERTIFICATE-----",
+    "name_of_a_secret": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-AbC123",
+    "publishable_key": "pk_live_" + "51H8a2bC9dK3eF7gH1jL5mN",
+    "heading": "| user | password | created_at |\n|---|---|---|",
+    "authorization_of_a_variable": 'headers["Authorization"] = f"Bearer {settings.api_token_2}"',
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -132,12 +141,47 @@ def test_what_only_looks_like_a_credential_passes(case: str) -> None:
             ("Şifre: ", "Xk9#mQ2$vL7z", ""),
             ("كلمة المرور: ", "Xk9#mQ2$vL7z", ""),
             ("पासवर्ड: ", "Xk9#mQ2$vL7z", ""),
+            ("- name: DB_PASSWORD\n          value: ", "Xk9mQ2vL7zRt", "\n"),
+            ('{"name": "DB_PASSWORD", "value": "', "Xk9mQ2vL7zRt", '"}'),
+            ('{"name":"X-Api-Key","value":"', "Xk9mQ2vL7zRt4Wb8", '"}'),
+            ('<add key="SmtpPassword" value="', "Xk9mQ2vL7zRt", '" />'),
+            ('<input type="password" name="password" value="', "Xk9#mQ2vL7z", '">'),
+            ("<td>Password</td><td>", "Xk9#mQ2$vL7z", "</td>"),
+            ("| Password | ", "Xk9#mQ2$vL7z", " |"),
+            ("**Password:** ", "Xk9#mQ2$vL7z", ""),
+            ("**Password**: `", "Xk9#mQ2$vL7z", "`"),
+            ("Password:\n", "Xk9#mQ2$vL7z", "\n"),
+            ("api_key: >-\n  ", "Xk9mQ2vL7zRt4Wb8", "\n"),
+            ("password\t", "Xk9mQ2vL7zRt", "\n"),
+            ("Password - ", "Xk9#mQ2$vL7z", ""),
+            ("password → ", "Xk9#mQ2$vL7z", ""),
+            (r"\\\"api_key\\\":\\\"", "Xk9mQ2vL7zRt4Wb8", r"\\\""),
+            ('let api_key: &str = "', "Xk9mQ2vL7zRt4Wb8", '";'),
+            ('var password = @"', "Xk9#mQ2$vL7z", '";'),
+            ('network={psk="', "Xk9mQ2vL7zRt", '"}'),
         )
     ],
 )
 def test_a_password_is_found_by_the_words_around_it(before: str, value: str, after: str) -> None:
     """In files, commands, connection strings, and sentences of many languages."""
     assert found(f"{before}{value}{after}") == [("GENERIC_SECRET", value)]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        r"{\"Authorization\":\"Bearer ",
+        '{"authorization":["Bearer ',
+        '{"name": "Authorization", "value": "Bearer ',
+        '"Authorization" => "Bearer ',
+        'setRequestHeader("Authorization", "Bearer ',
+        '{"Authorization": f"Token ',
+    ],
+)
+def test_a_header_is_found_however_a_program_writes_it(before: str) -> None:
+    """In recorded traffic, in logs and in code."""
+    token = "Xk9mQ2vL7zRt4Wb8nP3c"
+    assert found(f'{before}{token}"') == [("AUTHORIZATION_HEADER", token)]
 
 
 LIKELY = {
