@@ -43,6 +43,8 @@ SCHEMA_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
 MAX_DOCUMENT: Final = 1_000_000
 MAX_TEXT: Final = 100_000
 MAX_NOTE: Final = 1_000
+MAX_VERSION: Final = 2**31 - 1
+"""Of a column of the database."""
 
 DryRun = Annotated[bool, Query(description="Return the change that would be made; make none.")]
 Document = Annotated[str, Field(max_length=MAX_DOCUMENT, description="YAML; `---` between two.")]
@@ -59,7 +61,7 @@ class PolicyText(Body):
 class Rollback(Body):
     """The version to bring back as the next one."""
 
-    to: Annotated[int, Field(ge=1)]
+    to: Annotated[int, Field(ge=1, le=MAX_VERSION)]
     note: Note | None = None
 
 
@@ -134,7 +136,7 @@ async def show_policy(
     access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
     policy: str,
     response: Response,
-    version: Annotated[int | None, Query(ge=1)] = None,
+    version: Annotated[int | None, Query(ge=1, le=MAX_VERSION)] = None,
 ) -> ShownPolicy:
     """Show a policy in force, or an earlier version."""
     found = await stored_or_404(access, policy, version)
@@ -157,8 +159,8 @@ async def list_versions(
 async def show_difference(
     access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
     policy: str,
-    before: Annotated[int, Query(ge=1, alias="from")],
-    after: Annotated[int | None, Query(ge=1, alias="to")] = None,
+    before: Annotated[int, Query(ge=1, le=MAX_VERSION, alias="from")],
+    after: Annotated[int | None, Query(ge=1, le=MAX_VERSION, alias="to")] = None,
 ) -> Difference:
     """Show how two versions differ in meaning; by default from one to that in force."""
     old = await stored_or_404(access, policy, before)

@@ -139,13 +139,15 @@ def _invalid(error: RequestValidationError | PolicyDocumentError | InstallationE
         case PolicyDocumentError():
             detail = "the text holds no valid policies"
             errors = [
-                {"in": f"line {fault.line}, column {fault.column}", "fault": str(fault)}
+                {"in": place, "fault": str(fault).removeprefix(f"{place}: ")}
                 for fault in error.faults[:MAX_ERRORS]
+                for place in (f"line {fault.line}, column {fault.column}",)
             ]
         case InstallationError():
             detail = "the files cannot be applied"
             errors = [
-                {"in": fault.file, "fault": str(fault)} for fault in error.faults[:MAX_ERRORS]
+                {"in": fault.file, "fault": str(fault.fault)}
+                for fault in error.faults[:MAX_ERRORS]
             ]
         case _:
             assert_never(error)

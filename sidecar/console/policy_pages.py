@@ -23,6 +23,7 @@ from sidecar.admin.policy_changes import (
 )
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.policy_routes import MAX_VERSION
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
@@ -37,8 +38,6 @@ from sidecar.storage.postgres_policies import StoredPolicy, policy_uses, policy_
 
 MAX_NOTE_CHARACTERS: Final = 1_000
 KINDS: Final = {one.value for one in SampleKind}
-MAX_VERSION: Final = 2**31 - 1
-"""Of a column of the database."""
 SHADOW_SPAN: Final = timedelta(days=7)
 NEW: Final = """\
 name: {name}

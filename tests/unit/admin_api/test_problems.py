@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from sidecar.admin.installation.objects import FileFault, InstallationError
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.problems import problem_of
+from sidecar.policy.parse import PolicyDocumentError, PolicyFault
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,20 @@ def test_an_expected_error_has_a_status(error: Exception, status: int) -> None:
 
     assert problem is not None
     assert problem.status == status
+
+
+def test_the_place_of_a_fault_is_named_once() -> None:
+    """A client, and `egret --server`, show it before the fault."""
+    of_text = PolicyFault(3, 10, "limits[0]", "is no limit", hint="write requests/minute=60")
+    words = "limits[0]: is no limit (write requests/minute=60)"
+
+    by_policy = problem_of(PolicyDocumentError([of_text]))
+    by_files = problem_of(InstallationError([FileFault("a.yaml", of_text)]))
+
+    assert by_policy is not None
+    assert by_files is not None
+    assert by_policy.errors == [{"in": "line 3, column 10", "fault": words}]
+    assert by_files.errors == [{"in": "a.yaml", "fault": f"line 3, column 10: {words}"}]
 
 
 def test_any_other_error_is_a_fault() -> None:
