@@ -265,6 +265,7 @@ def show(
     key: Annotated[
         str | None, typer.Argument(metavar="KEY_ID", help="A key: its public id.")
     ] = None,
+    same_key: KeyOption = None,
     team: TeamOption = None,
     org: OrgOption = None,
     output: OutputOption = Output.TABLE,
@@ -276,7 +277,9 @@ def show(
 
     Example: egret limits show 5OKO8h6jGWNP
     """
-    owner = owner_of(key=key, team=team, org=org)
+    if key is not None and same_key is not None:
+        fail("KEY_ID and --key name two keys", hint="give one", code=WRONG_USAGE)
+    owner = owner_of(key=same_key if key is None else key, team=team, org=org)
     now = time.time()
 
     async def look(connection: Connection) -> LiveLimits:

@@ -45,6 +45,17 @@ def record_limits(database: Database, key_id: str) -> tuple[tuple[Limit, ...], P
     return asyncio.run(read())
 
 
+def test_limits_of_a_key_are_shown_by_either_form_of_its_id(egret: Egret, key_id: str) -> None:
+    """`limits set` and `list` take --key; two keys at once are none."""
+    egret("limits", "set", "--key", key_id, "cost/month=5")
+    both = egret("limits", "show", key_id, "--key", key_id)
+    shown = egret("limits", "show", "--key", key_id, "-o", "json")
+
+    assert (both.code, both.err) == (2, "error: KEY_ID and --key name two keys; give one\n")
+    assert shown.json == egret("limits", "show", key_id, "-o", "json").json
+    assert [one["limit"] for one in shown.json] == ["cost/month=5.00"]
+
+
 def test_limits_are_set_replaced_and_removed(egret: Egret) -> None:
     """One that measures the same for the same is another amount of the same limit."""
     team = ("--team", "acme/search")
