@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sidecar.telemetry.otlp import MetricsPush
 
 
+_DIRECTORY_PREFIX: Final = "egret-metrics-"
 FIRST_RESTART_SECONDS: Final = 0.1
 LONGEST_RESTART_SECONDS: Final = 5.0
 STEADY_SECONDS: Final = 30.0
@@ -67,12 +69,12 @@ class Supervisor:
         """Workers that wrote to their pipe that they are ready, and have not closed it since."""
         self._stopping = asyncio.Event()
         self._unstartable: int | None = None
-        self._metrics_directory = Path(tempfile.mkdtemp(prefix="egret-metrics-"))
+        self._metrics_directory, self._directory_lock = _own_directory()
         self._metrics = WorkerMetrics(self._metrics_directory)
         try:
             self._endpoint = MetricsEndpoint(self._metrics, settings.telemetry)
         except EndpointError:
-            shutil.rmtree(self._metrics_directory, ignore_errors=True)
+            self._remove_directory()
             raise
         self._own_metrics = SupervisorMetrics(
             self._endpoint.registry, wanted=settings.server.workers
@@ -122,7 +124,11 @@ class Supervisor:
             if self._push is not None:
                 self._push.close()
             self._endpoint.close()
-            shutil.rmtree(self._metrics_directory, ignore_errors=True)
+            self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        shutil.rmtree(self._metrics_directory, ignore_errors=True)
+        os.close(self._directory_lock)
 
     async def _keep_running(self, index: int) -> None:
         delay = FIRST_RESTART_SECONDS
@@ -217,6 +223,38 @@ class Supervisor:
             # SIGHUP would end a worker that is starting, and it reads the policies of now anyway.
             if number is not signal.SIGHUP or index in self._serving:
                 _send(process, number)
+
+
+def _own_directory() -> tuple[Path, int]:
+    """Make a directory for metrics and lock it, and remove those of supervisors that were killed.
+
+    Each has some megabytes of compiled policies, and a container keeps its files over restarts.
+    Those without a lock file are of an earlier release, which may still run.
+    """
+    root = Path(tempfile.gettempdir())
+    for left in root.glob(f"{_DIRECTORY_PREFIX}*"):
+        with contextlib.suppress(OSError):  # its supervisor lives, or is another user's
+            lock = _locked(left / "lock", os.O_RDWR)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    hidden = Path(tempfile.mkdtemp(prefix=f".{_DIRECTORY_PREFIX}", dir=root))
+    lock = _locked(hidden / "lock", os.O_RDWR | os.O_CREAT)
+    return hidden.rename(root / hidden.name[1:]), lock
+
+
+def _locked(file: Path, flags: int) -> int:
+    """Lock *file* for as long as this process lives.
+
+    Raises:
+        OSError: another one has it, or there is none.
+    """
+    descriptor = os.open(file, flags | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sidecar.settings.process import Settings
+from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import ServerSettings
 from sidecar.settings.telemetry import TelemetrySettings
 from sidecar.storage.migrate import REVISION
@@ -50,3 +53,35 @@ async def test_a_process_that_cannot_be_started_is_tried_again(
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(running, 60)
     assert events.count("worker.not_started") >= 2
+
+
+TWO_SUPERVISORS = """
+import os, signal, tempfile
+from sidecar.settings.process import Settings
+from sidecar.settings.telemetry import TelemetrySettings
+from sidecar.worker.supervisor import Supervisor
+
+settings = Settings(telemetry=TelemetrySettings(metrics_port=0))
+two = Supervisor(settings), Supervisor(settings)
+print(*os.listdir(tempfile.gettempdir()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_files_of_a_supervisor_that_was_killed_go_with_the_next(tmp_path: Path) -> None:
+    """Those of one that lives stay, and those of an earlier release, which locks nothing."""
+    earlier = tmp_path / "egret-metrics-earlier"
+    earlier.mkdir()
+    seen: list[set[str]] = []
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", TWO_SUPERVISORS],
+            env=inherited_environment() | {"TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        seen.append(set(run.stdout.split()))
+
+    assert [len(names) for names in seen] == [3, 3]
+    assert seen[0] & seen[1] == {earlier.name}
