@@ -7,6 +7,7 @@ whole run.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
@@ -81,8 +82,9 @@ class DecodedText:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._texts: list[bytes] = []
-        self._starts: list[int] = []
-        self._origins: list[tuple[int, int, bool]] = []
+        # Arrays: a text may have two million runs, and an object for each takes 300 bytes.
+        self._starts = array("Q")
+        self._origins = array("Q"), array("Q"), bytearray()
         self._length = 0
         self._at = 0
 
@@ -92,7 +94,7 @@ class DecodedText:
 
     def add(self, text: bytes, start: int, end: int) -> None:
         """Add the *text* hidden in the run from *start* to *end*."""
-        self._put(text, (start, end, False))
+        self._put(text, start, end, is_literal=False)
         self._at = end
 
     def add_up_to(self, end: int) -> None:
@@ -101,22 +103,23 @@ class DecodedText:
         if end - start > 2 * REACH_BYTES:
             if self._texts:
                 stop = self._boundary(start + REACH_BYTES)
-                self._put(self._content[start:stop], (start, stop, True))
+                self._put(self._content[start:stop], start, stop)
             start = self._boundary(end - REACH_BYTES)
             if self._texts:
-                self._put(SEPARATOR, (start, start, False))
-        self._put(self._content[start:end], (start, end, True))
+                self._put(SEPARATOR, start, start, is_literal=False)
+        self._put(self._content[start:end], start, end)
         self._at = end
 
     def add_rest(self) -> None:
         """Add the text behind the last run."""
         end = min(len(self._content), self._boundary(self._at + REACH_BYTES))
-        self._put(self._content[self._at : end], (self._at, end, True))
+        self._put(self._content[self._at : end], self._at, end)
         self._at = end
 
     def as_view(self, source: TextView, kind: ViewKind) -> TextView:
         """Return the text as a view that leads back through *source*."""
-        offsets = _RunsMap(self._starts, self._origins, self._length, source.offsets)
+        self._starts.append(self._length)
+        offsets = _RunsMap(self._starts, self._origins, source.offsets)
         content = b"".join(self._texts)
         if not content.isascii():
             # Hyperscan needs UTF-8: `?` for any other byte, which is decoded to one surrogate.
@@ -130,11 +133,14 @@ class DecodedText:
             at += 1
         return at
 
-    def _put(self, text: bytes, origin: tuple[int, int, bool]) -> None:
+    def _put(self, text: bytes, start: int, end: int, *, is_literal: bool = True) -> None:
         if text:
             self._texts.append(text)
             self._starts.append(self._length)
-            self._origins.append(origin)
+            begins, ends, literals = self._origins
+            begins.append(start)
+            ends.append(end)
+            literals.append(is_literal)
             self._length += len(text)
 
 
@@ -167,23 +173,23 @@ class _RunsMap(OffsetMap):
 
     def __init__(
         self,
-        starts: list[int],
-        origins: list[tuple[int, int, bool]],
-        length: int,
+        starts: array[int],
+        origins: tuple[array[int], array[int], bytearray],
         below: OffsetMap,
     ) -> None:
-        self._starts = [*starts, length]
-        self._origins = origins
+        """Take where texts start in the view, and its end; starts, ends and kinds of origins."""
+        self._starts = starts
+        self._begins, self._ends, self._literals = origins
         self._below = below
 
     @override
     def span(self, start: int, end: int) -> ByteSpan:
-        first = bisect_right(self._starts, start, hi=len(self._origins)) - 1
-        last = bisect_left(self._starts, end, hi=len(self._origins)) - 1
-        begin, _, is_literal = self._origins[first]
-        if is_literal:
+        count = len(self._begins)
+        first = bisect_right(self._starts, start, hi=count) - 1
+        last = bisect_left(self._starts, end, hi=count) - 1
+        begin, stop = self._begins[first], self._ends[last]
+        if self._literals[first]:
             begin += start - self._starts[first]
-        _, stop, is_literal = self._origins[last]
-        if is_literal:
+        if self._literals[last]:
             stop -= self._starts[last + 1] - end
         return self._below.span(begin, stop)

@@ -17,12 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.guardrails import local_scan
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.deobfuscation import decoder as reading
 from sidecar.guardrails.deobfuscation.decoder import matches
 from sidecar.guardrails.deobfuscation.decoders import SPACING, SPELLING
 from sidecar.guardrails.matching import database, text_views
 from sidecar.guardrails.matching.rule import disjoint
 from tests.support.guardrails import effective, parts_of, policy
+from tests.support.memory import peak_bytes
 
 KEY = "ghp_0123456789abcdefghijklmnopqrstuvwxAB"
 CARD = "4111111111111111"
@@ -263,3 +265,19 @@ def test_text_that_is_skipped_has_no_letters_set_apart(text: str) -> None:
         expression, begins, least = decoder._expression, decoder._begins, decoder._least
         skipping = list(matches(expression, content, least=least, begins=begins))
         assert skipping == list(matches(expression, content, least=least))
+
+
+def test_a_run_takes_little_memory() -> None:
+    """A client may send ten megabytes of escapes, each of which is a run."""
+    runs = 20_000
+    view = text_views.TextView(0, text_views.ASCII_VIEWS, b"%41-" * runs, 4 * runs)
+    spans = [(start, start + 3) for start in range(0, 4 * runs, 4)]
+
+    def decode() -> None:
+        steps = reading.replace_runs(view, spans, lambda _: b"A", text_views.ViewKind.UNESCAPED)
+        (decoded,) = run_sync(steps)
+        assert decoded.content == b"A-" * runs
+        assert decoded.offsets.span(2, 3) == (4, 7)
+        assert decoded.offsets.span(2, 4) == (4, 8)
+
+    assert peak_bytes(decode) < 300 * runs
