@@ -661,6 +661,8 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
     assert not workers.items() <= labels.items()
     policy = one(own, "NetworkPolicy", name)["spec"]
     assert policy["podSelector"]["matchLabels"] == labels
+    budget = one(own, "PodDisruptionBudget", name)["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
 
 
 # Values that are wrong.
