@@ -157,7 +157,7 @@ async def _made_once(
     """Return what one process of those that share *directory* makes of *content*.
 
     The first one takes a lock; the others wait for its file. The kernel releases the lock of a
-    process that dies. Where no file can be written, each makes its own.
+    process that dies. Where no file can be written or locked, each makes its own.
     """
     name = hashlib.sha256(json.dumps([__version__, content]).encode()).hexdigest()
     file = directory / name
@@ -173,6 +173,8 @@ async def _made_once(
             except BlockingIOError:
                 await asyncio.sleep(_LOCK_POLL_SECONDS)
                 continue
+            except OSError:  # a file system without locks
+                return await make()
             answer = await asyncio.to_thread(_read_shared, file)
             if answer is None:
                 answer = await make()

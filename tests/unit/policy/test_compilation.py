@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import sys
 from pathlib import Path
 
@@ -115,6 +117,20 @@ async def test_a_failed_compilation_leaves_the_lock_to_the_next(tmp_path: Path) 
             await compile_shared(tmp_path, broken)
 
     assert (await compile_shared(tmp_path, POLICY)).policies[0].version == 3
+
+
+async def test_without_locks_each_process_compiles_for_itself(
+    tmp_path: Path, compilations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+    compiled = [await compile_shared(tmp_path, POLICY) for _ in range(2)]
+
+    assert [one.policies[0].version for one in compiled] == [3, 3]
+    assert len(compilations) == 2
 
 
 async def test_without_a_file_each_process_compiles_for_itself(
