@@ -213,14 +213,16 @@ _FIELDS: Final = frozenset(
     }
 )
 _HOLDERS: Final = frozenset({"generationConfig", "generation_config", "inferenceConfig"})
-_CHOICES: Final = frozenset({"n", "best_of", "candidateCount"})
+_CHOICES: Final = frozenset({"n", "best_of", "candidateCount", "candidate_count"})
 _BOUNDS: Final = _FIELDS | _CHOICES
-_MOST: Final = 10_000_000
+MOST_OUTPUT_TOKENS: Final = 10_000_000
 """No model writes as much; more is a mistake, or meant to overflow something."""
 
 
-def output_bound(fields: dict[str, JsonValue]) -> int | None:
-    """Return the most tokens that all choices together may have; None without such a field.
+def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
+    """Return the most tokens that all choices together may have, and how many choices there are.
+
+    The bound is None without such a field.
 
     Of several fields the largest counts: it is unknown which one the provider uses.
     """
@@ -238,12 +240,12 @@ def output_bound(fields: dict[str, JsonValue]) -> int | None:
                 if isinstance(value, str) and name in _CHOICES:
                     choices = max(choices, _number_in(value))
                 continue
-            number = int(min(value, _MOST))
+            number = int(min(value, MOST_OUTPUT_TOKENS))
             if name in _CHOICES:
                 choices = max(choices, number)
             else:
                 bound = number if bound is None else max(bound, number)
-    return None if bound is None else min(bound * choices, _MOST)
+    return None if bound is None else min(bound * choices, MOST_OUTPUT_TOKENS), choices
 
 
 def _number_in(text: str) -> int:
@@ -252,6 +254,6 @@ def _number_in(text: str) -> int:
     Of choices alone, where it makes the bound larger; a bound in a text may be ignored.
     """
     try:
-        return int(max(0.0, min(float(text[:32]), _MOST)))
+        return int(max(0.0, min(float(text[:32]), MOST_OUTPUT_TOKENS)))
     except ValueError:  # no number, or NaN
         return 0

@@ -474,6 +474,7 @@ def read_request(  # noqa: PLR0911 - one return a fault
     model, others = named_models(route, fields)
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
+    max_output_tokens, choices = output_bound(fields)
     return Subject(
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,
@@ -482,7 +483,8 @@ def read_request(  # noqa: PLR0911 - one return a fault
         other_models=others,
         runs=tuple([tuple(run) for run in extractor.runs if len(run) > 1]),
         asks_for_usage=asks_for_usage(fields.get("stream_options")),
-        max_output_tokens=output_bound(fields),
+        max_output_tokens=max_output_tokens,
+        choices=choices,
     )
 
 

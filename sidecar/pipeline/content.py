@@ -14,6 +14,7 @@ import orjson
 from msgspec import structs
 
 from sidecar.apis.fragments import VALUE_FIELDS, likely_model
+from sidecar.apis.request_schema import MOST_OUTPUT_TOKENS
 from sidecar.apis.request_text import read_request
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage, members
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
@@ -393,8 +394,11 @@ async def take_limits(
     text = record.body_bytes if subject is None else record.text_bytes
     tokens_in, tokens_out = -(-text // BYTES_A_TOKEN), 0
     if route is None or route.operation.spec.reserves_output:
-        bound = None if subject is None else subject.max_output_tokens
-        tokens_out = worker.default_output_tokens if bound is None else bound
+        bound, choices = None, 1
+        if subject is not None:
+            bound, choices = subject.max_output_tokens, subject.choices
+        tokens_out = min(worker.default_output_tokens * choices, MOST_OUTPUT_TOKENS)
+        tokens_out = tokens_out if bound is None else bound
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
     key, _ = caller

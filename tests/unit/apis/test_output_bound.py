@@ -19,6 +19,7 @@ from sidecar.apis.request_schema import output_bound
         ({"max_tokens": 5, "max_completion_tokens": 50}, 50),
         ({"max_tokens": 5, "n": 3}, 15),
         ({"generationConfig": {"maxOutputTokens": 5, "candidateCount": 2}}, 10),
+        ({"generation_config": {"maxOutputTokens": 5, "candidate_count": 2}}, 10),
         ({"max_tokens": 5, "n": 0}, 5),
         ({"max_tokens": 5, "n": "9"}, 45),
         ({"max_tokens": 5, "n": " 9.0 "}, 45),
@@ -41,4 +42,14 @@ def test_the_bound_is_the_largest_that_any_field_sets(
     fields: dict[str, Any], bound: int | None
 ) -> None:
     """For all choices together; what is no bound counts as none, absurd ones stay numbers."""
-    assert output_bound(fields) == bound
+    assert output_bound(fields)[0] == bound
+
+
+@pytest.mark.parametrize(
+    ("fields", "choices"),
+    [({}, 1), ({"n": 8}, 8), ({"generationConfig": {"candidate_count": 4}}, 4), ({"n": None}, 1)],
+    ids=repr,
+)
+def test_choices_are_counted_without_a_bound(fields: dict[str, Any], choices: int) -> None:
+    """Each of them has the tokens that are reserved for a request without a bound."""
+    assert output_bound(fields) == (None, choices)

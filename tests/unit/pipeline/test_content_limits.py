@@ -131,6 +131,16 @@ async def test_a_request_that_sets_no_bound_is_taken_to_write_as_much_as_is_usua
     assert costs(made) == [("output_tokens", 1_024)]
 
 
+@pytest.mark.parametrize(("choices", "tokens"), [(8, 8_192), (10**30, 10_000_000)])
+async def test_each_choice_without_a_bound_takes_as_much_as_is_usual(
+    choices: int, tokens: int
+) -> None:
+    """A hundred choices of one request would else be reserved as one."""
+    made = world(limit(Measure.OUTPUT_TOKENS))
+    await judged(made, chat(n=choices))
+    assert costs(made) == [("output_tokens", tokens)]
+
+
 async def test_embeddings_write_nothing() -> None:
     """Numbers are no tokens."""
     made = world(limit(Measure.OUTPUT_TOKENS), limit(Measure.INPUT_TOKENS))
