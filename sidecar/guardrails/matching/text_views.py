@@ -169,9 +169,14 @@ _TAGS: Final = frozenset({ViewKind.TAGS, ViewKind.FOLDED})
 _PLAIN: Final = frozenset({ViewKind.PLAIN})
 _FOLDED: Final = frozenset({ViewKind.FOLDED})
 
+_COLOUR: Final = r"\x1b\[[0-?]{0,32}[@-~]"
+"""A control sequence of terminals (ECMA-48 section 5.4), as tools colour their output with."""
+_CUT_COLOUR: Final = re.compile(r"\x1b(?:\[[0-?]{0,32})?\Z")
+_UNITS: Final = re.compile(f"{_COLOUR}|.", re.DOTALL)
+
 _INVISIBLE: Final = re.compile(
     # Control characters but for tab, line feed and carriage return (C0, DEL, C1).
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    "[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f"
     # Default_Ignorable_Code_Point (Unicode Character Database, DerivedCoreProperties.txt):
     # fillers, zero-width and directional marks, variation selectors, shorthand, music, tags.
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
@@ -179,6 +184,7 @@ _INVISIBLE: Final = re.compile(
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     # Marks around annotations, which are not for display by themselves either.
     "\ufff9-\ufffb]+"
+    rf"|{_COLOUR}|\x1b"
 )
 
 _BYTES: Final = re2.Options()
@@ -302,10 +308,15 @@ def chunks_of(content: bytes) -> Iterator[list[str]]:
         is_last = at + SLICE_BYTES >= len(content)
         text = rest + decoder.decode(content[at : at + SLICE_BYTES], is_last)
         chunks: list[str] = []
+        is_coloured = "\x1b" in text
         start = 0
         while len(text) - start > CHUNK_CHARACTERS + MAX_RUN_CHARACTERS:
             earliest = end = start + CHUNK_CHARACTERS
-            while end < earliest + MAX_RUN_CHARACTERS and _melts(text, end):
+            while end < earliest + MAX_RUN_CHARACTERS and (
+                _melts(text, end)
+                # A sequence has 34 characters before its end.
+                or (is_coloured and _CUT_COLOUR.search(text, end - 34, end))
+            ):
                 end += 1
             if end == earliest + MAX_RUN_CHARACTERS:
                 end = earliest
@@ -333,21 +344,22 @@ def _melts(text: str, at: int) -> bool:
 def _composes(character: str) -> bool:
     """Return whether *character* may melt into the one before it, or is invisible behind it."""
     return bool(
-        unicodedata.combining(character)
+        _INVISIBLE.match(character)
+        or unicodedata.combining(character)
         or "\u1160" <= character <= "\u11ff"  # medial and final Hangul jamo
         or character in "\uff9e\uff9f"  # half-width kana voicing marks
-        or _INVISIBLE.match(character)
     )
 
 
 def _table(text: str, *, change: Callable[[str], str]) -> TableMap:
     """Map by characters or, if some melt together, by bases with all that composes with them."""
-    units: list[str] = list(text)
+    single: list[str] = _UNITS.findall(text) if "\x1b" in text else list(text)
+    units = single
     changed = {unit: change(unit) for unit in set(units)}
     whole = change(text)
     if "".join([changed[unit] for unit in units]) != whole:
         units = []
-        for character in text:
+        for character in single:
             if units and _composes(character):
                 units[-1] += character
             else:

@@ -184,6 +184,14 @@ def test_a_header_is_found_however_a_program_writes_it(before: str) -> None:
     assert found(f'{before}{token}"') == [("AUTHORIZATION_HEADER", token)]
 
 
+def test_a_token_in_colour_is_found() -> None:
+    """Tools colour their output; the sequence ends with a letter, which would join the token."""
+    token = "ghp_" + "k3Jd9sLq2Wn8" * 3
+    for text in (f"\x1b[1m{token}\x1b[0m", f"\x1b[32mtoken\x1b[39m=\x1b[38;5;9m{token}\x1b[m é"):
+        ((type_, value),) = found(text)
+        assert (type_, value.partition("\x1b")[0]) == ("GITHUB_TOKEN", token)
+
+
 LIKELY = {
     "default_in_a_url": ("DEFAULT_PASSWORD", "postgres://postgres:postgres@db/app"),
     "user_as_password": ("DEFAULT_PASSWORD", "amqp://rabbit7:rabbit7@queue/"),

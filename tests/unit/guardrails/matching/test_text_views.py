@@ -21,6 +21,8 @@ CASES = {
     "soft_hyphen": ("pass\u00adword é", "password é", "password", "pass\u00adword"),
     "control": ("pass\x00wo\x7frd", "password", "password", "pass\x00wo\x7frd"),
     "control_before_a_mark": ("xe\x07\u0301y", "x\u00e9y", "\u00e9", "e\x07\u0301"),
+    "colour": ("a\x1b[38;5;200mb\x1b[0mc", "abc", "ab", "a\x1b[38;5;200mb\x1b[0m"),
+    "colour_before_a_mark": ("xe\x1b[1m\u0301y", "x\u00e9y", "\u00e9", "e\x1b[1m\u0301"),
     "filler": ("a\u3164bc", "abc", "ab", "a\u3164b"),
     "trailing_invisible": ("é ab\u200b c", "é ab c", "ab", "ab\u200b"),
 }
@@ -55,7 +57,7 @@ def test_plain_text_has_one_view() -> None:
 
 
 letters = st.text(
-    "ab \x07\x85\u3164\u00e9\u200b\ufb03\uff14\u1112\u1161\u11ab\u0301\u00df", max_size=60
+    "ab [1m\x1b\x07\x85\u3164\u00e9\u200b\ufb03\uff14\u1112\u1161\u11ab\u0301\u00df", max_size=60
 )
 
 
