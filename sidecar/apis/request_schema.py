@@ -245,6 +245,9 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
                 choices = max(choices, number)
             else:
                 bound = number if bound is None else max(bound, number)
+    prompts = fields.get("prompt")
+    if isinstance(prompts, list):  # of completions: texts, or lists of tokens, are a prompt each
+        choices *= max(1, sum([isinstance(one, (str, list)) for one in prompts]))
     return None if bound is None else min(bound * choices, MOST_OUTPUT_TOKENS), choices
 
 
