@@ -26,8 +26,8 @@ FAILED: Final = 1
 WRONG_USAGE: Final = 2
 EXISTS_ALREADY: Final = 3
 """Of `create`, for scripts that may run twice; `--if-missing` exits with 0."""
-UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of a file that takes no more."""
+UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""Errors of a file that takes no more, or of a standard output that is closed."""
 TOOLS_EXTRA: Final = "tools"
 """Packages of the distribution egret-tools."""
 

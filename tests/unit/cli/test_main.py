@@ -217,6 +217,22 @@ def test_a_full_disk_is_an_error_of_one_line(words: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        (">&-", 1, "error: cannot write the output: Bad file descriptor; free space for it, or"),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 1, ""),
+    ],
+    ids=["output", "errors", "all"],
+)
+def test_a_closed_stream_is_no_traceback(closed: str, code: int, said: str) -> None:
+    """As a job may run that a supervisor starts without them."""
+    shell = ran("sh", "-c", f'"$0" -m sidecar policy schema {closed}', sys.executable)
+
+    assert (shell.returncode, shell.stderr[: len(said) or None]) == (code, said)
+
+
 def test_a_reader_that_has_enough_gets_no_error() -> None:
     """`egret policy schema | head`."""
     command = [sys.executable, "-m", "sidecar", "policy", "schema"]
