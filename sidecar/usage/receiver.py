@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -133,7 +134,7 @@ class PendingVerdicts:
             await self._keeper.keep(records)
 
 
-class _Recent(OrderedDict[str, tuple[float, _Value]]):
+class _Recent(OrderedDict[Hashable, tuple[float, _Value]]):
     """Values by name beside the time they came: the last *most* of the last *seconds*."""
 
     def __init__(self, *, seconds: float, most: int) -> None:
@@ -142,7 +143,7 @@ class _Recent(OrderedDict[str, tuple[float, _Value]]):
         self._most = most
         self._tidy_at = 0.0
 
-    def put(self, name: str, value: _Value, *, now: float) -> None:
+    def put(self, name: Hashable, value: _Value, *, now: float) -> None:
         self[name] = (now, value)
         if len(self) > self._most or now >= self._tidy_at:
             self._tidy_at = now + TIDY_SECONDS
@@ -151,7 +152,11 @@ class _Recent(OrderedDict[str, tuple[float, _Value]]):
 
 
 class AccessLogReceiver:
-    """Receives Envoy's access log, and acknowledges a message once its records are safe."""
+    """Receives Envoy's access log, and acknowledges a message once its records are safe.
+
+    Envoy sends an entry again if its acknowledgement is lost. The record changes nothing then, and
+    the worker that has accounted for the request does not do so twice.
+    """
 
     def __init__(
         self,
@@ -160,11 +165,14 @@ class AccessLogReceiver:
         *,
         pending: PendingVerdicts,
         metrics: UsageMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keeper = keeper
         self._listener = listener
         self._pending = pending
         self._metrics = metrics
+        self._clock = clock
+        self._accounted = _Recent[None](seconds=VERDICT_SECONDS, most=MAX_VERDICTS)
 
     async def receive(self, message: bytes) -> bytes:
         """Store the records of one message, and return the answer that lets Envoy forget it.
@@ -184,9 +192,14 @@ class AccessLogReceiver:
         if batch.ended:
             records = [record_of(ended) for ended in batch.ended]
             await self._keeper.keep(records)
+            now, count = self._clock(), 0
             for ended, record in zip(batch.ended, records, strict=True):
-                self._listener.exchange_ended(ended, record)
-            self._metrics.requests_ended(UsageSource.ACCESS_LOG.value, len(records))
+                name = (ended.request.request_id, ended.request.occurred_at)
+                if name not in self._accounted:
+                    self._accounted.put(name, None, now=now)
+                    self._listener.exchange_ended(ended, record)
+                    count += 1
+            self._metrics.requests_ended(UsageSource.ACCESS_LOG.value, count)
         if batch.unmatched:
             self._metrics.access_log_unmatched(len(batch.unmatched))
             self._pending.match(batch.unmatched)

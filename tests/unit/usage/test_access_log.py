@@ -454,3 +454,16 @@ async def test_a_request_that_its_worker_accounts_for_is_counted_once() -> None:
     assert await receiver.receive(message) == ACCEPTED
     assert [one.request for one in kept.heard] == [judged(2)]
     assert kept.count("egret_access_log_ignored_total") == 1
+
+
+async def test_an_entry_that_is_sent_again_settles_its_request_once() -> None:
+    """Its acknowledgement was lost: the record is kept again, which changes nothing."""
+    kept = Kept()
+    receiver = AccessLogReceiver(kept, kept, pending=pending(kept), metrics=kept.metrics)
+
+    first, second = judged(1), judged(1, occurred_at=datetime(2026, 11, 25, tzinfo=UTC))
+    await receiver.receive(export(entry(first)))
+    await receiver.receive(export(entry(first), entry(second), entry(first)))
+    assert [one.request for one in kept.heard] == [first, second]
+    assert len(kept.records) == 4
+    assert kept.count("egret_usage_requests_total", source="access_log") == 2
