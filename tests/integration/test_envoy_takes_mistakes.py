@@ -15,6 +15,7 @@ from egret_tools.devstack.processes import envoy_program
 from pydantic import SecretStr
 
 from tests.support.envoy_mistakes import (
+    FORGED,
     MISTAKES,
     OLDER_MISTAKES,
     REFUSED_BY_ENVOY,
@@ -50,6 +51,15 @@ def test_a_mistake_is_one_that_envoy_starts_with(sds: Path, tmp_path: Path, rule
         text = for_version(minor, mistake)
     checked = _validated(sds, tmp_path, text)
     assert (checked.returncode != 0) == (rule in REFUSED_BY_ENVOY), checked.stderr
+
+
+@pytest.mark.parametrize("form", FORGED)
+def test_envoy_starts_with_each_filter_that_writes_to_egrets_metadata(
+    sds: Path, tmp_path: Path, form: str
+) -> None:
+    """Before or after Egret, and for one route."""
+    checked = _validated(sds, tmp_path, with_mistake(FORGED[form]))
+    assert checked.returncode == 0, checked.stderr
 
 
 @pytest.mark.parametrize("mistake", [*UNGUARDED, with_copies_in_the_clear])

@@ -219,6 +219,34 @@ def _processor(**modes: str) -> Config:
     }
 
 
+_CHOSEN: Final[Config] = {"metadata_namespace": "egret", "key": "provider_credential"}
+_HEADER_TO_METADATA: Final[Config] = {
+    "@type": f"{_FILTERS}.header_to_metadata.v3.Config",
+    "request_rules": [{"header": "x-credential", "on_header_present": _CHOSEN}],
+}
+
+
+def _forged_on_a_route(config: Config) -> None:
+    filter_ = {"@type": _HEADER_TO_METADATA["@type"]}
+    _hcm(config)["http_filters"].insert(0, {"name": "by header", "typed_config": filter_})
+    _host(config)["routes"][0]["typed_per_filter_config"] = {"by header": _HEADER_TO_METADATA}
+
+
+FORGED: Final[dict[str, Mistake]] = {
+    "header after": _with_filter("by header", -1, _HEADER_TO_METADATA),
+    "body": _with_filter("by body", -1, {
+        "@type": f"{_FILTERS}.json_to_metadata.v3.JsonToMetadata",
+        "request_rules": {"rules": [{"selectors": [{"key": "user"}], "on_present": _CHOSEN}]},
+    }),
+    "fixed": _with_filter("fixed", -1, {
+        "@type": f"{_FILTERS}.set_metadata.v3.Config",
+        "metadata": [{"metadata_namespace": "egret", "value": {"provider_region": "eu"}}],
+    }),
+    "route": _forged_on_a_route,
+}  # fmt: skip
+"""Further filters that write to Egret's metadata."""
+
+
 def with_processor_at_provider(config: Config) -> None:
     """Add a processor of headers to the filters of a provider's cluster."""
     one = {"name": "second", "typed_config": _processor(request_body_mode="NONE")}
@@ -609,6 +637,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
         usage_signal="SYNTHESIZE_TRAILERS"
     ),
     "EGR527": _with_filter("mcp", 0, {"@type": f"{_FILTERS}.mcp.v3.Mcp"}),
+    "EGR531": _with_filter("by header", 0, _HEADER_TO_METADATA),
 }  # fmt: skip
 """One mistake a rule."""
 

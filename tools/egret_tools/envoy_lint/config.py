@@ -173,14 +173,15 @@ class EnvoyConfig:
         disable a filter of any type.
         """
         names = {EXT_PROC_NAME, *(one.at("name").text for one in self.filter_entries())}
-        for holder in self._override_holders():
+        for holder in self.override_holders():
             for name, one in holder.at("typed_per_filter_config").entries():
                 within = one.at("config")
                 if name in names or EXT_PROC_PER_ROUTE in {one.type_name, within.type_name}:
                     yield one
                     yield within
 
-    def _override_holders(self) -> Iterator[Node]:
+    def override_holders(self) -> Iterator[Node]:
+        """Yield the parts of route configurations that may have settings of filters."""
         for config in self.route_configs:
             yield config
             for host in config.at("virtual_hosts"):

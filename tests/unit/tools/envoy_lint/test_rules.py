@@ -8,6 +8,7 @@ from egret_tools.envoy_lint.lint import lint
 from egret_tools.envoy_lint.rules import CONFIG_RULES
 
 from tests.support.envoy_mistakes import (
+    FORGED,
     MISTAKES,
     OLDER_MISTAKES,
     UNGUARDED,
@@ -83,6 +84,20 @@ def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:
 def test_an_override_is_found_wherever_envoy_takes_it(mistake: Mistake) -> None:
     """In the whole route configuration, a weighted cluster, a wrapper, under any name."""
     assert found(with_mistake(mistake)) == {"EGR123"}
+
+
+@pytest.mark.parametrize("mistake", FORGED.values(), ids=FORGED)
+def test_egrets_metadata_is_written_by_egret_alone(mistake: Mistake) -> None:
+    """Before and after Egret, from a header, a body or the configuration, on a route."""
+    assert found(with_mistake(mistake)) == {"EGR531"}
+
+
+def test_filters_may_write_to_other_metadata() -> None:
+    """Only Egret's namespace is its own."""
+    text = with_mistake(MISTAKES["EGR531"])
+    assert found(
+        text.replace("metadata_namespace: egret\n", "metadata_namespace: envoy.lb\n")
+    ) == (set())
 
 
 def test_a_listener_without_egret_is_found_by_a_share_of_its_requests() -> None:

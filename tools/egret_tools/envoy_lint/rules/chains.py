@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import EXT_PROC, EnvoyConfig, EnvoyVersion, Listener
+from egret_tools.envoy_lint.config import (
+    EXT_PROC,
+    NAMESPACE,
+    EnvoyConfig,
+    EnvoyVersion,
+    Listener,
+)
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
 from egret_tools.envoy_lint.source import Node
 
@@ -103,6 +109,25 @@ def _late_trailers(config: EnvoyConfig) -> Iterator[Hit]:
                 yield Hit(signal, one.at("name").text)
 
 
+def _forged_metadata(config: EnvoyConfig) -> Iterator[Hit]:
+    for _, filters, _ in _chains(config):
+        for one in filters:
+            yield from _writes(one.at("typed_config"), one.at("name").text)
+    for holder in config.override_holders() if any(_chains(config)) else ():
+        for name, one in holder.at("typed_per_filter_config").entries():
+            yield from _writes(one, name)
+
+
+def _writes(settings: Node, about: str) -> Iterator[Hit]:
+    """Look for Egret's namespace; each filter that writes to one names it in the same field."""
+    for name, one in settings.entries():
+        if name == "metadata_namespace" and one.text == NAMESPACE:
+            yield Hit(one, about)
+        yield from _writes(one, about)
+    for one in settings:
+        yield from _writes(one, about)
+
+
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 RULES: Final = (
@@ -131,4 +156,8 @@ RULES: Final = (
          "and an answer that a guardrail judges never ends",
          "this filter first in http_filters of each provider's cluster, see docs/usage.md",
          _late_trailers),
+    ConfigRule("EGR531", "metadata-forged", _E,
+         "another filter writes to Egret's metadata: where the value is from the request, the "
+         "client chooses a provider's credential or region, or the owner in logs and usage",
+         "a metadata_namespace of its own", _forged_metadata),
 )  # fmt: skip
