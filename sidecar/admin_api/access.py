@@ -7,8 +7,7 @@ declares its permission by `requires`, which checks it on the owner that the pat
 from __future__ import annotations
 
 import hmac
-import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from sidecar.admin.in_force import (
 )
 from sidecar.admin_api import idempotency
 from sidecar.admin_api.problems import MAX_ERRORS, Problem, not_found
+from sidecar.admin_api.rates import Rates, check_rate
 from sidecar.admin_api.roles import (
     INSTALLATION_WIDE,
     Grant,
@@ -52,30 +52,6 @@ WAIT: Final = "wait"
 """Parameter of every write: its answer waits until live workers have the change."""
 WAIT_SECONDS: Final = 20.0
 MAX_NAME_CHARACTERS: Final = 60
-MAX_BUCKETS: Final = 10_000
-"""The longest unused are forgotten first: they are the fullest."""
-
-
-class RateLimiter:
-    """Allows `per_second` requests of one name on average, and `burst` at once.
-
-    Token buckets in memory, one for each person, token or address; each process has its own.
-    """
-
-    def __init__(self, *, per_second: float, burst: float) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_seconds(self, name: str, *, now: float) -> float:
-        """Take one request of *name*; 0 if it may go on, else the seconds until it may."""
-        level, at = self._buckets.pop(name, (self._burst, now))
-        level = min(self._burst, level + max(0.0, now - at) * self._per_second)
-        wait = 0.0 if level >= 1 else (1 - level) / self._per_second
-        self._buckets[name] = (level if wait else level - 1, now)
-        if len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)
-        return wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +60,7 @@ class Services:
 
     settings: Settings
     pool: Pool
-    requests: RateLimiter
-    logins: RateLimiter
+    rates: Rates
 
     @property
     def postgres(self) -> PostgresSettings:
@@ -204,7 +179,7 @@ class AccessRoute(APIRoute):
         async def handler(request: Request) -> Response:
             services: Services = request.app.state.services
             identity, token = await _authenticated(request, services)
-            await _check_rate(services.requests, identity.name)
+            check_rate(services.rates.requests, identity.name)
             if self.include_in_schema:
                 _check_query(request, known)
             async with _transaction(request, services, identity, token) as access:
@@ -296,29 +271,17 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
     Raises:
         Problem: 401 without a good session or token, 403 if another site may have sent it.
     """
-    header = request.headers.get("authorization")
-    if header is not None:
-        scheme, _, text = header.partition(" ")
-        identity = None
-        if scheme.lower() == "bearer":
-            identity = await find_token(services.pool, text.strip(), postgres=services.postgres)
+    secret = request.cookies.get(services.cookie)
+    identity = await _identity_of(request, services, secret)
+    if "authorization" in request.headers:
         if identity is None:
-            await check_login_rate(request, services)
+            check_login_rate(request, services)
             raise Problem(
                 HTTPStatus.UNAUTHORIZED,
                 "the token is not known, expired or revoked",
                 headers={"www-authenticate": "Bearer"},
             )
         return identity, ""
-    secret = request.cookies.get(services.cookie)
-    identity = None
-    if secret:
-        identity = await find_session(
-            services.pool,
-            secret,
-            postgres=services.postgres,
-            idle_seconds=services.settings.admin.session_idle_seconds,
-        )
     if identity is None or secret is None:
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
@@ -340,6 +303,37 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
                 hint="open the page again",
             )
     return identity, token
+
+
+async def _identity_of(
+    request: Request, services: Services, secret: str | None
+) -> Identity | None:
+    """Find the header's token, or else the session; a refused one counts for the address."""
+    header, address, is_refused = request.headers.get("authorization"), _address(request), False
+    scheme, _, text = (header or "").partition(" ")
+    if not secret if header is None else scheme.lower() != "bearer":
+        return None
+    # Taken before the query and given back, since many that arrive at once would all pass.
+    check_rate(services.rates.refused, address)
+    try:
+        if header is not None:
+            identity = await find_token(services.pool, text.strip(), postgres=services.postgres)
+        else:
+            identity = await find_session(
+                services.pool,
+                secret or "",
+                postgres=services.postgres,
+                idle_seconds=services.settings.admin.session_idle_seconds,
+            )
+        is_refused = identity is None
+    finally:
+        if not is_refused:
+            services.rates.refused.give_back(address)
+    return identity
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "-"
 
 
 def is_of_this_site(request: Request, services: Services) -> bool:
@@ -365,24 +359,13 @@ def check_origin(request: Request, services: Services) -> None:
         )
 
 
-async def _check_rate(limiter: RateLimiter, name: str) -> None:
-    wait = limiter.wait_seconds(name, now=time.monotonic())
-    if wait:
-        raise Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "too many requests",
-            headers={"retry-after": str(int(wait) + 1)},
-        )
-
-
-async def check_login_rate(request: Request, services: Services) -> None:
+def check_login_rate(request: Request, services: Services) -> None:
     """Count a login, or a refused credential, of the client's address.
 
     Raises:
         Problem: 429.
     """
-    address = request.client.host if request.client else "-"
-    await _check_rate(services.logins, address)
+    check_rate(services.rates.logins, _address(request))
 
 
 _OF_KEY: Final = """

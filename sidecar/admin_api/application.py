@@ -38,12 +38,12 @@ from sidecar.admin_api.access import (
     SAFE_METHODS,
     Access,
     AccessRoute,
-    RateLimiter,
     Services,
     requires,
 )
 from sidecar.admin_api.openapi import openapi_of
 from sidecar.admin_api.problems import Problem, problem_of
+from sidecar.admin_api.rates import Rates
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts.service import AlertService
 from sidecar.policy.parse import PolicyDocumentError
@@ -55,7 +55,6 @@ from sidecar.telemetry.names import LogEvent
 
 API: Final = "/api/v1"
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
-_BURST_SECONDS: Final = 10
 _SWEEP_SECONDS: Final = 600
 
 _SIGN_INS: Final = {"/login/link": "link", "/login/callback": "oidc"}
@@ -140,13 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = Services(
             settings=settings,
             pool=pool,
-            requests=RateLimiter(
-                per_second=admin.requests_per_second,
-                burst=admin.requests_per_second * _BURST_SECONDS,
-            ),
-            logins=RateLimiter(
-                per_second=admin.logins_per_minute / 60, burst=admin.logins_per_minute
-            ),
+            rates=Rates.of(admin),
         )
         async with asyncio.TaskGroup() as tasks:
             sweeper = tasks.create_task(_sweep(app.state.services))

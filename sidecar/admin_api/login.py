@@ -92,7 +92,7 @@ async def link_page(request: Request, token: str = "") -> Response:
 async def log_in_by_link(request: Request) -> Response:
     """Begin a session for a one-time link, once."""
     services: Services = request.app.state.services
-    await check_login_rate(request, services)
+    check_login_rate(request, services)
     check_origin(request, services)
     token = (await request.form()).get("token")
     postgres = services.postgres
@@ -119,7 +119,7 @@ async def begin_oidc(request: Request, next: str = _HOME) -> Response:  # noqa: 
     services: Services = request.app.state.services
     if services.settings.admin.oidc_issuer is None:
         raise not_found("identity provider")
-    await check_login_rate(request, services)
+    check_login_rate(request, services)
     state, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     login = await oidc.begin(
         services.settings.admin, state=state, browser=browser, next_path=local_path(next)
@@ -135,7 +135,7 @@ async def begin_oidc(request: Request, next: str = _HOME) -> Response:  # noqa: 
 async def finish_oidc(request: Request) -> Response:
     """Begin a session for the person whom the identity provider names, once."""
     services: Services = request.app.state.services
-    await check_login_rate(request, services)
+    check_login_rate(request, services)
     admin = services.settings.admin
     answer = dict(request.query_params)
     browser = request.cookies.get(_login_cookie(services), "")

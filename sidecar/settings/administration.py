@@ -27,9 +27,12 @@ class AdminSettings(Section):
     session_seconds: Annotated[float, Field(ge=60, le=604800)] = 43200.0
     """Longest life of a session, however often it is used."""
     requests_per_second: Annotated[float, Field(gt=0, le=10000)] = 20.0
-    """Of one person or token, in one process; ten times as many at once."""
+    """Of one person or token, in one process; ten times as many at once.
+
+    Also the refused tokens and sessions of one address.
+    """
     logins_per_minute: Annotated[float, Field(gt=0, le=10000)] = 10.0
-    """Of one address, in one process: logins, and credentials that are refused."""
+    """Of one address, in one process: logins, and tokens that are refused."""
     oidc_issuer: str | None = None
     """Its `/.well-known/openid-configuration` is read; None: one-time links and tokens only."""
     oidc_client_id: str | None = None

@@ -175,6 +175,25 @@ async def test_guesses_of_tokens_are_slowed_by_address(database: Database) -> No
     assert codes == [401, 401, 401, 429, 429]
 
 
+async def test_refused_credentials_of_an_address_cost_a_bounded_number_of_queries(
+    database: Database,
+) -> None:
+    """Wrong cookies and tokens alike; good ones do not count, and none passes meanwhile."""
+    settings = admin_settings(database, requests_per_second=0.5)
+    async with running_app(settings) as app:
+        alice, bob = [await session_client(app, "admin", person=name) for name in ("a", "b")]
+        good = [await one.get(f"{API}/me") for one in (alice, bob) for _ in range(5)]
+        stranger = client_of(app)
+        stranger.cookies.set("egret_admin", "a" * 43)
+        refused = [await stranger.get(f"{API}/me") for _ in range(4)]
+        stranger.headers["authorization"] = "Bearer ega_" + "A" * 12 + "_" + "A" * 43 + "A" * 6
+        refused += [await stranger.get(f"{API}/me") for _ in range(2)]
+
+    assert [one.status_code for one in good] == [200] * 10
+    assert [one.status_code for one in refused] == [401] * 5 + [429]
+    assert refused[-1].headers["retry-after"] == "2"
+
+
 @pytest.mark.parametrize("path", ["/keys", "/keys?limit=5"])
 async def test_pages_without_a_session_lead_to_the_login_and_back(app: FastAPI, path: str) -> None:
     """The console's pages; here one that needs no console."""

@@ -1,0 +1,79 @@
+"""Bounds how many requests a person, a token or an address may send."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Self
+
+from sidecar.admin_api.problems import Problem
+from sidecar.settings.administration import AdminSettings
+
+BURST_SECONDS: Final = 10
+MAX_BUCKETS: Final = 10_000
+"""The longest unused are forgotten first: they are the fullest."""
+
+
+class RateLimiter:
+    """Allows `per_second` requests of one name on average, and `burst`, but at least one, at once.
+
+    Token buckets in memory, one for each person, token or address; each process has its own.
+    """
+
+    def __init__(self, *, per_second: float, burst: float) -> None:
+        self._per_second = per_second
+        self._burst = max(1.0, burst)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_seconds(self, name: str, *, now: float) -> float:
+        """Take one request of *name*; 0 if it may go on, else the seconds until it may."""
+        level, at = self._buckets.pop(name, (self._burst, now))
+        level = min(self._burst, level + max(0.0, now - at) * self._per_second)
+        wait = 0.0 if level >= 1 else (1 - level) / self._per_second
+        self._buckets[name] = (level if wait else level - 1, now)
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+        return wait
+
+    def give_back(self, name: str) -> None:
+        """Undo the taking of one request of *name*."""
+        if (bucket := self._buckets.get(name)) is not None:
+            self._buckets[name] = (bucket[0] + 1, bucket[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The limiters of one process."""
+
+    requests: RateLimiter
+    logins: RateLimiter
+    """By address: logins, and refused tokens."""
+    refused: RateLimiter
+    """By address: queries for tokens and sessions that are not good."""
+
+    @classmethod
+    def of(cls, admin: AdminSettings) -> Self:
+        """Return the limiters with the rates of the settings."""
+        second, minute = admin.requests_per_second, admin.logins_per_minute
+        return cls(
+            requests=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
+            logins=RateLimiter(per_second=minute / 60, burst=minute),
+            refused=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
+        )
+
+
+def check_rate(limiter: RateLimiter, name: str) -> None:
+    """Take one request of *name*.
+
+    Raises:
+        Problem: 429, with the seconds to wait.
+    """
+    wait = limiter.wait_seconds(name, now=time.monotonic())
+    if wait:
+        raise Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "too many requests",
+            headers={"retry-after": str(int(wait) + 1)},
+        )
