@@ -64,6 +64,7 @@ SECRETS: Final[tuple[tuple[str, str, str], ...]] = (
     ("PRIVATE_KEY", "", _PEM),
     ("PRIVATE_KEY", "", _PEM.replace("\n", "\\n")),
     ("DATABASE_URL", "postgresql+asyncpg://app:", "s3cr%21t"),
+    ("DATABASE_URL", "jdbc:oracle:thin:app/", "Xk9mQ2vL7zRt"),
     ("BASIC_AUTH_URL", "https://bob:", "hunter2"),
     ("AUTHORIZATION_HEADER", "Authorization: Basic ", _some(27) + "="),
     ("TELEGRAM_BOT_TOKEN", "", "123456789:AA" + _some(33)),

@@ -123,6 +123,7 @@ def test_what_only_looks_like_a_credential_passes(case: str) -> None:
             ("echo '", "Xk9#mQ2$vL7z", "' | sudo -S reboot"),
             ("ldapsearch -D cn=admin -w ", "Xk9mQ2vL7zRt", " -b dc=x"),
             ("smbclient //h/s -U bob%", "Xk9mQ2vL7zRt", "\n"),
+            ("echo ", "Xk9mQ2vL7zRt", " | docker login -u bob --password-stdin"),
             ("auth=('bob', '", "2#dCNLbs=kY5z", "')"),
             ("define('DB_PASSWORD', '", "Xk9#mQ2$vL7z", "');"),
             ("WiFi password (guest): ", "Xk9#mQ2$vL7z", ""),
@@ -182,6 +183,21 @@ def test_a_header_is_found_however_a_program_writes_it(before: str) -> None:
     """In recorded traffic, in logs and in code."""
     token = "Xk9mQ2vL7zRt4Wb8nP3c"
     assert found(f'{before}{token}"') == [("AUTHORIZATION_HEADER", token)]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [",", '","', '", "', "', '", "\t", " | "],
+    ids=["csv", "quoted", "java", "py", "tsv", "md"],
+)
+def test_a_secret_of_aws_is_found_beside_its_access_key(between: str) -> None:
+    """As the console exports it, and as arguments of a call."""
+    access, secret = "AKIA" + "Q3EGWX7B2LMNP5RT", "k3Jd9sLq2Wn8/" * 3 + "x"
+    assert found(f"{access}{between}{secret}") == [
+        ("AWS_ACCESS_KEY", access),
+        ("AWS_SECRET_KEY", secret),
+    ]
+    assert found(f"{access}{between}{secret}/more") == [("AWS_ACCESS_KEY", access)]
 
 
 def test_a_token_in_colour_is_found() -> None:
