@@ -204,6 +204,9 @@ _FAULTS: Final = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: RemoteFault.SERVER,
     grpc.StatusCode.UNKNOWN: RemoteFault.SERVER,
 }
+_TOO_LARGE: Final = re.compile(r"larger than max|exceeds maximum size")
+"""In the text of a message that is above a limit of gRPC (C, Go, Java): ours for an answer, or the
+server's for the request, 4 MiB by default."""
 
 
 class GrpcChecks:
@@ -245,6 +248,9 @@ class GrpcChecks:
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise RemoteTimeoutError from None
             fault = _FAULTS.get(code, RemoteFault.ANSWER)
+            is_exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            if is_exhausted and _TOO_LARGE.search(error.details() or ""):
+                fault = RemoteFault.ANSWER  # content of that size must not open the breaker
             raise RemoteCheckError(f"grpc_{code.name.lower()}", fault) from None
         return read_answer(body, request)
 

@@ -165,15 +165,38 @@ async def test_a_status_is_an_error_with_its_name(
 
 async def test_ten_megabytes_are_not_read() -> None:
     """An answer of that size is ended by gRPC itself."""
-    error, _ = await error_of(saying(b"\x1a\x80\x80\x80\x05" + b"x" * 10 * 1024 * 1024), "text")
-    assert error == "grpc_resource_exhausted"
+    large = saying(b"\x1a\x80\x80\x80\x05" + b"x" * 10 * 1024 * 1024)
+    assert await error_of(large, "text") == ("grpc_resource_exhausted", RemoteFault.ANSWER)
 
 
 async def test_a_compressed_bomb_does_not_go_off() -> None:
     """Ten megabytes that are ten kilobytes on the wire."""
     bomb = saying(b"\x1a\x80\x80\x80\x05" + bytes(10 * 1024 * 1024))
-    error, _ = await error_of(bomb, "text", compression=grpc.Compression.Gzip)
-    assert error == "grpc_resource_exhausted"
+    error = await error_of(bomb, "text", compression=grpc.Compression.Gzip)
+    assert error == ("grpc_resource_exhausted", RemoteFault.ANSWER)
+
+
+async def test_a_text_above_the_servers_limit_is_no_failure_of_the_server() -> None:
+    """Large requests of one client would open the circuit breaker for all."""
+    error = await error_of(saying(PASS), "x" * 5 * 1024 * 1024)
+    assert error == ("grpc_resource_exhausted", RemoteFault.ANSWER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "grpc: received message after decompression larger than max 4194304",
+        "gRPC message exceeds maximum size 4194304: 5118829",
+    ],
+)
+async def test_servers_in_go_and_java_have_a_limit_as_well(text: str) -> None:
+    """Each names it in its own words."""
+
+    async def answer(_: guardrail.CheckRequest, call: Call) -> guardrail.CheckResponse:
+        await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        raise AssertionError
+
+    assert await error_of(answer, "text") == ("grpc_resource_exhausted", RemoteFault.ANSWER)
 
 
 async def test_the_server_knows_the_deadline_and_a_late_answer_is_a_timeout() -> None:
