@@ -22,6 +22,8 @@ from tests.support.envoy_mistakes import (
     UNGUARDED,
     Mistake,
     for_version,
+    with_a_share_by_header,
+    with_copies_by_header,
     with_copies_in_the_clear,
     with_mistake,
 )
@@ -62,7 +64,10 @@ def test_envoy_starts_with_each_filter_that_writes_to_egrets_metadata(
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("mistake", [*UNGUARDED, with_copies_in_the_clear])
+@pytest.mark.parametrize(
+    "mistake",
+    [*UNGUARDED, with_copies_in_the_clear, with_a_share_by_header, with_copies_by_header],
+)
 def test_envoy_starts_with_each_other_form_of_a_mistake(
     sds: Path, tmp_path: Path, mistake: Mistake
 ) -> None:

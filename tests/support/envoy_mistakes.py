@@ -467,6 +467,32 @@ def by_choice(*, refused: str = "/", excludes: bool = True) -> Mistake:
     return mistake
 
 
+def by_cluster_header(*early: Config, name: str = "X-Cluster") -> Mistake:
+    """Return a route to the cluster that a header names, with mutations before the first route."""
+
+    def mistake(config: Config) -> None:
+        _by_model()(config)
+        _hcm(config)[_EARLY][0]["typed_config"]["mutations"] += early
+        route = _host(config)["routes"][0]
+        route["match"] = {"prefix": "/"}
+        del route["route"]["cluster"]
+        route["route"]["cluster_header"] = name
+
+    return mistake
+
+
+def with_a_share_by_header(config: Config) -> None:
+    """Lead a share of requests to the cluster that a header names."""
+    action = _host(config)["routes"][-1]["route"]
+    shares = [{"name": action.pop("cluster"), "weight": 1}]
+    action["weighted_clusters"] = {"clusters": [*shares, {"cluster_header": "x-b", "weight": 1}]}
+
+
+def with_copies_by_header(config: Config) -> None:
+    """Send copies of requests to the cluster that a header names."""
+    _host(config)["request_mirror_policies"] = [{"cluster_header": "x-copies"}]
+
+
 def with_providers_by_policy(config: Config) -> None:
     """Add the routes of the example and its clusters, which have no mistake."""
     own = _provider(config)
@@ -608,6 +634,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR414": _by_model(_switch_filter_by_model),
     "EGR415": by_choice(refused="/v1/chat"),
     "EGR416": by_choice(excludes=False),
+    "EGR417": by_cluster_header(),
     "EGR501": lambda config: _hcm(config).update(http_filters=_hcm(config)["http_filters"][-1:]),
     "EGR502": _unguard,
     "EGR503": _read_first,

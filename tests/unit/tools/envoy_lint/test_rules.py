@@ -14,9 +14,12 @@ from tests.support.envoy_mistakes import (
     UNGUARDED,
     Mistake,
     by_choice,
+    by_cluster_header,
     for_version,
     own_text,
+    with_a_share_by_header,
     with_an_open_listener,
+    with_copies_by_header,
     with_copies_in_the_clear,
     with_mistake,
     with_processor_at_provider,
@@ -98,6 +101,40 @@ def test_filters_may_write_to_other_metadata() -> None:
     assert found(
         text.replace("metadata_namespace: egret\n", "metadata_namespace: envoy.lb\n")
     ) == (set())
+
+
+@pytest.mark.parametrize("mistake", [with_a_share_by_header, with_copies_by_header])
+def test_a_client_chooses_no_cluster_of_a_share_or_of_copies(mistake: Mistake) -> None:
+    """Both take the name of a cluster from a header as well."""
+    assert found(with_mistake(mistake)) == {"EGR417"}
+
+
+REPLACED = {"header": {"key": "x-cluster", "value": "openai"}}
+
+
+@pytest.mark.parametrize(
+    ("early", "is_found"),
+    [
+        ({"remove": "x-cluster"}, False),
+        ({"remove": "x-other"}, True),
+        ({"remove_on_match": {"key_matcher": {"prefix": "x-clu"}}}, False),
+        ({"append": {"append_action": "OVERWRITE_IF_EXISTS", **REPLACED}}, False),
+        ({"append": {"append_action": "ADD_IF_ABSENT", **REPLACED}}, True),
+        ({"append": REPLACED}, True),
+        ({"append": {"append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                     "header": {"key": "x-cluster", "value": "%REQ(x-mine)%"}}}, True),
+    ],
+)  # fmt: skip
+def test_a_header_that_no_client_can_send_may_name_the_cluster(
+    early: dict[str, Any], *, is_found: bool
+) -> None:
+    """Removed or replaced before Envoy chooses the first route."""
+    assert found(with_mistake(by_cluster_header(early))) == ({"EGR417"} if is_found else set())
+
+
+def test_the_header_that_only_egret_writes_may_name_the_cluster() -> None:
+    """Its removal from a client's request is a rule of its own."""
+    assert found(with_mistake(by_cluster_header(name="x-egret-model"))) == set()
 
 
 def test_a_listener_without_egret_is_found_by_a_share_of_its_requests() -> None:

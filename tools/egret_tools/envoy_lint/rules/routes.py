@@ -31,6 +31,7 @@ CREDENTIALS: Final = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
     "ocp-apim-subscription-key",
 )
+_OVERWRITES: Final = ("OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
 FILTER_SWITCH: Final = "envoy.config.route.v3.FilterConfig"
 TRACES: Final = ("traceparent", "tracestate", "baggage", "x-request-id")
 
@@ -149,16 +150,45 @@ def _spoofed_model(config: EnvoyConfig) -> Iterator[Hit]:
         # Routes that a control plane sends may be those of any listener.
         routes = (inline,) if inline.exists else config.route_configs
         early = listener.hcm.at("early_header_mutation_extensions")
-        if any(map(goes_by_models, routes)) and not any(map(_removes_model, early)):
+        if any(map(goes_by_models, routes)) and not _removes(early, MODEL_HEADER):
             yield Hit(early)
 
 
-def _removes_model(extension: Node) -> bool:
-    for one in extension.at("typed_config", "mutations"):
+def _clusters_by_client(config: EnvoyConfig) -> Iterator[Hit]:
+    for listener in config.listeners:
+        inline = listener.hcm.at("route_config")
+        early = listener.hcm.at("early_header_mutation_extensions")
+        for holder in (inline,) if inline.exists else config.route_configs:
+            for place in _cluster_headers(holder):
+                name = place.text.lower()
+                # A client's own x-egret-model is a finding of EGR410.
+                if name and name != MODEL_HEADER and not _removes(early, name):
+                    yield Hit(place, name)
+
+
+def _cluster_headers(route_config: Node) -> Iterator[Node]:
+    hosts = list(route_config.at("virtual_hosts"))
+    actions = [route.at("route") for host in hosts for route in host.at("routes")]
+    for action in actions:
+        for one in (action, *action.at("weighted_clusters", "clusters")):
+            yield one.at("cluster_header")
+    for holder in (route_config, *hosts, *actions):
+        for one in holder.at("request_mirror_policies"):
+            yield one.at("cluster_header")
+
+
+def _removes(early: Node, name: str) -> bool:
+    """Return whether early header mutations leave nothing of a client's own header."""
+    for one in (mutation for each in early for mutation in each.at("typed_config", "mutations")):
         key = one.at("remove_on_match", "key_matcher")
         prefix = key.at("prefix").text.lower()
-        is_prefix = bool(prefix) and MODEL_HEADER.startswith(prefix)
-        if is_prefix or MODEL_HEADER in (one.at("remove").text.lower(), key.at("exact").text):
+        is_prefix = bool(prefix) and name.startswith(prefix)
+        if is_prefix or name in (one.at("remove").text.lower(), key.at("exact").text):
+            return True
+        written = one.at("append", "header")
+        is_over = one.at("append", "append_action").text in _OVERWRITES
+        is_fixed = "%" not in written.at("value").text
+        if is_over and is_fixed and written.at("key").text.lower() == name:
             return True
     return False
 
@@ -269,4 +299,9 @@ RULES: Final = (
          "this route acts on one choice of a policy and takes requests that have this one too",
          "the same matcher with present_match and invert: true for each of the other names",
          _ignored_choices),
+    ConfigRule("EGR417", "cluster-by-client", _E,
+         "a client that sends this header chooses any cluster: another provider and its "
+         "credential, or Envoy's admin",
+         "early_header_mutation_extensions that remove it, or a route for each cluster",
+         _clusters_by_client),
 )  # fmt: skip
