@@ -12,6 +12,7 @@ from sidecar.admin_api.problems import Problem
 from sidecar.settings.administration import AdminSettings
 
 BURST_SECONDS: Final = 10
+BARRIERS_AT_ONCE: Final = 5
 MAX_BUCKETS: Final = 10_000
 """The longest unused are forgotten first: they are the fullest."""
 
@@ -52,6 +53,8 @@ class Rates:
     """By address: logins, and refused tokens."""
     refused: RateLimiter
     """By address: queries for tokens and sessions that are not good."""
+    barriers: RateLimiter
+    """Repeated barriers, by person: each makes every worker report."""
 
     @classmethod
     def of(cls, admin: AdminSettings) -> Self:
@@ -61,6 +64,7 @@ class Rates:
             requests=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
             logins=RateLimiter(per_second=minute / 60, burst=minute),
             refused=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
+            barriers=RateLimiter(per_second=1, burst=BARRIERS_AT_ONCE),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Final
 from urllib.parse import urlencode
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from sidecar.admin.in_force import Barrier, in_force, send_barrier
-from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.access import Access, AccessRoute, Services, requires
 from sidecar.admin_api.roles import Permission
 from sidecar.console.rendering import render
 from sidecar.storage.worker_status import MAX_TOKEN_CHARACTERS
@@ -55,8 +56,10 @@ async def workers_of_change(
         if version.isdecimal() and len(version) < 10  # noqa: PLR2004 - PostgreSQL's integer
     }
     barrier = Barrier(token=watch, policies=versions)
+    services: Services = request.app.state.services
     # Sent again, for a worker that lost its connection when the change was made.
-    await send_barrier(access.connection, access.settings, barrier)
+    if not services.rates.barriers.wait_seconds(access.person, now=time.monotonic()):
+        await send_barrier(access.connection, access.settings, barrier)
     state = await in_force(access.connection, barrier)
     return render(
         request,

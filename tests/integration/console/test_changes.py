@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from sidecar.storage.migrate import BARRIERS_CHANNEL
+from tests.support.admin_api import session_client
 from tests.support.console import Visitor, World
 from tests.support.postgres import Database
 
@@ -40,3 +42,22 @@ async def test_a_silent_worker_is_reported_and_not_waited_for(
 
     assert "the others have not reported for a while" in page
     await visitor.get(f"/in-force?watch={'a' * 99}", status=422)
+
+
+async def test_a_viewer_sends_workers_a_barrier_a_second_however_often_it_looks(
+    console: FastAPI, database: Database
+) -> None:
+    """Five at once, and every page is shown nevertheless; another person's are not held up."""
+    received: list[object] = []
+    alice, bob = [await session_client(console, "viewer", person=name) for name in ("a", "b")]
+    async with database.server.connect(database.name) as connection:
+        await connection.add_listener(BARRIERS_CHANNEL, lambda *args: received.append(args[-1]))
+        for place in range(20):
+            page = await alice.get(f"/in-force?watch={place:016x}")
+            assert "0 of 2 workers have the change" in page.text
+        await bob.get("/in-force?watch=b")
+        await connection.execute("SELECT 1")
+
+    assert received[:5] == [f"{place:016x}" for place in range(5)]
+    assert received[-1] == "b"
+    assert len(received) < 15
