@@ -94,13 +94,15 @@ class GrpcChannels:
         self._max_channels = max_channels
         self._tls = TlsFileCache(_credentials, clock=clock)
         self._open: dict[_Place, _Open] = {}
+        self._resolving: dict[tuple[str, int], asyncio.Task[str]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Close every connection."""
-        for task in self._closing:
+        tasks = [*self._closing, *self._resolving.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for one in self._open.values():
             await one.channel.close(None)
         await self._resolver.close()
@@ -121,7 +123,15 @@ class GrpcChannels:
             and self._clock() - known.resolved_at < RESOLVE_AGAIN_SECONDS
         ):
             return known.channel
-        target = _Target(await self._addresses(url), credentials)
+        try:
+            addresses = await self._addresses(url)
+        except RemoteCheckError as error:
+            known = self._open.get(place)
+            if known is None or error.fault is not RemoteFault.TRANSIENT:
+                raise
+            # Without an answer of the name server, the addresses that were checked last stay.
+            addresses = known.target.addresses
+        target = _Target(addresses, credentials)
         known = self._open.get(place)  # another check may have opened it meanwhile
         if known is None or known.target != target:
             if known is not None:
@@ -141,7 +151,22 @@ class GrpcChannels:
         return known.channel
 
     async def _addresses(self, url: URL) -> str:
-        host, port = url.raw_host or "", url.port or 0
+        """Return the addresses of *url*, from one look-up for all checks that wait for them."""
+        place = (url.raw_host or "", url.port or 0)
+
+        def forget(task: asyncio.Task[str]) -> None:
+            del self._resolving[place]
+            if not task.cancelled():
+                task.exception()  # retrieved: the checks that waited for it may be gone
+
+        task = self._resolving.get(place)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._resolve(*place))
+            task.add_done_callback(forget)
+            self._resolving[place] = task
+        return await asyncio.shield(task)
+
+    async def _resolve(self, host: str, port: int) -> str:
         try:
             found = await self._resolver.resolve(host, port, socket.AF_UNSPEC)
         except RefusedAddressError:

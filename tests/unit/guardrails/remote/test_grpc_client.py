@@ -9,6 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
+from aiohttp.abc import ResolveResult
+from typing_extensions import override
 
 from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from sidecar.domain.finding import Finding
@@ -322,6 +324,77 @@ async def test_a_name_that_does_not_resolve_is_an_error() -> None:
     async with GrpcChecks() as checks:
         with pytest.raises(RemoteCheckError, match="name_resolution"):
             await checks.check(request_to("grpc://nobody.invalid:1", "text"))
+
+
+class SlowResolver(FixedResolver):
+    """A resolver that answers once it may, and counts look-ups; without addresses it fails."""
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__(*addresses)
+        self.count = 0
+        self.is_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: int = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses."""
+        self.count += 1
+        self.is_asked.set()
+        await self.may_answer.wait()
+        if not self.addresses:
+            raise OSError("no answer of a name server")
+        return await super().resolve(host, port, family)
+
+
+async def test_checks_that_wait_for_a_name_share_one_look_up() -> None:
+    """A check that is given up meanwhile does not end it for the others."""
+    now, resolver = 0.0, SlowResolver("127.0.0.1")
+    async with grpc_server(saying(PASS)) as server:
+        checks = GrpcChecks(GrpcChannels(resolver=resolver, clock=lambda: now))
+        request = request_to(f"grpc://dlp.example.com:{server.port}", "text")
+        for count in (1, 2):
+            resolver.is_asked.clear()
+            resolver.may_answer.clear()
+            tasks = [asyncio.ensure_future(checks.check(request)) for _ in range(20)]
+            await resolver.is_asked.wait()
+            tasks[0].cancel()
+            await asyncio.sleep(0)
+            resolver.may_answer.set()
+            answers = await asyncio.gather(*tasks[1:])
+            assert (set(answers), resolver.count) == ({RemoteAnswer("pass")}, count)
+            now += 10
+        await checks.close()
+    assert len(set(server.peers)) == 1
+
+
+async def test_a_server_is_asked_where_it_was_while_its_name_does_not_resolve() -> None:
+    """Its addresses were checked; the name is looked up again after the usual time."""
+    now, resolver = 0.0, SlowResolver("127.0.0.1")
+    resolver.may_answer.set()
+    async with grpc_server(saying(PASS)) as server:
+        checks = GrpcChecks(GrpcChannels(resolver=resolver, clock=lambda: now))
+        request = request_to(f"grpc://dlp.example.com:{server.port}", "text")
+        await checks.check(request)
+        now, resolver.addresses = 10.0, ()
+        assert await checks.check(request) == await checks.check(request) == RemoteAnswer("pass")
+        assert resolver.count == 2
+        now, resolver.addresses = 20.0, ("169.254.169.254",)
+        with pytest.raises(RemoteCheckError, match="refused_address"):
+            await checks.check(request)
+        await checks.close()
+
+
+async def test_a_look_up_ends_with_the_channels() -> None:
+    """A worker that stops does not wait for a name server."""
+    resolver = SlowResolver()
+    checks = GrpcChecks(GrpcChannels(resolver=resolver))
+    waiting = asyncio.ensure_future(checks.check(request_to("grpc://dlp.example.com:1", "text")))
+    await resolver.is_asked.wait()
+    await checks.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 def server_credentials(files: dict[str, Path], **more: Any) -> grpc.ServerCredentials:
