@@ -19,6 +19,7 @@ from tests.support.envoy_mistakes import (
     MISTAKES,
     OLDER_MISTAKES,
     REFUSED_BY_ENVOY,
+    TCP,
     UNGUARDED,
     Mistake,
     for_version,
@@ -55,12 +56,10 @@ def test_a_mistake_is_one_that_envoy_starts_with(sds: Path, tmp_path: Path, rule
     assert (checked.returncode != 0) == (rule in REFUSED_BY_ENVOY), checked.stderr
 
 
-@pytest.mark.parametrize("form", FORGED)
-def test_envoy_starts_with_each_filter_that_writes_to_egrets_metadata(
-    sds: Path, tmp_path: Path, form: str
-) -> None:
-    """Before or after Egret, and for one route."""
-    checked = _validated(sds, tmp_path, with_mistake(FORGED[form]))
+@pytest.mark.parametrize("form", [*FORGED, *TCP])
+def test_envoy_starts_with_each_way_around_egret(sds: Path, tmp_path: Path, form: str) -> None:
+    """Filters that write to its metadata, and listeners without HTTP."""
+    checked = _validated(sds, tmp_path, with_mistake((FORGED | TCP)[form]))
     assert checked.returncode == 0, checked.stderr
 
 

@@ -285,6 +285,29 @@ def with_an_open_listener(config: Config) -> None:
     config["static_resources"]["listeners"].append(one)
 
 
+def with_a_tcp_listener(action: Config, **listener: Any) -> Mistake:
+    """Return a listener that forwards connections, without HTTP."""
+
+    def mistake(config: Config) -> None:
+        kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+        typed = {"@type": kind, "stat_prefix": "tcp", **action}
+        filters = [{"name": "envoy.filters.network.tcp_proxy", "typed_config": typed}]
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": 9444}}
+        place = listener or {"address": address}
+        one = {"name": "tcp", **place, "filter_chains": [{"filters": filters}]}
+        config["static_resources"]["listeners"].append(one)
+
+    return mistake
+
+
+TCP: Final[dict[str, Mistake]] = {
+    "cluster": with_a_tcp_listener({"cluster": "openai"}),
+    "share": with_a_tcp_listener(
+        {"weighted_clusters": {"clusters": [{"name": "openai", "weight": 1}]}}
+    ),
+}
+"""Listeners of TCP that lead to a provider."""
+
 OFF: Final[Config] = {
     "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
     "disabled": True,

@@ -17,6 +17,7 @@ EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 EXT_PROC_NAME: Final = "envoy.filters.http.ext_proc"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 MODEL_HEADER: Final = "x-egret-model"
 NAMESPACE: Final = "egret"
@@ -116,6 +117,14 @@ class Listener:
                 yield one
 
 
+@dataclass(frozen=True, slots=True)
+class TcpListener:
+    """A listener, and a TCP proxy in one of its filter chains."""
+
+    node: Node
+    proxy: Node
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class EnvoyVersion:
     """A minor version of Envoy: configurations change between those."""
@@ -144,6 +153,7 @@ class EnvoyConfig:
     """
 
     listeners: tuple[Listener, ...] = ()
+    tcp_listeners: tuple[TcpListener, ...] = ()
     clusters: tuple[Cluster, ...] = ()
     route_configs: tuple[Node, ...] = ()
     bootstrap: Node | None = None
@@ -293,7 +303,7 @@ def goes_by_choice(route_config: Node) -> bool:
 
 
 def targets(action: Node) -> Iterator[str]:
-    """Yield the clusters that a route's action may send a request to."""
+    """Yield the clusters that a route's action, or a TCP proxy, may send to."""
     yield action.at("cluster").text
     for one in action.at("weighted_clusters", "clusters"):
         yield one.at("name").text
@@ -305,20 +315,32 @@ def targets(action: Node) -> Iterator[str]:
 
 def listeners_of(node: Node) -> Iterator[Listener]:
     """Yield a listener once for each HTTP connection manager in it."""
-    chains = [*node.at("filter_chains"), node.at("default_filter_chain")]
-    for chain in chains:
+    for chain, typed in _network_filters(node):
+        if typed.type_name == HCM:
+            yield Listener(node, chain, typed)
+
+
+def tcp_listeners_of(node: Node) -> Iterator[TcpListener]:
+    """Yield a listener once for each TCP proxy in it."""
+    for _, typed in _network_filters(node):
+        if typed.type_name == TCP_PROXY:
+            yield TcpListener(node, typed)
+
+
+def _network_filters(listener: Node) -> Iterator[tuple[Node, Node]]:
+    for chain in (*listener.at("filter_chains"), listener.at("default_filter_chain")):
         for one in chain.at("filters"):
-            typed = one.at("typed_config")
-            if typed.type_name == HCM:
-                yield Listener(node, chain, typed)
+            yield chain, one.at("typed_config")
 
 
 def of_bootstrap(root: Node) -> EnvoyConfig:
     """Return the parts of a static configuration."""
     resources = root.at("static_resources")
-    listeners = tuple(one for node in resources.at("listeners") for one in listeners_of(node))
+    nodes = list(resources.at("listeners"))
+    listeners = tuple(one for node in nodes for one in listeners_of(node))
     return EnvoyConfig(
         listeners=listeners,
+        tcp_listeners=tuple(one for node in nodes for one in tcp_listeners_of(node)),
         clusters=tuple(Cluster(node) for node in resources.at("clusters")),
         route_configs=_inline_routes(listeners),
         bootstrap=root,
@@ -340,9 +362,11 @@ def of_config_dump(root: Node) -> EnvoyConfig:
     dumps = {one.type_name.rpartition(".")[2]: one for one in root.at("configs")}
     dumped = dumps.get("BootstrapConfigDump")
     bootstrap = None if dumped is None else dumped.at("bootstrap")
-    listeners = tuple(one for node in _dumped(dumps, "listener") for one in listeners_of(node))
+    nodes = list(_dumped(dumps, "listener"))
+    listeners = tuple(one for node in nodes for one in listeners_of(node))
     return EnvoyConfig(
         listeners=listeners,
+        tcp_listeners=tuple(one for node in nodes for one in tcp_listeners_of(node)),
         clusters=tuple(Cluster(node) for node in _dumped(dumps, "cluster")),
         # A dump repeats the routes that stand within a listener.
         route_configs=tuple(_dumped(dumps, "route_config")) or _inline_routes(listeners),

@@ -15,6 +15,7 @@ from egret_tools.envoy_lint.config import (
     listeners_of,
     of_bootstrap,
     of_config_dump,
+    tcp_listeners_of,
 )
 from egret_tools.envoy_lint.parts import (
     CLUSTER,
@@ -313,7 +314,11 @@ def _with(config: EnvoyConfig, node: Node, message: str) -> EnvoyConfig:
     if message == ROUTES:
         return replace(config, route_configs=(*config.route_configs, node))
     if message == LISTENER:
-        return replace(config, listeners=(*config.listeners, *listeners_of(node)))
+        return replace(
+            config,
+            listeners=(*config.listeners, *listeners_of(node)),
+            tcp_listeners=(*config.tcp_listeners, *tcp_listeners_of(node)),
+        )
     return replace(config, loose_filters=(*config.loose_filters, *_ext_procs(node)))
 
 

@@ -11,6 +11,7 @@ from tests.support.envoy_mistakes import (
     FORGED,
     MISTAKES,
     OLDER_MISTAKES,
+    TCP,
     UNGUARDED,
     Mistake,
     by_choice,
@@ -18,6 +19,7 @@ from tests.support.envoy_mistakes import (
     for_version,
     own_text,
     with_a_share_by_header,
+    with_a_tcp_listener,
     with_an_open_listener,
     with_copies_by_header,
     with_copies_in_the_clear,
@@ -140,6 +142,25 @@ def test_the_header_that_only_egret_writes_may_name_the_cluster() -> None:
 def test_a_listener_without_egret_is_found_by_a_share_of_its_requests() -> None:
     """A route may name its clusters in several ways."""
     assert found(with_mistake(with_an_open_listener)) == {"EGR502"}
+
+
+@pytest.mark.parametrize("form", TCP)
+def test_a_listener_of_tcp_that_leads_to_a_provider_is_one_without_egret(form: str) -> None:
+    """No filter of HTTP sees its requests."""
+    assert found(with_mistake(TCP[form])) == {"EGR502"}
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        with_a_tcp_listener({"cluster": "admin"}),
+        with_a_tcp_listener({"cluster": "openai"}, internal_listener={}),
+    ],
+    ids=["another cluster", "an internal listener"],
+)
+def test_a_listener_of_tcp_may_lead_elsewhere(mistake: Mistake) -> None:
+    """Clients do not reach a provider by it."""
+    assert found(with_mistake(mistake)) == set()
 
 
 def test_replies_that_egret_does_not_send_may_be_changed() -> None:

@@ -62,6 +62,12 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
         if any(not providers.isdisjoint(targets(action)) for action in actions):
             name = listener.node.at("name").text
             yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
+    for tcp in config.tcp_listeners:
+        # Only this Envoy itself connects to an internal listener.
+        is_internal = tcp.node.at("internal_listener").exists
+        if not is_internal and not providers.isdisjoint(targets(tcp.proxy)):
+            hint = "an HTTP connection manager with Egret's ext_proc filter, not tcp_proxy"
+            yield Hit(tcp.proxy, f"listener {tcp.node.at('name').text}", hint=hint)
 
 
 def _routes(config: EnvoyConfig, listener: Listener) -> Iterator[Node]:
