@@ -91,6 +91,7 @@ def test_each_alert_describes_the_value_that_fired_it() -> None:
         "EgretGone",
         "EgretKeyChangesUnheard",
         "EgretRemoteGuardrailDown",
+        "EgretTargetDown",
         "EnvoyMetricsMissing",
     }
 
