@@ -127,6 +127,25 @@ class ServerSentEvent(Frame, frozen=True):
         return name + b"".join(kept) + b"data: " + _LINE_END.sub(b" ", payload) + b"\n\n"
 
 
+_BEFORE_DATA: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data: ?\Z")
+_LONGEST_BEFORE_DATA: Final = 9
+
+
+def with_payload_in_place(frame: Frame, payload: bytes) -> bytes:
+    """Return an event's bytes with another JSON text, and all its other lines as they are.
+
+    Data over several lines is one payload and many pieces: its line ends become our own.
+    """
+    raw, old = frame.raw, frame.payload or b""
+    start = raw.find(old)
+    # Another line, such as a comment, may repeat the data.
+    while start >= 0 and not _BEFORE_DATA.search(raw, max(0, start - _LONGEST_BEFORE_DATA), start):
+        start = raw.find(old, start + 1)
+    if start < 0:
+        return frame.with_payload(payload)
+    return raw[:start] + payload + raw[start + len(old) :]
+
+
 class SseFramer:
     """Cuts a stream of server-sent events."""
 

@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 from msgspec import structs
 
-from sidecar.apis.frames import Frame, Opaque, SseFramer
+from sidecar.apis.frames import Frame, Opaque, SseFramer, with_payload_in_place
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 from sidecar.jsontext.strict import JsonValue
 from sidecar.jsontext.tokens import WHOLE_STRING, decode
@@ -168,14 +168,7 @@ def _without_usage(frame: Frame) -> Frame:
         return frame
     if document["usage"] is None:
         new = _without_null(payload)
-        start = frame.raw.find(payload)
-        # Data over several lines is one payload and many pieces: its line ends become our own.
-        raw = (
-            frame.with_payload(new)
-            if start < 0
-            else frame.raw[:start] + new + frame.raw[start + len(payload) :]
-        )
-        return type(frame)(raw, new, frame.event)
+        return type(frame)(with_payload_in_place(frame, new), new, frame.event)
     return Opaque(b"", None) if document.get("choices") == [] else frame
 
 

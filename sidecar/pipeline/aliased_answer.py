@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from sidecar.apis.frames import Frame, SseFramer
+from sidecar.apis.frames import Frame, SseFramer, with_payload_in_place
 from sidecar.apis.response_structure import AnswerForm, answer_form
 from sidecar.apis.stream_usage import members
 from sidecar.domain.errors import ClientError
@@ -91,17 +91,10 @@ class AliasedAnswer:
         return shown + self._framer.rest() if self._is_beyond else shown
 
     def _named_event(self, frame: Frame) -> bytes:
-        payload, raw = frame.payload, frame.raw
+        payload = frame.payload
         if payload is None or _NAMED not in payload:
-            return raw
-        named = _with_model(payload, self._alias)
-        start = raw.find(payload)
-        # Data over several lines is one payload and many pieces: its line ends become our own.
-        return (
-            frame.with_payload(named)
-            if start < 0
-            else raw[:start] + named + raw[start + len(payload) :]
-        )
+            return frame.raw
+        return with_payload_in_place(frame, _with_model(payload, self._alias))
 
 
 def _with_model(payload: bytes, alias: bytes) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -75,6 +76,31 @@ def test_azure_s_first_event_loses_the_member_and_stays() -> None:
     """Its choices are empty, and it counts nothing."""
     event = b'data: {"choices":[],"prompt_filter_results":[{}],"usage":null}\n\n'
     assert shown(event) == b'data: {"choices":[],"prompt_filter_results":[{}]}\n\n'
+
+
+NO_COUNTS = b'{"choices":[{}],"usage":null}'
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b": " + NO_COUNTS + b"\ndata: %b\n\n",
+        b"event: x" + NO_COUNTS + b"\r\ndata:%b\r\n: data: " + NO_COUNTS + b"\r\n\r\n",
+        b"\xef\xbb\xbfdata: %b\nid: " + NO_COUNTS + b"\n\n",
+    ],
+)
+def test_a_line_that_repeats_the_data_stays(event: bytes) -> None:
+    """Only data is read by a client."""
+    assert shown(event % NO_COUNTS) == event % b'{"choices":[{}]}'
+
+
+def test_an_event_of_comments_that_repeat_its_data_takes_linear_time() -> None:
+    """A provider that repeats it a hundred thousand times must not hold up the worker."""
+    data = b'{"usage":null}'
+    comments = b": " + data * 70_000
+    began = time.process_time()
+    assert shown(comments + b"\ndata: " + data + b"\n\n") == comments + b"\ndata: {}\n\n"
+    assert time.process_time() - began < 5
 
 
 def test_an_event_of_many_members_is_not_kept_piece_by_piece() -> None:

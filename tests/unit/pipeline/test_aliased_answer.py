@@ -56,6 +56,13 @@ def test_each_event_of_a_stream_names_the_alias_however_it_is_cut(cuts: list[int
     assert b"".join(sent) == NAMED
 
 
+def test_a_comment_that_repeats_the_data_stays() -> None:
+    """The data of the event names the alias."""
+    data, named = b'{"model":"gpt-5-mini"}', b'{"model":"gpt-best"}'
+    event = b": " + data + b"\ndata: %b\n\n"
+    assert plan().take(event % data, is_last=True).body == event % named
+
+
 async def aliased(world: World, **more: object) -> Exchange:
     """Return an exchange whose request has gone on under an alias."""
     exchange = world.exchange()
