@@ -38,6 +38,7 @@ if redis.call('EXISTS', name) == 1 then
 end
 
 local KEPT = 60000000
+local LONGEST = 1e15  -- of microseconds until all is free: absurd counts must not overflow
 
 -- Returns the arrival time, at least now, and the time in which all was free.
 local function state_of(key, amount)
@@ -48,7 +49,8 @@ local function state_of(key, amount)
   end
   tat, from, till = tonumber(tat), tonumber(from), tonumber(till)
   if tat > now then
-    return now + (tat - now) * (amount > 0 and reckoned_by / amount or 1), from, till
+    local left = (tat - now) * (amount > 0 and reckoned_by / amount or 1)
+    return now + math.min(LONGEST, left), from, till
   end
   if now - tat > till - from - (now - till) then
     from, till = tat, now
@@ -88,7 +90,7 @@ for i = 1, #KEYS - 1 do
     local left = (now + tolerance - tat) / interval
     if amount == 0 or left + 1e-6 < cost + reserve then
       refused = true
-      reset = math.ceil((cost + reserve - left) * interval)
+      reset = math.ceil(math.min(LONGEST, (cost + reserve - left) * interval))
       remaining = math.max(0, math.floor(left))
     else
       ahead = ahead_of(want, left - cost - reserve)

@@ -23,7 +23,7 @@ if tonumber(redis.call('GET', sender) or 0) >= number then
 end
 redis.call('SET', sender, ARGV[#ARGV - 1], 'EX', ARGV[#ARGV])
 
-local KEPT = 60000000  -- as in limits.lua
+local KEPT, LONGEST = 60000000, 1e15  -- as in limits.lua
 
 local function slide(key, amount, change, detail)
   local window, age = string.match(detail, '^(%d+)/(%d+)$')
@@ -48,6 +48,7 @@ local function slide(key, amount, change, detail)
   else
     return  -- the returned units have drained
   end
+  tat = math.min(tat, now + LONGEST)
   local whole = interval < 1 and math.ceil(tat) or tat
   local text = string.format('%.0f/%.0f/%.0f/%.0f', whole, amount, from, till)
   redis.call('SET', key, text, 'PX', math.ceil((math.max(0, tat - now) + KEPT) / 1000))

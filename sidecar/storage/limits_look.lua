@@ -9,6 +9,7 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local answer = {now}
+local LONGEST = 1e15  -- as in limits.lua
 
 for i, key in ipairs(KEYS) do
   local at = (i - 1) * 3
@@ -24,6 +25,7 @@ for i, key in ipairs(KEYS) do
     if reset > 0 and amount > 0 then
       reset = reset * reckoned_by / amount  -- as many units are used as were
     end
+    reset = math.min(LONGEST, reset)
     used = math.min(at_once, math.max(0, math.ceil(reset / interval - 1e-6)))
     remaining = amount > 0 and at_once - used or 0
 

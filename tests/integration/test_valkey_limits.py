@@ -14,6 +14,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
+from sidecar.domain.usage import MAX_COUNT
 from sidecar.limits.limit_check import CalendarWindow
 from sidecar.limits.store import (
     Acquire,
@@ -162,6 +163,28 @@ async def test_a_calendar_limit_has_to_be_told_what_was_used(
     assert isinstance(answer, Exhausted)
     assert (answer.states[0].used, answer.states[0].remaining) == (95, 5)
     assert 0 < answer.states[0].reset_seconds <= 86_400
+
+
+@pytest.mark.parametrize("amount", [1, 6_000])
+async def test_a_count_beyond_all_reason_leaves_a_limit_without_room(
+    store: ValkeyLimits, scope: str, amount: int
+) -> None:
+    """A provider may state 2^53 tokens; the other adjustments of its batch are applied as well."""
+    absurd, other = limit(Measure.TOKENS, amount=amount), limit(id="lim_2", amount=60, burst=5)
+    await adjust(store, scope, Adjustment(absurd, MAX_COUNT), Adjustment(other, 3))
+    (state,) = (await store.look(scope, checks(absurd))).states
+    assert state is not None
+    assert (state.used, state.remaining) == (amount, 0)
+    assert state.reset_seconds > 1e6
+    smaller = limit(Measure.TOKENS, amount=1)
+    (state,) = (await store.look(scope, checks(smaller))).states
+    assert state is not None
+    assert state.reset_seconds > 1e6
+    for asked in (acquires(absurd, input_tokens=1), acquires(smaller, input_tokens=MAX_COUNT)):
+        answer = await take(store, scope, asked)
+        assert isinstance(answer, Exhausted)
+        assert answer.states[0].reset_seconds > 1e6
+    assert remaining(await take(store, scope, acquires(other))) == 1
 
 
 async def used_of(store: ValkeyLimits, scope: str, acquire: Acquire) -> int | None:
