@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -102,15 +102,17 @@ class OwnerChange:
 
 @dataclass(frozen=True, slots=True)
 class Dependents:
-    """Objects that an owner cannot be deleted without."""
+    """Objects that are deleted with an owner."""
 
     teams: int
     keys: int
     active_keys: int
+    alert_routes: int = 0
+    tokens: int = 0
 
     @property
     def are_none(self) -> bool:
-        """Whether nothing depends on the owner."""
+        """Whether the owner has neither teams nor keys, and can be deleted without cascade."""
         return not self.teams and not self.keys
 
 
@@ -177,6 +179,11 @@ SELECT count(DISTINCT t.id) AS teams, count(k.public_id) AS keys,
        ) AS active_keys
 FROM teams AS t LEFT JOIN api_keys AS k ON k.team_id = t.id
 WHERE t.organization_id = $1 OR t.id = $1
+"""
+
+_TOKENS: Final = """
+SELECT count(*) FROM admin_tokens AS a LEFT JOIN teams AS t ON t.id = a.team_id
+WHERE $1 IN (a.organization_id, a.team_id, t.organization_id)
 """
 
 TEAM_ID: Final = "team_"
@@ -292,13 +299,22 @@ async def dependents(connection: Connection, owner_id: str) -> Dependents:
     row = await connection.fetchrow(_DEPENDENTS, owner_id)
     assert row is not None  # noqa: S101 - an aggregate always has a row
     is_team = owner_id.startswith(TEAM_ID)
-    return Dependents(0 if is_team else row["teams"], row["keys"], row["active_keys"])
+    return Dependents(
+        teams=0 if is_team else row["teams"],
+        keys=row["keys"],
+        active_keys=row["active_keys"],
+        alert_routes=await connection.fetchval(
+            "SELECT count(*) FROM alert_routes WHERE organization_id = $1", owner_id
+        ),
+        tokens=await connection.fetchval(_TOKENS, owner_id),
+    )
 
 
 async def delete_owner(connection: Connection, owner_id: str, *, cascades: bool) -> Dependents:
     """Delete an organization or a team, by its id, and with *cascades* its teams and keys.
 
-    Usage stays, under the ids. Return the number of dependent objects that were deleted.
+    Usage stays, under the ids; its API tokens and alert routes go in any case. Return the number
+    of dependent objects that were deleted.
 
     Raises:
         ChangeRefusedError: objects depend on it, and *cascades* is not set.
@@ -306,7 +322,8 @@ async def delete_owner(connection: Connection, owner_id: str, *, cascades: bool)
     found = await dependents(connection, owner_id)
     if not found.are_none and not cascades:
         raise ChangeRefusedError(
-            f"it still has {described(found)}", hint="delete them first, or pass --cascade"
+            f"it still has {described(replace(found, alert_routes=0, tokens=0))}",
+            hint="delete them first, or pass --cascade",
         )
     for statement in _DELETE:
         await connection.execute(statement, owner_id)
@@ -315,12 +332,18 @@ async def delete_owner(connection: Connection, owner_id: str, *, cascades: bool)
 
 def described(found: Dependents) -> str:
     """Return dependents as words, for example `2 teams and 31 keys (4 active)`."""
-    words: list[str] = []
-    if found.teams:
-        words.append(f"{found.teams} team{'s' * (found.teams != 1)}")
-    if found.keys:
-        words.append(f"{found.keys} key{'s' * (found.keys != 1)} ({found.active_keys} active)")
-    return " and ".join(words)
+    counts = {
+        "team": (found.teams, ""),
+        "key": (found.keys, f" ({found.active_keys} active)"),
+        "API token": (found.tokens, ""),
+        "alert route": (found.alert_routes, ""),
+    }
+    words = [
+        f"{count} {word}{'s' * (count != 1)}{more}"
+        for word, (count, more) in counts.items()
+        if count
+    ]
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 async def find_organization_id(connection: Connection, name: str) -> str:

@@ -103,7 +103,10 @@ async def delete_organization(
     request: Request,
     cascade: bool = False,
 ) -> Dependents:
-    """Delete an organization, with `cascade` its teams and keys too; return their number."""
+    """Delete an organization, with `cascade` its teams and keys too; return their number.
+
+    Its API tokens and alert routes go in any case, and are counted.
+    """
     found = await _organization(access, organization)
     check_match(request, found)
     deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)
@@ -116,7 +119,7 @@ async def show_dependents(
     access: Annotated[Access, requires(Permission.VIEW)],
     organization: str,  # noqa: ARG001 - in the path, for `requires`
 ) -> Dependents:
-    """Count the teams and keys that an organization cannot be deleted without."""
+    """Count the teams, keys, API tokens and alert routes that go with an organization."""
     assert access.organization_id is not None  # noqa: S101 - of the path
     return await administration.dependents(access.connection, access.organization_id)
 
@@ -127,7 +130,7 @@ async def show_dependents_of_team(
     organization: str,  # noqa: ARG001 - in the path, for `requires`
     team: str,  # noqa: ARG001
 ) -> Dependents:
-    """Count the keys that a team cannot be deleted without."""
+    """Count the keys and API tokens that go with a team."""
     assert access.team_id is not None  # noqa: S101 - of the path
     return await administration.dependents(access.connection, access.team_id)
 
@@ -213,7 +216,10 @@ async def delete_team(
     request: Request,
     cascade: bool = False,
 ) -> Dependents:
-    """Delete a team, with `cascade` its keys too; return their number."""
+    """Delete a team, with `cascade` its keys too; return their number.
+
+    Its API tokens go in any case, and are counted.
+    """
     found = await _team(access, organization, team)
     check_match(request, found)
     deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)

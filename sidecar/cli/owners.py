@@ -145,10 +145,8 @@ class _Owners(Generic[_Owner]):
                     Dependents, "GET", f"{self.address(name)}/dependents"
                 ),
             )
-            if cascades and not found.are_none:
-                ask(f"Delete {self.word} {name} with {administration.described(found)}?")
-            elif found.are_none:
-                ask(f"Delete {self.word} {name}?")
+            if cascades or found.are_none:
+                ask(f"Delete {self.word} {name}{_with(found)}?")
 
         async def work(connection: Connection) -> tuple[str, Dependents]:
             owner_id = await self.find_id(connection, name)
@@ -164,12 +162,16 @@ class _Owners(Generic[_Owner]):
         _, deleted = on_connection(work, notice=lambda done: self._notice(done[0]), remote=remote)
         if output is Output.JSON:
             print_json({self.word: name, **asdict(deleted)})
-        with_ = "" if deleted.are_none else f" with {administration.described(deleted)}"
         words = wait_for_workers(no_wait=no_wait)
-        note(f"Deleted {self.word} {name}{with_}. This {words}.")
+        note(f"Deleted {self.word} {name}{_with(deleted)}. This {words}.")
 
     def _notice(self, owner_id: str) -> ChangeNotice:
         return ChangeNotice(keys=(f"{self.word}:{owner_id}",))
+
+
+def _with(found: Dependents) -> str:
+    words = administration.described(found)
+    return f" with {words}" if words else ""
 
 
 _ORGANIZATIONS: Final = _Owners(
@@ -232,6 +234,8 @@ def delete_organization(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete it, and with --cascade its teams and keys. Its usage stays, under its id.
+
+    Its API tokens and alert routes are deleted with it.
 
     Example: egret orgs delete acme --cascade
     """
@@ -326,6 +330,8 @@ def delete_team(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete it, and with --cascade its keys. Its usage stays, under its id.
+
+    Its API tokens are deleted with it.
 
     Example: egret teams delete acme/search --cascade
     """

@@ -21,6 +21,8 @@ from sidecar.admin.owners import (
     create_organization,
     create_team,
     delete_owner,
+    dependents,
+    described,
     organizations,
     teams,
 )
@@ -268,6 +270,7 @@ async def _organization_page(
         "organization.html",
         status=200 if refusal is None else 409,
         organization=found,
+        goes=described(await dependents(connection, found.id)),
         teams=await teams(connection, organization=name, within=within),
         bars=await limit_bars(access, Owner(Level.ORGANIZATION, name)),
         policies=await policy_choices(connection),
@@ -292,6 +295,7 @@ async def _team_page(
 ) -> HTMLResponse:
     connection, path = access.connection, f"{organization}/{name}"
     owner = access.organization_id, access.team_id
+    assert access.team_id is not None  # noqa: S101 - the path names it
     found = await teams(connection, organization=organization)
     return render(
         request,
@@ -299,6 +303,7 @@ async def _team_page(
         "team.html",
         status=200 if refusal is None else 409,
         team=next(one for one in found if one.id == access.team_id),
+        goes=described(await dependents(connection, access.team_id)),
         keys=await list_keys(connection, Listing(team=path, limit=MOST_KEYS)),
         bars=await limit_bars(access, Owner(Level.TEAM, path)),
         policies=await policy_choices(connection),

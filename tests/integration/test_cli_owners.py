@@ -10,6 +10,8 @@ from sidecar.cli.main import command_tree
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 
+COUNTS = ("teams", "keys", "active_keys", "alert_routes", "tokens")
+
 
 def masked(ran: Ran) -> list[str]:
     """Lines with what differs from run to run put away."""
@@ -229,6 +231,8 @@ def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) 
     team = egret("teams", "delete", "search", "--cascade", "--yes")
     empty = egret("teams", "delete", "acme/chat", "--yes", "-o", "json")
     egret("teams", "create", "search", "--org", "acme")
+    for name, role in (("ci", "operator:acme"), ("bot", "viewer:acme/search")):
+        assert egret("admin", "create-token", name, "--grant", role).code == 0
     organization = egret("orgs", "delete", "acme", "--cascade", "--yes", "-o", "json")
 
     assert refused == Ran(
@@ -242,10 +246,14 @@ def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) 
         0,
         "Deleted team search with 2 keys (1 active). This is stored; no worker is running.\n",
     )
-    assert empty.json == {"team": "acme/chat", "teams": 0, "keys": 0, "active_keys": 0}
+    assert empty.json == {"team": "acme/chat", **dict.fromkeys(COUNTS, 0)}
     assert empty.err == "Deleted team acme/chat. This is stored; no worker is running.\n"
-    assert organization.json == {"organization": "acme", "teams": 1, "keys": 0, "active_keys": 0}
-    assert organization.err.startswith("Deleted organization acme with 1 team. This ")
+    assert organization.json == {
+        "organization": "acme", **dict.fromkeys(COUNTS, 0), "teams": 1, "tokens": 2
+    }  # fmt: skip
+    assert organization.err.startswith(
+        "Deleted organization acme with 1 team and 2 API tokens. This "
+    )
     for kind in ("orgs", "teams", "keys"):
         assert egret(kind, "list", "-o", "json").json == []
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from tests.support.admin_api import token_client
 from tests.support.console import Visitor
 
 TEAM = "/organizations/acme/teams/search"
@@ -66,6 +67,9 @@ async def test_an_owner_that_something_depends_on_is_not_deleted(console: FastAP
     await visitor.get(TEAM)
     await visitor.send("/organizations/acme/teams", {"name": "empty"})
 
+    await token_client(console, "viewer:acme")
+    assert "1 API token: API tokens" in await visitor.get("/organizations/acme")
+    assert "1 API token" not in await visitor.get(TEAM)
     await visitor.send(f"{TEAM}/delete", {}, status=409)
     assert "it still has 1 key" in visitor.text
     await visitor.send("/organizations/acme/delete", {}, status=409)
