@@ -116,4 +116,4 @@ def test_a_name_that_is_not_recorded_is_no_model_that_answered() -> None:
         request = judged(model=asked)
         return prices.cost_of(record(request=request, response_model="other", tokens=tokens))
 
-    assert (cost("big"), cost("small"), cost("other"), cost(None)) == (10, 1, 1, 1)
+    assert [cost("big"), cost("small"), cost("other"), cost(None)] == [10, 1, 1, 1]
