@@ -162,9 +162,11 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
         )
     on_settings(lambda _: keys.write(lambda place: note(f"A new key is in {place}.")))
     steps = plan.in_steps()
+    done = "nothing was done"
     for step in steps:
         expected = plan if step is steps[0] else step
-        _carry_out(wanted, expected, step, file_set, prunes=prune, why=why)
+        _carry_out(wanted, expected, step, file_set, prunes=prune, why=why, done=done)
+        done = "the new policies are stored, and nothing else was done"
         if step is not steps[-1]:
             words = _wait_for_new_policies(step, no_wait=no_wait)
             note(f"{counted(len(step.changes), 'new policy', 'new policies')}: this {words}.")
@@ -409,8 +411,12 @@ def _carry_out(
     *,
     prunes: bool,
     why: str | None,
+    done: str,
 ) -> None:
-    """Carry out *step* in one transaction, if the plan is still the *expected* one."""
+    """Carry out *step* in one transaction, if the plan is still the *expected* one.
+
+    A refusal's hint begins with `done`: the outcome of the steps before.
+    """
     total = len(step.changes) + len(step.adopted)
     with progress("Applying", total=total) as advance:
 
@@ -424,7 +430,7 @@ def _carry_out(
             if anew != expected:
                 raise ChangeRefusedError(
                     "the installation was changed meanwhile",
-                    hint="nothing was done; look at the new plan: run it again",
+                    hint=f"{done}; look at the new plan: run it again",
                 )
             await carry_out(connection, step, file_set=file_set, note=why, advance=advance)
 

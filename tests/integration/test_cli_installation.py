@@ -240,6 +240,26 @@ async def test_a_change_is_one_transaction_but_for_new_policies_that_are_bound(
     assert ("1 new policy: this is stored; no worker is running." in ran.err) == (transactions > 1)
 
 
+async def test_a_refusal_after_new_policies_says_that_they_are_stored(
+    egret: Egret, database: Database
+) -> None:
+    """Here another change comes right after them; the next apply does the rest."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO organizations (name) VALUES ('acme'); RETURN NULL; END $$;"
+            "CREATE TRIGGER other AFTER INSERT ON policies EXECUTE FUNCTION other()"
+        )
+    text = joined(policy("new"), organization(more="policy: new\n"))
+
+    refused = await asyncio.to_thread(applied, egret, text)
+    again = await asyncio.to_thread(applied, egret, text)
+
+    assert (refused.code, "nothing was done" in refused.err) == (1, False)
+    assert "the new policies are stored, and nothing else was done; look at" in refused.err
+    assert again.code == 0
+
+
 def test_without_a_terminal_it_wants_a_yes(egret: Egret, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(TREE)
 
