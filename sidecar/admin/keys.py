@@ -246,6 +246,7 @@ class KeyChange:
     allowed_sources: tuple[Network, ...] | Unchanged | None = AS_IT_IS
     tags: tuple[str, ...] | Unchanged = AS_IT_IS
     not_before: datetime | Unchanged | None = AS_IT_IS
+    expires_at: datetime | Unchanged | None = AS_IT_IS
     priority: str | Unchanged = AS_IT_IS
 
 
@@ -330,7 +331,7 @@ async def switch_key(connection: Connection, key_id: str, *, enabled: bool) -> K
 
 
 async def change_key(connection: Connection, key_id: str, *, change: KeyChange) -> Key:
-    """Change the scopes of a key.
+    """Change the scopes or the expiry of a key.
 
     Raises:
         ChangeRefusedError: there is no such key, it is revoked, a glob can be no model's, or it
@@ -347,7 +348,9 @@ async def change_key(connection: Connection, key_id: str, *, change: KeyChange) 
         values["allowed_sources"] = _texts(values["allowed_sources"])
     async with connection.transaction():
         key = await _update(connection, key_id, values)
-        return _in_order(key) if "not_before" in values else key
+        # An expiry that is past ends a key at once, also one that has not begun to be good.
+        ends_later = "expires_at" in values and key.state is not KeyState.EXPIRED
+        return _in_order(key) if "not_before" in values or ends_later else key
 
 
 async def _update(connection: Connection, key_id: str, values: Mapping[str, Any]) -> Key:
@@ -379,9 +382,9 @@ async def expire_key(connection: Connection, key_id: str, *, at: datetime | None
     """Set when a key stops being good; None is never.
 
     Raises:
-        ChangeRefusedError: there is no such key, or it is revoked.
+        ChangeRefusedError: as `change_key` does.
     """
-    return await _update(connection, key_id, {"expires_at": at})
+    return await change_key(connection, key_id, change=KeyChange(expires_at=at))
 
 
 async def rotate_key(

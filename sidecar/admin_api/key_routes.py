@@ -163,8 +163,6 @@ async def change_key(
         await administration.bind_key(connection, key_id, policy=body.policy)
     if body.enabled is not None:
         await administration.switch_key(connection, key_id, enabled=body.enabled)
-    if body.given("expires_at"):
-        await administration.expire_key(connection, key_id, at=body.expires_at)
     change = _change(body)
     if change != KeyChange():
         await administration.change_key(connection, key_id, change=change)
@@ -229,6 +227,7 @@ def _change(body: KeyPatch) -> KeyChange:
         allowed_sources=body.allowed_sources if body.given("allowed_sources") else AS_IT_IS,
         tags=AS_IT_IS if body.tags is None else _tags(body.tags),
         not_before=body.not_before if body.given("not_before") else AS_IT_IS,
+        expires_at=body.expires_at if body.given("expires_at") else AS_IT_IS,
         priority=AS_IT_IS if body.priority is None else body.priority.value,
     )
 

@@ -95,6 +95,26 @@ async def test_a_key_that_would_never_be_good_is_not_made(app: FastAPI) -> None:
     assert (shown["expires_at"], shown["not_before"], shown["replaced_by"]) == (None, None, None)
 
 
+async def test_a_key_does_not_expire_before_it_begins_to_be_good(app: FastAPI) -> None:
+    """Both may move in one change; a past expiry ends the key at once."""
+    lead, key = await session_client(app, "team_lead:acme/search"), f"{API}/keys/AAAAAAAAAAA1"
+    begins, ends, past = [f"{year}-01-01T00:00:00Z" for year in (2101, 2100, 2020)]
+    await lead.patch(key, json={"not_before": begins})
+
+    refused = await lead.patch(key, json={"expires_at": ends})
+    shown = await lead.get(key)
+    earlier = await lead.patch(
+        key, json={"expires_at": ends, "not_before": "2099-01-01T00:00:00Z"}
+    )
+    ended = await lead.patch(key, json={"expires_at": past})
+
+    assert refused.status_code == 409
+    assert "would never be good: it begins at 2101" in refused.json()["detail"]
+    assert shown.json()["expires_at"] is None
+    assert (earlier.status_code, earlier.json()["expires_at"]) == (200, ends)
+    assert (ended.status_code, ended.json()["state"]) == (200, "expired")
+
+
 async def test_values_out_of_range_are_faults_of_the_request(app: FastAPI) -> None:
     """Never of the server."""
     lead = await session_client(app, "team_lead:acme/search")
