@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -41,6 +43,7 @@ from sidecar.server.options import is_alive
 from sidecar.settings.process import Settings, former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
+from sidecar.settings.stores import UsageSource
 
 _COLUMNS: Final = ("check", "state", "found", "hint")
 _PACKAGES: Final = "guardrail packages"
@@ -181,6 +184,7 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         await check_usage(settings.postgres, settings.usage.source, use=use),
         *await check_valkey(settings.valkey),
         *await check_sockets(settings.server),
+        await asyncio.to_thread(check_spool, settings, use=use),
         environment,
         packages,
     )
@@ -189,6 +193,7 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
 FOLDER: Final = "socket folder"
 PATHS: Final = "socket paths"
 STALE: Final = "stale sockets"
+SPOOL: Final = "usage spool"
 
 
 async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
@@ -222,16 +227,8 @@ async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
 
 
 def _folder(folder: Path) -> Checked:
-    hint = "name another with EGRET_SERVER__SOCKET_DIRECTORY, or change its owner"
-    if not folder.exists():
-        parent = next(parent for parent in folder.parents if parent.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
-            return failed(FOLDER, f"{folder} is missing and cannot be made", hint=hint)
-        return warning(FOLDER, f"{folder} is missing", hint="none needed: `egret serve` makes it")
-    if not folder.is_dir():
-        return failed(FOLDER, f"{folder} is no folder", hint=hint)
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return failed(FOLDER, f"{folder} cannot be written to by this user", hint=hint)
+    if fault := _fault(FOLDER, folder, setting="EGRET_SERVER__SOCKET_DIRECTORY"):
+        return fault
     mode = folder.stat().st_mode
     if mode & stat.S_IWOTH:
         return failed(
@@ -240,3 +237,41 @@ def _folder(folder: Path) -> Checked:
             hint=f"chmod o-w {folder}",
         )
     return ok(FOLDER, f"{folder}, mode {stat.S_IMODE(mode):04o}")
+
+
+def check_spool(settings: Settings, *, use: Use) -> Checked:
+    """Look whether workers can keep usage on the disk while the database is away."""
+    usage, workers = settings.usage, settings.server.workers
+    if use is not Use.WORKER or usage.source is UsageSource.OFF:
+        return skipped(SPOOL, "only workers with a source of usage have one")
+    folder = usage.spool_directory.absolute()
+    if fault := _fault(SPOOL, folder, setting="EGRET_USAGE__SPOOL_DIRECTORY"):
+        return fault
+    room = shutil.disk_usage(folder).free
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # delivered and removed in the meantime
+                room += (Path(place) / name).stat().st_size
+    if room < (most := workers * usage.spool_max_bytes):
+        return warning(
+            SPOOL,
+            f"{folder} has room for {room >> 20} MiB, and {workers} workers may keep"
+            f" {most >> 20} MiB; usage is lost when the disk is full",
+            hint="free space for it, or lower EGRET_USAGE__SPOOL_MAX_BYTES",
+        )
+    return ok(SPOOL, f"{folder}, with room for {workers} workers")
+
+
+def _fault(check: str, folder: Path, *, setting: str) -> Checked | None:
+    """Return the reason why this user cannot write to a folder, None if there is none."""
+    hint = f"name another with {setting}, or change its owner"
+    if not folder.exists():
+        parent = next(parent for parent in folder.parents if parent.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            return failed(check, f"{folder} is missing and cannot be made", hint=hint)
+        return warning(check, f"{folder} is missing", hint="none needed: `egret serve` makes it")
+    if not folder.is_dir():
+        return failed(check, f"{folder} is no folder", hint=hint)
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return failed(check, f"{folder} cannot be written to by this user", hint=hint)
+    return None

@@ -38,6 +38,7 @@ POSTGRES = (
 REST = (
     "usage source",
     *("valkey connection", "valkey clock", "socket folder", "socket paths", "stale sockets"),
+    "usage spool",
     "environment",
     "guardrail packages",
 )
@@ -50,6 +51,10 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sockets = directory / "sockets"
     sockets.mkdir(mode=0o750)
     monkeypatch.setenv("EGRET_SERVER__SOCKET_DIRECTORY", str(sockets))
+    spool = directory / "usage"
+    spool.mkdir()
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_DIRECTORY", str(spool))
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_MAX_BYTES", "1048576")
     yield sockets
     shutil.rmtree(directory)
 
@@ -147,6 +152,7 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "socket folder": ("ok", f"{folder}, mode 0750", None),
         "socket paths": ("ok", f"{len(str(folder / 'worker-1.sock'))} bytes at most of 107", None),
         "stale sockets": ("ok", "none; 0 in use", None),
+        "usage spool": ("ok", f"{folder.parent / 'usage'}, with room for 2 workers", None),
         "environment": ("ok", "no variable that is no setting", None),
         "guardrail packages": ("ok", "all present", None),
     }
@@ -257,7 +263,7 @@ def test_a_broken_schema_is_found(
     ran = doctor(egret)
 
     assert (ran.code, wrong(ran)) == (1, {check: row})
-    assert ran.err == "1 of 17 checks failed\n"
+    assert ran.err == "1 of 18 checks failed\n"
 
 
 def test_what_is_mended_as_told_passes(egret: Egret, database: Database) -> None:
@@ -641,6 +647,65 @@ def test_a_broken_folder_of_sockets_is_found(  # noqa: PLR0913, PLR0917 - a tabl
     assert problems[check][::2] == (state, hint.format(place))
     assert found is None or problems[check][1] == found.format(place)
     assert sorted(folder.iterdir()) == before
+
+
+SPOOL_HINT = "name another with EGRET_USAGE__SPOOL_DIRECTORY, or change its owner"
+
+
+@pytest.mark.parametrize(
+    ("place", "state", "found", "hint"),
+    [
+        ("file", "failed", "{} is no folder", SPOOL_HINT),
+        ("file/usage", "failed", "{} is missing and cannot be made", SPOOL_HINT),
+        ("new", "warning", "{} is missing", "none needed: `egret serve` makes it"),
+    ],
+)
+def test_a_folder_that_cannot_keep_usage_is_found(
+    egret: Egret,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    state: str,
+    found: str,
+    hint: str,
+) -> None:
+    """A worker starts only if it can make the folder, or write to it."""
+    (folder.parent / "file").write_text("")
+    spool = folder.parent / place
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_DIRECTORY", str(spool))
+
+    ran = doctor(egret)
+
+    assert ran.code == int(state == "failed")
+    assert wrong(ran) == {"usage spool": (state, found.format(spool), hint)}
+
+
+def test_a_disk_with_less_room_than_workers_may_use_is_warned_of(
+    egret: Egret, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes that the spool has already are room too."""
+    spool = folder.parent / "usage"
+    (spool / "worker").mkdir()
+    (spool / "worker" / "1").write_bytes(bytes(1 << 20))
+    room = shutil.disk_usage(spool).free + (1 << 20)
+    for spare, state in ((1 << 30, "ok"), (-(1 << 30), "warning")):
+        monkeypatch.setenv("EGRET_USAGE__SPOOL_MAX_BYTES", str((room - spare) // 2))
+        ran = doctor(egret)
+        assert (ran.code, rows(ran)["usage spool"][0]) == (0, state)
+    assert " MiB, and 2 workers may keep " in rows(ran)["usage spool"][1]
+    assert rows(ran)["usage spool"][2] == (
+        "free space for it, or lower EGRET_USAGE__SPOOL_MAX_BYTES"
+    )
+
+
+@pytest.mark.parametrize(("use", "source"), [("admin", "access_log"), ("worker", "off")])
+def test_a_spool_that_is_not_needed_is_not_looked_at(
+    egret: Egret, monkeypatch: pytest.MonkeyPatch, use: str, source: str
+) -> None:
+    """The command line may run on another machine than the workers."""
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_DIRECTORY", "/proc/none")
+    monkeypatch.setenv("EGRET_USAGE__SOURCE", source)
+    assert rows(doctor(egret, "--for", use))["usage spool"][0] == "skipped"
 
 
 def test_a_wrong_setting_is_wrong_usage(egret: Egret, monkeypatch: pytest.MonkeyPatch) -> None:
