@@ -133,10 +133,17 @@ SELECT EXISTS (SELECT FROM organizations AS o WHERE o.name = $1 AND (
 """
 
 _PLACE: Final = """
-SELECT k.team_id, k.name, k.public_id FROM api_keys AS k JOIN teams AS t ON t.id = k.team_id
-WHERE k.public_id = $1
-    AND ($2::text[] IS NULL OR t.id = ANY($2) OR t.organization_id = ANY($2))
+SELECT team_id, name, public_id FROM (
+    SELECT team_id, name, public_id, 0 AS deletion FROM api_keys WHERE public_id = $1
+    UNION ALL
+    SELECT before ->> 'team_id', before ->> 'name', object_id, id FROM audit_log
+    WHERE object_id = $1 AND object_type = 'api_keys' AND action = 'delete'
+) AS k
+WHERE $2::text[] IS NULL OR team_id = ANY($2)
+    OR EXISTS (SELECT FROM teams AS t WHERE t.id = k.team_id AND t.organization_id = ANY($2))
+ORDER BY deletion <> 0, deletion DESC LIMIT 1
 """
+"""A key that was deleted since its page was read has its place in the audit log."""
 
 
 async def find_key(connection: Connection, key_id: str) -> Key:

@@ -66,6 +66,26 @@ async def test_keys_are_listed_page_by_page_and_only_those_of_the_caller(app: Fa
     assert len({one.text for one in others}) == 1
 
 
+async def test_pages_go_on_after_a_key_that_was_deleted_meanwhile(app: FastAPI) -> None:
+    """From its place; for those that might list it, and not after a key that never was."""
+    callers = [
+        await session_client(app, grant, person=grant)
+        for grant in ("admin", "viewer:acme", "viewer:acme/search", "viewer:globex")
+    ]
+    before = [one["key_id"] for one in (await callers[0].get(f"{API}/keys")).json()["items"]]
+    async with app.state.pool.acquire() as connection:
+        await connection.execute("DELETE FROM api_keys WHERE public_id = 'AAAAAAAAAAA1'")
+
+    after = {"after": "AAAAAAAAAAA1"}
+    pages = [await one.get(f"{API}/keys", params=after) for one in callers]
+    never = await callers[0].get(f"{API}/keys", params={"after": "AAAAAAAAAAAA"})
+
+    assert [one.status_code for one in (*pages, never)] == [200, 200, 200, 409, 409]
+    assert before == ["AAAAAAAAAAA1", "AAAAAAAAAAA2", "AAAAAAAAAAA3"]
+    listed = [[key["key_id"] for key in one.json()["items"]] for one in pages[:3]]
+    assert listed == [["AAAAAAAAAAA2", "AAAAAAAAAAA3"], ["AAAAAAAAAAA3"], []]
+
+
 async def test_a_team_lead_binds_no_policy(app: FastAPI) -> None:
     """A weaker policy would pass its guardrails by."""
     lead = await session_client(app, "team_lead:acme/search")
