@@ -10,6 +10,7 @@ from typing import Any, Final, assert_never
 
 from sidecar.admin.owners import ChangeRefusedError, find_team_id
 from sidecar.domain.limits import MICROS, Level, Limit, Measure
+from sidecar.domain.validation import is_time_zone
 from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
 from sidecar.limits.limit_check import (
     CalendarWindow,
@@ -121,6 +122,12 @@ async def change_limits(
         check_limits(limits)
     except LimitError as error:
         raise ChangeRefusedError(str(error), hint="nothing was changed") from None
+    for limit in set(limits).difference(before.limits):
+        if not is_time_zone(limit.time_zone):
+            raise ChangeRefusedError(
+                f"{limit.time_zone} is the time zone of a machine",
+                hint="nothing was changed; write for example Europe/Berlin",
+            )
     await connection.execute(_WRITE[owner.level], before.owner_id, write_limits(limits))
     return OwnedLimits(before.owner_id, limits)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sidecar.domain.subject import Operation
 
@@ -34,6 +35,22 @@ def accepted(moment: datetime) -> datetime:
     if not is_accepted(moment):
         raise ValueError(f"not {ACCEPTED_TIMES}")
     return moment
+
+
+_MACHINES: Final = frozenset({"localtime", "Factory", "posixrules"})
+"""Files of a machine beside the zones: `localtime` differs from one to another."""
+
+
+def is_time_zone(name: str, *, was_stored: bool = False) -> bool:
+    """Return whether *name* is a time zone, the same on every machine.
+
+    Former versions stored those of a machine: they are still read.
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder, or too long
+        return False
+    return was_stored or name not in _MACHINES
 
 
 _OPERATIONS: Final = sorted(operation.value for operation in Operation)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.validation import is_time_zone
 
 MAX_LIMITS: Final = 20
 """Of one owner. Each is one more counter that every request has to ask."""
@@ -120,10 +120,8 @@ def check_limits(limits: tuple[Limit, ...]) -> None:
             raise LimitError("a burst goes with second and minute only")
         if limit.burst is not None and not 1 <= limit.burst <= MAX_AMOUNT:
             raise LimitError(f"a burst is between 1 and {MAX_AMOUNT}")
-        try:
-            ZoneInfo(limit.time_zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError):  # the name of a folder, or too long
-            raise LimitError(f"there is no time zone {limit.time_zone[:60]}") from None
+        if not is_time_zone(limit.time_zone, was_stored=True):
+            raise LimitError(f"there is no time zone {limit.time_zone[:60]}")
 
 
 def windows_of(measure: Measure) -> tuple[Window, ...]:

@@ -399,3 +399,22 @@ def test_the_outcome_is_written_for_node_exporter(egret: Egret, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["egret.prom"]
     nowhere = egret("diff", "-f", "-", "--metrics-file", str(tmp_path / "no/file"), stdin=TREE)
     assert (nowhere.code, "name another --metrics-file" in nowhere.err) == (1, True)
+
+
+async def test_a_time_zone_of_a_machine_that_was_stored_is_read(
+    egret: Egret, database: Database
+) -> None:
+    """Former versions took it: files that do not name it are applied nevertheless."""
+    limits = '[{"measure": "cost", "window": "day", "amount": 5, "time_zone": "Factory"}]'
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "INSERT INTO alert_routes (name, channel, secret, time_zone)"
+            " VALUES ('ops', 'slack', 'env:ALERT_A', 'Factory')"
+        )
+        await connection.execute(
+            "INSERT INTO organizations (name, limits) VALUES ('zoo', $1::text::jsonb)", limits
+        )
+
+    ran = await asyncio.to_thread(applied, egret, organization())
+
+    assert ran.code == 0, ran.err

@@ -130,6 +130,7 @@ def test_a_rotated_key_keeps_its_limits(egret: Egret, database: Database, key_id
         (["concurrent/day=1"], "concurrent has no window; write concurrent=AMOUNT"),
         (["tokens=1"], "tokens needs a window, one of second, minute, day"),
         (["cost/day=1", "--time-zone", "Mars/North"], "there is no time zone Mars/North"),
+        (["cost/day=1", "--time-zone", "Factory"], "Factory is the time zone of a machine"),
         (["cost/day=1", "--time-zone", "Europe"], "there is no time zone Europe"),
         (["cost/day=1", "--burst", "2"], "a burst goes with second and minute only"),
     ],

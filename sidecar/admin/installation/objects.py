@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Self, cast
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +18,7 @@ from pydantic import (
     PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_serializer,
@@ -29,7 +29,12 @@ from yarl import URL
 
 from sidecar.domain.alerting import AlertRule, Channel, Digest, Severity
 from sidecar.domain.limits import Level, Limit, Priority
-from sidecar.domain.validation import ACCEPTED_TIMES, fault_of_operations, is_accepted
+from sidecar.domain.validation import (
+    ACCEPTED_TIMES,
+    fault_of_operations,
+    is_accepted,
+    is_time_zone,
+)
 from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
 from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit, written
 from sidecar.limits.serialization import MAX_AMOUNT, check_limits
@@ -49,6 +54,8 @@ from sidecar.policy.yaml_positions import Path, YamlDocument, YamlError, read_ya
 
 MAX_FILE_CHARACTERS: Final = 32_000_000
 """A file of a hundred thousand keys."""
+WAS_STORED: Final = "stored"
+"""Context in which an object is read that a former version may have stored."""
 _KIND_LINE: Final = re.compile(r"^kind:[ \t]+([\"']?)Policy\1[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
 _DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
 _HOUR: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
@@ -130,6 +137,12 @@ SecretPlace = Annotated[
 QuietHours = Annotated[str, Field(pattern=rf"^{_HOUR}-{_HOUR}$")]
 
 
+def _known_time_zone(text: str, info: ValidationInfo) -> str:
+    if not is_time_zone(text, was_stored=info.context == WAS_STORED):
+        raise ValueError("is no time zone; write for example Europe/Berlin")
+    return text
+
+
 class LimitDocument(Document):
     """One limit in the words of `egret limits set`, with its scope."""
 
@@ -139,7 +152,7 @@ class LimitDocument(Document):
     operations: Annotated[
         tuple[str, ...] | None, Field(min_length=1), AfterValidator(_known_operations)
     ] = None
-    time_zone: Annotated[str, Field(max_length=100)] = "UTC"
+    time_zone: Annotated[str, Field(max_length=100), AfterValidator(_known_time_zone)] = "UTC"
 
     @override
     def model_post_init(self, _: Any) -> None:
@@ -318,7 +331,7 @@ class AlertRouteDocument(Document):
     rules: tuple[AlertRule, ...] | None = None
     quiet_hours: QuietHours | None = None
     digest: Digest | None = None
-    time_zone: Annotated[str, Field(max_length=100)] = "UTC"
+    time_zone: Annotated[str, Field(max_length=100), AfterValidator(_known_time_zone)] = "UTC"
 
     @field_validator("url")
     @classmethod
@@ -333,15 +346,6 @@ class AlertRouteDocument(Document):
             raise ValueError("is no URL; write for example https://alerts.example.com/egret")
         if url.user is not None or url.password is not None:
             raise ValueError("has a user or a password, which would be shown; sign with `secret`")
-        return text
-
-    @field_validator("time_zone")
-    @classmethod
-    def _time_zone_exists(cls, text: str) -> str:
-        try:
-            ZoneInfo(text)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("is no time zone; write for example Europe/Berlin") from None
         return text
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from sidecar.domain.validation import (
     is_accepted,
     is_private_address,
     is_refused_address,
+    is_time_zone,
 )
 
 
@@ -107,3 +108,14 @@ def test_a_private_network_that_is_allowed_is_allowed_alone() -> None:
 def test_a_number_that_a_resolver_takes_for_an_address_is_refused(host: str) -> None:
     """Of 169.254.169.254, for example."""
     assert is_refused_address(host)
+
+
+def test_a_time_zone_is_the_same_on_every_machine() -> None:
+    """Not the machine's own, which former versions stored."""
+    zones = ("UTC", "Europe/Berlin", "Asia/Kolkata", "Etc/GMT+5")
+    others = ("Mars/Olympus", "Europe", "x" * 300, "../UTC", "nul\0")
+
+    assert all(map(is_time_zone, zones))
+    assert not any(map(is_time_zone, (*others, "localtime", "Factory")))
+    assert not any(is_time_zone(name, was_stored=True) for name in others)
+    assert is_time_zone("Factory", was_stored=True)
