@@ -205,12 +205,6 @@ _merge: Final = cast("Callable[[list[str]], Iterable[Metric]]", MultiProcessColl
 _remove_live_gauges: Final = cast("Callable[[int, str], None]", mark_process_dead)
 
 
-def _bytes_used(file: Path) -> int:
-    """Return the number at the beginning of a file of samples, in native order."""
-    with file.open("rb") as stream:
-        return int.from_bytes(stream.read(4), sys.byteorder)
-
-
 class WorkerMetrics(Collector):
     """The metric files of all workers, present and past, under one directory."""
 
@@ -254,10 +248,12 @@ class WorkerMetrics(Collector):
         files = [file for file in (into, gone) if file.exists() and file.stat().st_size > 0]
         if not files:
             return
+        # A file begins with the number of bytes that samples take, in native order.
+        used = sum([int.from_bytes(one.read_bytes()[:4], sys.byteorder) for one in files])
         new = into.with_suffix(".new")
         try:
             with new.open("wb") as file:  # reserved, as `mmap_metrics` says
-                os.posix_fallocate(file.fileno(), 0, sum(map(_bytes_used, files)))
+                os.posix_fallocate(file.fileno(), 0, used)
             sums = _open(str(new))
             for key, value, _, _ in chain.from_iterable(_read(str(file)) for file in files):
                 before, _ = sums.read_value(key)
