@@ -70,6 +70,7 @@ def replacements(
         for one in ordered
         if (one.start, one.end) == (0, len(parts[one.part].content))
     }
+    with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
     originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
     for found in ordered:
@@ -79,11 +80,11 @@ def replacements(
             continue
         value = part.content[found.start : found.end]
         if json_text.may_be_json(part.content):
-            # A model reads through the escapes of JSON text. The text inside such a string is a
-            # part of its own: found in both, a value is one value.
             start, end = json_text.whole_units(part.content, found.start, found.end)
             value = part.content[start:end]
-            for _ in range(MAX_NESTING):
+            # A model reads through the escapes of JSON text. The text inside such a string is a
+            # part of its own: found in both, a value is one value. Without such parts it is none.
+            for _ in range(MAX_NESTING if part.location[:1] in with_texts else 0):
                 value = json_text.decode(value)
         style = guardrail.redaction
         if style is RedactionStyle.FORMAT_PRESERVING:

@@ -42,6 +42,7 @@ PERSONAL = st.sampled_from(
     ["bob.builder@example.com", "a@b.example", "+1 415 555 2671", "DE89 3704 0044 0532 0130 00"]
 )
 KEYS = st.sampled_from([context + secret for _, context, secret in SECRETS])
+PEM_WITH_ESCAPES = next(secret for _, _, secret in SECRETS if r"\n" in secret)
 PLANTED = st.one_of(CARDS, PERSONAL, KEYS, st.sampled_from(["[EMAIL_1]", "[CREDIT_CARD_2]"]))
 TEXTS = st.lists(st.one_of(PLAIN, PLANTED), max_size=4).map("".join) | st.lists(
     st.one_of(PLAIN, PLANTED), max_size=4
@@ -198,6 +199,11 @@ def test_every_other_byte_stays(
 @given(body=BODIES, style=STYLES, redaction=REDACTION)
 @example(
     body=("/v1/messages", _body("/v1/messages", [['{"n": [4111111111111111 ]}']], [])),
+    style=random.Random(0),  # noqa: S311 - the same in every run
+    redaction=RedactionStyle.PLACEHOLDER,
+)
+@example(  # begins as JSON text does, and is none
+    body=("/v1/messages", _body("/v1/messages", [["[EMAIL_1]" + PEM_WITH_ESCAPES]], [])),
     style=random.Random(0),  # noqa: S311 - the same in every run
     redaction=RedactionStyle.PLACEHOLDER,
 )
