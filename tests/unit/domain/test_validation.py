@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from sidecar.domain.validation import (
+    accepted,
     compile_glob,
     fault_of_models,
     fault_of_operations,
@@ -119,3 +120,16 @@ def test_a_time_zone_is_the_same_on_every_machine() -> None:
     assert not any(map(is_time_zone, (*others, "localtime", "Factory")))
     assert not any(is_time_zone(name, was_stored=True) for name in others)
     assert is_time_zone("Factory", was_stored=True)
+
+
+def test_a_time_without_a_zone_is_accepted_as_one_in_utc() -> None:
+    elsewhere = datetime(2026, 11, 30, tzinfo=timezone(timedelta(hours=5)))
+
+    assert accepted(datetime(2026, 11, 30)) == datetime(2026, 11, 30, tzinfo=UTC)  # noqa: DTZ001
+    assert accepted(elsewhere) is elsewhere
+
+
+@pytest.mark.parametrize("year", [1969, 9999])
+def test_a_time_that_no_part_of_egret_can_hold_is_refused(year: int) -> None:
+    with pytest.raises(ValueError, match=r"\Anot "):
+        accepted(datetime(year, 1, 1, tzinfo=UTC))
