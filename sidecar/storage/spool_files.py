@@ -203,7 +203,7 @@ class SpoolFolder:
         self.path = root / name
         hidden = root / f".{name}"
         hidden.mkdir(mode=0o700, parents=True)
-        self._lock = _locked(hidden)
+        self._lock = lock_file(hidden / _LOCK_NAME)
         self.notes = MappedNotes(hidden / _NOTES_NAME)
         hidden.rename(self.path)  # no other process sees the folder before it is locked
         self._number = 0
@@ -272,7 +272,7 @@ class SpoolFolder:
             if folder == self.path or folder.name.startswith(".") or not folder.is_dir():
                 continue
             try:
-                lock = _locked(folder)
+                lock = lock_file(folder / _LOCK_NAME)
             except OSError:
                 continue  # its owner lives, or another process has just adopted it
             try:
@@ -345,13 +345,13 @@ class SpoolFolder:
         return self.path / f"{kind.value}-{self._number:08d}{_SUFFIX}"
 
 
-def _locked(folder: Path) -> int:
-    """Lock *folder* until the descriptor is closed, or the process is gone.
+def lock_file(file: Path, *, creates: bool = True) -> int:
+    """Lock *file* until the descriptor is closed, or the process is gone.
 
     Raises:
-        OSError: another process has it.
+        OSError: another process has it, or it is to be there and is not.
     """
-    descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if creates else 0), 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import REVISION
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
+from sidecar.storage.spool_files import lock_file
 from sidecar.telemetry.endpoint import EndpointError, MetricsEndpoint
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.process_metrics import SupervisorMetrics, WorkerMetrics
@@ -234,27 +234,12 @@ def _own_directory() -> tuple[Path, int]:
     root = Path(tempfile.gettempdir())
     for left in root.glob(f"{_DIRECTORY_PREFIX}*"):
         with contextlib.suppress(OSError):  # its supervisor lives, or is another user's
-            lock = _locked(left / "lock", os.O_RDWR)
+            lock = lock_file(left / "lock", creates=False)
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
     hidden = Path(tempfile.mkdtemp(prefix=f".{_DIRECTORY_PREFIX}", dir=root))
-    lock = _locked(hidden / "lock", os.O_RDWR | os.O_CREAT)
+    lock = lock_file(hidden / "lock")
     return hidden.rename(root / hidden.name[1:]), lock
-
-
-def _locked(file: Path, flags: int) -> int:
-    """Lock *file* for as long as this process lives.
-
-    Raises:
-        OSError: another one has it, or there is none.
-    """
-    descriptor = os.open(file, flags | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
