@@ -12,6 +12,9 @@
 -- taken before it began: if they were returned, it would fall below the use, by as much as all
 -- requests under way had taken.
 --
+-- Each change succeeds or fails by itself, as at a key that another program has written to.
+-- Answer: how many failed.
+--
 -- Units of 's' that are not counted yet were used some time ago, and drain since then. They go to
 -- that time: first into the time after it in which all was free.
 
@@ -24,6 +27,7 @@ end
 redis.call('SET', sender, ARGV[#ARGV - 1], 'EX', ARGV[#ARGV])
 
 local KEPT, LONGEST = 60000000, 1e15  -- as in limits.lua
+local MOST = 1e15  -- units: more than any limit allows, and their sums stay whole numbers
 
 local function slide(key, amount, change, detail)
   local window, age = string.match(detail, '^(%d+)/(%d+)$')
@@ -57,25 +61,26 @@ end
 local function count(key, change, detail)
   local period, taken = string.match(detail, '^(%d+)/(%d+)$')
   local start = string.format('%.0f', period * 1000000)
-  local known = redis.call('HMGET', key, 'start', 'early_start', 'begun')
-  if change < 0 and (known[1] ~= start or tonumber(taken) < tonumber(known[3] or 0)) then
+  local known = redis.call('HMGET', key, 'start', 'used', 'early_start', 'early', 'begun')
+  if change < 0 and (known[1] ~= start or tonumber(taken) < tonumber(known[5] or 0)) then
     return
   end
+  local function sum(counted)
+    return string.format('%.0f', math.max(0, math.min(MOST, counted + change)))
+  end
   if known[1] == start then
-    if redis.call('HINCRBY', key, 'used', change) < 0 then
-      redis.call('HSET', key, 'used', 0)
-    end
-  elseif known[2] == start then
-    redis.call('HINCRBY', key, 'early', change)
+    redis.call('HSET', key, 'used', sum(known[2]))
+  elseif known[3] == start then
+    redis.call('HSET', key, 'early', sum(known[4]))
   elseif tonumber(known[1] or 0) < tonumber(start) then
-    redis.call('HSET', key, 'early_start', start, 'early', change)
+    redis.call('HSET', key, 'early_start', start, 'early', sum(0))
     if redis.call('TTL', key) < 90000 then
       redis.call('EXPIRE', key, 90000)
     end
   end
 end
 
-for i = 1, #KEYS - 1 do
+local function apply(i)
   local key, at = KEYS[i], (i - 1) * 4
   local kind, detail = ARGV[at + 1], ARGV[at + 4]
   local amount, change = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -87,4 +92,11 @@ for i = 1, #KEYS - 1 do
     redis.call('ZREM', key, detail)
   end
 end
-return 1
+
+local failed = 0
+for i = 1, #KEYS - 1 do
+  if not pcall(apply, i) then
+    failed = failed + 1
+  end
+end
+return failed

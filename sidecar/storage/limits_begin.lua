@@ -13,7 +13,8 @@ local known = redis.call('HMGET', KEYS[1], 'start', 'early_start', 'early')
 if known[1] ~= start and now < ARGV[2] * 1000000 then
   local early = known[2] == start and tonumber(known[3]) or 0
   local begun = string.format('%.0f', now - 100000)
-  redis.call('HSET', KEYS[1], 'start', start, 'used', math.max(0, ARGV[3] + early), 'begun', begun)
+  local used = string.format('%.0f', math.max(0, math.min(1e15, ARGV[3] + early)))  -- as adjusted
+  redis.call('HSET', KEYS[1], 'start', start, 'used', used, 'begun', begun)
   redis.call('HDEL', KEYS[1], 'early_start', 'early', 'told')
   redis.call('EXPIREAT', KEYS[1], ARGV[2] + 3600)
 end

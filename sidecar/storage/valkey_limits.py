@@ -40,6 +40,8 @@ _PER_LIMIT: Final = 7
 _PER_SEEN: Final = 4
 _PERCENTAGES: Final = ",".join(map(str, THRESHOLDS))
 
+_log = structlog.get_logger(__name__)
+
 
 class ValkeyLimits:
     """Implements `LimitStore`."""
@@ -116,7 +118,9 @@ class ValkeyLimits:
             f"egret:limit-sender:{{{scope}}}:{sender}",
         ]
         arguments = [value for change in changes for value in _changed(change)]
-        await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
+        failed = await self._run(self._adjust, keys, [*arguments, number, SENDER_SECONDS])
+        if failed:
+            _log.warning("limits.adjustments_failed", count=int(failed))
 
     async def look(self, scope: str, checks: Sequence[LimitCheck]) -> LimitReading:
         """Return the status of limits, and change nothing.
@@ -194,8 +198,6 @@ MAX_WAITING: Final = 10_000
 """Beyond, the oldest are not published."""
 MAX_MESSAGE: Final = 256
 RETRY_SECONDS: Final = 0.25
-
-_log = structlog.get_logger(__name__)
 
 
 class ValkeyEnds:

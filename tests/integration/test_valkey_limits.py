@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
@@ -185,6 +186,47 @@ async def test_a_count_beyond_all_reason_leaves_a_limit_without_room(
         assert isinstance(answer, Exhausted)
         assert answer.states[0].reset_seconds > 1e6
     assert remaining(await take(store, scope, acquires(other))) == 1
+
+
+async def test_adjustments_beside_one_that_fails_are_applied_once(
+    server: LiveServer, store: ValkeyLimits, scope: str
+) -> None:
+    """A key that holds another type, say, or sums beyond a whole number of 64 bits."""
+    today = int(time.time()) // 86_400 * 86_400
+    daily, broken = (limit(Measure.TOKENS, id=n, window=Window.DAY) for n in ("daily", "broken"))
+    other = limit(id="other", amount=60, burst=5)
+    for one in (daily, broken):
+        await store.begin(scope, acquires(one)[0].check, start=today, used=1)
+    async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
+        await client.set(f"egret:limit:{{{scope}}}:broken", "text")
+    changes = [
+        Adjustment(daily, 2, period_start=today),
+        Adjustment(broken, 2, period_start=today),
+        Adjustment(other, 3),
+    ]
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            await store.adjust(scope, changes, sender="a", number=1)
+    assert [(line["event"], line["count"]) for line in logged] == [
+        ("limits.adjustments_failed", 1)
+    ]
+    assert await used_of(store, scope, acquires(daily)[0]) == 3
+    assert remaining(await take(store, scope, acquires(other))) == 1
+
+
+async def test_a_period_that_has_counted_absurd_numbers_counts_on(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A provider may state 2^53 tokens again and again; the sum is no whole number of 64 bits."""
+    today = int(time.time()) // 86_400 * 86_400
+    daily = limit(Measure.TOKENS, window=Window.DAY, amount=1_000)
+    (acquire,) = acquires(daily)
+    await store.begin(scope, acquire.check, start=today, used=MAX_COUNT * 1_500)
+    for _ in range(3):
+        await adjust(store, scope, Adjustment(daily, MAX_COUNT * 1_000, period_start=today))
+    answer = await take(store, scope, acquires(daily, input_tokens=1))
+    assert isinstance(answer, Exhausted)
+    assert remaining(answer) == 0
 
 
 async def used_of(store: ValkeyLimits, scope: str, acquire: Acquire) -> int | None:
