@@ -223,3 +223,11 @@ class Policy:
 def judges_input(guardrail: Guardrail) -> bool:
     """Return whether *guardrail* checks requests."""
     return guardrail.stage in {Stage.INPUT, Stage.BOTH}
+
+
+def name_beside(guardrail: str, policy: str) -> str:
+    """Return the name of a guardrail of *policy* that judges beside a mandatory namesake.
+
+    No document can give it: the names of guardrails have no dot.
+    """
+    return f"{guardrail}.{policy}"

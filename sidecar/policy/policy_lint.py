@@ -27,6 +27,7 @@ from sidecar.domain.policy import (
     RedactionStyle,
     UnscannedAction,
     judges_input,
+    name_beside,
 )
 from sidecar.domain.subject import Operation
 from sidecar.domain.validation import compile_glob
@@ -116,7 +117,7 @@ def lint(
         others = [other for other in policies if other.name != policy.name]
         for guardrail in policy.guardrails:
             problems = (
-                *_effect_problems(guardrail, others),
+                *_effect_problems(guardrail, policy, others),
                 *_settings_problems(guardrail, missing),
                 *_scope_problems(guardrail, policy, today, near_days),
             )
@@ -153,7 +154,9 @@ def no_longer_hold(names: Sequence[str]) -> str:
     return f"{listed} no longer {verb} for keys without a policy"
 
 
-def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator[_Problem]:
+def _effect_problems(
+    guardrail: Guardrail, policy: Policy, others: Iterable[Policy]
+) -> Iterator[_Problem]:
     """Yield the problems of action, mode and inheritance from *others*."""
     if _enforces(guardrail) and guardrail.on_error is OnError.ALLOW:
         problem = f"it is to {guardrail.action.value}, but content it cannot judge passes"
@@ -174,11 +177,10 @@ def _effect_problems(guardrail: Guardrail, others: Iterable[Policy]) -> Iterator
     for other in others:
         for above in other.guardrails:
             if above.mandatory and above.name == guardrail.name and above.mode is Mode.ENFORCE:
-                problem = (
-                    f"it gives way to the mandatory one of policy {other.name}"
-                    " where that is bound above"
-                )
-                yield "displaced", problem, "give it another name if both are to judge"
+                beside = name_beside(guardrail.name, policy.name)
+                problem = f"where policy {other.name} is bound above, its mandatory one judges too"
+                hint = f"take it out unless it is stricter; there, it is named {beside}"
+                yield "beside-mandatory", problem, hint
 
 
 def _settings_problems(guardrail: Guardrail, missing: Mapping[str, str]) -> Iterator[_Problem]:

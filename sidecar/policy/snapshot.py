@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
 
@@ -11,9 +11,7 @@ import re2
 
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import (
-    EVERYWHERE,
     Guardrail,
-    Mode,
     Policy,
     ProviderChoice,
     RequestScope,
@@ -21,6 +19,7 @@ from sidecar.domain.policy import (
     StreamUsage,
     UnscannedAction,
     judges_input,
+    name_beside,
 )
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
@@ -48,12 +47,6 @@ from sidecar.policy.parse import DEFAULT_POLICY_NAME
 
 _STRICTNESS: Final = (UnscannedAction.ALLOW, UnscannedAction.FLAG, UnscannedAction.BLOCK)
 
-_SIDES: Final = {
-    Stage.INPUT: frozenset({Stage.INPUT}),
-    Stage.OUTPUT: frozenset({Stage.OUTPUT}),
-    Stage.BOTH: frozenset({Stage.INPUT, Stage.OUTPUT}),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class MissingPolicy:
@@ -65,58 +58,33 @@ class MissingPolicy:
 def resolve(policies: Mapping[str, Policy], binding: PolicyBinding) -> Policy | MissingPolicy:
     """Return the nearest policy with the mandatory guardrails of the levels above it.
 
-    A mandatory guardrail replaces one of the same name below, for the requests that it is for:
-    if these are not all, it stands before its namesake, see `prevailing`. Its level also sets the
-    least for `unscanned`: content that cannot be read would slip past it otherwise.
+    Namesakes that differ all judge, under names of their own: neither level loosens the other.
+    A level with a mandatory guardrail also sets the least for `unscanned`: content that cannot be
+    read would slip past it otherwise.
     """
     names = [name for name in (binding.key, binding.team, binding.organization) if name]
     for name in names or [DEFAULT_POLICY_NAME]:
         if name not in policies:
             return MissingPolicy(name)
     nearest = policies[names[0] if names else DEFAULT_POLICY_NAME]
-    # The organization has the last word; a policy bound twice counts once.
+    # The organization comes first; a policy bound twice counts once.
     above = dict.fromkeys(name for name in (binding.organization, binding.team) if name)
     above.pop(nearest.name, None)
-    candidates: dict[str, list[Guardrail]] = {}
+    guardrails: dict[str, Guardrail] = {}
+    demanded: list[Guardrail] = []
     unscanned = nearest.unscanned
-    for policy in (policies[name] for name in above):
-        mandatory = [guardrail for guardrail in policy.guardrails if guardrail.mandatory]
-        if mandatory:
+    for policy in (*(policies[name] for name in above), nearest):
+        for one in policy.guardrails:
+            if not one.mandatory and policy is not nearest:
+                continue
             unscanned = max(unscanned, policy.unscanned, key=_STRICTNESS.index)
-        for guardrail in mandatory:
-            candidates.setdefault(guardrail.name, []).append(guardrail)
-    if not candidates:
-        return nearest
-    for guardrail in nearest.guardrails:
-        candidates.setdefault(guardrail.name, []).append(guardrail)
-    # One in shadow demands nothing, so it displaces no namesake that is enforced.
-    ordered = (
-        one
-        for same in candidates.values()
-        for one in sorted(same, key=lambda one: one.mode is Mode.SHADOW)
-    )
-    guardrails = tuple(prevailing(ordered, is_certain=lambda one: one.scope == EVERYWHERE))
-    return replace(nearest, guardrails=guardrails, unscanned=unscanned)
-
-
-def prevailing(
-    guardrails: Iterable[Guardrail], *, is_certain: Callable[[Guardrail], bool]
-) -> Iterator[Guardrail]:
-    """Return those of *guardrails* that count, of namesakes the first.
-
-    One that is not certain to apply leaves its namesakes in, behind it. One for requests only
-    does not replace a namesake for answers.
-    """
-    covered: dict[str, frozenset[Stage]] = {}
-    for guardrail in guardrails:
-        taken = covered.get(guardrail.name, frozenset())
-        sides = _SIDES[guardrail.stage] - taken
-        if not sides:
-            continue
-        if is_certain(guardrail):
-            covered[guardrail.name] = taken | sides
-        is_whole = sides == _SIDES[guardrail.stage]
-        yield guardrail if is_whole else replace(guardrail, stage=next(iter(sides)))
+            if replace(one, mandatory=True) in demanded:
+                continue  # a copy of one above would search every text twice
+            name = name_beside(one.name, policy.name) if one.name in guardrails else one.name
+            guardrails[name] = one if name == one.name else replace(one, name=name)
+            if one.mandatory:
+                demanded.append(one)
+    return replace(nearest, guardrails=tuple(guardrails.values()), unscanned=unscanned)
 
 
 MAX_VARIANTS: Final = 256
@@ -244,8 +212,9 @@ class PolicySnapshot:
             return self._with_model_variants(policy, exempted=())
 
         def build(applying: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
-            left = tuple(prevailing(applying, is_certain=lambda one: one.scope.models is None))
-            return self._with_model_variants(replace(policy, guardrails=left), exempted=exempted)
+            return self._with_model_variants(
+                replace(policy, guardrails=applying), exempted=exempted
+            )
 
         variants = PolicyVariants(
             policy.guardrails,
@@ -267,8 +236,8 @@ class PolicySnapshot:
             return Applicability.APPLIES if applies else Applicability.OUT_OF_SCOPE
 
         def build(applying: tuple[Guardrail, ...], _: tuple[str, ...]) -> EffectivePolicy:
-            left = tuple(prevailing(applying, is_certain=lambda _: True))
-            return replace(self._compiled(replace(policy, guardrails=left)), exempted=exempted)
+            left = replace(policy, guardrails=applying)
+            return replace(self._compiled(left), exempted=exempted)
 
         variants = PolicyVariants(
             policy.guardrails,

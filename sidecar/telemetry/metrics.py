@@ -14,7 +14,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sidecar.domain.finding import LOCAL_VERDICTS, GuardrailResult, Verdict
-from sidecar.domain.policy import Guardrail, Policy
+from sidecar.domain.policy import Guardrail, Policy, name_beside
 from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import Route
 from sidecar.telemetry import sanitize
@@ -178,8 +178,10 @@ class Metrics:
 
     def policies_loaded(self, policies: Collection[Policy]) -> None:
         """Show the versions of the policies that this worker applies from now on."""
-        names = (one.name for policy in policies for one in policy.guardrails)
-        self.remote.guardrails_are(frozenset(names))
+        names = ((one.name, policy.name) for policy in policies for one in policy.guardrails)
+        self.remote.guardrails_are(
+            frozenset(name for own in names for name in (own[0], name_beside(*own)))
+        )
         for policy in policies:
             self._policy_version.labels(self._policy_label(policy.name)).set(policy.version)
         self._policies_loaded.set_to_current_time()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,19 +59,15 @@ def holds(guardrail: Guardrail, asked: RequestScope, model: str | None) -> bool:
     return stands and applies_to_model(guardrail, model)
 
 
-def on(side: Stage, guardrails: tuple[Guardrail, ...]) -> dict[str, Guardrail]:
-    return {one.name: one for one in guardrails if one.stage in {side, Stage.BOTH}}
-
-
 @given(levels, levels, levels, request_scope, models)
-def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away(
+def test_every_mandatory_guardrail_above_and_every_one_of_the_nearest_policy_judges(
     organization: tuple[Guardrail, ...],
     team: tuple[Guardrail, ...],
     key: tuple[Guardrail, ...],
     asked: RequestScope,
     model: str | None,
 ) -> None:
-    """On each side of the exchange alone, and never two of one name."""
+    """Each where it is for, under a name of its own; a copy once."""
     bound = {"organization": organization, "team": team, "key": key}
     policies = [Policy(name, 1, guardrails) for name, guardrails in bound.items()]
     policies.append(DEFAULT)
@@ -80,21 +78,11 @@ def test_of_namesakes_that_hold_the_highest_counts_and_shadow_takes_nothing_away
         policy = policy.request_variants(asked)
     policy = policy.for_model(model)
 
-    for side in (Stage.INPUT, Stage.OUTPUT):
-        candidates = [
-            one
-            for level in (organization, team)
-            for one in on(side, level).values()
-            if one.mandatory
-        ]
-        candidates += on(side, key).values()
-        expected: dict[str, Guardrail] = {}
-        for one in sorted(candidates, key=lambda one: one.mode is Mode.SHADOW):
-            if holds(one, asked, model):
-                expected.setdefault(one.name, one)
-        judging = [one for one in policy.guardrails if one.stage in {side, Stage.BOTH}]
-        assert len(judging) == len({one.name for one in judging})
-        assert {one.name: (one.action, one.mode, one.scope) for one in judging} == {
-            one.name: (one.action, one.mode, one.scope) for one in expected.values()
-        }
+    candidates = [one for level in (organization, team) for one in level if one.mandatory]
+    demanded = set(candidates)
+    candidates += [one for one in key if replace(one, mandatory=True) not in demanded]
+    expected = {one for one in candidates if holds(one, asked, model)}
+    judging = policy.guardrails
+    assert len(judging) == len({one.name for one in judging})
+    assert {replace(one, name=one.name.split(".")[0]) for one in judging} == expected
     assert policy.needs_body is any(judges_input(one) for one in policy.guardrails)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import (
@@ -15,8 +16,10 @@ from sidecar.domain.policy import (
     Scope,
     Stage,
     judges_input,
+    name_beside,
 )
 from sidecar.domain.subject import Operation
+from sidecar.policy.fields import GuardrailName
 
 LAST_DAY = Exemption(ExemptLevel.KEY, "k1a2b3c4d5e6", date(2026, 11, 30), "a migration")
 
@@ -53,3 +56,9 @@ def test_a_guardrail_of_answers_does_not_check_requests() -> None:
         Stage.OUTPUT: False,
         Stage.BOTH: True,
     }
+
+
+def test_a_name_beside_a_mandatory_guardrail_cannot_be_given_by_a_document() -> None:
+    assert name_beside("pii", "search-team") == "pii.search-team"
+    with pytest.raises(ValidationError):
+        TypeAdapter(GuardrailName).validate_python(name_beside("pii", "search-team"))

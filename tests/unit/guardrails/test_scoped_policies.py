@@ -43,13 +43,14 @@ def judged_by(
 
 
 def two_levels(above: str, below: str) -> str:
+    redact = "" if "action" in below else ", action: redact"
     return (
         f"name: org\nguardrails: [{{name: a, type: secrets, mandatory: true{above}}}]\n---\n"
-        f"name: key\nguardrails: [{{name: a, type: secrets, action: redact{below}}}]\n"
+        f"name: key\nguardrails: [{{name: a, type: secrets{redact}{below}}}]\n"
     )
 
 
-ABOVE, OWN = "a block enforce mandatory", "a redact enforce own"
+ABOVE, OWN = "a block enforce mandatory", "a.key redact enforce own"
 SHADOW = "a block shadow mandatory"
 EXEMPT = ", exceptions: [{key: abcdefghijkl, until: 2027-01-31, reason: x}]"
 
@@ -57,30 +58,26 @@ EXEMPT = ", exceptions: [{key: abcdefghijkl, until: 2027-01-31, reason: x}]"
 @pytest.mark.parametrize(
     ("above", "below", "expected"),
     [
-        pytest.param("", "", [ABOVE], id="mandatory"),
-        pytest.param("", ", mode: shadow", [ABOVE], id="against a shadow below"),
+        pytest.param("", "", [ABOVE, OWN], id="both"),
+        pytest.param("", ", action: block", [ABOVE], id="a copy once"),
+        pytest.param(", action: flag", "", ["a flag enforce mandatory", OWN], id="a weaker one"),
+        pytest.param("", ", mode: shadow", [ABOVE, "a.key redact shadow own"], id="shadow below"),
         pytest.param("", ", routes: [embeddings]", [ABOVE], id="against a route below"),
         pytest.param("", ", models: [o3]", [ABOVE], id="against a model below"),
         pytest.param("", ", rollout: 0%", [ABOVE], id="against a roll-out below"),
         pytest.param("", EXEMPT, [ABOVE], id="against an exception below"),
-        pytest.param(", routes: [chat]", "", [ABOVE], id="for this route"),
-        pytest.param(", models: ['gpt-*']", "", [ABOVE], id="for this model"),
         pytest.param(", routes: [embeddings]", "", [OWN], id="for another route"),
         pytest.param(", models: [o3]", "", [OWN], id="for another model"),
         pytest.param(", rollout: 0%", "", [OWN], id="not rolled out yet"),
         pytest.param(EXEMPT, "", [OWN], id="exempted from the one above only"),
-        pytest.param(", mode: shadow", "", [OWN], id="in shadow it takes nothing away"),
-        pytest.param(", mode: shadow", ", mode: shadow", [SHADOW], id="both in shadow"),
-        pytest.param(
-            ", mode: shadow", ", routes: [embeddings]", [SHADOW], id="in shadow, alone here"
-        ),
+        pytest.param(", mode: shadow", "", [SHADOW, OWN], id="in shadow above"),
         pytest.param(EXEMPT, ", routes: [embeddings]", [], id="neither holds"),
     ],
 )
-def test_a_mandatory_guardrail_holds_where_it_is_for_and_its_namesake_elsewhere(
+def test_a_mandatory_guardrail_and_its_namesake_both_judge_where_they_are_for(
     above: str, below: str, expected: list[str]
 ) -> None:
-    """Nothing below loosens it, and it loosens nothing below where it does not hold."""
+    """Neither level loosens the other."""
     assert judged_by(two_levels(above, below)) == expected
 
 

@@ -98,11 +98,11 @@ def test_what_is_probably_not_meant_is_told(
     assert codes(text) == expected
 
 
-def test_a_guardrail_that_gives_way_to_a_mandatory_one_is_told_with_the_other_s_policy() -> None:
+def test_a_guardrail_beside_a_mandatory_one_of_its_name_is_reported() -> None:
     """Wherever both policies are bound."""
     above = "name: org\nguardrails: [{name: a, type: pii, mandatory: true}]"
 
-    assert codes(f"{above}\n---\n{one('action: redact')}") == [("p", "a", "displaced")]
+    assert codes(f"{above}\n---\n{one('action: redact')}") == [("p", "a", "beside-mandatory")]
 
 
 @pytest.mark.parametrize(

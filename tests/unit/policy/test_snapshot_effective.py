@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.domain.guardrail_settings import PiiSettings, SecretsSettings
@@ -21,6 +23,7 @@ POLICIES = {
         Policy("key", 3, (LOOSE_SECRETS, PII), unscanned=UnscannedAction.ALLOW),
         Policy("lax", 4, (), unscanned=UnscannedAction.ALLOW),
         Policy("org-lax", 5, (PII,)),
+        Policy("copy", 6, (replace(SECRETS, mandatory=False), TEAM_PII)),
     )
 }
 
@@ -41,11 +44,24 @@ CASES = {
     ),
     "key_before_all": (
         PolicyBinding(key="key", team="team", organization="org"),
-        ("key", (SECRETS, TEAM_PII), BLOCK),
+        (
+            "key",
+            (
+                SECRETS,
+                TEAM_PII,
+                replace(LOOSE_SECRETS, name="secrets.key"),
+                replace(PII, name="pii.key"),
+            ),
+            BLOCK,
+        ),
     ),
     "team_sets_the_least_for_unscanned": (
         PolicyBinding(key="lax", team="team"),
         ("lax", (TEAM_PII,), FLAG),
+    ),
+    "a_copy_below_runs_once": (
+        PolicyBinding(key="copy", team="team", organization="org"),
+        ("copy", (SECRETS, TEAM_PII), BLOCK),
     ),
     "nothing_mandatory_above": (
         PolicyBinding(key="lax", organization="org-lax"),
@@ -60,7 +76,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_nearest_policy_holds_with_what_is_mandatory_above(case: str) -> None:
-    """A mandatory guardrail wins over its namesake below, and so does its level's strictness."""
+    """Namesakes below judge too, under a name of their own; the strictest `unscanned` holds."""
     binding, expected = CASES[case]
     assert holding(binding) == expected
 

@@ -50,5 +50,9 @@ def test_the_breaker_of_a_guardrail_that_is_gone_is_not_shown_as_open() -> None:
     metrics.policies_loaded([policy("- {name: dlp, type: secrets}")])
     assert [state_of(registry, name) for name in ("toxicity", "dlp")] == [0, 2]
 
+    metrics.remote.breaker_is("dlp.default", 2)
+    metrics.policies_loaded([policy("- {name: dlp, type: secrets}")])
+    assert state_of(registry, "dlp.default") == 2, "one beside a mandatory namesake is not gone"
+
     metrics.remote.breaker_is("toxicity", 2)
     assert state_of(registry, "toxicity") == 2
