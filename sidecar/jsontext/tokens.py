@@ -285,14 +285,37 @@ def bare_numbers(text: bytes, starts: Iterable[int], *, opened: bytes = b"") -> 
     return found
 
 
-def opened_after(text: bytes, opened: bytes = b"") -> bytes:
-    r"""Return the shortest prefix that reopens the string left open: `"`, `"\` or nothing."""
+_DOCUMENT: Final = re.compile(rb'[ \t\r\n]*+(?:\{[ \t\r\n]*+"|\[[ \t\r\n]*+["\[{])')
+_UNDECIDED: Final = re.compile(rb"[ \t\r\n]*+[\[{]?[ \t\r\n]*+\Z")
+_CUT_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*+(\\(?:u[0-9a-fA-F]{0,3})?)\Z")
+_MAX_OPEN: Final = 4
+"""Strings within strings that are distinguished; each has twice as many backslashes."""
+
+
+def begins_document(text: bytes) -> bool:
+    """Return whether *text* begins as an object or list; prose may begin with its bracket."""
+    return _DOCUMENT.match(text) is not None
+
+
+def opened_after(text: bytes, opened: bytes = b"", *, most: int = _MAX_OPEN) -> bytes:
+    r"""Return a short prefix that reopens the strings left open, with a quote for each of them.
+
+    It is empty, or `"` and all that decides how the string goes on: half of an escape, and the
+    same again for JSON text within it.
+    """
     joined = opened + text
     at = _end(_OUTSIDE, joined, 0, len(joined))
     if at == len(joined):
         return b""
-    backslashes = len(joined) - len(joined.rstrip(b"\\"))
-    return b'"\\' if backslashes % 2 else b'"'
+    cut = _CUT_ESCAPE.search(joined, at + 1)
+    content = decode(joined[at + 1 : cut.start(1) if cut else len(joined)])
+    if most > 1 and begins_document(content):
+        inner = b"[[" + opened_after(content, most=most - 1)
+    elif _UNDECIDED.match(content):
+        inner = content.strip()
+    else:
+        inner = b"x"
+    return b'"' + quoted(inner)[1:-1] + (cut.group(1) if cut else b"")
 
 
 def is_json(text: bytes) -> bool:

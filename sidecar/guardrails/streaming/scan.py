@@ -176,10 +176,10 @@ class StreamScan:
                 continue
             if self._originals:
                 spans = self._placeholders(window, border)
-                in_strings = window.are_in_strings([begin for begin, _ in spans])
-                for (begin, end), is_in_string in zip(spans, in_strings, strict=True):
+                depths = window.depths([begin for begin, _ in spans])
+                for (begin, end), depth in zip(spans, depths, strict=True):
                     original = self._originals[window.buffer[begin:end]]
-                    if is_in_string:  # a quote of the value would end it
+                    for _ in range(depth):  # a quote of the value would end the string
                         original = quoted(original)[1:-1]
                     window.edits.append(Edit(begin + window.base, end + window.base, original))
             keep_from = None

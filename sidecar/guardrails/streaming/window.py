@@ -19,6 +19,9 @@ MAX_HELD_BYTES: Final = 8_192
 CONTEXT_BYTES: Final = 64
 """Text kept before the settled part: rules look at a word's neighbours."""
 
+_BEGINNING_BYTES: Final = 16
+"""Room for a brace, a line break, indentation and a quote: then it is clear if a text is JSON."""
+
 MAX_JSON_DEPTH: Final = 3
 """Levels of JSON text within a text that are unescaped."""
 
@@ -64,7 +67,7 @@ class Window:
     No match that more text could complete begins before `open_from`.
     `index` is the text's number in the answer. `is_final`: nothing follows its text. `leaves`: its
     end is not to be held back. `is_document` marks JSON, as in tool arguments and
-    structured answers; `opened` is the quote that is open where `buffer` begins.
+    structured answers; `opened` reopens the strings that are open where `buffer` begins.
     """
 
     index: int
@@ -91,9 +94,10 @@ class Window:
 
     def add(self, text: bytes) -> int:
         """Append the next text; return the new end."""
-        if not (self.buffer or self.base):
-            self.is_document = self.is_json or text.lstrip().startswith(b"{")
+        is_begun = self.base or len(self.buffer) > _BEGINNING_BYTES
         self.buffer += text
+        if not (is_begun or self.is_document):
+            self.is_document = self.is_json or tokens.begins_document(self.buffer)
         return self.base + len(self.buffer)
 
     def bare_numbers(
@@ -115,18 +119,19 @@ class Window:
             if token.start == start
         }
 
-    def are_in_strings(self, places: Sequence[int]) -> list[bool]:
-        """Return whether each of *places* in `buffer`, in order, is within a string of a document.
+    def depths(self, places: Sequence[int]) -> list[int]:
+        """Return how many strings of a document are around each of *places* in `buffer`, in order.
 
-        That is plain text: in JSON text (tool arguments) all that is put in is escaped anyway.
+        JSON text within a string has strings of its own. In tool arguments one less is counted:
+        all that is put in there is escaped once anyway.
         """
-        if self.is_json or not self.is_document:
-            return [False] * len(places)
-        found: list[bool] = []
+        if not self.is_document:
+            return [0] * len(places)
+        found: list[int] = []
         opened, at = self.opened, 0
         for place in places:
             opened, at = tokens.opened_after(self.buffer[at:place], opened), place
-            found.append(bool(opened))
+            found.append(max(opened.count(b'"') - self.is_json, 0))
         return found
 
     def views(self) -> list[WindowView]:

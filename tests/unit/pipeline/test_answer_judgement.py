@@ -439,10 +439,11 @@ def test_placeholders_are_turned_back_over_any_border(api: str) -> None:
     [
         ('{"to": "[NAME_2]", "n": ["[EMAIL_1]"]}', {"to": 'O"Hara é', "n": ["bob@example.com"]}),
         ('{"a\\"[NAME_2]": "\\\\", "b": "[NAME_2]"}', {'a"O"Hara é': "\\", "b": 'O"Hara é'}),
+        ('[{"to": "[NAME_2]"}]', [{"to": 'O"Hara é'}]),
     ],
 )
 def test_a_value_does_not_end_the_string_that_it_is_put_into(
-    text: str, wanted: dict[str, object], size: int
+    text: str, wanted: dict[str, object] | list[object], size: int
 ) -> None:
     """A structured answer stays JSON, and no value adds members to it."""
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
@@ -450,6 +451,52 @@ def test_a_value_does_not_end_the_string_that_it_is_put_into(
         judgement(effective(BLOCK), restoration=RESTORED), events(CHAT.stream(pieces))
     )
     assert json.loads(CHAT.said(result.body)) == wanted
+
+
+QUOTED = [
+    {"to": "[NAME_2]", "n": ['a"\u2028', "[NAME_2]"]},
+    [{"to": "[NAME_2]"}],
+    'she said "hi, [NAME_2]"',
+    '[NAME_2] said "hi, [NAME_2]"',
+    {"inner": json.dumps({"to": '"[NAME_2]', "on": "[NAME_2]"}, indent=1), "to": "[NAME_2]"},
+]
+"""Values that stand in JSON text as a string: themselves JSON text, or no such."""
+
+
+@pytest.mark.parametrize("api", ["chat", "tool call"])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize("padding", [0, 300])
+def test_a_value_stays_within_json_text_in_a_string_of_json_text(
+    api: str, size: int, padding: int
+) -> None:
+    """It is escaped once for each string that it is put into, and no more."""
+    inner = [one if isinstance(one, str) else json.dumps(one) for one in QUOTED]
+    document = {"pad": "x" * padding, "texts": inner, "last": ["[NAME_2]"]}
+    text = json.dumps(document)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    judge = judgement(effective(BLOCK), APIS[api].form, restoration=RESTORED)
+    said = json.loads(APIS[api].said(streamed(judge, events(APIS[api].stream(pieces))).body))
+    assert said["last"] == ['O"Hara é']
+    for written, before in zip(said["texts"], QUOTED, strict=True):
+        if isinstance(before, str):
+            assert written == before.replace("[NAME_2]", 'O"Hara é')
+            continue
+        assert restored(json.loads(written)) == restored(before)
+
+
+def restored(value: object) -> object:
+    """Return *value* with the values of `RESTORED`, in JSON text within it as well."""
+    match value:
+        case dict():
+            return {key: restored(one) for key, one in value.items()}
+        case list():
+            return [restored(one) for one in value]
+        case str() if value.startswith(("{", "[{")):
+            return restored(json.loads(value))
+        case str():
+            return value.replace("[NAME_2]", 'O"Hara é')
+        case _:
+            return value
 
 
 @pytest.mark.parametrize(
