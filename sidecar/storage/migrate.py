@@ -214,7 +214,7 @@ GRANTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         *((table, change) for table in _AUDITED for change in ("INSERT", "UPDATE", "DELETE")),
         *(
             (table, right)
-            for table in ("admin_sessions", "admin_logins", "admin_tokens")
+            for table in (*_ALERTING, "admin_sessions", "admin_logins", "admin_tokens")
             for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
         ),
         *(

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sidecar.admin.keys import find_key
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.key_activity import KeyActivity
-from sidecar.storage.migrate import migrate
+from sidecar.storage.migrate import GRANTS, migrate
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.postgres_policies import PostgresPolicyStore
@@ -242,6 +242,21 @@ async def test_the_roles_of_administration_raise_and_deliver_alerts(
             assert await alerts.deliver(connection) == 1
 
     assert receiver.alerts() == ["strict secrets user"]
+
+
+@pytest.mark.parametrize("role", GRANTS)
+async def test_the_table_of_grants_has_each_privilege_of_a_role(
+    database: Database, role: str
+) -> None:
+    """`egret doctor` compares a login with it: one that is left out would not be missed."""
+    async with database.server.connect(database.name) as connection:
+        rows = await connection.fetch(
+            "SELECT table_name, privilege_type FROM information_schema.role_table_grants"
+            " WHERE grantee = $1 AND table_schema = current_schema()",
+            role,
+        )
+
+    assert {tuple(row) for row in rows} == set(GRANTS[role])
 
 
 async def test_a_workers_role_reads_no_alert(database: Database) -> None:
