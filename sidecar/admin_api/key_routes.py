@@ -161,6 +161,8 @@ async def change_key(
     if body.given("policy"):
         access.check(Permission.BIND_POLICIES)
         await administration.bind_key(connection, key_id, policy=body.policy)
+    if body.priority is not None:
+        access.check(Permission.MANAGE_LIMITS)  # higher ones take from others' share of a limit
     if body.enabled is not None:
         await administration.switch_key(connection, key_id, enabled=body.enabled)
     change = _change(body)

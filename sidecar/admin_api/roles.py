@@ -22,7 +22,7 @@ class Permission(enum.Enum):
     MANAGE_KEYS = "manage_keys"
     MANAGE_TEAMS = "manage_teams"
     MANAGE_LIMITS = "manage_limits"
-    """Of teams and keys."""
+    """Of teams and keys; and the priority of a key, which takes from others at a shared limit."""
     BIND_POLICIES = "bind_policies"
     """To teams and keys."""
     MANAGE_TOKENS = "manage_tokens"

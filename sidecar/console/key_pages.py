@@ -226,6 +226,9 @@ async def expire(request: Request, access: _Manage, key_id: str) -> Response:
 async def change(request: Request, access: _Manage, key_id: str) -> Response:
     """Replace the models, operations, networks, tags and priority of a key."""
     fields = await read_fields(request)
+    priority = fields["priority"] if fields.get("priority") in PRIORITIES else AS_IT_IS
+    if priority is not AS_IT_IS:
+        access.check(Permission.MANAGE_LIMITS)
 
     async def work() -> Key:
         scopes = _scopes(fields)
@@ -234,7 +237,7 @@ async def change(request: Request, access: _Manage, key_id: str) -> Response:
             allowed_operations=scopes.operations,
             allowed_sources=scopes.sources,
             tags=scopes.tags,
-            priority=fields["priority"] if fields.get("priority") in PRIORITIES else AS_IT_IS,
+            priority=priority,
         )
         return await change_key(access.connection, key_id, change=wanted)
 

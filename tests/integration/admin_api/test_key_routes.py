@@ -96,6 +96,19 @@ async def test_a_team_lead_binds_no_policy(app: FastAPI) -> None:
     assert (made.status_code, bound.status_code) == (403, 403)
 
 
+async def test_a_team_lead_sets_no_priority(app: FastAPI) -> None:
+    """At a limit that teams share, a higher one takes from the others."""
+    path, change = f"{API}/keys/AAAAAAAAAAA1", {"priority": "interactive"}
+    lead, operator = [
+        await session_client(app, role) for role in ("team_lead:acme/search", "operator:acme")
+    ]
+
+    refused, changed = await lead.patch(path, json=change), await operator.patch(path, json=change)
+
+    assert (refused.status_code, changed.json()["priority"]) == (403, "interactive")
+    assert "manage_limits" in refused.text
+
+
 async def test_a_key_that_would_never_be_good_is_not_made(app: FastAPI) -> None:
     lead = await session_client(app, "team_lead:acme/search")
     past, begins, ends = "2020-01-01T00:00:00Z", "2100-01-02T00:00:00Z", "2100-01-01T00:00:00Z"

@@ -156,6 +156,19 @@ async def test_a_team_lead_binds_no_policy_to_a_new_key(console: FastAPI) -> Non
     assert SECRET.search(await lead.send(NEW, {"name": "ci"}))
 
 
+async def test_a_team_lead_sets_no_priority_and_the_rest_of_the_form_works(
+    console: FastAPI, world: World
+) -> None:
+    """At a limit that teams share, a higher one takes from the others."""
+    lead = await Visitor.of(console, "team_lead:acme/search")
+    path = f"/keys/{world.keys[0]}"
+    assert 'name="priority"' not in await lead.get(path)
+
+    await lead.send(f"{path}/change", {"priority": "interactive"}, status=403)
+
+    assert "gpt-4*" in await lead.send(f"{path}/change", {"models": "gpt-4*"})
+
+
 async def test_a_filter_does_not_tell_whether_anothers_object_is_there(
     console: FastAPI, world: World
 ) -> None:
