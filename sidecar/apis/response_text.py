@@ -409,6 +409,6 @@ def index_of(value: JsonValue) -> int | None:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_INDEX_DIGITS:
-        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal():  # of no other script
+        return int(value) if len(value) <= _MAX_INDEX_DIGITS else None
     return None

@@ -110,6 +110,7 @@ BEGUN, REST = "bob@", "example.com "
         (_block(1, BEGUN), _block(1.0, REST)),
         (_output("a", 1, BEGUN), _output("b", 1, REST)),
         (_output("a", 1, BEGUN), _output("a", "1", REST)),
+        (_block("\u0661", BEGUN), _block(1, "x "), _block("\u0661", REST)),  # an Arabic one
     ],
 )
 def test_a_text_goes_on_wherever_a_client_adds_to_it(
