@@ -237,9 +237,11 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
         for name in _BOUNDS.intersection(holder):
             value = holder[name]
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-                if isinstance(value, str) and name in _CHOICES:
-                    choices = max(choices, _number_in(value))
-                continue
+                # The JSON form of protocol buffers has numbers in texts as well.
+                is_text = isinstance(value, str) and (name in _CHOICES or holder is not fields)
+                value = _number_in(str(value)) if is_text else 0
+                if not value:
+                    continue
             number = int(min(value, MOST_OUTPUT_TOKENS))
             if name in _CHOICES:
                 choices = max(choices, number)
@@ -254,7 +256,8 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
 def _number_in(text: str) -> int:
     """Return the number that a lenient provider reads in *text*, 0 without one.
 
-    Of choices alone, where it makes the bound larger; a bound in a text may be ignored.
+    Of OpenAI's fields for choices alone, where it makes the bound larger: a server for its API may
+    ignore a bound in a text.
     """
     try:
         return int(max(0.0, min(float(text[:32]), MOST_OUTPUT_TOKENS)))
