@@ -192,9 +192,11 @@ class _Roomy:
         del principal, checks, member
         return Granted(())
 
-    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
+    def settle(
+        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+    ) -> None:
         """Keep nothing."""
-        del organization_id, changes
+        del organization_id, changes, name
 
 
 class _NoPrices:

@@ -101,6 +101,12 @@ class FaultyCounts:
                 self.unacknowledged.pop(name, None)
         return found
 
+    async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
+        """Claim ends of requests."""
+        async with self._call():
+            are_own = await self.inner.claim(scope, names, sender=sender)
+        return are_own  # noqa: RET504 - mypy takes the block for one that may swallow errors
+
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Begin to count."""
         async with self._call():
@@ -236,7 +242,7 @@ class Usage:
                 cost=self._chance.randrange(60),
             )
         self._expected[one.limits[0].id] += ended.cost
-        self._any().settle(SCOPE, adjustments_of(one.limits, ended))
+        self._any().settle(SCOPE, adjustments_of(one.limits, ended), name=one.member)
         self.done["ended" if ended.cost else "aborted"] += 1
 
     async def _between(self) -> None:

@@ -61,6 +61,10 @@ class _Plenty:
         del scope
         return (None,) * len(names)
 
+    async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
+        del scope, sender
+        return (True,) * len(names)
+
     async def begin(self, scope: str, check: object, *, start: int, used: int) -> None:
         del scope, check, start, used
 

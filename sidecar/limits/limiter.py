@@ -140,10 +140,15 @@ class Limiter:
         at_hand = self._at_hand(principal.organization_id, checks)
         return at_hand or self._take_later(principal, checks, member)
 
-    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
-        """Apply *changes* of a request that has ended; they are sent together with others."""
+    def settle(
+        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+    ) -> None:
+        """Apply *changes* of a request that has ended; they are sent together with others.
+
+        Of workers that settle a request of the same *name*, one does.
+        """
+        self._shared.settle(organization_id, changes, name=name)
         for change in changes:
-            self._shared.adjust(organization_id, change)
             self._local.settle(change)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +30,8 @@ from sidecar.limits.store import (
 MAX_UNACKNOWLEDGED: Final = 10_000
 """Beyond, the oldest stay taken: rather too much than too little."""
 MAX_VOIDED: Final = 256
+MAX_ENDED: Final = 10_000
+"""Ends of requests that wait for a claim; beyond, the oldest are counted without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +258,11 @@ class SharedCounts:
         self._takes = 0
         self._away_until = 0.0
         self._adjustments = Adjustments(shares=worker.shares)
+        self._ended: dict[tuple[str, str], Sequence[Adjustment]] = {}
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
-        return len(self._adjustments) + len(self._unacknowledged)
+        return len(self._adjustments) + len(self._ended) + len(self._unacknowledged)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -323,18 +326,40 @@ class SharedCounts:
         """Have *change* counted."""
         self._adjustments.add(scope, change, now=self._clock())
 
+    def settle(self, scope: str, changes: Sequence[Adjustment], *, name: str | None) -> None:
+        """Have *changes* of a request counted, if no other worker has claimed its *name*.
+
+        Envoy sends a log entry to another worker if the first has not acknowledged it in time.
+        Both may settle its request then. To free a slot twice changes nothing.
+        """
+        if name is None or not any(change.amount for change in changes):
+            for change in changes:
+                self.adjust(scope, change)
+            return
+        self._ended.setdefault((scope, name), changes)
+        if len(self._ended) > MAX_ENDED:
+            oldest = next(iter(self._ended))
+            for change in self._ended.pop(oldest):
+                self.adjust(oldest[0], change)
+
     def is_complete(self, limit_id: str) -> bool:
         """Return whether all adjustments of a limit have been counted."""
-        return not self._adjustments.waits(limit_id)
+        is_ended = any(change.limit.id == limit_id for change in self._unclaimed)
+        return not (is_ended or self._adjustments.waits(limit_id))
 
     def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
         """Yield the adjustments lost if the worker dies; batches up to *counted* have arrived."""
-        return self._adjustments.uncounted(counted=counted)
+        yield from self._unclaimed
+        yield from self._adjustments.uncounted(counted=counted)
 
     async def send(self) -> None:
         """Send all adjustments; those that cannot be sent now wait."""
         async with self._sending:
             await self._send()
+
+    @property
+    def _unclaimed(self) -> Iterator[Adjustment]:
+        return (change for changes in self._ended.values() for change in changes)
 
     @property
     def _is_away(self) -> bool:
@@ -348,6 +373,14 @@ class SharedCounts:
                 for take, ahead in zip(takes, found, strict=True):
                     for change in () if ahead is None else take.returned(ahead):
                         self.adjust(take.scope, change)
+            while self._ended:
+                scope, _ = next(iter(self._ended))
+                names = [name for one, name in self._ended if one == scope][:MAX_BATCH]
+                are_own = await self._store.claim(scope, names, sender=self.worker.instance)
+                for name, is_own in zip(names, are_own, strict=True):
+                    changes = self._ended.pop((scope, name), ())
+                    for change in changes if is_own else ():
+                        self.adjust(scope, change)
             while (batch := self._adjustments.batch()) is not None:
                 changes = batch.changes(now=self._clock())
                 await self._store.adjust(

@@ -121,6 +121,14 @@ class LimitStore(Protocol):
         """
         ...
 
+    async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
+        """Claim the ends of requests by name for *sender*; return of each whether it is its own.
+
+        Raises:
+            LimitsUnavailableError: no answer in time; asked again, the answer is the same.
+        """
+        ...
+
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Begin a counter with the use since *start*, unless it has begun.
 

@@ -60,8 +60,10 @@ class Limits(Protocol):
         """Reserve all *claims*, or none; *member* names the request."""
         ...
 
-    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
-        """Correct a reservation later, without waiting."""
+    def settle(
+        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+    ) -> None:
+        """Correct a reservation later, without waiting; of a *name*, once by all workers."""
         ...
 
 

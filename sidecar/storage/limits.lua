@@ -2,7 +2,7 @@
 --
 -- KEYS[i]   state of limit i; all share one hash tag, so that a cluster keeps them together.
 -- KEYS, last  the name of this take: set afterwards, with the units taken ahead of each limit.
---           If it is set before, the take was voided (limits_void.lua), and nothing is done.
+--           If it is set before, the take was voided (limits_name.lua), and nothing is done.
 -- ARGV      six values a limit, in order: kind, amount, cost, want, reserve, detail; in the end
 --           for how many seconds the name is kept.
 --   kind    's' sliding (GCRA), 'c' calendar, 'n' slots.

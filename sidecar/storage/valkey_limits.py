@@ -32,8 +32,8 @@ SLOT_SECONDS: Final = 600
 """How long a request holds its slot at most. If a client leaves in the moment of its verdict,
 Envoy's log does not name the request."""
 NAME_SECONDS: Final = 60
-"""How long the name of a take is kept. A worker voids it within a second, or as soon as the server
-answers again."""
+"""How long the name of a take is kept: a worker voids it within a second, or as soon as the server
+answers again. And that of an end: Envoy sends its entry again for ten seconds."""
 SENDER_SECONDS: Final = 86_400
 """How long the last number of a worker is kept. It sends a batch again until it has a reply."""
 _PER_LIMIT: Final = 7
@@ -51,7 +51,7 @@ class ValkeyLimits:
         self._take = client.register_script(_script("limits.lua"))
         self._adjust = client.register_script(_script("limits_adjust.lua"))
         self._begin = client.register_script(_script("limits_begin.lua"))
-        self._void = client.register_script(_script("limits_void.lua"))
+        self._name = client.register_script(_script("limits_name.lua"))
         self._look = client.register_script(_script("limits_look.lua"))
 
     async def take(self, scope: str, acquires: Sequence[Acquire], *, name: str) -> Reply:
@@ -91,9 +91,19 @@ class ValkeyLimits:
             LimitsUnavailableError: no answer in time.
         """
         keys = [_name_key(scope, name) for name in names]
-        found = await self._run(self._void, keys, [NAME_SECONDS])
+        found = await self._run(self._name, keys, [NAME_SECONDS, ""])
         # Units between commas; empty for a take that was not made.
         return tuple(tuple(map(int, one.split(b","))) if one else None for one in found)
+
+    async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
+        """Claim the ends of requests by name for *sender*; return of each whether it is its own.
+
+        Raises:
+            LimitsUnavailableError: no answer in time; asked again, the answer is the same.
+        """
+        keys = [f"egret:limit-end:{{{scope}}}:{name}" for name in names]
+        owners = await self._run(self._name, keys, [NAME_SECONDS, sender])
+        return tuple(owner == sender.encode() for owner in owners)
 
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Begin a counter with the use since *start*, unless it has begun.

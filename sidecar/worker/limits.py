@@ -39,6 +39,10 @@ class _NoStore:
         del scope
         return (None,) * len(names)
 
+    async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
+        del scope, sender
+        return (True,) * len(names)
+
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         del scope, check, start, used
 

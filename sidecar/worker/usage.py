@@ -105,7 +105,7 @@ class UsageSettlement:
         cached = self._keys.peek(request.key_id, now=time.monotonic())
         if isinstance(cached, Hit):
             changes = adjustments_of(cached.record.limits, finished)
-            self._limiter.settle(request.organization_id, changes)
+            self._limiter.settle(request.organization_id, changes, name=finished.member)
             return
         self._later.append((request, finished))
         if self._settling is None or self._settling.done():
@@ -129,7 +129,7 @@ class UsageSettlement:
                 continue
             if loaded.record is not None:
                 changes = adjustments_of(loaded.record.limits, finished)
-                self._limiter.settle(request.organization_id, changes)
+                self._limiter.settle(request.organization_id, changes, name=finished.member)
 
 
 @dataclass(frozen=True, slots=True)

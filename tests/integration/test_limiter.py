@@ -20,7 +20,7 @@ from sidecar.limits.limiter import TEND_SECONDS, Granted, LimitDecision, Limited
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
-from tests.support.limits import PRINCIPAL, Records, checks, limit, limiter
+from tests.support.limits import PRINCIPAL, Records, checks, limit, limiter, valkey_limits
 from tests.support.live_servers import LiveServer, valkey_server
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
@@ -172,6 +172,30 @@ async def test_requests_that_are_under_way_while_valkey_is_flushed_free_nothing(
         outcomes = [await take(made[1], checks(one, output_tokens=10_000)) for _ in range(10)]
     # A sixteenth of what is left may be held ahead.
     assert sum(isinstance(outcome, Granted) for outcome in outcomes) in {4, 5}
+
+
+async def test_a_request_that_two_workers_settle_is_settled_once(
+    server: LiveServer, name: str
+) -> None:
+    """Envoy sent its log entry to a second worker: the first did not acknowledge it in time."""
+    one = limit(Measure.TOKENS, id=name, window=Window.DAY, amount=100_000)
+    slots = limit(Measure.CONCURRENT, id=f"{name}-slots", window=Window.ONCE, amount=1)
+    demand = RequestCost(operation="chat", model="gpt-5", output_tokens=40_000)
+    async with workers(server, count=2) as made:
+        for member in ("r1", "r2"):
+            asked = checks(one, *[slots] * (member == "r1"), output_tokens=40_000)
+            assert isinstance(await take(made[0], asked, member=member), Granted)
+        ended = FinishedRequest(demand, "r1", time.time(), output_tokens=10_000)
+        for each in (made[1], made[0], made[1]):
+            changes = adjustments_of([one, slots], ended)
+            each.settle(PRINCIPAL.organization_id, changes, name=ended.member)
+        for each in made:
+            await each.aclose()
+        async with valkey_limits(server.program.log.parent / "valkey.sock") as store:
+            (state,) = (await store.look(PRINCIPAL.organization_id, checks(one))).states
+        assert state is not None
+        assert state.used == 40_000 + 10_000
+        assert isinstance(await take(made[1], checks(slots)), Granted)
 
 
 async def test_limits_are_shared_out_while_valkey_is_away_and_whole_again_after(

@@ -56,6 +56,7 @@ class Server:
     early: dict[str, tuple[int, int]] = field(default_factory=dict)
     slots: dict[str, set[str]] = field(default_factory=dict)
     names: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
     senders: dict[str, int] = field(default_factory=dict)
 
     def forget(self) -> None:
@@ -67,6 +68,7 @@ class Server:
             self.early,
             self.slots,
             self.names,
+            self.owners,
             self.senders,
         ):
             memory.clear()
@@ -161,6 +163,14 @@ class CountedLimits:
         del scope
         known = self.server.names
         return self._call(lambda: tuple(known.setdefault(name, None) for name in names))
+
+    async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
+        """Tell which of these ends nobody else has claimed."""
+        del scope
+        owners = self.server.owners
+        return self._call(
+            lambda: tuple(owners.setdefault(name, sender) == sender for name in names)
+        )
 
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
         """Begin to count."""

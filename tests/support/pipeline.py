@@ -209,8 +209,11 @@ class ScriptedLimits:
         self.granted_late += isinstance(outcome, Granted)
         return outcome
 
-    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
+    def settle(
+        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+    ) -> None:
         """Keep them."""
+        assert name is None  # no log entry of these requests is settled by another worker
         self.settled.append((organization_id, tuple(changes)))
 
 

@@ -16,7 +16,7 @@ from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limit_check import RequestCost, limit_checks
 from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, LimitDecision, Limited, Limiter
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, Worker
 from sidecar.limits.store import Adjustment, LimitsUnavailableError
 from tests.support.counted_limits import CountedLimits, Fault, Server
 
@@ -128,6 +128,24 @@ async def test_calls_that_are_lost_let_nothing_more_through(fault: Fault, answer
     # What shares have let through in the end and nobody has counted yet is on top.
     uncounted = one.amount / 60 * 2 * TEND_SECONDS
     assert 0.99 * one.amount <= granted <= most(one, 60) + uncounted
+
+
+async def test_a_request_without_a_claim_is_settled_all_the_same() -> None:
+    """In a long outage the oldest are settled without one, and each once."""
+    fleet, one = Fleet(), budget(10**9)
+    await fleet.take(0, one)
+    fleet.faults = lambda _: Fault.LOST
+    for number in range(MAX_ENDED + 5):
+        change = Adjustment(one, 1, period_start=int(MIDNIGHT), taken_at=fleet.now)
+        for _ in range(2 if number > 5 else 1):
+            fleet.workers[0].settle("org_1", [change], name=f"r{number}")
+    await fleet.tend()
+    assert fleet.workers[0].waiting == MAX_ENDED + 1
+    assert sum(c.amount for c in fleet.workers[0].uncounted(counted=0)) == MAX_ENDED + 5
+    fleet.faults = lambda _: Fault.NONE
+    fleet.now += AWAY_SECONDS
+    await fleet.tend()
+    assert fleet.server.periods[one.id] == (MIDNIGHT, MAX_ENDED + 5)
 
 
 async def test_what_a_worker_lets_through_by_itself_is_paid_back() -> None:

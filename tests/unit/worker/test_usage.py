@@ -50,8 +50,11 @@ class _Settled:
     ) -> LimitDecision:
         raise NotImplementedError(principal, checks, member)
 
-    def settle(self, organization_id: str, changes: Sequence[Adjustment]) -> None:
+    def settle(
+        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+    ) -> None:
         assert organization_id == "org_1"
+        assert all(change.member == name for change in changes)
         self.changes += changes
         if len(self.changes) == self._expected:
             self.all_are_here.set()
