@@ -23,6 +23,7 @@ from tests.support.envoy_mistakes import (
     UNGUARDED,
     Mistake,
     for_version,
+    off_by_a_mode,
     with_a_share_by_header,
     with_copies_by_header,
     with_copies_in_the_clear,
@@ -65,7 +66,13 @@ def test_envoy_starts_with_each_way_around_egret(sds: Path, tmp_path: Path, form
 
 @pytest.mark.parametrize(
     "mistake",
-    [*UNGUARDED, with_copies_in_the_clear, with_a_share_by_header, with_copies_by_header],
+    [
+        *UNGUARDED,
+        off_by_a_mode,
+        with_copies_in_the_clear,
+        with_a_share_by_header,
+        with_copies_by_header,
+    ],
 )
 def test_envoy_starts_with_each_other_form_of_a_mistake(
     sds: Path, tmp_path: Path, mistake: Mistake

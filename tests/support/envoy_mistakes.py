@@ -225,6 +225,11 @@ _HEADER_TO_METADATA: Final[Config] = {
     "request_rules": [{"header": "x-credential", "on_header_present": _CHOSEN}],
 }
 
+_FORGING: Final[Config] = {
+    **_processor(request_body_mode="NONE"),
+    "metadata_options": {"receiving_namespaces": {"untyped": ["egret"]}},
+}
+
 
 def _forged_on_a_route(config: Config) -> None:
     filter_ = {"@type": _HEADER_TO_METADATA["@type"]}
@@ -243,6 +248,19 @@ FORGED: Final[dict[str, Mistake]] = {
         "metadata": [{"metadata_namespace": "egret", "value": {"provider_region": "eu"}}],
     }),
     "route": _forged_on_a_route,
+    "lua": _with_filter("lua", 0, {
+        "@type": f"{_FILTERS}.lua.v3.Lua",
+        "default_source_code": {"inline_string": (
+            "function envoy_on_request(handle)\n"
+            "  local data = handle:streamInfo():dynamicMetadata()\n"
+            "  data:set('egret', 'provider_region', handle:headers():get('x-region'))\n"
+            "end\n"
+        )},
+    }),
+    "processor": _with_filter("second", -1, _FORGING),
+    "upstream": lambda config: _options(_provider(config))["http_filters"].insert(
+        0, {"name": "second", "typed_config": _FORGING}
+    ),
 }  # fmt: skip
 """Further filters that write to Egret's metadata."""
 
@@ -346,6 +364,13 @@ UNGUARDED: Final[tuple[Mistake, ...]] = (
     _off_within_a_filter_config,
 )
 """Further forms of EGR123's override: with each, Envoy lets requests without a key pass."""
+
+
+def off_by_a_mode(config: Config) -> None:
+    """Send Egret nothing of the requests on a route, and believe nothing that it answers."""
+    modes = {"request_header_mode": "SKIP", "request_body_mode": "STREAMED"}
+    other = {"receiving_namespaces": {"untyped": ["other"]}}
+    _per_route(config, {"overrides": {"processing_mode": modes, "metadata_options": other}})
 
 
 def with_copies_in_the_clear(config: Config) -> None:
@@ -581,6 +606,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
         config, {"overrides": {"processing_mode": {"request_body_mode": "BUFFERED"}}}
     ),
     "EGR126": lambda config: _ext_proc_filter(config).update(disabled=True),
+    "EGR138": lambda config: _per_route(
+        config, {"overrides": {"grpc_service": {"envoy_grpc": {"cluster_name": "openai"}}}}
+    ),
     "EGR136": _without_path,
     "EGR137": _put(
         _ext_proc,

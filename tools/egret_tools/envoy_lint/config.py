@@ -113,7 +113,10 @@ class Listener:
     def ext_procs(self) -> Iterator[Node]:
         """Yield the HTTP filters (not their settings) that are ext_proc."""
         for one in self.hcm.at("http_filters"):
-            if one.at("typed_config").type_name == EXT_PROC:
+            typed, name = one.at("typed_config"), one.at("name").text
+            # A patch of a filter may leave out its settings.
+            is_bare = not typed.exists and not one.at("config_discovery").exists
+            if typed.type_name == EXT_PROC or (is_bare and name == EXT_PROC_NAME):
                 yield one
 
 
@@ -182,11 +185,14 @@ class EnvoyConfig:
         Envoy finds it by the filter's name, and takes one in a `FilterConfig` as well, which may
         disable a filter of any type.
         """
-        names = {EXT_PROC_NAME, *(one.at("name").text for one in self.filter_entries())}
+        own = {one.at("name").text for one in self.filter_entries()} or {EXT_PROC_NAME}
+        entries = (one for listener in self.listeners for one in listener.ext_procs())
+        others = {one.at("name").text for one in entries} - own
         for holder in self.override_holders():
             for name, one in holder.at("typed_per_filter_config").entries():
                 within = one.at("config")
-                if name in names or EXT_PROC_PER_ROUTE in {one.type_name, within.type_name}:
+                is_typed = EXT_PROC_PER_ROUTE in {one.type_name, within.type_name}
+                if name in own or (is_typed and name not in others):
                     yield one
                     yield within
 

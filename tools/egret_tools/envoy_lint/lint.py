@@ -213,28 +213,33 @@ class _Pass:
         """Judge patches, or resources of xDS, as parts of one configuration."""
         config = EnvoyConfig(whole=False, envoy=self.known.envoy)
         left_out: list[Path] = []
-        read: list[tuple[Settled, Node]] = []
+        read: list[tuple[Settled, Part]] = []
         for part in parts:
             if isinstance(part, Unread):
                 yield _unread(part)
                 continue
             value = part.node.value
-            bare = {k: v for k, v in value.items() if k != "@type"} if _is_map(value) else value
-            settled = settle(bare, part.message, is_part=part.is_merged)
+            if _is_map(value) and part.spot.message == part.whole:
+                value = {name: one for name, one in value.items() if name != "@type"}
+            settled = settle(value, part.spot.message, is_part=part.is_merged)
             yield from _of_schema(settled, part.node)
-            read.append((settled, part.node))
-            left_out += [(*part.node.path, *one.place) for one in settled.problems if one.left_out]
-            config = _with(config, replace(part.node, value=settled.value), part.message)
+            read.append((settled, part))
+            left_out += [(*part.path, *one.place) for one in settled.problems if one.left_out]
+            config = _with(config, part.root(settled.value), part.whole)
         # A mesh names the cluster after the service, in a form of its own.
         asked = config.asked_clusters()
         if asked:
             config = replace(config, egret=asked)
         elif self.known.cluster is not None:
             config = replace(config, egret=frozenset({self.known.cluster}))
-        found = list(self._rules(config, left_out))
+        found = [
+            one
+            for one in self._rules(config, left_out)
+            if any(part.has(one.hit.node) for _, part in read)
+        ]
         yield from found
-        for settled, node in read:
-            yield from _too_new(settled, config.envoy, node, found)
+        for settled, part in read:
+            yield from _too_new(settled, config.envoy, part.node, found)
 
 
 _DISCOVERED: Final = {

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-from egret_tools.envoy_lint.schema import (
-    BOOTSTRAP,
-    FILTER,
-    HTTP_FILTER,
-    is_known,
-    message_at,
-)
+from egret_tools.envoy_lint.schema import BOOTSTRAP, HCM, Spot, is_known, spot_at
 from egret_tools.envoy_lint.source import (
+    JsonValue,
     Mark,
     Node,
     Path,
@@ -30,29 +25,69 @@ _BOOTSTRAP_KEYS: Final = frozenset({
     "static_resources", "staticResources", "dynamic_resources", "dynamicResources",
 })  # fmt: skip
 
+_HTTP_FILTER: Final = f"{LISTENER}/filter_chains/0/filters/0/typed_config/http_filters/0"
 _PATCHED: Final = {
     "LISTENER": LISTENER,
-    "FILTER_CHAIN": "envoy.config.listener.v3.FilterChain",
-    "LISTENER_FILTER": "envoy.config.listener.v3.ListenerFilter",
-    "NETWORK_FILTER": FILTER,
-    "HTTP_FILTER": HTTP_FILTER,
+    "FILTER_CHAIN": f"{LISTENER}/filter_chains/0",
+    "LISTENER_FILTER": f"{LISTENER}/listener_filters/0",
+    "NETWORK_FILTER": f"{LISTENER}/filter_chains/0/filters/0",
+    "HTTP_FILTER": _HTTP_FILTER,
     "ROUTE_CONFIGURATION": ROUTES,
-    "VIRTUAL_HOST": "envoy.config.route.v3.VirtualHost",
-    "HTTP_ROUTE": "envoy.config.route.v3.Route",
+    "VIRTUAL_HOST": f"{ROUTES}/virtual_hosts/0",
+    "HTTP_ROUTE": f"{ROUTES}/virtual_hosts/0/routes/0",
     "CLUSTER": CLUSTER,
-    "EXTENSION_CONFIG": "envoy.config.core.v3.TypedExtensionConfig",
+    "EXTENSION_CONFIG": _HTTP_FILTER,
     "BOOTSTRAP": BOOTSTRAP,
 }
-"""Messages by `applyTo` of Istio's EnvoyFilter (networking/v1alpha3)."""
+"""Places by `applyTo` of Istio's EnvoyFilter (networking/v1alpha3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A message within a document. A merged one may lack fields that Envoy requires."""
+    """A message within a document, and its place in a whole listener, cluster or the like.
+
+    A merged one has only the fields that it changes.
+    """
 
     node: Node
-    message: str
+    whole: str
+    spot: Spot
     is_merged: bool = False
+
+    def root(self, value: JsonValue) -> Node:
+        """Return the whole with nothing in it but this part, of which *value* is the content.
+
+        Its paths begin with that of the part, so that no two parts share one.
+        """
+        start, steps = self.node.path, self.spot.steps
+        for step, above in zip(reversed(steps), (*reversed(steps[:-1]), ""), strict=False):
+            # Of extensions, only an HTTP connection manager holds parts of its own.
+            manager = {"@type": f"type.googleapis.com/{HCM}"} if above == "typed_config" else {}
+            value = [value] if isinstance(step, int) else {**manager, step: value}
+
+        def moved(marks: Mapping[Path, Mark]) -> dict[Path, Mark]:
+            below = {
+                path[len(start) :]: mark
+                for path, mark in marks.items()
+                if path[: len(start)] == start
+            }
+            return {(*start, *steps, *path): mark for path, mark in below.items()}
+
+        source = self.node.source
+        source = replace(
+            source, marks={start: self.node.mark} | moved(source.marks), names=moved(source.names)
+        )
+        return Node(value, source, start)
+
+    @property
+    def path(self) -> Path:
+        """Return where the part is within its whole."""
+        return (*self.node.path, *self.spot.steps)
+
+    def has(self, node: Node) -> bool:
+        """Return whether a node of the whole is of this part, rather than something it lacks."""
+        is_within = node.path[: len(self.path)] == self.path
+        return is_within and (node.is_written or not self.is_merged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +129,7 @@ def discovered(root: Node) -> Iterator[Part | Unread]:
     """Yield the resources of a file for Envoy's dynamic configuration (`resources: [...]`)."""
     for one in root.at("resources"):
         if is_known(one.type_name):
-            yield Part(one, one.type_name)
+            yield Part(one, one.type_name, Spot(one.type_name, ()))
         else:
             yield Unread(one, one.type_name or "a resource without `@type`")
 
@@ -104,33 +139,44 @@ def parts_of_filter(resource: Node) -> Iterator[Part | Unread]:
     for number, one in enumerate(resource.at("spec", "configPatches"), start=1):
         value = one.at("patch", "value")
         kind, operation = one.at("applyTo").text, one.at("patch", "operation").text
-        if not value.exists:
-            continue
-        if kind in _PATCHED:
-            yield Part(value, _PATCHED[kind], is_merged=operation in {"MERGE", "REPLACE"})
+        whole, *steps = _PATCHED.get(kind, "").split("/")
+        is_read = kind in _PATCHED and value.exists and operation != "REMOVE"
+        spot = spot_at(whole, tuple(steps)) if is_read else None
+        if spot is not None:
+            yield Part(value, whole, spot, is_merged=operation == "MERGE")
         else:
-            yield Unread(one, f"{_name(resource)}, patch {number} ({kind or 'no applyTo'})")
+            about = f"{operation} {kind}" if operation == "REMOVE" else kind or "no applyTo"
+            yield Unread(one, f"{_name(resource)}, patch {number} ({about})")
 
 
 def parts_of_policy(resource: Node) -> Iterator[Part | Unread]:
     """Yield the patches of an EnvoyPatchPolicy (Envoy Gateway, api/v1alpha1)."""
     for number, one in enumerate(resource.at("spec", "jsonPatches"), start=1):
         operation = one.at("operation")
-        value = operation.at("value")
-        if not value.exists:
-            continue
-        message = one.at("type").text.rpartition("/")[2]
-        pointer = operation.at("path").text
-        found = message_at(message, _steps(pointer)) if is_known(message) else None
-        if value.type_name and is_known(value.type_name):
-            yield Part(value, value.type_name)
-        elif found is None or operation.at("jsonPath").exists:
-            where = pointer or operation.at("jsonPath").text
-            yield Unread(one, f"{_name(resource)}, patch {number} ({where})")
-        elif found[1] and isinstance(value.value, list):
-            yield from (Part(each, found[0]) for each in value)
+        value, pointer = operation.at("value"), operation.at("path").text
+        whole = one.at("type").text.rpartition("/")[2]
+        spot = spot_at(whole, _steps(pointer)) if is_known(whole) else None
+        if operation.at("jsonPath").exists or not value.exists:
+            spot = None
+        if spot is not None:
+            yield from (Part(each, whole, at) for each, at in _each(value, spot))
+        elif value.type_name and is_known(value.type_name):
+            yield Part(value, value.type_name, Spot(value.type_name, ()))
         else:
-            yield Part(value, found[0], is_merged=not found[1] and bool(_steps(pointer)))
+            where = pointer or operation.at("jsonPath").text
+            where = where if value.exists else f"{operation.at('op').text} {where}"
+            yield Unread(one, f"{_name(resource)}, patch {number} ({where})")
+
+
+def _each(value: Node, spot: Spot) -> Iterator[tuple[Node, Spot]]:
+    """Yield the messages in a value: those of a list or a map, or the one that it is."""
+    if spot.is_map:
+        for name, one in value.entries():
+            yield one, Spot(spot.message, (*spot.steps, name))
+    elif spot.is_list and isinstance(value.value, list):
+        yield from ((one, Spot(spot.message, (*spot.steps, 0))) for one in value)
+    else:
+        yield value, spot
 
 
 def _steps(pointer: str) -> Path:

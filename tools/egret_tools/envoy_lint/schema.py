@@ -32,7 +32,7 @@ HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpCo
 
 _PREFIX: Final = "type.googleapis.com/"
 _OPAQUE: Final = f"{_PREFIX}google.protobuf.Struct"
-_ANY: Final = "google.protobuf.Any"
+ANY: Final = "google.protobuf.Any"
 _TYPED_STRUCTS: Final = frozenset({"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"})
 _NAMED: Final = frozenset({
     HTTP_FILTER, FILTER, "envoy.config.accesslog.v3.AccessLog",
@@ -128,25 +128,43 @@ def has_field_of(value: dict[str, JsonValue], message: str) -> bool:
     return not _fields(pool().FindMessageTypeByName(message)).keys().isdisjoint(value)
 
 
-def message_at(message: str, steps: Path) -> tuple[str, bool] | None:
-    """Return the message at *steps* below *message*, and whether a list of them is there.
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A message within another: its type, and the steps to it by Envoy's own names.
 
-    A network filter is taken for an HTTP connection manager. None: a scalar or an extension.
+    Each index of a list is 0. `is_list`: a list of such messages is there. `is_map`: a map.
     """
-    descriptor = pool().FindMessageTypeByName(message)
-    is_list = False
+
+    message: str
+    steps: Path
+    is_list: bool = False
+    is_map: bool = False
+
+
+def spot_at(message: str, steps: Path) -> Spot | None:
+    """Return the message at *steps* below *message*; None for a scalar, or within an extension.
+
+    A network filter is taken for an HTTP connection manager.
+    """
+    spot = Spot(message, ())
     for step in steps:
-        if is_list:
-            is_list = False
+        if spot.is_list or spot.is_map:
+            spot = Spot(spot.message, (*spot.steps, 0 if spot.is_list else step))
             continue
-        found = _fields(descriptor).get(str(step))
+        if spot.message == ANY:
+            if spot.steps[-3::2] != ("filters", "typed_config"):
+                return None
+            spot = Spot(HCM, spot.steps)
+        found = _fields(pool().FindMessageTypeByName(spot.message)).get(str(step))
         if found is None or found.message_type is None:
             return None
-        within = found.message_type
-        if within.full_name == _ANY and descriptor.full_name == FILTER:
-            within = pool().FindMessageTypeByName(HCM)
-        descriptor, is_list = within, found.is_repeated
-    return (str(descriptor.full_name), is_list) if descriptor.full_name != _ANY else None
+        steps_to, is_map = (*spot.steps, found.name), found.message_type.GetOptions().map_entry
+        held = found.message_type.fields_by_name["value"] if is_map else found
+        if held.message_type is None:
+            return None
+        is_list = found.is_repeated and not is_map
+        spot = Spot(held.message_type.full_name, steps_to, is_list, is_map)
+    return spot
 
 
 @cache
@@ -172,7 +190,7 @@ class _Reading:
     def message(self, value: JsonValue, descriptor: Descriptor, path: Path) -> JsonValue:
         """Return what is right of *value*; None if it is no such message at all."""
         name = descriptor.full_name
-        if name == _ANY:
+        if name == ANY:
             return self._extension(value, path)
         try:
             if name in WELL_KNOWN:

@@ -319,8 +319,11 @@ class Node:
         path = (*self.path, step)
         if path in self.source.marks or isinstance(step, int):
             return path
-        camel = (*self.path, _CAMEL.sub(lambda match: match[1].upper(), step))
-        return camel if camel in self.source.marks else path
+        camel = _CAMEL.sub(lambda match: match[1].upper(), step)
+        # The fields of a message that is written as a struct (xds.type.v3.TypedStruct).
+        others = ((camel,), ("value", step), ("value", camel))
+        written = ((*self.path, *one) for one in others)
+        return next((one for one in written if one in self.source.marks), path)
 
     def __iter__(self) -> Iterator[Node]:
         """Yield the items of a list."""

@@ -6,9 +6,11 @@ import textwrap
 
 import pytest
 import yaml
-from egret_tools.envoy_lint.config import EXT_PROC
+from egret_tools.envoy_lint.config import EXT_PROC, EXT_PROC_NAME, EXT_PROC_PER_ROUTE
 from egret_tools.envoy_lint.lint import Linted, lint
+from egret_tools.envoy_lint.parts import LISTENER, ROUTES
 from egret_tools.envoy_lint.report import fixed
+from egret_tools.envoy_lint.schema import HCM
 from egret_tools.envoy_lint.source import SourceError, TemplateError
 
 from tests.support.configurations.accepted import ACCEPTED
@@ -155,6 +157,96 @@ def test_a_patch_that_is_merged_may_lack_fields() -> None:
     """The rest is there already."""
     linted = lint("f.yaml", envoy_filter("CLUSTER", {"connect_timeout": "1s"}, "MERGE"))
     assert (ids(linted), unchecked(linted)) == (set(), [])
+
+
+OFF = {"@type": f"type.googleapis.com/{EXT_PROC_PER_ROUTE}", "disabled": True}
+UNGUARDED = {"typed_per_filter_config": {EXT_PROC_NAME: OFF}}
+OPEN_ROUTE = {"match": {"prefix": "/"}, "direct_response": {"status": 200}, **UNGUARDED}
+FORGING = {
+    "name": "by header",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.header_to_metadata.v3.Config",
+        "request_rules": [
+            {"header": "x", "on_header_present": {"metadata_namespace": "egret", "key": "k"}}
+        ],
+    },
+}
+STRUCT = {
+    "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+    "type_url": f"type.googleapis.com/{EXT_PROC}",
+    "value": {"failure_mode_allow": True},
+}
+MANAGER = {
+    "name": "envoy.filters.network.http_connection_manager",
+    "typed_config": {
+        "@type": f"type.googleapis.com/{HCM}",
+        "normalize_path": False,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("apply_to", "operation", "value", "rules"),
+    [
+        ("VIRTUAL_HOST", "MERGE", UNGUARDED, {"EGR123"}),
+        ("HTTP_ROUTE", "MERGE", UNGUARDED, {"EGR123"}),
+        ("HTTP_ROUTE", "INSERT_FIRST", OPEN_ROUTE, {"EGR123"}),
+        ("HTTP_FILTER", "INSERT_FIRST", FORGING, {"EGR531"}),
+        ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "disabled": True}, {"EGR126"}),
+        ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": STRUCT}, {"EGR101"}),
+        ("NETWORK_FILTER", "MERGE", MANAGER, {"EGR406", "EGR504"}),
+        ("FILTER_CHAIN", "MERGE", {"filters": [MANAGER]}, {"EGR406", "EGR504"}),
+    ],
+)
+def test_a_patch_of_a_part_is_judged_by_the_rules_on_the_whole(
+    apply_to: str, operation: str, value: object, rules: set[str]
+) -> None:
+    """Of a patch that is merged, only the fields that it has."""
+    linted = lint("f.yaml", envoy_filter(apply_to, value, operation))
+    assert (ids(linted), unchecked(linted)) == (rules, [])
+    assert all(one.hit.node.mark.line > 10 for one in linted.findings)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/virtual_hosts/0/typed_per_filter_config", UNGUARDED["typed_per_filter_config"]),
+        (f"/virtual_hosts/0/routes/1/typedPerFilterConfig/{EXT_PROC_NAME}", OFF),
+        ("/virtual_hosts/0/routes/-", OPEN_ROUTE),
+        ("/virtual_hosts/0/routes", [OPEN_ROUTE]),
+    ],
+)
+def test_a_patch_policy_may_not_switch_egret_off_on_a_route(path: str, value: object) -> None:
+    """At each place that a JSON pointer leads to."""
+    linted = lint("p.yaml", patch_policy(path, value).replace(LISTENER, ROUTES))
+    assert (ids(linted), unchecked(linted)) == ({"EGR123"}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"), [(EXT_PROC_NAME, {"EGR614"}), ("", {"EGR614"}), ("cors", set[str]())]
+)
+def test_a_patch_that_removes_egrets_filter_is_found(name: str, rules: set[str]) -> None:
+    """Others are named as not checked: their meaning depends on the rest."""
+    matched = {"name": "envoy.filters.network.http_connection_manager"}
+    manager = {**matched, "subFilter": {"name": name}} if name else matched
+    patch = {
+        "applyTo": "HTTP_FILTER",
+        "match": {"listener": {"filterChain": {"filter": manager}}},
+        "patch": {"operation": "REMOVE"},
+    }
+    spec = {"workloadSelector": {"labels": {"app": "a"}}, "configPatches": [patch]}
+    linted = lint("f.yaml", resource("EnvoyFilter", spec=spec))
+    assert ids(linted) == rules
+    assert unchecked(linted) == ["EnvoyFilter llm, patch 1 (REMOVE HTTP_FILTER)"]
+
+
+def test_a_patch_policy_that_removes_something_is_named_as_not_checked() -> None:
+    """It may be Egret's filter."""
+    policy = yaml.safe_load(patch_policy(HTTP_FILTERS, None))
+    policy["spec"]["jsonPatches"][0]["operation"]["op"] = "remove"
+    linted = lint("p.yaml", yaml.safe_dump(policy))
+    assert unchecked(linted) == [f"EnvoyPatchPolicy llm, patch 1 (remove {HTTP_FILTERS})"]
 
 
 def test_a_patch_of_another_kind_is_named_as_not_checked() -> None:

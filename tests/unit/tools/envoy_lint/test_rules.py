@@ -17,6 +17,7 @@ from tests.support.envoy_mistakes import (
     by_choice,
     by_cluster_header,
     for_version,
+    off_by_a_mode,
     own_text,
     with_a_share_by_header,
     with_a_tcp_listener,
@@ -91,10 +92,16 @@ def test_an_override_is_found_wherever_envoy_takes_it(mistake: Mistake) -> None:
     assert found(with_mistake(mistake)) == {"EGR123"}
 
 
-@pytest.mark.parametrize("mistake", FORGED.values(), ids=FORGED)
-def test_egrets_metadata_is_written_by_egret_alone(mistake: Mistake) -> None:
+def test_a_mode_of_a_route_is_held_to_the_rules_on_the_filters_own() -> None:
+    """An override may take away the gate, or Egret's metadata, on that route alone."""
+    assert found(with_mistake(off_by_a_mode)) == {"EGR104", "EGR105", "EGR109", "EGR125"}
+
+
+@pytest.mark.parametrize("form", FORGED)
+def test_egrets_metadata_is_written_by_egret_alone(form: str) -> None:
     """Before and after Egret, from a header, a body or the configuration, on a route."""
-    assert found(with_mistake(mistake)) == {"EGR531"}
+    beside = {"lua": {"EGR503"}, "upstream": {"EGR526"}}.get(form, set())
+    assert found(with_mistake(FORGED[form])) == {"EGR531", *beside}
 
 
 def test_filters_may_write_to_other_metadata() -> None:

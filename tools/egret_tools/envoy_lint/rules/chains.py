@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,6 +23,8 @@ _REWRITERS: Final = ("GrpcJsonTranscoder", "Lua", "Wasm", "DynamicModuleFilter")
 _JSON_READERS: Final = ("Mcp",)
 """Filters that parse JSON requests and have the field `reject_duplicate_keys`."""
 _TRAILERS: Final = "SYNTHESIZE_TRAILERS"
+_SET_IN_LUA: Final = re.compile(rf"""\bset\(\s*["']{NAMESPACE}["']""")
+"""`dynamicMetadata():set("egret", key, value)`."""
 
 
 def _chains(config: EnvoyConfig) -> Iterator[tuple[Listener, list[Node], int]]:
@@ -110,22 +113,40 @@ def _late_trailers(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _forged_metadata(config: EnvoyConfig) -> Iterator[Hit]:
-    for _, filters, _ in _chains(config):
-        for one in filters:
-            yield from _writes(one.at("typed_config"), one.at("name").text)
-    for holder in config.override_holders() if any(_chains(config)) else ():
+    for listener in config.listeners:
+        for one in listener.hcm.at("http_filters"):
+            typed, name = one.at("typed_config"), one.at("name").text
+            yield from _writes(typed, name)
+            is_other = typed.type_name == EXT_PROC and not config.asks_egret(typed)
+            if is_other and any(True for _ in config.filters()):
+                yield from _receives(typed, name)
+    for cluster in config.clusters:
+        for one in cluster.http_filters():
+            about = f"cluster {cluster.name}"
+            yield from (*_writes(one, about), *_receives(one, about))
+    for holder in config.override_holders():
         for name, one in holder.at("typed_per_filter_config").entries():
             yield from _writes(one, name)
 
 
 def _writes(settings: Node, about: str) -> Iterator[Hit]:
-    """Look for Egret's namespace; each filter that writes to one names it in the same field."""
+    """Look for Egret's namespace in the field that filters have for it, and in Lua."""
     for name, one in settings.entries():
         if name == "metadata_namespace" and one.text == NAMESPACE:
+            yield Hit(one, about)
+        if _SET_IN_LUA.search(one.text):
             yield Hit(one, about)
         yield from _writes(one, about)
     for one in settings:
         yield from _writes(one, about)
+
+
+def _receives(processor: Node, about: str) -> Iterator[Hit]:
+    """Look for Egret's namespace among those that another processor may write to."""
+    for kind in ("untyped", "typed"):
+        for one in processor.at("metadata_options", "receiving_namespaces", kind):
+            if one.text == NAMESPACE:
+                yield Hit(one, about)
 
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE

@@ -43,7 +43,10 @@ def _manager(broken: Broken, replacement: str | None = None) -> Look:
 
 
 def _asks(config: EnvoyConfig, listener: Listener) -> bool:
-    return any(config.asks_egret(one.at("typed_config")) for one in listener.ext_procs())
+    """Return whether a listener asks Egret; a patch of one without filters may be of that one."""
+    is_patch = not config.whole and not any(True for _ in listener.hcm.at("http_filters"))
+    asking = (config.asks_egret(one.at("typed_config")) for one in listener.ext_procs())
+    return is_patch or any(asking)
 
 
 def _no_filter(config: EnvoyConfig) -> Iterator[Hit]:

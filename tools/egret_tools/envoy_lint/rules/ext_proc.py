@@ -11,10 +11,12 @@ from egret_tools.envoy_lint.config import (
     NAMESPACE,
     EnvoyConfig,
     EnvoyVersion,
+    cluster_of,
     goes_by_choice,
     goes_by_models,
 )
 from egret_tools.envoy_lint.rule import (
+    Broken,
     ConfigRule,
     Hit,
     Look,
@@ -52,6 +54,7 @@ READ_HEADERS: Final = (
 )
 """Headers by which Egret recognises a key, or knows how a provider reads the request."""
 
+_RECEIVING: Final = ("metadata_options", "receiving_namespaces")
 _GATES: Final = ("NONE", "BUFFERED", "FULL_DUPLEX_STREAMED")
 
 
@@ -59,14 +62,31 @@ def _mode(filter_: Node, name: str) -> Node:
     return filter_.at("processing_mode", name)
 
 
-def _mode_is(name: str, *modes: str) -> Look:
-    """Look for filters whose processing mode *name* is one of *modes*."""
-    return where(lambda one: mode if (mode := _mode(one, name)).text in modes else None)
+def _mode_is(name: str, *modes: str) -> Broken:
+    """Name the processing mode *name* where it is one of *modes*."""
+    return lambda one: mode if (mode := _mode(one, name)).text in modes else None
 
 
-def _mode_is_not(name: str, *modes: str) -> Look:
-    """Look for filters whose processing mode *name* is none of *modes*; "" is none given."""
-    return where(lambda one: mode if (mode := _mode(one, name)).text not in modes else None)
+def _mode_is_not(name: str, *modes: str) -> Broken:
+    """Name the processing mode *name* where it is none of *modes*; "" is none given."""
+    return lambda one: mode if (mode := _mode(one, name)).text not in modes else None
+
+
+def _also_on_routes(broken: Broken, *path: str) -> Look:
+    """Look for filters in which *broken* names a place, and overrides of *path* on routes."""
+
+    def look(config: EnvoyConfig) -> Iterator[Hit]:
+        overrides = (one.at("overrides") for one in config.ext_proc_overrides())
+        changed = (one for one in overrides if one.at(*path).exists)
+        yield from in_each(lambda _: (*config.filters(), *changed), broken)(config)
+
+    return look
+
+
+def _asks_another(config: EnvoyConfig) -> Iterator[Hit]:
+    for one in config.ext_proc_overrides():
+        if not config.asks_egret(one.at("overrides")):
+            yield Hit(one.at("overrides", "grpc_service"), cluster_of(one.at("overrides")))
 
 
 def _short_timeout(one: Node) -> Node | None:
@@ -240,10 +260,12 @@ RULES: Final = (
          "allow_mode_override: true", _no_override),
     ConfigRule("EGR104", "request-headers-skipped", _E,
          "Egret never receives a request without a body: it passes without a key",
-         "request_header_mode: SEND", _mode_is("request_header_mode", "SKIP")),
+         "request_header_mode: SEND",
+         _also_on_routes(_mode_is("request_header_mode", "SKIP"), "processing_mode")),
     ConfigRule("EGR105", "request-body-no-gate", _E,
          "in this mode a body leaves before, or without, a verdict; Egret refuses such streams",
-         "request_body_mode: NONE", _mode_is_not("request_body_mode", "", *_GATES)),
+         "request_body_mode: NONE",
+         _also_on_routes(_mode_is_not("request_body_mode", "", *_GATES), "processing_mode")),
     ConfigRule("EGR106", "full-duplex-trailers", _E,
          "Envoy rejects a full-duplex body without its trailers; a control plane's update is "
          "silently dropped",
@@ -251,16 +273,16 @@ RULES: Final = (
     ConfigRule("EGR107", "response-headers-phase", _W,
          "each stream lives until the model is done, and a worker that dies fails its requests",
          "response_header_mode: SKIP; Egret enables it if a policy needs it",
-         _mode_is_not("response_header_mode", "SKIP")),
+         where(_mode_is_not("response_header_mode", "SKIP"))),
     ConfigRule("EGR108", "response-body-phase", _W,
          "every answer goes through Egret, also if no policy needs it",
          "response_body_mode: NONE; Egret enables it if a policy needs it",
-         _mode_is_not("response_body_mode", "", "NONE")),
+         where(_mode_is_not("response_body_mode", "", "NONE"))),
     ConfigRule("EGR109", "metadata-namespace", _E,
          "Envoy silently drops Egret's dynamic metadata: no timing headers, no usage, nothing in "
          "the access log",
          "metadata_options: {receiving_namespaces: {untyped: [egret]}}",
-         where(lacking(NAMESPACE, "metadata_options", "receiving_namespaces", "untyped"))),
+         _also_on_routes(lacking(NAMESPACE, *_RECEIVING, "untyped"), *_RECEIVING)),
     ConfigRule("EGR110", "mutation-rules-silent", _W,
          "a change that Envoy does not allow is silently dropped; it could be the removal of a "
          "credential",
@@ -306,7 +328,7 @@ RULES: Final = (
          "Envoy holds each body until it is whole, and answers 413 to one that is larger than its "
          "buffer",
          "request_body_mode: NONE, or FULL_DUPLEX_STREAMED",
-         _mode_is("request_body_mode", "BUFFERED")),
+         where(_mode_is("request_body_mode", "BUFFERED"))),
     ConfigRule("EGR130", "route-by-model-kept", _E,
          "routes use the model that Egret reads in the body, or a policy's choice of provider, "
          "and every request keeps the route it had before that",
@@ -332,6 +354,10 @@ RULES: Final = (
          "others",
          "one processing_mode for all",
          in_each(EnvoyConfig.ext_proc_overrides, present("overrides", "processing_mode"))),
+    ConfigRule("EGR138", "route-asks-another", _E,
+         "requests on this route go to another processor than Egret: they pass unchecked and "
+         "without a key",
+         "leave overrides.grpc_service out", _asks_another),
     ConfigRule("EGR116", "no-retry", _W,
          "a worker that restarts fails the requests that reach it at that moment",
          "grpc_service.retry_policy with retry_on, see docs/envoy.md", where(_no_retry)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import NAMESPACE
+from egret_tools.envoy_lint.config import EXT_PROC_NAME, NAMESPACE
 from egret_tools.envoy_lint.rule import Hit, ResourceRule, Severity, in_each, lacking, on, present
 from egret_tools.envoy_lint.rules.ext_proc import MIN_MESSAGE_TIMEOUT_SECONDS
 from egret_tools.envoy_lint.source import Node
@@ -70,6 +70,16 @@ def _unscoped(resource: Node) -> Iterator[Hit]:
     spec = resource.at("spec")
     if not spec.at("targetRefs").exists and not spec.at("workloadSelector").exists:
         yield Hit(spec)
+
+
+def _filter_removed(resource: Node) -> Iterator[Hit]:
+    for one in resource.at("spec", "configPatches"):
+        manager = one.at("match", "listener", "filterChain", "filter")
+        name = manager.at("subFilter", "name").text
+        is_named = name in {"", EXT_PROC_NAME} or NAMESPACE in name
+        is_removed = one.at("patch", "operation").text == "REMOVE"
+        if is_removed and is_named and one.at("applyTo").text == "HTTP_FILTER":
+            yield Hit(one, name)
 
 
 def _extension_fails_open(resource: Node) -> Iterator[Hit]:
@@ -155,6 +165,12 @@ RULES: Final = (
         "EGR608", "filter-unscoped", _E,
         "without a target this reaches every proxy of the mesh",
         "spec.targetRefs or spec.workloadSelector", ENVOY_FILTER, _unscoped,
+    ),
+    ResourceRule(
+        "EGR614", "filter-removed", _E,
+        "this takes Egret's filter away: requests pass unchecked and without a key",
+        "leave this patch out, or name another filter in subFilter", ENVOY_FILTER,
+        _filter_removed,
     ),
     ResourceRule(
         "EGR609", "extension-fails-open", _E,
