@@ -167,12 +167,6 @@ RULES: Final = (
         "spec.targetRefs or spec.workloadSelector", ENVOY_FILTER, _unscoped,
     ),
     ResourceRule(
-        "EGR614", "filter-removed", _E,
-        "this takes Egret's filter away: requests pass unchecked and without a key",
-        "leave this patch out, or name another filter in subFilter", ENVOY_FILTER,
-        _filter_removed,
-    ),
-    ResourceRule(
         "EGR609", "extension-fails-open", _E,
         "kgateway's failOpen is true by default: while Egret is down, every request passes "
         "unchecked and without a key",
@@ -202,5 +196,11 @@ RULES: Final = (
         "key",
         "fromRequestHeaders, see docs/gateways/envoy-ai-gateway.md",
         SECURITY_POLICY, _name_as_secret,
+    ),
+    ResourceRule(
+        "EGR614", "filter-removed", _E,
+        "this takes Egret's filter away: requests pass unchecked and without a key",
+        "leave this patch out, or name another filter in subFilter", ENVOY_FILTER,
+        _filter_removed,
     ),
 )  # fmt: skip
