@@ -41,7 +41,7 @@ from loadtest.recorded import (
 )
 from loadtest.streams.recorded import EVENTS, STREAM_BODY, STREAM_POLICY, answer_messages
 from loadtest.texts import chat_body
-from sidecar.domain.limits import Reservation
+from sidecar.domain.limits import Limit, Reservation
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.extproc.stream import OverloadGuard, StreamEnd
 from sidecar.guardrails.message_table import SECRET_BYTES, MessageTable
@@ -268,8 +268,16 @@ async def _next_turn(worker: Worker) -> Play:
 def _end(worker: Worker, request: JudgedRequest) -> Play:
     """Return the handling of the access log entry of *request*, up to the disk."""
     message = export(entry(request))
+
+    async def owner_limits(team_id: str, organization_id: str) -> tuple[Limit, ...]:
+        raise NotImplementedError(team_id, organization_id)
+
     settlement = UsageSettlement(
-        worker.prices, worker.recorder.metrics.usage, limiter=worker.limiter, keys=worker.keys
+        worker.prices,
+        worker.recorder.metrics.usage,
+        limiter=worker.limiter,
+        keys=worker.keys,
+        owner_limits=owner_limits,
     )
 
     async def end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Final, Never
 import asyncpg
 import structlog
 
-from sidecar.domain.limits import Level, Priority
+from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.credentials import KEY_ID_LENGTH
 from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError
@@ -55,6 +56,13 @@ WHERE k.public_id = $1
 # The end of the statement's own snapshot: it sees all that ended before that id was allocated; and
 # its beginning: it sees all that has a lower id.
 
+_LOAD_OWNERS: Final = """
+SELECT t.limits AS team_limits, o.limits AS organization_limits
+FROM organizations AS o
+LEFT JOIN teams AS t ON t.id = $1 AND t.organization_id = o.id
+WHERE o.id = $2
+"""
+
 _FENCE: Final = """
 SELECT pg_current_xact_id()::text::bigint AS transaction,
        ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint
@@ -92,6 +100,20 @@ class PostgresKeyStore:
             raise KeyStoreUnavailableError("a key has limits that cannot be read") from error
         return KeyReading(record, horizon=row["horizon"], settled=row["settled"])
 
+    async def owner_limits(self, team_id: str, organization_id: str) -> tuple[Limit, ...]:
+        """Return the limits of a team and its organization; none of one that was deleted.
+
+        Raises:
+            KeyStoreUnavailableError: no connection, or no answer in time.
+        """
+        for row in await self._fetch(_LOAD_OWNERS, team_id, organization_id):
+            with contextlib.suppress(ValueError):  # written by a newer Egret, or by hand
+                return _limits(
+                    (Level.TEAM, team_id, row["team_limits"] or "[]"),
+                    (Level.ORGANIZATION, organization_id, row["organization_limits"]),
+                )
+        return ()
+
     async def fence(self) -> Fence:
         """Return a fence behind everything that is committed now.
 
@@ -111,11 +133,6 @@ class PostgresKeyStore:
 
 
 def _record(row: asyncpg.Record) -> KeyRecord:
-    owners = (
-        (Level.KEY, row["public_id"], row["key_limits"]),
-        (Level.TEAM, row["team_id"], row["team_limits"]),
-        (Level.ORGANIZATION, row["organization_id"], row["organization_limits"]),
-    )
     sources = row["allowed_sources"]
     return KeyRecord(
         principal=Principal(
@@ -138,12 +155,20 @@ def _record(row: asyncpg.Record) -> KeyRecord:
         ),
         allowed_operations=as_tuple(row["allowed_operations"]),
         allowed_sources=None if sources is None else tuple(map(ip_network, sources)),
-        limits=tuple(
-            limit
-            for level, owner, text in owners
-            for limit in read_limits(text, level=level, owner=owner)
+        limits=_limits(
+            (Level.KEY, row["public_id"], row["key_limits"]),
+            (Level.TEAM, row["team_id"], row["team_limits"]),
+            (Level.ORGANIZATION, row["organization_id"], row["organization_limits"]),
         ),
         priority=Priority(row["priority"]),
+    )
+
+
+def _limits(*owners: tuple[Level, str, str]) -> tuple[Limit, ...]:
+    return tuple(
+        limit
+        for level, owner, text in owners
+        for limit in read_limits(text, level=level, owner=owner)
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final, Never
 
+from sidecar.domain.limits import Limit
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
 from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError
@@ -79,15 +80,25 @@ class PriceCache:
 
 
 class UsageSettlement:
-    """Implements `EndedListener`: counts requests and their cost, and settles their limits."""
+    """Implements `EndedListener`: counts requests and their cost, and settles their limits.
+
+    *owner_limits* loads the limits of a team and an organization by their ids.
+    """
 
     def __init__(
-        self, prices: Prices, metrics: UsageMetrics, *, limiter: Limits, keys: KeyCache
+        self,
+        prices: Prices,
+        metrics: UsageMetrics,
+        *,
+        limiter: Limits,
+        keys: KeyCache,
+        owner_limits: Callable[[str, str], Awaitable[tuple[Limit, ...]]],
     ) -> None:
         self._prices = prices
         self._metrics = metrics
         self._limiter = limiter
         self._keys = keys
+        self._owner_limits = owner_limits
         self._later: deque[tuple[JudgedRequest, FinishedRequest]] = deque(maxlen=MAX_LATER)
         self._settling: asyncio.Task[None] | None = None
 
@@ -122,14 +133,17 @@ class UsageSettlement:
             request, finished = self._later.popleft()
             try:
                 loaded = await self._keys.load(request.key_id, now=time.monotonic)
+                if loaded.record is not None:
+                    limits = loaded.record.limits
+                else:  # deleted while its request ran
+                    limits = await self._owner_limits(request.team_id, request.organization_id)
             except KeyStoreUnavailableError:
                 if len(self._later) < MAX_LATER:
                     self._later.appendleft((request, finished))
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if loaded.record is not None:
-                changes = adjustments_of(loaded.record.limits, finished)
-                self._limiter.settle(request.organization_id, changes, name=finished.member)
+            changes = adjustments_of(limits, finished)
+            self._limiter.settle(request.organization_id, changes, name=finished.member)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from sidecar.settings.serving import NetworkTls
 from sidecar.storage.finding_counts import FindingCounts
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
+from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.postgres_policies import PostgresPolicyStore
 from sidecar.storage.worker_status import WorkerStatus
 from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
@@ -195,7 +196,11 @@ async def _open_stores(
     keys = await open_keys(settings, pool, metrics=metrics.keys, stack=stack)
     limits = await open_limits(settings, pool, metrics=metrics.limits, stack=stack)
     settlement = UsageSettlement(
-        limits.prices, metrics.usage, limiter=limits.limiter, keys=keys.cache
+        limits.prices,
+        metrics.usage,
+        limiter=limits.limiter,
+        keys=keys.cache,
+        owner_limits=PostgresKeyStore(pool, settings.postgres).owner_limits,
     )
     stack.push_async_callback(settlement.aclose)
     usage = await open_usage(

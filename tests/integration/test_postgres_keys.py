@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from sidecar.domain.limits import Level
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.stores import PostgresSettings
@@ -36,6 +37,8 @@ INSERT INTO api_keys (public_id, secret_sha256, team_id, name, not_before, expir
             '2026-01-01T00:00:01.5Z', '2026-01-01T00:00:02Z', 'own', '{chat}',
             '{192.0.2.0/24,2001:db8::/32}', '{env=prod}');
 """
+
+OWNERS = (("team_1", "org_1"), ("team_2", "org_1"), ("team_1", "org_2"))
 
 
 async def fill(database: Database, statements: str = FULL, *arguments: object) -> None:
@@ -329,3 +332,22 @@ async def test_a_change_is_notified_when_it_is_committed(
 async def listen(connection: Connection, note: Callable[[object, int, str, object], None]) -> None:
     await connection.add_listener("egret_keys", note)
     await connection.add_listener("egret_policies", note)
+
+
+async def test_limits_of_owners_are_those_of_the_ones_that_are_there(database: Database) -> None:
+    """A request may end after its key was deleted, and its team with it."""
+    await fill(database)
+    for table, amount in (("teams", 1), ("organizations", 2)):
+        limits = f'[{{"measure": "concurrent", "window": "once", "amount": {amount}}}]'
+        await fill(database, f"UPDATE {table} SET limits = $1", limits)  # noqa: S608 - of ours
+    async with open_pool(database.settings) as pool:
+        store = PostgresKeyStore(pool, database.settings)
+        found = [await store.owner_limits(*ids) for ids in OWNERS]
+        await fill(database, "UPDATE teams SET limits = '[{}]'")
+        unreadable = await store.owner_limits("team_1", "org_1")
+    assert [[(one.level, one.amount) for one in limits] for limits in found] == [
+        [(Level.TEAM, 1), (Level.ORGANIZATION, 2)],
+        [(Level.ORGANIZATION, 2)],
+        [],
+    ]
+    assert unreadable == ()

@@ -13,7 +13,7 @@ from typing_extensions import override
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window, slot_name
 from sidecar.domain.principal import Principal
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
+from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
@@ -64,11 +64,26 @@ class _NoPrices:
     current = PriceList()
 
 
+async def owner_limits(team_id: str, organization_id: str) -> tuple[Limit, ...]:
+    """Every team has a slot at most."""
+    return (replace(SLOTS, id=f"{team_id}/slots of {organization_id}", level=Level.TEAM),)
+
+
+def settlement_of(limits: _Settled, keys: KeyStore) -> UsageSettlement:
+    """Return what settles requests by *keys*."""
+    return UsageSettlement(
+        _NoPrices(),
+        UsageMetrics(CollectorRegistry()),
+        limiter=limits,
+        keys=KeyCache(keys),
+        owner_limits=owner_limits,
+    )
+
+
 async def test_slots_are_freed_of_however_many_keys_that_are_not_at_hand() -> None:
     """One message of Envoy's may tell of hundreds, to a worker that has just started."""
     limits = _Settled(200)
-    metrics = UsageMetrics(CollectorRegistry())
-    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
+    settlement = settlement_of(limits, _Keys())
     for number in range(200):
         request = judged(number, key_id=f"key_{number}", reserved=Reservation())
         end = ended(number, request=request)
@@ -101,8 +116,8 @@ async def test_requests_whose_keys_cannot_be_loaded_now_are_settled_later(
 ) -> None:
     """Their slots would be held for ten minutes, their units until the end of a period."""
     monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
-    limits, metrics = _Settled(3), UsageMetrics(CollectorRegistry())
-    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_AwayOnce()))
+    limits = _Settled(3)
+    settlement = settlement_of(limits, _AwayOnce())
     for number in range(3):
         request = judged(number, key_id=f"key_{number}", reserved=Reservation())
         end = ended(number, request=request)
@@ -111,10 +126,29 @@ async def test_requests_whose_keys_cannot_be_loaded_now_are_settled_later(
         await limits.all_are_here.wait()
 
 
+class _Deleted:
+    """A store whose keys were deleted."""
+
+    async def load(self, key_id: str) -> LoadedKey:
+        del key_id
+        return LoadedKey(None)
+
+
+async def test_a_request_whose_key_was_deleted_meanwhile_frees_what_its_owners_gave() -> None:
+    """The limits of its team and organization go on; their units would stay taken."""
+    limits = _Settled(1)
+    request = judged(1, reserved=Reservation())
+    end = ended(1, request=request)
+    settlement_of(limits, _Deleted()).exchange_ended(end, usage_record_of(end))
+    async with asyncio.timeout(60):
+        await limits.all_are_here.wait()
+    assert [change.limit.id for change in limits.changes] == ["team_1/slots of org_1"]
+
+
 async def test_a_worker_that_stops_settles_the_requests_that_wait_for_their_keys() -> None:
     """Their slots would be held for ten minutes, their units until the end of a period."""
-    limits, metrics = _Settled(20), UsageMetrics(CollectorRegistry())
-    settlement = UsageSettlement(_NoPrices(), metrics, limiter=limits, keys=KeyCache(_Keys()))
+    limits = _Settled(20)
+    settlement = settlement_of(limits, _Keys())
     await settlement.aclose()
     for number in range(20):
         request = judged(number, key_id=f"key_{number}", reserved=Reservation())
