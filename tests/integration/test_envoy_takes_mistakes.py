@@ -23,7 +23,9 @@ from tests.support.envoy_mistakes import (
     UNGUARDED,
     Mistake,
     for_version,
+    in_an_aggregate,
     off_by_a_mode,
+    open_by_header,
     with_a_share_by_header,
     with_copies_by_header,
     with_copies_in_the_clear,
@@ -69,6 +71,8 @@ def test_envoy_starts_with_each_way_around_egret(sds: Path, tmp_path: Path, form
     [
         *UNGUARDED,
         off_by_a_mode,
+        open_by_header,
+        in_an_aggregate(),
         with_copies_in_the_clear,
         with_a_share_by_header,
         with_copies_by_header,

@@ -318,6 +318,50 @@ def with_a_tcp_listener(action: Config, **listener: Any) -> Mistake:
     return mistake
 
 
+def open_by_header(config: Config) -> None:
+    """Let a header choose the cluster of requests to a listener without Egret."""
+    with_an_open_listener(config)
+    chain = config["static_resources"]["listeners"][-1]["filter_chains"][0]
+    (host,) = chain["filters"][0]["typed_config"]["route_config"]["virtual_hosts"]
+    del host["routes"][0]["route"]["weighted_clusters"]
+    host["routes"][0]["route"]["cluster_header"] = "x-cluster"
+
+
+def in_an_aggregate(member: Mistake | None = None) -> Mistake:
+    """Return routes to a cluster of two providers, with a mistake in one of those, if any."""
+
+    def mistake(config: Config) -> None:
+        kind = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
+        whole = {"@type": kind, "clusters": ["openai", "anthropic"]}
+        config["static_resources"]["clusters"].append({
+            "name": "any",
+            "connect_timeout": "1s",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": whole},
+        })  # fmt: skip
+        for route in _host(config)["routes"]:
+            if "cluster" in route.get("route", {}):
+                route["route"]["cluster"] = "any"
+        if member is not None:
+            member(config)
+
+    return mistake
+
+
+def chosen_by_header(member: Mistake) -> Mistake:
+    """Return a mistake in a provider that only a header of Egret's own can choose."""
+
+    def mistake(config: Config) -> None:
+        by_cluster_header({"remove": "x-cluster"})(config)
+        for route in _host(config)["routes"]:
+            if "cluster" in route.get("route", {}):
+                del route["route"]["cluster"]
+                route["route"]["cluster_header"] = "x-cluster"
+        member(config)
+
+    return mistake
+
+
 TCP: Final[dict[str, Mistake]] = {
     "cluster": with_a_tcp_listener({"cluster": "openai"}),
     "share": with_a_tcp_listener(

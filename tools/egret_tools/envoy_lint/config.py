@@ -9,7 +9,7 @@ from typing import Final
 from typing_extensions import override
 
 from egret_tools.envoy_lint.schema import HCM
-from egret_tools.envoy_lint.source import Node
+from egret_tools.envoy_lint.source import JsonValue, Node
 from sidecar.domain.metadata import MetadataKey
 
 DEFAULT_CLUSTER: Final = "egret"
@@ -79,6 +79,12 @@ class Cluster:
         """Return whether every address is on this machine."""
         endpoints = list(self.endpoints())
         return bool(endpoints) and all(one.is_local for one in endpoints)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The clusters of an aggregate, empty for any other."""
+        listed = self.node.at("cluster_type", "typed_config", "clusters")
+        return frozenset(one.text for one in listed)
 
     @property
     def http_options(self) -> Node:
@@ -267,11 +273,44 @@ class EnvoyConfig:
         return (cluster for cluster in self.clusters if cluster.name in named)
 
     def providers(self) -> Iterator[Cluster]:
-        """Yield the clusters that routes send requests to."""
-        named = {name for route in self.routes() for name in targets(route.at("route"))}
+        """Yield the clusters that routes send requests to; of an aggregate, its members."""
+        actions = [route.at("route") for route in self.routes()]
+        named = {name for action in actions for name in targets(action)}
+        if any(map(is_open, actions)):
+            named |= self._named_nowhere()
+        pending, members = list(named), {one.name: one.members for one in self.clusters}
+        while pending:
+            more = members.get(pending.pop(), frozenset()) - named
+            pending += more
+            named |= more
         for cluster in self.clusters:
-            if cluster.name in named and cluster.name not in self.egret:
+            if cluster.name in named - self.egret and not cluster.members:
                 yield cluster
+
+    def leading_to(self, names: set[str]) -> set[str]:
+        """Return *names* and those of aggregates that have one of them as a member."""
+        more = {one.name for one in self.clusters if not one.members.isdisjoint(names)} - names
+        return self.leading_to(names | more) if more else names
+
+    def _named_nowhere(self) -> set[str]:
+        """Return the names of the clusters that only a header or a plugin can choose."""
+        found: set[str] = set()
+        pending: list[JsonValue] = [one.value for one in self.route_configs]
+        pending += [one.node.value for one in (*self.listeners, *self.tcp_listeners)]
+        for name, one in self.bootstrap.entries() if self.bootstrap else ():
+            parts = one.entries() if name == "static_resources" else ((name, one),)
+            pending += [part.value for key, part in parts if key != "clusters"]
+        while pending:
+            match pending.pop():
+                case dict() as fields:
+                    pending += fields.values()
+                case list() as items:
+                    pending += items
+                case str() as text:
+                    found.add(text)
+                case _:
+                    pass
+        return {cluster.name for cluster in self.clusters} - found
 
 
 def cluster_of(settings: Node) -> str:
@@ -306,6 +345,14 @@ def goes_by_choice(route_config: Node) -> bool:
     """Return whether any route of a route configuration requires one of these names."""
     routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
     return any(map(choices, routes))
+
+
+def is_open(action: Node) -> bool:
+    """Return whether a header or a plugin names the cluster of a route's action."""
+    shares = action.at("weighted_clusters", "clusters")
+    by_plugin = action.at("inline_cluster_specifier_plugin").exists and not any(targets(action))
+    by_header = any(one.at("cluster_header").text for one in (action, *shares))
+    return by_header or by_plugin or bool(action.at("cluster_specifier_plugin").text)
 
 
 def targets(action: Node) -> Iterator[str]:

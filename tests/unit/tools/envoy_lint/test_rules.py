@@ -16,8 +16,11 @@ from tests.support.envoy_mistakes import (
     Mistake,
     by_choice,
     by_cluster_header,
+    chosen_by_header,
     for_version,
+    in_an_aggregate,
     off_by_a_mode,
+    open_by_header,
     own_text,
     with_a_share_by_header,
     with_a_tcp_listener,
@@ -149,6 +152,19 @@ def test_the_header_that_only_egret_writes_may_name_the_cluster() -> None:
 def test_a_listener_without_egret_is_found_by_a_share_of_its_requests() -> None:
     """A route may name its clusters in several ways."""
     assert found(with_mistake(with_an_open_listener)) == {"EGR502"}
+
+
+def test_a_listener_without_egret_is_found_where_a_header_chooses_the_cluster() -> None:
+    """It may be any provider's."""
+    assert found(with_mistake(open_by_header)) == {"EGR417", "EGR502"}
+
+
+@pytest.mark.parametrize("rule", ["EGR301", "EGR302", "EGR306"])
+def test_a_provider_is_judged_however_routes_reach_it(rule: str) -> None:
+    """As a member of an aggregate, which has no connection itself, or by a header."""
+    assert found(with_mistake(in_an_aggregate())) == set()
+    assert found(with_mistake(in_an_aggregate(MISTAKES[rule]))) == {rule}
+    assert found(with_mistake(chosen_by_header(MISTAKES[rule]))) == {rule}
 
 
 @pytest.mark.parametrize("form", TCP)

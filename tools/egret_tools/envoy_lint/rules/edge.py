@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener, targets
+from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener, is_open, targets
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -57,12 +57,12 @@ def _no_filter(config: EnvoyConfig) -> Iterator[Hit]:
 def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
     if not any(True for _ in config.filters()):
         return
-    providers = {cluster.name for cluster in config.providers()}
+    providers = config.leading_to({cluster.name for cluster in config.providers()})
     for listener in config.listeners:
         if _asks(config, listener):
             continue
-        actions = (route.at("route") for route in _routes(config, listener))
-        if any(not providers.isdisjoint(targets(action)) for action in actions):
+        actions = [route.at("route") for route in _routes(config, listener)]
+        if any(is_open(one) or not providers.isdisjoint(targets(one)) for one in actions):
             name = listener.node.at("name").text
             yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
     for tcp in config.tcp_listeners:

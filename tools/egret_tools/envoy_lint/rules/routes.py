@@ -135,6 +135,7 @@ def _leaks(config: EnvoyConfig, names: tuple[str, ...]) -> Iterator[Hit]:
 
 def _own_host(config: EnvoyConfig) -> Iterator[Hit]:
     remote = {cluster.name for cluster in config.providers() if not cluster.is_local}
+    remote = config.leading_to(remote)
     for route in config.routes():
         action = route.at("route")
         names = ("host_rewrite_literal", "host_rewrite_header", "host_rewrite_path_regex")
