@@ -35,17 +35,18 @@ SELECT {team} AS team, guardrail, type, role, verdict, mode,
     sum(requests)::bigint AS requests, sum(findings)::bigint AS findings
 FROM {rows}
 WHERE ($1::timestamptz IS NULL OR began_at >= date_trunc('hour', $1, 'UTC'))
-    AND ($2::text IS NULL OR policy = $2)
+    AND ($2::timestamptz IS NULL OR began_at < $2)
+    AND ($3::text IS NULL OR policy = $3)
 GROUP BY 1, guardrail, type, role, verdict, mode
 ORDER BY sum(requests) DESC, sum(findings) DESC, guardrail, type, role, verdict, mode, 1
-LIMIT $3
+LIMIT $4
 """
 _ALL: Final = _SUMS.format(team="NULL::text", rows="findings_by_hour")
 _OF_TEAMS: Final = """(
     SELECT f.*, COALESCE(o.name || '/' || t.name, f.team_id) AS path FROM findings_by_team AS f
     LEFT JOIN teams AS t ON t.id = f.team_id
     LEFT JOIN organizations AS o ON o.id = t.organization_id
-    WHERE $4::text[] IS NULL OR f.organization_id = ANY($4) OR f.team_id = ANY($4)
+    WHERE $5::text[] IS NULL OR f.organization_id = ANY($5) OR f.team_id = ANY($5)
 ) AS of_teams"""
 _WITHIN: Final = _SUMS.format(team="NULL::text", rows=_OF_TEAMS)
 _BY_TEAM: Final = _SUMS.format(team="path", rows=_OF_TEAMS)
@@ -63,19 +64,20 @@ async def finding_sums(
     since: datetime | None,
     policy: str | None,
     limit: int,
+    until: datetime | None = None,
     within: Sequence[str] | None = None,
     by_team: bool = False,
 ) -> list[FindingSum]:
-    """Return the sums since the hour of *since*, None for all, the most frequent first.
+    """Return the sums from the hour of *since* to that of *until*, the most frequent first.
 
-    *within* holds ids of organizations and teams that are counted; None is all. Findings are
-    known by team since migration 0017.
+    None is no border. *within* holds ids of organizations and teams that are counted; None is
+    all. Findings are known by team since migration 0017.
     """
     if within is None and not by_team:
-        rows = await connection.fetch(_ALL, since, policy, limit)
+        rows = await connection.fetch(_ALL, since, until, policy, limit)
     else:
         statement = _BY_TEAM if by_team else _WITHIN
-        rows = await connection.fetch(statement, since, policy, limit, within)
+        rows = await connection.fetch(statement, since, until, policy, limit, within)
     return [FindingSum(**dict(row)) for row in rows]
 
 

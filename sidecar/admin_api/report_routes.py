@@ -124,11 +124,12 @@ async def sum_findings(
 ) -> list[FindingSum]:
     """Sum the findings of guardrails by type and role, the most frequent first; no content.
 
-    Of the owners that the caller may view, or of one of them; `until` does not count.
+    Of the owners that the caller may view, or of one of them; times are whole hours.
     """
     return await finding_sums(
         access.connection,
         since=scope.start,
+        until=scope.end,
         policy=policy,
         limit=limit,
         within=scope.within,

@@ -29,6 +29,13 @@ async def test_sums_begin_with_the_hour_of_the_time(database: Database) -> None:
             await usage.add([record(request=judged(number, occurred_at=at))], PriceList())
         await counts.flush()
     async with database.server.connect(database.name) as connection:
+        found = [
+            await finding_sums(
+                connection, since=None, until=AT - timedelta(hours=1), policy=None, limit=9, **rows
+            )
+            for rows in ({"by_team": True}, {"by_team": False})
+        ]
+        assert [one.requests for sums in found for one in sums] == [1, 1]
         for since, count in ((AT, 2), (None, 3)):
             sums = await finding_sums(connection, since=since, policy=None, limit=9)
             assert sums == [
