@@ -24,7 +24,7 @@ from sidecar.pipeline.decide import decide
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.policy.tester import PolicyTestResult, run_policy_test
+from sidecar.policy.tester import PolicyTestResult, TextRole, run_policy_test
 from sidecar.storage.postgres_policies import (
     PolicyUse,
     PolicyVersion,
@@ -78,7 +78,7 @@ class Trial(Body):
     policy: Name | None = None
     document: Document | None = None
     text: Annotated[str, Field(max_length=MAX_TEXT)]
-    role: Annotated[str, Field(max_length=60)] = "user"
+    role: TextRole = TextRole.USER
     is_answer: bool = False
 
 
@@ -247,8 +247,8 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
     else:
         stored = await stored_or_404(access, trial.policy or "", None)
         document = changes.earlier_document(stored)
-    role = "model" if trial.is_answer else trial.role
-    part = TextPart(trial.text.encode(errors="replace"), (0,), role)
+    role = TextRole.MODEL if trial.is_answer else trial.role
+    part = TextPart(trial.text.encode(errors="replace"), (0,), role.value)
     subject = Subject(model=None, streamed=False, parts=(part,))
     side = Stage.OUTPUT if trial.is_answer else Stage.INPUT
     result = await asyncio.to_thread(_run, document.text, subject, side)

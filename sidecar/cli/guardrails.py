@@ -42,6 +42,7 @@ from sidecar.pipeline.decide import decide
 from sidecar.policy.tester import (
     PICTURES,
     PolicyTestResult,
+    TextRole,
     TimedResult,
     character_span,
     decision_words,
@@ -93,7 +94,9 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     path: Annotated[
         str, typer.Option("--path", help="Of the request with --dialect-body.")
     ] = _CHAT,
-    role: Annotated[str, typer.Option("--role", help="Whose message the text is.")] = "user",
+    role: Annotated[
+        TextRole, typer.Option("--role", help="Whose message the text is.")
+    ] = TextRole.USER,
     answer: Annotated[
         bool,
         typer.Option("--answer", help="Take it for an answer: stages `output` and `both` judge."),
@@ -117,7 +120,7 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         hint = "give the text that the model said"
         fail("--dialect-body is a request, not an answer", hint=hint, code=WRONG_USAGE)
     document = chosen_document(policy, policy_file)
-    subject = _subject(text, file, body, path=path, role="model" if answer else role)
+    subject = _subject(text, file, body, path=path, role=TextRole.MODEL if answer else role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
         trial = asyncio.run(run_policy_test(document.text, subject, side=side))
@@ -137,7 +140,7 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 def _subject(
-    text: str | None, file: Path | None, body: Path | None, *, path: str, role: str
+    text: str | None, file: Path | None, body: Path | None, *, path: str, role: TextRole
 ) -> Subject:
     given = [one for one in (text, file, body) if one is not None]
     if len(given) > 1 or (not given and sys.stdin.isatty()):
@@ -163,7 +166,7 @@ def _subject(
         content.decode()
     except UnicodeDecodeError as error:
         fail(f"byte {error.start} is not UTF-8", hint="save it as UTF-8")
-    return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role),))
+    return Subject(model=None, streamed=False, parts=(TextPart(content, (0,), role.value),))
 
 
 def _show(subject: Subject, trial: PolicyTestResult) -> None:

@@ -186,6 +186,7 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
         hint = "pass --metrics URL, or --without-results"
         fail("a server has no results in shadow", hint=hint, code=WRONG_USAGE)
     if not without_results:
+        show_version(name, None)  # an unknown policy has no results, and would seem to have none
         _show_shadow(guardrail, metrics or metrics_url(run), is_asked=not yes or dry_run)
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,19 @@ PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not 
 
 _PREFIX: Final = "\0"
 """Of the names of policies made here; no document can have such a name."""
+
+
+class TextRole(enum.Enum):
+    """The author of a text to judge: guardrails take rules and results of tools otherwise."""
+
+    USER = "user"
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    INSTRUCTIONS = "instructions"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+    FUNCTION = "function"
+    MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)

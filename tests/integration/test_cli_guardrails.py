@@ -122,6 +122,14 @@ def test_a_request_s_body_is_read_as_its_dialect_does(file: Path, tmp_path: Path
     assert [kind for kind, *_ in judged["mail"][1]] == ["EMAIL"]
 
 
+def test_a_role_that_does_not_exist_is_refused(file: Path) -> None:
+    """The text would be judged as a user's, whatever was meant."""
+    ran = NOWHERE("guardrails", "test", "hello", "--role", "sytem", "--policy-file", str(file))
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "'system'" in ran.err
+
+
 def test_a_policy_of_the_store_is_tried(database: Database, file: Path) -> None:
     """By its name, as it is in force."""
     egret = Egret(database.dsn)

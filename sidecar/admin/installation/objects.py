@@ -139,7 +139,9 @@ QuietHours = Annotated[str, Field(pattern=rf"^{_HOUR}-{_HOUR}$")]
 
 def _known_time_zone(text: str, info: ValidationInfo) -> str:
     if not is_time_zone(text, was_stored=info.context == WAS_STORED):
-        raise ValueError("is no time zone; write for example Europe/Berlin")
+        raise ValueError(
+            "is no time zone, or one that each machine sets; write for example Europe/Berlin"
+        )
     return text
 
 

@@ -112,9 +112,16 @@ async def test_a_text_is_tried_by_a_stored_policy_or_by_one_that_is_sent(app: Fa
     neither = await admin.post(f"{API}/policies/try", json=text)
     two = {"document": f"{POLICY}---\nname: lax\nguardrails: []\n", **text}
     several = await admin.post(f"{API}/policies/try", json=two)
+    misspelt = {"policy": "default", "role": "sytem", **text}
+    by_none = await admin.post(f"{API}/policies/try", json=misspelt)
 
     assert built_in.status_code == 200
     found = sent.json()["guardrails"][0]["findings"]
     assert [(one["type"], one["start"], one["end"]) for one in found] == [("EMAIL", 9, 24)]
     assert "bob@" not in sent.text
-    assert [one.status_code for one in (refused, neither, several)] == [403, 422, 422]
+    assert [one.status_code for one in (refused, neither, several, by_none)] == [
+        403,
+        422,
+        422,
+        422,
+    ]

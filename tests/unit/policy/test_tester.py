@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from sidecar.apis.vocabulary import ROLES
 from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Stage
-from sidecar.policy.tester import run_policy_test
+from sidecar.guardrails.detectors.prompt_injection.scoring import SYSTEM_ROLES
+from sidecar.policy.tester import TextRole, run_policy_test
 from tests.support.guardrails import subject_of
 
 DOCUMENT = """\
@@ -34,3 +36,9 @@ async def test_an_answer_is_judged_by_the_guardrails_of_answers() -> None:
         ("form", Verdict.BLOCK)
     ]
     assert [one.type for one in result.results[0].findings] == ["SCHEMA_REQUIRED"]
+
+
+def test_a_text_can_have_each_role_that_requests_have() -> None:
+    """Of the names for instructions one stands for the others."""
+    roles = {role.value for role in TextRole}
+    assert ROLES <= roles <= ROLES | SYSTEM_ROLES
