@@ -29,11 +29,12 @@ async def test_sums_begin_with_the_hour_of_the_time(database: Database) -> None:
             await usage.add([record(request=judged(number, occurred_at=at))], PriceList())
         await counts.flush()
     async with database.server.connect(database.name) as connection:
+        until = AT - timedelta(hours=1)
         found = [
             await finding_sums(
-                connection, since=None, until=AT - timedelta(hours=1), policy=None, limit=9, **rows
+                connection, since=None, until=until, policy=None, limit=9, by_team=by_team
             )
-            for rows in ({"by_team": True}, {"by_team": False})
+            for by_team in (True, False)
         ]
         assert [one.requests for sums in found for one in sums] == [1, 1]
         for since, count in ((AT, 2), (None, 3)):
