@@ -235,6 +235,16 @@ def _change(
 
 def _print(found: tuple[Limit, ...], output: Output) -> None:
     print_rows([_row(limit) for limit in found], columns=_COLUMNS, output=output)
+    alike: dict[object, list[str]] = {}
+    for one in found:
+        kind = (one.measure, one.window, one.models, one.operations)
+        alike.setdefault(kind, []).append(shown(one))
+    for limits_shown in alike.values():
+        if len(limits_shown) > 1:
+            note(
+                f"warning: {' and '.join(limits_shown)} differ in their time zone alone, and each"
+                " holds; to keep one, take both away with `egret limits remove` and set it again"
+            )
     _warn_of_no_price(found)
 
 

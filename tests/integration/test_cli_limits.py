@@ -72,6 +72,18 @@ def test_limits_are_set_replaced_and_removed(egret: Egret) -> None:
     assert [row["limit"] for row in left.json] == ["requests/minute=90", "tokens/day=1000000"]
 
 
+def test_limits_that_differ_in_their_time_zone_alone_are_pointed_out(egret: Egret) -> None:
+    """Both hold; whoever raised a budget without its zone would wait for that in vain."""
+    team = ("--team", "acme/search")
+    egret("limits", "set", *team, "cost/month=5", "tokens/day=9", "--time-zone", "Europe/Berlin")
+    other = egret("limits", "set", *team, "cost/month=7", "--model", "gpt-*")
+    assert "time zone" not in other.err
+    both = egret("limits", "set", *team, "cost/month=6")
+    assert len(both.lines) == len(egret("limits", "list", *team).lines) == 1 + 4
+    assert "cost/month=5.00 and cost/month=6.00 differ in their time zone alone" in both.err
+    assert "tokens" not in both.err
+
+
 def test_a_worker_reads_the_limits_of_all_levels_with_the_key(
     egret: Egret, database: Database, key_id: str
 ) -> None:
