@@ -9,9 +9,10 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
 from sidecar.storage.pool import open_pool
-from sidecar.storage.usage_store import PostgresUsage
+from sidecar.storage.usage_store import PostgresTotals, PostgresUsage
 from sidecar.usage.prices import Price, PriceList
 from tests.support.postgres import Database, logged_in
 from tests.support.usage import MOMENT, judged, record
@@ -19,6 +20,7 @@ from tests.support.usage import MOMENT, judged, record
 PRICES = PriceList(
     [Price(model="gpt-4o*", valid_from=MOMENT, input=Decimal("2.5"), output=Decimal(10))]
 )
+KEY = "AAAAAAAAAAA1"
 SUMS = (
     "began_at, model, requests, refused, failed, estimated, unpriced, input_tokens,"
     " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd"
@@ -141,6 +143,35 @@ async def test_sums_are_kept_by_hour_and_day(database: Database, store: Postgres
     assert await rows(
         database, "SELECT began_at, sum(requests)::int FROM usage_by_day GROUP BY 1"
     ) == [(datetime(2026, 11, 25, tzinfo=UTC), 4)]
+
+
+@pytest.mark.parametrize("minutes", [30, 45, 60], ids=["Kolkata", "Kathmandu", "a whole hour"])
+async def test_use_since_a_time_within_an_hour_has_nothing_from_before(
+    database: Database, store: PostgresUsage, minutes: int
+) -> None:
+    """Midnight is at half past six in the afternoon (UTC), or a quarter past, in some zones."""
+    midnight = MOMENT.replace(minute=0, second=0, microsecond=0) + timedelta(minutes=minutes)
+    others = {"key_id": "AAAAAAAAAAA2", "team_id": "team_2"}
+    moments = [(-1, {}), (0, {}), (0, others), (14, {}), (200, {}), (-3_600, {}), (3_600, others)]
+    await store.add(
+        [
+            record(
+                request=judged(n, occurred_at=midnight + timedelta(seconds=s), **owner),
+                response_model=None if n % 2 else "gpt-4o-2024-08-06",
+            )
+            for n, (s, owner) in enumerate(moments)
+        ],
+        PRICES,
+    )
+    start, found = int(midnight.timestamp()), {}
+    async with open_pool(database.settings) as pool:
+        totals = PostgresTotals(pool, database.settings)
+        for level, subject in (("organization", "org_1"), ("team", "team_2"), ("key", KEY)):
+            limit = Limit(
+                id=level, level=Level(level), measure=Measure.TOKENS, window=Window.DAY, amount=1
+            )
+            found[level] = await totals.used(limit, subject=subject, start=start)
+    assert found == {"organization": 5 * 120, "team": 2 * 120, "key": 3 * 120}
 
 
 async def test_what_has_no_price_is_counted_as_such(
