@@ -132,6 +132,7 @@ class MetricName:
     WORKERS_WANTED: Final = "egret_workers_wanted"
     WORKERS_RUNNING: Final = "egret_workers_running"
     WORKER_DEATHS: Final = "egret_worker_deaths"
+    CERTIFICATE_EXPIRES: Final = "egret_certificate_expires_timestamp_seconds"
     BUILD: Final = "egret_build_info"
     ADMIN_REQUESTS: Final = "egret_admin_requests"
     ADMIN_SIGN_INS_REFUSED: Final = "egret_admin_sign_ins_refused"

@@ -7,15 +7,17 @@ them at each scrape, so that a scrape costs no worker any time.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -282,10 +284,27 @@ class WorkerMetrics(Collector):
         return metrics
 
 
+def expiry_of(file: Path) -> float:
+    """Return when the first certificate of a PEM file expires, in seconds since 1970, or NaN."""
+    from cryptography import x509  # noqa: PLC0415 - without TLS it is never loaded
+
+    try:
+        found = x509.load_pem_x509_certificates(file.read_bytes())
+    except (OSError, ValueError):
+        return math.nan
+    return min(one.not_valid_after_utc.timestamp() for one in found)
+
+
 class SupervisorMetrics:
     """Kept in the supervisor's memory, not in files: they go with it."""
 
-    def __init__(self, registry: CollectorRegistry, *, wanted: int) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        wanted: int,
+        certificates: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
         counter = partial(Counter, registry=registry)
         Gauge(MetricName.WORKERS_WANTED, "Configured number of workers.", registry=registry).set(
             wanted
@@ -296,6 +315,15 @@ class SupervisorMetrics:
         self._deaths = counter(
             MetricName.WORKER_DEATHS, "Workers that ended unexpectedly and were restarted."
         )
+
+        expires = Gauge(
+            MetricName.CERTIFICATE_EXPIRES,
+            "Expiry of the first certificate to expire in a file of the gRPC server.",
+            ("certificate",),
+            registry=registry,
+        )
+        for name, file in certificates.items():
+            expires.labels(name).set_function(partial(expiry_of, file))
 
         self._pushes = counter(
             MetricName.METRIC_PUSHES, "Pushes of all metrics over OTLP, by outcome.", ("outcome",)

@@ -20,6 +20,7 @@ import asyncpg
 from sidecar import __version__
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import inherited_environment
+from sidecar.settings.serving import NetworkTls
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import REVISION
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
@@ -76,8 +77,13 @@ class Supervisor:
         except EndpointError:
             self._remove_directory()
             raise
+        listen = settings.listen
+        is_mutual = listen.host is not None and listen.tls is NetworkTls.MUTUAL
+        files = {"server": listen.certificate_file, "client_ca": listen.client_ca_file}
         self._own_metrics = SupervisorMetrics(
-            self._endpoint.registry, wanted=settings.server.workers
+            self._endpoint.registry,
+            wanted=settings.server.workers,
+            certificates={name: one for name, one in files.items() if one and is_mutual},
         )
         self._push: MetricsPush | None = None
         telemetry = settings.telemetry

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 
 from sidecar.telemetry.process_metrics import (
@@ -82,3 +86,25 @@ def test_a_supervisor_shows_the_workers_there_are_and_counts_those_that_died(
         registry.get_sample_value(f"egret_{name}")
         for name in ("workers_wanted", "workers_running", "worker_deaths_total")
     ] == [4, 3, 1]
+
+
+def test_the_first_certificate_of_a_file_that_expires_is_shown(
+    registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    """Read at each scrape, so that a renewed file counts at once; none while it is no PEM."""
+    server, client_ca = tmp_path / "server.pem", tmp_path / "ca.pem"
+    SupervisorMetrics(registry, wanted=1, certificates={"server": server, "client_ca": client_ca})
+    first, later = (datetime(year, 1, 1, tzinfo=UTC) for year in (2031, 2032))
+    authority = trustme.CA()
+
+    def expiry(name: str) -> float | None:
+        labels = {"certificate": name}
+        return registry.get_sample_value("egret_certificate_expires_timestamp_seconds", labels)
+
+    for not_after in (later, first):
+        issued = authority.issue_cert("egret.example", not_after=not_after)
+        issued.cert_chain_pems[0].write_to_path(server, append=True)
+        assert expiry("server") == not_after.timestamp()
+    assert math.isnan(expiry("client_ca") or 0)
+    client_ca.write_text("no certificate")
+    assert math.isnan(expiry("client_ca") or 0)
