@@ -80,7 +80,8 @@ class Tool:
             hint = "name another by --tool, for example IMAGE_TEST_OPTIONS='--tool podman'"
             raise ImageFaultError(f"{self.command[0]} is not installed; {hint}") from None
         if ran.returncode:
-            raise ImageFaultError(f"{arguments[0]}: {ran.stderr.strip()[-500:]}")
+            said = f"{ran.stdout}\n{ran.stderr}".strip()  # of `exec`, the command's own words too
+            raise ImageFaultError(f"{arguments[0]}: {said[-500:]}")
         return ran.stdout
 
 
