@@ -40,6 +40,7 @@ from sidecar.cli.terminal import (
 )
 from sidecar.policy.policy_lint import missing_extras
 from sidecar.server.options import is_alive
+from sidecar.settings.administration import AdminSettings
 from sidecar.settings.process import Settings, former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
@@ -187,9 +188,24 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         await asyncio.to_thread(check_spool, settings, use=use),
         environment,
         packages,
+        *([check_proxies(settings.admin)] if use is Use.CONSOLE else []),
     )
 
 
+def check_proxies(settings: AdminSettings) -> Checked:
+    """Look whether `egret admin` can tell the people behind its proxy apart."""
+    # It serves no TLS itself: a public address by https is that of a proxy.
+    if not settings.is_encrypted or settings.proxies:
+        return ok(PROXIES, settings.proxies or "none needed")
+    return warning(
+        PROXIES,
+        f"none, and {settings.origin} is a proxy's: all people have its address, and share one"
+        " bound of logins and refused tokens",
+        hint="set EGRET_ADMIN__PROXIES to the addresses of the proxy",
+    )
+
+
+PROXIES: Final = "proxies"
 FOLDER: Final = "socket folder"
 PATHS: Final = "socket paths"
 STALE: Final = "stale sockets"

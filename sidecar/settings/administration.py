@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -80,6 +81,19 @@ class AdminSettings(Section):
         if parts.scheme != "https" and not is_local:
             raise ValueError("must begin with https://, except on localhost")
         return url
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        named = [] if proxies == "*" else [one.strip() for one in proxies.split(",")]
+        for one in filter(None, named):
+            try:
+                ip_network(one)
+            except ValueError:  # uvicorn would take it for a literal that no peer has
+                raise ValueError(
+                    f"{one!r} is no address, and no network such as 10.0.0.0/8 without host bits"
+                ) from None
+        return proxies
 
     @model_validator(mode="after")
     def _cookies_are_encrypted(self) -> Self:

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.admin.diagnostics import CheckState
+from sidecar.cli.doctor import check_proxies
+from sidecar.settings.administration import AdminSettings
 from tests.support.command_line import Egret
 
 NO_DATABASE = Egret("postgresql://nowhere/none")
@@ -57,3 +60,18 @@ def test_canaries_need_no_database_and_a_file_that_cannot_be_written_is_named(
     assert [one.name for one in tmp_path.iterdir()] == ["egret.prom"]
     ran = NO_DATABASE("doctor", *arguments, "--metrics-file", str(tmp_path / "none" / "x.prom"))
     assert "cannot write" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "state"),
+    [
+        ({}, CheckState.OK),
+        ({"public_url": "https://egret.example"}, CheckState.WARNING),
+        ({"public_url": "https://egret.example", "proxies": "10.0.0.0/8"}, CheckState.OK),
+    ],
+)
+def test_a_public_address_needs_the_addresses_of_its_proxy(
+    settings: dict[str, str], state: CheckState
+) -> None:
+    """Or all people behind it share one bound of refused credentials."""
+    assert check_proxies(AdminSettings.model_validate(settings)).state is state

@@ -36,6 +36,8 @@ def test_a_public_address_is_https_and_the_only_origin() -> None:
         {"public_url": "https://egret.example.com/console"},
         {"public_url": "https://user@egret.example.com"},
         {"public_url": "egret.example.com"},
+        {"proxies": "10.0.0.5, ingress.example"},
+        {"proxies": "10.0.0.5/8"},
         {"oidc_issuer": "https://id.example.com"},
         {"oidc_issuer": "http://id.example.com", "oidc_client_id": "egret"},
     ],
@@ -46,3 +48,9 @@ def test_settings_that_would_send_sessions_in_the_clear_are_refused(
     """So are halves of a configuration."""
     with pytest.raises(ValidationError):
         settings(**changes)
+
+
+@pytest.mark.parametrize("proxies", ["", "*", "10.0.0.5, 192.168.0.0/16,", "fd00::/8"])
+def test_proxies_are_addresses_and_networks(proxies: str) -> None:
+    """All others would be ignored by uvicorn without a word."""
+    assert settings(proxies=proxies).proxies == proxies
