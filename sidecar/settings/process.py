@@ -150,14 +150,16 @@ def _nearest(given: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(given, known, n=1)), None)
 
 
-_COMMAND_OPTIONS: Final = frozenset(
+_OTHER_VARIABLES: Final = frozenset(
     {
         "EGRET_KEY",
         "EGRET_CONFORMANCE_KEY",
         "EGRET_SERVER_TOKEN",
+        "EGRET_URL",
+        "EGRET_HTTPS_URL",
     }
 )
-"""Options of `egret bench`, `egret conformance` and `egret --server`."""
+"""Options of `egret bench`, `egret conformance` and `egret --server`, and clients' variables."""
 
 _KUBERNETES_SERVICE: Final = re.compile(
     r"EGRET_(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -205,7 +207,7 @@ def unknown_variables(environment: Mapping[str, str]) -> tuple[UnknownVariable, 
     unknown: list[str] = []
     for variable, value in environment.items():
         name = variable.upper()
-        if not name.startswith(ENV_PREFIX) or name in _COMMAND_OPTIONS:
+        if not name.startswith(ENV_PREFIX) or name in _OTHER_VARIABLES:
             continue
         if name.removeprefix(ENV_PREFIX).partition("__")[0] in sections:
             continue

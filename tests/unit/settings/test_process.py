@@ -150,6 +150,8 @@ def test_a_variable_that_matches_no_setting_is_reported(variable: str, meant: st
         ("egret_server__workers", "2"),
         ("EGRET_SERVER", '{"workers": 2}'),
         ("EGRET_KEY", "egk_x"),
+        ("EGRET_URL", "http://127.0.0.1:8080"),
+        ("EGRET_HTTPS_URL", "https://localhost:8443"),
         ("EGRET_PORT", "tcp://10.0.0.1:443"),
         ("EGRET_SERVICE_HOST", "10.0.0.1"),
         ("EGRET_SERVICE_PORT_HTTPS", "443"),

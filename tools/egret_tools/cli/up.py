@@ -35,13 +35,17 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
         typer.Option(
             min=0,
             max=65535,
-            help="Plain HTTP on loopback; 0 is a free one. [default: 8080 if free]",
+            help="Plain HTTP on loopback; 0 is a free one.",
+            show_default="8080 if free",
         ),
     ] = None,
     https_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="HTTPS on loopback; 0 is a free one. [default: 8443 if free]"
+            min=0,
+            max=65535,
+            help="HTTPS on loopback; 0 is a free one.",
+            show_default="8443 if free",
         ),
     ] = None,
     upstream: Annotated[

@@ -32,6 +32,7 @@ from egret_tools.devstack.stack import (
     StackOptions,
     running_stack,
 )
+from sidecar.keys.credentials import PREFIX
 
 EXAMPLE_BODY: Final = (
     '{"model":"gpt-4o","messages":[{"role":"user","content":"Write to bob@example.com"}]}'
@@ -46,11 +47,16 @@ def read_upstream(
     """Return the provider that the options name, or None for the mock.
 
     Raises:
-        ValueError: the address is not one.
+        ValueError: the address is not one, or a key is Egret's, which no provider may receive.
     """
     if not url:
         return None
     host, port = read_address(url)
+    if any(key is not None and key.startswith(PREFIX) for key in keys):
+        raise ValueError(
+            f"the provider would receive a key of Egret ({PREFIX}…): set OPENAI_API_KEY or"
+            " ANTHROPIC_API_KEY to the provider's own key, or unset it"
+        )
     openai, anthropic = (SecretStr(key) if key else None for key in keys)
     upstream = Upstream(
         host, port, credentials=ProviderCredentials(openai=openai, anthropic=anthropic)
@@ -216,6 +222,10 @@ class Session:
         yield "Key", facts.key.get_secret_value()
         if facts.mock_debug_url is not None:
             yield "Provider", f"{facts.mock_debug_url}/last shows what it last received"
+        if (upstream := self.options.upstream) is not None:
+            keys = ", ".join(upstream.credentials.header_values())
+            missing = "no key; OPENAI_API_KEY or ANTHROPIC_API_KEY at the start sets one"
+            yield "Provider", f"{upstream.host}, {f'with a key for {keys}' if keys else missing}"
         yield "Metrics", f"{facts.metrics_url}  charts: {urljoin(facts.metrics_url, 'status')}"
         yield "Envoy", facts.admin_url
         if facts.console_url is not None:

@@ -124,6 +124,14 @@ def test_an_upstream_is_read_with_its_keys_and_authority(tmp_path: Path) -> None
     assert "sk" not in repr(upstream.credentials).replace("SecretStr", "")
 
 
+@pytest.mark.parametrize("keys", [("egk_x", None), ("sk", "egk_x")])
+def test_no_upstream_receives_a_key_of_egret(keys: tuple[str, str | None]) -> None:
+    """`egret up` prints `export OPENAI_API_KEY=egk_…`, and reads the provider's key there."""
+    with pytest.raises(ValueError, match="OPENAI_API_KEY or ANTHROPIC_API_KEY") as caught:
+        read_upstream("https://llm.example", ca_file=None, keys=keys)
+    assert "egk_x" not in str(caught.value)
+
+
 def test_no_upstream_means_the_mock() -> None:
     """The make target passes nothing when UPSTREAM is empty."""
     assert read_upstream(None, ca_file=None, keys=(None, None)) is None
