@@ -5,17 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Final
 
 from pydantic import PlainSerializer
 
 from sidecar.storage.pool import Connection
-
-HOURS_UP_TO: Final = timedelta(days=62)
-"""Longer reports are made of days, which are 24 times fewer rows; their ends are whole days."""
-
 
 Cost = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str)]
 """As JSON 0.000000000, and not 0E-9, which is no decimal to every reader."""
@@ -79,7 +75,7 @@ LEFT JOIN teams AS t ON t.id = s.team_id
 LEFT JOIN organizations AS o ON o.id = s.organization_id
 LEFT JOIN api_keys AS k ON k.public_id = s.key_id
 {tags}
-WHERE s.began_at >= date_trunc('{unit}', $1::timestamptz, 'UTC') AND s.began_at < $2
+WHERE s.began_at >= date_trunc('{unit}', $1::timestamptz, 'UTC') AND s.began_at < $2::timestamptz
     AND ($3::text[] IS NULL OR s.organization_id = ANY($3) OR s.team_id = ANY($3))
 """
 _TAGS: Final = "LEFT JOIN LATERAL unnest(k.tags) AS g (tag) ON true"
@@ -88,6 +84,17 @@ _SUMS: Final = (
     "requests", "refused", "failed", "estimated", "unpriced", "input_tokens",
     "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
 )  # fmt: skip
+_COLUMNS: Final = (
+    f"began_at, key_id, team_id, organization_id, model, cost_usd, {', '.join(_SUMS)}"
+)
+_FIRST: Final = "date_trunc('day', date_trunc('hour', $1, 'UTC') + interval '23 hours', 'UTC')"
+_LAST: Final = "date_trunc('day', $2, 'UTC')"
+# Days are 24 times fewer rows; the hours before the first one and after the last are added.
+_DAYS_AND_HOURS: Final = f"""(
+    SELECT {_COLUMNS} FROM usage_by_day WHERE began_at >= {_FIRST} AND began_at < {_LAST}
+    UNION ALL SELECT {_COLUMNS} FROM usage_by_hour WHERE began_at < {_FIRST}
+    UNION ALL SELECT {_COLUMNS} FROM usage_by_hour WHERE began_at >= GREATEST({_FIRST}, {_LAST})
+)"""  # noqa: S608 - names of our own
 
 
 async def usage_sums(
@@ -102,11 +109,10 @@ async def usage_sums(
 
     *within* holds ids of organizations and teams that are counted; None is all.
     """
-    unit = "hour" if (until - since) <= HOURS_UP_TO else "day"
     rows = await connection.fetch(
         f"SELECT {_NAMES[by]} AS name,"
         f" {', '.join(f'sum(s.{name})::bigint AS {name}' for name in _SUMS)},"
-        f" sum(s.cost_usd) AS cost_usd {_from(unit, by)}"
+        f" sum(s.cost_usd) AS cost_usd {_from(_DAYS_AND_HOURS, by, unit='hour')}"
         " GROUP BY 1 ORDER BY sum(s.cost_usd) DESC,"
         " sum(s.input_tokens + s.output_tokens) DESC, sum(s.requests) DESC, 1",
         since,
@@ -134,7 +140,7 @@ async def usage_points(
     rows = await connection.fetch(
         f"SELECT s.began_at, {name} THEN {_NAMES[by]} ELSE '{REST}' END AS name,"
         " sum(s.input_tokens + s.output_tokens)::bigint AS tokens, sum(s.cost_usd) AS cost_usd"
-        f" {_from(unit, by)} GROUP BY 1, 2 ORDER BY 1, 2",
+        f" {_from(f'usage_by_{unit}', by, unit=unit)} GROUP BY 1, 2 ORDER BY 1, 2",
         since,
         until,
         within,
@@ -149,6 +155,5 @@ async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
     return list(dropped)
 
 
-def _from(unit: str, by: By) -> str:
-    tags = _TAGS if by is By.TAG else ""
-    return _FROM.format(table=f"usage_by_{unit}", unit=unit, tags=tags)
+def _from(table: str, by: By, *, unit: str) -> str:
+    return _FROM.format(table=table, unit=unit, tags=_TAGS if by is By.TAG else "")

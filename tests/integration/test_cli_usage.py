@@ -102,6 +102,25 @@ async def test_usage_is_added_up_by_what_was_asked_for(
     assert {row["cost_usd"] for row in ran.json} == {"0.000000000"}
 
 
+@pytest.mark.parametrize("days", [0, 1, 2, 30, 90])
+async def test_a_report_of_any_length_has_its_hours_and_no_others(
+    database: Database, egret: Egret, days: int
+) -> None:
+    """A quarter of Asia/Tokyo begins and ends within a day of UTC."""
+    start = datetime(2026, 3, 31, 15, tzinfo=UTC)
+    end = start + timedelta(days=days, hours=5)
+    within = [start, end - timedelta(seconds=1), *(start + timedelta(days=n) for n in range(days))]
+    without = [start - timedelta(seconds=1), start.replace(hour=0), end, end.replace(hour=23)]
+    async with open_pool(database.settings) as pool:
+        store = PostgresUsage(pool, database.settings, batch_seconds=20)
+        moments = enumerate((*within, *without))
+        records = [record(request=judged(n, occurred_at=at)) for n, at in moments]
+        await store.add(records, await store.load_prices())
+    span = ("--since", start.isoformat(), "--until", end.isoformat())
+    ran = await asyncio.to_thread(egret, "usage", "report", *span, "-o", "json")
+    assert [row["requests"] for row in ran.json] == [len(within)]
+
+
 async def test_a_report_for_a_spreadsheet_has_a_head_line(
     database: Database, egret: Egret
 ) -> None:
