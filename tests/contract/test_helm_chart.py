@@ -106,13 +106,24 @@ def test_what_is_mounted_is_there_and_what_is_there_is_mounted(case: str) -> Non
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_a_folder_for_usage_has_room_for_what_all_workers_may_keep(workers: int) -> None:
+@pytest.mark.parametrize("most", [UsageSettings().spool_max_bytes, 2 << 30, "5000000000"])
+def test_a_folder_for_usage_has_room_for_what_all_workers_may_keep(
+    workers: int, most: int | str
+) -> None:
     """Kubernetes evicts a pod whose folder exceeds its limit, with all usage that waits in it."""
-    resources = render("helm4", case="sidecar", workers=f"{workers}")
+    settings = json.dumps({"EGRET_USAGE__SPOOL_MAX_BYTES": most})
+    resources = render("helm4", case="sidecar", workers=f"{workers}", settings=settings)
     volumes = one(resources, "Deployment")["spec"]["template"]["spec"]["volumes"]
     (usage,) = [volume for volume in volumes if volume["name"] == "usage"]
     room = int(usage["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
-    assert room > workers * UsageSettings().spool_max_bytes
+    assert room > workers * int(most)
+
+
+def test_a_service_for_clients_outside_may_keep_their_addresses() -> None:
+    """A key that is bound to networks is refused otherwise: the address would be a node's."""
+    service = '{"type": "LoadBalancer", "externalTrafficPolicy": "Local"}'
+    spec = one(render("helm4", case="sidecar", envoy__service=service), "Service", "r-egret")
+    assert spec["spec"]["externalTrafficPolicy"] == "Local"
 
 
 @pytest.mark.parametrize("case", ["sidecar-full", "standalone"])

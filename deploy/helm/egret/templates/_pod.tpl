@@ -144,7 +144,9 @@ volumeMounts:
 - name: sockets
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
 - name: usage
-  {{- $spool := dict "emptyDir" (dict "sizeLimit" (printf "%dGi" (add 1 .Values.workers))) }}
+  {{- /* Room for the files of all workers, in GiB rounded up, and one more. */}}
+  {{- $bytes := mul .Values.workers (int64 (.Values.settings.EGRET_USAGE__SPOOL_MAX_BYTES | default 1073741824)) }}
+  {{- $spool := dict "emptyDir" (dict "sizeLimit" (printf "%dGi" (add 1 (div (add $bytes 1073741823) 1073741824)))) }}
   {{- toYaml (.Values.usageSpool.volume | default $spool) | nindent 2 }}
 - name: postgres
   secret: {secretName: {{ include "egret.postgresSecret" . | quote }}, items: [{key: {{ .Values.postgres.key | quote }}, path: dsn}], defaultMode: 0440}
