@@ -48,7 +48,11 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
     "DK": (Identifier("DK_CPR", r"[0-3][0-9][01][0-9]{3}-?[0-9]{4}", "dk.cpr", "cpr"),),
     "EE": (Identifier("EE_IK", r"[1-8][0-9]{10}", "ee.ik"),),
     "ES": (
-        Identifier("ES_NIF", r"[0-9]{8}-?[A-Za-z]", "es.dni"),
+        Identifier(
+            "ES_NIF",
+            r"[0-9]{8}-?[A-Za-z]|[0-9]{2}\.[0-9]{3}\.[0-9]{3}(?:-?[A-Za-z]| [A-Z])",
+            "es.dni",
+        ),
         Identifier("ES_NIE", r"[XYZxyz]-?[0-9]{7}-?[A-Za-z]", "es.nie"),
     ),
     "FI": (Identifier("FI_HETU", r"[0-3][0-9][01][0-9]{3}[-+A-FU-Y][0-9]{3}[0-9A-Z]", "fi.hetu"),),
@@ -67,7 +71,7 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
         Identifier(
             "GB_NINO",
             r"[A-CEGHJ-PR-TW-Za-ceghj-pr-tw-z][A-CEGHJ-NPR-TW-Za-ceghj-npr-tw-z]"
-            r" ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-Da-d]",
+            r"[ -]?[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}[ -]?[A-Da-d]",
             "",
         ),
     ),
@@ -164,5 +168,5 @@ def _rule(identifier: Identifier) -> Rule:
     if module is None:
         raise LookupError(identifier.check)
     is_valid = module.is_valid
-    check = where(lambda candidate: bool(is_valid(candidate.decode("ascii"))))
+    check = where(lambda candidate: bool(is_valid(candidate.decode("ascii").replace(".", ""))))
     return rule(identifier.type, regex, check, rank=Rank.NATIONAL)

@@ -131,7 +131,13 @@ def _is_meant(content: bytes, start: int, end: int) -> bool:
     return is_near("card", content, start, end) and not kind_before(content, start, "identifier")
 
 
-def iban_expression() -> str:
+def passes_as_card(candidate: bytes) -> bool:
+    """Return whether issuer, length and check digit are those of a card, whatever parts it."""
+    digits = b"".join(_DIGITS.findall(candidate))
+    return has_issuer(digits) and passes_luhn(digits)
+
+
+def iban_expression(before: str = "(?<![0-9A-Za-z_])") -> str:
     """Return the expression that finds IBANs by country and length, spaced or not, in any case.
 
     For `re`: it looks around, and repeats nothing that could match in two ways.
@@ -146,7 +152,16 @@ def iban_expression() -> str:
         for length, countries in by_length.items()
     )
     ahead = "(?=[A-Za-z]{2}[0-9]{2}[ -]?[0-9A-Za-z])"
-    return rf"(?<![0-9A-Za-z_]){ahead}(?:{'|'.join(forms)})(?![0-9A-Za-z])"
+    return rf"{before}{ahead}(?:{'|'.join(forms)})(?![0-9A-Za-z])"
+
+
+_IBAN: Final = re.compile(iban_expression(before="").encode())
+
+
+def iban_at(content: bytes, start: int, _: int) -> Iterable[Span]:
+    """Return the IBAN that begins at *start*, if there is one, such as right behind its name."""
+    found = _IBAN.match(content, start)
+    return (found.span(),) if found is not None and is_iban(found[0]) else ()
 
 
 def is_iban(candidate: bytes) -> bool:
@@ -167,7 +182,7 @@ def is_ssn(candidate: bytes) -> bool:
 
     Never issued: areas 000, 666 and from 900 on, group 00, serial 0000 (SSA, since 2011).
     """
-    digits = candidate.translate(None, b" -")
+    digits = candidate.translate(None, b" .-")
     if digits in _EXAMPLE_SSNS or len(set(digits)) == 1:
         return False
     return digits[:3] not in {b"000", b"666"} and digits[3:5] != b"00" and digits[5:] != b"0000"

@@ -249,6 +249,22 @@ def international(content: bytes, start: int, end: int) -> Iterable[Span]:
     return ((start, end),) if is_written else ()
 
 
+def dialled(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Return the number behind 00, or 011 in North America, as dialled for another country.
+
+    Its country's plan must have it, since numbers of orders begin with zeros as well.
+    """
+    prefix = 3 if content.startswith(b"011", start) else 2
+    code = _GROUP.search(content, start + prefix)
+    if (
+        code is None
+        or int(code[0]) not in phonenumbers.COUNTRY_CODE_TO_REGION_CODE
+        or kind_before(content, start, "identifier", "money")
+    ):
+        return ()
+    return _longest_valid(content, (start, end), lambda digits: is_international(digits[prefix:]))
+
+
 def _longest_valid(
     content: bytes, span: Span, is_valid: Callable[[bytes], bool]
 ) -> Sequence[Span]:
@@ -352,6 +368,14 @@ PHONE_RULES: Final = (
         international,
         rank=Rank.PHONE,
         finder=r"\+(?<![0-9A-Za-z_+]\+)[1-9][0-9() ./-]{5,20}[0-9]",
+    ),
+    rule(
+        "PHONE",
+        r"\b(?:00|011)[ -]?[1-9][0-9]{0,2}[ (./-][0-9() ./-]{5,18}[0-9]",
+        dialled,
+        rank=Rank.PHONE,
+        finder=r"(?<![0-9A-Za-z_.,:/-])(?:00|011)[ -]?[1-9][0-9]{0,2}[ (./-]"
+        r"[0-9() ./-]{5,18}[0-9]",
     ),
     # The database looks for the words alone: with a gap and a number they would slow its pass.
     *(

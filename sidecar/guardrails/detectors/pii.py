@@ -180,6 +180,17 @@ def _ipv6_rule(*, is_private: bool) -> Rule:
     )
 
 
+def _wide_card(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Take a card's number with dots between its groups; with wider gaps, near a word for one.
+
+    Rows of tables have such gaps.
+    """
+    if not numbers.passes_as_card(content[start:end]):
+        return ()
+    is_card = content[start + 4 : start + 5] == b"." or is_near("card", content, start, end)
+    return ((start, end),) if is_card else ()
+
+
 PRIVATE_ADDRESS_RULES: Final = (_ipv4_rule(is_private=True), _ipv6_rule(is_private=True))
 """For policies with `private_addresses`."""
 
@@ -204,6 +215,12 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         likely=r"\b[0-9](?:[ -]?[0-9]){11}",
     ),
     rule(
+        "CREDIT_CARD",
+        r"\b([0-9]{4}(?:(?:\.[0-9]{4}){3}|(?: - [0-9]{4}){3}|(?:  [0-9]{4}){3}))\b",
+        _wide_card,
+        rank=Rank.CARD,
+    ),
+    rule(
         "IBAN",
         # The countries' names in here would double the cost of the pass over every text.
         r"\b[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]{2}",
@@ -211,6 +228,13 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         rank=Rank.IBAN,
         finder=numbers.iban_expression(),
         likely=r"\b[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}",
+    ),
+    Rule(
+        "IBAN",
+        Expression(r"(?i)(?:_|iban)([a-z]{2}[0-9]{2}[ -]?[0-9a-z]{2})"),
+        numbers.iban_at,
+        Rank.IBAN,
+        grows=r"(?i)(?:_|iban)[a-z]{2}[0-9]{2}(?:[ -]?[0-9a-z]){11,29}",
     ),
     rule(
         "US_SSN",
@@ -224,7 +248,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     rule(
         "US_SSN",
         r"(?i)(?:\b|_)(?:ssn|social[ _-]?security(?:[ _-]?(?:number|num|no\.?|nr|#))?)"
-        r"[^0-9a-z]{1,6}(?:is )?([0-8][0-9]{8})\b",
+        r"[^0-9a-z]{0,6}(?:(?:is|was) )?([0-8][0-9]{2}[ .-]?[0-9]{2}[ .-]?[0-9]{4})\b",
         where(numbers.is_ssn),
         rank=Rank.SSN,
     ),

@@ -21,13 +21,17 @@ _UNSPACED: Final = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _META: Final = re.compile(r"([\\.+*?()|\[\]{}^$/-])")
+_APOSTROPHE: Final = re.compile("['\u2018\u2019\u02bc]")
+"""As typed, and as word processors and models write it: each stands for all of them."""
 
 
 @functools.lru_cache(maxsize=16_384)
 def term_rule(term: str, *, type_: str = TERM_TYPE) -> Rule:
     """Return the rule for one term; it searches case-folded text."""
     words = fold(term).split()
-    regex = r"\s+".join(_META.sub(r"\\\1", word) for word in words)
+    regex = r"\s+".join(
+        _APOSTROPHE.sub(_APOSTROPHE.pattern, _META.sub(r"\\\1", word)) for word in words
+    )
     return Rule(
         type=type_,
         expression=Expression(f"(?i){regex}", unicode=True),

@@ -114,6 +114,22 @@ def test_a_number_that_could_be_any_needs_its_word(type_: str) -> None:
 @pytest.mark.parametrize(
     ("country", "text", "number"),
     [
+        ("ES", "DNI 54.362.315-K", "54.362.315-K"),
+        ("ES", "54.362.315 K", "54.362.315 K"),
+        ("ES", "54.362.315 k and 54.362.315-L", None),
+        ("GB", "ab-12-34-56-c", "ab-12-34-56-c"),
+    ],
+)
+def test_a_number_is_found_with_the_signs_that_people_put_into_it(
+    country: str, text: str, number: str | None
+) -> None:
+    """Dots of thousands, dashes; a word of one letter behind a number is none of its own."""
+    assert [value for _, value in found(text, country)] == ([] if number is None else [number])
+
+
+@pytest.mark.parametrize(
+    ("country", "text", "number"),
+    [
         ("GB", '{"nhsNumber":"9434765919"}', "9434765919"),
         ("AU", "tax_file_number=123456782", "123456782"),
         ("NL", "CLIENT_BSN: 111222333", "111222333"),

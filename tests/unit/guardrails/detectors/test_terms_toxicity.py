@@ -7,7 +7,12 @@ from sidecar.guardrails.matching.text_views import fold
 from tests.support.guardrails import effective, parts_of, policy
 
 POLICY = effective(policy("  - {name: rude, type: toxicity}"))
-DENIED = effective(policy("  - {name: denied, type: denied_terms, terms: [대외비, café, Straße]}"))
+DENIED = effective(
+    policy(
+        "  - {name: denied, type: denied_terms,"
+        " terms: [대외비, café, Straße, can't say, l\u2019école, O'Brien-Smith]}"
+    )
+)
 LENIENT = effective(policy("  - {name: rude, type: toxicity, allowed: [Bollocks, shit]}"))
 
 
@@ -56,6 +61,11 @@ def test_the_list_is_sound() -> None:
         ("CAFE\u0301 open", "CAFE\u0301"),
         ("in der STRASSE", "STRASSE"),
         ("cafés, cafe and Straßen", None),
+        ("I can\u2019t\u00a0say", "can\u2019t\u00a0say"),
+        ("I CAN\u2018T say", "CAN\u2018T say"),
+        ("à l'école", "l'école"),
+        ("Mr O\u02bcBrien\u2011Smith", "O\u02bcBrien\u2011Smith"),
+        ("I cant say, I can't, I can\u2019ts say", None),
     ],
 )
 def test_a_term_ends_as_words_of_its_script_do(text: str, term: str | None) -> None:
