@@ -18,6 +18,7 @@ from sidecar.apis.request_schema import (
     shape_problem,
 )
 from sidecar.apis.vocabulary import (
+    CITATION_TYPES,
     OTHER_ROLE,
     RESULT_FIELDS,
     RESULT_ROLE,
@@ -322,7 +323,7 @@ class TextExtractor:
         words = self._words
         places: dict[str, _Place] = {}
         if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
-            places = dict.fromkeys(self._media_fields(node), _MEDIA)
+            places = dict.fromkeys(self.media_fields(node), _MEDIA)
         kind = node.get("type")
         if not isinstance(kind, str):
             kind = "text"
@@ -381,7 +382,7 @@ class TextExtractor:
             self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         return False
 
-    def _media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
+    def media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
         """Record the media of a part, and return the names of the fields that hold them."""
         words = self._words
         if not node.keys() <= words.field_names:
@@ -391,8 +392,14 @@ class TextExtractor:
         found: list[str] = []
         for key in words.media_fields:
             held = node.get(key, node.get(key.casefold()))
-            if isinstance(held, str):
-                is_media = key in _TEXT_POINTERS
+            if isinstance(held, str) and key in _TEXT_POINTERS:
+                is_media = key != "file_id" or str(node.get("type")) not in CITATION_TYPES
+            elif isinstance(held, (str, list)):
+                items = held if isinstance(held, list) else [held]
+                pattern = _POINTERS.get(key)
+                is_media = pattern is not None and any(
+                    isinstance(item, str) and pattern.match(item) for item in items
+                )
             else:
                 is_media = (
                     isinstance(held, dict)
@@ -409,6 +416,12 @@ _TEXT_POINTERS: Final = frozenset(
     {"image_url", "audio_url", "video_url", "document_url", "file_id", "file_data", "file_url"}
 )
 """Fields that hold or point to something other than text even as a bare string."""
+
+_ADDRESS: Final = re.compile(r"\s*(?:https?|data|gs|s3|file):", re.IGNORECASE)
+_POINTERS: Final = dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS) | {
+    "file_ids": re.compile("")
+}
+"""Fields that do so as a text of such a form, or a list of them; other texts in them are text."""
 
 _REASONS: Final = (
     (re.compile(r"image/|(?:png|jpe?g|gif|webp)\Z", re.IGNORECASE), UnscannedReason.IMAGE),
@@ -438,7 +451,7 @@ _JSON: Final = (b"application/json",)
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
-def read_request(  # noqa: PLR0911 - one return a fault
+def read_request(  # noqa: C901, PLR0911 - one return a fault
     route: Route, headers: Headers, body: bytes, reading: Reading | None = None
 ) -> Subject | Unreadable | Malformed:
     """Read a whole body, or the rest of one whose known fragments the *reading* has.
@@ -464,7 +477,10 @@ def read_request(  # noqa: PLR0911 - one return a fault
     problem = shape_problem(route.form, fields)
     if problem is not None:
         return Malformed(problem)
-    extractor = TextExtractor(VOCABULARIES[route.dialect], reading)
+    words = VOCABULARIES[route.dialect]
+    extractor = TextExtractor(words, reading)
+    if not words.media_names.isdisjoint(fields):
+        extractor.media_fields(fields)
     extractor.document(fields)
     if len(extractor.parts) + (reading.known_parts if reading else 0) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")

@@ -63,10 +63,23 @@ RESULT_ROLE: Final = "tool"
 RESULT_SUFFIXES: Final = ("_result", "_output")
 """How types of parts and items that hold such text end, `function_call_output` for one."""
 
-RESULT_FIELDS: Final = frozenset({"functionResponse", "toolResult"})
+RESULT_FIELDS: Final = frozenset(
+    """
+    functionResponse function_response codeExecutionResult code_execution_result toolResponse
+    tool_response toolResult
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
 """The fields that hold it where parts have no type: Gemini's and Bedrock's."""
 
-PART_TYPES: Final = frozenset(
+CITATION_TYPES: Final = frozenset(
+    """
+    char_location page_location content_block_location web_search_result_location
+    search_result_location url_citation file_citation container_file_citation file_path
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Types of the sources that a text of the model's names; their `file_id` brings no file along."""
+
+PART_TYPES: Final = CITATION_TYPES | frozenset(
     """
     text input_text output_text refusal thinking redacted_thinking reasoning reasoning_text
     summary_text tool_use server_tool_use mcp_tool_use tool_result mcp_tool_result search_result
@@ -100,6 +113,9 @@ MEDIA_FIELDS: Final = {
     "file": UnscannedReason.FILE,
     "source": UnscannedReason.FILE,
     "file_id": UnscannedReason.FILE,
+    "file_ids": UnscannedReason.FILE,  # of the container of a tool
+    "image": UnscannedReason.IMAGE,
+    "video": UnscannedReason.FILE,
     "file_data": UnscannedReason.FILE,
     "file_url": UnscannedReason.FILE,
 }

@@ -125,7 +125,18 @@ def test_text_is_read_wherever_it_stands(path: str, body: JsonValue) -> None:
 IMAGE, AUDIO, FILE = UnscannedReason.IMAGE, UnscannedReason.AUDIO, UnscannedReason.FILE
 
 
+URL = "https://a.test/x"
+CONTAINER = {"type": "auto", "file_ids": ["file-1"]}
+
+
 MEDIA = [
+    (RESPONSES, {"input": "", "tools": [{"container": CONTAINER}]}, FILE),
+    (AZURE, _blocks({"type": "image", "image": URL}), IMAGE),
+    (AZURE, _blocks({"type": "video", "video": [URL, "data:image/png;base64,"]}), FILE),
+    (AZURE, _blocks({"type": "video", "video": {"url": "oss"}}), FILE),
+    (AZURE, _blocks({"type": "input_audio", "input_audio": URL}), AUDIO),
+    ("/v1/embeddings", {"input": [{"image": "gs://a/b"}]}, IMAGE),
+    ("/v1/images/generations", {"prompt": "", "image": [URL]}, IMAGE),
     (
         RESPONSES,
         _item(content=[{"type": "input_image", "image_url": "data:image/png;base64," + PNG}]),
@@ -212,6 +223,36 @@ def test_in_another_case_it_is_unscanned_and_text_as_well() -> None:
         ),
         (RESPONSES, _item(type="reasoning", summary=[], encrypted_content=PNG)),
         (RESPONSES, _item(type="compaction", encrypted_content=PNG)),
+        (
+            RESPONSES,
+            _item(
+                type="message",
+                content=[
+                    {
+                        "type": "output_text",
+                        "text": "a",
+                        "annotations": [
+                            {"type": "file_citation", "file_id": "file-1", "index": 1},
+                            {"type": "url_citation", "url": URL, "title": "a"},
+                        ],
+                    }
+                ],
+            ),
+        ),
+        (
+            MESSAGES,
+            _blocks(
+                {
+                    "type": "text",
+                    "text": "a",
+                    "citations": [
+                        {"type": "web_search_result_location", "url": URL, "encrypted_index": PNG}
+                    ],
+                }
+            ),
+        ),
+        (AZURE, _blocks({"type": "text", "text": "a", "image": "of a house", "audio": ["a"]})),
+        (RESPONSES, {"input": "a", "tools": [{"container": {"type": "auto", "file_ids": []}}]}),
         (
             RESPONSES,
             {"input": "a", "tools": [{"type": "web_search"}], "store": False, "background": False},

@@ -97,6 +97,8 @@ def test_a_message_of_role_and_content_alone_is_read_in_either_order() -> None:
         pytest.param({"type": "function_call_output", "output": "S"}, id="output"),
         pytest.param({"type": "document", "source": {"type": "text", "data": "S"}}, id="document"),
         pytest.param({"functionResponse": {"name": "f", "response": {"x": "S"}}}, id="Gemini"),
+        pytest.param({"function_response": {"response": {"x": "S"}}}, id="Gemini's other case"),
+        pytest.param({"codeExecutionResult": {"output": "S"}}, id="Gemini's code"),
         pytest.param({"toolResult": {"toolUseId": "1", "content": [{"text": "S"}]}}, id="Bedrock"),
     ],
 )
