@@ -166,7 +166,7 @@ _AUDITED: Final = (
     "api_keys", "organizations", "policies", "policy_versions", "prices", "teams",
 )  # fmt: skip
 
-AUDITED_TABLES: Final = (*_AUDITED, "admin_tokens", "alert_routes")
+AUDITED_TABLES: Final = (*_AUDITED, "admin_sessions", "admin_tokens", "alert_routes")
 """Tables whose changes are in the audit log."""
 
 TRIGGERS: Final = (
@@ -174,6 +174,7 @@ TRIGGERS: Final = (
         f"{table}_audit_{change}"
         for table in AUDITED_TABLES
         for change in ("delete", "insert", "truncate", "update")
+        if (table, change) != ("admin_sessions", "update")  # each use of a session is one
     ),
     "api_keys_forget_activity",
     *(f"api_keys_notify_{change}" for change in ("delete", "insert", "truncate", "update")),

@@ -137,6 +137,27 @@ async def test_a_new_key_is_logged_without_its_digest(database: Database) -> Non
     ]
 
 
+async def test_a_session_of_a_person_is_logged_when_it_begins_and_ends(
+    database: Database,
+) -> None:
+    """Its uses are not, nor is its secret."""
+    entries = await logged(
+        database,
+        "INSERT INTO admin_sessions (secret_sha256, person, source, grants, expires_at)"
+        " VALUES (sha256('s'), 'alice', 'oidc', '[{\"role\": \"admin\"}]', now())",
+        "UPDATE admin_sessions SET seen_at = now() + interval '1 min'",
+        "DELETE FROM admin_sessions",
+    )
+
+    assert [entry[:3] for entry in entries] == [
+        ("insert", "admin_sessions", "alice"),
+        ("delete", "admin_sessions", "alice"),
+    ]
+    assert entries[0][4] is not None
+    assert entries[0][4]["secret_sha256"] == "(not shown)"
+    assert entries[0][4]["grants"] == [{"role": "admin"}]
+
+
 async def test_the_log_says_who_by_login_and_by_their_own_word(database: Database) -> None:
     """SET ROLE does not hide who logged in, and the word does not outlive its transaction."""
     async with database.server.connect(database.name) as connection:
