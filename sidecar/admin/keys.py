@@ -14,6 +14,7 @@ import asyncpg
 from sidecar.admin.owners import (
     AS_IT_IS,
     ChangeRefusedError,
+    InvalidValueError,
     Rules,
     Unchanged,
     as_array,
@@ -180,7 +181,7 @@ async def list_keys(connection: Connection, listing: Listing) -> Page:
     if listing.after is not None:
         row = await connection.fetchrow(_PLACE, listing.after, within)
         if row is None:
-            raise ChangeRefusedError(
+            raise InvalidValueError(
                 f"there is no key {listing.after} to go on after",
                 hint="begin again without --after",
             )
@@ -441,7 +442,7 @@ async def rotate_key(
 def _new(key: Key) -> Key:
     """Return a key that was just made; one that is expired already is refused."""
     if key.state is KeyState.EXPIRED:
-        raise ChangeRefusedError(
+        raise InvalidValueError(
             f"key {key.name} would never be good: its expiry, {_shown(key.expires_at)}, is past",
             hint="give one that is to come, such as --expires 30d",
         )
@@ -455,7 +456,7 @@ def _in_order(key: Key) -> Key:
         return key
     # asyncpg returns times in UTC, and infinity, which SQL may have set, without a time zone.
     if begins.replace(tzinfo=UTC) >= ends.replace(tzinfo=UTC):
-        raise ChangeRefusedError(
+        raise InvalidValueError(
             f"key {key.name} would never be good: it begins at {_shown(begins)}, and expires at"
             f" {_shown(ends)}",
             hint="give a later expiry, or an earlier --not-before",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
-from sidecar.admin.owners import ChangeRefusedError, find_team_id
+from sidecar.admin.owners import ChangeRefusedError, InvalidValueError, find_team_id
 from sidecar.domain.limits import MICROS, Level, Limit, Measure
 from sidecar.domain.validation import is_time_zone
 from sidecar.limits.budgets import Forecast, forecast, thresholds_passed
@@ -121,10 +121,10 @@ async def change_limits(
     try:
         check_limits(limits)
     except LimitError as error:
-        raise ChangeRefusedError(str(error), hint="nothing was changed") from None
+        raise InvalidValueError(str(error), hint="nothing was changed") from None
     for limit in set(limits).difference(before.limits):
         if not is_time_zone(limit.time_zone):
-            raise ChangeRefusedError(
+            raise InvalidValueError(
                 f"{limit.time_zone} is the time zone of a machine",
                 hint="nothing was changed; write for example Europe/Berlin",
             )

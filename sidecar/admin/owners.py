@@ -26,6 +26,10 @@ class ChangeRefusedError(Exception):
         self.hint = hint
 
 
+class InvalidValueError(ChangeRefusedError):
+    """A value of the request is at fault, whatever else is stored."""
+
+
 EXISTS: Final = "urn:egret:problem:exists"
 """The type of the problem details of an `ExistsAlreadyError`, for server and command line."""
 
@@ -419,7 +423,7 @@ async def refusals(name: str, *, policy: str | None = None) -> AsyncGenerator[No
             f"there is no policy {policy}", hint="apply it first with `egret policy apply -f FILE`"
         ) from None
     except asyncpg.CheckViolationError:
-        raise ChangeRefusedError(
+        raise InvalidValueError(
             f"{name} is not an accepted name",
             hint="lower case letters, digits, dots, dashes and underscores, at most 63",
         ) from None
@@ -434,10 +438,10 @@ def models_array(globs: Sequence[str] | None) -> list[str] | None:
     """Return globs of models that are to be stored, as asyncpg takes them.
 
     Raises:
-        ChangeRefusedError: one of them can be no model's.
+        InvalidValueError: one of them can be no model's.
     """
     if fault := fault_of_models(globs or ()):
-        raise ChangeRefusedError(fault, hint="nothing was changed")
+        raise InvalidValueError(fault, hint="nothing was changed")
     return as_array(globs)
 
 

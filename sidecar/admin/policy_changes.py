@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.owners import ChangeRefusedError, InvalidValueError
 from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
 from sidecar.domain.policy import Mode
 from sidecar.guardrails.matching.database import CompileError
@@ -125,7 +125,7 @@ async def check_together(
     except CheckFailedError as error:
         raise _failed(error) from None
     except CompileError as error:
-        raise ChangeRefusedError(
+        raise InvalidValueError(
             str(error),
             hint="write fewer or simpler expressions; words without one go to denied_terms",
         ) from None

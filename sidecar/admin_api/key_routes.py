@@ -23,6 +23,7 @@ from sidecar.admin_api.objects import (
     Page,
     TeamPath,
     check_match,
+    check_models,
     tagged,
     team_names,
 )
@@ -119,6 +120,7 @@ async def create_key(
     """Create a key; its text is in this answer alone."""
     if body.policy is not None:
         access.check(Permission.BIND_POLICIES)
+    await check_models(access, body.allowed_models)
     key = generate(secrets.token_bytes)
     created = await administration.create_key(
         access.connection,
@@ -157,7 +159,8 @@ async def change_key(
 ) -> Key:
     """Change the bounds of a key, switch it off or on, or bind a policy."""
     connection = access.connection
-    check_match(request, _settled(await administration.find_key(connection, key_id)))
+    before = await administration.find_key(connection, key_id)
+    check_match(request, _settled(before))
     if body.given("policy"):
         access.check(Permission.BIND_POLICIES)
         await administration.bind_key(connection, key_id, policy=body.policy)
@@ -167,6 +170,7 @@ async def change_key(
         await administration.switch_key(connection, key_id, enabled=body.enabled)
     change = _change(body)
     if change != KeyChange():
+        await check_models(access, change.allowed_models, before.allowed_models)
         await administration.change_key(connection, key_id, change=change)
     access.changed(keys=[key_id])
     found = await administration.find_key(connection, key_id)

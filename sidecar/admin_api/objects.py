@@ -9,8 +9,11 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from fastapi import Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
+from sidecar.admin.owners import Unchanged
+from sidecar.admin_api.access import Access
 from sidecar.admin_api.problems import Problem
-from sidecar.domain.validation import accepted
+from sidecar.admin_api.roles import Permission
+from sidecar.domain.validation import accepted, is_glob_within
 
 NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Name = Annotated[str, Field(pattern=NAME, examples=["acme"])]
@@ -96,3 +99,37 @@ def check_tag(request: Request, tag: str) -> None:
             "it was changed since you read it",
             hint="read it again, then repeat the change",
         )
+
+
+_MODELS_ABOVE: Final = """
+SELECT COALESCE(t.allowed_models, o.allowed_models)
+FROM organizations AS o LEFT JOIN teams AS t ON t.id = $2 WHERE o.id = $1
+"""
+
+
+async def check_models(
+    access: Access,
+    models: tuple[str, ...] | Unchanged | None,
+    before: tuple[str, ...] | None = None,
+) -> None:
+    """Check that a list of models stays within the nearest one above, or the one *before*.
+
+    A caller who may change the list above may go beyond it.
+
+    Raises:
+        Problem: 403.
+    """
+    if not isinstance(models, tuple) or access.allows(Permission.MANAGE_ORGANIZATIONS):
+        return
+    owner = access.organization_id, access.team_id
+    team_id = None if access.allows(Permission.MANAGE_TEAMS, *owner) else access.team_id
+    above = await access.connection.fetchval(_MODELS_ABOVE, access.organization_id, team_id)
+    if above is None:
+        return
+    for glob in models:
+        if not is_glob_within(glob, (*above, *(before or ()))):
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"{glob[:60]} is not within the models of the team or organization",
+                hint="ask a person who may change those",
+            )

@@ -17,7 +17,7 @@ from sidecar.admin.owners import (
     Team,
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
-from sidecar.admin_api.objects import Body, Models, Name, Page, check_match, tagged
+from sidecar.admin_api.objects import Body, Models, Name, Page, check_match, check_models, tagged
 from sidecar.admin_api.problems import not_found
 from sidecar.admin_api.roles import Permission
 
@@ -167,6 +167,7 @@ async def create_team(
     """Create a team."""
     if body.policy is not None:
         access.check(Permission.BIND_POLICIES)
+    await check_models(access, body.allowed_models)
     return await administration.create_team(
         access.connection,
         body.name,
@@ -196,13 +197,15 @@ async def change_team(
     response: Response,
 ) -> Team:
     """Change a team's name, models, policy, or whether its keys are let in."""
-    check_match(request, await _team(access, organization, team))
+    before = await _team(access, organization, team)
+    check_match(request, before)
     connection, path = access.connection, f"{organization}/{team}"
     if body.given("policy"):
         access.check(Permission.BIND_POLICIES)
         await administration.bind_team(connection, path, policy=body.policy)
     change = _change(body)
     if change != OwnerChange():
+        await check_models(access, change.allowed_models, before.allowed_models)
         team = (await administration.change_team(connection, path, change)).name
     access.changed(keys=[f"team:{access.team_id}"])
     return tagged(response, await _team(access, organization, team))

@@ -12,7 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from sidecar.admin.installation.objects import InstallationError
-from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
+from sidecar.admin.owners import (
+    EXISTS,
+    ChangeRefusedError,
+    ExistsAlreadyError,
+    InvalidValueError,
+)
 from sidecar.domain.fault_words import plain_fault
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.storage.pool import InvalidDsnError
@@ -73,6 +78,8 @@ def problem_of(error: Exception) -> Problem | None:
     match error:
         case Problem():
             return error
+        case InvalidValueError():
+            return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.problem, hint=error.hint)
         case ChangeRefusedError():
             kind = EXISTS if isinstance(error, ExistsAlreadyError) else "about:blank"
             return Problem(HTTPStatus.CONFLICT, error.problem, hint=error.hint, kind=kind)

@@ -30,6 +30,7 @@ from sidecar.admin.keys import (
 from sidecar.admin.limits import Owner
 from sidecar.admin.owners import AS_IT_IS, Rules, find_team_id, organizations, teams
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.objects import check_models
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watch_query, watched_change
@@ -167,11 +168,11 @@ async def create(request: Request, access: _Manage, organization: str, team: str
     if fields.get("policy"):
         access.check(Permission.BIND_POLICIES)
     key, lifetime = generate(secrets.token_bytes), chosen(fields, "expires", EXPIRIES, NEVER)
+    models = words(fields.get("models", ""))
+    await check_models(access, models)
 
     async def change() -> Key:
-        rules = Rules(
-            allowed_models=words(fields.get("models", "")), policy=fields.get("policy") or None
-        )
+        rules = Rules(allowed_models=models, policy=fields.get("policy") or None)
         return await create_key(
             access.connection,
             key,
@@ -229,11 +230,13 @@ async def change(request: Request, access: _Manage, key_id: str) -> Response:
     priority = fields["priority"] if fields.get("priority") in PRIORITIES else AS_IT_IS
     if priority is not AS_IT_IS:
         access.check(Permission.MANAGE_LIMITS)
+    models, before = words(fields.get("models", "")), await find_key(access.connection, key_id)
+    await check_models(access, models, before.allowed_models)
 
     async def work() -> Key:
         scopes = _scopes(fields)
         wanted = KeyChange(
-            allowed_models=words(fields.get("models", "")),
+            allowed_models=models,
             allowed_operations=scopes.operations,
             allowed_sources=scopes.sources,
             tags=scopes.tags,

@@ -27,6 +27,7 @@ from sidecar.admin.owners import (
     teams,
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.objects import check_models
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
@@ -167,6 +168,10 @@ async def change_team_of(
         Permission.BIND_POLICIES, access.organization_id, access.team_id
     ):
         raise Problem(403, f"this needs the permission {Permission.BIND_POLICIES.value}")
+    if models := words(fields.get("models", "")):
+        found = await teams(connection, organization=organization)
+        before = next(one.allowed_models for one in found if one.id == access.team_id)
+        await check_models(access, models, before)
 
     refusal = await attempt(
         access, lambda: _change(connection, path, fields, bind_team, change_team)

@@ -86,6 +86,19 @@ def compile_glob(glob: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
 
 
+def is_glob_within(glob: str, globs: Iterable[str]) -> bool:
+    """Return whether one of *globs* surely matches every name that *glob* matches.
+
+    It has to match the names with nothing in place of each `*`, and with a text that is longer
+    than any `?` of a glob could take; no glob has the character of that text.
+    """
+    shortest, longest = glob.replace("*", ""), glob.replace("*", "\0" * 1000)
+    return any(
+        pattern.match(shortest) is not None and pattern.match(longest) is not None
+        for pattern in map(compile_glob, globs)
+    )
+
+
 _REFUSED_NETWORKS: Final = tuple(
     ipaddress.ip_network(network)
     for network in (

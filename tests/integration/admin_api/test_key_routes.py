@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from fastapi import FastAPI
+from httpx import AsyncClient, Response
 
 from sidecar.keys.credentials import parse
 from tests.support.admin_api import API, session_client
@@ -80,7 +83,7 @@ async def test_pages_go_on_after_a_key_that_was_deleted_meanwhile(app: FastAPI) 
     pages = [await one.get(f"{API}/keys", params=after) for one in callers]
     never = await callers[0].get(f"{API}/keys", params={"after": "AAAAAAAAAAAA"})
 
-    assert [one.status_code for one in (*pages, never)] == [200, 200, 200, 409, 409]
+    assert [one.status_code for one in (*pages, never)] == [200, 200, 200, 422, 422]
     assert before == ["AAAAAAAAAAA1", "AAAAAAAAAAA2", "AAAAAAAAAAA3"]
     listed = [[key["key_id"] for key in one.json()["items"]] for one in pages[:3]]
     assert listed == [["AAAAAAAAAAA2", "AAAAAAAAAAA3"], ["AAAAAAAAAAA3"], []]
@@ -94,6 +97,38 @@ async def test_a_team_lead_binds_no_policy(app: FastAPI) -> None:
     bound = await lead.patch(f"{API}/keys/AAAAAAAAAAA1", json={"policy": None})
 
     assert (made.status_code, bound.status_code) == (403, 403)
+
+
+async def test_models_of_a_key_stay_within_those_of_its_team_and_organization(
+    app: FastAPI,
+) -> None:
+    """For a caller who may not change the list above; a list of before may stay."""
+    path = f"{API}/keys/AAAAAAAAAAA1"
+    lead, operator, admin = [
+        await session_client(app, role)
+        for role in ("team_lead:acme/search", "operator:acme", "admin")
+    ]
+    for owner, globs in (("acme", ["gpt-*"]), ("acme/teams/search", ["gpt-5*"])):
+        owned = f"{API}/organizations/{owner}"
+        assert (await admin.patch(owned, json={"allowed_models": globs})).status_code == 200
+
+    def change(client: AsyncClient, *globs: str) -> Awaitable[Response]:
+        return client.patch(path, json={"allowed_models": globs})
+
+    made = await lead.post(KEYS, json={"name": "ci", "allowed_models": ["*"]})
+    by_lead = [await change(lead, *globs) for globs in (["gpt-5-mini"], ["gpt-5", "gpt-4"])]
+    by_operator = [await change(operator, one) for one in ("gpt-4*", "gpt*", "claude-5")]
+    of_team = await operator.patch(
+        f"{API}/organizations/acme/teams/search", json={"allowed_models": ["claude-5"]}
+    )
+    by_admin = await change(admin, "claude-5")
+    kept = await change(lead, "claude-5", "gpt-5")
+
+    assert (made.status_code, of_team.status_code) == (403, 403)
+    assert "* is not within the models of the team or organization" in made.text
+    assert [one.status_code for one in by_lead] == [200, 403]
+    assert [one.status_code for one in by_operator] == [200, 403, 403]
+    assert (by_admin.status_code, kept.status_code) == (200, 200)
 
 
 async def test_a_team_lead_sets_no_priority(app: FastAPI) -> None:
@@ -123,7 +158,7 @@ async def test_a_key_that_would_never_be_good_is_not_made(app: FastAPI) -> None:
     ]
     shown = (await lead.get(f"{API}/keys/AAAAAAAAAAA1")).json()
 
-    assert [one.status_code for one in answers] == [409] * 4
+    assert [one.status_code for one in answers] == [422] * 4
     assert all("would never be good" in one.json()["detail"] for one in answers)
     assert (shown["expires_at"], shown["not_before"], shown["replaced_by"]) == (None, None, None)
 
@@ -141,7 +176,7 @@ async def test_a_key_does_not_expire_before_it_begins_to_be_good(app: FastAPI) -
     )
     ended = await lead.patch(key, json={"expires_at": past})
 
-    assert refused.status_code == 409
+    assert refused.status_code == 422
     assert "would never be good: it begins at 2101" in refused.json()["detail"]
     assert shown.json()["expires_at"] is None
     assert (earlier.status_code, earlier.json()["expires_at"]) == (200, ends)

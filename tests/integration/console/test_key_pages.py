@@ -156,6 +156,26 @@ async def test_a_team_lead_binds_no_policy_to_a_new_key(console: FastAPI) -> Non
     assert SECRET.search(await lead.send(NEW, {"name": "ci"}))
 
 
+async def test_models_of_a_key_stay_within_those_of_its_organization(
+    console: FastAPI, world: World
+) -> None:
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("UPDATE organizations SET allowed_models = '{gpt-*}'")
+    lead = await Visitor.of(console, "team_lead:acme/search")
+    path = f"/keys/{world.keys[0]}/change"
+    await lead.get(NEW)
+
+    await lead.send(NEW, {"name": "ci", "models": "*"}, status=403)
+    await lead.send(path, {"models": "gpt-4 o3"}, status=403)
+
+    assert "gpt-4" in await lead.send(path, {"models": "gpt-4"})
+    operator = await Visitor.of(console, "operator:acme")
+    team = "/organizations/acme/teams/search"
+    await operator.get(team)
+    await operator.send(f"{team}/change", {"models": "*"}, status=403)
+    assert "gpt-5" in await operator.send(f"{team}/change", {"models": "gpt-5"})
+
+
 async def test_a_team_lead_sets_no_priority_and_the_rest_of_the_form_works(
     console: FastAPI, world: World
 ) -> None:

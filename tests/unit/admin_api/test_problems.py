@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 
 from sidecar.admin.installation.objects import FileFault, InstallationError
-from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.owners import ChangeRefusedError, InvalidValueError
 from sidecar.admin_api.problems import problem_of
 from sidecar.policy.parse import PolicyDocumentError, PolicyFault
 
@@ -13,6 +13,7 @@ from sidecar.policy.parse import PolicyDocumentError, PolicyFault
     ("error", "status"),
     [
         (ChangeRefusedError("key is revoked", hint="create another"), 409),
+        (InvalidValueError("xxl is no model", hint="nothing was changed"), 422),
         (asyncpg.UndefinedTableError("admin_sessions"), 503),
         (asyncpg.InsufficientPrivilegeError("api_keys"), 503),
         (asyncpg.DeadlockDetectedError("deadlock"), 409),

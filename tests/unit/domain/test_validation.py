@@ -13,6 +13,7 @@ from sidecar.domain.validation import (
     fault_of_models,
     fault_of_operations,
     is_accepted,
+    is_glob_within,
     is_private_address,
     is_refused_address,
     is_time_zone,
@@ -133,3 +134,27 @@ def test_a_time_without_a_zone_is_accepted_as_one_in_utc() -> None:
 def test_a_time_that_no_part_of_egret_can_hold_is_refused(year: int) -> None:
     with pytest.raises(ValueError, match=r"\Anot "):
         accepted(datetime(year, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("glob", "globs", "is_within"),
+    [
+        ("gpt-5", ["o3", "gpt-*"], True),
+        ("gpt-*", ["gpt-*"], True),
+        ("gpt-5*", ["gpt-*"], True),
+        ("gpt-?", ["gpt-*"], True),
+        ("gpt-*", ["gpt-?"], False),
+        ("gpt-*", ["gpt-?*"], False),
+        ("gpt-*", ["gpt-??????????"], False),
+        ("gpt-*", ["gpt-5*"], False),
+        ("*", ["gpt-*"], False),
+        ("*-mini", ["gpt-*"], False),
+        ("gpt-5", [], False),
+        ("a*b*c", ["a*c"], True),
+        ("*a*b*", ["*ab*"], False),
+    ],
+)
+def test_a_glob_is_within_others_if_one_of_them_matches_all_that_it_does(
+    glob: str, globs: list[str], *, is_within: bool
+) -> None:
+    assert is_glob_within(glob, globs) is is_within
