@@ -15,8 +15,7 @@ from sidecar.domain.policy import Action, Guardrail, OnError, Stage
 from sidecar.domain.subject import TextPart
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, gc=False):
     """A span of one text part. Never holds the text itself.
 
     `type` is upper snake case, for example `EMAIL`; it names the placeholder `[EMAIL_1]`.
@@ -31,7 +30,7 @@ class Finding:
     start: int
     end: int
     place: str | None = None
-    role: str | None = field(default=None, compare=False)
+    role: str | None = None
 
 
 class Verdict(enum.Enum):

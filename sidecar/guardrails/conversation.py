@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from blake3 import blake3
+from msgspec import structs
 
 from sidecar.apis.fragments import (
     MIN_BUNDLE_BYTES,
@@ -462,7 +462,7 @@ class _Search:
         """Add the findings of parts from *at* to *end*, the first after *before*."""
         for number, result in enumerate(self._results if self._has_findings else ()):
             findings[number] += [
-                replace(
+                structs.replace(
                     one, part=one.part + before - at, role=one.role or self._parts[one.part].role
                 )
                 for one in _between(result.findings, at, end, key=_part_of)
@@ -514,4 +514,4 @@ def _between(
 
 
 def _moved(finding: Finding, by: int) -> Finding:
-    return replace(finding, part=finding.part + by) if by else finding
+    return structs.replace(finding, part=finding.part + by) if by else finding

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, NamedTuple
 
 import msgspec
 from blake3 import blake3
+from msgspec import structs
 
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.policy import Action, Guardrail, GuardrailSettings, Mode
@@ -244,7 +245,7 @@ class LocalScan:
         The results have every match that redacting by them would bring to light.
         """
         now = list((yield from self._scan_once(parts, runs, short)))
-        redacted = spans_to_redact(now)
+        redacted = yield from spans_to_redact(now)
         for _ in range(MAX_RESCANS):
             if not redacted:
                 return tuple(now)
@@ -263,14 +264,13 @@ class LocalScan:
                     now[index] = result
                 if not result.findings:
                     continue
-                places = [left[one.part].located(one) for one in result.findings]
-                if more := [one for one in places if one is not None]:
+                if more := (yield from in_parts(result.findings, left)):
                     findings = yield from joined(known.guardrail, known.findings, more)
                     verdict = LOCAL_VERDICTS[known.guardrail.action]
                     now[index] = known._replace(
                         verdict=verdict, findings=findings, gave_up=known.gave_up or result.gave_up
                     )
-            before, redacted = redacted, spans_to_redact(now)
+            before, redacted = redacted, (yield from spans_to_redact(now))
             if redacted == before:
                 return tuple(now)
         return tuple(_whole(known, parts) if known.findings else known for known in now)
@@ -376,7 +376,7 @@ def _judge(
             windows, around = across
             seen, gave_up_across = yield from check.search(around, guardrail=guardrail.name)
             gave_up |= gave_up_across
-            if located := [place for one in seen for place in windows[one.part].located(one)]:
+            if located := (yield from in_parts(seen, windows)):
                 findings = yield from joined(guardrail, findings, located)
         if not findings:
             return passing
@@ -402,18 +402,15 @@ class Remainder:
     spans: tuple[tuple[int, int], ...]
     ends: tuple[int, ...]
 
-    def located(self, finding: Finding) -> Finding | None:
-        """Return a finding by its offsets in the part; None for one within a stand-in."""
+    def located(self, finding: Finding) -> Sequence[Finding]:
+        """Return a finding by its offsets in the part; nothing for one within a stand-in."""
         start, is_taken = self._origin(finding.start)
         last, ends_taken = self._origin(finding.end - 1)
         if is_taken and ends_taken and start == last:
-            return None
-        return replace(
-            finding,
-            part=self.part,
-            start=self.spans[start][0] if is_taken else start,
-            end=self.spans[last][1] if ends_taken else last + 1,
-        )
+            return ()
+        start = self.spans[start][0] if is_taken else start
+        end = self.spans[last][1] if ends_taken else last + 1
+        return (structs.replace(finding, part=self.part, start=start, end=end),)
 
     def _origin(self, offset: int) -> tuple[int, bool]:
         """Return the offset in the part, or the number of the span whose stand-in it is in."""
@@ -450,6 +447,18 @@ def remainders(
     return tuple(left), tuple(tuple(places[index] for index in run) for run in touched)
 
 
+def in_parts(
+    findings: Sequence[Finding], texts: Sequence[BoundaryWindow | Remainder]
+) -> Cooperative[list[Finding]]:
+    """Return findings in *texts*, which were made of parts, as findings in these parts."""
+    located: list[Finding] = []
+    for count, one in enumerate(findings, start=1):
+        located += texts[one.part].located(one)
+        if not count % SLICE_FINDINGS:
+            yield
+    return located
+
+
 MAX_RESCANS: Final = 4
 """A text that still changes then is one that is made to; it counts as found as a whole."""
 
@@ -467,7 +476,7 @@ def joined(
     return (yield from disjoint_in_turns(located))
 
 
-def spans_to_redact(results: Iterable[GuardrailResult]) -> PartSpans:
+def spans_to_redact(results: Iterable[GuardrailResult]) -> Cooperative[PartSpans]:
     """Return the spans that all guardrails together redact: none of a request that is blocked."""
     located: list[Located] = []
     for result in results:
@@ -479,8 +488,10 @@ def spans_to_redact(results: Iterable[GuardrailResult]) -> PartSpans:
         if guardrail.action is Action.REDACT:
             located += [(one.part, one.start, one.end, 0, "", "") for one in result.findings]
     spans: dict[int, list[tuple[int, int]]] = {}
-    for part, start, end, *_ in merged(located):
+    for count, (part, start, end, *_) in enumerate(merged(located), start=1):
         spans.setdefault(part, []).append((start, end))
+        if not count % SLICE_FINDINGS:
+            yield
     return spans
 
 

@@ -37,7 +37,7 @@ from sidecar.guardrails.remote.checks import (
 
 __all__ = ["GuardrailRunner", "RequestInfo", "Results"]
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[object, ...])
 
 HOLD_SECONDS: Final = 0.001
 """How long one pass may hold the event loop at a time."""
@@ -115,27 +115,25 @@ class GuardrailRunner:
         results = self.complete(policy, await scanning, started_at, subject, about)
         return results if isinstance(results, tuple) else await results
 
-    def run_cooperatively(
-        self, steps: Cooperative[tuple[T, ...]]
-    ) -> tuple[T, ...] | Awaitable[tuple[T, ...]]:
+    def run_cooperatively(self, steps: Cooperative[T]) -> T | Awaitable[T]:
         """Do all of the work now if it is short, else in turns with other requests."""
         done = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return self._finish(steps) if done is None else done
 
-    def _advance(self, steps: Cooperative[tuple[T, ...]], *, until: float) -> tuple[T, ...] | None:
+    def _advance(self, steps: Cooperative[T], *, until: float) -> T | None:
         """Work for a while; return the outcomes, or None if more is to be done."""
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                outcomes: tuple[T, ...] = end.value
+                outcomes: T = end.value
                 return outcomes
             if self._clock() >= until:
                 return None
 
-    async def _finish(self, steps: Cooperative[tuple[T, ...]]) -> tuple[T, ...]:
+    async def _finish(self, steps: Cooperative[T]) -> T:
         """Go on with long work; one piece of it at a time, ten would hold ten times."""
-        outcomes: tuple[T, ...] | None = None
+        outcomes: T | None = None
         while outcomes is None:
             await asyncio.sleep(0)
             async with self._turn:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, assert_never
+from typing import Final, TypeVar, assert_never
 
 import orjson
 from msgspec import structs
@@ -50,6 +50,8 @@ from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import budget_error, limit_error, single_request_error
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
+
+T = TypeVar("T", bound=tuple[object, ...])
 
 NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
 """For policies without remote guardrails, which alone read it."""
@@ -131,7 +133,7 @@ async def judge_body(
                 allowed = _counted(read, body, route, caller, stream)
         case Redact(findings):
             record.is_redacted = True
-            allowed = _redacted(read, body, findings, route, caller, stream, record, worker)
+            allowed = await _redacted(read, body, findings, route, caller, stream, record, worker)
         case Deny(error):
             return error
         case _:
@@ -218,7 +220,7 @@ async def _inspect_conversation(
     return results
 
 
-async def _done(results: Results | Awaitable[Results], stream: ExtProcStream) -> Results:
+async def _done(results: T | Awaitable[T], stream: ExtProcStream) -> T:
     return results if isinstance(results, tuple) else await stream.wait_for(results)
 
 
@@ -326,7 +328,7 @@ def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> C
     return refuse_unscanned_parts(subject, policy) if subject.unscanned else None
 
 
-def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
+async def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     subject: Subject,
     body: bytes,
     findings: tuple[Finding, ...],
@@ -339,7 +341,8 @@ def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     guardrails = {result.guardrail.name: result.guardrail for result in record.results}
     first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
     rules = RedactionRules(guardrails, hash_key_of(record, worker), first)
-    redacted = redact(body, subject.parts, findings, rules=rules)
+    steps = redact(body, subject.parts, findings, rules=rules)
+    redacted = await _done(worker.guardrail_runner.run_cooperatively(steps), stream)
     asking = _asking_for_usage(subject, redacted.body, route, caller, stream)
     hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE
     is_model_replaced = False

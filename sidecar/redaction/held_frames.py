@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
@@ -103,8 +102,7 @@ class HeldFrames:
         self.size_bytes = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEdit:
+class TokenEdit(msgspec.Struct, frozen=True, gc=False):
     """Puts `text` in the place of a span of the token at `location` (see `AnswerText`).
 
     `start` and `end` are byte offsets into its decoded content. Of a number the whole token is

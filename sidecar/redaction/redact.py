@@ -8,12 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from sidecar.apis.request_text import MAX_NESTING
 from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import Replacement, splice
 
@@ -34,8 +35,7 @@ class RedactionRules:
     first: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Redacted:
+class Redacted(NamedTuple):
     """The body that goes on, and the values to restore in its answer."""
 
     body: bytes
@@ -44,15 +44,15 @@ class Redacted:
 
 def redact(
     body: bytes, parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
-) -> Redacted:
+) -> Cooperative[Redacted]:
     """Return *body* with each found span replaced, for example by `[EMAIL_1]`."""
-    made, restoration = replacements(parts, findings, rules=rules)
-    return Redacted(splice(body, made), restoration)
+    made, restoration = yield from replacements(parts, findings, rules=rules)
+    return Redacted((yield from splice(body, made)), restoration)
 
 
 def replacements(
     parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
-) -> tuple[list[Replacement], Restoration]:
+) -> Cooperative[tuple[list[Replacement], Restoration]]:
     """Return a replacement for each finding, and the values to restore in the answer.
 
     A placeholder that the client wrote itself is never restored: the client would receive a value
@@ -62,7 +62,7 @@ def replacements(
     if rules.first:
         ordered.sort(key=lambda found: parts[found.part].role not in rules.first)
     restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
-    taken = _written(parts) if restores else frozenset[bytes]()
+    taken = (yield from _written(parts)) if restores else frozenset[bytes]()
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken)
     # Of a text that is found as a whole, the texts that it holds as JSON go with it.
     whole = {
@@ -73,7 +73,9 @@ def replacements(
     with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
     originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
-    for found in ordered:
+    for count, found in enumerate(ordered):
+        if count and not count % SLICE_CANDIDATES:
+            yield
         part, guardrail = parts[found.part], rules.guardrails[found.guardrail]
         depth = len(part.location)
         if depth > 1 and not whole.isdisjoint([part.location[:n] for n in range(1, depth)]):
@@ -104,11 +106,14 @@ def replacements(
     return made, Restoration(originals)
 
 
-def _written(parts: Sequence[TextPart]) -> frozenset[bytes]:
+def _written(parts: Sequence[TextPart]) -> Cooperative[frozenset[bytes]]:
     """Return everything in the request that looks like a placeholder."""
-    return frozenset(
-        found.group() for part in parts for found in PLACEHOLDER.finditer(part.content)
-    )
+    written: set[bytes] = set()
+    for count, part in enumerate(parts, start=1):
+        written.update(PLACEHOLDER.findall(part.content))
+        if not count % SLICE_FINDINGS:
+            yield
+    return frozenset(written)
 
 
 class Placeholders:

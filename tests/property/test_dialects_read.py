@@ -12,9 +12,10 @@ from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, VOCABULARIES
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue, parse
-from sidecar.jsontext.tokens import Replacement, splice
+from sidecar.jsontext.tokens import Replacement
 from tests.support.json_rendering import render, text_of
 
 TEXTS = st.text(
@@ -180,7 +181,7 @@ def test_replacing_every_part_leaves_no_text(
         Replacement(part.location, 0, len(part.content), b"[MARK_%d]" % number)
         for number, part in enumerate(subject.parts)
     ]
-    spliced: JsonValue = json.loads(splice(raw, replacements))
+    spliced: JsonValue = json.loads(run_sync(json_text.splice(raw, replacements)))
     left = [text for text in _strings(spliced, _names(route)) if text]
     assert left
     assert [text for text in left if not text.startswith("[MARK_")] == []

@@ -7,9 +7,10 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue, parse
-from sidecar.jsontext.tokens import Replacement, splice
+from sidecar.jsontext.tokens import Replacement
 from tests.support.json_rendering import Chunk, StringToken, render, text_of
 
 TEXTS = st.text(
@@ -34,6 +35,10 @@ VALUES: st.SearchStrategy[JsonValue] = st.recursive(
 )
 STYLES = st.integers(0, 2**32).map(random.Random)
 MARKS = st.sampled_from([b"[EMAIL_1]", b"[X]", b""])
+
+
+def splice(body: bytes, replacements: list[Replacement]) -> bytes:
+    return run_sync(json_text.splice(body, replacements))
 
 
 @st.composite

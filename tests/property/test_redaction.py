@@ -17,6 +17,7 @@ from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Malformed, Route, Subject
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.pipeline.decide import decide
@@ -130,7 +131,7 @@ def _redacted(path: str, raw: bytes, style: RedactionStyle, *, restore: bool) ->
         one.name: replace(one, redaction=style, restore=restore) for one in POLICY.guardrails
     }
     rules = RedactionRules(guardrails, b"k" * 32)
-    return redact(raw, subject.parts, _found(subject), rules=rules)
+    return run_sync(redact(raw, subject.parts, _found(subject), rules=rules))
 
 
 def _strings(value: JsonValue) -> Iterator[str]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
 from typing import Final
+
+from msgspec import structs
 
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
@@ -63,7 +65,7 @@ class BoundaryWindow:
         first = max(bisect_right(self.slices, finding.start, key=_offset_of) - 1, 0)
         last = bisect_left(self.slices, finding.end, key=_offset_of)
         found = [
-            replace(
+            structs.replace(
                 finding,
                 part=one.part,
                 start=one.start + max(finding.start - one.offset, 0),

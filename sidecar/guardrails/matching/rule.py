@@ -332,15 +332,14 @@ def disjoint_in_turns(located: list[Located]) -> Cooperative[tuple[Finding, ...]
     return tuple(findings)
 
 
-def merged(located: list[Located]) -> list[Located]:
-    """Return findings of which no two overlap, in text order, that cover the same bytes.
+def merged(located: list[Located]) -> Iterator[Located]:
+    """Yield findings of which no two overlap, in text order, that cover the same bytes.
 
     Of findings that overlap one stays, the lowest rank, then the longest, and grows over the
     rest: dropping the others would leave their ends in the text. The order given is of no
     consequence; *located* is sorted.
     """
     located.sort()
-    result: list[Located] = []
     at = 0
     while at < len(located):
         best = located[at]
@@ -351,5 +350,4 @@ def merged(located: list[Located]) -> list[Located]:
             end = max(end, other[2])
             best = min(best, other, key=lambda one: (one[3], one[1] - one[2], one[1], *one[4:]))
             at += 1
-        result.append((part, start, end, *best[3:]))
-    return result
+        yield part, start, end, *best[3:]

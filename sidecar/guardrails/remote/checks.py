@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, Never, Protocol, TypeVar
 
 import orjson
+from msgspec import structs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sidecar.domain.finding import Finding, RemoteEvent, Verdict
@@ -221,6 +222,6 @@ def with_byte_offsets(
         if seen_characters > len(text):
             raise RemoteCheckError("span_out_of_range")
     return tuple(
-        replace(one, start=places[one.part, one.start], end=places[one.part, one.end])
+        structs.replace(one, start=places[one.part, one.start], end=places[one.part, one.end])
         for one in findings
     )

@@ -177,7 +177,7 @@ def _joined(answers: Sequence[tuple[Sequence[int], RemoteAnswer]]) -> RemoteAnsw
     verdicts = {one.verdict for _, one in answers}
     verdict: RemoteVerdict = next(one for one in _STRICTEST_FIRST if one in verdicts)
     findings = [
-        replace(found, part=parts[found.part])
+        msgspec.structs.replace(found, part=parts[found.part])
         for parts, one in answers
         if one.verdict == verdict
         for found in one.findings
@@ -202,7 +202,7 @@ def _divided(
         end = first + len(message)
         own = [one for one in answer.findings if first <= one.part < end]
         if own:
-            moved = tuple(replace(one, part=one.part - first) for one in own)
+            moved = tuple(msgspec.structs.replace(one, part=one.part - first) for one in own)
             yield message, replace(answer, findings=moved)
         elif answer.verdict == "pass":
             yield message, answer

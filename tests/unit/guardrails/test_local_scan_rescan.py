@@ -74,7 +74,7 @@ def test_the_way_back_leads_to_the_bytes_of_the_part() -> None:
 
     def back(start: int, end: int) -> tuple[int, int] | None:
         found = left.located(Finding("g", "T", 0, start, end))
-        return None if found is None else (found.start, found.end)
+        return (found[0].start, found[0].end) if found else None
 
     assert back(0, 2) == (0, 2)
     assert back(6, 8) == (6, 8)

@@ -5,9 +5,15 @@ import time
 
 import pytest
 
-from sidecar.jsontext.tokens import Replacement, SpliceError, splice
+from sidecar.guardrails.cooperative import run_sync
+from sidecar.jsontext import tokens
+from sidecar.jsontext.tokens import Replacement, SpliceError
 
 MARK = b"[X_1]"
+
+
+def splice(body: bytes, replacements: list[Replacement]) -> bytes:
+    return run_sync(tokens.splice(body, replacements))
 
 
 @pytest.mark.parametrize(

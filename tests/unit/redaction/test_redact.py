@@ -1,19 +1,34 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
-from sidecar.domain.finding import NOTHING_REDACTED, Finding
+from sidecar.domain.finding import NOTHING_REDACTED, Finding, Restoration
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.jsontext.tokens import Replacement
-from sidecar.redaction.redact import Redacted, RedactionRules, redact, replacements
+from sidecar.redaction import redact as redaction
+from sidecar.redaction.redact import Redacted, RedactionRules
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"
+
+
+def redact(
+    body: bytes, parts: Sequence[TextPart], findings: Sequence[Finding], *, rules: RedactionRules
+) -> Redacted:
+    return run_sync(redaction.redact(body, parts, findings, rules=rules))
+
+
+def replacements(
+    parts: Sequence[TextPart], findings: Sequence[Finding], *, rules: RedactionRules
+) -> tuple[list[Replacement], Restoration]:
+    return run_sync(redaction.replacements(parts, findings, rules=rules))
 
 
 def part(text: str, *location: int) -> TextPart:
@@ -99,12 +114,39 @@ def test_texts_within_a_text_that_is_found_as_a_whole_go_with_it() -> None:
     parts = [part(text, 1), *(part(one, 1, at) for at, one in enumerate(inner))]
     findings = [Finding("pii", "EMAIL", at, 0, len(one.content)) for at, one in enumerate(parts)]
     by = rules(restore=True)
-    body = json.dumps({"input": text}).encode()
-    began = time.process_time()
-    redacted = redact(body, parts, findings, rules=by)
-    assert time.process_time() - began < 1
+    made, _ = replacements(parts, findings, rules=by)
+    assert [one.location for one in made] == [(1,)]
+    redacted = redact(json.dumps({"input": text}).encode(), parts, findings, rules=by)
     assert redacted.body == b'{"input": "[EMAIL_1]"}'
     assert list(redacted.restoration.originals) == [b"[EMAIL_1]"]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_many_findings_are_replaced_in_turns(*, is_nested: bool) -> None:
+    """Those of fifty thousand texts held a worker for a second."""
+    many = 2_000
+    texts = [f'{FIRST} "'] * many
+    document = json.dumps(texts)
+    parts = [part(one, 0, at) if is_nested else part(one, at) for at, one in enumerate(texts)]
+    findings = [found(parts, at, FIRST) for at in range(many)]
+    body = json.dumps(document) if is_nested else document
+    steps = redaction.redact(body.encode(), parts, findings, rules=rules(restore=True))
+    turns = 0
+
+    def counted() -> Cooperative[Redacted]:
+        nonlocal turns
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                redacted: Redacted = end.value
+                return redacted
+            turns += 1
+            yield
+
+    spliced = json.loads(run_sync(counted()).body)
+    assert (json.loads(spliced) if is_nested else spliced) == ['[EMAIL_1] "'] * many
+    assert turns > 2 * many / SLICE_CANDIDATES - 5
 
 
 def test_a_backslash_in_plain_text_is_one() -> None:
@@ -271,7 +313,7 @@ def test_without_restore_a_placeholder_from_an_earlier_answer_changes_no_other()
         }
     )
     parts = [part(FIRST, 1), part("I wrote to [EMAIL_1]", 2), part(SECOND, 3)]
-    restored = replace(found(parts, 2, SECOND), guardrail="more")
+    restored = structs.replace(found(parts, 2, SECOND), guardrail="more")
     findings = (found(parts, 0, FIRST), restored)
     assert placeholders(parts, *findings, by=by) == [b"[EMAIL_1]", b"[EMAIL_2]"]
 
