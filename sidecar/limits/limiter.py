@@ -16,7 +16,7 @@ from sidecar.limits.budgets import BudgetWatch
 from sidecar.limits.leases import Lease, LeaseTable
 from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck
 from sidecar.limits.local_shares import Instant, LocalShares
-from sidecar.limits.shared_counters import SharedCounts
+from sidecar.limits.shared_counters import AWAY_SECONDS, SharedCounts
 from sidecar.limits.store import (
     Acquire,
     Acquired,
@@ -74,6 +74,8 @@ class RecentDenials:
 
 
 TEND_SECONDS: Final = 0.25
+CLOSING_TRIES: Final = 20
+"""How often a worker that stops tries again to send adjustments, for two seconds at most."""
 RECORDS_AWAY_SECONDS: Final = 1.0
 """After a failed look-up of usage records, the time without one: requests would wait for it."""
 MAX_BEGINS: Final = 8
@@ -172,11 +174,16 @@ class Limiter:
         await self._shared.send()
 
     async def aclose(self) -> None:
-        """Return all units that leases hold, if the shared counters answer."""
+        """Return all units that leases hold; `waiting` are left if no shared counter answers."""
         await asyncio.gather(*self._refills, return_exceptions=True)
         for scope, change in self._leases.give_up():
             self._shared.adjust(scope, change)
         await self._shared.send()
+        for _ in range(CLOSING_TRIES):
+            if not self.waiting:
+                break
+            await asyncio.sleep(AWAY_SECONDS)
+            await self._shared.send()
 
     def uncounted(self, *, counted: int) -> Iterator[Adjustment]:
         """Yield the adjustments that are lost if the worker dies now, units in leases included.

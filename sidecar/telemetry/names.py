@@ -176,6 +176,7 @@ class LogEvent:
     BREAKER_CLOSED: Final = "guardrails.breaker_closed"
     VOLUME: Final = "guardrails.volume"
     BUDGET_THRESHOLD: Final = "budget.threshold"
+    ADJUSTMENTS_LOST: Final = "limits.adjustments_lost"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
     METRICS_NO_ROOM: Final = "metrics.no_room"
     PUSH_FAILED: Final = "metrics.push_failed"

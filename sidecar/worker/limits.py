@@ -85,6 +85,12 @@ class WorkerLimits:
         tasks.start(self.limiter.run(), name="limits")
         tasks.start(self._show(), name="limits shown")
 
+    async def aclose(self) -> None:
+        """Return leases and send adjustments; those that Valkey does not take are lost."""
+        await self.limiter.aclose()
+        if count := self.limiter.waiting:
+            get_logger().warning(LogEvent.ADJUSTMENTS_LOST, count=count)
+
     async def _show(self) -> Never:
         while True:
             self.metrics.stand(is_local=self.limiter.is_local, waiting=self.limiter.waiting)
@@ -117,6 +123,7 @@ async def open_limits(
         clocks=Clocks(monotonic=time.monotonic, wall=time.time),
         thresholds=ThresholdReports(metrics),
     )
-    stack.push_async_callback(limiter.aclose)
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    return WorkerLimits(limiter, PriceCache(usage.load_prices), metrics)
+    limits = WorkerLimits(limiter, PriceCache(usage.load_prices), metrics)
+    stack.push_async_callback(limits.aclose)
+    return limits

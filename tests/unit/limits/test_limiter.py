@@ -130,6 +130,20 @@ async def test_calls_that_are_lost_let_nothing_more_through(fault: Fault, answer
     assert 0.99 * one.amount <= granted <= most(one, 60) + uncounted
 
 
+async def test_a_worker_that_stops_asks_again_if_valkey_is_late() -> None:
+    """Once would not do: what it holds would stay taken until the end of the period."""
+    fleet, one = Fleet(), limit(window=Window.DAY, amount=10**6, burst=None)
+    granted = await fleet.hammer(one, seconds=5.1)
+    assert fleet.server.periods[one.id][1] > granted
+    await fleet.tend()
+    faults = iter([Fault.LOST, Fault.UNHEARD, Fault.LOST])
+    fleet.faults = lambda _: next(faults, Fault.NONE)
+    for worker in fleet.workers:
+        await worker.aclose()
+    assert [worker.waiting for worker in fleet.workers] == [0] * WORKERS
+    assert fleet.server.periods[one.id] == (MIDNIGHT, granted)
+
+
 async def test_a_request_without_a_claim_is_settled_all_the_same() -> None:
     """In a long outage the oldest are settled without one, and each once."""
     fleet, one = Fleet(), budget(10**9)
