@@ -39,8 +39,11 @@ WHOLE: Final = frozenset(
 )
 """Fields that are never sent in pieces, so that their value is judged at once."""
 
-FREE: Final = frozenset({"args", "arguments", "input", "parameters", "action", "json"})
-"""Objects whose keys the model chooses: all of them is text, numbers included."""
+FREE: Final = frozenset(
+    {"args", "arguments", "input", "parameters", "action", "json", "numberValue"}
+)
+"""Objects whose keys the model chooses: all of them is text, numbers included; and an argument
+that is sent by itself."""
 
 SEALED: Final = ("redacted_thinking",)
 """Types of objects that only the provider can read. In a tuple: a `type` may be a list."""
@@ -54,6 +57,7 @@ PAYLOADS: Final = {
     "b64_json": UnscannedReason.IMAGE,
     "partial_image_b64": UnscannedReason.IMAGE,
     "result": UnscannedReason.IMAGE,
+    "url": UnscannedReason.FILE,  # `data:` with base64, as some gateways send pictures
 }
 """Where base64 is not text."""
 
@@ -73,6 +77,7 @@ MEDIA: Final = {
     "inlineData": UnscannedReason.FILE,
     "inline_data": UnscannedReason.FILE,
     "images": UnscannedReason.IMAGE,
+    "image_url": UnscannedReason.IMAGE,
 }
 """The kind of a payload, by the field around it."""
 
@@ -165,6 +170,14 @@ _MODES: Final = (
     dict.fromkeys(WHOLE, _ONCE) | dict.fromkeys(FREE, _ALL) | dict.fromkeys(SKIPPED, _COUNT)
 )
 """By the name of a field; below others the treatment stays."""
+
+_ECHOED: Final = frozenset({"instructions", "tools", "metadata"})
+"""Fields of an answer that repeat those of its request, but not in an item, which has a type: the
+tools that a server lists, for one.
+"""
+
+_PLACES: Final = ("content_index", "summary_index", "command_index")
+"""Numbers of a text within an item of OpenAI's responses."""
 
 
 def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | UnreadableEvent:
@@ -265,7 +278,7 @@ class _Walk:
         document = self._document
         lane: Path = ("output", _number_of(document, "output_index"))
         stem = name.removesuffix(".delta")
-        place = _number_of(document, "content_index") + _number_of(document, "summary_index")
+        place = sum([_number_of(document, name) for name in _PLACES])
         # Clients join texts by their numbers: an id that changes would begin no text of its own.
         item = "" if "output_index" in document else str(document.get("item_id", ""))
         channel = (*lane, stem, place, item)
@@ -276,6 +289,8 @@ class _Walk:
                     is_json = stem.endswith(("arguments", "input", "code"))
                     self._add(value, channel, lane, is_json=is_json)
                 self.strings += 1
+            elif key == "delta" and stem != name:  # an object with pieces of several texts
+                self._value(key, value, channel, lane, _JOIN)
             else:
                 if key not in KNOWN:
                     self._add(key, None, lane, is_json=False)
@@ -311,7 +326,7 @@ class _Walk:
                 pass
             elif is_text or key not in KNOWN:
                 self._add(key, None, lane, is_json=False)
-            elif key in _MODES:
+            elif key in _MODES and not (key in _ECHOED and "type" in node):
                 inner = self._mode_below(key, value, mode)
             if inner == _COUNT and isinstance(value, str):
                 self.strings += 2
@@ -389,6 +404,8 @@ def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
     if key == "parts":
         # Gemini's clients join the text of all parts, and set apart only the thoughts.
         return "thought" if item.get("thought") is True else "said"
+    if key == "partialArgs":
+        return str(item.get("jsonPath"))
     index = item.get("index", position)
     if isinstance(index, int):  # mostly
         return index

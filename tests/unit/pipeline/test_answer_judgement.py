@@ -99,6 +99,17 @@ def _choice(index: object, text: str) -> dict[str, object]:
     return {"choices": [{"index": 9}, {"index": index, "delta": {"content": text}}]}
 
 
+def _shell(place: object, text: str) -> dict[str, object]:
+    kind = "response.shell_call_output_content.delta"
+    return {"type": kind, "output_index": 1, "command_index": place, "delta": {"stdout": text}}
+
+
+def _arguments(*said: tuple[str, object]) -> dict[str, object]:
+    named = [{"jsonPath": path, "stringValue": value} for path, value in said]
+    parts = [{"functionCall": {"partialArgs": named}}]
+    return {"candidates": [{"content": {"parts": parts}}]}
+
+
 BEGUN, REST = "bob@", "example.com "
 
 
@@ -110,6 +121,9 @@ BEGUN, REST = "bob@", "example.com "
         (_block(1, BEGUN), _block(1.0, REST)),
         (_output("a", 1, BEGUN), _output("b", 1, REST)),
         (_output("a", 1, BEGUN), _output("a", "1", REST)),
+        (_shell(0, BEGUN), _shell(0, REST)),
+        (_shell(0, BEGUN), _shell(1, "x "), _shell(0, REST)),
+        (_arguments(("$.a", "x"), ("$.b", BEGUN)), _arguments(("$.b", REST))),
         (_block("\u0661", BEGUN), _block(1, "x "), _block("\u0661", REST)),  # an Arabic one
     ],
 )
@@ -683,6 +697,38 @@ def test_events_nobody_knows_are_read_and_pass(documents: Sequence[dict[str, obj
     """They hold text like any other; without a finding they are as the provider sent them."""
     stream = named_sse(*documents)
     assert streamed(judgement(effective(REDACT)), [stream]).body == stream
+
+
+@pytest.mark.parametrize(
+    ("document", "is_judged"),
+    [
+        ({"type": "response.output_item.done", "item": {"type": "mcp_list_tools", "tools": [
+            {"name": "f", "description": "bob@example.com"}]}}, True),
+        ({"type": "response.created", "response": {"object": "response", "tools": [
+            {"name": "f", "description": "bob@example.com"}]}}, False),
+        ({"candidates": [{"content": {"parts": [
+            {"functionCall": {"partialArgs": [{"numberValue": 4111111111111111}]}}]}}]}, True),
+    ],
+    ids=["tools of a server", "tools of the request", "an argument alone"],
+)  # fmt: skip
+def test_only_that_which_repeats_the_request_is_passed_over(
+    document: dict[str, object], *, is_judged: bool
+) -> None:
+    """Tools that a server lists are text of others, as those of the request are not."""
+    stream = sse(document)
+    result = streamed(judgement(effective(REDACT)), [stream])
+    assert (result.body != stream) is is_judged
+
+
+@pytest.mark.parametrize("field", ["images", "content"])
+def test_a_picture_in_an_address_is_unscanned(field: str) -> None:
+    """Some gateways send it as a part of the message."""
+    url = "data:image/png;base64," + "iVBORw0KGgo" * 9
+    part = {"type": "image_url", "image_url": {"url": url}}
+    (chunk,) = chat_of({field: [part]})
+    assert streamed(judgement(effective(REDACT)), [chunk]).error is not None
+    link = chat_of({field: [{"type": "image_url", "image_url": {"url": "https://a.test/x" * 9}}]})
+    assert streamed(judgement(effective(REDACT)), link).error is None
 
 
 def test_text_in_a_field_nobody_knows_is_judged() -> None:
