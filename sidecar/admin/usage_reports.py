@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import enum
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Final
@@ -157,3 +159,22 @@ async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
 
 def _from(table: str, by: By, *, unit: str) -> str:
     return _FROM.format(table=table, unit=unit, tags=_TAGS if by is By.TAG else "")
+
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def usage_csv_text(sums: Sequence[UsageSum], *, heading: str) -> str:
+    """Return sums as CSV, their names below *heading*.
+
+    A name that a spreadsheet would compute gets an apostrophe: models are named by clients.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([heading, *(field.name for field in fields(UsageSum)[1:])])
+    for one in sums:
+        row = asdict(one) | {"cost_usd": f"{one.cost_usd:f}"}
+        if one.name.startswith(_FORMULA):
+            row["name"] = f"'{one.name}"
+        writer.writerow(row.values())
+    return text.getvalue()

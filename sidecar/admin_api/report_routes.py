@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Final, Literal, Self
@@ -16,7 +13,7 @@ from sidecar.admin import usage_reports
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
 from sidecar.admin.finding_reports import FindingSum, finding_sums
 from sidecar.admin.traffic_reports import LatencyHour, latency_by_hour
-from sidecar.admin.usage_reports import By, UsagePoint, UsageSum
+from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_csv_text
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
 from sidecar.admin_api.objects import Model, Moment, Page, TeamPath, team_names
 from sidecar.admin_api.problems import Problem
@@ -28,7 +25,6 @@ router = APIRouter(route_class=AccessRoute, tags=["reports"])
 
 _MONTH: Final = timedelta(days=30)
 _MAX_HOURS: Final = timedelta(days=62)
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 Since = Annotated[Moment | None, Query(description="30 days ago, if not given.")]
 Until = Annotated[Moment | None, Query(description="Now, if not given.")]
@@ -219,19 +215,3 @@ async def chosen_owners(
         await find_owner(access, organization)
         return (access.organization_id or "",)
     return access.within(Permission.VIEW)
-
-
-def usage_csv_text(sums: Sequence[UsageSum], *, heading: str) -> str:
-    """Return sums as CSV, their names below *heading*.
-
-    A name that a spreadsheet would compute gets an apostrophe: models are named by clients.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([heading, *(field.name for field in fields(UsageSum)[1:])])
-    for one in sums:
-        row = asdict(one) | {"cost_usd": f"{one.cost_usd:f}"}
-        if one.name.startswith(_FORMULA):
-            row["name"] = f"'{one.name}"
-        writer.writerow(row.values())
-    return text.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import enum
 import sys
 from collections import defaultdict
@@ -22,6 +21,7 @@ from sidecar.admin.usage_reports import (
     UsagePoint,
     UsageSum,
     drop_usage,
+    usage_csv_text,
     usage_points,
     usage_sums,
 )
@@ -239,13 +239,7 @@ def _print(sums: Sequence[UsageSum], *, by: By, output: ReportOutput) -> None:
         case ReportOutput.JSON:
             print_json([_exact(one, by) for one in sums])
         case ReportOutput.CSV:
-            rows = [_exact(one, by) for one in sums]
-            names = [by.value, *UsageSum.__dataclass_fields__]
-            writer = csv.DictWriter(
-                sys.stdout, [name for name in names if name != "name"], lineterminator="\n"
-            )
-            writer.writeheader()
-            writer.writerows(rows)
+            sys.stdout.write(usage_csv_text(sums, heading=by.value))
         case ReportOutput.TABLE:
             rows_of_people = [_row(one, by) for one in sums]
             print_rows(rows_of_people, columns=(by.value, *_COLUMNS), output=Output.TABLE)

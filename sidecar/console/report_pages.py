@@ -14,9 +14,16 @@ from fastapi.responses import HTMLResponse, Response
 from sidecar.admin.audit_log import AuditFilter, audit_entries
 from sidecar.admin.diagnostics import CheckState, Use, check_postgres, check_usage, check_valkey
 from sidecar.admin.finding_reports import finding_sums, recorded_requests
-from sidecar.admin.usage_reports import REST, By, UsagePoint, UsageSum, usage_points, usage_sums
+from sidecar.admin.usage_reports import (
+    REST,
+    By,
+    UsagePoint,
+    UsageSum,
+    usage_csv_text,
+    usage_points,
+    usage_sums,
+)
 from sidecar.admin_api.access import Access, AccessRoute, requires
-from sidecar.admin_api.report_routes import usage_csv_text
 from sidecar.admin_api.roles import Permission
 from sidecar.console.rendering import render
 from sidecar.storage.migrate import AUDITED_TABLES

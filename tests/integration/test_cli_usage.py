@@ -136,6 +136,22 @@ async def test_a_report_for_a_spreadsheet_has_a_head_line(
     assert rows[0]["cost_usd"] == "0.000000000"
 
 
+async def test_a_model_that_a_spreadsheet_would_compute_is_text_in_csv(
+    database: Database, egret: Egret
+) -> None:
+    """Clients name models."""
+    formula = record(request=judged(1, model="=1+1"), response_model="=1+1")
+    async with open_pool(database.settings) as pool:
+        store = PostgresUsage(pool, database.settings, batch_seconds=20)
+        await store.add([formula], await store.load_prices())
+
+    report = "usage", "report", "--since", "2020-01-01", "--by", "model"
+    table, exact = [await asyncio.to_thread(egret, *report, "-o", how) for how in ("csv", "json")]
+
+    assert "\n'=1+1,1," in table.out
+    assert exact.json[0]["model"] == "=1+1"
+
+
 @pytest.mark.parametrize(
     ("suffix", "begin"), [("png", b"\x89PNG\r\n"), ("svg", b"<?xml")], ids=["png", "svg"]
 )
