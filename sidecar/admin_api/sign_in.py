@@ -44,6 +44,8 @@ class Identity:
     name: str
     grants: tuple[Grant, ...]
     is_session: bool
+    expires_at: datetime | None = None
+    """The end of a token; None for a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 
 _FIND_GRANT: Final = """
 WITH found AS (
-    SELECT id, secret_sha256, name, role, organization_id, team_id, scopes FROM admin_tokens
+    SELECT id, secret_sha256, name, role, organization_id, team_id, scopes, expires_at
+    FROM admin_tokens
     WHERE id = $1 AND secret_sha256 = $2 AND revoked_at IS NULL
         AND (expires_at IS NULL OR expires_at > now())
 ), used AS (
@@ -238,7 +241,7 @@ WITH found AS (
     ON CONFLICT (token_id) DO UPDATE SET last_used_at = now()
     WHERE admin_token_use.last_used_at < now() - make_interval(secs => $3)
 )
-SELECT id, name, role, organization_id, team_id, scopes FROM found
+SELECT id, name, role, organization_id, team_id, scopes, expires_at FROM found
 """
 
 
@@ -326,7 +329,7 @@ async def find_token(pool: Pool, text: str, *, postgres: PostgresSettings) -> Id
     scopes = None if row["scopes"] is None else frozenset(map(Permission, row["scopes"]))
     grant = Grant(Role(row["role"]), row["organization_id"], row["team_id"], scopes)
     name = f"{TOKEN_ACTOR}{row['name']} {row['id']}"
-    return Identity(name, (grant,), is_session=False)
+    return Identity(name, (grant,), is_session=False, expires_at=row["expires_at"])
 
 
 def _token(row: asyncpg.Record) -> Token:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated
 
@@ -45,7 +45,10 @@ async def list_tokens(
 async def create_token(
     access: Annotated[Access, requires(Permission.MANAGE_TOKENS, anywhere=True)], body: NewToken
 ) -> CreatedToken:
-    """Create a token with at most the caller's permissions; its text is in this answer alone."""
+    """Create a token with at most the caller's permissions; its text is in this answer alone.
+
+    A token makes none that outlives it.
+    """
     if body.team is not None and body.organization is None:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a team needs its organization")
     if body.team is not None and body.role not in OF_TEAMS:
@@ -62,8 +65,17 @@ async def create_token(
     for permission in Permission:
         if grant.has(permission):
             access.check(permission)
-    key = generate(secrets.token_bytes)
-    days = body.expires_in_days
+    key, days, end = (
+        generate(secrets.token_bytes),
+        body.expires_in_days,
+        access.identity.expires_at,
+    )
+    if end and (days is None or datetime.now(UTC) + timedelta(days=days) > end):
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            f"it would outlive the token that makes it, which expires at {end:%Y-%m-%d %H:%M}Z",
+            hint="let it expire in fewer days",
+        )
     created = await sign_in.create_token(
         access.connection,
         key,

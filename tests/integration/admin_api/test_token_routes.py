@@ -51,6 +51,29 @@ async def test_no_token_has_a_permission_that_its_creator_lacks(app: FastAPI) ->
     assert made.status_code == 201
 
 
+async def test_no_token_outlives_the_token_that_makes_it(app: FastAPI) -> None:
+    """A program that is to end would let itself in for ever."""
+    bot = await token_client(app, "admin:acme")
+    async with app.state.pool.acquire() as connection:
+        await connection.execute("UPDATE admin_tokens SET expires_at = now() + interval '30 days'")
+
+    made = [
+        await bot.post(
+            f"{API}/tokens",
+            json={
+                "name": f"bot-{days or 0}",
+                "role": "viewer",
+                "organization": "acme",
+                "expires_in_days": days,
+            },
+        )
+        for days in (None, 31, 29)
+    ]
+
+    assert [one.status_code for one in made] == [403, 403, 201]
+    assert "it would outlive the token that makes it" in made[0].text
+
+
 async def test_tokens_of_others_are_not_there(app: FastAPI) -> None:
     """Neither in the list nor to revoke."""
     admin = await session_client(app, "admin:acme")
