@@ -43,7 +43,7 @@ from sidecar.cli.terminal import (
     print_record,
     print_rows,
 )
-from sidecar.domain.policy import Mode
+from sidecar.domain.policy import Mode, name_beside
 from sidecar.policy.parse import PolicyDocument
 from sidecar.storage.pool import Connection
 from sidecar.storage.postgres_policies import PolicyVersion, StoredPolicy, policy_versions
@@ -187,7 +187,7 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
         fail("a server has no results in shadow", hint=hint, code=WRONG_USAGE)
     if not without_results:
         show_version(name, None)  # an unknown policy has no results, and would seem to have none
-        _show_shadow(guardrail, metrics or metrics_url(run), is_asked=not yes or dry_run)
+        _show_shadow(name, guardrail, metrics or metrics_url(run), is_asked=not yes or dry_run)
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,
         dry_run=dry_run, no_wait=no_wait,
@@ -215,15 +215,19 @@ def demote(
     _set_mode(name, guardrail, Mode.SHADOW, manner)
 
 
-def shadow_verdicts(exposition: str, guardrail: str) -> dict[str, int]:
-    """Return how often a guardrail in shadow came to each verdict, from a page of metrics."""
+def shadow_verdicts(exposition: str, guardrail: str, *, policy: str) -> dict[str, int]:
+    """Return how often a guardrail in shadow came to each verdict, from a page of metrics.
+
+    Also beside a mandatory one of its name, where it has another name.
+    """
     counted: dict[str, int] = {}
+    names = {guardrail, name_beside(guardrail, policy)}
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
             labels = sample.labels
             if (
                 sample.name == f"{MetricName.GUARDRAIL_VERDICTS}_total"
-                and labels["guardrail"] == guardrail
+                and labels["guardrail"] in names
                 and labels["mode"] == Mode.SHADOW.value
             ):
                 verdict = labels["verdict"]
@@ -241,7 +245,7 @@ def _set_mode(name: str, guardrail: str, mode: Mode, manner: Manner) -> None:
     )
 
 
-def _show_shadow(guardrail: str, url: str, *, is_asked: bool) -> None:
+def _show_shadow(policy: str, guardrail: str, url: str, *, is_asked: bool) -> None:
     """Show the results; if they are unknown, exit unless a person will be asked."""
     try:
         page = asyncio.run(_fetch(url))
@@ -252,7 +256,7 @@ def _show_shadow(guardrail: str, url: str, *, is_asked: bool) -> None:
             fail(problem, hint=hint)
         note(f"warning: {problem} (pass --metrics URL)")
         return
-    counted = shadow_verdicts(page, guardrail)
+    counted = shadow_verdicts(page, guardrail, policy=policy)
     if not counted:
         note(f"In shadow {guardrail} has judged nothing since the workers at {url} started.")
         return
