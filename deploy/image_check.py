@@ -27,7 +27,7 @@ from egret_tools.devstack.credentials import (
     write_credential,
 )
 from egret_tools.devstack.envoy import EnvoyRun, running_envoy
-from egret_tools.devstack.envoy_config import EnvoyParameters
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 from egret_tools.devstack.processes import Children
 from pydantic import SecretStr
 
@@ -195,7 +195,9 @@ async def _judges(place: Path, socket: Path) -> None:
         https_port=0, http_port=0, access_log_path="/dev/null",
     )  # fmt: skip
     async with (
-        running_envoy(Children(), run=EnvoyRun(run, logs), parameters=parameters) as envoy,
+        running_envoy(
+            Children(), run=EnvoyRun(run, logs), config=render_envoy_config(parameters)
+        ) as envoy,
         aiohttp.ClientSession() as client,
         client.post(f"http://127.0.0.1:{envoy.http_port}/v1/chat/completions", json={}) as answer,
     ):

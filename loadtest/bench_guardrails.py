@@ -18,8 +18,8 @@ from typing import Final
 
 import uvloop
 from egret_tools.benign_text import benign_text
+from egret_tools.cli.bench import percentile
 
-from loadtest.figures import percentile
 from loadtest.guardrail_pass import Pass, beside, default_pass
 from loadtest.results import Grid, Report
 from loadtest.texts import chat_body, hostile_texts, mixed_text

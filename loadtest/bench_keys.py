@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from egret_tools.cli.bench import percentile
 from egret_tools.devstack.run_directory import run_directory
 from rich.console import Console
 from rich.progress import Progress
 
-from loadtest.figures import percentile
 from loadtest.keys.stack import (
     BUDGETS,
     KeyServers,

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Final
 
 import redis.asyncio
+from egret_tools.cli.bench import percentile
 from egret_tools.devstack.databases import running_valkey
 from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.progress import Progress
 
-from loadtest.figures import percentile
 from loadtest.limits.child import PRINCIPAL, WORKERS, bench_limit, bench_limiter, checks
 from loadtest.results import Grid, Report
 from sidecar.limits.leases import LARGEST_SHARE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,18 +79,6 @@ def bench_figures(rounds: Sequence[Round]) -> dict[str, float]:
 def errors_of(figures: Figures) -> int:
     """Return how many requests failed in all of a run."""
     return int(sum(value for key, value in figures.items() if key.endswith(".errors")))
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the nearest-rank percentile: a value that was measured, never one in between.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("no values")
-    rank = math.ceil(len(values) * percent / 100)
-    return sorted(values)[max(rank, 1) - 1]
 
 
 def _joined(key: str, values: Sequence[float]) -> float:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.figures import percentile
+from egret_tools.cli.bench import percentile
+
 from loadtest.load import PERCENTILES, Load, LoadError, Measured, Target
 from sidecar.settings.sections import inherited_environment
 

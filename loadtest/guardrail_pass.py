@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loadtest.figures import percentile
+from egret_tools.cli.bench import percentile
+
 from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart

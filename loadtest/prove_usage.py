@@ -27,7 +27,7 @@ import asyncpg
 import psutil
 import yaml
 from egret_tools.devstack.databases import serving_postgres
-from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from egret_tools.devstack.stack import RunningStack, StackFacts, StackOptions, running_stack
@@ -125,7 +125,7 @@ class _World:
         self._envoy.mkdir()
         run = EnvoyRun(self._envoy, self._run.logs)
         address = await self._parts.enter_async_context(
-            envoy_with(Children(), run=run, config=config)
+            running_envoy(Children(), run=run, config=config)
         )
         load.url = f"http://127.0.0.1:{address.http_port}"
 

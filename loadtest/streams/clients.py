@@ -14,9 +14,10 @@ from random import Random
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from egret_tools.cli.bench import percentile
 from typing_extensions import override
 
-from loadtest.figures import Figures, per_request_us, percentile
+from loadtest.figures import Figures, per_request_us
 
 MOST_GROWTH_MS: Final = 5.0
 LEAST_SHARE: Final = 0.97

@@ -43,7 +43,6 @@ class Identity:
 
     name: str
     grants: tuple[Grant, ...]
-    is_session: bool
     expires_at: datetime | None = None
     """The end of a token; None for a session."""
 
@@ -131,7 +130,7 @@ async def find_session(
     )
     if not rows:
         return None
-    return Identity(rows[0]["person"], _read(rows[0]["grants"]), is_session=True)
+    return Identity(rows[0]["person"], _read(rows[0]["grants"]))
 
 
 async def end_session(connection: Connection, secret: str) -> None:
@@ -329,7 +328,7 @@ async def find_token(pool: Pool, text: str, *, postgres: PostgresSettings) -> Id
     scopes = None if row["scopes"] is None else frozenset(map(Permission, row["scopes"]))
     grant = Grant(Role(row["role"]), row["organization_id"], row["team_id"], scopes)
     name = f"{TOKEN_ACTOR}{row['name']} {row['id']}"
-    return Identity(name, (grant,), is_session=False, expires_at=row["expires_at"])
+    return Identity(name, (grant,), expires_at=row["expires_at"])
 
 
 def _token(row: asyncpg.Record) -> Token:

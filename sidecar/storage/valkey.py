@@ -239,14 +239,12 @@ class Subscriber:
         *,
         on_listening: Callable[[], None] = lambda: None,
         on_lost: Callable[[], None] = lambda: None,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._settings = patient(settings)
         self._topics = {name.encode(): on_message for name, on_message in topics.items()}
         self._names = list(topics)
         self._on_listening = on_listening
         self._on_lost = on_lost
-        self._heartbeat_seconds = heartbeat_seconds
 
     async def run(self) -> Never:
         """Listen until cancelled."""
@@ -279,7 +277,7 @@ class Subscriber:
     async def _stay(self, topics: Any) -> Never:
         is_asked = False
         while True:
-            message = await topics.get_message(timeout=self._heartbeat_seconds)
+            message = await topics.get_message(timeout=HEARTBEAT_SECONDS)
             if message is not None:
                 is_asked = False
                 if message["type"] == "message":

@@ -19,7 +19,6 @@ from sidecar.settings.process import Settings
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.postgres_keys import ChangeCallbacks
 from sidecar.storage.valkey import (
-    HEARTBEAT_SECONDS,
     VALKEY_UNAVAILABLE,
     Client,
     SharedTimes,
@@ -77,16 +76,9 @@ async def _publish(settings: ValkeySettings, topic: str, messages: list[str]) ->
 class ValkeyChangeListener:
     """Receives changes; on each new subscription, earlier ones count as missed."""
 
-    def __init__(
-        self,
-        settings: ValkeySettings,
-        callbacks: ChangeCallbacks,
-        *,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, settings: ValkeySettings, callbacks: ChangeCallbacks) -> None:
         def on_key(payload: bytes) -> None:
-            callbacks.receive(payload.decode("ascii", "replace"), now=wall())
+            callbacks.receive(payload.decode("ascii", "replace"), now=time.time())
 
         def on_listening() -> None:
             callbacks.on_listening()
@@ -103,7 +95,6 @@ class ValkeyChangeListener:
             },
             on_listening=on_listening,
             on_lost=callbacks.on_lost,
-            heartbeat_seconds=heartbeat_seconds,
         )
 
     async def run(self) -> Never:

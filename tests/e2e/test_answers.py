@@ -78,12 +78,10 @@ async def broken_off(stack: Stack) -> int:
 
 
 @asynccontextmanager
-async def streaming(
-    stack: Stack, body: object, *, key: str, path: str = CHAT
-) -> AsyncIterator[Any]:
+async def streaming(stack: Stack, body: object, *, key: str) -> AsyncIterator[Any]:
     """Send a request whose answer is read piece by piece."""
-    headers = CIMultiDict(stack.credentials(path, key, ()), **JSON)
-    url = f"{stack.facts.https_url}{path}"
+    headers = CIMultiDict(stack.credentials(CHAT, key, ()), **JSON)
+    url = f"{stack.facts.https_url}{CHAT}"
     async with stack.client.post(
         url, data=as_json(body), headers=headers, ssl=stack.tls
     ) as answer:

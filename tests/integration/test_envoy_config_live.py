@@ -31,6 +31,7 @@ from egret_tools.devstack.envoy_config import (
     OtlpCollector,
     Provider,
     SelfHosted,
+    render_envoy_config,
 )
 from egret_tools.devstack.processes import Children
 from egret_tools.devstack.trace_receiver import running_trace_receiver
@@ -125,7 +126,9 @@ async def gateway(
             _processors(answer, sockets[:live_workers]),
         ):
             parameters = adapt(_parameters(run, certificates, mock=mock, sockets=sockets))
-            envoy = running_envoy(Children(), run=EnvoyRun(run, run), parameters=parameters)
+            envoy = running_envoy(
+                Children(), run=EnvoyRun(run, run), config=render_envoy_config(parameters)
+            )
             async with (
                 envoy as address,
                 aiohttp.ClientSession(f"http://127.0.0.1:{address.http_port}") as http,

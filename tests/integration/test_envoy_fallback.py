@@ -21,7 +21,7 @@ from egret_tools.devstack.credentials import (
     write_credential,
 )
 from egret_tools.devstack.envoy import EnvoyRun, running_envoy
-from egret_tools.devstack.envoy_config import EnvoyParameters, Provider
+from egret_tools.devstack.envoy_config import EnvoyParameters, Provider, render_envoy_config
 from egret_tools.devstack.processes import Children, free_port
 from egret_tools.mock_llm.server import MockSettings, running_mock
 from pydantic import SecretStr
@@ -102,7 +102,9 @@ async def providers(*, first_is_there: bool = True) -> AsyncIterator[Providers]:
                 access_log_path=str(run / "access.jsonl"), sends_usage=False,
             )  # fmt: skip
             async with (
-                running_envoy(Children(), run=EnvoyRun(run, run), parameters=parameters) as envoy,
+                running_envoy(
+                    Children(), run=EnvoyRun(run, run), config=render_envoy_config(parameters)
+                ) as envoy,
                 aiohttp.ClientSession(f"http://127.0.0.1:{envoy.http_port}") as http,
                 aiohttp.ClientSession(first.debug_url) as first_debug,
                 aiohttp.ClientSession(second.debug_url) as second_debug,

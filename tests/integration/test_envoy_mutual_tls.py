@@ -26,7 +26,7 @@ from egret_tools.devstack.credentials import (
     write_certificates,
     write_credential,
 )
-from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import (
     EgretService,
     EnvoyParameters,
@@ -212,7 +212,7 @@ async def _gateway(
         )  # fmt: skip
         run = EnvoyRun(parties.place, parties.place)
         config = _with_ports(render_envoy_config(parameters), further)
-        async with envoy_with(Children(), run=run, config=config) as address:
+        async with running_envoy(Children(), run=run, config=config) as address:
             yield Gateway(
                 address.https_port, certificates.gateway_ca, mock.debug_url, address.admin_url
             )

@@ -20,7 +20,7 @@ import trustme
 from aiohttp import web
 from egret_tools.devstack.credentials import TYPE_URL
 from egret_tools.devstack.envoy import EnvoyRun, running_envoy
-from egret_tools.devstack.envoy_config import EnvoyParameters, Provider
+from egret_tools.devstack.envoy_config import EnvoyParameters, Provider, render_envoy_config
 from egret_tools.devstack.processes import Children
 
 from tests.support.placeholder_processor import allow, running_processor
@@ -210,7 +210,7 @@ async def running_gateway(
     run = EnvoyRun(place, place)
     async with (
         running_processor(allow(remove=("authorization",)), socket=place / "w.sock"),
-        running_envoy(Children(), run=run, parameters=parameters) as address,
+        running_envoy(Children(), run=run, config=render_envoy_config(parameters)) as address,
     ):
         gateway.port = address.https_port
         yield gateway

@@ -67,9 +67,9 @@ def settings_of(servers: LiveServers, cache: CacheSettings | None = None) -> Set
     )
 
 
-async def until_shared(servers: LiveServers, key: ApiKey, *, is_there: bool = True) -> None:
+async def until_shared(servers: LiveServers, key: ApiKey) -> None:
     async with Redis.from_url(servers.valkey_url.get_secret_value()) as client:
-        while bool(await client.exists(f"egret:key:v3:{key.key_id}")) is not is_there:  # noqa: ASYNC110 - Valkey's state
+        while not await client.exists(f"egret:key:v3:{key.key_id}"):  # noqa: ASYNC110 - Valkey's state
             await asyncio.sleep(0.01)
 
 

@@ -20,10 +20,10 @@ DUPLEX: Final = "FULL_DUPLEX_STREAMED"
 LONG_PATH: Final = f"/run/{'x' * 110}/worker-0.sock"
 
 
-def own_text(sockets: tuple[str, ...] = ("/run/egret/w-0.sock", "/run/egret/w-1.sock")) -> str:
+def own_text() -> str:
     """Return the configuration that Egret ships, for production."""
     parameters = EnvoyParameters(
-        worker_sockets=sockets,
+        worker_sockets=("/run/egret/w-0.sock", "/run/egret/w-1.sock"),
         sds_directory="/etc/egret/sds",
         admin_socket="/run/admin.sock",
         metrics_port=9465,

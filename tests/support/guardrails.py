@@ -32,9 +32,9 @@ def snapshot_of(policies: Sequence[Policy]) -> PolicySnapshot:
     return build_snapshot(policies, database=database)
 
 
-def effective(*policies: Policy, binding: PolicyBinding | None = None) -> EffectivePolicy:
-    """Return what holds for *binding* once *policies* are compiled."""
-    found = snapshot_of(policies).effective(binding or PolicyBinding())
+def effective(*policies: Policy) -> EffectivePolicy:
+    """Return what holds for a key without a policy of its own once *policies* are compiled."""
+    found = snapshot_of(policies).effective(PolicyBinding())
     assert isinstance(found, EffectivePolicy)
     return found
 

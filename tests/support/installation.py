@@ -52,24 +52,19 @@ def exported(stored: tuple[StoredObject, ...]) -> str:
 
 
 async def apply_text(
-    connection: Connection, text: str, *, file_set: str = "default", prunes: bool = False
+    connection: Connection, text: str, *, prunes: bool = False
 ) -> InstallationPlan:
     """Plan and make the changes of *text* in one transaction."""
-    wanted = parse_files([("a.yaml", text)])
-    return await apply_objects(connection, wanted, file_set=file_set, prunes=prunes)
+    return await apply_objects(connection, parse_files([("a.yaml", text)]), prunes=prunes)
 
 
 async def apply_objects(
-    connection: Connection,
-    wanted: Sequence[WantedObject],
-    *,
-    file_set: str = "default",
-    prunes: bool = False,
+    connection: Connection, wanted: Sequence[WantedObject], *, prunes: bool = False
 ) -> InstallationPlan:
     """Plan and make the changes of parsed files in one transaction."""
     async with connection.transaction():
         await lock_installation(connection)
         stored = await load_installation(connection)
-        plan = plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
-        await carry_out(connection, plan, file_set=file_set, note=None, advance=lambda _: None)
+        plan = plan_installation(wanted, stored, file_set="default", prunes=prunes)
+        await carry_out(connection, plan, file_set="default", note=None, advance=lambda _: None)
     return plan

@@ -101,6 +101,6 @@ def _configure(directory: Path, *, server: Path, roles: tuple[str, ...]) -> Path
     return configuration
 
 
-def through(directory: Path, *, role: str, database: str = "postgres") -> str:
-    """Return the DSN of a database behind the pgbouncer whose socket is in *directory*."""
-    return f"postgresql://{role}@/{database}?host={quote(str(directory))}"
+def through(directory: Path, *, role: str) -> str:
+    """Return the DSN of the database behind the pgbouncer whose socket is in *directory*."""
+    return f"postgresql://{role}@/postgres?host={quote(str(directory))}"

@@ -254,11 +254,9 @@ class Exchange:
         self._judges_answer = False
         self._body = b""
 
-    async def judge_headers(
-        self, headers: Headers, *, has_body: bool, source_address: str | None = None
-    ) -> RequestVerdict:
+    async def judge_headers(self, headers: Headers, *, has_body: bool) -> RequestVerdict:
         """Send the request's headers; return what became of them."""
-        event = on.RequestHeadersReceived(headers, not has_body, source_address)
+        event = on.RequestHeadersReceived(headers, not has_body, None)
         message = message_of(event)
         with_modes(message, self._opening)
         self.stream.send(message.SerializeToString())
@@ -271,13 +269,13 @@ class Exchange:
         return self._verdict(await self.replies())
 
     async def judge_response_headers(
-        self, headers: Headers, *, has_body: bool = True
+        self, headers: Headers
     ) -> on.ResponseCleared | on.ResponseHeld | on.RequestRefused:
         """Send the answer's headers; return what became of them.
 
         Whether its body is judged shows in what becomes of that.
         """
-        self._send(on.ResponseHeadersReceived(headers, not has_body))
+        self._send(on.ResponseHeadersReceived(headers, end_of_stream=False))
         match await self.replies():
             case []:
                 return on.ResponseHeld()

@@ -20,9 +20,9 @@ ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 
 
 @asynccontextmanager
-async def remote_checks(registry: CollectorRegistry | None = None) -> AsyncIterator[RemoteChecks]:
+async def remote_checks() -> AsyncIterator[RemoteChecks]:
     """Every type, with the care around it."""
-    metrics = Metrics(registry or CollectorRegistry())
+    metrics = Metrics(CollectorRegistry())
     async with AsyncExitStack() as stack:
         yield await open_remote_checks(ExchangeSettings(), metrics=metrics.remote, stack=stack)
 

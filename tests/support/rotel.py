@@ -74,15 +74,13 @@ class Rotel:
             for point in _POINT.split(block)[1:]
         ]
 
-    async def trace(
-        self, is_wanted: Callable[[Span], bool], names: set[str], *, seconds: float = 60.0
-    ) -> list[Span]:
+    async def trace(self, is_wanted: Callable[[Span], bool], names: set[str]) -> list[Span]:
         """Return the trace of the first span that is wanted, once spans of all *names* are there.
 
         Raises:
             AssertionError: they do not come in time.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + 60
         while True:
             spans = self.spans()
             trace_id = next((span["trace_id"] for span in spans if is_wanted(span)), None)

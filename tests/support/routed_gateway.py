@@ -18,7 +18,7 @@ from typing import Any, Final
 import aiohttp
 import yaml
 from egret_tools.devstack.credentials import write_credential
-from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.envoy_config import (
     EnvoyParameters,
     ModelRoute,
@@ -116,7 +116,7 @@ class RoutedWorld:
         """Run an Envoy with a configuration that is written already, its files in *place*."""
         run = EnvoyRun(place, place, threads=1)
         text = yaml.safe_dump(config, sort_keys=False)
-        async with envoy_with(Children(), run=run, config=text) as address:
+        async with running_envoy(Children(), run=run, config=text) as address:
             facts = replace(
                 self.stack.facts,
                 url=f"http://{LOOPBACK}:{address.http_port}",

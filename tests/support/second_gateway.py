@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from egret_tools.devstack.envoy import EnvoyRun, envoy_with
+from egret_tools.devstack.envoy import EnvoyRun, running_envoy
 from egret_tools.devstack.processes import Children
 
 from tests.support.stack import Stack
@@ -115,7 +115,7 @@ async def second_gateway(stack: Stack, *changes: Adapt) -> AsyncIterator[Gateway
     with tempfile.TemporaryDirectory(prefix="egret-gw-") as place:
         run = EnvoyRun(Path(place), Path(place), threads=1)
         text = yaml.safe_dump(config, sort_keys=False)
-        async with envoy_with(Children(), run=run, config=text) as address:
+        async with running_envoy(Children(), run=run, config=text) as address:
             yield Gateway(
                 url=f"http://127.0.0.1:{address.http_port}",
                 https_url=f"https://localhost:{address.https_port}",

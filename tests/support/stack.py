@@ -374,13 +374,9 @@ def as_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def _whole_lines(file: Path, *, saying: str = "") -> list[dict[str, Any]]:
-    """Return the JSON lines of a file that hold these words."""
-    return [
-        orjson.loads(line)
-        for line in _ended_lines(file, 0)
-        if line.startswith(b"{") and saying.encode() in line
-    ]
+def _whole_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a file."""
+    return [orjson.loads(line) for line in _ended_lines(file, 0) if line.startswith(b"{")]
 
 
 def _ended_lines(file: Path, offset: int) -> Iterator[bytes]:

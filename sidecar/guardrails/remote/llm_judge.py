@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
 import orjson
@@ -81,16 +80,11 @@ class _Rating(StrictModel):
     reason: Annotated[str, Field(max_length=10_000)]
 
 
-def _new_nonce() -> str:
-    return secrets.token_hex(_NONCE_BYTES)
-
-
 class LlmJudgeChecks:
     """Asks chat models; a `RemoteChecks`."""
 
-    def __init__(self, http: HttpClient, *, new_nonce: Callable[[], str] = _new_nonce) -> None:
+    def __init__(self, http: HttpClient) -> None:
         self._http = http
-        self._new_nonce = new_nonce
 
     async def check(self, request: RemoteRequest) -> RemoteAnswer:
         """Send all texts to be rated together, in one request.
@@ -103,7 +97,7 @@ class LlmJudgeChecks:
             raise RemoteCheckError("not_an_llm_judge", RemoteFault.LOCAL)
         body = await self._http.post(
             settings.endpoint,
-            request_body(request, settings, nonce=self._new_nonce()),
+            request_body(request, settings, nonce=secrets.token_hex(_NONCE_BYTES)),
             max_bytes=MAX_ANSWER_BYTES,
         )
         return read_answer(body, settings)

@@ -24,9 +24,9 @@ from tests.support.configurations.build import (
 )
 
 
-def _changed(change: Callable[[Any], object], config: Part | None = None) -> Part:
+def _changed(change: Callable[[Any], object]) -> Part:
     """Return a configuration with one change."""
-    changed = config if config is not None else web()
+    changed = web()
     change(changed["static_resources"])
     return changed
 

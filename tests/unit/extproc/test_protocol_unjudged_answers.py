@@ -155,9 +155,9 @@ def test_a_response_out_of_order_raises_and_changes_nothing(
     assert talk.phase is phase
 
 
-def awaiting_usage(mode: BodyMode = BodyMode.NONE) -> Talk:
+def awaiting_usage() -> Talk:
     """Return a protocol whose request is through, and which waits for Envoy's counts."""
-    talk = Talk(opened(BodyMode.NONE, mode), headers(ends=True))
+    talk = Talk(opened(BodyMode.NONE, BodyMode.NONE), headers(ends=True))
     talk.protocol.forward(awaits_usage=True)
     return talk
 

@@ -40,10 +40,10 @@ class Bench:
         self.changes.listening_began("listen")
         await settle()
 
-    def share(self, *, age_seconds: float, horizon: int = 10**6) -> None:
+    def share(self, *, age_seconds: float) -> None:
         """Put a record into the shared cache that is newer than every change."""
         self.shared.values["k1"] = SharedRecord(
-            record_at("k1", 1), 1, horizon, horizon, read_at=self.now - age_seconds
+            record_at("k1", 1), 1, 10**6, 10**6, read_at=self.now - age_seconds
         )
 
 

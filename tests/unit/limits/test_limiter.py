@@ -84,14 +84,14 @@ class Fleet:
         self.waited += 1
         return await outcome
 
-    async def hammer(self, one: Limit, *, seconds: float, step: float = 0.04) -> int:
+    async def hammer(self, one: Limit, *, seconds: float) -> int:
         """Have every worker ask five times a step, more than there is; count what is granted."""
         granted, tended_at, end = 0, self.now, self.now + seconds
         while self.now < end:
             for number in range(WORKERS):
                 for _ in range(5):
                     granted += isinstance(await self.take(number, one), Granted)
-            self.now += step
+            self.now += 0.04
             if self.now - tended_at >= TEND_SECONDS:
                 tended_at = self.now
                 await self.tend()

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.figures import Cell, Round, bench_figures, errors_of, per_request_us, percentile
+from loadtest.figures import Cell, Round, bench_figures, errors_of, per_request_us
 from loadtest.load import Measured
 
 
-def measured(
-    *, requests: int = 1000, errors: int = 0, dropped: int = 0, p50_ms: float = 1.0
-) -> Measured:
+def measured(*, errors: int = 0, dropped: int = 0, p50_ms: float = 1.0) -> Measured:
     return Measured(
-        requests=requests,
+        requests=1000,
         seconds=2.0,
         errors=errors,
         dropped=dropped,
@@ -87,23 +85,3 @@ def test_errors_without_egret_count_as_well() -> None:
 def test_cpu_time_is_microseconds_a_request() -> None:
     """Half a second over a thousand requests."""
     assert per_request_us(0.5, 1000) == pytest.approx(500.0)
-
-
-@pytest.mark.parametrize(
-    ("percent", "expected"),
-    [
-        pytest.param(0, 1, id="least"),
-        pytest.param(50, 5, id="median of ten"),
-        pytest.param(99, 10, id="99 of ten"),
-        pytest.param(100, 10, id="greatest"),
-    ],
-)
-def test_a_percentile_is_a_value_that_was_measured(percent: float, expected: float) -> None:
-    """Nearest rank: nothing is interpolated."""
-    assert percentile([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], percent) == expected
-
-
-def test_nothing_has_no_percentile() -> None:
-    """An empty measurement is an error, not a zero."""
-    with pytest.raises(ValueError, match="no values"):
-        percentile([], 50)

@@ -29,13 +29,13 @@ LIMITS = SpoolLimits(max_bytes=10_000_000)
 ONE, TWO, THREE = b"one", b"two" * 1000, b""
 
 
-def read_all(path: Path, *, max_records: int = 2) -> tuple[list[bytes], int]:
+def read_all(path: Path) -> tuple[list[bytes], int]:
     """Return all payloads of a file, and how many bytes are damaged."""
     size = path.stat().st_size
     payloads: list[bytes] = []
     position, damaged = 0, 0
     while position < size:
-        piece = read_piece(path, start=position, stop=size, max_records=max_records)
+        piece = read_piece(path, start=position, stop=size, max_records=2)
         assert piece.end > position
         payloads += piece.payloads
         position, damaged = piece.end, damaged + piece.damaged_bytes

@@ -47,8 +47,8 @@ def request(
     metrics.record(report)
 
 
-def warnings(registry: CollectorRegistry, type_: str = "PHONE") -> float | None:
-    labels = {"guardrail": "pii", "finding_type": type_}
+def warnings(registry: CollectorRegistry) -> float | None:
+    labels = {"guardrail": "pii", "finding_type": "PHONE"}
     return registry.get_sample_value("egret_guardrail_volume_warnings_total", labels)
 
 

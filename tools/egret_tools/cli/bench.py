@@ -181,12 +181,12 @@ def timings(value: str) -> Iterator[tuple[str, float]]:
             continue
 
 
-def percentile(values: list[float], share: float) -> float:
-    """Return the smallest of *values* that *share* of them do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest of *values* that so many *percent* of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
-_SHARES: Final = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99, "max_ms": 1.0}
+_PERCENTS: Final = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
 _OURS: Final = ("upstream", "egret", "authorize", "guardrails")
 """Metrics of `server-timing` in the order they are shown."""
 
@@ -339,7 +339,7 @@ def turn_rows(by_turn: Sequence[Measured]) -> list[dict[str, float | int | None]
 
 def _median(measured: Measured, name: str) -> float | None:
     times = measured.milliseconds.get(name)
-    return round(percentile(times, 0.5), 3) if times else None
+    return round(percentile(times, 50), 3) if times else None
 
 
 def _show_turns(order: Order, by_turn: Sequence[Measured], output: Output) -> None:
@@ -399,10 +399,10 @@ def _show(order: Order, measured: Measured, output: Output) -> None:
         return
     if times:
         rows: list[Row] = [
-            {"time": name, **{label: f"{one[label]:.2f}" for label in _SHARES}}
+            {"time": name, **{label: f"{one[label]:.2f}" for label in _PERCENTS}}
             for name, one in times.items()
         ]
-        print_rows(rows, columns=("time", *_SHARES), output=Output.TABLE)
+        print_rows(rows, columns=("time", *_PERCENTS), output=Output.TABLE)
     statuses = ", ".join(f"{n} of {status}" for status, n in sorted(measured.statuses.items()))
     lost = "".join(f", {n} lost ({kind})" for kind, n in sorted(measured.lost.items()))
     note(
@@ -423,7 +423,7 @@ def _joined(several: Sequence[Measured]) -> Measured:
 
 def _percentiles(measured: Measured) -> dict[str, dict[str, float]]:
     return {
-        name: {label: round(percentile(times, share), 3) for label, share in _SHARES.items()}
+        name: {label: round(percentile(times, part), 3) for label, part in _PERCENTS.items()}
         for name in (WHOLE, FIRST_BYTE, *_OURS)
         if (times := measured.milliseconds.get(name))
     }

@@ -11,7 +11,6 @@ from typing import Final
 
 import aiohttp
 
-from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
 from egret_tools.devstack.processes import Children, Program, envoy_program
 from sidecar.settings.sections import inherited_environment
 
@@ -50,22 +49,9 @@ class Listening:
 
 @asynccontextmanager
 async def running_envoy(
-    children: Children, *, run: EnvoyRun, parameters: EnvoyParameters
-) -> AsyncIterator[EnvoyAddress]:
-    """Run Envoy and yield where it listens, once it takes requests.
-
-    Raises:
-        PartError: it does not come up.
-    """
-    async with envoy_with(children, run=run, config=render_envoy_config(parameters)) as address:
-        yield address
-
-
-@asynccontextmanager
-async def envoy_with(
     children: Children, *, run: EnvoyRun, config: str
 ) -> AsyncIterator[EnvoyAddress]:
-    """Run Envoy with a configuration that is written already and has our listeners.
+    """Run Envoy with a configuration of our listeners; yield where it listens, once it is live.
 
     Raises:
         PartError: it does not come up.

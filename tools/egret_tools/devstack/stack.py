@@ -29,7 +29,7 @@ from egret_tools.devstack.credentials import (
 from egret_tools.devstack.databases import running_postgres, running_valkey
 from egret_tools.devstack.demo_setup import set_up, set_up_examples
 from egret_tools.devstack.envoy import EnvoyAddress, EnvoyRun, running_envoy
-from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector
+from egret_tools.devstack.envoy_config import EnvoyParameters, OtlpCollector, render_envoy_config
 from egret_tools.devstack.processes import (
     Children,
     OnRestart,
@@ -192,7 +192,9 @@ async def running_stack(
             running_envoy(
                 start.children,
                 run=EnvoyRun(run.path, run.logs, threads=options.envoy_threads),
-                parameters=_envoy_parameters(options, run, providers=providers, workers=workers),
+                config=render_envoy_config(
+                    _envoy_parameters(options, run, providers=providers, workers=workers)
+                ),
             ),
         )
         facts = _facts(run, storage=storage, providers=providers, workers=workers, envoy=envoy)

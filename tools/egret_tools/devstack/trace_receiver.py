@@ -21,12 +21,12 @@ JsonObject = dict[str, object]
 
 
 @asynccontextmanager
-async def running_trace_receiver(file: Path, *, port: int = 0) -> AsyncIterator[int]:
+async def running_trace_receiver(file: Path) -> AsyncIterator[int]:
     """Append received spans to *file* until the block ends; yields the port."""
     server = grpc.aio.server()
     with _opened(file) as output:
         server.add_generic_rpc_handlers((_exporting_to(output),))
-        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        bound = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
             yield bound

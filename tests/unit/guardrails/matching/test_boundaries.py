@@ -28,11 +28,10 @@ def boundary_windows(
     return run_sync(boundaries.boundary_windows(parts, runs))
 
 
-def _contents(*texts: str, run: tuple[int, ...] | None = None) -> list[str]:
+def _contents(*texts: str) -> list[str]:
     parts = parts_of(texts)
     return [
-        window.content.decode()
-        for window in boundary_windows(parts, [run or tuple(range(len(texts)))])
+        window.content.decode() for window in boundary_windows(parts, [tuple(range(len(texts)))])
     ]
 
 

@@ -42,15 +42,15 @@ async def ask(
         return await checks.check(asking(chosen, *texts, action=action)), server
 
 
-def rating(score: object, reason: object = "calm") -> dict[str, Any]:
+def rating(score: object) -> dict[str, Any]:
     """Return a completion that rates."""
-    return completion(json.dumps({"score": score, "reason": reason}))
+    return completion(json.dumps({"score": score, "reason": "calm"}))
 
 
-def message_to_judge(*texts: str, nonce: str = "n0nce") -> list[dict[str, str]]:
+def message_to_judge(*texts: str) -> list[dict[str, str]]:
     """Return the messages a judge is sent."""
     settings = settings_at("http://h/")
-    body = orjson.loads(request_body(asking(settings, *texts), settings, nonce=nonce))
+    body = orjson.loads(request_body(asking(settings, *texts), settings, nonce="n0nce"))
     assert set(body) == {"model", "messages", "response_format"}
     assert (body["model"], body["response_format"]) == ("judge-1", RESPONSE_FORMAT)
     messages: list[dict[str, str]] = body["messages"]
