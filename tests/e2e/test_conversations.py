@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import anthropic
 import httpx2
 import msgspec
-import openai
 import pytest
 from google import genai
 from google.genai import types
 
+from tests.support.clients import anthropic_client, openai_client, tls_client
 from tests.support.stack import PATIENCE_SECONDS, POLL_SECONDS, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -68,8 +66,7 @@ class Sent:
 
 
 def _client(stack: Stack) -> Sent:
-    context = ssl.create_default_context(cafile=str(stack.facts.ca_file))
-    sent = Sent(httpx2.AsyncClient(verify=context))
+    sent = Sent(tls_client(stack))
     sent.https.event_hooks = {"request": [sent.note]}
     return sent
 
@@ -79,12 +76,7 @@ Say = Callable[[str | None], Awaitable[str | None]]
 
 
 async def _openai(stack: Stack, sent: Sent) -> Say:
-    client = openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1",
-        api_key=stack.keys["restore"],
-        http_client=sent.https,
-        max_retries=0,
-    )
+    client = openai_client(stack, stack.keys["restore"], sent.https)
     create: Any = client.chat.completions.create
     messages: list[Any] = [{"role": "system", "content": SYSTEM}]
     tool = {"type": "function", "function": {"name": "attendees", "parameters": SCHEMA}}
@@ -104,12 +96,7 @@ async def _openai(stack: Stack, sent: Sent) -> Say:
 
 
 async def _responses(stack: Stack, sent: Sent) -> Say:
-    client = openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1",
-        api_key=stack.keys["restore"],
-        http_client=sent.https,
-        max_retries=0,
-    )
+    client = openai_client(stack, stack.keys["restore"], sent.https)
     create: Any = client.responses.create
     items: list[Any] = []
     tool = {"type": "function", "name": "attendees", "parameters": SCHEMA, "strict": True}
@@ -128,12 +115,7 @@ async def _responses(stack: Stack, sent: Sent) -> Say:
 
 
 async def _anthropic(stack: Stack, sent: Sent) -> Say:
-    client = anthropic.AsyncAnthropic(
-        base_url=stack.facts.https_url,
-        api_key=stack.keys["restore"],
-        http_client=sent.https,
-        max_retries=0,
-    )
+    client = anthropic_client(stack, stack.keys["restore"], sent.https)
     create: Any = client.messages.create
     messages: list[Any] = []
     tool = {"name": "attendees", "input_schema": SCHEMA, "cache_control": EPHEMERAL}

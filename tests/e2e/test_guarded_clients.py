@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-import anthropic
-import httpx2
-import openai
 import pytest
-from google import genai
-from google.genai import types
 
+from tests.support.clients import anthropic_client, gemini_models, openai_client
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -25,14 +20,8 @@ EVENT_MS: Final = 60
 PROMPT: Any = {"role": "user", "content": "hi"}
 
 
-def _tls(stack: Stack) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(stack.facts.ca_file)))
-
-
 async def _by_openai(stack: Stack, key: str) -> AsyncIterator[str]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1", api_key=key, http_client=_tls(stack), max_retries=0
-    ) as client:
+    async with openai_client(stack, key) as client:
         events = await client.chat.completions.create(
             model="gpt-4o", messages=[PROMPT], stream=True
         )
@@ -42,9 +31,7 @@ async def _by_openai(stack: Stack, key: str) -> AsyncIterator[str]:
 
 
 async def _by_openai_responses(stack: Stack, key: str) -> AsyncIterator[str]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1", api_key=key, http_client=_tls(stack), max_retries=0
-    ) as client:
+    async with openai_client(stack, key) as client:
         async for event in await client.responses.create(model="gpt-4o", input="hi", stream=True):
             if event.type == "response.output_text.delta":
                 yield event.delta
@@ -52,9 +39,7 @@ async def _by_openai_responses(stack: Stack, key: str) -> AsyncIterator[str]:
 
 async def _by_anthropic(stack: Stack, key: str) -> AsyncIterator[str]:
     async with (
-        anthropic.AsyncAnthropic(
-            base_url=stack.facts.https_url, api_key=key, http_client=_tls(stack), max_retries=0
-        ) as client,
+        anthropic_client(stack, key) as client,
         client.messages.stream(model="claude-mock", max_tokens=64, messages=[PROMPT]) as stream,
     ):
         async for text in stream.text_stream:
@@ -62,15 +47,11 @@ async def _by_anthropic(stack: Stack, key: str) -> AsyncIterator[str]:
 
 
 async def _by_google(stack: Stack, key: str) -> AsyncIterator[str]:
-    async with _tls(stack) as https:
-        options = types.HttpOptions(base_url=stack.facts.https_url, httpx_async_client=https)
-        client = genai.Client(api_key=key, http_options=options)
-        models: Any = client.aio.models
+    async with gemini_models(stack, key) as models:
         async for chunk in await models.generate_content_stream(
             model="gemini-mock", contents="hi"
         ):
             yield chunk.text or ""
-        client.close()
 
 
 @pytest.mark.parametrize(

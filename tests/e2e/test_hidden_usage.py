@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 
 from tests.e2e.test_answers import ext_proc_messages, says
 from tests.e2e.test_usage import TOKENS, recorded, told
+from tests.support.clients import openai_client
 from tests.support.stack import CHAT, Stack, chat
 
 pytestmark = [
@@ -67,13 +65,7 @@ async def test_a_client_that_reads_the_first_choice_of_every_event_can(
 @KEYS
 async def test_openais_own_client_sees_no_usage(stack: Stack, key: str) -> None:
     """Nor an event without a choice; one that asked itself gets what it asked for."""
-    tls = ssl.create_default_context(cafile=str(stack.facts.ca_file))
-    async with openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1",
-        api_key=stack.keys[key],
-        http_client=httpx2.AsyncClient(verify=tls),
-        max_retries=0,
-    ) as client:
+    async with openai_client(stack, stack.keys[key]) as client:
 
         async def chunks(**more: Any) -> list[Any]:
             create: Any = client.chat.completions.create

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import openai
 import pytest
-from google import genai
-from google.genai import errors, types
+from google.genai import errors
 
-from tests.support.clients import openai_client, tls_client
+from tests.support.clients import gemini_models, openai_client, tls_client
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -26,15 +23,6 @@ GEMINI: Final = "gemini-mock"
 CONVERSE: Final = "/model/anthropic.claude-mock-v1%3A0/converse"
 BLOCKS: Final = {"messages": [{"role": "user", "content": [{"text": TEXT}]}]}
 CLIENTS_OWN = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
-
-
-@asynccontextmanager
-async def _google(stack: Stack, key: str) -> AsyncIterator[Any]:
-    async with tls_client(stack) as https:
-        options = types.HttpOptions(base_url=stack.facts.https_url, httpx_async_client=https)
-        client = genai.Client(api_key=key, http_options=options)
-        yield client.aio.models
-        client.close()
 
 
 def _azure(stack: Stack, key: str) -> openai.AsyncAzureOpenAI:
@@ -58,7 +46,7 @@ async def _credentials_received(stack: Stack) -> list[dict[str, str]]:
 async def test_google_generates_streams_counts_embeds_and_lists(stack: Stack) -> None:
     """Every operation of its client; the provider sees Envoy's key alone, where it wants it."""
     key = stack.keys["block"]
-    async with stack.counting(5) as counted, _google(stack, key) as google:
+    async with stack.counting(5) as counted, gemini_models(stack, key) as google:
         whole = await google.generate_content(model=GEMINI, contents=TEXT)
         stream = await google.generate_content_stream(model=GEMINI, contents=TEXT)
         pieces = [chunk.text async for chunk in stream]
@@ -91,7 +79,7 @@ async def test_google_raises_its_own_errors(stack: Stack) -> None:
         ),
     ]
     for key, model, text, code, status, said in asked:
-        async with _google(stack, key) as google:
+        async with gemini_models(stack, key) as google:
             with pytest.raises(errors.ClientError) as raised:
                 await google.generate_content(model=model, contents=text)
             assert (raised.value.code, raised.value.status) == (code, status)
@@ -99,7 +87,7 @@ async def test_google_raises_its_own_errors(stack: Stack) -> None:
             stream = await google.generate_content_stream(model=model, contents=text)
             with pytest.raises(errors.ClientError):
                 await anext(stream)
-    async with _google(stack, stack.keys["hook-error-block"]) as google:
+    async with gemini_models(stack, stack.keys["hook-error-block"]) as google:
         with pytest.raises(errors.ServerError) as away:
             await google.generate_content(model=GEMINI, contents=TEXT)
     assert (away.value.code, away.value.status) == (503, "UNAVAILABLE")

@@ -14,7 +14,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from tests.support.clients import openai_client, tls_client
+from tests.support.clients import anthropic_client, openai_client
 from tests.support.http2 import Http2Answer, http2_request
 from tests.support.stack import CHAT, MESSAGES, Stack, as_json, chat, message
 
@@ -24,12 +24,6 @@ TEXT = "Write a haiku about herons."
 PROMPT = {"role": "user", "content": TEXT}
 WORDS = "The mock model was given 27 characters."
 BAD_KEY = "egk_AAAAAAAAAAAA_" + 49 * "A"
-
-
-def _anthropic(stack: Stack, key: str) -> anthropic.AsyncAnthropic:
-    return anthropic.AsyncAnthropic(
-        base_url=stack.facts.https_url, api_key=key, http_client=tls_client(stack), max_retries=0
-    )
 
 
 async def _chat(client: openai.AsyncOpenAI, said: object = PROMPT, **more: Any) -> Any:
@@ -53,7 +47,7 @@ async def gpt(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def claude(stack: Stack) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """Anthropic's client with a key whose policy blocks."""
-    async with _anthropic(stack, stack.keys["block"]) as client:
+    async with anthropic_client(stack, stack.keys["block"]) as client:
         yield client
 
 
@@ -152,7 +146,7 @@ async def test_openai_raises_its_authentication_error_for_a_bad_key(stack: Stack
 
 async def test_anthropic_raises_its_authentication_error_for_a_bad_key(stack: Stack) -> None:
     """Listing models included: that path is served by both APIs."""
-    async with stack.counting(2) as counted, _anthropic(stack, BAD_KEY) as client:
+    async with stack.counting(2) as counted, anthropic_client(stack, BAD_KEY) as client:
         with pytest.raises(anthropic.AuthenticationError) as raised:
             await _message(client)
         with pytest.raises(anthropic.AuthenticationError):
@@ -216,7 +210,7 @@ async def test_a_forbidden_model_and_an_image_raise_permission_denied(stack: Sta
         with pytest.raises(openai.PermissionDeniedError) as unread:
             await _chat(client, {"role": "user", "content": image})
         assert unread.value.code == "unscanned_content"
-    async with _anthropic(stack, key.reveal()) as client:
+    async with anthropic_client(stack, key.reveal()) as client:
         with pytest.raises(anthropic.PermissionDeniedError):
             await _message(client, model="claude-else")
     assert await stack.received_count() == 0

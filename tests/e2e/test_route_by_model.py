@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 import pytest_asyncio
 from egret_tools.devstack.envoy_config import UnknownModels
 
 from tests.e2e.test_usage import recorded
+from tests.support.clients import anthropic_client, openai_client
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import (
     Adapt,
@@ -53,24 +52,12 @@ async def world(running_world: RoutedWorld) -> RoutedWorld:
     return running_world
 
 
-def _tls(stack: Stack) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(stack.facts.ca_file)))
-
-
 def _gpt(stack: Stack, key: str) -> openai.AsyncOpenAI:
-    base = f"{stack.facts.https_url}/v1"
-    return openai.AsyncOpenAI(
-        base_url=base, api_key=stack.keys[key], http_client=_tls(stack), max_retries=0
-    )
+    return openai_client(stack, stack.keys[key])
 
 
 def _claude(stack: Stack, key: str) -> anthropic.AsyncAnthropic:
-    return anthropic.AsyncAnthropic(
-        base_url=stack.facts.https_url,
-        api_key=stack.keys[key],
-        http_client=_tls(stack),
-        max_retries=0,
-    )
+    return anthropic_client(stack, stack.keys[key])
 
 
 async def _chat(client: openai.AsyncOpenAI, model: str, **more: Any) -> Any:

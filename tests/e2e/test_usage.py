@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
-import httpx2
-import openai
 import pytest
 
+from tests.support.clients import openai_client
 from tests.support.stack import MESSAGES, Stack, chat, message
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -179,13 +177,7 @@ async def test_a_policy_may_ask_for_the_counts_of_every_stream(stack: Stack) -> 
 
 async def test_openais_own_client_reads_a_stream_that_was_made_to_tell(stack: Stack) -> None:
     """It knows the extra event; a program that takes the first choice of each does not."""
-    tls = ssl.create_default_context(cafile=str(stack.facts.ca_file))
-    async with openai.AsyncOpenAI(
-        base_url=f"{stack.facts.https_url}/v1",
-        api_key=stack.keys["counted"],
-        http_client=httpx2.AsyncClient(verify=tls),
-        max_retries=0,
-    ) as client:
+    async with openai_client(stack, stack.keys["counted"]) as client:
         stream = await client.chat.completions.create(
             model="gpt-4o", messages=[{"role": "user", "content": "Count me."}], stream=True
         )
@@ -247,6 +239,11 @@ async def test_an_error_of_the_provider_is_recorded_without_tokens(
 
 async def test_a_client_that_leaves_is_charged_by_what_it_was_sent(stack: Stack) -> None:
     """Marked as estimated: the provider's count never came."""
+    await leaves_and_is_estimated(stack)
+
+
+async def leaves_and_is_estimated(stack: Stack) -> None:
+    """Leave in the middle of an answer, and read the record of it."""
     await stack.tell_provider("delay", event_ms=100)
     headers = stack.credentials(MESSAGES, "free", [("content-type", "application/json")])
     async with stack.client.post(

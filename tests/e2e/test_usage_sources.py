@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 import pytest_asyncio
 
 from loadtest.usage.trailers import counted_by_envoy
 from tests.e2e.test_limits import a_change, command
-from tests.e2e.test_usage import TOKENS, recorded, told
-from tests.support.clients import tls_client
+from tests.e2e.test_usage import TOKENS, leaves_and_is_estimated, recorded, told
+from tests.support.clients import anthropic_client, openai_client, tls_client
 from tests.support.gateway_renderings import (
     as_envoy_gateway,
     as_istio,
     with_access_log_of_envoy_gateway,
 )
 from tests.support.more_workers import more_workers
-from tests.support.stack import MESSAGES, Stack, chat, message
+from tests.support.stack import Stack, chat
 
 pytestmark = [
     pytest.mark.stack,
@@ -110,13 +108,7 @@ async def test_an_answer_is_counted_as_its_provider_counts(
 
 async def test_anthropics_own_client_is_counted_as_its_events_count_it(answers: Stack) -> None:
     """Input from the first event, output from the last."""
-    tls = ssl.create_default_context(cafile=str(answers.facts.ca_file))
-    async with anthropic.AsyncAnthropic(
-        base_url=answers.facts.https_url,
-        api_key=answers.keys["answers-redact"],
-        http_client=httpx2.AsyncClient(verify=tls),
-        max_retries=0,
-    ) as client:
+    async with anthropic_client(answers, answers.keys["answers-redact"]) as client:
         raw = await client.messages.with_raw_response.create(
             model="claude-mock",
             max_tokens=16,
@@ -132,21 +124,7 @@ async def test_anthropics_own_client_is_counted_as_its_events_count_it(answers: 
 
 async def test_a_client_that_leaves_is_estimated_by_what_had_passed(answers: Stack) -> None:
     """The worker cannot see whether the client or the provider ended it."""
-    await answers.tell_provider("delay", event_ms=100)
-    headers = answers.credentials(MESSAGES, "free", [("content-type", "application/json")])
-    async with answers.client.post(
-        f"{answers.facts.https_url}{MESSAGES}",
-        json=message("Tell me a story.", stream=True),
-        headers=headers,
-        ssl=answers.tls,
-    ) as answer:
-        await answer.content.readany()
-        await answer.content.readany()
-        request_id = answer.headers["x-egret-request-id"]
-    record = await recorded(answers, request_id)
-
-    assert told(record, "ended", "is_estimated") == ("client_aborted", True)
-    assert record["input_tokens"] > 0
+    await leaves_and_is_estimated(answers)
 
 
 @pytest.mark.parametrize(
@@ -212,11 +190,9 @@ async def official_clients(
         "max_tokens": max_tokens,
         "messages": [{"role": "user", "content": "Count me."}],
     }
-    settings: Any = {"api_key": key.reveal(), "max_retries": 0}
     async with tls_client(stack) as https:
-        url = stack.facts.https_url
-        by_openai = openai.AsyncOpenAI(base_url=f"{url}/v1", http_client=https, **settings)
-        by_anthropic = anthropic.AsyncAnthropic(base_url=url, http_client=https, **settings)
+        by_openai = openai_client(stack, key.reveal(), https)
+        by_anthropic = anthropic_client(stack, key.reveal(), https)
 
         async def ask(create: Any, *, streamed: bool, model: str) -> None:
             answer = await create(model=model, stream=streamed, **given)

@@ -4,9 +4,10 @@ import pytest
 
 from tests.support.admin_server import by_server
 from tests.support.command_line import Egret
+from tests.support.live_servers import server
 from tests.support.postgres import Database, database, empty_database, postgres_server
 
-__all__ = ["by_server", "database", "empty_database", "postgres_server"]
+__all__ = ["by_server", "database", "empty_database", "postgres_server", "server"]
 
 
 @pytest.fixture

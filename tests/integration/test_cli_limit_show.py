@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from sidecar.domain.limits import Measure
 from sidecar.domain.principal import KeyRecord
@@ -22,19 +21,11 @@ from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.usage_store import PostgresUsage
 from tests.support.command_line import Egret, Ran
 from tests.support.limits import Records, limiter
-from tests.support.live_servers import LiveServer, valkey_server
+from tests.support.live_servers import LiveServer
 from tests.support.postgres import Database
 from tests.support.usage import judged, record
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveServer]:
-    server = valkey_server(tmp_path_factory.mktemp("v"))
-    await server.start()
-    yield server
-    await server.aclose()
 
 
 @pytest.fixture

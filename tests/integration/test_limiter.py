@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Priority, Window
@@ -26,14 +25,6 @@ from tests.support.live_servers import LiveServer, valkey_server
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
 WORKERS = 4
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveServer]:
-    server = valkey_server(tmp_path_factory.mktemp("v"))
-    await server.start()
-    yield server
-    await server.aclose()
 
 
 @pytest.fixture

@@ -35,14 +35,6 @@ from tests.support.live_servers import LiveServer, valkey_server
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveServer]:
-    server = valkey_server(tmp_path_factory.mktemp("v"))
-    await server.start()
-    yield server
-    await server.aclose()
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def store(server: LiveServer) -> AsyncIterator[ValkeyLimits]:
     async with valkey_limits(socket_of(server)) as store:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
-from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, VOCABULARIES
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
@@ -17,6 +16,7 @@ from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.jsontext.tokens import Replacement
 from tests.support.json_rendering import render, text_of
+from tests.support.routes import route_of
 
 TEXTS = st.text(
     st.one_of(st.sampled_from('ab"\\{[:\n'), st.characters(exclude_categories=["Cs"])), max_size=12
@@ -74,20 +74,14 @@ BODIES = st.builds(
 STYLES = st.integers(0, 2**32).map(random.Random)
 
 
-def _route(path: str) -> Route:
-    route = recognise("POST", path)
-    assert isinstance(route, Route)
-    return route
-
-
 MESSAGE_FIELDS = {
-    _route("/v1/chat/completions"): "messages",
-    _route("/v1/responses"): "input",
-    _route("/openai/deployments/d/chat/completions"): "messages",
-    _route("/v1/messages"): "messages",
-    _route("/v1beta/models/g:generateContent"): "contents",
-    _route("/model/m/converse"): "messages",
-    _route("/model/m/invoke"): "messages",
+    route_of("/v1/chat/completions"): "messages",
+    route_of("/v1/responses"): "input",
+    route_of("/openai/deployments/d/chat/completions"): "messages",
+    route_of("/v1/messages"): "messages",
+    route_of("/v1beta/models/g:generateContent"): "contents",
+    route_of("/model/m/converse"): "messages",
+    route_of("/model/m/invoke"): "messages",
 }
 ROUTES = st.sampled_from(list(MESSAGE_FIELDS))
 
@@ -203,12 +197,12 @@ def test_no_bytes_make_reading_raise(raw: bytes, route: Route) -> None:
 
 
 OTHER_ROUTES = [
-    _route("/v1/completions"),
-    _route("/v1/embeddings"),
-    _route("/v1/images/generations"),
-    _route("/v1/models/g:embedContent"),
-    _route("/v1/models/g:batchEmbedContents"),
-    _route("/v1/models/g:countTokens"),
+    route_of("/v1/completions"),
+    route_of("/v1/embeddings"),
+    route_of("/v1/images/generations"),
+    route_of("/v1/models/g:embedContent"),
+    route_of("/v1/models/g:batchEmbedContents"),
+    route_of("/v1/models/g:countTokens"),
 ]
 WHOLE_FIELDS = (
     *("prompt", "input", "messages", "contents", "content", "requests", "models"),

@@ -12,11 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
-from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
-from sidecar.domain.subject import Malformed, Route, Subject
+from sidecar.domain.subject import Malformed, Subject
 from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.jsontext.strict import JsonValue, parse
@@ -24,6 +23,7 @@ from sidecar.pipeline.decide import decide
 from sidecar.redaction.redact import Redacted, RedactionRules, redact
 from tests.support.guardrails import ScriptedChecks, effective, policy
 from tests.support.json_rendering import render, text_of
+from tests.support.routes import route_of
 from tests.support.secrets import SECRETS
 
 POLICY = effective(
@@ -103,14 +103,8 @@ MARK = re.compile(rb"\[[A-Z][A-Z0-9_]*_(?:[0-9]+|h_[0-9a-f]{16})\]|0[0-9 -]{11,}
 """What stands for a value, in any style."""
 
 
-def _route(path: str) -> Route:
-    route = recognise("POST", path)
-    assert isinstance(route, Route)
-    return route
-
-
 def _read(path: str, raw: bytes) -> Subject:
-    subject = read_request(_route(path), Headers(), raw)
+    subject = read_request(route_of(path), Headers(), raw)
     assert isinstance(subject, Subject)
     return subject
 

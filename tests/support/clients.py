@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import anthropic
 import httpx2
 import openai
+from google import genai
+from google.genai import types
 
 from tests.support.stack import Stack
 
@@ -15,11 +21,35 @@ def tls_client(stack: Stack) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(verify=ssl.create_default_context(cafile=str(stack.facts.ca_file)))
 
 
-def openai_client(stack: Stack, key: str) -> openai.AsyncOpenAI:
+def openai_client(
+    stack: Stack, key: str, https: httpx2.AsyncClient | None = None
+) -> openai.AsyncOpenAI:
     """Return OpenAI's client, which asks once."""
     return openai.AsyncOpenAI(
         base_url=f"{stack.facts.https_url}/v1",
         api_key=key,
-        http_client=tls_client(stack),
+        http_client=https or tls_client(stack),
         max_retries=0,
     )
+
+
+def anthropic_client(
+    stack: Stack, key: str, https: httpx2.AsyncClient | None = None
+) -> anthropic.AsyncAnthropic:
+    """Return Anthropic's client, which asks once."""
+    return anthropic.AsyncAnthropic(
+        base_url=stack.facts.https_url,
+        api_key=key,
+        http_client=https or tls_client(stack),
+        max_retries=0,
+    )
+
+
+@asynccontextmanager
+async def gemini_models(stack: Stack, key: str) -> AsyncIterator[Any]:
+    """Yield the models of Google's client."""
+    async with tls_client(stack) as https:
+        options = types.HttpOptions(base_url=stack.facts.https_url, httpx_async_client=https)
+        client = genai.Client(api_key=key, http_options=options)
+        yield client.aio.models
+        client.close()

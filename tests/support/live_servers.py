@@ -14,6 +14,8 @@ from pathlib import Path
 
 import asyncpg
 import psutil
+import pytest
+import pytest_asyncio
 from egret_tools.devstack.databases import (
     _accepts,
     _answers,
@@ -191,6 +193,15 @@ def valkey_server(directory: Path, *further: str, name: str = "valkey") -> LiveS
         environment=inherited_environment(),
     )
     return LiveServer(program, lambda: _answers(socket))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LiveServer]:
+    """A Valkey of one file's tests."""
+    server = valkey_server(tmp_path_factory.mktemp("v"))
+    await server.start()
+    yield server
+    await server.aclose()
 
 
 @asynccontextmanager

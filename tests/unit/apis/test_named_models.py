@@ -7,10 +7,10 @@ import json
 import pytest
 
 from sidecar.apis.request_text import read_request
-from sidecar.apis.routes import recognise
 from sidecar.domain.http import Headers
-from sidecar.domain.subject import Malformed, Route, Subject, Unreadable
+from sidecar.domain.subject import Malformed, Subject, Unreadable
 from sidecar.jsontext.strict import JsonValue
+from tests.support.routes import route_of
 
 MESSAGES = "/v1/messages"
 CHAT = "/v1/chat/completions"
@@ -72,9 +72,7 @@ BESIDE: list[tuple[str, JsonValue, str, tuple[str, ...]]] = [
 
 
 def _read(body: JsonValue, path: str) -> Subject | Unreadable | Malformed:
-    route = recognise("POST", path)
-    assert isinstance(route, Route)
-    return read_request(route, Headers(), json.dumps(body).encode())
+    return read_request(route_of(path), Headers(), json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(("path", "body", "model", "others"), BESIDE)

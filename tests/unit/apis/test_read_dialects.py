@@ -7,10 +7,10 @@ import json
 import pytest
 
 from sidecar.apis.request_text import read_request
-from sidecar.apis.routes import recognise
 from sidecar.domain.http import Headers
-from sidecar.domain.subject import Malformed, Route, Subject, Unreadable, UnscannedReason
+from sidecar.domain.subject import Malformed, Subject, Unreadable, UnscannedReason
 from sidecar.jsontext.strict import JsonValue
+from tests.support.routes import route_of
 
 RESPONSES = "/v1/responses"
 GENERATE = "/v1beta/models/gemini-2.5-pro:generateContent"
@@ -22,14 +22,8 @@ PNG = "iVBORw0KGgo" + "A" * 400 + "=="
 HIDDEN = [{"role": "user", "parts": [{"text": "hi"}]}]
 
 
-def _route(path: str) -> Route:
-    route = recognise("POST", path)
-    assert isinstance(route, Route)
-    return route
-
-
 def _read(body: JsonValue, path: str) -> Subject | Unreadable | Malformed:
-    return read_request(_route(path), Headers(), json.dumps(body).encode())
+    return read_request(route_of(path), Headers(), json.dumps(body).encode())
 
 
 def _subject(body: JsonValue, path: str) -> Subject:
@@ -356,7 +350,7 @@ def test_a_wrong_shape_is_malformed_and_names_the_field(
 def test_uploads_are_unreadable_by_kind(path: str, reason: UnscannedReason) -> None:
     """A form of several parts is not looked into; the policy says what becomes of it."""
     headers = Headers((("content-type", b"multipart/form-data; boundary=x"),))
-    assert read_request(_route(path), headers, b"--x") == Unreadable(reason)
+    assert read_request(route_of(path), headers, b"--x") == Unreadable(reason)
 
 
 def _runs(body: JsonValue, path: str) -> list[str]:

@@ -16,20 +16,15 @@ from sidecar.domain.subject import (
     UnscannedReason,
 )
 from sidecar.jsontext.strict import JsonValue
+from tests.support.routes import route_of
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
 PNG = "iVBORw0KGgo" + "A" * 120 + "=="
 
 
-def _route(path: str = CHAT) -> Route:
-    route = recognise("POST", path)
-    assert isinstance(route, Route)
-    return route
-
-
 def _read(body: JsonValue, path: str = CHAT) -> Subject | Unreadable | Malformed:
-    return read_request(_route(path), Headers(), json.dumps(body).encode())
+    return read_request(route_of(path), Headers(), json.dumps(body).encode())
 
 
 def _subject(body: JsonValue, path: str = CHAT) -> Subject:
@@ -508,7 +503,7 @@ def test_a_body_not_declared_as_plain_json_is_unreadable(
     fields: list[tuple[str, bytes]], reason: UnscannedReason
 ) -> None:
     """The upstream goes by these headers; a body they make mean something else is not parsed."""
-    assert read_request(_route(), Headers(tuple(fields)), b"\x1f\x8b") == Unreadable(reason)
+    assert read_request(route_of(), Headers(tuple(fields)), b"\x1f\x8b") == Unreadable(reason)
 
 
 @pytest.mark.parametrize(
@@ -524,7 +519,7 @@ def test_a_body_not_declared_as_plain_json_is_unreadable(
 )
 def test_json_in_utf_8_is_read(fields: list[tuple[str, bytes]]) -> None:
     """The usual ways to declare JSON, and none at all, are accepted."""
-    subject = read_request(_route(), Headers(tuple(fields)), b'{"messages":[]}')
+    subject = read_request(route_of(), Headers(tuple(fields)), b'{"messages":[]}')
     assert subject == Subject(model=None, streamed=False, parts=())
 
 
@@ -540,6 +535,6 @@ def test_a_request_without_body_is_an_empty_subject() -> None:
 def test_a_malformed_body_is_handed_on() -> None:
     """The problem that the JSON parser names is the answer."""
     body = b'{"messages":[],"messages":[]}'
-    assert read_request(_route(), Headers(), body) == Malformed(
+    assert read_request(route_of(), Headers(), body) == Malformed(
         "The body has the same key twice in one object."
     )

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.apis.request_schema import asks_for_usage
-from sidecar.apis.routes import recognise
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage
-from sidecar.domain.subject import Route
 from tests.support.memory import peak_bytes
+from tests.support.routes import route_of
 
 
 @pytest.mark.parametrize(
@@ -128,6 +127,4 @@ def test_any_body_asks_afterwards_and_says_all_else_as_before(
 )
 def test_only_streams_that_tell_on_demand_are_asked(path: str, *, can: bool) -> None:
     """Elsewhere the option is unknown, and would be refused."""
-    route = recognise("POST", path)
-    assert isinstance(route, Route)
-    assert can_ask_for_usage(route) is can
+    assert can_ask_for_usage(route_of(path)) is can

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from sidecar.apis.request_text import read_request
-from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
-from sidecar.domain.subject import Malformed, Route, Subject, UnscannedReason
+from sidecar.domain.subject import Malformed, Subject, UnscannedReason
 from sidecar.guardrails.conversation import learn_beginning, read_conversation
 from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.jsontext.strict import TOO_MANY_VALUES
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import effective, policy
+from tests.support.routes import route_of
 
 HEADERS = Headers((("content-type", b"application/json"),))
 RULES = effective(policy("  - {name: pii, type: pii, action: redact}\n"))
@@ -26,12 +26,6 @@ FILLER = "a plain word or two, and then some more of the same kind. "
 
 def table(max_bytes: int = 1 << 20) -> MessageTable:
     return MessageTable(max_bytes=max_bytes, secret=bytes(range(32)))
-
-
-def route(path: str = "/v1/chat/completions") -> Route:
-    found = recognise("POST", path, HEADERS)
-    assert isinstance(found, Route)
-    return found
 
 
 def message(role: str, text: str, size: int = 3_000) -> dict[str, str]:
@@ -50,7 +44,7 @@ def judge(
     owner: str = "org",
 ) -> Results | Malformed:
     """Judge a body as the pipeline does; the whole is read where there are findings."""
-    at = route(path) if path else route()
+    at = route_of(path) if path else route_of()
     read, conversation = read_conversation(known, at, HEADERS, body, rules.local, owner=owner)
     if isinstance(read, Malformed):
         return read
@@ -77,7 +71,7 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
     judge(known, chat(*first))
     more = [message("user", "and now", 40)]
     read, conversation = read_conversation(
-        known, route(), HEADERS, chat(*first, *more), RULES.local, owner="org"
+        known, route_of(), HEADERS, chat(*first, *more), RULES.local, owner="org"
     )
     assert isinstance(read, Subject)
     assert conversation is not None
@@ -89,7 +83,7 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
 
 def new_texts(known: MessageTable, body: bytes) -> list[bytes]:
     """Judge *body*; return the ends of the texts that were searched."""
-    read, _ = read_conversation(known, route(), HEADERS, body, RULES.local, owner="org")
+    read, _ = read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
     assert isinstance(read, Subject)
     judge(known, body)
     return [part.content[-5:] for part in read.parts]
@@ -222,7 +216,7 @@ def test_content_that_cannot_be_read_stays_known_as_such() -> None:
     judge(known, chat(first))
     for _ in range(2):
         body = chat(first, message("assistant", "hi"))
-        read, _ = read_conversation(known, route(), HEADERS, body, RULES.local, owner="org")
+        read, _ = read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
         assert isinstance(read, Subject)
         assert read.unscanned == (UnscannedReason.IMAGE,)
 
@@ -233,7 +227,7 @@ def test_messages_that_name_a_model_to_run_are_read_each_time() -> None:
     body = chat(message("user", "hi"), tools=tools)
     for _ in range(2):
         judge(known, body)
-        read, _ = read_conversation(known, route(), HEADERS, body, RULES.local, owner="org")
+        read, _ = read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
         assert isinstance(read, Subject)
         assert read.other_models == ("gpt-image-1",)
     assert known.hits == 0
@@ -320,7 +314,7 @@ def test_a_turn_whose_search_gives_up_is_searched_as_a_whole() -> None:
 
 
 def _texts_of(body: bytes) -> tuple[Any, Any]:
-    read = read_request(route(), HEADERS, body)
+    read = read_request(route_of(), HEADERS, body)
     assert isinstance(read, Subject)
     return read.parts, read.runs
 
@@ -403,7 +397,7 @@ async def learn(known: MessageTable, body: bytes, owner: str = "org") -> int:
     """Seek what others have shared of *body*; return of how many beginnings."""
     assert isinstance(known.shared, Shared)
     before = known.shared.sought
-    await learn_beginning(known, route(), body, RULES.local, owner=owner)
+    await learn_beginning(known, route_of(), body, RULES.local, owner=owner)
     return known.shared.sought - before
 
 
@@ -435,7 +429,7 @@ async def test_what_another_worker_has_not_judged_so_is_not_known(
     judge(first, chat(message("user", "hello", 20_000), message("assistant", "hi")))
     body = chat(*talk, message("user", "and now", 40))
     await learn(second, body, owner)
-    read, _ = read_conversation(second, route(), HEADERS, body, RULES.local, owner=owner)
+    read, _ = read_conversation(second, route_of(), HEADERS, body, RULES.local, owner=owner)
     assert isinstance(read, Subject)
     assert len(read.parts) == len(talk) + 2
 
@@ -469,5 +463,5 @@ async def test_a_body_without_a_list_has_no_beginning() -> None:
 async def test_a_table_that_shares_nothing_learns_nothing() -> None:
     known = table()
     body = chat(message("user", "hello", 20_000), message("assistant", "hi"))
-    await learn_beginning(known, route(), body, RULES.local, owner="org")
+    await learn_beginning(known, route_of(), body, RULES.local, owner="org")
     assert known.tails == set()

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.apis.routes import recognise
 from sidecar.domain.finding import Finding
-from sidecar.domain.http import Headers
-from sidecar.domain.subject import Route
 from sidecar.guardrails.message_table import MAX_TAILS, SECRET_BYTES, Entry, MessageTable
 from tests.support.guardrails import effective, policy
+from tests.support.routes import route_of
 
 SCAN = effective(policy("  - {name: pii, type: pii}\n")).local
 
@@ -51,8 +49,7 @@ def test_an_entry_larger_than_the_table_is_not_kept() -> None:
 
 
 def test_keys_differ_by_owner_guardrails_field_and_secret() -> None:
-    route = recognise("POST", "/v1/chat/completions", Headers())
-    assert isinstance(route, Route)
+    route = route_of()
     other = effective(policy("  - {name: pii, type: pii, action: flag}\n")).local
     keys = {
         known.key(owner, scan, route, field)

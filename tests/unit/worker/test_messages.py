@@ -8,9 +8,6 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 import sidecar
-from sidecar.apis.routes import recognise
-from sidecar.domain.http import Headers
-from sidecar.domain.subject import Route
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.settings.process import Settings
 from sidecar.settings.serving import ExchangeSettings
@@ -18,6 +15,7 @@ from sidecar.settings.stores import CacheSettings, ValkeySettings
 from sidecar.telemetry.process_metrics import ProcessMetrics
 from sidecar.worker.messages import code_digest, open_messages
 from tests.support.guardrails import effective, policy
+from tests.support.routes import route_of
 
 SCAN = effective(policy("  - {name: pii, type: pii}\n")).local
 
@@ -34,10 +32,8 @@ async def opened(**exchange: float) -> MessageTable | None:
 
 
 def key_of(table: MessageTable | None) -> bytes:
-    route = recognise("POST", "/v1/chat/completions", Headers())
-    assert isinstance(route, Route)
     assert table is not None
-    return table.key("org", SCAN, route, "messages")
+    return table.key("org", SCAN, route_of(), "messages")
 
 
 async def test_a_table_of_no_size_is_none() -> None:

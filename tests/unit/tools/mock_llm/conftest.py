@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import httpx2
+import openai
 import pytest
 import trustme
 from egret_tools.mock_llm.server import MockAddress, MockSettings, running_mock
@@ -59,3 +60,15 @@ async def mock(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Mock]:
         aiohttp.ClientSession(address.debug_url) as debug,
     ):
         yield Mock(address=address, tls=tls, debug=debug)
+
+
+@pytest.fixture
+async def client(mock: Mock) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's own."""
+    async with openai.AsyncOpenAI(
+        api_key=OPENAI_KEY,
+        base_url=f"{mock.address.url}/v1",
+        http_client=mock.https(),
+        max_retries=0,
+    ) as opened:
+        yield opened

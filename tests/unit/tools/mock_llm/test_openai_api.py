@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import openai
 import pytest
 
 from tests.unit.tools.mock_llm.conftest import OPENAI_KEY, Mock
-
-
-@pytest.fixture
-async def client(mock: Mock) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        api_key=OPENAI_KEY,
-        base_url=f"{mock.address.url}/v1",
-        http_client=mock.https(),
-        max_retries=0,
-    ) as opened:
-        yield opened
 
 
 async def test_a_chat_is_answered_with_the_number_of_characters_given(
