@@ -25,8 +25,9 @@ from tests.support.installation import (
     team,
 )
 from tests.support.postgres import Database
+from tests.support.sizes import sized
 
-EDITS = 200
+EDITS = sized(200, small=80)
 _WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 TEAM_FIELDS = (
     "",

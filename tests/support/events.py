@@ -179,7 +179,6 @@ EnvoyEvent = (
     | ResponseTrailersReceived
     | StreamClosed
 )
-RequestEvent = RequestHeadersReceived | RequestBodyReceived | RequestTrailersReceived
 ResponseVerdict = (
     ResponseCleared | ResponseStreamed | ResponseHeld | ResponsePieceJudged | ResponseJudged
 )
