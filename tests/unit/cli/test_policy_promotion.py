@@ -23,6 +23,6 @@ egret_overhead_seconds_count 9.0
 
 
 def test_what_a_guardrail_would_have_done_is_what_it_said_in_shadow() -> None:
-    """Neither another guardrail's verdicts nor those that were enforced; also beside a namesake."""
+    """Neither another guardrail's verdicts nor enforced ones; also beside a namesake."""
     assert shadow_verdicts(PAGE, "a", policy="team") == {"pass": 9, "block": 3, "redact": 1}
     assert shadow_verdicts(PAGE, "c", policy="team") == {}
