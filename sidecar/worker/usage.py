@@ -139,7 +139,7 @@ class UsageSettlement:
                     limits = await self._owner_limits(request.team_id, request.organization_id)
             except KeyStoreUnavailableError:
                 if len(self._later) < MAX_LATER:
-                    self._later.appendleft((request, finished))
+                    self._later.append((request, finished))  # last: others may be loaded
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             changes = adjustments_of(limits, finished)

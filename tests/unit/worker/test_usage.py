@@ -126,6 +126,34 @@ async def test_requests_whose_keys_cannot_be_loaded_now_are_settled_later(
         await limits.all_are_here.wait()
 
 
+class _OneUnreadable(_Keys):
+    """The same, but for a key whose limits a newer release has written."""
+
+    @override
+    async def load(self, key_id: str) -> LoadedKey:
+        if key_id == "key_0":
+            raise KeyStoreUnavailableError("limits that cannot be read")
+        return await super().load(key_id)
+
+
+async def test_a_key_that_cannot_be_loaded_keeps_up_no_request_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As while workers are replaced; its own request waits on."""
+    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
+    limits = _Settled(2)
+    settlement = settlement_of(limits, _OneUnreadable())
+    for number in range(3):
+        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
+    async with asyncio.timeout(60):
+        await limits.all_are_here.wait()
+    monkeypatch.setattr("sidecar.worker.usage.CLOSING_SECONDS", 0.05)
+    await settlement.aclose()
+    assert len(limits.changes) == 2
+
+
 class _Deleted:
     """A store whose keys were deleted."""
 
