@@ -25,6 +25,7 @@ from tests.support.envoy_mistakes import (
     for_version,
     in_an_aggregate,
     off_by_a_mode,
+    off_in_a_matcher,
     open_by_header,
     with_a_share_by_header,
     with_copies_by_header,
@@ -71,6 +72,7 @@ def test_envoy_starts_with_each_way_around_egret(sds: Path, tmp_path: Path, form
     [
         *UNGUARDED,
         off_by_a_mode,
+        off_in_a_matcher,
         open_by_header,
         in_an_aggregate(),
         with_copies_in_the_clear,

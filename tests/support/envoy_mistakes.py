@@ -615,6 +615,49 @@ def _switch_filter_by_model(config: Config) -> None:
     _host(config)["routes"][0]["typed_per_filter_config"] = {"lua": switch}
 
 
+def _forward_anywhere(config: Config) -> None:
+    """Let the client's Host name the server of a provider's cluster, on one route."""
+    cache = {"name": "hosts", "dns_lookup_family": "V4_ONLY"}
+    kind = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"
+    settings = {"@type": f"type.googleapis.com/{kind}", "dns_cache_config": cache}
+    config["static_resources"]["clusters"].append({
+        "name": "any_host",
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {
+            "name": "envoy.clusters.dynamic_forward_proxy", "typed_config": settings,
+        },
+        "transport_socket": copy.deepcopy(_provider(config)["transport_socket"]),
+        "typed_extension_protocol_options": copy.deepcopy(
+            _provider(config)["typed_extension_protocol_options"]
+        ),
+    })  # fmt: skip
+    _options(_cluster(config, "any_host"))["upstream_http_protocol_options"] = {
+        "auto_sni": True, "auto_san_validation": True,
+    }  # fmt: skip
+    proxy = {"@type": f"{_FILTERS}.dynamic_forward_proxy.v3.FilterConfig"}
+    _with_filter("hosts", -1, proxy | {"dns_cache_config": cache})(config)
+    route = _route(config)
+    route["cluster"] = "any_host"
+    del route["host_rewrite_literal"]
+
+
+def off_in_a_matcher(config: Config) -> None:
+    """Choose the route of requests by a tree of matchers, and switch Egret off on it."""
+    routes = _host(config).pop("routes")
+    route = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.Route",
+        **routes[-1],
+        "match": {"prefix": "/"},
+        "typed_per_filter_config": {"envoy.filters.http.ext_proc": OFF},
+    }
+    kind = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
+    path = {"name": "path", "typed_config": {"@type": kind, "header_name": ":path"}}
+    action = {"action": {"name": "route", "typed_config": route}}
+    tree = {"input": path, "prefix_match_map": {"map": {"/": action}}}
+    _host(config)["matcher"] = {"matcher_tree": tree}
+
+
 _EARLY = "early_header_mutation_extensions"
 
 MISTAKES: Final[dict[str, Mistake]] = {
@@ -714,6 +757,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR309": _inline_secret,
     "EGR310": _key_in_route,
     "EGR311": _limits_of_provider,
+    "EGR312": _forward_anywhere,
     "EGR401": _drop(_route, "timeout"),
     "EGR402": _put(_route, "idle_timeout", value="10s"),
     "EGR403": _drop(_route, "max_stream_duration"),
@@ -760,6 +804,11 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "EGR527": _with_filter("mcp", 0, {"@type": f"{_FILTERS}.mcp.v3.Mcp"}),
     "EGR531": _with_filter("by header", 0, _HEADER_TO_METADATA),
+    "EGR532": _with_filter("cache", 0, {
+        "@type": f"{_FILTERS}.cache.v3.CacheConfig",
+        "typed_config": {"@type": "type.googleapis.com/"
+            "envoy.extensions.http.cache.simple_http_cache.v3.SimpleHttpCacheConfig"},
+    }),
 }  # fmt: skip
 """One mistake a rule."""
 

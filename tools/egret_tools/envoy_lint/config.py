@@ -16,7 +16,10 @@ DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 EXT_PROC_NAME: Final = "envoy.filters.http.ext_proc"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+FORWARD_PROXY: Final = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+ROUTE: Final = "envoy.config.route.v3.Route"
+ROUTE_LIST: Final = "envoy.config.route.v3.RouteList"
 TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 MODEL_HEADER: Final = "x-egret-model"
@@ -79,6 +82,11 @@ class Cluster:
         """Return whether every address is on this machine."""
         endpoints = list(self.endpoints())
         return bool(endpoints) and all(one.is_local for one in endpoints)
+
+    @property
+    def is_forward_proxy(self) -> bool:
+        """Return whether it connects to the host that each request names."""
+        return self.node.at("cluster_type", "typed_config").type_name == FORWARD_PROXY
 
     @property
     def members(self) -> frozenset[str]:
@@ -208,7 +216,7 @@ class EnvoyConfig:
             yield config
             for host in config.at("virtual_hosts"):
                 yield host
-                for route in host.at("routes"):
+                for route in routes_of(host):
                     yield from (route, *route.at("route", "weighted_clusters", "clusters"))
 
     def asked_clusters(self) -> frozenset[str]:
@@ -236,14 +244,14 @@ class EnvoyConfig:
     def routes(self) -> Iterator[Node]:
         """Yield the routes that go to an upstream, other than Envoy's own admin."""
         for host in self.virtual_hosts():
-            for route in host.at("routes"):
+            for route in routes_of(host):
                 if route.at("route").exists and not self.is_to_admin(route):
                     yield route
 
     def admin_routes(self) -> Iterator[Node]:
         """Yield the routes that may go to Envoy's own admin, alone or among others."""
         for host in self.virtual_hosts():
-            for route in host.at("routes"):
+            for route in routes_of(host):
                 if any(self._admin_ends(route)):
                     yield route
 
@@ -327,7 +335,7 @@ def goes_by_model(route: Node) -> bool:
 
 def goes_by_models(route_config: Node) -> bool:
     """Return whether any route of a route configuration does."""
-    routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
+    routes = (route for host in route_config.at("virtual_hosts") for route in routes_of(host))
     return any(goes_by_model(route) for route in routes)
 
 
@@ -343,7 +351,7 @@ def choices(route: Node, *, absent: bool = False) -> set[str]:
 
 def goes_by_choice(route_config: Node) -> bool:
     """Return whether any route of a route configuration requires one of these names."""
-    routes = (route for host in route_config.at("virtual_hosts") for route in host.at("routes"))
+    routes = (route for host in route_config.at("virtual_hosts") for route in routes_of(host))
     return any(map(choices, routes))
 
 
@@ -364,6 +372,20 @@ def targets(action: Node) -> Iterator[str]:
     for group in plugin.at("priority_groups"):
         for one in group.at("clusters"):
             yield one.at("cluster_name").text
+
+
+def routes_of(host: Node) -> Iterator[Node]:
+    """Yield the routes of a virtual host, and those among the actions of its matcher."""
+    yield from host.at("routes")
+    pending = [host.at("matcher")]
+    while pending:
+        one = pending.pop()
+        if one.type_name == ROUTE:
+            yield one
+        elif one.type_name == ROUTE_LIST:
+            yield from one.at("routes")
+        else:
+            pending += [*one, *(held for _, held in one.entries())]
 
 
 def listeners_of(node: Node) -> Iterator[Listener]:

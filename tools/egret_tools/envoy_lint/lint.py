@@ -247,6 +247,7 @@ _DISCOVERED: Final = {
     "cds_config": "clusters",
     "rds": "routes",
     "scoped_routes": "routes",
+    "vhds": "virtual hosts",
     "config_discovery": "the settings of a filter",
 }
 """Fields of a static configuration for parts that another file or a control plane has."""
@@ -257,7 +258,7 @@ def _from_a_control_plane(config: EnvoyConfig) -> Iterator[Unread]:
     hcms = [listener.hcm for listener in config.listeners]
     filters = [one for hcm in hcms for one in hcm.at("http_filters")]
     roots = () if config.bootstrap is None else (config.bootstrap.at("dynamic_resources"),)
-    for holder in (*roots, *hcms, *filters):
+    for holder in (*roots, *hcms, *filters, *config.route_configs):
         for field_, words in _DISCOVERED.items():
             if (place := holder.at(field_)).exists:
                 yield Unread(place, f"{words} that are discovered")

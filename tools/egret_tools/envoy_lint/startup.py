@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import Cluster, EnvoyConfig, Listener, targets
+from egret_tools.envoy_lint.config import Cluster, EnvoyConfig, Listener, routes_of, targets
 from egret_tools.envoy_lint.rule import Hit
 from egret_tools.envoy_lint.source import Node
 
@@ -112,7 +112,7 @@ def _of_routes(routes: Node, clusters: set[str]) -> Iterator[Hit]:
     if routes.at("validate_clusters").value is False:
         return
     for host in hosts:
-        for route in host.at("routes"):
+        for route in routes_of(host):
             action = route.at("route")
             for name in targets(action):
                 if name and name not in clusters:

@@ -316,6 +316,7 @@ def test_a_template_of_another_program_hides_no_finding() -> None:
     assert any("did you mean `name`?" in one.hit.about for one in linted.findings)
 
 
+VHDS = {"resource_api_version": "V3", "ads": {}}
 DISCOVERED = {"path_config_source": {"path": "/etc/envoy/more.yaml"}}
 
 
@@ -324,6 +325,7 @@ DISCOVERED = {"path_config_source": {"path": "/etc/envoy/more.yaml"}}
     [
         (("dynamic_resources", "lds_config"), DISCOVERED, "listeners"),
         (("dynamic_resources", "cds_config"), DISCOVERED, "clusters"),
+        ((*HCM_STEPS, "route_config", "vhds"), {"config_source": VHDS}, "virtual hosts"),
         ((*HCM_STEPS, "rds"), {"route_config_name": "r", "config_source": DISCOVERED}, "routes"),
         (
             (*HCM_STEPS, "http_filters", 0, "config_discovery"),
@@ -331,7 +333,7 @@ DISCOVERED = {"path_config_source": {"path": "/etc/envoy/more.yaml"}}
             "the settings of a filter",
         ),
     ],
-    ids=["listeners", "clusters", "routes", "a filter"],
+    ids=["listeners", "clusters", "virtual hosts", "routes", "a filter"],
 )
 def test_parts_that_another_file_or_a_control_plane_has_are_named_as_not_checked(
     steps: tuple[str | int, ...], value: object, words: str
@@ -342,7 +344,8 @@ def test_parts_that_another_file_or_a_control_plane_has_are_named_as_not_checked
     for step in steps[:-1]:
         place = place.setdefault(step, {}) if isinstance(step, str) else place[step]
     place.pop("typed_config", None)
-    place.pop("route_config", None)
+    if steps[-1] == "rds":
+        place.pop("route_config")
     place[steps[-1]] = value
     text = yaml.safe_dump(config, sort_keys=False)
 

@@ -20,6 +20,7 @@ from tests.support.envoy_mistakes import (
     for_version,
     in_an_aggregate,
     off_by_a_mode,
+    off_in_a_matcher,
     open_by_header,
     own_text,
     with_a_share_by_header,
@@ -87,6 +88,11 @@ def test_a_fault_of_a_version_is_not_found_where_the_version_is_unknown() -> Non
 def test_a_processor_at_a_providers_cluster_is_one_after_egret() -> None:
     """Also without a body mode: its answer to the headers may replace the body."""
     assert found(with_mistake(with_processor_at_provider)) == {"EGR526"}
+
+
+def test_a_route_among_the_actions_of_a_matcher_is_a_route() -> None:
+    """Envoy takes `matcher` in place of `routes`."""
+    assert found(with_mistake(off_in_a_matcher)) == {"EGR123"}
 
 
 @pytest.mark.parametrize("mistake", UNGUARDED)

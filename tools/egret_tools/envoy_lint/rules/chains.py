@@ -59,6 +59,13 @@ def _read_before(config: EnvoyConfig) -> Iterator[Hit]:
                 break
 
 
+def _cached_before(config: EnvoyConfig) -> Iterator[Hit]:
+    for _, filters, own in _chains(config):
+        for one in filters[:own]:
+            if one.at("typed_config").type_name.rpartition(".")[2].startswith("Cache"):
+                yield Hit(one, one.at("name").text)
+
+
 def _two_streamed(config: EnvoyConfig) -> Iterator[Hit]:
     if config.envoy is None or config.envoy >= EnvoyVersion(1, 39):
         return
@@ -181,4 +188,7 @@ RULES: Final = (
          "another filter writes to Egret's metadata: where the value is from the request, the "
          "client chooses a provider's credential or region, or the owner in logs and usage",
          "a metadata_namespace of its own", _forged_metadata),
+    ConfigRule("EGR532", "cached-before", _E,
+         "answers from this cache go to clients without a key, and unchecked",
+         "this filter after Egret's", _cached_before),
 )  # fmt: skip

@@ -6,7 +6,14 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener, is_open, targets
+from egret_tools.envoy_lint.config import (
+    Endpoint,
+    EnvoyConfig,
+    Listener,
+    is_open,
+    routes_of,
+    targets,
+)
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -79,7 +86,7 @@ def _routes(config: EnvoyConfig, listener: Listener) -> Iterator[Node]:
     named = (one for one in config.route_configs if name and one.at("name").text == name)
     for route_config in (listener.hcm.at("route_config"), *named):
         for host in route_config.at("virtual_hosts"):
-            yield from host.at("routes")
+            yield from routes_of(host)
 
 
 def _rewritten(hcm: Node) -> Node | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import Cluster, EnvoyConfig
+from egret_tools.envoy_lint.config import Cluster, EnvoyConfig, routes_of, targets
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Look, Severity, in_each, off, on
 from egret_tools.envoy_lint.source import Node
 
@@ -102,6 +102,22 @@ def _no_credential(cluster: Cluster) -> Node | None:
     return cluster.http_options.at("http_filters")
 
 
+def _any_host(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look for routes on which the client's Host is the address that gets a credential."""
+    open_ = {
+        one.name
+        for one in config.clusters
+        if one.is_forward_proxy
+        and any(each.type_name.endswith(_SIGNERS) for each in one.http_filters())
+    }
+    for host in config.virtual_hosts():
+        names_any = any("*" in domain.text for domain in host.at("domains"))
+        for route in routes_of(host) if names_any else ():
+            literal = route.at("route", "host_rewrite_literal")
+            for name in () if literal.text else open_.intersection(targets(route.at("route"))):
+                yield Hit(literal, f"cluster {name}")
+
+
 def _foreign_limits(config: EnvoyConfig) -> Iterator[Hit]:
     """Where Envoy writes Egret's headers, it has to take the provider's own of their kind away."""
     for cluster in config.providers():
@@ -186,4 +202,8 @@ RULES: Final = (
          "their own limits",
          "remove_on_match: {key_matcher: {prefix: …}} for x-ratelimit- and anthropic-ratelimit-, "
          "see docs/envoy.md", _foreign_limits),
+    ConfigRule("EGR312", "credential-to-any-host", _E,
+         "the server is the one that a client's Host names, and receives the provider's "
+         "credential",
+         "host_rewrite_literal, or a virtual host for the provider's name alone", _any_host),
 )  # fmt: skip

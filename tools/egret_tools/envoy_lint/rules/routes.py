@@ -12,6 +12,7 @@ from egret_tools.envoy_lint.config import (
     choices,
     goes_by_model,
     goes_by_models,
+    routes_of,
     targets,
 )
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
@@ -109,7 +110,7 @@ def _doubled_bodies(config: EnvoyConfig) -> Iterator[Hit]:
 
 def _late_switches(config: EnvoyConfig) -> Iterator[Hit]:
     for host in config.virtual_hosts():
-        for route in filter(goes_by_model, host.at("routes")):
+        for route in filter(goes_by_model, routes_of(host)):
             for name, one in route.at("typed_per_filter_config").entries():
                 is_switch = one.type_name == FILTER_SWITCH and one.at("disabled").is_written
                 if is_switch:
@@ -124,7 +125,7 @@ def _removed(holder: Node, host: Node, route: Node) -> set[str]:
 def _leaks(config: EnvoyConfig, names: tuple[str, ...]) -> Iterator[Hit]:
     for holder in config.route_configs:
         for host in holder.at("virtual_hosts"):
-            for route in host.at("routes"):
+            for route in routes_of(host):
                 if not route.at("route").exists or config.is_to_admin(route):
                     continue
                 kept = sorted(set(names) - _removed(holder, host, route))
@@ -134,7 +135,11 @@ def _leaks(config: EnvoyConfig, names: tuple[str, ...]) -> Iterator[Hit]:
 
 
 def _own_host(config: EnvoyConfig) -> Iterator[Hit]:
-    remote = {cluster.name for cluster in config.providers() if not cluster.is_local}
+    remote = {
+        cluster.name
+        for cluster in config.providers()
+        if not (cluster.is_local or cluster.is_forward_proxy)
+    }
     remote = config.leading_to(remote)
     for route in config.routes():
         action = route.at("route")
@@ -169,7 +174,7 @@ def _clusters_by_client(config: EnvoyConfig) -> Iterator[Hit]:
 
 def _cluster_headers(route_config: Node) -> Iterator[Node]:
     hosts = list(route_config.at("virtual_hosts"))
-    actions = [route.at("route") for host in hosts for route in host.at("routes")]
+    actions = [route.at("route") for host in hosts for route in routes_of(host)]
     for action in actions:
         for one in (action, *action.at("weighted_clusters", "clusters")):
             yield one.at("cluster_header")
@@ -197,7 +202,7 @@ def _removes(early: Node, name: str) -> bool:
 def _leaks_model(config: EnvoyConfig) -> Iterator[Hit]:
     for holder in config.route_configs:
         for host in holder.at("virtual_hosts"):
-            for route in host.at("routes"):
+            for route in routes_of(host):
                 is_kept = MODEL_HEADER not in _removed(holder, host, route)
                 if is_kept and route.at("route").exists and goes_by_model(route):
                     yield Hit(host.at("request_headers_to_remove"))
@@ -207,7 +212,7 @@ def _leaks_model(config: EnvoyConfig) -> Iterator[Hit]:
 def _open_choices(config: EnvoyConfig) -> Iterator[Hit]:
     """Look for the first usual route that a choice reaches without a route for its value."""
     for holder in config.route_configs:
-        hosts = [list(host.at("routes")) for host in holder.at("virtual_hosts")]
+        hosts = [list(routes_of(host)) for host in holder.at("virtual_hosts")]
         used = {name for routes in hosts for route in routes for name in choices(route)}
         for routes in hosts:
             refused: set[str] = set()

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion
+from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion, routes_of
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
 from egret_tools.envoy_lint.source import Node
 
@@ -43,7 +43,7 @@ def _token_counts(config: EnvoyConfig) -> Iterator[Node]:
             if one.at("typed_config").type_name.endswith("AiProtocolManager"):
                 yield one
     for host in config.virtual_hosts():
-        for holder in (host, *host.at("routes")):
+        for holder in (host, *routes_of(host)):
             for _, one in holder.at("typed_per_filter_config").entries():
                 if one.type_name.endswith("AiProtocolManagerPerRoute"):
                     yield one
