@@ -271,7 +271,8 @@ def export(
     else:
         _write({target / path: text for path, text in files.items()}, force=force)
         paths = {target / path for path in files}
-        others = [one for one in _yaml_files(target) if one not in paths]
+        present = _yaml_files(target) if target.exists() else ()  # nothing makes no folder
+        others = [one for one in present if one not in paths]
         if others:
             found = counted(len(others), "other file")
             note(f"{target} holds {found}, such as {others[0]}, that `egret apply` reads too")

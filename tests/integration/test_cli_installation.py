@@ -108,6 +108,12 @@ def test_an_export_has_no_changes(egret: Egret, tmp_path: Path) -> None:
         assert egret("apply", "--dry-run", *options, stdin=stdin).err == "No changes.\n"
 
 
+def test_an_export_of_nothing_is_no_error(egret: Egret, tmp_path: Path) -> None:
+    """The first command of docs/gitops.md, before there is an object."""
+    ran = egret("export", "-o", str(tmp_path / "config"))
+    assert (ran.code, ran.err) == (0, f"0 objects exported to {tmp_path / 'config'}\n")
+
+
 def test_an_export_replaces_no_other_file(egret: Egret, tmp_path: Path) -> None:
     """One that is there and the same is no reason to stop; others in the folder are named."""
     applied(egret, TREE)
