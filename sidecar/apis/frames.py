@@ -97,8 +97,9 @@ def plain_text(body: bytes) -> PlainText | None:
 
 _BOM: Final = b"\xef\xbb\xbf"
 
-_BLANK_LINE: Final = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)")
-"""Possessive, so that one CRLF is not taken for two line ends."""
+_BLANK_LINE: Final = re.compile(rb"(?:\n|\r\n?+){2,}+")
+"""Possessive, so that one CRLF is not taken for two line ends. Any more blank lines behind are of
+the same event: each by itself takes 3 us."""
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
@@ -223,7 +224,7 @@ class SseFramer:
             text = raw.removeprefix(_BOM)
         data: list[bytes] = []
         event = ""
-        for line in _LINE_END.split(text):
+        for line in _LINE_END.split(text.rstrip(b"\r\n")):
             name, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
             if name == b"data":

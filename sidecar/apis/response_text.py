@@ -155,6 +155,11 @@ class UnreadableEvent(msgspec.Struct, frozen=True):
     reason: UnscannedReason
 
 
+SHORT_LIST: Final = 16
+"""Values of a list that are gone through one by one; of a longer one they are counted first."""
+
+_UNCOUNTED: Final = frozenset({dict, list})
+
 _NOTHING: Final = AnswerEvent()
 _END: Final = AnswerEvent(ends_all=True)
 _UNREADABLE: Final = UnreadableEvent(UnscannedReason.MALFORMED_ANSWER)
@@ -346,6 +351,13 @@ class _Walk:
         return inner
 
     def _list(self, key: str, items: list[JsonValue], path: Path, lane: Path, mode: int) -> None:
+        if len(items) > SHORT_LIST and mode != _ALL:
+            kinds = list(map(type, items))
+            if _UNCOUNTED.isdisjoint(kinds) and (mode == _COUNT or str not in kinds):
+                # The vector of an embedding, or the bytes of a token: nothing of it is text.
+                self.strings += kinds.count(str)
+                self._numbers += kinds.count(float) + kinds.count(int)
+                return
         for position, item in enumerate(items):
             if self.is_overfull:
                 return

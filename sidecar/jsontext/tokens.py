@@ -116,10 +116,14 @@ def decode(raw: bytes) -> bytes:
     """Return the content of a string token in UTF-8; an unpaired surrogate becomes `?`."""
     if b"\\" not in raw:
         return raw
+    quoted_text = b'"%b"' % raw
     try:
-        text = _LENIENT.decode('"' + raw.decode() + '"')
-    except ValueError:
-        return _ESCAPE.sub(_character, raw)
+        text = orjson.loads(quoted_text)
+    except orjson.JSONDecodeError:
+        try:
+            text = _LENIENT.decode(quoted_text.decode())
+        except ValueError:
+            return _ESCAPE.sub(_character, raw)
     return str(text).encode("utf-8", "replace")
 
 

@@ -44,8 +44,8 @@ MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
 """Events behind one that waits wait with it; no provider sends so much about so little text."""
 
 MAX_EVENTS_BYTES: Final = 64 * 1024 * 1024
-"""Memory of the events of a whole answer: ten megabytes of blank lines would take ten times that.
-An answer of 16 MB and more may take four times its own size."""
+"""Memory of the events of a whole answer: ten megabytes of empty comments would take
+seven times that. An answer of 16 MB and more may take four times its own size."""
 
 TOO_LONG: Final = ClientError(
     ErrorKind.CONTENT_BLOCKED,

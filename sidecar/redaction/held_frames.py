@@ -19,7 +19,7 @@ from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import OffsetMap, Token
 
 EVENT_BYTES: Final = 128
-"""Memory that an event takes beside its bytes: a stream of blank lines has one every two bytes."""
+"""Memory that an event takes beside its bytes: an empty comment is one of three bytes."""
 
 
 class _Held(msgspec.Struct, frozen=True):

@@ -29,6 +29,17 @@ def test_events_of_mixed_line_ends_stay_apart() -> None:
     assert [frame.payload for frame in frames] == [b"1", b"2", b"3", b"4"]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_blank_lines_in_a_row_are_of_one_event(end: bytes) -> None:
+    """A provider that sends a million of them must not buy a million events."""
+    framer = SseFramer()
+    text = b"data: 1" + end * 2 + end * 1_001 + b"data: 2" + end * 2
+    frames = framer.feed(text) + framer.finish()
+    assert [frame.payload for frame in frames if frame.payload is not None] == [b"1", b"2"]
+    assert b"".join(frame.raw for frame in frames) == text
+    assert len(frames) <= 3
+
+
 @pytest.mark.parametrize(
     ("framer", "start"),
     [

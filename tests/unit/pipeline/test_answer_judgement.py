@@ -378,9 +378,9 @@ def test_events_behind_one_that_waits_are_bounded() -> None:
     assert result.body == b""
 
 
-def test_blank_lines_behind_one_that_waits_are_bounded() -> None:
-    """An event of two bytes takes a hundred in memory: four megabytes of them took 470."""
-    lines = b"\n\n" * 1_000
+def test_empty_comments_behind_one_that_waits_are_bounded() -> None:
+    """An event of three bytes takes a hundred in memory: four megabytes of them took 300."""
+    lines = b":\n\n" * 1_000
     chunks = [*chat_of({"content": "bob"}), *[lines] * (MAX_HELD_FRAME_BYTES // 100_000)]
     result = streamed(judgement(effective(REDACT)), [*chunks, b""])
     assert result.error is not None
@@ -583,9 +583,9 @@ async def test_a_whole_answer_is_refused_without_a_byte_of_it() -> None:
     assert released.error.kind is ErrorKind.CONTENT_BLOCKED
 
 
-async def test_a_whole_stream_of_blank_lines_is_refused() -> None:
+async def test_a_whole_stream_of_empty_comments_is_refused() -> None:
     """Each of its events takes a hundred bytes, and ten megabytes of them a gigabyte."""
-    result = await judged_whole(judgement(effective(REDACT)), b"\n\n" * 600_000)
+    result = await judged_whole(judgement(effective(REDACT)), b":\n\n" * 600_000)
     assert (result.body, result.error) == (b"", TOO_LONG)
 
 
