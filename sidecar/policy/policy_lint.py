@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from types import MappingProxyType
 from typing import Final
@@ -174,9 +174,11 @@ def _effect_problems(
         yield "mandatory-shadow", problem, "promote it with `egret policy promote`"
     if guardrail.mandatory:
         return
+    copied = replace(guardrail, mandatory=True)
     for other in others:
         for above in other.guardrails:
-            if above.mandatory and above.name == guardrail.name and above.mode is Mode.ENFORCE:
+            is_namesake = above.mandatory and above.name == guardrail.name and above != copied
+            if is_namesake and above.mode is Mode.ENFORCE:
                 beside = name_beside(guardrail.name, policy.name)
                 problem = f"where policy {other.name} is bound above, its mandatory one judges too"
                 hint = f"take it out unless it is stricter; there, it is named {beside}"

@@ -99,10 +99,11 @@ def test_what_is_probably_not_meant_is_told(
 
 
 def test_a_guardrail_beside_a_mandatory_one_of_its_name_is_reported() -> None:
-    """Wherever both policies are bound."""
+    """Wherever both policies are bound; a copy of it is left out there."""
     above = "name: org\nguardrails: [{name: a, type: pii, mandatory: true}]"
 
     assert codes(f"{above}\n---\n{one('action: redact')}") == [("p", "a", "beside-mandatory")]
+    assert codes(f"{above}\n---\n{one('action: block')}") == []
 
 
 @pytest.mark.parametrize(
