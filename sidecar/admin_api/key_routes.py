@@ -20,6 +20,7 @@ from sidecar.admin_api.objects import (
     Models,
     Moment,
     Name,
+    NotNull,
     Page,
     TeamPath,
     check_match,
@@ -63,14 +64,14 @@ class NewKey(Body):
 class KeyPatch(Body):
     """Fields to change; those that are not sent stay as they are."""
 
-    enabled: bool | None = None
+    enabled: Annotated[bool | None, NotNull] = None
     expires_at: Moment | None = None
     not_before: Moment | None = None
     allowed_models: Models | None = None
     allowed_operations: Operations | None = None
     allowed_sources: Sources | None = None
-    tags: Tags | None = None
-    priority: Priority | None = None
+    tags: Annotated[Tags | None, NotNull] = None
+    priority: Annotated[Priority | None, NotNull] = None
     policy: Name | None = None
 
 

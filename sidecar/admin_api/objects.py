@@ -7,7 +7,15 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+)
 
 from sidecar.admin.owners import Unchanged
 from sidecar.admin_api.access import Access
@@ -27,6 +35,16 @@ Moment = Annotated[AwareDatetime, AfterValidator(accepted)]
 TeamPath = Annotated[
     str | None, Query(max_length=127, pattern="^[^/]+/[^/]+$", description="ORGANIZATION/TEAM")
 ]
+
+
+def _refuse_null(value: object) -> object:
+    if value is None:
+        raise ValueError("must not be null; leave it out to keep it as it is")
+    return value
+
+
+NotNull: Final = BeforeValidator(_refuse_null)
+"""For a field of a change whose None is that it was not sent."""
 
 _Item = TypeVar("_Item")
 

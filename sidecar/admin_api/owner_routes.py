@@ -17,7 +17,16 @@ from sidecar.admin.owners import (
     Team,
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
-from sidecar.admin_api.objects import Body, Models, Name, Page, check_match, check_models, tagged
+from sidecar.admin_api.objects import (
+    Body,
+    Models,
+    Name,
+    NotNull,
+    Page,
+    check_match,
+    check_models,
+    tagged,
+)
 from sidecar.admin_api.problems import not_found
 from sidecar.admin_api.roles import Permission
 
@@ -35,10 +44,10 @@ class NewOwner(Body):
 class OwnerPatch(Body):
     """Fields to change; those that are not sent stay as they are."""
 
-    name: Name | None = None
+    name: Annotated[Name | None, NotNull] = None
     allowed_models: Models | None = None
     policy: Name | None = None
-    enabled: bool | None = None
+    enabled: Annotated[bool | None, NotNull] = None
 
 
 @router.get("/organizations")

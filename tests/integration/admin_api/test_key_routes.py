@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient, Response
 
@@ -129,6 +130,26 @@ async def test_models_of_a_key_stay_within_those_of_its_team_and_organization(
     assert [one.status_code for one in by_lead] == [200, 403]
     assert [one.status_code for one in by_operator] == [200, 403, 403]
     assert (by_admin.status_code, kept.status_code) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        *(("keys/AAAAAAAAAAA1", field) for field in ("enabled", "tags", "priority")),
+        *(("organizations/acme", field) for field in ("enabled", "name")),
+        ("organizations/acme/teams/search", "enabled"),
+    ],
+)
+async def test_a_field_that_cannot_be_empty_is_not_set_to_null(
+    app: FastAPI, path: str, field: str
+) -> None:
+    """It would change nothing in silence."""
+    admin = await session_client(app, "admin")
+
+    answer = await admin.patch(f"{API}/{path}", json={field: None})
+
+    assert answer.status_code == 422
+    assert "must not be null" in answer.text
 
 
 async def test_a_team_lead_sets_no_priority(app: FastAPI) -> None:
