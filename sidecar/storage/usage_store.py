@@ -207,7 +207,7 @@ _DATED: Final = re.compile(r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{3,4})
 
 
 class PostgresTotals:
-    """Implements `UsageTotals`, by the sums of hours and the records of the first one.
+    """Implements `UsageTotals`, by the sums of days, those of the first hours, and records.
 
     Records come some seconds after an answer has ended; running requests are not in them.
     """

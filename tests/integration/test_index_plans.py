@@ -71,6 +71,11 @@ INSERT INTO usage_by_hour
            lpad((n % 100000)::text, 12, '0'), 'team_' || n % 10000 + 1, 'org_' || n % 10000 + 1,
            'gpt-5', 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1
     FROM generate_series(1, 200000) AS n;
+INSERT INTO usage_by_day
+    SELECT date_trunc('day', now()) - n / 5000 * interval '1 day',
+           lpad((n % 100000)::text, 12, '0'), 'team_' || n % 10000 + 1, 'org_' || n % 10000 + 1,
+           'gpt-5', 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1
+    FROM generate_series(1, 200000) AS n;
 INSERT INTO alert_routes (name, channel, secret, organization_id)
     SELECT 'route-' || n, 'webhook', 'env:ALERT_ROUTE', 'org_' || n
     FROM generate_series(1, 10000) AS n;
@@ -96,10 +101,11 @@ WHERE key_id = $1 AND occurred_at >= $2
 """
 USED = """
 SELECT u.model, sum(u.requests)::bigint, sum(u.input_tokens)::bigint,
-    sum(u.output_tokens)::bigint, sum(u.cost_usd) FROM usage_by_hour AS u
-WHERE u.{owner} = $1 AND u.began_at >= date_trunc('hour', $2, 'UTC') GROUP BY u.model
+    sum(u.output_tokens)::bigint, sum(u.cost_usd) FROM usage_by_{unit} AS u
+WHERE u.{owner} = $1 AND u.began_at >= $2 AND u.began_at < $2 + {span} GROUP BY u.model
 """
-"""As `egret_used` asks it."""
+"""As `egret_used` asks it: hours before the first whole day, and days."""
+SPANS = (("hour", "interval '23 hours'"), ("day", "interval '32 days'"))
 RULES = {"idx_api_keys_team_id_name", "idx_admin_tokens_name"}
 """Indexes that are there to refuse what must not be twice; `test_cli_keys` and `test_sign_in` show
 that they do."""
@@ -203,11 +209,12 @@ CASES = [
     Case("usage of a team", "idx_usage_team_id_occurred_at", TEAM_USAGE, (TEAM, MONTH_AGO)),
     *(
         Case(
-            f"what counts of a {owner} begin with",
-            f"idx_usage_by_hour_{owner}",
-            USED.format(owner=owner),
-            (subject, MONTH_AGO),
+            f"what counts of a {owner} begin with, by {unit}",
+            f"idx_usage_by_{unit}_{owner}",
+            USED.format(owner=owner, unit=unit, span=span),
+            (subject, datetime.now(UTC) - timedelta(days=5 if unit == "hour" else 31)),
         )
+        for unit, span in SPANS
         for owner, subject in (
             ("key_id", "000000000077"),
             ("team_id", "team_77"),

@@ -153,6 +153,7 @@ async def test_use_since_a_time_within_an_hour_has_nothing_from_before(
     midnight = MOMENT.replace(minute=0, second=0, microsecond=0) + timedelta(minutes=minutes)
     others = {"key_id": "AAAAAAAAAAA2", "team_id": "team_2"}
     moments = [(-1, {}), (0, {}), (0, others), (14, {}), (200, {}), (-3_600, {}), (3_600, others)]
+    moments += [(86_400 * 2, {}), (86_400 * 30, others), (-86_400, {}), (3_600 * 20, {})]
     await store.add(
         [
             record(
@@ -171,7 +172,7 @@ async def test_use_since_a_time_within_an_hour_has_nothing_from_before(
                 id=level, level=Level(level), measure=Measure.TOKENS, window=Window.DAY, amount=1
             )
             found[level] = await totals.used(limit, subject=subject, start=start)
-    assert found == {"organization": 5 * 120, "team": 2 * 120, "key": 3 * 120}
+    assert found == {"organization": 8 * 120, "team": 3 * 120, "key": 5 * 120}
 
 
 async def test_what_has_no_price_is_counted_as_such(
