@@ -463,7 +463,7 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
         if body:
             return Unreadable(UnscannedReason.UNKNOWN_SHAPE)
         return Subject(model=None, streamed=False, parts=())
-    reason = _declared_unreadable(headers)
+    reason = declared_unreadable(headers)
     if reason is not None:
         is_form = headers.text(HeaderName.CONTENT_TYPE).lower().startswith("multipart/form-data")
         if is_form and reason is UnscannedReason.UNKNOWN_SHAPE:
@@ -504,7 +504,8 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
     )
 
 
-def _declared_unreadable(headers: Headers) -> UnscannedReason | None:
+def declared_unreadable(headers: Headers) -> UnscannedReason | None:
+    """Return why a body of these *headers* cannot be read, whatever it is; None if it can."""
     if HeaderName.CONTENT_ENCODING in headers.by_name:
         for encoding in headers.all(HeaderName.CONTENT_ENCODING):
             if encoding.strip().lower() not in _NO_ENCODING:

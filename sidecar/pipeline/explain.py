@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 import orjson
 
+from sidecar.apis.request_text import declared_unreadable
 from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Verdict
 from sidecar.domain.http import CREDENTIAL_HEADERS, Headers
 from sidecar.domain.policy import Mode
-from sidecar.domain.subject import Route
+from sidecar.domain.subject import Route, UnscannedReason
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.jsontext.strict import JsonValue
 from sidecar.keys.credentials import PREFIX
@@ -33,6 +34,7 @@ EXPLAINED: Final = (
     ErrorKind.CONFLICTING_CREDENTIALS,
     ErrorKind.UNKNOWN_URL,
     ErrorKind.CONTENT_BLOCKED,
+    ErrorKind.UNSCANNED_CONTENT,
 )
 """The kinds that have details; the others, such as a missing key, do not pay for the search."""
 
@@ -47,8 +49,20 @@ def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol
             return replace(error, message=path_message(record.method or "", record.path))
         case ErrorKind.CONTENT_BLOCKED if record.subject is not None:
             return with_places(error, record, protocol.body())
+        case ErrorKind.UNSCANNED_CONTENT:
+            declared = declared_unreadable(protocol.headers)
+            fix = _FIXES[declared] if declared in record.unscanned else ""
+            return replace(error, message=error.message + fix)
         case _:
             return error
+
+
+_FIXES: Final[Mapping[UnscannedReason | None, str]] = {
+    UnscannedReason.ENCODED_BODY: " Send the body without 'content-encoding'.",
+    UnscannedReason.CHARSET: " Send JSON in UTF-8.",
+    UnscannedReason.UNKNOWN_SHAPE: " Send JSON, with 'content-type: application/json'.",
+}
+"""By the fault that the headers show. curl sends a form unless a content type is named."""
 
 
 _PROVIDER_KEYS: Final = (

@@ -185,6 +185,38 @@ async def test_a_provider_key_is_explained_on_the_way_of_a_request() -> None:
     assert KEY.reveal() not in verdict.refusal.body.decode()
 
 
+@pytest.mark.parametrize(
+    ("header", "fix"),
+    [
+        (("content-encoding", b"gzip"), "Send the body without 'content-encoding'."),
+        (("content-type", b"application/json; charset=utf-16"), "Send JSON in UTF-8."),
+        (
+            ("content-type", b"application/x-www-form-urlencoded"),
+            "Send JSON, with 'content-type: application/json'.",
+        ),
+    ],
+)
+async def test_a_header_that_keeps_a_body_from_being_read_is_explained(
+    header: tuple[str, bytes], fix: str
+) -> None:
+    """Curl without a content type sends a form."""
+    checks = World(POLICY).exchange()
+    verdict = await checks.judge_headers(headers("/v1/chat/completions", header), has_body=True)
+    if not isinstance(verdict, RequestRefused):
+        verdict = await checks.judge_body(b"{}")
+    assert isinstance(verdict, RequestRefused)
+    error = json.loads(verdict.refusal.body)["error"]
+    assert error["code"] == "unscanned_content"
+    assert f"does not let such content pass. {fix} Request id: " in error["message"]
+
+
+async def test_an_unreadable_part_of_readable_json_has_no_fix_of_headers() -> None:
+    """Token numbers in place of a text, for example."""
+    error = await _refusal({"model": "m", "input": [1, 2]}, path="/v1/embeddings")
+    assert error["code"] == "unscanned_content"
+    assert "Send " not in error["message"]
+
+
 def test_a_body_too_large_to_be_read_again_has_no_places() -> None:
     """It would keep the worker for longer than the answer is worth."""
     body = b'{"a": "%s"}' % (b"x" * MAX_SEARCHED_BYTES)
