@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import Expression, every_match
+from sidecar.guardrails.matching.rule import Expression, every_match, occurs
 from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView, ViewKind
 
 REACH_BYTES: Final = 2_048
@@ -59,7 +59,7 @@ def matches(
     while position < len(content):
         limit = min(len(content), position + SLICE_BYTES)
         next_position = limit if limit == len(content) else limit - least
-        is_likely = likely is None or likely.search(content, position, limit) is not None
+        is_likely = likely is None or occurs(likely, content, position, limit)
         found_here = every_match(expression, content, position, limit, likely=begins)
         for found in found_here if is_likely else ():
             start, end = found[0]
@@ -73,7 +73,8 @@ def matches(
             if end >= limit:
                 break
         position = next_position
-        yield None
+        if position < len(content):
+            yield None
 
 
 class DecodedText:

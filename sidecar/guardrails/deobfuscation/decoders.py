@@ -13,7 +13,7 @@ from typing_extensions import override
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
-from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2
+from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
 from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
 
 MIN_RUN: Final = 20
@@ -116,7 +116,7 @@ class EncodingsDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) > WINDOW_BYTES or _ANY_RUN.search(content) is not None
+        return len(content) > WINDOW_BYTES or occurs(_ANY_RUN, content)
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
@@ -253,14 +253,15 @@ class SpacingDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return len(content) > WINDOW_BYTES or self._likely.search(content) is not None
+        return len(content) > WINDOW_BYTES or occurs(self._likely, content)
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         content = view.content
         # In this very text: that of another would make a difference to what is found in this one.
         for start in range(0, len(content), SLICE_BYTES):
-            if self._trigger.search(content, start, start + SLICE_BYTES + self._least) is not None:
+            end = min(start + SLICE_BYTES + self._least, len(content))
+            if occurs(self._trigger, content, start, end):
                 break
             yield
         else:
@@ -351,10 +352,11 @@ def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[
     if not chosen:
         return found
     for count, view in enumerate(views, start=1):
+        is_read = False
         for decoder in chosen:
             if decoder.applies(view.content):
                 found += yield from decoder.read(view)
-                yield
-        if not count % VIEWS_A_STEP:
+                is_read = True
+        if is_read or not count % VIEWS_A_STEP:
             yield
     return found

@@ -11,7 +11,7 @@ from typing_extensions import override
 from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.deobfuscation.decoder import Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2
+from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
 from sidecar.guardrails.matching.text_views import (
     ChunkedMap,
     ComposedMap,
@@ -99,7 +99,7 @@ class LookAlikesDecoder(Decoder):
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
-        if len(view.content) <= WINDOW_BYTES and _LIKELY.search(view.content) is None:
+        if len(view.content) <= WINDOW_BYTES and not occurs(_LIKELY, view.content):
             return ()
         chunks: list[str] = []
         for some in chunks_of(view.content):
@@ -108,7 +108,7 @@ class LookAlikesDecoder(Decoder):
         wanted: set[int] = set()
         before = ""
         for index, chunk in enumerate(chunks):
-            if not chunk.isascii() and _LIKELY.search((before + chunk).encode()):
+            if not chunk.isascii() and occurs(_LIKELY, (before + chunk).encode()):
                 wanted |= {index - 1, index, index + 1}
             before = chunk[-1:]
             if not index % SLICE_CHUNKS:

@@ -242,6 +242,13 @@ SPARE_BYTES: Final = 4_096
 _UNANCHORED: Final = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001 - see `every_match`
 
 
+def occurs(pattern: Any, content: bytes, start: int = 0, end: int | None = None) -> bool:
+    """Return whether an expression of RE2 matches, in a third of the time of its `search`."""
+    limit = len(content) if end is None else end
+    found: int = pattern._regexp.Match(_UNANCHORED, content, start, limit)[0][0]  # noqa: SLF001 - as in `every_match`
+    return found >= 0
+
+
 def every_match(
     pattern: Any, content: bytes, position: int, limit: int, *, likely: Any = None
 ) -> Iterator[Sequence[Span]]:

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.guardrails import local_scan
-from sidecar.guardrails.cooperative import run_sync
+from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.deobfuscation import decoder as reading
+from sidecar.guardrails.deobfuscation import decoders
 from sidecar.guardrails.deobfuscation.decoder import matches
 from sidecar.guardrails.deobfuscation.decoders import SPACING, SPELLING
 from sidecar.guardrails.matching import database, text_views
@@ -281,3 +282,25 @@ def test_a_run_takes_little_memory() -> None:
         assert decoded.offsets.span(2, 4) == (4, 8)
 
     assert peak_bytes(decode) < 300 * runs
+
+
+def test_a_short_text_takes_few_turns_however_much_is_hidden_in_it() -> None:
+    """Fifty thousand of them took twenty turns each, and a third of the time for the turns."""
+    text = f"{percent('é')} &amp; \\u0041 4p s e c r e t s {in_base64(KEY)} аb"
+    views = [text_views.TextView(0, frozenset({text_views.ViewKind.RAW}), text.encode(), 9)]
+    steps, turns = decoders.read(views, decoders.FOR_WORDS), 0
+
+    def counted() -> Cooperative[list[text_views.TextView]]:
+        nonlocal turns
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: list[text_views.TextView] = end.value
+                return found
+            turns += 1
+            yield
+
+    kinds = {kind for view in run_sync(counted()) for kind in view.kinds}
+    assert len(kinds - {text_views.ViewKind.FOLDED}) >= 4
+    assert turns <= 6
