@@ -235,14 +235,20 @@ def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:
     if len(rows) > MAX_ROWS:
         raise PriceFileError(f"more than {MAX_ROWS} prices")
     prices: list[Price] = []
+    places: dict[tuple[str, datetime], str] = {}
     faults: list[str] = []
     for place, fields in rows:
         try:
-            prices.append(PriceRow.model_validate(fields).to_price(now=now))
+            price = PriceRow.model_validate(fields).to_price(now=now)
         except ValidationError as error:
             for fault in error.errors(include_url=False, include_input=False):
                 field = ".".join(map(str, fault["loc"]))
                 faults.append(f"{place}: {field}: {plain_fault(fault)}")
+            continue
+        first = places.setdefault((price.model, price.valid_from), place)
+        if first != place:
+            faults.append(f"{place}: {first} has a price of the same model from the same time")
+        prices.append(price)
     if faults:
         raise PriceFileError("; ".join(faults[:20]))
     return prices

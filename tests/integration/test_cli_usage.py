@@ -291,6 +291,11 @@ def test_prices_of_a_file_are_set_together(egret: Egret, tmp_path: Path) -> None
         ("p.csv", "model,input,output\nm,1,x\n,1,1\n", "line 2: output: "),
         ("p.csv", "model,input,output,colour\nm,1,1,red\n", "colour: is not a known field"),
         ("p.csv", "model,input,output\nm,1,1,1\n", "line 2: more: "),
+        (
+            "p.csv",
+            "model,input,output\nm,1,1\nn,1,1\nm,1,2\n",
+            "line 4: line 2 has a price of the same model from the same time",
+        ),
         ("p.json", "{}", "neither a JSON array nor LiteLLM's map of models"),
         ("p.json", "[1]", "row 1 is not an object"),
         ("p.json", "[", "line 1: "),
