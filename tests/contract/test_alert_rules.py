@@ -9,13 +9,11 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
 from sidecar.admin.attachment import METRIC as METRIC_NAME
 from sidecar.admin.attachment import METRIC_TIME
 from sidecar.cli.installation import APPLIED_METRIC, CHECKED_METRIC, DRIFT_METRIC
-from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.process_metrics import SupervisorMetrics
+from tests.support.metric_pages import sample_names
 
 ROOT: Final = Path(__file__).parents[2]
 PLACE: Final = ROOT / "deploy" / "prometheus"
@@ -111,15 +109,13 @@ def test_the_page_on_alerts_lists_each_with_its_severity_and_what_it_says() -> N
 
 def test_rules_and_runbooks_ask_for_metrics_that_there_are() -> None:
     """A query for a name that was mistyped is silent for ever."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    SupervisorMetrics(registry, wanted=1)
-    known = {
-        name + suffix
-        for name in registry._names_to_collectors
-        for suffix in ("", "_bucket", "_count", "_sum")
+    known = sample_names() | {
+        METRIC_NAME,
+        METRIC_TIME,
+        DRIFT_METRIC,
+        CHECKED_METRIC,
+        APPLIED_METRIC,
     }
-    known |= {METRIC_NAME, METRIC_TIME, DRIFT_METRIC, CHECKED_METRIC, APPLIED_METRIC}
     texts = [PLACE / "egret.rules.yaml", *(ROOT / "docs" / "runbooks").iterdir()]
     asked = {
         name for file in texts for name in METRIC.findall(file.read_text(encoding="utf-8"))

@@ -99,10 +99,7 @@ class World:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[World]:
     async with live_servers() as servers:
-        await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
-        await servers.execute(
-            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
-        )
+        await servers.add_team()
         socket = Path(servers.valkey_url.get_secret_value().removeprefix("unix://"))
         address = socket.with_name("valkey-now.sock")
         address.symlink_to(socket)

@@ -84,15 +84,7 @@ class Outage:
 
     async def new_keys(self) -> list[ApiKey]:
         """Make keys."""
-        keys = [generate(secrets.token_bytes) for _ in range(KEYS)]
-        for key in keys:
-            await self.servers.execute(
-                "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
-                " VALUES ($1, $2, 'team_1', 'k-' || lower($1))",
-                key.key_id,
-                key.secret_sha256,
-            )
-        return keys
+        return [await self.servers.new_key() for _ in range(KEYS)]
 
     async def ask(self, key: ApiKey, *, is_anthropic: bool = False) -> Answer:
         """Send a request with *key*."""
@@ -115,10 +107,7 @@ class Outage:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def outage() -> AsyncIterator[Outage]:
     async with live_servers() as servers, whole_stack(workers=1) as stack:
-        await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
-        await servers.execute(
-            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
-        )
+        await servers.add_team()
         settings = {
             "EGRET_POSTGRES__DSN": servers.postgres_settings.dsn.get_secret_value(),
             "EGRET_VALKEY__URL": servers.valkey_url.get_secret_value(),
@@ -178,14 +167,6 @@ async def until_known_again(outage: Outage) -> None:
         await asyncio.sleep(0.01)
 
 
-async def repair(server: LiveServer) -> None:
-    """Bring it back."""
-    if server.is_running:
-        await server.thaw()
-    else:
-        await server.start()
-
-
 def is_worded(answers: list[Answer], status: int, code: str, anthropic_type: str) -> bool:
     """Tell whether the answers, in turns of both dialects, all say this."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
@@ -230,7 +211,7 @@ async def break_and_look(
         stale = await outage.stale_answers() - stale_before
     finally:
         for server in down:
-            await repair(server)
+            await server.repair()
     return During(unknown, slowest, stale, are_ready)
 
 

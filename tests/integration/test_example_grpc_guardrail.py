@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import GrpcSettings, RemoteEndpoint
-from sidecar.domain.policy import Action
-from sidecar.guardrails.remote.checks import RemoteAnswer
-from tests.support.remote_checks import asking, remote_checks
+from tests.support.remote_checks import answers_as_the_readme_says
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "grpc-guardrail"
@@ -55,10 +52,4 @@ async def url(tmp_path: Path) -> AsyncIterator[str]:
 
 async def test_the_example_server_answers_as_its_readme_says(url: str) -> None:
     """Generated, started, asked, and ended by SIGTERM."""
-    settings = GrpcSettings(RemoteEndpoint(url))
-    async with remote_checks() as checks:
-        said = await checks.check(
-            asking(settings, "é", "é Project Bluebird!", action=Action.REDACT)
-        )
-        assert said == RemoteAnswer("redact", (Finding("dlp", "PROJECT_NAME", 1, 3, 19),))
-        assert await checks.check(asking(settings, "hello")) == RemoteAnswer("pass")
+    await answers_as_the_readme_says(GrpcSettings(RemoteEndpoint(url)))

@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
-from sidecar.domain.policy import Action
-from sidecar.guardrails.remote.checks import RemoteAnswer
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, parse_policies
 from sidecar.policy.policy_lint import lint, lost_protection
-from tests.support.remote_checks import asking, remote_checks
+from tests.support.remote_checks import answers_as_the_readme_says
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -37,13 +34,7 @@ async def url() -> AsyncIterator[str]:
 
 async def test_the_example_server_answers_as_its_readme_says(url: str) -> None:
     """Two checks over one connection, and an end by SIGTERM."""
-    settings = WebhookSettings(RemoteEndpoint(url))
-    async with remote_checks() as checks:
-        said = await checks.check(
-            asking(settings, "é", "é Project Bluebird!", action=Action.REDACT)
-        )
-        assert said == RemoteAnswer("redact", (Finding("dlp", "PROJECT_NAME", 1, 3, 19),))
-        assert await checks.check(asking(settings, "hello")) == RemoteAnswer("pass")
+    await answers_as_the_readme_says(WebhookSettings(RemoteEndpoint(url)))
 
 
 @pytest.mark.parametrize("example", ["grpc-guardrail", "webhook-guardrail"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 
 import psutil
@@ -11,7 +10,7 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
-from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.credentials import ApiKey
 from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.settings.stores import CacheSettings, ValkeySettings
 from tests.support.key_worker import KeyWorker, key_settings, key_worker
@@ -28,18 +27,8 @@ GROWTH_BYTES = 64 * 1024**2
 
 
 async def new_key(servers: LiveServers) -> ApiKey:
-    key = generate(secrets.token_bytes)
-    await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
-    await servers.execute(
-        "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
-    )
-    await servers.execute(
-        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
-        " VALUES ($1, $2, 'team_1', 'good')",
-        key.key_id,
-        key.secret_sha256,
-    )
-    return key
+    await servers.add_team()
+    return await servers.new_key()
 
 
 async def flood(worker: KeyWorker, told: Counter[str]) -> None:

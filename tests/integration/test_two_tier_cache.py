@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -15,7 +14,7 @@ from redis.asyncio import Redis
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.credentials import ApiKey, generate
+from sidecar.keys.credentials import ApiKey
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import CacheSettings, Invalidation, ValkeySettings
 from sidecar.storage.valkey_keys import publish_key_change
@@ -30,27 +29,13 @@ REVOKED = ErrorKind.REVOKED_API_KEY
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers() -> AsyncIterator[LiveServers]:
     async with live_servers() as servers:
-        await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
-        await servers.execute(
-            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
-        )
+        await servers.add_team()
         yield servers
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def key(servers: LiveServers) -> ApiKey:
-    return await new_key(servers)
-
-
-async def new_key(servers: LiveServers) -> ApiKey:
-    key = generate(secrets.token_bytes)
-    await servers.execute(
-        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
-        " VALUES ($1, $2, 'team_1', 'k-' || lower($1))",
-        key.key_id,
-        key.secret_sha256,
-    )
-    return key
+    return await servers.new_key()
 
 
 async def revoke(servers: LiveServers, key: ApiKey) -> None:
@@ -135,7 +120,7 @@ async def test_a_worker_costs_the_database_nothing_but_its_misses(
     role = f"counted_{key.key_id.lower()}"
     await servers.execute(f"CREATE ROLE {role} LOGIN IN ROLE egret_sidecar")
     settings = settings_of(servers).model_copy(update={"postgres": servers.login(role)})
-    others = [await new_key(servers) for _ in range(3)]
+    others = [await servers.new_key() for _ in range(3)]
     async with key_worker(settings) as worker:
         await worker.authorize(others[0])  # connections are set up and statements prepared
         counts = [await servers.statements_of(role)]
@@ -224,7 +209,7 @@ async def test_a_worker_that_starts_believes_no_record_that_a_change_was_under_w
             await revoking.execute(
                 "UPDATE api_keys SET revoked_at = now() WHERE public_id = $1", key.key_id
             )
-            other = await new_key(servers)
+            other = await servers.new_key()
             before = await one.authorize(key)
             await until_shared(servers, key)
             async with Redis.from_url(servers.valkey_url.get_secret_value()) as client:
@@ -288,7 +273,7 @@ async def test_a_poisoned_record_is_counted_and_loaded_anew(
 
 async def test_another_keys_record_is_not_believed(servers: LiveServers, key: ApiKey) -> None:
     """Whoever can write to Valkey cannot lend one key the rights of another."""
-    other_key = await new_key(servers)
+    other_key = await servers.new_key()
     async with (
         key_worker(settings_of(servers)) as one,
         key_worker(settings_of(servers)) as other,
@@ -328,7 +313,7 @@ async def test_a_team_that_is_switched_off_ends_its_shared_records(servers: Live
     await servers.execute(
         "INSERT INTO teams (id, organization_id, name) VALUES ('team_2', 'org_1', 'ads')"
     )
-    key = await new_key(servers)
+    key = await servers.new_key()
     await servers.execute(
         "UPDATE api_keys SET team_id = 'team_2' WHERE public_id = $1", key.key_id
     )

@@ -30,24 +30,13 @@ LOAD_SECONDS = 2.0
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers() -> AsyncIterator[LiveServers]:
     async with live_servers() as servers:
-        await servers.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
-        await servers.execute(
-            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
-        )
+        await servers.add_team()
         yield servers
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def keys(servers: LiveServers) -> list[ApiKey]:
-    keys = [generate(secrets.token_bytes) for _ in range(20)]
-    for key in keys:
-        await servers.execute(
-            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
-            " VALUES ($1, $2, 'team_1', 'k-' || lower($1))",
-            key.key_id,
-            key.secret_sha256,
-        )
-    return keys
+    return [await servers.new_key() for _ in range(20)]
 
 
 def settings_of(servers: LiveServers, *, database_seconds: float = 0.5) -> Settings:
@@ -87,13 +76,6 @@ async def until_confirmed(worker: KeyWorker, keys: list[ApiKey]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def repair(server: LiveServer) -> None:
-    if server.is_running:
-        await server.thaw()
-    else:
-        await server.start()
-
-
 @pytest.mark.parametrize(
     "break_down",
     [pytest.param(LiveServer.kill, id="killed"), pytest.param(LiveServer.freeze, id="frozen")],
@@ -122,7 +104,7 @@ async def test_keys_in_use_go_on_through_an_outage_and_recover_by_themselves(
             counted, unknown = await asyncio.gather(load(worker, keys), ask_unknown(worker))
         finally:
             for server in down:
-                await repair(server)
+                await server.repair()
         repaired_at = time.monotonic()
         async with asyncio.timeout(60):
             await until_confirmed(worker, keys)

@@ -77,6 +77,12 @@ class Worker:
             wall=lambda: wall[0],
         )
 
+    def let_notes_grow_old(self) -> None:
+        """Let the time pass after which a request without an end is looked up."""
+        for segment in self.spool.segments(Kind.JUDGED):
+            segment.started_at = self.wall[0]
+        self.wall[0] += SETTLE_SECONDS * 2
+
 
 @asynccontextmanager
 async def worker(
@@ -370,9 +376,7 @@ async def test_what_a_worker_that_is_gone_had_noted_is_read_and_looked_up(
         await note(gone, judged(2))
     async with worker(tmp_path, database.settings, name="worker-1") as one:
         await one.delivery.keep([record(1)])
-        for segment in one.spool.segments(Kind.JUDGED):
-            segment.started_at = one.wall[0]
-        one.wall[0] += SETTLE_SECONDS * 2
+        one.let_notes_grow_old()
         await one.delivery.deliver()
         await one.delivery.deliver()
 
@@ -401,9 +405,7 @@ async def test_a_request_is_recorded_though_worker_and_envoy_are_killed_at_once(
     await asyncio.to_thread(process.start)
     await asyncio.to_thread(process.join, 60)
     async with worker(tmp_path, database.settings, name="worker-1") as one:
-        for segment in one.spool.segments(Kind.JUDGED):
-            segment.started_at = one.wall[0]
-        one.wall[0] += SETTLE_SECONDS * 2
+        one.let_notes_grow_old()
         await one.delivery.deliver()
         await one.delivery.deliver()
 
@@ -487,9 +489,7 @@ async def test_a_spool_that_is_full_of_overdue_notes_becomes_empty(
             while one.spool.size == before and not one.counts.gone["note"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             kept += one.spool.size > before
-        for segment in one.spool.segments(Kind.JUDGED):
-            segment.started_at = one.wall[0]
-        one.wall[0] += SETTLE_SECONDS * 2
+        one.let_notes_grow_old()
         await one.delivery.deliver()
 
         assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)

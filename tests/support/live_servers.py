@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import signal
 import tempfile
@@ -27,6 +28,7 @@ from egret_tools.devstack.databases import (
 from egret_tools.devstack.processes import Child, Children, Program, until_ready, valkey_program
 from pydantic import SecretStr
 
+from sidecar.keys.credentials import ApiKey, generate
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import migrate
@@ -69,6 +71,10 @@ class LiveServer:
         """Go on."""
         self._signal(signal.SIGCONT)
 
+    async def repair(self) -> None:
+        """Bring it back, after it was killed or frozen."""
+        await (self.thaw() if self.is_running else self.start())
+
     async def aclose(self) -> None:
         """Stop it for good."""
         if self.is_running:
@@ -102,6 +108,24 @@ class LiveServers:
             await connection.execute(statement, *arguments)
         finally:
             await connection.close()
+
+    async def add_team(self) -> None:
+        """Store the organization `acme` and its team `search`."""
+        await self.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
+        await self.execute(
+            "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')"
+        )
+
+    async def new_key(self) -> ApiKey:
+        """Store a key of the team."""
+        key = generate(secrets.token_bytes)
+        await self.execute(
+            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+            " VALUES ($1, $2, 'team_1', 'k-' || lower($1))",
+            key.key_id,
+            key.secret_sha256,
+        )
+        return key
 
     async def fetchval(self, query: str, *arguments: object) -> object:
         """Return one value, as an administrator sees it."""

@@ -31,3 +31,15 @@ class MetricPages:
         for _ in range(exchanges):
             self.metrics.record(structs.replace(redacted_report(), **timings(0.004)))
             self.metrics.usage.exchange_ended(ended(), Decimal("0.01"))
+
+
+def sample_names() -> set[str]:
+    """Return the names of all samples that a worker and its supervisor may have."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    SupervisorMetrics(registry, wanted=1)
+    return {
+        name + suffix
+        for name in registry._names_to_collectors
+        for suffix in ("", "_bucket", "_count", "_sum")
+    }

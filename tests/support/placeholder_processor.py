@@ -8,11 +8,11 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.struct_pb2 import Struct
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sidecar._generated.envoy.config.core.v3 import base_pb2 as core
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar._generated.envoy.type.v3 import http_status_pb2 as status
+from tests.support.scripted_processor import healthy_server
 
 Answer = Callable[[ext.ProcessingRequest], ext.ProcessingResponse]
 
@@ -83,25 +83,13 @@ async def running_processor(
     answer: Answer, *, socket: Path
 ) -> AsyncIterator[PlaceholderProcessor]:
     processor = PlaceholderProcessor(answer)
-    server = grpc.aio.server()
     handler = grpc.stream_stream_rpc_method_handler(
         processor.process,
         request_deserializer=ext.ProcessingRequest.FromString,
         response_serializer=ext.ProcessingResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        (
-            grpc.method_handlers_generic_handler(
-                "envoy.service.ext_proc.v3.ExternalProcessor", {"Process": handler}
-            ),
-        )
+    service = grpc.method_handlers_generic_handler(
+        "envoy.service.ext_proc.v3.ExternalProcessor", {"Process": handler}
     )
-    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in its stubs
-    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
-    try:
+    async with healthy_server(service, socket):
         yield processor
-    finally:
-        await server.stop(0)

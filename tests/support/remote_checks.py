@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
+from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
-from sidecar.guardrails.remote.checks import RemoteChecks, RemoteRequest
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteChecks, RemoteRequest
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
@@ -31,3 +32,24 @@ def asking(settings: RemoteSettings, *texts: str, action: Action = Action.BLOCK)
     """Return what a guardrail with these settings is asked about a request that says *texts*."""
     guardrail = Guardrail("dlp", settings, action=action)
     return RemoteRequest(guardrail, subject_of(*texts), ABOUT, stage=Stage.INPUT)
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """Read the clock."""
+        return self.now
+
+
+async def answers_as_the_readme_says(settings: RemoteSettings) -> None:
+    """Ask an example's server twice, over one connection."""
+    async with remote_checks() as checks:
+        said = await checks.check(
+            asking(settings, "é", "é Project Bluebird!", action=Action.REDACT)
+        )
+        assert said == RemoteAnswer("redact", (Finding("dlp", "PROJECT_NAME", 1, 3, 19),))
+        assert await checks.check(asking(settings, "hello")) == RemoteAnswer("pass")

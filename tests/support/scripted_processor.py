@@ -74,14 +74,24 @@ class _Process(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
 async def scripted_processor(socket: Path) -> AsyncIterator[ScriptedProcessor]:
     """Serve on *socket*, healthy whatever the script does."""
     processor = ScriptedProcessor(socket)
+    async with healthy_server(_Process(processor), socket):
+        yield processor
+
+
+@asynccontextmanager
+async def healthy_server(
+    handler: grpc.GenericRpcHandler,  # type: ignore[type-arg]  # generic in stubs only
+    socket: Path,
+) -> AsyncIterator[None]:
+    """Serve *handler* and gRPC's health on *socket*."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((_Process(processor),))
+    server.add_generic_rpc_handlers((handler,))
     servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in its stubs
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:
-        yield processor
+        yield
     finally:
         await server.stop(0)

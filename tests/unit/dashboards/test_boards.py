@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from prometheus_client import CollectorRegistry
 
 from dashboards.__main__ import PLACE
 from dashboards.board import Board, Query, Unit
 from dashboards.boards import BOARDS
 from dashboards.grafana import as_json
 from dashboards.picture import legend, readable
-from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.process_metrics import SupervisorMetrics
+from tests.support.metric_pages import sample_names
 
 ROOT = Path(__file__).parents[3]
 COLUMNS = 24
@@ -69,14 +67,7 @@ def test_each_panel_says_what_it_shows_and_fills_its_row(board: Board) -> None:
 @each_board
 def test_queries_ask_for_metrics_that_there_are_and_follow_the_variables(board: Board) -> None:
     """A mistyped name shows nothing, for ever; a fixed window lies about another resolution."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    SupervisorMetrics(registry, wanted=1)
-    known = {
-        name + suffix
-        for name in registry._names_to_collectors
-        for suffix in ("", "_bucket", "_count", "_sum")
-    }
+    known = sample_names()
     asked = {name for query in _queries(board) for name in METRIC.findall(query.expression)}
     variables = {f"${variable.name}" for variable in board.variables}
     used = {

@@ -328,11 +328,7 @@ async def test_a_stale_record_goes_on_while_the_store_does_not_answer() -> None:
     cache = cache_of(store)
     await answered(cache, store, LoadedKey(OLD))
 
-    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
-    await settle()
-    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
-
-    assert await waiting == LoadedKey(OLD, CacheTier.STALE)
+    assert await load_in_outage(cache, store) == LoadedKey(OLD, CacheTier.STALE)
     assert cache.peek("k1", now=40.1) == Hit(OLD, is_stale=True)
     assert len(store.asked) == 2
 
@@ -359,15 +355,20 @@ async def test_no_record_goes_on_for_longer_than_max_stale() -> None:
     ]
 
 
+async def load_in_outage(cache: KeyCache, store: SlowStore, *, now: float = 40.0) -> LoadedKey:
+    """Return what a request gets whose load meets a store that has gone away."""
+    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: now))
+    await settle()
+    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
+    return await waiting
+
+
 async def cache_in_outage() -> KeyCache:
     """A cache that holds a stale record and has learned that the store is away."""
     store = SlowStore()
     cache = cache_of(store)
     await answered(cache, store, LoadedKey(OLD))
-    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
-    await settle()
-    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
-    await waiting
+    await load_in_outage(cache, store)
     return cache
 
 
@@ -402,10 +403,7 @@ async def test_one_request_at_a_time_finds_out_whether_the_store_is_back() -> No
     store = SlowStore()
     cache = cache_of(store)
     await answered(cache, store, LoadedKey(OLD))
-    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 40.0))
-    await settle()
-    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
-    await waiting
+    await load_in_outage(cache, store)
 
     asked: list[int] = []
     for now in (40.1, 41.1, 41.2, 41.3):
@@ -438,11 +436,9 @@ async def test_what_a_missed_change_may_have_met_goes_on_if_nobody_can_confirm_i
     await answered(cache, store, LoadedKey(OLD))
     cache.mark_stale()
 
-    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 1.0))
-    await settle()
-    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
+    loaded = await load_in_outage(cache, store, now=1.0)
 
-    assert await waiting == LoadedKey(OLD, CacheTier.STALE)
+    assert loaded == LoadedKey(OLD, CacheTier.STALE)
 
 
 async def test_a_store_that_is_back_is_waited_for_again() -> None:

@@ -26,6 +26,15 @@ MANY = 10_000
 TEN_CENTS = Decimal("0.1")
 
 
+def _models(registry: CollectorRegistry) -> set[str]:
+    return {
+        sample.labels["gen_ai_request_model"]
+        for metric in registry.collect()
+        for sample in metric.samples
+        if "gen_ai_request_model" in sample.labels
+    }
+
+
 def _series(registry: CollectorRegistry) -> Counter[str]:
     """Count the series of each metric but for buckets, which multiply by what is fixed."""
     return Counter(
@@ -99,14 +108,8 @@ def test_a_hundred_thousand_models_fill_neither_the_page_nor_memory() -> None:
             request = structs.replace(asked.request, model=f"model-{index}")
             metrics.usage.exchange_ended(structs.replace(asked, request=request))
         series.append(sum(_series(registry).values()))
-    models = {
-        sample.labels["gen_ai_request_model"]
-        for metric in registry.collect()
-        for sample in metric.samples
-        if "gen_ai_request_model" in sample.labels
-    }
 
-    assert len(models) == MAX_LABEL_VALUES + 1
+    assert len(_models(registry)) == MAX_LABEL_VALUES + 1
     assert series[0] == series[1]
 
 
@@ -119,11 +122,5 @@ def test_models_that_no_provider_served_are_no_series_at_all() -> None:
         for status, end in ((404, AnswerEnd.COMPLETED), (403, AnswerEnd.REFUSED)):
             metrics.usage.exchange_ended(ended(request=request, status=status, end=end))
     metrics.usage.exchange_ended(ended())
-    models = {
-        sample.labels["gen_ai_request_model"]
-        for metric in registry.collect()
-        for sample in metric.samples
-        if "gen_ai_request_model" in sample.labels
-    }
 
-    assert models == {"gpt-4o", "other"}
+    assert _models(registry) == {"gpt-4o", "other"}

@@ -354,15 +354,15 @@ def pending(kept: Kept) -> PendingVerdicts:
     return PendingVerdicts(kept, kept, others=None, clock=lambda: 0.0, on_matched=lambda: None)
 
 
+def receiver_of(kept: Kept) -> AccessLogReceiver:
+    """Return the receiver of that worker."""
+    return AccessLogReceiver(kept, kept, pending=pending(kept), metrics=kept.metrics)
+
+
 async def test_what_is_received_is_kept_and_then_told() -> None:
     """Envoy may forget it once it has its answer."""
     kept = Kept()
-    receiver = AccessLogReceiver(
-        kept,
-        kept,
-        pending=pending(kept),
-        metrics=kept.metrics,
-    )
+    receiver = receiver_of(kept)
 
     with capture_logs() as logs:
         answer = await receiver.receive(export(entry(judged(1)), entry(judged(2), egret="")))
@@ -379,12 +379,7 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
 async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
     """Sent to another worker it would be no better."""
     kept = Kept()
-    receiver = AccessLogReceiver(
-        kept,
-        kept,
-        pending=pending(kept),
-        metrics=kept.metrics,
-    )
+    receiver = receiver_of(kept)
 
     assert await receiver.receive(b"\xff\xff") == ACCEPTED
     assert kept.records == []
@@ -394,12 +389,7 @@ async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
 async def test_what_is_not_kept_is_told_to_nobody() -> None:
     """Envoy sends it to another worker, and it would be heard of twice."""
     kept = Kept(is_full=True)
-    receiver = AccessLogReceiver(
-        kept,
-        kept,
-        pending=pending(kept),
-        metrics=kept.metrics,
-    )
+    receiver = receiver_of(kept)
 
     with pytest.raises(NotKeptError):
         await receiver.receive(export(entry(judged(1))))
@@ -448,7 +438,7 @@ async def test_a_request_that_its_worker_accounts_for_is_counted_once() -> None:
     """Envoy may send an access log as well, or still: its entry changes no record and no limit."""
     kept = Kept()
     own = json.dumps(metadata(judged(1)) | {"usage_source": "answers"})
-    receiver = AccessLogReceiver(kept, kept, pending=pending(kept), metrics=kept.metrics)
+    receiver = receiver_of(kept)
 
     message = export(entry(judged(1), egret=own), entry(judged(2)))
     assert await receiver.receive(message) == ACCEPTED
@@ -459,7 +449,7 @@ async def test_a_request_that_its_worker_accounts_for_is_counted_once() -> None:
 async def test_an_entry_that_is_sent_again_settles_its_request_once() -> None:
     """Its acknowledgement was lost: the record is kept again, which changes nothing."""
     kept = Kept()
-    receiver = AccessLogReceiver(kept, kept, pending=pending(kept), metrics=kept.metrics)
+    receiver = receiver_of(kept)
 
     first, second = judged(1), judged(1, occurred_at=datetime(2026, 11, 25, tzinfo=UTC))
     await receiver.receive(export(entry(first)))

@@ -14,7 +14,7 @@ from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteFault
 from sidecar.guardrails.remote.http import LOOK_SECONDS, MAX_FILE_BYTES, TlsFileCache, tls_context
 from tests.support.authority import Authority
-from tests.support.remote_checks import asking, remote_checks
+from tests.support.remote_checks import Clock, asking, remote_checks
 
 
 @asynccontextmanager
@@ -88,17 +88,6 @@ async def test_files_of_no_use_are_an_error_of_ours(tmp_path: Path, kind: str) -
     with pytest.raises(RemoteCheckError) as raised:
         await ask(endpoint_of("https://127.0.0.1:1/", ca_file=file))
     assert (raised.value.error_type, raised.value.fault) == ("tls_files", RemoteFault.LOCAL)
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """Read the clock."""
-        return self.now
 
 
 async def test_files_that_change_are_read_again(tmp_path: Path) -> None:

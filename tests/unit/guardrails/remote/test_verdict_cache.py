@@ -20,22 +20,11 @@ from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, Rem
 from sidecar.guardrails.remote.verdict_cache import VerdictCache, request_digest
 from sidecar.guardrails.runner import RequestInfo
 from tests.support.guardrails import subject_of
-from tests.support.remote_checks import ABOUT
+from tests.support.remote_checks import ABOUT, Clock
 
 HOOK = WebhookSettings(RemoteEndpoint("http://h/"))
 REQUEST = RemoteRequest(Guardrail("g", HOOK), subject_of("a", "b"), ABOUT, stage=Stage.INPUT)
 SECRET = b"0" * 32
-
-
-class Clock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """Read the clock."""
-        return self.now
 
 
 class Server:
