@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from sidecar.admin.owners import InvalidValueError
+from sidecar.storage.migrate import AUDITED_TABLES
 from sidecar.storage.pool import Connection
 
 ACTOR_SETTING: Final = "egret.actor"
@@ -127,7 +129,16 @@ async def set_actor(connection: Connection, actor: str) -> None:
 
 
 async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[AuditEntry, ...]:
-    """Return the latest entries that match, the latest first."""
+    """Return the latest entries that match, the latest first.
+
+    Raises:
+        InvalidValueError: the log has no entries of such a table.
+    """
+    if wanted.object_type not in {None, *AUDITED_TABLES}:
+        raise InvalidValueError(
+            f"the audit log has no table {wanted.object_type!r}",
+            hint=f"give one of {', '.join(AUDITED_TABLES)}",
+        )
     if wanted.object_id is not None:
         rows = await connection.fetch(
             _OF_ONE_OBJECT, wanted.object_id, wanted.since, wanted.object_type, wanted.limit,

@@ -204,9 +204,10 @@ def test_a_policy_is_bound_and_unbound_at_every_level(
         ),
         pytest.param(
             "audit list --type nosuch",
-            2,
-            "error: --type: there is no table 'nosuch'; give one of api_keys, organizations,"
-            " policies, policy_versions, prices, teams, admin_tokens, alert_routes\n",
+            1,
+            "error: the audit log has no table 'nosuch'; give one of api_keys, organizations,"
+            " policies, policy_versions, prices, teams, admin_sessions, admin_tokens,"
+            " alert_routes\n",
             id="no table",
         ),
     ],
