@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -286,19 +287,18 @@ class EnvoyConfig:
         named = {name for action in actions for name in targets(action)}
         if any(map(is_open, actions)):
             named |= self._named_nowhere()
-        pending, members = list(named), {one.name: one.members for one in self.clusters}
-        while pending:
-            more = members.get(pending.pop(), frozenset()) - named
-            pending += more
-            named |= more
+        named = _reached(named, {one.name: one.members for one in self.clusters}) - self.egret
         for cluster in self.clusters:
-            if cluster.name in named - self.egret and not cluster.members:
+            if cluster.name in named and not cluster.members:
                 yield cluster
 
     def leading_to(self, names: set[str]) -> set[str]:
         """Return *names* and those of aggregates that have one of them as a member."""
-        more = {one.name for one in self.clusters if not one.members.isdisjoint(names)} - names
-        return self.leading_to(names | more) if more else names
+        holders = {one.name: set[str]() for one in self.clusters}
+        for one in self.clusters:
+            for member in one.members & holders.keys():
+                holders[member].add(one.name)
+        return _reached(names, holders)
 
     def _named_nowhere(self) -> set[str]:
         """Return the names of the clusters that only a header or a plugin can choose."""
@@ -319,6 +319,16 @@ class EnvoyConfig:
                 case _:
                     pass
         return {cluster.name for cluster in self.clusters} - found
+
+
+def _reached(names: set[str], ways: Mapping[str, AbstractSet[str]]) -> set[str]:
+    """Return *names* and all that *ways* lead to from them."""
+    found, pending = set(names), list(names)
+    while pending:
+        more = ways.get(pending.pop(), frozenset()) - found
+        pending += more
+        found |= more
+    return found
 
 
 def cluster_of(settings: Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeGuard
 
@@ -232,14 +232,17 @@ class _Pass:
             config = replace(config, egret=asked)
         elif self.known.cluster is not None:
             config = replace(config, egret=frozenset({self.known.cluster}))
-        found = [
-            one
-            for one in self._rules(config, left_out)
-            if any(part.has(one.hit.node) for _, part in read)
-        ]
+        starts = {part.node.path: part for _, part in read}
+        found = [one for one in self._rules(config, left_out) if _is_of(starts, one.hit.node)]
         yield from found
         for settled, part in read:
             yield from _too_new(settled, config.envoy, part.node, found)
+
+
+def _is_of(parts: Mapping[Path, Part], node: Node) -> bool:
+    """Return whether a node is of one of *parts*, by their places, and not of what they lack."""
+    above = (node.path[:length] for length in range(len(node.path) + 1))
+    return any(parts[path].has(node) for path in above if path in parts)
 
 
 _DISCOVERED: Final = {

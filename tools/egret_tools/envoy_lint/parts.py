@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -59,25 +59,24 @@ class Part:
 
         Its paths begin with that of the part, so that no two parts share one.
         """
-        start, steps = self.node.path, self.spot.steps
+        start, steps, source = self.node.path, self.spot.steps, self.node.source
+        if not steps:
+            return Node(value, source, start)
         for step, above in zip(reversed(steps), (*reversed(steps[:-1]), ""), strict=False):
             # Of extensions, only an HTTP connection manager holds parts of its own.
             manager = {"@type": f"type.googleapis.com/{HCM}"} if above == "typed_config" else {}
             value = [value] if isinstance(step, int) else {**manager, step: value}
 
-        def moved(marks: Mapping[Path, Mark]) -> dict[Path, Mark]:
-            below = {
-                path[len(start) :]: mark
-                for path, mark in marks.items()
-                if path[: len(start)] == start
-            }
-            return {(*start, *steps, *path): mark for path, mark in below.items()}
-
-        source = self.node.source
-        source = replace(
-            source, marks={start: self.node.mark} | moved(source.marks), names=moved(source.names)
-        )
-        return Node(value, source, start)
+        marks, names = {start: self.node.mark}, dict[Path, Mark]()
+        pending = [self.node]
+        while pending:
+            one = pending.pop()
+            path = (*self.path, *one.path[len(start) :])
+            marks[path] = one.mark
+            if one.path in source.names:
+                names[path] = source.names[one.path]
+            pending += [*one, *(held for _, held in one.entries())]
+        return Node(value, replace(source, marks=marks, names=names), start)
 
     @property
     def path(self) -> Path:

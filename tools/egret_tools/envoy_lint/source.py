@@ -319,11 +319,12 @@ class Node:
         path = (*self.path, step)
         if path in self.source.marks or isinstance(step, int):
             return path
-        camel = _CAMEL.sub(lambda match: match[1].upper(), step)
-        # The fields of a message that is written as a struct (xds.type.v3.TypedStruct).
-        others = ((camel,), ("value", step), ("value", camel))
-        written = ((*self.path, *one) for one in others)
-        return next((one for one in written if one in self.source.marks), path)
+        name = _CAMEL.sub(lambda match: match[1].upper(), step)
+        places = [(*self.path, name)]
+        within = (*self.path, "value")
+        if within in self.source.marks:  # a message as a struct (xds.type.v3.TypedStruct)
+            places += [(*within, step), (*within, name)]
+        return next((one for one in places if one in self.source.marks), path)
 
     def __iter__(self) -> Iterator[Node]:
         """Yield the items of a list."""

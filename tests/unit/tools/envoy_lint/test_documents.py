@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
@@ -374,3 +375,25 @@ def test_what_is_neither_yaml_nor_template_stays_an_error() -> None:
 def test_an_empty_document_beside_others_is_nothing_to_report() -> None:
     """A file that ends in `---`."""
     assert ids(lint("e.yaml", f"---\n{ACCEPTED['only an admin']}---\n")) == set()
+
+
+def test_a_chain_of_a_thousand_aggregates_is_followed_to_its_end() -> None:
+    """Each has the next as its only member; the last has no TLS."""
+    kind = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig"
+    config = yaml.safe_load(OPEN)
+    config["static_resources"]["clusters"] += [
+        {
+            "name": f"a{number}",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "cluster_type": {
+                "name": "envoy.clusters.aggregate",
+                "typed_config": {"@type": kind, "clusters": [f"a{number + 1}"]},
+            },
+        }
+        for number in range(1_000)
+    ] + [{"name": "a1000", "type": "STRICT_DNS"}]
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    host["routes"] = [{"match": {"prefix": "/"}, "route": {"cluster": "a0"}}]
+    found = lint("e.yaml", json.dumps(config)).findings
+    assert [one.hit.about for one in found if one.rule.id == "EGR301"] == ["cluster a1000"]
