@@ -149,7 +149,9 @@ def test_a_key_cut_over_two_texts_is_not_one_key(
 def found_by(rule: Rule, content: bytes) -> list[Span]:
     found = [span for span in candidates(rule, content) if span is not None]
     locate = rule.locate
-    return found if locate is None else [one for span in found for one in locate(content, *span)]
+    if locate is None:
+        return found
+    return [one for span in found for one in locate(content, *span) if one is not None]
 
 
 RULES = (*SECRET_RULES, *PII_RULES, *rules_of(FORWARD.guardrails[0].settings))

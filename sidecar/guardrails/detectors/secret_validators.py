@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from sidecar.domain.finding import PLACEHOLDER
@@ -221,6 +221,8 @@ _LONG_VALUE: Final = 32
 _MIN_MIXED_PASSWORD: Final = 10
 _MIN_STRICT_PASSWORD: Final = 12
 _MANY_CLASSES: Final = 3
+_MIN_COLUMNS: Final = 2
+_BEHIND_CODE: Final = tuple(bytes((one,)) for one in b"=(:/[{<\\\"'`")
 
 
 def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
@@ -257,6 +259,70 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     ):
         return None
     return tier, (start, end)
+
+
+_FIELD_SIGNS: Final = (b",", b";", b"\t", b"|")
+_HEADER: Final = re.compile(rb"[A-Za-z0-9_ .#/\"'*`\r\x80-\xff-]{0,48}")
+_AROUND_CELL: Final = b" \r\"'*`"
+_MAX_HEADER_BYTES: Final = 400
+
+
+def column_secrets(
+    content: bytes, start: int, end: int, *, tier: SecretTier
+) -> Iterator[Span | None]:
+    """Yield the values of one tier below a name in the header of a table (CSV, Markdown).
+
+    The candidate goes from the name to the end of the table's last row. None is a row without.
+    """
+    line = content.rfind(b"\n", 0, start) + 1
+    header, *rows = content[line:end].split(b"\n")
+    sign = max(_FIELD_SIGNS, key=header.count)
+    names = header.split(sign)
+    column = content.count(sign, line, start)
+    is_header = len(header) <= _MAX_HEADER_BYTES and all(map(_HEADER.fullmatch, names))
+    if not is_header or len([name for name in names if name.strip(_AROUND_CELL)]) < _MIN_COLUMNS:
+        return
+    label = names[column].strip(_AROUND_CELL) + b": "
+    if _NO_SECRETS_NAME.search(label[:-2]):
+        return
+    at = line + len(header) + 1
+    for row in rows:
+        cells = row.split(sign)
+        value = cells[column].strip(_AROUND_CELL) if len(cells) == len(names) else b""
+        found = None
+        if len(value) >= _MIN_PASSWORD and b" " not in value:
+            found = named_secret(label + value, 0, len(label) + _MIN_PASSWORD)
+        if found is not None and found[0] is tier:
+            before = at + len(sign.join(cells[:column])) + (column > 0)
+            shift = before + cells[column].index(value) - len(label)
+            yield found[1][0] + shift, found[1][1] + shift
+        else:
+            yield None
+        at += len(row) + 1
+
+
+_STRONG: Final = re.compile(rb"[A-Z!#$%^&*?@+~]")
+_NO_BARE_PASSWORD: Final = re.compile(rb"[A-Za-z]+[0-9.]+|.*@[A-Za-z0-9.-]+\.[A-Za-z]+")
+"""A name with its version, and an address."""
+
+
+def bare_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take a password that stands behind the word alone, if its characters are mixed as in none.
+
+    Names and versions stand there as well.
+    """
+    value = content[start:end].rstrip(b".!?")
+    is_mixed = (
+        _changes(value) * 3 >= len(value) >= _MIN_PASSWORD
+        and value.upper() != value
+        and value.translate(None, b"0123456789") != value
+        and _STRONG.search(value) is not None
+    )
+    is_other = _NO_BARE_PASSWORD.fullmatch(value) or _PLACEHOLDERS.search(value)
+    if not is_mixed or is_other or content[end : end + 1] in _BEHIND_CODE:
+        return None
+    tier = None if _DEFAULTS.search(value) else _tier_of_password(value, is_quoted=False)
+    return None if tier is None else (tier, (start, start + len(value)))
 
 
 def _end_of_value(content: bytes, start: int, quote: bytes) -> int:

@@ -6,6 +6,7 @@ tier `strict`, and once for its likely findings: documentation examples, default
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from typing import Final
 from sidecar.domain.guardrail_settings import SecretTier
 from sidecar.guardrails.detectors.secret_validators import (
     Check,
+    bare_password,
+    column_secrets,
     command_password,
     json_web_token,
     mixed_token,
@@ -25,7 +28,15 @@ from sidecar.guardrails.detectors.secret_validators import (
     shaped_token,
     url_password,
 )
-from sidecar.guardrails.matching.rule import MAX_CANDIDATES, Expression, Locate, Rank, Rule, Span
+from sidecar.guardrails.matching.rule import (
+    MAX_CANDIDATES,
+    Expression,
+    Locate,
+    Rank,
+    Rule,
+    Span,
+    compile_re2,
+)
 
 LIKELY_TYPES: Final = frozenset(
     {"DEFAULT_PASSWORD", "EXAMPLE_SECRET", "LIKELY_SECRET", "TEST_KEY"}
@@ -43,6 +54,7 @@ _CHECKS: Final[dict[str, tuple[Check, str]]] = {
     "command": (command_password, "DEFAULT_PASSWORD"),
     "option": (option_password, "DEFAULT_PASSWORD"),
     "named": (named_secret, "LIKELY_SECRET"),
+    "bare": (bare_password, "LIKELY_SECRET"),
 }
 """The check of a candidate, and the type of its likely findings."""
 
@@ -61,6 +73,9 @@ _GROWS: Final = {
 
 _MORE: Final = 4
 """Times the usual candidates: large files of code name many a token, and the check is short."""
+
+_MORE_ROWS: Final = 40
+"""The same for tables, whose bytes count: of several megabytes with a column named `token`."""
 
 _FOLDER: Final = importlib.resources.files("sidecar.guardrails.detectors")
 _UUID: Final = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -112,8 +127,24 @@ def _rules(words: str) -> Iterator[Rule]:
                 _RANKS.get(kind, Rank.VENDOR_TOKEN),
                 grows=regex + _GROWS[named] if named in _GROWS else None,
                 max_candidates=MAX_CANDIDATES * (_MORE if named == "named" else 1),
-                joins=named not in {"named", "command", "option", "url_password"},
+                joins=named not in {"named", "bare", "command", "option", "url_password"},
             )
+    name = rf"(?i)(?:{words})[a-z0-9_ .-]{{0,16}}"
+    header = name + r"[\"'*`]{0,3} {0,4}(?:[,;\t|][^\n\x00]*|\r)?\n"
+    for kind, tier in (
+        ("GENERIC_SECRET", SecretTier.STRICT),
+        ("LIKELY_SECRET", SecretTier.LIKELY),
+    ):
+        yield Rule(
+            kind,
+            Expression(header),
+            functools.partial(column_secrets, tier=tier),
+            _RANKS[kind],
+            max_candidates=MAX_CANDIDATES * _MORE_ROWS,
+            # The database looks for the header alone; rows go on as long as they have fields.
+            finder=compile_re2(Expression(rf"{header}(?:[^\n\x00]*[,;\t|][^\n\x00]*\n?)+")),
+            grows=name,
+        )
 
 
 SECRET_RULES: Final = tuple(_rules("|".join(_lines("secret_words.txt"))))

@@ -20,8 +20,10 @@ from sidecar.guardrails.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Coo
 from sidecar.guardrails.matching.text_views import IDENTITY, JOINED_VIEW, TextView, ViewKind
 
 Span = tuple[int, int]
-Locate = Callable[[bytes, int, int], Iterable[Span]]
+Locate = Callable[[bytes, int, int], Iterable[Span | None]]
 """From the whole text and the candidate's span to the spans that are findings, if any.
+
+None in between is work without a finding, such as a row of a table.
 
 Seeing the whole text lets a rule look at the candidate's neighbours. Runs on candidates only.
 """
@@ -224,7 +226,11 @@ def spans(  # noqa: C901 - the bounds and the turns of one loop
                 left, gave_up = min(left, 0), True
                 break
             for span in (candidate,) if locate is None else locate(view.content, start, end):
-                if accepts is not None and not accepts(*span):
+                work += 1
+                if work >= SLICE_CANDIDATES:
+                    yield
+                    work = 0
+                if span is None or (accepts is not None and not accepts(*span)):
                     continue
                 if offsets is not IDENTITY:
                     span = offsets.span(*span)  # noqa: PLW2901 - the same span, in the part

@@ -60,6 +60,12 @@ BENIGN = {
     "publishable_key": "pk_live_" + "51H8a2bC9dK3eF7gH1jL5mN",
     "heading": "| user | password | created_at |\n|---|---|---|",
     "authorization_of_a_variable": 'headers["Authorization"] = f"Bearer {settings.api_token_2}"',
+    "algorithm_of_a_password": "password PBKDF2WithHmacSHA256 or password v1.2.3-beta4, OAuth2.0",
+    "address_of_a_password": "a password support2@ex1.example or password getPassword2V3b()",
+    "time_of_a_password": "changed password 2024-01-15T10:30:00Z",
+    "columns_of_prose": "the user, password\nplease, useConfig2v3 then",
+    "columns_of_code": "f(user, password):\n  a2b, Xk9mQ2vL7zRt\n  password,\n  sha256Hash12,\n",
+    "columns_of_words": "user,password\nbob,correcthorse\n,\nbob,Xk9mQ2vL7zRt,x\n",
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -160,12 +166,36 @@ def test_what_only_looks_like_a_credential_passes(case: str) -> None:
             ('let api_key: &str = "', "Xk9mQ2vL7zRt4Wb8", '";'),
             ('var password = @"', "Xk9#mQ2$vL7z", '";'),
             ('network={psk="', "Xk9mQ2vL7zRt", '"}'),
+            ("with password ", "Xk9#mQ2$vL7z", ""),
+            ("mein Passwort ", "Xk9mQ2vL7zRt", "! ok"),
+            ("user,password\nbob,", "Xk9#mQ2$vL7z", ""),
+            ('id;db_password;on\r\n1;"', "Xk9mQ2vL7zRt", '";2\r\n'),
+            ("\n| user | Password |\n|---|---|\n| bob | ", "Xk9#mQ2$vL7z", " |\n"),
+            ("password\tuser\nX\tann\n", "Xk9mQ2vL7zRt", "\tbob\n\nend"),
         )
     ],
 )
 def test_a_password_is_found_by_the_words_around_it(before: str, value: str, after: str) -> None:
     """In files, commands, connection strings, and sentences of many languages."""
     assert found(f"{before}{value}{after}") == [("GENERIC_SECRET", value)]
+
+
+def test_every_value_below_a_name_is_found() -> None:
+    """Also those that are only likely, and none in another column."""
+    text = "password,hint\nhunter2-long,Zk4#pR8$wM2q\nXk9#mQ2$vL7z,a\n"
+    assert found(text) == [("LIKELY_SECRET", "hunter2-long"), ("GENERIC_SECRET", "Xk9#mQ2$vL7z")]
+
+
+def test_a_large_table_is_searched_to_its_end_in_turns() -> None:
+    """It counts by its rows: none of a harmless one counts as found, and each turn is short."""
+    rows = "ann,[EMAIL_1],12\n" * 20_000
+    assert found(f"name,token,count\n{rows}", f"name,password,n\n{rows[:-1]}") == []
+    assert found(f"name,password,n\n{rows[:200_005]}bob,Xk9#mQ2$vL7z,1") == [
+        ("GENERIC_SECRET", "Xk9#mQ2$vL7z")
+    ]
+    turns = POLICY.local.start(parts_of([f"name,password,n\n{rows[:200_005]}"]))
+    assert not isinstance(turns, tuple)
+    assert sum(1 for _ in turns) > 2 * 200_005 / len("ann,[EMAIL_1],12\n") / 64
 
 
 @pytest.mark.parametrize(
