@@ -6,7 +6,7 @@ Each take and each adjustment counts once, whichever replies are lost: see decis
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -258,7 +258,7 @@ class SharedCounts:
         self._takes = 0
         self._away_until = 0.0
         self._adjustments = Adjustments(shares=worker.shares)
-        self._ended: dict[tuple[str, str], Sequence[Adjustment]] = {}
+        self._ended: OrderedDict[tuple[str, str], Sequence[Adjustment]] = OrderedDict()
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
@@ -338,9 +338,9 @@ class SharedCounts:
             return
         self._ended.setdefault((scope, name), changes)
         if len(self._ended) > MAX_ENDED:
-            oldest = next(iter(self._ended))
-            for change in self._ended.pop(oldest):
-                self.adjust(oldest[0], change)
+            (oldest, _), unclaimed = self._ended.popitem(last=False)
+            for change in unclaimed:
+                self.adjust(oldest, change)
 
     def is_complete(self, limit_id: str) -> bool:
         """Return whether all adjustments of a limit have been counted."""
