@@ -1,7 +1,6 @@
 # ruff: noqa: RUF001 - look-alikes such as full-width letters are what is tested
 from __future__ import annotations
 
-import time
 from typing import Final
 
 import pytest
@@ -121,7 +120,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     text = match * MANY
     steps = effective(policy(guardrail)).local.start(parts_of([text]))
     assert not isinstance(steps, tuple)
-    slices, began = 0, time.process_time()
+    slices = 0
 
     def counted() -> Cooperative[Results]:
         nonlocal slices
@@ -140,8 +139,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     name = outcome.guardrail.name
     assert outcome.error_type is None
     assert outcome.findings == (Finding(name, type_, 0, 0, len(text)),)
-    assert slices > 50
-    assert time.process_time() - began < 5
+    assert 50 < slices < 1_000
 
 
 def test_text_that_is_not_utf8_fails_every_guardrail() -> None:

@@ -146,7 +146,7 @@ async def test_no_turn_of_a_hostile_text_is_long() -> None:
     verdicts = [one.verdict for one in judging.result()]
     assert verdicts == [Verdict.BLOCK, Verdict.REDACT, Verdict.REDACT, Verdict.PASS]
     assert len(holds) > 20
-    assert max(holds) < 0.05
+    assert max(holds) < sum(holds) / 10
 
 
 async def test_no_turn_of_many_short_texts_is_long() -> None:
@@ -169,7 +169,7 @@ async def test_no_turn_of_many_short_texts_is_long() -> None:
             holds.append(time.process_time() - began_at)
     finally:
         gc.enable()
-    assert max(holds) < 0.2
+    assert max(holds) < sum(holds) / 5
 
 
 async def test_two_long_texts_take_turns() -> None:
