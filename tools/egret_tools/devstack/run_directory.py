@@ -124,6 +124,8 @@ def run_directory(
     except PartError:
         left |= KEPT_AFTER_A_FAILURE
         raise
+    except BrokenPipeError:  # of the output, whose reader has left
+        raise
     except OSError as error:
         left |= KEPT_AFTER_A_FAILURE
         raise part_error_from(PART, error, path=path) from error

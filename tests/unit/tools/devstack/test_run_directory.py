@@ -127,3 +127,10 @@ def test_a_failure_of_the_disk_names_the_hint(place: Path) -> None:
     assert "No space left" in full.value.reason
     assert "free some space" in full.value.hint
     assert {entry.name for entry in place.iterdir()} == {"logs", LOCK_NAME}
+
+
+def test_an_output_whose_reader_has_left_is_no_failure_of_the_disk(place: Path) -> None:
+    """`egret up --output json | head -c 1`: the run ends in silence, as other commands do."""
+    with pytest.raises(BrokenPipeError), run_directory(place):
+        raise BrokenPipeError
+    assert not place.exists()
