@@ -242,6 +242,21 @@ def test_a_patch_that_removes_egrets_filter_is_found(name: str, rules: set[str])
     assert unchecked(linted) == ["EnvoyFilter llm, patch 1 (REMOVE HTTP_FILTER)"]
 
 
+@pytest.mark.parametrize(
+    ("spec", "rules"),
+    [
+        ({"targetRefs": [{"kind": "HTTPRoute", "name": "a"}], "lua": []}, {"EGR615"}),
+        ({"targetRef": {"kind": "Gateway", "name": "a", "sectionName": "b"}}, {"EGR615"}),
+        ({"targetSelectors": [{"kind": "GRPCRoute"}]}, {"EGR615"}),
+        ({"targetRefs": [{"kind": "HTTPRoute"}], "mergeType": "StrategicMerge"}, set[str]()),
+        ({"targetRefs": [{"kind": "Gateway", "name": "a"}]}, set[str]()),
+    ],
+)
+def test_a_policy_without_egret_below_the_gateways_is_found(spec: object, rules: set[str]) -> None:
+    """Envoy Gateway merges policies only if one says so, and takes the most specific."""
+    assert ids(lint("p.yaml", resource("EnvoyExtensionPolicy", spec=spec))) == rules
+
+
 def test_a_patch_policy_that_removes_something_is_named_as_not_checked() -> None:
     """It may be Egret's filter."""
     policy = yaml.safe_load(patch_policy(HTTP_FILTERS, None))

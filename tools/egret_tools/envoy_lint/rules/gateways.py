@@ -66,6 +66,17 @@ def _no_body(resource: Node) -> Iterator[Hit]:
             yield Hit(mode.at("allowModeOverride"), replacement="true")
 
 
+def _replaces(resource: Node) -> Iterator[Hit]:
+    """Look for targets below a gateway: of their policies only the most specific takes effect."""
+    spec = resource.at("spec")
+    targets = [spec.at("targetRef"), *spec.at("targetRefs"), *spec.at("targetSelectors")]
+    if any(True for _ in _ext_procs(resource)) or spec.at("mergeType").exists:
+        return
+    for one in targets:
+        if one.at("sectionName").exists or one.at("kind").text not in {"", "Gateway"}:
+            yield Hit(one, f"{one.at('kind').text} {one.at('name').text}".rstrip())
+
+
 def _unscoped(resource: Node) -> Iterator[Hit]:
     spec = resource.at("spec")
     if not spec.at("targetRefs").exists and not spec.at("workloadSelector").exists:
@@ -202,5 +213,11 @@ RULES: Final = (
         "this takes Egret's filter away: requests pass unchecked and without a key",
         "leave this patch out, or name another filter in subFilter", ENVOY_FILTER,
         _filter_removed,
+    ),
+    ResourceRule(
+        "EGR615", "policy-replaced", _W,
+        "this replaces the whole policy of the gateway for its target: if that one makes it call "
+        "Egret, requests pass here unchecked and without a key",
+        "Egret's extProc here too, or mergeType: StrategicMerge", EXTENSION_POLICY, _replaces,
     ),
 )  # fmt: skip
