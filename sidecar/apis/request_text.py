@@ -292,7 +292,8 @@ class TextExtractor:
                 speaker, inner = role, place
                 self._strings += 1
             else:
-                speaker = RESULT_ROLE if key in RESULT_FIELDS else role
+                is_result = key in RESULT_FIELDS and place is not _FREE
+                speaker = RESULT_ROLE if is_result else role
                 inner = self._key(key, role, place)
                 if len(self.parts) > MAX_PARTS:
                     break
@@ -392,36 +393,30 @@ class TextExtractor:
         found: list[str] = []
         for key in words.media_fields:
             held = node.get(key, node.get(key.casefold()))
-            if isinstance(held, str) and key in _TEXT_POINTERS:
-                is_media = key != "file_id" or str(node.get("type")) not in CITATION_TYPES
-            elif isinstance(held, (str, list)):
-                items = held if isinstance(held, list) else [held]
-                pattern = _POINTERS.get(key)
-                is_media = pattern is not None and any(
-                    isinstance(item, str) and pattern.match(item) for item in items
-                )
-            else:
-                is_media = (
-                    isinstance(held, dict)
-                    and not words.folded_pointers.isdisjoint(map(str.casefold, held))
-                    and not (key == "source" and held.get("type") == "text")
-                )
+            pattern = _POINTERS.get(key)
+            is_media = any(
+                (pattern is not None and pattern.match(item) is not None)
+                if isinstance(item, str)
+                else isinstance(item, dict)
+                and not words.folded_pointers.isdisjoint(map(str.casefold, item))
+                and not (key == "source" and item.get("type") == "text")
+                for item in (held if isinstance(held, list) else [held])
+            )
+            if key == "file_id" and str(node.get("type")) in CITATION_TYPES:
+                is_media = False
             if is_media:
                 self.unscanned.append(_reason(key, held, node, words))
                 found.append(key)
         return tuple(found)
 
 
-_TEXT_POINTERS: Final = frozenset(
-    {"image_url", "audio_url", "video_url", "document_url", "file_id", "file_data", "file_url"}
-)
-"""Fields that hold or point to something other than text even as a bare string."""
-
 _ADDRESS: Final = re.compile(r"\s*(?:https?|data|gs|s3|file):", re.IGNORECASE)
-_POINTERS: Final = dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS) | {
-    "file_ids": re.compile("")
-}
-"""Fields that do so as a text of such a form, or a list of them; other texts in them are text."""
+_POINTERS: Final = dict.fromkeys(
+    ("image_url", "audio_url", "video_url", "document_url", "file_id", "file_ids", "file_data",
+     "file_url"),
+    re.compile(""),
+) | dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS)  # fmt: skip
+"""Fields that hold or point to something other than text even as a bare string, of such a form."""
 
 _REASONS: Final = (
     (re.compile(r"image/|(?:png|jpe?g|gif|webp)\Z", re.IGNORECASE), UnscannedReason.IMAGE),

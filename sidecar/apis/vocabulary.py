@@ -66,10 +66,11 @@ RESULT_SUFFIXES: Final = ("_result", "_output")
 RESULT_FIELDS: Final = frozenset(
     """
     functionResponse function_response codeExecutionResult code_execution_result toolResponse
-    tool_response toolResult
+    tool_response toolResult output outputs results
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
-"""The fields that hold it where parts have no type: Gemini's and Bedrock's."""
+"""The fields that hold it: Gemini's and Bedrock's, whose parts have no type, and those of calls
+that OpenAI runs itself, such as `mcp_call`."""
 
 CITATION_TYPES: Final = frozenset(
     """

@@ -91,6 +91,8 @@ def test_a_message_of_role_and_content_alone_is_read_in_either_order() -> None:
         pytest.param({"type": "tool_result", "tool_use_id": "1", "content": "S"}, id="result"),
         pytest.param({"type": "function_call_output", "output": "S"}, id="output"),
         pytest.param({"type": "document", "source": {"type": "text", "data": "S"}}, id="document"),
+        pytest.param({"type": "mcp_call", "arguments": "U", "output": "S"}, id="call of a server"),
+        pytest.param({"type": "file_search_call", "results": [{"text": "S"}]}, id="search"),
         pytest.param({"functionResponse": {"name": "f", "response": {"x": "S"}}}, id="Gemini"),
         pytest.param({"function_response": {"response": {"x": "S"}}}, id="Gemini's other case"),
         pytest.param({"codeExecutionResult": {"output": "S"}}, id="Gemini's code"),
