@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.storage.usage_store import list_prices, set_prices
 from sidecar.usage.prices import Price, PriceRow, prices_in_force
@@ -43,6 +45,9 @@ async def change_prices(
     """Set prices, from now on without a time. Recorded usage keeps its cost."""
     now = datetime.now(UTC)
     prices = [one.to_price(now=now) for one in body]
+    if len({(one.model, one.valid_from) for one in prices}) < len(prices):
+        problem = "two prices of one model begin at the same time; send one of them"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
     await set_prices(access.connection, prices)
     return _rows(prices)
 

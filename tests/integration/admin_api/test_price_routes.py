@@ -13,11 +13,13 @@ async def test_prices_are_set_by_administrators_and_shown_as_they_hold(app: Fast
 
     made = await admin.post(f"{API}/prices", json=[now, later])
     wrong = await admin.post(f"{API}/prices", json=[now | {"model": "x"}, now | {"input": "-1"}])
+    twice = await admin.post(f"{API}/prices", json=[later | {"input": 9}, now, later])
     refused = await viewer.post(f"{API}/prices", json=[now])
     shown = (await viewer.get(f"{API}/prices")).json()
     every = (await viewer.get(f"{API}/prices", params={"all": True})).json()
 
     assert (made.status_code, refused.status_code) == (200, 403)
     assert (wrong.status_code, wrong.json()["errors"][0]["in"]) == (422, "body.1.input")
+    assert (twice.status_code, "the same time" in twice.json()["detail"]) == (422, True)
     assert [(one["input"], one["cached_input"]) for one in shown] == [("2.500000", "0.000125")]
     assert [one["input"] for one in every] == ["3.000000", "2.500000"]
