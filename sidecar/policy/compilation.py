@@ -65,8 +65,12 @@ _LOCK_POLL_SECONDS: Final = 0.02
 _OWN_ONLY: Final = 0o600
 _DIGEST_BYTES: Final = 32
 
-_CANNOT_COMPILE: Final = 1
+_FAILED: Final = 1
+"""Python's own exit code for an error that nothing caught, such as a package that is missing."""
 _CANNOT_READ: Final = 2
+_CANNOT_COMPILE: Final = 3
+_OTHER_VERSION: Final = 4
+_NO_MEMORY: Final = 5
 _TOO_COSTLY: Final = (
     f"takes more than {MAX_SECONDS_EACH:g} s of CPU time or {MAX_COMPILE_BYTES >> 30} GiB of "
     "memory to compile"
@@ -219,7 +223,7 @@ async def _compile(
     documents: Sequence[VersionedDocument], cpu_seconds: int, *, gives_way: bool
 ) -> bytes:
     niceness = NICENESS if gives_way else 0
-    async with _child("compile", str(cpu_seconds), str(niceness)) as process:
+    async with _child("compile", __version__, str(cpu_seconds), str(niceness)) as process:
         try:
             async with asyncio.timeout(COMPILE_SECONDS):
                 answer, _ = await process.communicate(json.dumps(documents).encode())
@@ -234,6 +238,11 @@ async def _compile(
             problem = "cannot be compiled together"
         case code if code == _CANNOT_READ:
             raise CompileError("the policies cannot be read")
+        case code if code in {_FAILED, _OTHER_VERSION}:
+            raise CompileError(
+                "the process that compiles policies failed; if Egret was upgraded beneath this"
+                " process, restart it"
+            )
         case _:
             problem = "take more memory to compile than is allowed"
     raise CompileError(f"the policies' expressions {problem}")
@@ -301,9 +310,11 @@ async def _child(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 def main() -> None:
-    """Run in the child: `compile CPU_SECONDS NICENESS` or `check`; JSON on standard input."""
+    """Run in the child: `compile VERSION CPU_SECONDS NICENESS` or `check`, with JSON as input."""
     match sys.argv[1:]:
-        case ["compile", cpu_seconds, niceness]:
+        case ["compile", caller, cpu_seconds, niceness]:
+            if caller != __version__:  # which could not read the answer
+                sys.exit(_OTHER_VERSION)
             os.nice(int(niceness))
             _limit(int(cpu_seconds))
             try:
@@ -317,6 +328,8 @@ def main() -> None:
                 sys.exit(_CANNOT_COMPILE)
             except PolicyDocumentError:
                 sys.exit(_CANNOT_READ)
+            except MemoryError:
+                sys.exit(_NO_MEMORY)
             sys.stdout.buffer.write(pickle.dumps(tuple(policies)) + database)
         case ["check"]:
             _limit(MAX_CHECK_SECONDS)
@@ -327,7 +340,7 @@ def main() -> None:
                 sys.stdout.write(f"{answer}\n")
                 sys.stdout.flush()
         case _:
-            sys.exit("usage: compile CPU_SECONDS NICENESS | check")
+            sys.exit("usage: compile VERSION CPU_SECONDS NICENESS | check")
 
 
 def _limit(cpu_seconds: int) -> None:

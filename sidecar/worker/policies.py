@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Never, Protocol
 
 from sidecar.guardrails.cooperative import Cooperative
+from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.compilation import CompiledPolicies, VersionedDocument
 from sidecar.policy.snapshot import PolicySnapshot, snapshot_steps
 from sidecar.storage.postgres_policies import PolicyStoreUnavailableError, StoredPolicy
@@ -106,6 +107,8 @@ class PolicyReloader:
                 get_logger().warning(
                     "policies.not_loaded",
                     error_type=type(error).__name__,
+                    # Others may quote a document.
+                    reason=str(error) if isinstance(error, CompileError) else None,
                     keeps_last_good=self._snapshot is not None,
                 )
                 wait_seconds = retry_seconds

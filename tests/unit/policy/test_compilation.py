@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import os
 import sys
 from pathlib import Path
 
@@ -117,6 +118,21 @@ async def test_a_failed_compilation_leaves_the_lock_to_the_next(tmp_path: Path) 
             await compile_shared(tmp_path, broken)
 
     assert (await compile_shared(tmp_path, POLICY)).policies[0].version == 3
+
+
+@pytest.mark.parametrize("change", ["version", "package"])
+async def test_a_package_that_was_replaced_beneath_the_process_is_no_fault_of_the_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """As after an upgrade without a restart: of another version, or one that lacks a package."""
+    if change == "version":
+        monkeypatch.setattr(compilation, "__version__", "0.0.1")
+    else:
+        (tmp_path / "hyperscan.py").write_text("raise ImportError")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+
+    with pytest.raises(CompileError, match=r"upgraded beneath this process, restart it$"):
+        await compile_in_subprocess(POLICY)
 
 
 async def test_without_locks_each_process_compiles_for_itself(

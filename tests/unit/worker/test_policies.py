@@ -112,9 +112,12 @@ async def test_policies_that_do_not_compile_leave_the_last_good_ones_in_force(
         await world.snapshot_of(3)
 
     assert kept is good
-    events = [orjson.loads(line)["event"] for line in world.log.getvalue().splitlines()]
+    lines = [orjson.loads(line) for line in world.log.getvalue().splitlines()]
+    events = [line["event"] for line in lines]
     assert (events[0], events[-1]) == ("policies.loaded", "policies.loaded")
     assert set(events[1:-1]) == {"policies.not_loaded"}
+    reason = "the policies' expressions cannot be compiled together"
+    assert {line["reason"] for line in lines[1:-1]} == {reason}
     assert b"PRJ" not in world.log.getvalue()
 
 
