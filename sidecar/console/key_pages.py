@@ -88,11 +88,11 @@ async def listed(
     after: str = "",
 ) -> HTMLResponse:
     """List keys page by page."""
-    chosen = {"organization": organization, "team": team, "state": state, "tag": tag}
+    fields = {"organization": organization, "team": team, "state": state, "tag": tag}
     listing = Listing(
         organization=organization or None,
         team=team or None,
-        state=KeyState(state) if state in {one.value for one in KeyState} else None,
+        state=chosen(fields, "state", {"": None, **{one.value: one for one in KeyState}}),
         tag=tag or None,
         after=after or None,
         limit=PAGE_SIZE,
@@ -107,7 +107,7 @@ async def listed(
         keys=() if isinstance(page, Refusal) else page.keys,
         has_more=not isinstance(page, Refusal) and page.has_more,
         refusal=refusal,
-        chosen=chosen,
+        chosen=fields,
         states=[
             ("", "any state"),
             *((one.value, one.value.replace("_", " ")) for one in KeyState),
@@ -227,7 +227,7 @@ async def expire(request: Request, access: _Manage, key_id: str) -> Response:
 async def change(request: Request, access: _Manage, key_id: str) -> Response:
     """Replace the models, operations, networks, tags and priority of a key."""
     fields = await read_fields(request)
-    priority = fields["priority"] if fields.get("priority") in PRIORITIES else AS_IT_IS
+    priority = chosen(fields, "priority", {"": AS_IT_IS, **{one: one for one in PRIORITIES}})
     if priority is not AS_IT_IS:
         access.check(Permission.MANAGE_LIMITS)
     models, before = words(fields.get("models", "")), await find_key(access.connection, key_id)

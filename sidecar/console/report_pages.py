@@ -25,6 +25,7 @@ from sidecar.admin.usage_reports import (
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.roles import Permission
+from sidecar.console.forms import chosen
 from sidecar.console.rendering import render
 from sidecar.storage.migrate import AUDITED_TABLES
 from sidecar.storage.worker_status import reported_workers
@@ -70,7 +71,7 @@ async def usage(
         "usage.html",
         by=by,
         dimensions=[(one.value, one.value) for one in By],
-        span=span if span in SPANS else "7d",
+        span=span,
         spans=[(one, one) for one in SPANS],
         measure=measure,
         sums=sums[:MOST_ROWS],
@@ -115,7 +116,7 @@ def _measured(one: UsageSum, measure: str) -> Decimal:
 
 def _times(span: str) -> tuple[datetime, datetime]:
     now = datetime.now(UTC)
-    return now - SPANS.get(span, SPANS["7d"]), now
+    return now - chosen({"span": span}, "span", SPANS), now
 
 
 @router.get("/findings")
@@ -146,7 +147,7 @@ async def findings(
         requests=await recorded_requests(connection, since=since, within=within),
         by=by,
         groups=[("", "all teams together"), (_BY_TEAM, "each team")],
-        span=span if span in SPANS else "7d",
+        span=span,
         spans=[(one, one) for one in SPANS],
         policy=policy,
     )

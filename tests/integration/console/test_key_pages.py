@@ -96,6 +96,7 @@ async def test_scopes_state_expiry_and_policy_of_a_key_change_by_its_forms(
     assert "Enable again" in page
     for shown in ("gpt-4*", "10.0.0.0/8", "batch", 'href="/policies/strict"'):
         assert shown in page
+    await visitor.send(f"{path}/change", {"priority": "urgent"}, status=422)
     refused = await visitor.send(f"{path}/change", {"sources": "everywhere"}, status=409)
     assert "is no network" in refused
 

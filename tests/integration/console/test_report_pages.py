@@ -5,6 +5,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from fastapi import FastAPI
 
 from sidecar.admin.usage_reports import REST, By, UsagePoint, usage_points
@@ -136,3 +137,17 @@ async def test_all_but_the_largest_are_one_series(database: Database, world: Wor
     assert world.keys
     assert {point.name for point in points} == {"globex/lab", REST}
     assert sum(point.cost_usd for point in points if point.name == REST) == Decimal(21)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(f"/{page}?span=1y" for page in ("usage", "usage.csv", "findings", "audit")),
+        "/keys?state=expird",
+    ],
+)
+async def test_a_filter_that_does_not_exist_is_refused(console: FastAPI, page: str) -> None:
+    """Other figures, or other keys, would be taken for those that were asked for."""
+    visitor = await Visitor.of(console, "admin")
+
+    await visitor.get(page, status=422)
