@@ -172,6 +172,7 @@ class AccessLogReceiver:
         self._pending = pending
         self._metrics = metrics
         self._clock = clock
+        self._accounting: set[asyncio.Task[NotKeptError | None]] = set()
         self._accounted = _Recent[None](seconds=VERDICT_SECONDS, most=MAX_VERDICTS)
 
     async def receive(self, message: bytes) -> bytes:
@@ -189,20 +190,35 @@ class AccessLogReceiver:
             self._unreadable(batch.unreadable)
         if batch.ignored:
             self._metrics.access_log_ignored(batch.ignored)
-        if batch.ended:
-            records = [record_of(ended) for ended in batch.ended]
-            await self._keeper.keep(records)
-            now, count = self._clock(), 0
-            for ended, record in zip(batch.ended, records, strict=True):
-                name = (ended.request.request_id, ended.request.occurred_at)
-                if name not in self._accounted:
-                    self._accounted.put(name, None, now=now)
-                    self._listener.exchange_ended(ended, record)
-                    count += 1
-            self._metrics.requests_ended(UsageSource.ACCESS_LOG.value, count)
-        if batch.unmatched:
-            self._metrics.access_log_unmatched(len(batch.unmatched))
-            self._pending.match(batch.unmatched)
+
+        async def account() -> NotKeptError | None:
+            if batch.ended:
+                records = [record_of(ended) for ended in batch.ended]
+                try:
+                    await self._keeper.keep(records)
+                except NotKeptError as error:
+                    return error
+                now, count = self._clock(), 0
+                for ended, record in zip(batch.ended, records, strict=True):
+                    name = (ended.request.request_id, ended.request.occurred_at)
+                    if name not in self._accounted:
+                        self._accounted.put(name, None, now=now)
+                        self._listener.exchange_ended(ended, record)
+                        count += 1
+                self._metrics.requests_ended(UsageSource.ACCESS_LOG.value, count)
+            if batch.unmatched:
+                self._metrics.access_log_unmatched(len(batch.unmatched))
+                self._pending.match(batch.unmatched)
+            return None
+
+        # It goes on if Envoy leaves meanwhile, say at its own end: the records will be kept, and
+        # may never be sent again.
+        accounting = asyncio.ensure_future(account())
+        self._accounting.add(accounting)
+        accounting.add_done_callback(self._accounting.discard)
+        failure = await asyncio.shield(accounting)
+        if failure is not None:
+            raise failure
         return ACCEPTED
 
     def _unreadable(self, fields: Sequence[str]) -> None:

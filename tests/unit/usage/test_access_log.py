@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
+from typing_extensions import override
 
 from loadtest.access_log import entry, export, metadata
 from sidecar.domain.errors import UnreadableMessageError
@@ -374,6 +377,40 @@ async def test_what_is_received_is_kept_and_then_told() -> None:
     assert kept.records == [record_of(ended(1))]
     assert kept.count("egret_usage_lost_total", reason="unreadable_log") == 1
     assert kept.count("egret_usage_requests_total", source="access_log") == 1
+
+
+class KeptLater(Kept):
+    """Keeps records once the disk is there, or cannot."""
+
+    def __init__(self, *, is_full: bool = False) -> None:
+        super().__init__(is_full=is_full)
+        self.disk = asyncio.Event()
+
+    @override
+    async def keep(self, records: Sequence[UsageRecord]) -> None:
+        await self.disk.wait()
+        await super().keep(records)
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["kept", "not kept"])
+async def test_what_is_kept_is_settled_though_envoy_has_left(
+    caplog: pytest.LogCaptureFixture, *, is_full: bool
+) -> None:
+    """An Envoy that ends sends its last entries, and closes its connection at once."""
+    kept = KeptLater(is_full=is_full)
+    message = export(entry(judged(1)), nameless())
+    receiving = asyncio.ensure_future(receiver_of(kept).receive(message))
+    await asyncio.sleep(0)
+    receiving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    kept.disk.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert kept.heard == ([] if is_full else [ended(1)])
+    assert kept.count("egret_access_log_unmatched_total") == (0 if is_full else 1)
+    assert caplog.records == []
 
 
 async def test_what_cannot_be_read_at_all_is_counted_and_accepted() -> None:
