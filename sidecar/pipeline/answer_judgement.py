@@ -220,7 +220,7 @@ class AnswerJudgement:
     ) -> None:
         guardrail = self._guardrails[finding.guardrail]
         text = self._setting.placeholders.of(value, type_=finding.type, style=guardrail.redaction)
-        window.edits.append(Edit(finding.start, finding.end, text, is_bare=is_bare))
+        window.add_edit(Edit(finding.start, finding.end, text, is_bare=is_bare))
         self.is_redacted = True
 
     def _unread(self) -> ClientError | None:

@@ -40,10 +40,8 @@ class _Held(msgspec.Struct, frozen=True):
                 is_bare=edit.is_bare,
             )
             for piece in self.pieces
-            for edit in piece.window.edits_of(piece.start, piece.end)
+            for edit in piece.window.take_edits(piece.start, piece.end)
         ]
-        for piece in self.pieces:
-            piece.window.forget_edits(piece.end)
         frame = self.frame
         if not edits or frame.payload is None:
             return frame.raw

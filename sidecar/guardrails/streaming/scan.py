@@ -181,7 +181,7 @@ class StreamScan:
                     original = self._originals[window.buffer[begin:end]]
                     for _ in range(depth):  # a quote of the value would end the string
                         original = quoted(original)[1:-1]
-                    window.edits.append(Edit(begin + window.base, end + window.base, original))
+                    window.add_edit(Edit(begin + window.base, end + window.base, original))
             keep_from = None
             if (window.leaves or self._is_observed) and not window.is_final:
                 keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)

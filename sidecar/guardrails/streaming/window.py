@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Final
+
+import msgspec
 
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.matching.partial_match import PartialMatcher
@@ -46,8 +49,7 @@ class WindowView(TextPart, frozen=True, gc=False):
         return self.outer.unmap(*self.offsets.raw_range(start, end))
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True, order=True, gc=False):
     """Puts `text` in the place of a span, by offsets from the start of the answer's text.
 
     `is_bare` marks a number without quotes: `text` needs some.
@@ -63,7 +65,8 @@ class Edit:
 class Window:
     """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
-    Up to `settled` it is judged, and its `edits` are known. `buffer` begins at `base`.
+    Up to `settled` it is judged, and its `edits` are known: a heap, the first in the text on
+    top. `buffer` begins at `base`.
     No match that more text could complete begins before `open_from`.
     `index` is the text's number in the answer. `is_final`: nothing follows its text. `leaves`: its
     end is not to be held back. `is_document` marks JSON, as in tool arguments and
@@ -175,24 +178,35 @@ class Window:
         self.buffer = buffer[cut:]
         self.base += cut
 
-    def edits_of(self, start: int, end: int) -> Iterator[Edit]:
-        """Yield the edits of one token of the text, by offsets into it.
+    def add_edit(self, edit: Edit) -> None:
+        """Note an edit of text that has not left yet."""
+        heappush(self.edits, edit)
 
-        The text of an edit goes to its first token; from later tokens it only removes.
+    def take_edits(self, start: int, end: int) -> list[Edit]:
+        """Return the edits of the next token that leaves, by offsets into it.
+
+        The text of an edit goes to its first token; from later tokens it only removes. An edit
+        that ends with the token is dropped: each is looked at once a token that it changes.
         """
-        for edit in self.edits:
-            if edit.start < end and edit.end > start:
+        taken: list[Edit] = []
+        going_on: list[Edit] = []
+        while self.edits and self.edits[0].start < end:
+            edit = heappop(self.edits)
+            if edit.end > end:
+                going_on.append(edit)
+            if edit.end > start:
                 begins = edit.start >= start
-                yield Edit(
-                    max(edit.start, start) - start,
-                    min(edit.end, end) - start,
-                    edit.text if begins else b"",
-                    is_bare=begins and edit.is_bare,
+                taken.append(
+                    Edit(
+                        max(edit.start, start) - start,
+                        min(edit.end, end) - start,
+                        edit.text if begins else b"",
+                        is_bare=begins and edit.is_bare,
+                    )
                 )
-
-    def forget_edits(self, until: int) -> None:
-        """Drop the edits of text that has left."""
-        self.edits = [edit for edit in self.edits if edit.end > until]
+        for edit in going_on:
+            heappush(self.edits, edit)
+        return taken
 
 
 def _views(text: bytes) -> list[WindowView]:
