@@ -163,6 +163,7 @@ WHERE limits <> '[]' AND ($4::text IS NULL
     AND ($1::text IS NULL OR organization_id = $1)
     AND ($2::text IS NULL OR team_id = $2)
     AND ($3::text IS NULL OR key_id = $3)
+    AND ($5::text[] IS NULL OR organization_id = ANY($5) OR team_id = ANY($5))
 ORDER BY name, place, id
 """
 # A key's own first, as it is judged; of a revoked key as well.
@@ -229,9 +230,15 @@ async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...
 
 
 async def holders_of_limits(
-    connection: Connection, owner: Owner | None = None, *, measure: Measure | None = None
+    connection: Connection,
+    owner: Owner | None = None,
+    *,
+    measure: Measure | None = None,
+    within: tuple[str, ...] | None = None,
 ) -> tuple[Holder, ...]:
     """Return the owners of limits, of *measure* alone if given; of *owner* and those it holds.
+
+    Of these organizations and teams alone with *within*: no limit of others is read.
 
     Raises:
         ChangeRefusedError: there is no such owner.
@@ -243,6 +250,7 @@ async def holders_of_limits(
         _HOLDERS,
         *map(ids.get, (Level.ORGANIZATION, Level.TEAM, Level.KEY)),
         None if measure is None else measure.value,
+        within,
     )
     holders = []
     for row in rows:
@@ -300,16 +308,24 @@ def _moment(at: float) -> datetime:
 
 
 async def spent_budgets(
-    connection: Connection, owner: Owner | None = None, *, now: float
+    connection: Connection,
+    owner: Owner | None = None,
+    *,
+    now: float,
+    within: tuple[str, ...] | None = None,
 ) -> list[SpentBudget]:
     """Return the budgets of *owner* and those it holds, of all without one, by usage records.
+
+    With *within*, those of these organizations and teams alone.
 
     Raises:
         ChangeRefusedError: there is no such owner, or limits cannot be read.
     """
     budgets = [
         (holder, limit, period)
-        for holder in await holders_of_limits(connection, owner, measure=Measure.COST)
+        for holder in await holders_of_limits(
+            connection, owner, measure=Measure.COST, within=within
+        )
         for limit in holder.limits
         if (period := forecast(limit, 0, now=now)) is not None
     ]

@@ -200,13 +200,10 @@ async def list_limits(
 ) -> list[LimitState]:
     """List the limits of all owners that the caller may view, or of one organization's."""
     owner = await _chosen(access, organization)
-    found = await administration.holders_of_limits(access.connection, owner)
-    return [
-        LimitState.of(holder, limit)
-        for holder in found
-        for limit in holder.limits
-        if access.allows(Permission.VIEW, holder.organization_id, holder.team_id)
-    ]
+    found = await administration.holders_of_limits(
+        access.connection, owner, within=access.within(Permission.VIEW)
+    )
+    return [LimitState.of(holder, limit) for holder in found for limit in holder.limits]
 
 
 @router.get("/budgets")
@@ -221,12 +218,10 @@ async def list_budgets(
     Of all owners that the caller may view, or of one and those that it holds.
     """
     owner = await _chosen(access, organization, team, key)
-    found = await administration.spent_budgets(access.connection, owner, now=time.time())
-    return [
-        BudgetState.of(one)
-        for one in found
-        if access.allows(Permission.VIEW, one.holder.organization_id, one.holder.team_id)
-    ]
+    found = await administration.spent_budgets(
+        access.connection, owner, now=time.time(), within=access.within(Permission.VIEW)
+    )
+    return [BudgetState.of(one) for one in found]
 
 
 async def _chosen(

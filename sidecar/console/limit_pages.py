@@ -44,10 +44,9 @@ async def listed(
     names = {one.id: one.name for one in await organizations(connection, within=within)}
     owner = Owner(Level.ORGANIZATION, organization) if organization in names.values() else None
     by_organization: defaultdict[str, list[Holder]] = defaultdict(list)
-    for holder in await holders_of_limits(connection, owner):
-        if access.allows(Permission.VIEW, holder.organization_id, holder.team_id):
-            # By its name, as the person may view no more of it than a team.
-            by_organization[holder.name.partition("/")[0]].append(holder)
+    for holder in await holders_of_limits(connection, owner, within=within):
+        # By its name, as the person may view no more of it than a team.
+        by_organization[holder.name.partition("/")[0]].append(holder)
     shown = sorted(by_organization)[:MOST_ORGANIZATIONS]
     return render(
         request,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from tests.support.admin_api import API, session_client
+from tests.support.postgres import Database
 
 TEAM = f"{API}/organizations/acme/teams/search"
 
@@ -52,6 +53,26 @@ async def test_an_organization_cannot_raise_its_own_budget(app: FastAPI) -> None
     ]
 
     assert [one.status_code for one in answers] == [403] * 3
+
+
+async def test_limits_of_others_are_not_even_read(app: FastAPI, database: Database) -> None:
+    """Such as this version cannot read would fail the lists of all, and be named in the answer."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute("""
+            UPDATE organizations SET limits = '[{"measure": "cost", "window": "day", "amount": 1}]'
+            WHERE id = 'org_1';
+            UPDATE teams SET limits = '[{"measure": "cost", "window": "eon", "amount": 1}]'
+            WHERE id = 'team_2';
+        """)
+    viewer, lead, admin = [
+        await session_client(app, role)
+        for role in ("viewer:acme", "team_lead:acme/search", "admin")
+    ]
+
+    for path in (f"{API}/limits", f"{API}/budgets"):
+        assert [one["owner"] for one in (await viewer.get(path)).json()] == ["acme"]
+        assert (await lead.get(path)).json() == []
+        assert "team_2" in (await admin.get(path)).json()["detail"]
 
 
 async def test_words_that_are_no_limit_are_faults_of_the_request(app: FastAPI) -> None:
