@@ -197,15 +197,8 @@ class AnswerJudgement:
         decision = decide(results, subject="answer")
         if isinstance(decision, Deny):
             return decision.error
-        if isinstance(decision, Redact):
-            self._redact_all(decision.findings, asked)
-        return None
-
-    def _redact_all(
-        self, findings: Iterable[Finding], asked: Sequence[tuple[Window, bytes]]
-    ) -> None:
         by_part: defaultdict[int, list[Finding]] = defaultdict(list)
-        for finding in findings:
+        for finding in decision.findings if isinstance(decision, Redact) else ():
             by_part[finding.part].append(finding)
         for part, here in by_part.items():
             window, text = asked[part]
@@ -214,6 +207,7 @@ class AnswerJudgement:
                 value = text[finding.start : finding.end]
                 is_bare = numbers.get(finding.start) == Token(finding.start, finding.end)
                 self._redact(window, finding, value, is_bare=is_bare)
+        return None
 
     def _redact(
         self, window: Window, finding: Finding, value: bytes, *, is_bare: bool = False
