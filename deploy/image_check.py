@@ -185,9 +185,7 @@ async def _judges(place: Path, socket: Path) -> None:
     for folder in (sds, run, logs):
         folder.mkdir()
     gateway = certificates.gateway
-    write_certificate(
-        sds, name="server_certificate", chain=gateway.chain, private_key=gateway.private_key
-    )
+    write_certificate(sds, name="server_certificate", certificate=gateway)
     for provider in ("openai", "anthropic"):
         write_credential(sds, name=provider, header_value=SecretStr("made up"))
     parameters = EnvoyParameters(

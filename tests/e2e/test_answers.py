@@ -18,10 +18,7 @@ from multidict import CIMultiDict
 from tests.support.answers import chat_chunk, sse
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, as_json, chat, message
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 EMAIL = "bob.builder@example.com"
 SAID = f"Write to {EMAIL} please."
@@ -75,6 +72,15 @@ async def broken_off(stack: Stack) -> int:
     async with stack.debug.get("/count") as answer:
         count: int = (await answer.json())["broken_off"]
         return count
+
+
+async def is_broken_off_once(stack: Stack) -> None:
+    """Wait until the provider has seen its answer broken off, which happens once."""
+    for _ in range(3_000):
+        if await broken_off(stack):
+            break
+        await asyncio.sleep(0.02)
+    assert await broken_off(stack) == 1
 
 
 @asynccontextmanager
@@ -162,11 +168,7 @@ async def test_a_block_ends_the_stream_and_the_upstream_s_request(stack: Stack, 
     assert EMAIL.split("@", maxsplit=1)[0].encode() not in answer.body
     assert "Blocked by guardrail 'pii'" in answer.body.decode("latin-1")
     assert counted.verdicts == {("pii", "block"): 1}
-    for _ in range(3_000):
-        if await broken_off(stack):
-            break
-        await asyncio.sleep(0.02)
-    assert await broken_off(stack) == 1
+    await is_broken_off_once(stack)
 
 
 async def test_the_access_log_says_how_a_stream_ended(stack: Stack) -> None:
@@ -331,11 +333,7 @@ async def test_a_stream_that_stalls_has_delivered_what_was_judged(stack: Stack) 
         async with asyncio.timeout(60):
             piece = await answer.content.readany()
         assert b"so far" in piece
-    for _ in range(3_000):
-        if await broken_off(stack):
-            break
-        await asyncio.sleep(0.02)
-    assert await broken_off(stack) == 1
+    await is_broken_off_once(stack)
 
 
 async def test_an_upstream_that_breaks_off_is_a_broken_stream(stack: Stack) -> None:

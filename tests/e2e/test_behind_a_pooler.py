@@ -21,10 +21,7 @@ from tests.support.more_workers import more_workers
 from tests.support.pgbouncer import pgbouncer, through
 from tests.support.stack import Answer, Stack, chat
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 ADMIN, WORKER = "pooled_admin", "pooled_worker"
 POLICY = "name: strict\nguardrails:\n  - {name: pii, type: pii, action: redact}\n"

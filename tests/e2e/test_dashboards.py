@@ -18,10 +18,7 @@ from dashboards.traffic import Gateway, mixed_requests
 from tests.support.command_line import Egret
 from tests.support.stack import Stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 WINDOW = "1m"
 PATIENCE_SECONDS = 60

@@ -17,7 +17,12 @@ import openai
 import pytest
 import pytest_asyncio
 import yaml
-from egret_tools.devstack.credentials import write_authority, write_certificate, write_credential
+from egret_tools.devstack.credentials import (
+    ServerCertificate,
+    write_authority,
+    write_certificate,
+    write_credential,
+)
 from egret_tools.devstack.envoy_config import render_envoy_config
 from egret_tools.devstack.processes import free_port
 from pydantic import SecretStr
@@ -30,11 +35,7 @@ from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import Config, ext_proc_filters
 from tests.support.stack import Stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.long,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 DEPLOY = CHART.parents[1]
 EGRET = "egret.egret.svc"
@@ -136,7 +137,7 @@ def _write_secrets(
 ) -> None:
     own = envoys.identity("envoy")
     write_certificate(
-        sds, name="egret_client", chain=own["cert_file"], private_key=own["key_file"]
+        sds, name="egret_client", certificate=ServerCertificate(own["cert_file"], own["key_file"])
     )
     write_authority(sds, name="egret_ca", ca_file=servers.ca_file)
     write_authority(sds, name="client_ca", ca_file=clients.ca_file)

@@ -13,10 +13,7 @@ from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.clients import openai_client
 from tests.support.stack import CHAT, Stack, chat
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 KEYS = pytest.mark.parametrize("key", ["hidden", "hidden-redact"])
 COMPLETION = {"model": "gpt-4o", "prompt": "Count me.", "stream": True}

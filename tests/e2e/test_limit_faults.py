@@ -20,10 +20,7 @@ from sidecar.keys.credentials import ApiKey, generate
 from tests.support.live_servers import LiveServers, live_servers, valkey_server
 from tests.support.stack import CHAT, Answer, Stack, as_json, chat, whole_stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="module"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
 WORKERS: Final = 2
 AMOUNT: Final = 40

@@ -19,10 +19,7 @@ import pytest_asyncio
 from tests.support.command_line import Egret
 from tests.support.stack import Stack, chat
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 
 MODEL = "gpt-4o"

@@ -9,10 +9,7 @@ from egret_tools.envoy_lint.lint import lint
 
 from tests.support.stack import Stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def test_the_dump_of_the_running_envoy_breaks_no_rule(stack: Stack) -> None:

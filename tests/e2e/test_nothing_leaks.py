@@ -27,10 +27,7 @@ from sidecar.storage.valkey_messages import MESSAGE_PREFIX
 from tests.support.access_log_fields import explained
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 PATIENCE_SECONDS: Final = 60.0
 POLICIES: Final = (

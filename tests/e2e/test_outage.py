@@ -20,11 +20,7 @@ from tests.support.live_servers import LiveServer, LiveServers, live_servers
 from tests.support.more_workers import more_workers, processes_of
 from tests.support.stack import MESSAGES, Answer, Stack, chat, message, whole_stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.long,
-    pytest.mark.asyncio(loop_scope="module"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.asyncio(loop_scope="module")]
 
 WORKERS: Final = 2
 KEYS: Final = 10

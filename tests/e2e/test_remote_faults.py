@@ -20,10 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.faulty_servers import FaultyServers, faulty_servers
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message, whole_stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 TIMEOUT_SECONDS: Final = 2
 """Of checks that time out; others have time enough on a busy machine."""

@@ -26,10 +26,7 @@ from tests.support.aws_provider import REGION, AwsProvider, running_aws_provider
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 MODEL = "anthropic.claude-mock-v1:0"
 EMAIL = "bob.builder@example.com"

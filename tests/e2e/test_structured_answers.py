@@ -11,10 +11,7 @@ import pytest
 
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, chat, message
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 FITS = '{"to": "Bob", "n": 1}'
 MISFITS = '{"to": "Bob", "n": "one more secret"}'

@@ -25,11 +25,7 @@ from tests.support.gateway_renderings import (
 from tests.support.more_workers import more_workers
 from tests.support.stack import Stack, chat
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.long,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 
 def reading_answers(stack: Stack) -> dict[str, str]:

@@ -14,11 +14,7 @@ import pytest_asyncio
 from tests.support.more_workers import more_workers, processes_of
 from tests.support.stack import Stack, chat
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.long,
-    pytest.mark.asyncio(loop_scope="session"),
-]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 
 EMAIL = "bob.builder@example.com"
 CLIENTS = 8

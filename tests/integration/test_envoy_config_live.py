@@ -156,12 +156,7 @@ def _parameters(
 ) -> EnvoyParameters:
     secrets = run / "sds"
     secrets.mkdir()
-    write_certificate(
-        secrets,
-        name="server_certificate",
-        chain=certificates.gateway.chain,
-        private_key=certificates.gateway.private_key,
-    )
+    write_certificate(secrets, name="server_certificate", certificate=certificates.gateway)
     write_credential(secrets, name="openai", header_value=SecretStr(f"Bearer {OPENAI_KEY}"))
     write_credential(secrets, name="anthropic", header_value=SecretStr(ANTHROPIC_KEY))
     provider = Provider(

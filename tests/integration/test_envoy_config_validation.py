@@ -34,18 +34,8 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     certificates = write_certificates(directory / "certificates")
     secrets = directory / "sds"
     secrets.mkdir()
-    write_certificate(
-        secrets,
-        name="server_certificate",
-        chain=certificates.gateway.chain,
-        private_key=certificates.gateway.private_key,
-    )
-    write_certificate(
-        secrets,
-        name="egret_client",
-        chain=certificates.gateway.chain,
-        private_key=certificates.gateway.private_key,
-    )
+    write_certificate(secrets, name="server_certificate", certificate=certificates.gateway)
+    write_certificate(secrets, name="egret_client", certificate=certificates.gateway)
     for authority in ("egret_ca", "client_ca"):
         write_authority(secrets, name=authority, ca_file=certificates.gateway_ca)
     for provider in (

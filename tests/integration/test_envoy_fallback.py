@@ -66,9 +66,7 @@ async def providers(*, first_is_there: bool = True) -> AsyncIterator[Providers]:
     sds = run / "sds"
     sds.mkdir()
     gateway = certificates.gateway
-    write_certificate(
-        sds, name="server_certificate", chain=gateway.chain, private_key=gateway.private_key
-    )
+    write_certificate(sds, name="server_certificate", certificate=gateway)
     for name, key in KEYS.items():
         write_credential(sds, name=name, header_value=SecretStr(f"Bearer {key}"))
 

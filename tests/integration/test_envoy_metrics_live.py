@@ -75,12 +75,7 @@ def metrics() -> Iterator[Metrics]:
 
 def _write_secrets(place: Path) -> None:
     gateway = write_certificates(place / "certificates").gateway
-    write_certificate(
-        place,
-        name="server_certificate",
-        chain=gateway.chain,
-        private_key=gateway.private_key,
-    )
+    write_certificate(place, name="server_certificate", certificate=gateway)
     for provider in ("openai", "anthropic"):
         write_credential(place, name=provider, header_value=SecretStr("made up"))
 

@@ -21,6 +21,7 @@ import aiohttp
 import pytest
 import yaml
 from egret_tools.devstack.credentials import (
+    ServerCertificate,
     write_authority,
     write_certificate,
     write_certificates,
@@ -185,9 +186,7 @@ async def _gateway(
     sds = parties.place / "sds"
     sds.mkdir()
     gateway = certificates.gateway
-    write_certificate(
-        sds, name="server_certificate", chain=gateway.chain, private_key=gateway.private_key
-    )
+    write_certificate(sds, name="server_certificate", certificate=gateway)
     _write_identity(sds, envoys, not_after)
     write_authority(sds, name="egret_ca", ca_file=parties.servers.ca_file)
     write_authority(sds, name="client_ca", ca_file=parties.clients.ca_file)
@@ -222,7 +221,7 @@ def _write_identity(sds: Path, envoys: Authority, not_after: datetime | None = N
     """Write what Envoy shows to Egret, in the place of what it had."""
     own = envoys.identity("envoy", file=secrets.token_hex(4), not_after=not_after)
     write_certificate(
-        sds, name="egret_client", chain=own["cert_file"], private_key=own["key_file"]
+        sds, name="egret_client", certificate=ServerCertificate(own["cert_file"], own["key_file"])
     )
 
 

@@ -40,9 +40,7 @@ def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pair = write_certificates(directory / "certificates").gateway
     secrets = directory / "sds"
     secrets.mkdir()
-    write_certificate(
-        secrets, name="server_certificate", chain=pair.chain, private_key=pair.private_key
-    )
+    write_certificate(secrets, name="server_certificate", certificate=pair)
     for provider in ("openai", "anthropic"):
         write_credential(secrets, name=provider, header_value=SecretStr("made up"))
     return secrets

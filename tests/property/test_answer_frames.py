@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import orjson
 import pytest
@@ -16,6 +15,7 @@ from sidecar.apis.frames import (
     SseFramer,
     event_stream_message,
 )
+from tests.support.answers import cut
 
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 PLAIN = st.text(
@@ -25,12 +25,6 @@ PLAIN = st.text(
 ITEMS = st.lists(st.dictionaries(PLAIN, PLAIN, max_size=2), max_size=2)
 DOCUMENTS = st.dictionaries(PLAIN, st.one_of(PLAIN, ITEMS), max_size=3)
 BLANKS = st.sampled_from(["", " ", "\n", ",\r\n", "\t\n "])
-
-
-def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
-    """Cut *stream* at *places*, however often each is named."""
-    borders = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
-    return [stream[start:end] for start, end in pairwise(borders)]
 
 
 def frames_of(framer: Framer, chunks: Sequence[bytes]) -> list[Frame]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.apis.stream_usage import UsageStripper
-from tests.support.answers import chat_chunk, effective, judged_at_once, judgement, streamed
+from tests.support.answers import chat_chunk, cut, effective, judged_at_once, judgement, streamed
 
 GUARDED = "[{name: pii, type: pii, stage: output, action: redact, streams: MODE}]"
 POLICIES = [effective(GUARDED.replace("MODE", mode)) for mode in ("window", "buffer", "observe")]
@@ -58,12 +57,6 @@ def streams(draw: st.DrawFn) -> tuple[bytes, bytes]:
     asked = [event(with_member(one, place), written=written, end=end) for one in chunks]
     extra = event(counts, written=written, end=end)
     return b"".join([*unasked, done]), b"".join([*asked, extra, done])
-
-
-def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
-    """Cut *stream* at *places*."""
-    borders = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
-    return [stream[start:end] for start, end in pairwise(borders)]
 
 
 def ended_with_crlf() -> tuple[bytes, bytes]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from sidecar.apis.frames import event_stream_message
@@ -100,6 +101,12 @@ def streamed(judge: AnswerJudgement, chunks: Sequence[bytes]) -> Judged:
         if released.error is not None:
             return Judged(tuple(pieces), released.error)
     return Judged(tuple(pieces), None)
+
+
+def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
+    """Cut *stream* at *places*, however often each is named."""
+    borders = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
+    return [stream[start:end] for start, end in pairwise(borders)]
 
 
 def sse(*documents: object, done: bool = False) -> bytes:

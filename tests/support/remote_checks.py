@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.finding import Finding
-from sidecar.domain.guardrail_settings import RemoteSettings
+from sidecar.domain.guardrail_settings import RemoteEndpoint, RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteChecks, RemoteRequest
 from sidecar.guardrails.runner import RequestInfo
@@ -16,6 +18,7 @@ from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.worker.remote_checks import open_remote_checks
 from tests.support.guardrails import subject_of
+from tests.support.webhook_server import WebhookServer, webhook_server
 
 ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 
@@ -32,6 +35,22 @@ def asking(settings: RemoteSettings, *texts: str, action: Action = Action.BLOCK)
     """Return what a guardrail with these settings is asked about a request that says *texts*."""
     guardrail = Guardrail("dlp", settings, action=action)
     return RemoteRequest(guardrail, subject_of(*texts), ABOUT, stage=Stage.INPUT)
+
+
+async def answer_to(
+    settings_of: Callable[[RemoteEndpoint], RemoteSettings],
+    server_says: Any,
+    *texts: str,
+    action: Action,
+) -> tuple[RemoteAnswer, WebhookServer]:
+    """Ask a server that says so over HTTP; return the answer and the server."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response(server_says)
+
+    async with webhook_server(answer) as server, remote_checks() as checks:
+        settings = settings_of(RemoteEndpoint(server.url))
+        return await checks.check(asking(settings, *texts, action=action)), server
 
 
 class Clock:

@@ -87,18 +87,26 @@ def test_an_unsampled_exchange_is_logged_with_its_trace_id_and_not_exported(
     assert receiver.requests == []
 
 
+def _shown(
+    report: ExchangeReport,
+    receiver: OtlpReceiver,
+    registry: CollectorRegistry,
+    log_lines: LogLines,
+) -> str:
+    """Return all that spans, metrics and log lines say of a request."""
+    recorder = Recorder(TelemetrySettings(otlp_endpoint=receiver.endpoint), registry=registry)
+    recorder.record(report)
+    recorder.shutdown(20)
+    receiver.wait_for(6)
+    return receiver.raw().decode("latin-1") + log_lines.text() + generate_latest(registry).decode()
+
+
 @pytest.mark.parametrize("text", [PROMPT, KEY, PROMPT + "\n" + KEY, '"}\n{"event":"forged'])
 def test_text_of_a_client_is_in_no_span_metric_or_line(
     receiver: OtlpReceiver, registry: CollectorRegistry, log_lines: LogLines, text: str
 ) -> None:
     """Whatever a client writes into a name, an id or a header is not shown."""
-    recorder = Recorder(TelemetrySettings(otlp_endpoint=receiver.endpoint), registry=registry)
-    recorder.record(_odd(text))
-    recorder.shutdown(20)
-    receiver.wait_for(6)
-    shown = (
-        receiver.raw().decode("latin-1") + log_lines.text() + generate_latest(registry).decode()
-    )
+    shown = _shown(_odd(text), receiver, registry, log_lines)
 
     assert "egret.exchange" in shown
     assert [word for word in text.split() if len(word) > 6 and word in shown] == []
@@ -109,13 +117,7 @@ def test_a_webhooks_credential_is_shown_nowhere(
     receiver: OtlpReceiver, registry: CollectorRegistry, log_lines: LogLines
 ) -> None:
     """A report carries the guardrail's settings along, headers included."""
-    recorder = Recorder(TelemetrySettings(otlp_endpoint=receiver.endpoint), registry=registry)
-    recorder.record(redacted_report())
-    recorder.shutdown(20)
-    receiver.wait_for(6)
-    shown = (
-        receiver.raw().decode("latin-1") + log_lines.text() + generate_latest(registry).decode()
-    )
+    shown = _shown(redacted_report(), receiver, registry, log_lines)
 
     assert "tone" in shown
     assert "hook-secret" not in shown

@@ -111,6 +111,16 @@ class _AwayOnce(_Keys):
         return await super().load(key_id)
 
 
+async def three_end(settlement: UsageSettlement, limits: _Settled) -> None:
+    """End a request of each of three keys, and wait until the awaited ones are settled."""
+    for number in range(3):
+        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
+    async with asyncio.timeout(60):
+        await limits.all_are_here.wait()
+
+
 async def test_requests_whose_keys_cannot_be_loaded_now_are_settled_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -118,12 +128,7 @@ async def test_requests_whose_keys_cannot_be_loaded_now_are_settled_later(
     monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
     limits = _Settled(3)
     settlement = settlement_of(limits, _AwayOnce())
-    for number in range(3):
-        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
-        end = ended(number, request=request)
-        settlement.exchange_ended(end, usage_record_of(end))
-    async with asyncio.timeout(60):
-        await limits.all_are_here.wait()
+    await three_end(settlement, limits)
 
 
 class _OneUnreadable(_Keys):
@@ -143,12 +148,7 @@ async def test_a_key_that_cannot_be_loaded_keeps_up_no_request_of_others(
     monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
     limits = _Settled(2)
     settlement = settlement_of(limits, _OneUnreadable())
-    for number in range(3):
-        request = judged(number, key_id=f"key_{number}", reserved=Reservation())
-        end = ended(number, request=request)
-        settlement.exchange_ended(end, usage_record_of(end))
-    async with asyncio.timeout(60):
-        await limits.all_are_here.wait()
+    await three_end(settlement, limits)
     monkeypatch.setattr("sidecar.worker.usage.CLOSING_SECONDS", 0.05)
     await settlement.aclose()
     assert len(limits.changes) == 2

@@ -73,13 +73,13 @@ def write_credential(directory: Path, *, name: str, header_value: SecretStr) -> 
     _write(directory, name=name, secret=secret)
 
 
-def write_certificate(directory: Path, *, name: str, chain: Path, private_key: Path) -> None:
+def write_certificate(directory: Path, *, name: str, certificate: ServerCertificate) -> None:
     """Write where a certificate lies; Envoy watches its directory and reads it anew."""
     secret = {
         "tls_certificate": {
-            "certificate_chain": {"filename": str(chain)},
-            "private_key": {"filename": str(private_key)},
-            "watched_directory": {"path": str(chain.parent)},
+            "certificate_chain": {"filename": str(certificate.chain)},
+            "private_key": {"filename": str(certificate.private_key)},
+            "watched_directory": {"path": str(certificate.chain.parent)},
         }
     }
     _write(directory, name=name, secret=secret)

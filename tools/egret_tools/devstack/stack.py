@@ -327,12 +327,7 @@ async def _start_console(options: StackOptions, start: _Starter, facts: StackFac
 
 def _write_secrets(directory: Path, *, providers: Providers, certificates: Certificates) -> None:
     directory.mkdir(mode=0o700)
-    write_certificate(
-        directory,
-        name="server_certificate",
-        chain=certificates.gateway.chain,
-        private_key=certificates.gateway.private_key,
-    )
+    write_certificate(directory, name="server_certificate", certificate=certificates.gateway)
     write_credentials(directory, providers)
 
 

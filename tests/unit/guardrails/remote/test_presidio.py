@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from sidecar.domain.finding import Finding
-from sidecar.domain.guardrail_settings import PresidioSettings, RemoteEndpoint
+from sidecar.domain.guardrail_settings import PresidioSettings
 from sidecar.domain.policy import Action
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
-from tests.support.remote_checks import asking, remote_checks
-from tests.support.webhook_server import WebhookServer, webhook_server
+from tests.support.remote_checks import answer_to
+from tests.support.webhook_server import WebhookServer
 
 
 def entity(type_: str, start: int, end: int, score: float = 0.85) -> dict[str, Any]:
@@ -28,13 +28,9 @@ async def ask(
     server_says: Any, *texts: str, action: Action = Action.REDACT, **settings: Any
 ) -> tuple[RemoteAnswer, WebhookServer]:
     """Ask a server that says so."""
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response(server_says)
-
-    async with webhook_server(answer) as server, remote_checks() as checks:
-        chosen = PresidioSettings(RemoteEndpoint(server.url), **settings)
-        return await checks.check(asking(chosen, *texts, action=action)), server
+    return await answer_to(
+        partial(PresidioSettings, **settings), server_says, *texts, action=action
+    )
 
 
 async def test_an_analyzer_is_sent_every_text_in_one_request() -> None:
