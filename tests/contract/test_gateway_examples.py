@@ -14,8 +14,8 @@ from egret_tools.envoy_lint.config import EXT_PROC
 from egret_tools.envoy_lint.lint import lint
 
 from sidecar.domain.usage import LOG_FORMAT
-from tests.support.envoy_mistakes import own_text
 from tests.support.helm import CHART, program
+from tests.support.own_envoy import own_text
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 GATEWAYS = DEPLOY / "gateways"

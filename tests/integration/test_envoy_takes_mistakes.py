@@ -14,24 +14,16 @@ from egret_tools.devstack.credentials import (
 from egret_tools.devstack.processes import envoy_program
 from pydantic import SecretStr
 
-from tests.support.envoy_mistakes import (
-    FORGED,
-    MISTAKES,
-    OLDER_MISTAKES,
-    REFUSED_BY_ENVOY,
-    TCP,
-    UNGUARDED,
-    Mistake,
-    for_version,
+from tests.support.envoy_mistakes import MISTAKES, OLDER_MISTAKES, REFUSED_BY_ENVOY
+from tests.support.envoy_routes import (
     in_an_aggregate,
-    off_by_a_mode,
-    off_in_a_matcher,
     open_by_header,
     with_a_share_by_header,
     with_copies_by_header,
     with_copies_in_the_clear,
-    with_mistake,
 )
+from tests.support.own_envoy import Mistake, for_version, with_mistake
+from tests.support.ways_around_egret import FORGED, TCP, UNGUARDED, off_by_a_mode, off_in_a_matcher
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from egret_tools.envoy_lint.rules import ALL_RULES
 
 from tests.support.command_line import run_command
-from tests.support.envoy_mistakes import MISTAKES, own_text, with_mistake
+from tests.support.envoy_mistakes import MISTAKES
+from tests.support.own_envoy import own_text, with_mistake
 
 
 @pytest.fixture

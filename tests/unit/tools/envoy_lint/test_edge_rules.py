@@ -8,7 +8,7 @@ import pytest
 import yaml
 from egret_tools.envoy_lint.lint import lint
 
-from tests.support.envoy_mistakes import own_text
+from tests.support.own_envoy import own_text
 
 GET = {"name": ":method", "string_match": {"exact": "GET"}}
 STATS = "/stats/prometheus"

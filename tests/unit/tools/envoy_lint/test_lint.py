@@ -17,14 +17,8 @@ from egret_tools.envoy_lint.report import fixed, sarif
 from egret_tools.envoy_lint.source import SourceError
 
 from tests.support.configurations.accepted import ACCEPTED
-from tests.support.envoy_mistakes import (
-    MISTAKES,
-    OLDER_MISTAKES,
-    for_version,
-    other_modes,
-    own_text,
-    with_mistake,
-)
+from tests.support.envoy_mistakes import MISTAKES, OLDER_MISTAKES
+from tests.support.own_envoy import for_version, other_modes, own_text, with_mistake
 
 POLICY = """\
 apiVersion: gateway.envoyproxy.io/v1alpha1

@@ -8,30 +8,31 @@ from egret_tools.envoy_lint.lint import lint
 from egret_tools.envoy_lint.rules import CONFIG_RULES
 
 from tests.support.envoy_mistakes import (
-    FORGED,
     MISTAKES,
     OLDER_MISTAKES,
-    TCP,
-    UNGUARDED,
-    Mistake,
+    with_processor_at_provider,
+    with_replies_of_its_own,
+)
+from tests.support.envoy_routes import (
     by_choice,
     by_cluster_header,
     chosen_by_header,
-    for_version,
     in_an_aggregate,
-    off_by_a_mode,
-    off_in_a_matcher,
     open_by_header,
-    own_text,
     with_a_share_by_header,
-    with_a_tcp_listener,
-    with_an_open_listener,
     with_copies_by_header,
     with_copies_in_the_clear,
-    with_mistake,
-    with_processor_at_provider,
     with_providers_by_policy,
-    with_replies_of_its_own,
+)
+from tests.support.own_envoy import Mistake, for_version, own_text, with_mistake
+from tests.support.ways_around_egret import (
+    FORGED,
+    TCP,
+    UNGUARDED,
+    off_by_a_mode,
+    off_in_a_matcher,
+    with_a_tcp_listener,
+    with_an_open_listener,
 )
 
 
