@@ -382,6 +382,7 @@ class _Walk:
         if (
             mode != _ALL
             and key in PAYLOADS
+            and (key != "url" or value.startswith("data:"))
             and (len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None)
         ):
             media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]

@@ -190,6 +190,8 @@ _PASSWORD_WORDS: Final = (
     b"adgangskode",
 )  # fmt: skip
 """Name a value that people may have chosen, as all words of other scripts do."""
+_OTHER_LETTERS: Final = re.compile(rb"[\xc3-\xe1\xe3-\xed]")
+"""The first byte of a letter outside of ASCII; dashes, arrows and quotes begin with others."""
 _PASSWORD_NAME_BYTES: Final = 48
 _FILE: Final = re.compile(
     rb"(?i)\A[~.]?/(?:[a-z_.-]+/)+[a-z_.-]+\Z|\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml"
@@ -238,7 +240,9 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     if len(value) < _MIN_PASSWORD or (value.isalpha() and (value.islower() or value.isupper())):
         return None
     name = before[-_PASSWORD_NAME_BYTES:].lower()
-    is_password = not name.isascii() or any(map(name.__contains__, _PASSWORD_WORDS))
+    is_password = _OTHER_LETTERS.search(name) is not None or any(
+        map(name.__contains__, _PASSWORD_WORDS)
+    )
     tier: SecretTier | None = None
     if _UUID.fullmatch(value):
         tier = LIKELY

@@ -727,8 +727,9 @@ def test_a_picture_in_an_address_is_unscanned(field: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url}}
     (chunk,) = chat_of({field: [part]})
     assert streamed(judgement(effective(REDACT)), [chunk]).error is not None
-    link = chat_of({field: [{"type": "image_url", "image_url": {"url": "https://a.test/x" * 9}}]})
-    assert streamed(judgement(effective(REDACT)), link).error is None
+    for link in ("https://a.test/x" * 9, "/files/" * 20):
+        chunks = chat_of({field: [{"type": "image_url", "image_url": {"url": link}}]})
+        assert streamed(judgement(effective(REDACT)), chunks).error is None
 
 
 def test_text_in_a_field_nobody_knows_is_judged() -> None:
