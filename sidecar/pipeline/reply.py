@@ -17,7 +17,15 @@ from typing import Final
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName, Headers, MetadataFields, Refusal
-from sidecar.domain.limits import MICROS, Limit, LimitStatus, Measure, Window, dollars
+from sidecar.domain.limits import (
+    MICROS,
+    Limit,
+    LimitStatus,
+    Measure,
+    Window,
+    dollars,
+    sliding_seconds,
+)
 from sidecar.domain.metadata import MetadataKey, reserved_text
 from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.subject import Dialect
@@ -366,4 +374,7 @@ def _limit_words(limit: Limit) -> str:
         return f"{limit.amount} requests at a time"
     if limit.measure is Measure.COST:
         return f"{dollars(limit.amount)} US dollars a {limit.window.value}"
-    return f"{limit.amount} {limit.measure.value.replace('_', ' ')} a {limit.window.value}"
+    words = f"{limit.amount} {limit.measure.value.replace('_', ' ')} a {limit.window.value}"
+    # A client that has sent fewer than the amount would take the refusal for a fault.
+    has_burst = sliding_seconds(limit.window) is not None and limit.at_once != limit.amount
+    return f"{words}, {limit.at_once} at once" if has_burst else words

@@ -192,8 +192,8 @@ async def test_a_request_without_room_is_told_which_limit_and_when_to_try_again(
     assert refusal.status == 429
     assert json.loads(refusal.body)["error"] == {
         "message": (
-            "The limit of this team is reached: 100 requests a minute. Try again in 2 s."
-            f" Request id: {REQUEST_ID}."
+            "The limit of this team is reached: 100 requests a minute, 10 at once."
+            f" Try again in 2 s. Request id: {REQUEST_ID}."
         ),
         "type": "rate_limit_error",
         "param": None,

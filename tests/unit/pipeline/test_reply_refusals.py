@@ -96,6 +96,25 @@ def test_a_limit_of_requests_at_a_time_is_named_as_such() -> None:
     assert error.retry_after_seconds == 2
 
 
+@pytest.mark.parametrize(
+    ("measure", "window", "burst", "words"),
+    [
+        (Measure.REQUESTS, Window.MINUTE, None, "20 requests a minute, 2 at once"),
+        (Measure.REQUESTS, Window.SECOND, 40, "20 requests a second, 40 at once"),
+        (Measure.REQUESTS, Window.MINUTE, 20, "20 requests a minute"),
+        (Measure.REQUESTS, Window.DAY, None, "20 requests a day"),
+        (Measure.TOKENS, Window.MINUTE, None, "20 tokens a minute"),
+    ],
+)
+def test_a_refusal_names_the_burst_of_a_sliding_limit(
+    measure: Measure, window: Window, burst: int | None, words: str
+) -> None:
+    """The third request of a minute may be too many for a limit of twenty."""
+    limit = Limit(id="l", level=Level.KEY, measure=measure, window=window, amount=20, burst=burst)
+    message = limit_error(limit, retry_after_seconds=2).message
+    assert message == f"The limit of this key is reached: {words}. Try again in 2 s."
+
+
 def test_a_refusal_ends_with_the_operators_line_and_the_request_id() -> None:
     """So that a developer can ask, and support can find the line in the log."""
     refusal = refusal_of(
