@@ -13,8 +13,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from functools import cache, partial
+from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Annotated, Any, Final
@@ -104,13 +104,11 @@ def _simplify_help(command: Any) -> None:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""  # shown in place of the type
         else:
-            parameter.display_type = partial(_type_of_one, parameter.display_type)
+            parameter.display_type = lambda context, of_all=parameter.display_type: (
+                of_all(context).replace("list[", "").replace("]", "")
+            )
     for subcommand in getattr(command, "commands", {}).values():
         _simplify_help(subcommand)
-
-
-def _type_of_one(type_of_all: Callable[[Any], str], ctx: Any) -> str:
-    return type_of_all(ctx).replace("list[", "").replace("]", "")
 
 
 def _is_text(word: str) -> bool:

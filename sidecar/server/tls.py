@@ -56,18 +56,6 @@ class _RotatingContext(ssl.SSLContext):
         )
 
 
-def _context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.client_ca)
-    context.load_cert_chain(files.certificate, files.key)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.set_alpn_protocols(["h2"])
-    context.options |= ssl.OP_NO_TICKET
-    context.num_tickets = 0  # TLS 1.3, where each ticket that is used brings another
-    context.sslobject_class = _Handshake
-    return context
-
-
 class _Handshake(ssl.SSLObject):
     """Logs why a handshake failed, which asyncio does in its debug mode only."""
 
@@ -116,7 +104,14 @@ class _Rotation:
     def _stamped(self) -> ssl.SSLContext:
         # Stamped before reading: a file that is replaced meanwhile is read again next time.
         stamp = self._look()
-        context = _context(self._files)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self._files.client_ca)
+        context.load_cert_chain(self._files.certificate, self._files.key)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(["h2"])
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0  # TLS 1.3, where each ticket that is used brings another
+        context.sslobject_class = _Handshake
         self._stamp = stamp
         return context
 
