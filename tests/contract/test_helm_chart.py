@@ -693,6 +693,10 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
             id="two sources of an installation",
         ),
         pytest.param(
+            "sidecar", {"installation__driftSchedule": "@hourly"}, "do nothing without files",
+            id="drift of nothing",
+        ),
+        pytest.param(
             "sidecar", {"admin__enabled": "true"}, "admin.enabled needs admin.publicUrl",
             id="administration without an address",
         ),

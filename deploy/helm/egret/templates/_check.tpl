@@ -14,6 +14,10 @@
 {{- if and .Values.installation.files .Values.installation.existingConfigMap -}}
 {{- fail "installation: give files, or existingConfigMap, not both" -}}
 {{- end -}}
+{{- $set := .Values.installation -}}
+{{- if and (or $set.driftSchedule $set.prune $set.keySecrets) (not (or $set.files $set.existingConfigMap)) -}}
+{{- fail "installation: driftSchedule, prune and keySecrets do nothing without files; give installation.files or installation.existingConfigMap" -}}
+{{- end -}}
 {{- if and .Values.attachment.enabled (not (and .Values.attachment.url .Values.attachment.existingSecret)) -}}
 {{- fail "attachment.enabled needs attachment.url, the address that clients use, and attachment.existingSecret with an API key" -}}
 {{- end -}}
