@@ -171,7 +171,9 @@ async def change_key(
         await administration.switch_key(connection, key_id, enabled=body.enabled)
     change = _change(body)
     if change != KeyChange():
-        await check_models(access, change.allowed_models, before.allowed_models)
+        await check_models(
+            access, change.allowed_models, before.allowed_models, policy=before.policy
+        )
         await administration.change_key(connection, key_id, change=change)
     access.changed(keys=[key_id])
     found = await administration.find_key(connection, key_id)

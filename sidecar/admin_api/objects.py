@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from sidecar.admin.owners import Unchanged
+from sidecar.admin.policy_changes import earlier_document, existing_policy
 from sidecar.admin_api.access import Access
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
@@ -120,7 +121,8 @@ def check_tag(request: Request, tag: str) -> None:
 
 
 _MODELS_ABOVE: Final = """
-SELECT COALESCE(t.allowed_models, o.allowed_models)
+SELECT COALESCE(CASE WHEN $3 THEN t.allowed_models END, o.allowed_models) AS models,
+    COALESCE($4, t.policy_name, o.policy_name, 'default') AS policy
 FROM organizations AS o LEFT JOIN teams AS t ON t.id = $2 WHERE o.id = $1
 """
 
@@ -129,25 +131,34 @@ async def check_models(
     access: Access,
     models: tuple[str, ...] | Unchanged | None,
     before: tuple[str, ...] | None = None,
+    *,
+    policy: str | None = None,
 ) -> None:
     """Check that a list of models stays within the nearest one above, or the one *before*.
 
-    A caller who may change the list above may go beyond it.
+    Without one above, within that of the policy in force; *policy* is a key's own. A caller who
+    may change the list above, or bind another policy, may go beyond it.
 
     Raises:
         Problem: 403.
+        ChangeRefusedError: the policy in force is not there, or cannot be read.
     """
     if not isinstance(models, tuple) or access.allows(Permission.MANAGE_ORGANIZATIONS):
         return
     owner = access.organization_id, access.team_id
-    team_id = None if access.allows(Permission.MANAGE_TEAMS, *owner) else access.team_id
-    above = await access.connection.fetchval(_MODELS_ABOVE, access.organization_id, team_id)
+    by_team = not access.allows(Permission.MANAGE_TEAMS, *owner)
+    row = await access.connection.fetchrow(_MODELS_ABOVE, *owner, by_team, policy)
+    assert row is not None  # noqa: S101 - the path names the organization
+    above = row["models"]
+    if above is None and not access.allows(Permission.BIND_POLICIES, *owner):
+        stored = await existing_policy(access.connection, row["policy"])
+        above = earlier_document(stored).policy.allowed_models
     if above is None:
         return
     for glob in models:
         if not is_glob_within(glob, (*above, *(before or ()))):
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                f"{glob[:60]} is not within the models of the team or organization",
+                f"{glob[:60]} is not within the models of the team, organization or policy",
                 hint="ask a person who may change those",
             )

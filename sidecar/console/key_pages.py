@@ -231,7 +231,7 @@ async def change(request: Request, access: _Manage, key_id: str) -> Response:
     if priority is not AS_IT_IS:
         access.check(Permission.MANAGE_LIMITS)
     models, before = words(fields.get("models", "")), await find_key(access.connection, key_id)
-    await check_models(access, models, before.allowed_models)
+    await check_models(access, models, before.allowed_models, policy=before.policy)
 
     async def work() -> Key:
         scopes = _scopes(fields)

@@ -126,7 +126,7 @@ async def test_models_of_a_key_stay_within_those_of_its_team_and_organization(
     kept = await change(lead, "claude-5", "gpt-5")
 
     assert (made.status_code, of_team.status_code) == (403, 403)
-    assert "* is not within the models of the team or organization" in made.text
+    assert "* is not within the models of the team, organization or policy" in made.text
     assert [one.status_code for one in by_lead] == [200, 403]
     assert [one.status_code for one in by_operator] == [200, 403, 403]
     assert (by_admin.status_code, kept.status_code) == (200, 200)
@@ -150,6 +150,33 @@ async def test_a_field_that_cannot_be_empty_is_not_set_to_null(
 
     assert answer.status_code == 422
     assert "must not be null" in answer.text
+
+
+async def test_models_of_a_key_stay_within_those_of_its_policy(app: FastAPI) -> None:
+    """They would take the place of the policy's list; a caller who binds policies chooses it."""
+    path, change = f"{API}/keys/AAAAAAAAAAA1", {"allowed_models": ["gpt-5"]}
+    lead, admin = [
+        await session_client(app, role) for role in ("team_lead:acme/search", "admin:acme")
+    ]
+    assert (await lead.patch(path, json=change)).status_code == 200
+    async with app.state.pool.acquire() as connection, connection.transaction():
+        for name, models in (("default", "claude-*"), ("own", "o3")):
+            document = f"name: {name}\nallowed_models: ['{models}']\nguardrails: []\n"
+            await connection.execute("INSERT INTO policies (name, version) VALUES ($1, 1)", name)
+            await connection.execute(
+                "INSERT INTO policy_versions (policy_name, version, document) VALUES ($1, 1, $2)",
+                name,
+                document,
+            )
+
+    def to(client: AsyncClient, model: str) -> Awaitable[Response]:
+        return client.patch(path, json={"allowed_models": [model]})
+
+    found = [await to(lead, model) for model in ("gpt-4", "gpt-5", "claude-5")]
+    await admin.patch(path, json={"policy": "own"})
+    found += [await to(client, "claude-6") for client in (lead, admin)]
+
+    assert [one.status_code for one in found] == [403, 200, 200, 403, 200]
 
 
 async def test_a_team_lead_sets_no_priority(app: FastAPI) -> None:
