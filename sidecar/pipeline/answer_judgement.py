@@ -155,7 +155,10 @@ class AnswerJudgement:
         if error is not None:
             self._reading.held.drop()
             return Released(b"", error)
-        released = Released(self._reading.held.release(unread=True))
+        leaving = guardrail_runner.run_cooperatively(self._reading.held.release_in_turns())
+        if not isinstance(leaving, tuple):
+            leaving = await stream.wait_for(leaving)
+        released = Released(leaving[0])
         if not self._structured:
             return released
         steps = judge_structure(

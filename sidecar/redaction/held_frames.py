@@ -14,6 +14,7 @@ import msgspec
 
 from sidecar.apis.frames import Frame
 from sidecar.apis.response_text import without_logprobs
+from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Cooperative
 from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import OffsetMap, Token
@@ -70,14 +71,15 @@ class HeldFrames:
         self._held.append(_Held(frame, pieces, has_logprobs, is_unread))
         self.size_bytes += len(frame.raw) + EVENT_BYTES
 
-    def release(self, *, unread: bool) -> bytes:
+    def release(self, *, unread: bool, most: int = -1) -> bytes:
         """Return the events that may leave now, byte for byte unless something was redacted.
 
-        Unless `unread` is set, an event that cannot be judged stays, and all behind it.
+        They are *most* events at most, if that is not negative. Unless `unread` is set, an event
+        that cannot be judged stays, and all behind it.
         """
         released: list[bytes] = []
         waiting = self._held
-        while waiting:
+        while waiting and most:
             held = waiting[0]
             if held.is_unread and not unread:
                 break
@@ -89,10 +91,22 @@ class HeldFrames:
                 if window.edits:
                     has_edits = True
             del waiting[0]
+            most -= 1
             raw = held.frame.raw
             self.size_bytes -= len(raw) + EVENT_BYTES
             released.append(held.changed() if has_edits else raw)
         return b"".join(released)
+
+    def release_in_turns(self) -> Cooperative[tuple[bytes]]:
+        """Do the same for the events of a whole answer, also for those that cannot be judged."""
+        released: list[bytes] = []
+        before = 0
+        while before != self.size_bytes:  # until none is left, or none may leave
+            before = self.size_bytes
+            released.append(self.release(unread=True, most=SLICE_CANDIDATES))
+            if self.size_bytes:
+                yield
+        return (b"".join(released),)
 
     def drop(self) -> None:
         """Drop all events; none of them leaves."""

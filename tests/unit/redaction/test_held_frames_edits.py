@@ -5,7 +5,11 @@ from types import FrameType
 
 import pytest
 
-from sidecar.redaction.held_frames import TokenEdit, edited
+from sidecar.apis.frames import Opaque
+from sidecar.guardrails.cooperative import SLICE_CANDIDATES, run_sync
+from sidecar.guardrails.streaming.transcript import TokenText
+from sidecar.guardrails.streaming.window import Window
+from sidecar.redaction.held_frames import HeldFrames, TokenEdit, edited
 
 PAYLOAD = b'{"a": "x bob\\u0040example.com \\"y\\"", "n": 4111111111111111, "s": "to eve"}'
 
@@ -96,3 +100,35 @@ def test_probabilities_are_taken_out_and_nothing_else_changes(key: str, value: s
     payload = f'{begin}"{key}" : {value} , "c": [{{"{key}":{value}}}, 1.0]}}'
     wanted = f'{begin}"{key}" : null , "c": [{{"{key}":null}}, 1.0]}}'
     assert edited(payload.encode(), [], has_logprobs=True) == wanted.encode()
+
+
+def test_the_events_of_a_whole_answer_leave_in_turns() -> None:
+    """Fifty thousand changed events held a worker for almost a second."""
+    held = HeldFrames()
+    events = [Opaque(f"event {number}\n".encode(), None) for number in range(1_000)]
+    for event in events:
+        held.add(event, is_unread=True)
+    turns, left = 0, None
+    steps = held.release_in_turns()
+    while left is None:
+        try:
+            next(steps)
+        except StopIteration as end:
+            left = end.value
+        else:
+            turns += 1
+    assert left == (b"".join(one.raw for one in events),)
+    assert turns == 1_000 // SLICE_CANDIDATES
+    assert held.size_bytes == 0
+
+
+def test_an_event_whose_text_is_not_judged_does_not_leave() -> None:
+    """Nor do those behind it, be the answer whole or not."""
+    held, window = HeldFrames(), Window(0)
+    window.add(b"text")
+    held.add(Opaque(b"first", None))
+    held.add(Opaque(b"text", None), [TokenText(window, 0, 4, 0)])
+    held.add(Opaque(b"last", None))
+    assert run_sync(held.release_in_turns()) == (b"first",)
+    window.settle(4)
+    assert run_sync(held.release_in_turns()) == (b"textlast",)
