@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from operator import methodcaller
 from typing import Final
 
@@ -411,11 +412,14 @@ class TextExtractor:
 
 
 _ADDRESS: Final = re.compile(r"\s*(?:https?|data|gs|s3|file):", re.IGNORECASE)
-_POINTERS: Final = dict.fromkeys(
-    ("image_url", "audio_url", "video_url", "document_url", "file_id", "file_ids", "file_data",
-     "file_url"),
-    re.compile(""),
-) | dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS)  # fmt: skip
+_POINTERS: Final[Mapping[str, re.Pattern[str]]] = {
+    **dict.fromkeys(
+        ("image_url", "audio_url", "video_url", "document_url", "file_id", "file_ids", "file_data",
+         "file_url"),
+        re.compile(""),
+    ),
+    **dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS),
+}  # fmt: skip
 """Fields that hold or point to something other than text even as a bare string, of such a form."""
 
 _REASONS: Final = (
