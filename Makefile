@@ -45,8 +45,11 @@ help: ## List the targets to begin with
 help-all: ## List all targets
 	@grep -hE '^[a-z-]+:.*##!? ' $(MAKEFILE_LIST) | sed -E 's/:.*##!? /\t/' | expand -t 20
 
+# An environment of the wrong Python, or half of one, would be taken for good by the next run.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "error: Egret needs Python 3.11 to 3.14, which $(PYTHON) is not; name one: make run PYTHON=python3.13" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # Pinned packages, then both distributions editable: .venv/bin/egret runs the code of this checkout.
 define install

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,30 @@ def test_every_target_and_variable_of_make_is_there(words: tuple[str, ...]) -> N
         name, is_variable, _ = word.partition("=")
         kind = rf"^{name} *(?:\?=|:=)" if is_variable else rf"^{name}:"
         assert re.search(kind, makefile, re.MULTILINE), word
+
+
+@pytest.mark.parametrize(
+    ("python", "problem"),
+    [
+        ("exit 1", "error: Egret needs Python 3.11 to 3.14, which "),
+        ('[ "$1" = -m ] || exit 0; mkdir -p "$3/bin"; touch "$3/bin/python"; exit 1', ""),
+    ],
+    ids=["of another version", "without ensurepip"],
+)
+def test_an_unfit_python_leaves_no_environment(python: str, problem: str, tmp_path: Path) -> None:
+    """Or the next run would take half an environment for a whole one."""
+    program, environment = tmp_path / "python", tmp_path / "venv"
+    program.write_text(f"#!/bin/sh\n{python}\n", encoding="utf-8")
+    program.chmod(0o755)
+
+    made = subprocess.run(
+        ["make", f"PYTHON={program}", f"VENV={environment}", f"{environment}/bin/python"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert made.returncode != 0
+    assert problem in made.stderr
+    assert not environment.exists()
 
 
 @cache
