@@ -123,6 +123,9 @@ class ChunkedMap(OffsetMap):
 class ViewKind(enum.Enum):
     """How a view differs from the text as it stands."""
 
+    # An enumeration's own hash is a function in Python, called for each view several times.
+    __hash__ = object.__hash__
+
     RAW = "raw"
     PLAIN = "plain"  # without invisible characters, compatibility forms resolved
     FOLDED = "folded"  # plain, and without differences of case
