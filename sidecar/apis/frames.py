@@ -242,7 +242,7 @@ def holds_events(text: bytes) -> bool:
     return _DATA_LINE.search(text) is not None
 
 
-_SPACE: Final = b" \t\r\n"
+_NO_SPACE: Final = re.compile(rb"[^ \t\r\n]")
 _STRUCTURE: Final = re.compile(rb'["{}\[\]]')
 _IN_STRING: Final = re.compile(rb'["\\]')
 
@@ -330,10 +330,11 @@ class JsonArrayFramer:
 
     def _finds_start(self) -> bool:
         """Skip separators between elements; return whether the array is closed."""
-        byte = bytes(self._buffer[self._position : self._position + 1])
-        if byte in _SPACE:
-            self._position += 1
+        found = _NO_SPACE.search(self._buffer, self._position)
+        if found is None:
+            self._position = len(self._buffer)
             return False
+        self._position, byte = found.start(), found.group()
         if byte == b"{" and self._place in _BEFORE_ELEMENT:
             self._start = self._position
             self._depth = 1

@@ -129,6 +129,19 @@ def test_headers_that_do_not_add_up_are_broken(headers: bytes) -> None:
     assert framer.fault is FrameFault.BROKEN
 
 
+def test_white_space_between_elements_is_skipped_in_one_step() -> None:
+    """A provider that sends a megabyte of blanks held a worker for half a second."""
+    short, long = b"[" + b" " * 50_000, b'[{"a":"' + b"a" * 50_000
+    blanks, letters = (
+        least_seconds(lambda chunk=chunk: JsonArrayFramer().feed(chunk)) for chunk in (short, long)
+    )
+    assert blanks < 20 * letters
+    framer = JsonArrayFramer()
+    frames = framer.feed(short + b"{}" + b" \t\r\n" * 9 + b", \n{}") + framer.feed(b"\n ]\n")
+    assert [one.payload for one in frames] == [b"{}", b"{}", None]
+    assert framer.fault is None
+
+
 @pytest.mark.parametrize(
     ("framer", "start", "piece"),
     [(SseFramer, b"", b":"), (JsonArrayFramer, b'[{"', b"\\"), (EventStreamFramer, b"", b"")],
