@@ -177,6 +177,10 @@ STRUCT = {
     "type_url": f"type.googleapis.com/{EXT_PROC}",
     "value": {"failure_mode_allow": True},
 }
+RETRIES = {
+    "@type": f"type.googleapis.com/{EXT_PROC}",
+    "grpc_service": {"retry_policy": {"num_retries": 2}},
+}
 MANAGER = {
     "name": "envoy.filters.network.http_connection_manager",
     "typed_config": {
@@ -196,6 +200,7 @@ MANAGER = {
         ("HTTP_FILTER", "INSERT_FIRST", FORGING, {"EGR531"}),
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "disabled": True}, {"EGR126"}),
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": STRUCT}, {"EGR101"}),
+        ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": RETRIES}, set[str]()),
         ("NETWORK_FILTER", "MERGE", MANAGER, {"EGR406", "EGR504"}),
         ("FILTER_CHAIN", "MERGE", {"filters": [MANAGER]}, {"EGR406", "EGR504"}),
     ],

@@ -209,8 +209,8 @@ def _route_kept(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _no_retry(one: Node) -> Node | None:
-    policy = one.at("grpc_service", "retry_policy")
-    return None if policy.at("retry_on").text and policy.exists else policy
+    retry_on = one.at("grpc_service", "retry_policy", "retry_on")
+    return None if retry_on.text else retry_on
 
 
 def _same_host_again(one: Node) -> Node | None:
