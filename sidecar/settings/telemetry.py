@@ -29,7 +29,7 @@ class StatusPage(enum.Enum):
 class TelemetrySettings(Section):
     """Destinations of spans and metrics, and the selection of log lines."""
 
-    otlp_endpoint: str | None = None
+    otlp_endpoint: Annotated[str, Field(pattern="^https?://[^/]")] | None = None
     """For example `http://127.0.0.1:4317`, over HTTP without a path; None exports no spans."""
     otlp_protocol: OtlpProtocol = OtlpProtocol.GRPC
     kept_traces_per_second: Annotated[float, Field(ge=0, le=1000)] = 10.0

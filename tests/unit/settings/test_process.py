@@ -48,6 +48,16 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             id="nowhere to push to",
         ),
         pytest.param(
+            {"EGRET_TELEMETRY__OTLP_ENDPOINT": "collector:4317"},
+            "EGRET_TELEMETRY__OTLP_ENDPOINT: must match pattern '^https?://[^/]'",
+            id="a collector without a scheme",
+        ),
+        pytest.param(
+            {"EGRET_TELEMETRY__OTLP_ENDPOINT": ""},
+            "EGRET_TELEMETRY__OTLP_ENDPOINT: must match pattern '^https?://[^/]'",
+            id="an empty collector",
+        ),
+        pytest.param(
             {"EGRET_VALKEY__URL": "redis://a", "EGRET_VALKEY__MODE": "sentinel"},
             "EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER",
             id="a Sentinel of nothing",
