@@ -48,7 +48,7 @@ def error_body(
             return orjson.dumps(
                 {
                     "error": {
-                        "code": error.kind.http_status,
+                        "code": error.kind.spec.status,
                         "message": message,
                         "status": gemini_status(error.kind),
                         "details": details,
@@ -80,12 +80,12 @@ def error_headers(
 
 def gemini_status(kind: ErrorKind) -> str:
     """Return the name of Google's canonical code, as google/rpc/code.proto pairs it with HTTP."""
-    return _GOOGLE_STATUSES[kind.http_status]
+    return _GOOGLE_STATUSES[kind.spec.status]
 
 
 def bedrock_type(kind: ErrorKind) -> str:
     """Return the exception that AWS's clients raise, by the runtime API's table of errors."""
-    return _BEDROCK_TYPES[kind.http_status]
+    return _BEDROCK_TYPES[kind.spec.status]
 
 
 _GOOGLE_STATUSES: Final = {

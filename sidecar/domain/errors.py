@@ -38,15 +38,8 @@ class ErrorKind(enum.Enum):
 
     __hash__ = object.__hash__  # that of an enum is a call of Python for each look-up
 
-    @property
-    def spec(self) -> ErrorSpec:
-        """Return all that is known of errors of this kind."""
-        return _SPECS[self]
-
-    @property
-    def http_status(self) -> int:
-        """Return the HTTP status of the refusal."""
-        return _SPECS[self].status
+    spec: ErrorSpec
+    """How errors of this kind are written and counted; set below, from one table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +166,10 @@ _SPECS: Final = {
         "api_error",
     ),
 }
+
+
+for _kind, _spec in _SPECS.items():
+    _kind.spec = _spec
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ def ended_here(
     tokens, estimate = None, None
     end = AnswerEnd.COMPLETED
     if error is not None and record.answer_status is None:
-        end, status = AnswerEnd.REFUSED, error.http_status
+        end, status = AnswerEnd.REFUSED, error.spec.status
     else:
         tokens, estimate = _tokens_of(meter, record, protocol)
         if error is not None:
@@ -233,7 +233,7 @@ def ended_here(
     length = protocol.headers.text(HeaderName.CONTENT_LENGTH)
     ended = ExchangeEnded(
         request=judged,
-        status=status if error is None or record.is_ended_within else error.http_status,
+        status=status if error is None or record.is_ended_within else error.spec.status,
         end=end,
         tokens=tokens,
         received_bytes=record.body_bytes or (int(length) if _LENGTH.fullmatch(length) else 0),

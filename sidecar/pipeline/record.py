@@ -126,7 +126,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
     def outcome_now(self) -> ExchangeOutcome:
         """Return the outcome of the request if nothing else happens."""
         if self.error is not None:
-            is_ours = self.error.http_status >= 500  # noqa: PLR2004 - HTTP server errors
+            is_ours = self.error.spec.status >= 500  # noqa: PLR2004 - HTTP server errors
             return ExchangeOutcome.FAILED if is_ours else ExchangeOutcome.REFUSED
         if self.is_redacted or self.answer.is_redacted:
             return ExchangeOutcome.REDACTED
@@ -176,7 +176,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
         if self.policy is not None:
             self.exempted = self.policy.exempted
         if self.error is not None and not self.is_ended_within:
-            self.status = self.error.http_status
+            self.status = self.error.spec.status
         self.results += self.answer.results
         if any(map(_findings_of, self.results)):
             parts = () if self.subject is None else self.subject.parts

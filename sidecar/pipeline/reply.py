@@ -325,7 +325,7 @@ def refusal_of(
     if error.retry_after_seconds is not None:
         own.append((HeaderName.RETRY_AFTER, str(error.retry_after_seconds).encode()))
     return Refusal(
-        status=error.kind.http_status,
+        status=error.kind.spec.status,
         headers=(*own, *headers),
         body=error_body(dialect, error, request_id=request_id, contact=contact),
         details=f"egret_{error.kind.value}",

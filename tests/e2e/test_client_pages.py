@@ -201,11 +201,11 @@ def test_the_table_of_refusals_has_every_code_with_its_exceptions() -> None:
     clients: list[Any] = [openai.OpenAI(api_key="a"), anthropic.Anthropic(api_key="a")]
     for kind in ErrorKind:
         request = httpx2.Request("POST", "http://gateway")
-        answer = httpx2.Response(kind.http_status, request=request)
+        answer = httpx2.Response(kind.spec.status, request=request)
         raised = [
             type(one._make_status_error("", body={}, response=answer)).__name__ for one in clients
         ]
         status, *classes, advice = rows[kind.value]
-        assert status == str(kind.http_status)
+        assert status == str(kind.spec.status)
         assert classes == [*raised, gemini_status(kind), bedrock_type(kind)]
         assert advice

@@ -90,7 +90,7 @@ class Endless:
 def refusal_of(kind: ErrorKind) -> Refusal:
     """Return the refusal that `ScriptedHandler` words for *kind*."""
     return Refusal(
-        status=kind.http_status,
+        status=kind.spec.status,
         headers=(),
         body=kind.value.encode(),
         details=f"egret_{kind.value}",

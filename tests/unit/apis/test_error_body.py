@@ -65,7 +65,7 @@ def test_openai_clients_get_type_code_and_param(kind: ErrorKind, dialect: Dialec
     assert json.loads(error_body(dialect, error)) == {
         "error": {
             "message": 'Not "this" one.',
-            "type": OPENAI_TYPES_OF_THEIR_OWN.get(kind, OPENAI_TYPES[kind.http_status]),
+            "type": OPENAI_TYPES_OF_THEIR_OWN.get(kind, OPENAI_TYPES[kind.spec.status]),
             "param": "model",
             "code": kind.value,
         }
@@ -75,7 +75,7 @@ def test_openai_clients_get_type_code_and_param(kind: ErrorKind, dialect: Dialec
 @pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
 def test_anthropic_clients_get_the_documented_type(kind: ErrorKind) -> None:
     """The type is the one Anthropic documents for the status, or, without one, for the matter."""
-    told = ANTHROPIC_TYPES_OF_THEIR_OWN.get(kind, ANTHROPIC_TYPES[kind.http_status])
+    told = ANTHROPIC_TYPES_OF_THEIR_OWN.get(kind, ANTHROPIC_TYPES[kind.spec.status])
     assert json.loads(error_body(Dialect.ANTHROPIC, ClientError(kind, "No."))) == {
         "type": "error",
         "error": {"type": told, "message": "No."},
@@ -93,9 +93,9 @@ def test_gemini_clients_get_googles_status_and_our_reason(kind: ErrorKind) -> No
     """As google.rpc.Status; the reason is for people and dashboards."""
     assert json.loads(error_body(Dialect.GEMINI, ClientError(kind, "No."))) == {
         "error": {
-            "code": kind.http_status,
+            "code": kind.spec.status,
             "message": "No.",
-            "status": GEMINI_STATUSES[kind.http_status],
+            "status": GEMINI_STATUSES[kind.spec.status],
             "details": [
                 {
                     "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -113,7 +113,7 @@ def test_bedrock_clients_find_the_type_in_a_header(kind: ErrorKind) -> None:
     error = ClientError(kind, "No.")
     assert json.loads(error_body(Dialect.BEDROCK, error)) == {"message": "No."}
     assert error_headers(Dialect.BEDROCK, error) == (
-        ("x-amzn-errortype", BEDROCK_TYPES[kind.http_status]),
+        ("x-amzn-errortype", BEDROCK_TYPES[kind.spec.status]),
     )
     assert all(error_headers(one, error) == () for one in Dialect if one is not Dialect.BEDROCK)
 

@@ -448,7 +448,7 @@ def test_every_kind_of_failure_has_words(kind: ErrorKind) -> None:
     error = client_error(kind)
     refusal = refusal_of(error, dialect=Dialect.OPENAI, headers=(), metadata=b"")
     verdict = RequestRefused(refusal)
-    assert refused(verdict) == (kind.http_status, kind.value, f"egret_{kind.value}")
+    assert refused(verdict) == (kind.spec.status, kind.value, f"egret_{kind.value}")
     assert error.message
 
 
