@@ -32,7 +32,7 @@ from sidecar.apis.vocabulary import (
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
 from sidecar.jsontext.strict import JsonValue, digits_of, parse
-from sidecar.jsontext.tokens import decode, may_be_json, string_tokens
+from sidecar.jsontext.tokens import decode, escaped_strings, may_be_json
 
 MAX_NESTING: Final = 4
 """How many times JSON text inside a string is looked into."""
@@ -363,14 +363,14 @@ class TextExtractor:
 
     def _nested(self, content: bytes, location: tuple[int, ...], role: str) -> None:
         """Add the strings of JSON text within a string, decoded from their escapes."""
-        for index, token in enumerate(string_tokens(content)):
-            raw = content[token.start : token.end]
-            if b"\\" in raw and len(self.parts) <= MAX_PARTS:
-                inner = decode(raw)
-                inner_location = (*location, index)
-                self.parts.append(TextPart(inner, inner_location, role))
-                if len(location) < MAX_NESTING and may_be_json(inner):
-                    self._nested(inner, inner_location, role)
+        for index, raw in escaped_strings(content):
+            if len(self.parts) > MAX_PARTS:
+                break
+            inner = decode(raw)
+            inner_location = (*location, index)
+            self.parts.append(TextPart(inner, inner_location, role))
+            if len(location) < MAX_NESTING and may_be_json(inner):
+                self._nested(inner, inner_location, role)
 
     def _is_payload(self, key: str, value: str, place: _Place) -> bool:
         """Return whether a string is known to be the base64 of a medium, which is no text."""

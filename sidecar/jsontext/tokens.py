@@ -60,6 +60,25 @@ def string_tokens(text: bytes) -> Iterator[Token]:
         yield Token(*match.span(1))
 
 
+_TO_ESCAPED: Final = re.compile(
+    rb'((?:[^"]++|"[^"\\]*+")*+)"([^"\\]*+(?:\\.[^"\\]*+)++)(?:"|\\?\Z)', re.DOTALL
+)
+"""The next string with an escape, behind all text and strings without one."""
+
+
+def escaped_strings(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield index and raw bytes of each string token with an escape.
+
+    A text may have some million others, which are skipped at the speed of C.
+    """
+    index = at = 0
+    while found := _TO_ESCAPED.match(text, at):
+        index += found[1].count(b'"') // 2
+        yield index, found[2]
+        index += 1
+        at = found.end()
+
+
 def pick_strings(text: bytes, indexes: Collection[int]) -> dict[int, Token]:
     """Return the string tokens of some indexes.
 
