@@ -7,6 +7,7 @@ provider. Tests whose names say «Envoy» pin behaviour of Envoy that the produc
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -207,9 +208,21 @@ async def test_a_server_whose_conversation_fails_lets_nothing_pass(
         answer = await stack.post(chat("hello"), url=own_server.gateway.https_url)
     finally:
         own_server.converse = None
-    assert answer.status >= 500
+    assert answer.status == 500
+    assert _own_error(answer) == "gateway_unavailable"
     assert b"secret" not in answer.body
     assert await stack.received_count() == 0
+
+
+def _own_error(answer: Answer) -> str:
+    """Return the code of an error that Envoy has written in a form that clients read."""
+    written = json.loads(answer.body)
+    request_id = answer.headers["x-egret-request-id"]
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"] == answer.headers["request-id"] == request_id
+    assert written["request_id"] == request_id
+    assert written["error"]["message"].endswith(f"Request id: {request_id}.")
+    return str(written["error"]["code"])
 
 
 # Envoy itself, with a processor that does as a script says.
@@ -564,6 +577,8 @@ async def test_a_provider_that_is_gone_is_no_fault_of_egrets(stack: Stack) -> No
         ):
             answer = await stack.post(chat("hello"), key="block", url=gateway.https_url)
         assert answer.status == 503
+        assert _own_error(answer) == "provider_unavailable"
+        assert b"127.0.0.1" not in answer.body
         assert counted.outcomes == {("allowed", "chat", "none"): 1}
         assert counted.faults == {}
 

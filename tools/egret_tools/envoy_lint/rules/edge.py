@@ -90,12 +90,16 @@ def _routes(config: EnvoyConfig, listener: Listener) -> Iterator[Node]:
 
 
 def _rewritten(hcm: Node) -> Node | None:
-    """Find a change of local replies that holds for Egret's refusals, which set no flag."""
+    """Find a change of local replies that holds for Egret's refusals.
+
+    They set no flag, and their details are not those of a processor that failed.
+    """
     replies = hcm.at("local_reply_config")
     for mapper in replies.at("mappers"):
         changes = ("status_code", "body", "body_format_override")
-        is_by_flag = "response_flag_filter" in json.dumps(mapper.at("filter").value)
-        if not is_by_flag and any(mapper.at(name).exists for name in changes):
+        condition = json.dumps(mapper.at("filter").value)
+        is_apart = "response_flag_filter" in condition or "'ext_proc_error'" in condition
+        if not is_apart and any(mapper.at(name).exists for name in changes):
             return mapper
     return replies.at("body_format") if replies.at("body_format").exists else None
 
@@ -268,8 +272,8 @@ RULES: Final = (
     ConfigRule("EGR530", "refusals-rewritten", _W,
          "Egret's refusals are local replies of Envoy: clients receive another status, or a body "
          "that no client library reads",
-         "a response_flag_filter in each mapper, which Egret's refusals do not match, and no "
-         "body_format for all", _manager(_rewritten)),
+         "in each mapper a response_flag_filter, or details that begin with ext_proc_error, which "
+         "Egret's refusals do not match; no body_format for all", _manager(_rewritten)),
     ConfigRule("EGR523", "admin-routed", Severity.ERROR,
          "every client with access to this route reaches Envoy's admin, which can stop Envoy and "
          "show its configuration",
