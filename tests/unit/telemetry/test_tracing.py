@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import subprocess
 import sys
@@ -426,7 +425,7 @@ def test_the_places_of_a_structured_answer_are_on_its_span(receiver: OtlpReceive
     report = redacted_report()
     result = report.results[0]
     findings = tuple(
-        dataclasses.replace(result.findings[0], type="SCHEMA_TYPE", place=f"choices[{n}]" * 30)
+        structs.replace(result.findings[0], type="SCHEMA_TYPE", place=f"choices[{n}]" * 30)
         for n in range(9)
     )
     places = tuple((f"choices[{n}]" * 30)[:200] for n in range(8))
