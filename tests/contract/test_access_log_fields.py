@@ -32,7 +32,7 @@ def _json_formats(value: Any) -> list[dict[str, str]]:
         return [found for one in value for found in _json_formats(one)]
     if not isinstance(value, dict):
         return []
-    own = [value["json_format"]] if "json_format" in value else []
+    own = [value["log_format"]["json_format"]] if "log_format" in value else []
     return own + [found for one in value.values() for found in _json_formats(one)]
 
 
