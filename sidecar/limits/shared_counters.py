@@ -375,7 +375,8 @@ class SharedCounts:
                         self.adjust(take.scope, change)
             while self._ended:
                 scope, _ = next(iter(self._ended))
-                names = [name for one, name in self._ended if one == scope][:MAX_BATCH]
+                of_scope = (name for one, name in self._ended if one == scope)
+                names = list(islice(of_scope, MAX_BATCH))
                 are_own = await self._store.claim(scope, names, sender=self.worker.instance)
                 for name, is_own in zip(names, are_own, strict=True):
                     changes = self._ended.pop((scope, name), ())

@@ -198,6 +198,12 @@ def test_replies_that_egret_does_not_send_may_be_changed() -> None:
     assert found(with_mistake(with_replies_of_its_own)) == set()
 
 
+def test_replies_of_all_but_a_failed_processor_are_egrets_as_well() -> None:
+    """Ours are told apart by that detail; its opposite matches every refusal."""
+    detail = "response.code_details.startsWith('ext_proc_error')"
+    assert found(own_text().replace(detail, f"!{detail}")) == {"EGR530"}
+
+
 @pytest.mark.parametrize(
     ("rules", "is_found"),
     [

@@ -89,6 +89,9 @@ def _routes(config: EnvoyConfig, listener: Listener) -> Iterator[Node]:
             yield from routes_of(host)
 
 
+_PROCESSOR_FAILED: Final = "\"response.code_details.startsWith('ext_proc_error')\""
+
+
 def _rewritten(hcm: Node) -> Node | None:
     """Find a change of local replies that holds for Egret's refusals.
 
@@ -98,7 +101,7 @@ def _rewritten(hcm: Node) -> Node | None:
     for mapper in replies.at("mappers"):
         changes = ("status_code", "body", "body_format_override")
         condition = json.dumps(mapper.at("filter").value)
-        is_apart = "response_flag_filter" in condition or "'ext_proc_error'" in condition
+        is_apart = "response_flag_filter" in condition or _PROCESSOR_FAILED in condition
         if not is_apart and any(mapper.at(name).exists for name in changes):
             return mapper
     return replies.at("body_format") if replies.at("body_format").exists else None
