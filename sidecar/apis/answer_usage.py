@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import orjson
+from msgspec.structs import astuple
 
 from sidecar.domain.usage import MAX_COUNT, TokenCounts
 from sidecar.jsontext.strict import JsonValue
@@ -24,6 +25,8 @@ _INPUT: Final = ("prompt_tokens", "input_tokens", "inputTokens", "promptTokenCou
 _OUTPUT: Final = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount")
 _INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
+_BESIDE: Final = ("compaction", "advisor_message")
+"""Steps of Anthropic's that its counts of the whole answer leave out, and its bill does not."""
 
 
 class AnswerUsage:
@@ -40,7 +43,12 @@ class AnswerUsage:
     @property
     def tokens(self) -> TokenCounts | None:
         """Return the counts; None if the answer stated none that count all of it."""
-        return _token_counts(self._fields) if self.is_final else None
+        return self.stated if self.is_final else None
+
+    @property
+    def stated(self) -> TokenCounts:
+        """Return the counts as far as the answer has stated any."""
+        return _token_counts(self._fields)
 
     def read(self, payload: bytes | None) -> None:
         """Read one event, or a whole answer; of no effect if there are no counts in it."""
@@ -83,8 +91,11 @@ def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
     written = _count(usage, "cache_creation_input_tokens", "cacheWriteInputTokens")
     if "prompt_tokens" not in usage:  # some providers state both forms: the sum, and its parts
         given += read + written
-    if "inputTokens" in usage:
-        given = max(_count(usage, "inputTokens"), _count(usage, "totalTokens") - made)
+    rest = max(0, _count(usage, "total_tokens", "totalTokens") - given - made)
+    if "total_tokens" in usage and not usage.keys().isdisjoint(_OUTPUT):
+        made += rest  # some servers for OpenAI's API leave reasoning out of the output
+    else:
+        given += rest  # Voyage states the sum alone
     # Gemini counts thoughts apart, and the results of its own tools.
     thoughts = _count(usage, "thoughtsTokenCount")
     given += _count(usage, "toolUsePromptTokenCount")
@@ -92,11 +103,17 @@ def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
     for name in _INPUT_DETAILS:
         if isinstance(details := usage.get(name), dict):
             read = max(read, _count(details, "cached_tokens"))
+            written = max(written, _count(details, "cache_write_tokens"))
     for name in _OUTPUT_DETAILS:
         if isinstance(details := usage.get(name), dict):
-            thoughts = max(thoughts, _count(details, "reasoning_tokens"))
+            thoughts = max(thoughts, _count(details, "reasoning_tokens", "thinking_tokens"))
     read += _count(usage, "cachedContentTokenCount")
-    return TokenCounts(*[min(one, MAX_COUNT) for one in (given, made, read, written, thoughts)])
+    counts = [given, made, read, written, thoughts]
+    steps = usage.get("iterations")
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict) and step.get("type") in _BESIDE:
+            counts = [a + b for a, b in zip(counts, astuple(_token_counts(step)), strict=True)]
+    return TokenCounts(*[min(one, MAX_COUNT) for one in counts])
 
 
 def _first(usage: Mapping[str, JsonValue], names: tuple[str, ...]) -> int:

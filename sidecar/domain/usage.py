@@ -141,7 +141,8 @@ class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Comes once for each request whose key is known, refused ones included, to one of the workers;
     again if a worker died over it, with the same `request`. `tokens` are the provider's counts,
-    None if it reported none. `status` is 0 if no answer began. The three times
+    None if it reported none of the whole answer; `stated` are those it had reported until its
+    answer broke off. `status` is 0 if no answer began. The three times
     count from the first byte of the request; `output_seconds` from the first to the last byte
     of the answer's body. `answer_status` and `answer_bytes` are the provider's own, of an answer
     that was blocked. `trace_id` is that of a sampled trace. `assumed_output` are the output tokens
@@ -152,6 +153,7 @@ class ExchangeEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: int
     end: AnswerEnd
     tokens: TokenCounts | None = None
+    stated: TokenCounts = NO_TOKENS
     response_model: str | None = None
     provider_request_id: str | None = None
     received_bytes: int = 0

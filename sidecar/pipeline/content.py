@@ -50,6 +50,7 @@ from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import budget_error, limit_error, single_request_error
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
+from sidecar.usage.records import BYTES_A_TOKEN, MEDIA_BYTES_A_TOKEN, UNKNOWN_OPERATION
 
 T = TypeVar("T", bound=tuple[object, ...])
 
@@ -185,7 +186,7 @@ def _read(
             record.alias, read = read.model, structs.replace(read, model=model)
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
-        record.text_bytes = sum([len(part.content) for part in read.parts])
+        record.text_bytes = sum([len(part.content) for part in read.parts]) or 1  # 0 if not read
         if conversation is not None:
             record.text_bytes += conversation.known_text_bytes
     return read, conversation
@@ -381,10 +382,6 @@ def _asking_for_usage(
             assert_never(wanted)
 
 
-BYTES_A_TOKEN: Final = 4
-"""Rather too many tokens than too few: the surplus is given back in the end."""
-
-
 async def take_limits(
     caller: Caller, stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> ClientError | None:
@@ -394,9 +391,13 @@ async def take_limits(
     """
     route = record.route if isinstance(record.route, Route) else None
     subject = record.subject
-    text = record.body_bytes if subject is None else record.text_bytes
-    tokens_in, tokens_out = -(-text // BYTES_A_TOKEN), 0
-    if route is None or route.operation.spec.reserves_output:
+    spec = UNKNOWN_OPERATION if route is None else route.operation.spec
+    text = record.text_bytes
+    if not text and spec.uploads is None:
+        text = record.body_bytes
+    media = max(0, record.body_bytes - text)
+    tokens_in, tokens_out = -(-text // BYTES_A_TOKEN) + media // MEDIA_BYTES_A_TOKEN, 0
+    if spec.reserves_output:
         bound, choices = None, 1
         if subject is not None:
             bound, choices = subject.max_output_tokens, subject.choices

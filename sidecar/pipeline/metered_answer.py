@@ -274,6 +274,7 @@ def _with_answer(ended: ExchangeEnded, meter: MeteredAnswer, started_at: float) 
     first, last = meter.first_byte_at, meter.last_byte_at
     return replace(
         ended,
+        stated=meter.usage.stated if ended.tokens is None else NO_TOKENS,
         response_model=sanitize.response_model(sanitize.clean_text(meter.usage.model)),
         provider_request_id=meter.provider_request_id,
         sent_bytes=meter.seen_bytes,

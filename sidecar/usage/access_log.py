@@ -52,7 +52,9 @@ _TOKENS: Final = slice(
 """In the order of `TokenCounts`."""
 
 _COMPLETE: Final = "1"
-"""Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end."""
+_PARTIAL: Final = "2"
+"""Of `envoy.data.ai.v3.TokenUsage.ExtractionStatus`: the answer was read to its end, or had not
+come to it."""
 
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _COUNT: Final = re.compile(r"[0-9]{1,16}")
@@ -63,6 +65,10 @@ SMALL_COUNTS: Final = 4096
 
 _ABORTED: Final = frozenset({"DC", "DR"})
 """Response flags: downstream connection termination, downstream remote reset."""
+
+_UNSENT: Final = frozenset({"DF", "NC", "NR", "UF", "UH", "UO", "URX"})
+"""Response flags: no address, cluster, route or connection, no try left. No provider has worked on
+the request. The last one alone is of an answer such as 503, which the client received."""
 
 _EVENT_STREAMS: Final = ("text/event-stream", "application/vnd.amazon.eventstream")
 
@@ -181,20 +187,23 @@ def _ended(entry: LogEntry, metadata: _Metadata) -> ExchangeEnded:
     verdict, flags = metadata.verdict, entry.flags
     if not isinstance(verdict, str):
         raise _UnreadableRecordError(MetadataKey.VERDICT)
-    end = AnswerEnd.COMPLETED
+    end, is_sent = AnswerEnd.COMPLETED, entry.method == "POST"  # only a POST makes a model work
     if verdict in _REFUSED:
         # Egret names the provider's status only if it has refused an answer.
         is_answered = metadata.answer_status is not msgspec.UNSET
         end = AnswerEnd.BLOCKED if is_answered else AnswerEnd.REFUSED
     elif flags not in NOTHING and (reasons := flags.strip(",")):
-        is_aborted = not _ABORTED.isdisjoint(reasons.split(","))
-        end = AnswerEnd.CLIENT_ABORTED if is_aborted else AnswerEnd.FAILED
+        names = reasons.split(",")
+        end = AnswerEnd.FAILED if _ABORTED.isdisjoint(names) else AnswerEnd.CLIENT_ABORTED
+        is_sent = is_sent and not _UNSENT.issuperset(names)
     is_blocked = end is AnswerEnd.BLOCKED
-    tokens: TokenCounts | None = None
-    if entry.method != "POST":
-        tokens = NO_TOKENS  # only a POST makes a model work
+    tokens, stated = None, NO_TOKENS
+    if not is_sent:
+        tokens = NO_TOKENS
     elif entry.usage_status == _COMPLETE:
         tokens = TokenCounts(*map(count_of, entry[_TOKENS]))
+    elif entry.usage_status == _PARTIAL:
+        stated = TokenCounts(*map(count_of, entry[_TOKENS]))
     request = _judged_request(metadata, verdict)
     named = entry.provider_request_id
     provider_request_id = None if named in NOTHING else clean_text(named)
@@ -207,6 +216,7 @@ def _ended(entry: LogEntry, metadata: _Metadata) -> ExchangeEnded:
         status=min(count_of(entry.status), MAX_STATUS),
         end=end,
         tokens=tokens,
+        stated=stated,
         response_model=None
         if entry.model in NOTHING
         else sanitize.response_model(clean_text(entry.model)),

@@ -61,6 +61,21 @@ ANTHROPIC_REST = {
         "output_tokens": 7,
     },
 }
+ANTHROPIC_STEPS = {
+    "input_tokens": 3,
+    "output_tokens": 7,
+    "output_tokens_details": {"thinking_tokens": 3},
+    "iterations": [
+        {"type": "compaction", "input_tokens": 2_000, "output_tokens": 20},
+        {"type": "message", "input_tokens": 3, "output_tokens": 7},
+        {
+            "type": "advisor_message",
+            "input_tokens": 100,
+            "output_tokens": 60,
+            "cache_read_input_tokens": 400,
+        },
+    ],
+}
 GEMINI = {
     "promptTokenCount": 10,
     "candidatesTokenCount": 3,
@@ -117,6 +132,27 @@ CONVERSE = {
             id="stream of Gemini",
         ),
         pytest.param([{"usage": CONVERSE}], TokenCounts(9, 5, 4, 2, 0), id="converse"),
+        pytest.param(
+            [{"usage": {**CONVERSE, "totalTokens": 8}}],
+            TokenCounts(9, 5, 4, 2, 0),
+            id="converse with a sum without cached input",
+        ),
+        pytest.param(
+            [{"usage": OPENAI | {"prompt_tokens_details": {"cache_write_tokens": 3}}}],
+            TokenCounts(10, 5, 0, 3, 2),
+            id="what OpenAI's cache took",
+        ),
+        pytest.param(
+            [{"usage": OPENAI | {"total_tokens": 115}}],
+            TokenCounts(10, 105, 4, 0, 2),
+            id="reasoning beside the output of a server for OpenAI's API",
+        ),
+        pytest.param([{"usage": {"total_tokens": 8}}], TokenCounts(8), id="a sum alone"),
+        pytest.param(
+            [{"usage": ANTHROPIC_STEPS}],
+            TokenCounts(2_003 + 500, 27 + 60, 400, 0, 3),
+            id="steps that the counts of a message leave out",
+        ),
         pytest.param(
             [{"usage": OPENAI | {"cache_read_input_tokens": 4}}],
             TokenCounts(10, 5, 4, 0, 2),

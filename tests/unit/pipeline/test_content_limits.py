@@ -48,7 +48,7 @@ def world(*limits: Limit, policies: str = STRICT, timing: Timing = Timing.METADA
     return made
 
 
-def chat(text: str = "hello", **fields: Any) -> bytes:
+def chat(text: object = "hello", **fields: Any) -> bytes:
     """Return a chat request's body."""
     message = {"role": "user", "content": text}
     return json.dumps({"model": "gpt-5", "messages": [message], **fields}).encode()
@@ -139,6 +139,26 @@ async def test_each_choice_without_a_bound_takes_as_much_as_is_usual(
     made = world(limit(Measure.OUTPUT_TOKENS))
     await judged(made, chat(n=choices))
     assert costs(made) == [("output_tokens", tokens)]
+
+
+async def test_content_that_is_no_text_reserves_tokens_by_its_size() -> None:
+    """A client that leaves before the last event would else have its pictures for nothing."""
+    made = world(limit(Measure.INPUT_TOKENS), limit(Measure.OUTPUT_TOKENS))
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10**6}}
+    text = {"type": "text", "text": "What is this?"}
+    await judged(made, chat([text, picture]))
+    assert 2_000 <= costs(made)[0][1] < 2_100
+
+
+async def test_an_upload_reserves_tokens_by_its_size() -> None:
+    """Not as many as if its bytes were text: a minute of speech would exceed all limits."""
+    made = world(limit(Measure.INPUT_TOKENS))
+    exchange = made.exchange()
+    form = ("content-type", b"multipart/form-data; boundary=x")
+    verdict: Any = exchange.judge_headers(headers("/v1/audio/translations", form), has_body=True)
+    assert isinstance(await verdict, BodyRequired)
+    await exchange.judge_body(b"A" * 10**6)
+    assert costs(made) == [("input_tokens", 2_000)]
 
 
 async def test_embeddings_write_nothing() -> None:

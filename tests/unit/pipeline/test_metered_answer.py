@@ -207,6 +207,22 @@ async def test_a_client_that_leaves_is_estimated_by_what_had_passed() -> None:
     assert record.tokens.output > 0
 
 
+async def test_counts_that_an_answer_stated_before_it_broke_off_are_the_least() -> None:
+    """Gemini and others repeat them in each event: pictures and reasoning are in no text."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    exchange = await asked(world, chat(stream=True))
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    stated = {"prompt_tokens": 1_600, "completion_tokens": 900}
+    event = {"choices": [{"delta": {"content": "Hi."}}], "usage": stated}
+    await exchange.judge_response_piece(
+        b"data: " + json.dumps(event).encode() + b"\n\n", is_last=False
+    )
+    await exchange.end(is_cancelled=True)
+    record = record_of(only(world)[0])
+
+    assert (record.tokens, record.is_estimated) == (TokenCounts(1_600, 900), True)
+
+
 async def test_a_blocked_answer_is_counted_as_its_provider_did() -> None:
     """It was produced, and is paid for."""
     world = World(BLOCKS_ANSWERS, usage_source=ANSWERS)

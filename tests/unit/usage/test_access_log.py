@@ -134,6 +134,22 @@ def test_counts_that_are_not_complete_are_none(status: str) -> None:
     assert one(usage_status=status).tokens is None
 
 
+@pytest.mark.parametrize("flags", ["UF,URX", "UH", "UO", "NR", "DF"])
+def test_a_request_that_reached_no_provider_uses_nothing(flags: str) -> None:
+    """A provider that is away for an hour would else use up the budgets of all that try."""
+    found = one(flags=flags, usage_status="-", status="503")
+
+    assert (found.end, found.tokens) == (AnswerEnd.FAILED, TokenCounts())
+    assert one(flags="UF,UC", usage_status="-", status="503").tokens is None
+
+
+def test_counts_that_were_stated_before_an_answer_broke_off_are_kept() -> None:
+    """Envoy reports them as partial."""
+    found = one(usage_status="2", cached_input_tokens="7")
+
+    assert (found.tokens, found.stated) == (None, TokenCounts(100, 20, 7))
+
+
 def test_a_stored_answer_that_is_shown_again_uses_nothing() -> None:
     """`GET /v1/responses/{id}` repeats the counts of when it was made."""
     assert one(method="GET").tokens == NO_TOKENS

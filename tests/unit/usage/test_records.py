@@ -22,6 +22,13 @@ def test_what_the_provider_counted_is_kept_as_it_is() -> None:
     )
 
 
+def test_reasoning_that_a_provider_counts_beside_its_output_is_output_too() -> None:
+    """No part is larger than its whole."""
+    record = record_of(ended(tokens=TokenCounts(10, 5, reasoning=100)))
+
+    assert record.tokens == TokenCounts(10, 105, reasoning=100)
+
+
 @pytest.mark.parametrize(
     ("end", "tokens"),
     [
@@ -83,6 +90,30 @@ def test_what_the_provider_counted_is_kept_as_it_is() -> None:
             ended(tokens=None, status=502, sent_bytes=900, received_bytes=8, end=AnswerEnd.FAILED),
             TokenCounts(input=2, output=0),
             id="the provider broke off: what it took in may be on the bill",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                stated=TokenCounts(3_600, 1, 400, 200),
+                end=AnswerEnd.CLIENT_ABORTED,
+                sent_bytes=2250,
+                is_event_stream=True,
+                request=judged(text_bytes=40),
+            ),
+            TokenCounts(3_600, 10, 400, 200),
+            id="a stream that had stated its input before it broke off",
+        ),
+        pytest.param(
+            ended(tokens=None, received_bytes=1_000_040, request=judged(text_bytes=40)),
+            TokenCounts(input=10 + 2_000),
+            id="a picture beside some text",
+        ),
+        pytest.param(
+            ended(
+                tokens=None, received_bytes=1_000_000, request=judged(operation="transcription")
+            ),
+            TokenCounts(input=2_000),
+            id="sound in a form",
         ),
         pytest.param(
             ended(tokens=None, sent_bytes=900, request=judged(operation="embeddings")),
