@@ -102,10 +102,16 @@ _WHOSE: Final = Row(
         ),
         Panel(
             title="Why requests were refused or failed",
-            description="By the code that the client received.",
+            description=(
+                "By the code that the client received. `Envoy: no verdict`: Envoy reached no "
+                "worker, and refused the request itself."
+            ),
             queries=(
                 Query(
                     rate("egret_exchanges_total", "error", f'error!="none", {EGRET}'), "{{error}}"
+                ),
+                Query(
+                    rate("envoy_http_ext_proc_egret_streams_failed", where=""), "Envoy: no verdict"
                 ),
             ),
             unit=Unit.REQUESTS,
