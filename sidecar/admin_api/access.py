@@ -6,6 +6,7 @@ declares its permission by `requires`, which checks it on the owner that the pat
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import override
 
@@ -47,11 +49,13 @@ from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, borrow
 SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 CSRF_HEADER: Final = "x-csrf-token"
 CSRF_FIELD: Final = "csrf_token"
+FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 IN_FORCE_HEADER: Final = "egret-in-force"
 WAIT: Final = "wait"
 """Parameter of every write: its answer waits until live workers have the change."""
 WAIT_SECONDS: Final = 20.0
 MAX_NAME_CHARACTERS: Final = 60
+BODY_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +186,22 @@ class AccessRoute(APIRoute):
             check_rate(services.rates.requests, identity.name)
             if self.include_in_schema:
                 _check_query(request, known)
-            async with _transaction(request, services, identity, token) as access:
-                replayed = await idempotency.begin(access.connection, request, identity.name)
-                if replayed is not None:
-                    return replayed
-                request.state.access = access
-                response = await handle(request)
-                if response.status_code >= HTTPStatus.BAD_REQUEST:
-                    raise _RefusedError(response)
-                await idempotency.end(
-                    access.connection, request, response, identity.name,
-                    shows_secret=access.shows_secret,
-                )  # fmt: skip
-                await access.notify()
+            async with services.rates.turn(identity.name):
+                if request.method not in SAFE_METHODS:
+                    await _receive(request, token)
+                async with _transaction(request, services, identity, token) as access:
+                    replayed = await idempotency.begin(access.connection, request, identity.name)
+                    if replayed is not None:
+                        return replayed
+                    request.state.access = access
+                    response = await handle(request)
+                    if response.status_code >= HTTPStatus.BAD_REQUEST:
+                        raise _RefusedError(response)
+                    await idempotency.end(
+                        access.connection, request, response, identity.name,
+                        shows_secret=access.shows_secret,
+                    )  # fmt: skip
+                    await access.notify()
             if request.query_params.get(WAIT) == "true":
                 access.wait()
             if (state := await access.publish(services.pool)) is not None:
@@ -238,6 +245,37 @@ def _check_query(request: Request, names: frozenset[str]) -> None:
                 {"in": f"query.{name[:MAX_NAME_CHARACTERS]}", "fault": fault}
                 for name, fault in list(faults.items())[:MAX_ERRORS]
             ],
+        )
+
+
+async def _receive(request: Request, token: str) -> None:
+    """Receive a change before a connection is borrowed: a body without end would hold it.
+
+    Raises:
+        Problem: 408, it did not end in time; 400, the client left; 403, a session sends it
+            without the *token* of its forms.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            await request.body()
+    except TimeoutError:
+        problem = f"the body did not end within {BODY_SECONDS:.0f} s; nothing was changed"
+        raise Problem(HTTPStatus.REQUEST_TIMEOUT, problem, hint="send it again") from None
+    except ClientDisconnect:
+        problem = "the request ended before its body; nothing was changed"
+        raise Problem(HTTPStatus.BAD_REQUEST, problem) from None
+    given = request.headers.get(CSRF_HEADER)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if token and given is None and kind in FORMS:
+        given = (await request.form()).get(CSRF_FIELD)  # type: ignore[assignment]
+    # `token` is empty for a program, whose header no browser adds by itself.
+    if token and not (
+        isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())
+    ):
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            "the form is not of this session",
+            hint="open the page again",
         )
 
 
@@ -289,20 +327,9 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
             hint="log in",
             headers={"www-authenticate": "Bearer"},
         )
-    token = csrf_token(secret)
     if request.method not in SAFE_METHODS:
         check_origin(request, services)
-        given = request.headers.get(CSRF_HEADER)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given is None and kind in {"application/x-www-form-urlencoded", "multipart/form-data"}:
-            given = (await request.form()).get(CSRF_FIELD)  # type: ignore[assignment]
-        if not (isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())):
-            raise Problem(
-                HTTPStatus.FORBIDDEN,
-                "the form is not of this session",
-                hint="open the page again",
-            )
-    return identity, token
+    return identity, csrf_token(secret)
 
 
 async def _identity_of(

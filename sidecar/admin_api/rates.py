@@ -1,12 +1,14 @@
-"""Bounds how many requests a person, a token or an address may send."""
+"""Bounds how many requests a person, a token or an address may send, and have at once."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Self
+from weakref import WeakValueDictionary
 
 from sidecar.admin_api.problems import Problem
 from sidecar.settings.administration import AdminSettings
@@ -55,6 +57,11 @@ class Rates:
     """By address: queries for tokens and sessions that are not good."""
     barriers: RateLimiter
     """Repeated barriers, by person: each makes every worker report."""
+    at_once: int
+    """Requests of one person that may hold a body and a connection; further ones wait."""
+    _turns: WeakValueDictionary[str, asyncio.Semaphore] = field(
+        default_factory=WeakValueDictionary
+    )
 
     @classmethod
     def of(cls, admin: AdminSettings) -> Self:
@@ -65,7 +72,12 @@ class Rates:
             logins=RateLimiter(per_second=minute / 60, burst=minute),
             refused=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
             barriers=RateLimiter(per_second=1, burst=BARRIERS_AT_ONCE),
+            at_once=(admin.pool_size + 1) // 2,
         )
+
+    def turn(self, name: str) -> asyncio.Semaphore:
+        """Return the turns of one person or token, which are forgotten once none is held."""
+        return self._turns.setdefault(name, asyncio.Semaphore(self.at_once))
 
 
 def check_rate(limiter: RateLimiter, name: str) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from sidecar.admin_api import access
 from sidecar.settings.process import Settings
 from sidecar.settings.stores import PostgresSettings
 from tests.support.admin_api import (
@@ -247,3 +249,53 @@ async def test_a_parameter_that_is_not_known_changes_nothing(app: FastAPI) -> No
     ]
     assert applied.json()["hint"] == "known parameters: dry_run, wait"
     assert listed.json() == []
+
+
+async def test_bodies_that_do_not_end_keep_no_other_person_out(database: Database) -> None:
+    """A connection is borrowed once the body is there, and one person has half of them."""
+    settings = admin_settings(database, pool_size=2)
+    settings = settings.model_copy(
+        update={"postgres": settings.postgres.model_copy(update={"acquire_seconds": 0.5})}
+    )
+    is_over = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"name": '
+        await is_over.wait()
+        yield b'"maps"}'
+
+    async with running_app(settings) as app:
+        await execute(app, "INSERT INTO organizations (name) VALUES ('acme')")
+        lead, alice = await token_client(app, "operator:acme"), await session_client(app, "admin")
+        json = {"content-type": "application/json"}
+        async with asyncio.TaskGroup() as tasks:
+            slow = [
+                tasks.create_task(lead.post(TEAMS, content=slowly(), headers=json))
+                for _ in range(4)
+            ]
+            await asyncio.sleep(0.1)
+            answer = await alice.get(f"{API}/teams")
+            is_over.set()
+        codes = sorted(one.result().status_code for one in slow)
+
+    assert answer.status_code == 200
+    assert codes == [201, 409, 409, 409]
+
+
+async def test_a_body_that_does_not_end_in_time_is_refused(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a client's mistake: the database is not at fault."""
+    monkeypatch.setattr(access, "BODY_SECONDS", 0.01)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    lead = await token_client(app, "operator:acme")
+    answer = await lead.post(
+        TEAMS, content=endless(), headers={"content-type": "application/json"}
+    )
+
+    assert answer.status_code == 408
+    assert "nothing was changed" in answer.json()["detail"]
