@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0019"
+REVISION: Final = "0020"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -169,16 +169,18 @@ _AUDITED: Final = (
     "api_keys", "organizations", "policies", "policy_versions", "prices", "teams",
 )  # fmt: skip
 
-AUDITED_TABLES: Final = (*_AUDITED, "admin_sessions", "admin_tokens", "alert_routes")
-"""Tables whose changes are in the audit log."""
+_AUDITED_ROWS: Final = (*_AUDITED, "admin_sessions", "admin_tokens", "alert_routes")
+AUDITED_TABLES: Final = (*_AUDITED_ROWS, "admin_logins", "usage")
+"""Tables whose changes are in the audit log; of `admin_logins` new links, of `usage` months."""
 
 TRIGGERS: Final = (
     *(
         f"{table}_audit_{change}"
-        for table in AUDITED_TABLES
+        for table in _AUDITED_ROWS
         for change in ("delete", "insert", "truncate", "update")
         if (table, change) != ("admin_sessions", "update")  # each use of a session is one
     ),
+    "admin_logins_audit_insert",
     "api_keys_forget_activity",
     *(f"api_keys_notify_{change}" for change in ("delete", "insert", "truncate", "update")),
     *(f"organizations_notify_{change}" for change in ("delete", "update")),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries, set_actor
+from sidecar.admin.usage_reports import drop_usage
 from tests.support.postgres import Database
 
 OWNERS = """
@@ -156,6 +157,39 @@ async def test_a_session_of_a_person_is_logged_when_it_begins_and_ends(
     assert entries[0][4] is not None
     assert entries[0][4]["secret_sha256"] == "(not shown)"
     assert entries[0][4]["grants"] == [{"role": "admin"}]
+
+
+async def test_a_link_that_logs_in_is_logged_for_its_person_and_without_its_secret(
+    database: Database,
+) -> None:
+    """A login at an identity provider is not, before it has a session."""
+    entries = await logged(
+        database,
+        "INSERT INTO admin_logins (secret_sha256, kind, details, expires_at) VALUES"
+        " (sha256('s'), 'link', '{\"person\": \"alice\", \"grants\": \"[]\"}', '2026-01-01Z'),"
+        " (sha256('t'), 'oidc', '{\"verifier\": \"v\"}', '2026-01-01Z')",
+        "DELETE FROM admin_logins",
+    )
+
+    after = {"kind": "link", "grants": [], "expires_at": "2026-01-01T00:00:00+00:00"}
+    assert entries == [("insert", "admin_logins", "alice", None, after)]
+
+
+async def test_a_month_of_usage_that_is_dropped_is_logged(database: Database) -> None:
+    """With the login that dropped it, of the role that may."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "CREATE TABLE usage_2020_01 PARTITION OF usage"
+            " FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')"
+        )
+        async with connection.transaction():
+            await connection.execute("SET ROLE egret_admin")
+            await set_actor(connection, "alice")
+            await drop_usage(connection, keep_months=12)
+        (entry,) = await audit_entries(connection, AuditFilter(object_type="usage"))
+
+    assert (entry.action, entry.object_id) == ("delete", "usage_2020_01")
+    assert (entry.database_role, entry.actor) == ("postgres", "alice")
 
 
 async def test_the_log_says_who_by_login_and_by_their_own_word(database: Database) -> None:
