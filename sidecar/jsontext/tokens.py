@@ -284,34 +284,62 @@ _LOOKED_BACK_BYTES: Final = 256
 """Room for a number and for the line break and indentation before it."""
 
 
-def bare_numbers(text: bytes, starts: Iterable[int], *, opened: bytes = b"") -> dict[int, Token]:
+def bare_numbers(text: bytes, starts: Iterable[int]) -> dict[int, Token]:
     """Return, by start, the number without quotes that each of *starts* is within.
 
-    *opened* is the result of `opened_after` for the text before. It takes one pass.
+    It takes one pass.
     """
     found: dict[int, Token] = {}
-    shift = len(opened)
     at = 0
-    joined = b""
     for start in sorted(set(starts)):
         before = _BEFORE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
         number = before and _NUMBER.match(text, start - len(before.group(1)))
         if number is None or number.end(1) <= start:
             continue
-        joined = joined or opened + text
-        if start + shift < at:
+        if start < at:
             continue  # in the string before
-        at = _end(_OUTSIDE, joined, at, start + shift)
-        if at == start + shift:
+        at = _end(_OUTSIDE, text, at, start)
+        if at == start:
             found[start] = Token(*number.span(1))
         else:
-            at = _end(_STRING_REST, joined, at, len(joined))
+            at = _end(_STRING_REST, text, at, len(text))
+    return found
+
+
+_BLANKS: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
+"""Also as the escapes of JSON text within a string, at any depth."""
+_UP_TO_VALUE: Final = re.compile(rb"[:,\[]" + _BLANKS + rb"\Z")
+_BEHIND_NUMBER: Final = re.compile(_BLANKS + rb"(?:[,\]}]|\Z)")
+_WHOLE_NUMBER: Final = re.compile(rb"-?[0-9][0-9.eE+-]*+")
+
+
+def depths_of_numbers(
+    text: bytes, spans: Iterable[tuple[int, int]], opened: bytes = b""
+) -> dict[int, int]:
+    """Return, by start, the strings around each of *spans* that is a number without quotes.
+
+    JSON text within a string has numbers of its own. *opened* is the result of `opened_after` for
+    the text before. It takes one pass.
+    """
+    found: dict[int, int] = {}
+    at = 0
+    for start, end in sorted(spans):
+        if (
+            _WHOLE_NUMBER.fullmatch(text, start, end)
+            and _UP_TO_VALUE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
+            and _BEHIND_NUMBER.match(text, end)
+        ):
+            opened, at = opened_after(text[at:start], opened), start
+            if not opened or opened.endswith(_OPEN_DOCUMENT):
+                found[start] = opened.count(b'"')
     return found
 
 
 _DOCUMENT: Final = re.compile(rb'[ \t\r\n]*+(?:\{[ \t\r\n]*+"|\[[ \t\r\n]*+["\[{])')
 _UNDECIDED: Final = re.compile(rb"[ \t\r\n]*+[\[{]?[ \t\r\n]*+\Z")
 _CUT_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*+(\\(?:u[0-9a-fA-F]{0,3})?)\Z")
+_OPEN_DOCUMENT: Final = b"[["
+"""How a prefix ends that reopens JSON text outside of its strings."""
 _MAX_OPEN: Final = 4
 """Strings within strings that are distinguished; each has twice as many backslashes."""
 
@@ -334,7 +362,7 @@ def opened_after(text: bytes, opened: bytes = b"", *, most: int = _MAX_OPEN) -> 
     cut = _CUT_ESCAPE.search(joined, at + 1)
     content = decode(joined[at + 1 : cut.start(1) if cut else len(joined)])
     if most > 1 and begins_document(content):
-        inner = b"[[" + opened_after(content, most=most - 1)
+        inner = _OPEN_DOCUMENT + opened_after(content, most=most - 1)
     elif _UNDECIDED.match(content):
         inner = content.strip()
     else:

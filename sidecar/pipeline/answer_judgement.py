@@ -35,7 +35,7 @@ from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import NOTHING_FOUND, ScanResult, StreamScan
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
 from sidecar.guardrails.streaming.window import ROLE, Edit, Window
-from sidecar.jsontext.tokens import Token
+from sidecar.jsontext.tokens import quoted
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.redaction.held_frames import HeldFrames
 from sidecar.redaction.redact import Placeholders
@@ -188,7 +188,7 @@ class AnswerJudgement:
         if outcome is NOTHING_FOUND:
             return None
         for one in outcome.redact:
-            self._redact(one.window, one.finding, one.value, is_bare=one.is_bare)
+            self._redact(one.window, one.finding, one.value, one.depth)
         if outcome.is_too_long:
             return TOO_LONG
         return None if outcome.refused_by is None else _error_of((outcome.refused_by,))
@@ -205,19 +205,22 @@ class AnswerJudgement:
             by_part[finding.part].append(finding)
         for part, here in by_part.items():
             window, text = asked[part]
-            numbers = window.bare_numbers((finding.start for finding in here), whole=text)
+            spans = [(finding.start, finding.end) for finding in here]
+            depths = window.depths_of_numbers(spans, whole=text)
             for finding in here:
                 value = text[finding.start : finding.end]
-                is_bare = numbers.get(finding.start) == Token(finding.start, finding.end)
-                self._redact(window, finding, value, is_bare=is_bare)
+                self._redact(window, finding, value, depths.get(finding.start))
         return None
 
-    def _redact(
-        self, window: Window, finding: Finding, value: bytes, *, is_bare: bool = False
-    ) -> None:
+    def _redact(self, window: Window, finding: Finding, value: bytes, depth: int | None) -> None:
+        """Replace a finding; a number without quotes by a string, as many strings deep."""
         guardrail = self._guardrails[finding.guardrail]
         text = self._setting.placeholders.of(value, type_=finding.type, style=guardrail.redaction)
-        window.add_edit(Edit(finding.start, finding.end, text, is_bare=is_bare))
+        if depth is not None:
+            text = quoted(text)
+            for _ in range(depth):
+                text = quoted(text)[1:-1]
+        window.add_edit(Edit(finding.start, finding.end, text, is_bare=depth is not None))
         self.is_redacted = True
 
     def _unread(self) -> ClientError | None:

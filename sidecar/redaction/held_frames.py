@@ -119,7 +119,7 @@ class TokenEdit(msgspec.Struct, frozen=True, gc=False):
 
     `start` and `end` are byte offsets into its decoded content. Of a number the whole token is
     replaced, by a string. With `is_json` the token is JSON text, in which quotes of `text` are
-    escaped once more; with `is_bare` the text replaces a number without quotes there.
+    escaped once more, unless it *is bare*: a string that replaces a number without quotes there.
     """
 
     location: int
@@ -164,9 +164,7 @@ def _in_string(
         start, end, text = edit.start, edit.end, edit.text
         if edit.is_json:
             start, end = json_text.whole_units(content, start, end)
-        if edit.is_bare:
-            text = json_text.quoted(text)
-        elif edit.is_json:
+        if edit.is_json and not edit.is_bare:
             text = _escaped(text)
         start, end = offsets.raw_range(start, end)
         yield token.start + start, token.start + end, _escaped(text)

@@ -30,7 +30,7 @@ from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Window, WindowView
-from sidecar.jsontext.tokens import Token, quoted
+from sidecar.jsontext.tokens import quoted
 
 MAX_REPORTED: Final = 100
 """Findings of one guardrail that a report lists; an answer may have any number."""
@@ -39,13 +39,13 @@ MAX_REPORTED: Final = 100
 class WindowFinding(msgspec.Struct, frozen=True):
     """A finding to be replaced by a placeholder; its offsets are those of its window's text.
 
-    `is_bare` marks a number without quotes in JSON text.
+    `depth` counts the strings around a number without quotes in JSON text; None for all else.
     """
 
     window: Window
     finding: Finding
     value: bytes
-    is_bare: bool
+    depth: int | None
 
 
 class ScanResult(msgspec.Struct, frozen=True):
@@ -268,13 +268,13 @@ class StreamScan:
                 redacting[guardrail.name] = guardrail
                 to_redact.append(final)
         apart = disjoint(to_redact, rank=lambda one: rank_of(redacting[one.guardrail], one.type))
-        numbers = window.bare_numbers(item.start for item in apart)
+        depths = window.depths_of_numbers((item.start, item.end) for item in apart)
         return refusing, [
             WindowFinding(
                 window,
                 item,
                 window.buffer[item.start - window.base : item.end - window.base],
-                is_bare=numbers.get(item.start) == Token(item.start, item.end),
+                depths.get(item.start),
             )
             for item in apart
         ]

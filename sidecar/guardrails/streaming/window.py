@@ -52,7 +52,7 @@ class WindowView(TextPart, frozen=True, gc=False):
 class Edit(msgspec.Struct, frozen=True, order=True, gc=False):
     """Puts `text` in the place of a span, by offsets from the start of the answer's text.
 
-    `is_bare` marks a number without quotes: `text` needs some.
+    With `is_bare` it is a number without quotes, and `text` a string of JSON text as it stands.
     """
 
     start: int
@@ -103,10 +103,10 @@ class Window:
             self.is_document = self.is_json or tokens.begins_document(self.buffer)
         return self.base + len(self.buffer)
 
-    def bare_numbers(
-        self, starts: Iterable[int], *, whole: bytes | None = None
-    ) -> dict[int, tokens.Token]:
-        """Return the numbers without quotes that begin at some of *starts*, by start.
+    def depths_of_numbers(
+        self, spans: Iterable[tuple[int, int]], *, whole: bytes | None = None
+    ) -> dict[int, int]:
+        """Return, by start, the strings around each of *spans* that is a number without quotes.
 
         They are searched in `buffer`, or in *whole*: the whole text, if that was kept.
         """
@@ -115,12 +115,9 @@ class Window:
         base, text, opened = self.base, self.buffer, self.opened
         if whole is not None:
             base, text, opened = 0, whole, b""
-        found = tokens.bare_numbers(text, [start - base for start in starts], opened=opened)
-        return {
-            start + base: tokens.Token(start + base, token.end + base)
-            for start, token in found.items()
-            if token.start == start
-        }
+        moved = [(start - base, end - base) for start, end in spans]
+        found = tokens.depths_of_numbers(text, moved, opened)
+        return {start + base: depth for start, depth in found.items()}
 
     def depths(self, places: Sequence[int]) -> list[int]:
         """Return how many strings of a document are around each of *places* in `buffer`, in order.

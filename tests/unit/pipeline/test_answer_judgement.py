@@ -223,6 +223,35 @@ def test_a_structured_tool_call_is_read_to_its_keys_and_numbers() -> None:
     assert b'{"[EMAIL_1]": "[CREDIT_CARD_1]", "n": 7}' in result.body
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_bare_number_of_json_within_json_becomes_a_string_there(
+    size: int, depth: int, indent: int | None
+) -> None:
+    """In texts and in arguments; all levels of the JSON text can be read as before."""
+    inner: object = {"a": 'x"\\', "card": 4111111111111111, "n": 7}
+    text = json.dumps(inner, indent=indent)
+    for _ in range(depth):
+        text = json.dumps({"note": text}, indent=indent)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    for chunks in (
+        chat_of(*({"content": one} for one in pieces)),
+        chat_of(*({"tool_calls": [{"function": {"arguments": one}}]} for one in pieces)),
+    ):
+        result = streamed(judgement(effective(REDACT)), chunks)
+        deltas = [json.loads(one[6:])["choices"][0]["delta"] for one in events(result.body)]
+        read: object = "".join(
+            one.get("content") or one["tool_calls"][0]["function"]["arguments"]
+            for one in deltas
+            if one.get("content") or "tool_calls" in one
+        )
+        while isinstance(read, str):
+            read = json.loads(read)
+            read = read.get("note", read)
+        assert read == {"a": 'x"\\', "card": "[CREDIT_CARD_1]", "n": 7}
+
+
 @pytest.mark.parametrize(
     ("unscanned", "leaves"), [("block", False), ("flag", True), ("allow", True)]
 )

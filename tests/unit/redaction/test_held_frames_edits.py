@@ -32,7 +32,7 @@ PAYLOAD = b'{"a": "x bob\\u0040example.com \\"y\\"", "n": 4111111111111111, "s":
             PAYLOAD.replace(b"eve", b'\\\\\\"'),
         ),
         (
-            [TokenEdit(4, 3, 6, b"[X_1]", is_json=True, is_bare=True)],
+            [TokenEdit(4, 3, 6, b'"[X_1]"', is_json=True, is_bare=True)],
             PAYLOAD.replace(b"eve", b'\\"[X_1]\\"'),
         ),
     ],
