@@ -20,11 +20,13 @@ from sidecar.apis.request_schema import (
 )
 from sidecar.apis.vocabulary import (
     CITATION_TYPES,
+    FOUND_FIELDS,
     OTHER_ROLE,
     RESULT_FIELDS,
     RESULT_ROLE,
     RESULT_SUFFIXES,
     ROLES,
+    SEARCH_CALL,
     VOCABULARIES,
     WORDS,
     Vocabulary,
@@ -331,6 +333,11 @@ class TextExtractor:
             kind = "text"
         if "input" in node and ("toolUseId" in node or kind.endswith("tool_use")):
             places["input"] = _FREE
+        results = node.get("results") if kind == SEARCH_CALL else None
+        if isinstance(results, list) and all(
+            isinstance(one, dict) and one.keys() <= FOUND_FIELDS for one in results
+        ):
+            places["results"] = _FREE
         if kind.endswith(RESULT_SUFFIXES) or kind == "document":
             role = RESULT_ROLE
         if place is _KNOWN and kind not in words.part_types:

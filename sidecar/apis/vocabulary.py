@@ -76,9 +76,15 @@ CITATION_TYPES: Final = frozenset(
     """
     char_location page_location content_block_location web_search_result_location
     search_result_location url_citation file_citation container_file_citation file_path
+    code_execution_output bash_code_execution_output
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
-"""Types of the sources that a text of the model's names; their `file_id` brings no file along."""
+"""Types of the sources that a text of the model's names, and of the files that its code wrote;
+their `file_id` brings no file along."""
+
+SEARCH_CALL: Final = "file_search_call"
+FOUND_FIELDS: Final = frozenset({"attributes", "file_id", "filename", "score", "text"})
+"""Those of a result of such a call of OpenAI's, which has the text that was found in the file."""
 
 PART_TYPES: Final = CITATION_TYPES | frozenset(
     """

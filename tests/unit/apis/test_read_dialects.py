@@ -142,6 +142,11 @@ MEDIA = [
     (RESPONSES, _item(content=[{"type": "input_image", "file_id": "file-1"}]), FILE),
     (
         RESPONSES,
+        _item(type="file_search_call", results=[{"type": "input_file", "file_id": "file-1"}]),
+        FILE,
+    ),
+    (
+        RESPONSES,
         _item(content=[{"type": "input_file", "filename": "a.pdf", "file_data": PNG}]),
         FILE,
     ),
@@ -245,6 +250,25 @@ def test_in_another_case_it_is_unscanned_and_text_as_well() -> None:
                     "citations": [
                         {"type": "web_search_result_location", "url": URL, "encrypted_index": PNG}
                     ],
+                }
+            ),
+        ),
+        (
+            RESPONSES,
+            _item(
+                type="file_search_call",
+                results=[{"file_id": "file-1", "text": "a", "score": 0.5, "attributes": {}}],
+            ),
+        ),
+        (
+            MESSAGES,
+            _blocks(
+                {
+                    "type": "bash_code_execution_tool_result",
+                    "content": {
+                        "type": "bash_code_execution_result",
+                        "content": [{"type": "bash_code_execution_output", "file_id": "file-1"}],
+                    },
                 }
             ),
         ),
