@@ -29,6 +29,7 @@ from sidecar.admin.diagnostics import (
 )
 from sidecar.cli.arguments import check_api_key, trusting
 from sidecar.cli.connection import settings_or_exit
+from sidecar.cli.health import worker_states
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -40,6 +41,7 @@ from sidecar.cli.terminal import (
 )
 from sidecar.policy.policy_lint import missing_extras
 from sidecar.server.options import is_alive
+from sidecar.server.worker_health import WorkerState
 from sidecar.settings.administration import AdminSettings
 from sidecar.settings.process import Settings, former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment
@@ -238,6 +240,17 @@ async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
                 f"no worker listens on {', '.join(dead)}",
                 hint="start those workers, or remove the files and take them out of Envoy's"
                 " endpoints",
+            )
+        elif hung := [
+            path.name
+            for path, state in zip(sockets, await worker_states(sockets), strict=True)
+            if state is WorkerState.SILENT
+        ]:
+            stale = failed(
+                STALE,
+                f"no answer from the worker behind {', '.join(hung)}, which accepts connections",
+                hint="look at its last log lines, and kill its process: the supervisor starts"
+                " another",
             )
     return await asyncio.to_thread(_folder, folder), paths, stale
 

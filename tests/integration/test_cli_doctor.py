@@ -649,6 +649,24 @@ def test_a_broken_folder_of_sockets_is_found(  # noqa: PLR0913, PLR0917 - a tabl
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_worker_that_hangs_is_found(egret: Egret, folder: Path) -> None:
+    """The kernel still accepts connections for it."""
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(folder / "worker-0.sock"))
+        hung.listen()
+
+        ran = doctor(egret)
+
+    assert ran.code == 1
+    assert wrong(ran) == {
+        "stale sockets": (
+            "failed",
+            "no answer from the worker behind worker-0.sock, which accepts connections",
+            "look at its last log lines, and kill its process: the supervisor starts another",
+        )
+    }
+
+
 SPOOL_HINT = "name another with EGRET_USAGE__SPOOL_DIRECTORY, or change its owner"
 
 
