@@ -55,6 +55,8 @@ from sidecar.telemetry.names import LogEvent
 
 API: Final = "/api/v1"
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+MAX_FILES_BYTES: Final = 32 * 1024 * 1024
+"""Of the files of an installation: a hundred thousand keys."""
 _SWEEP_SECONDS: Final = 600
 
 _SIGN_INS: Final = {"/login/link": "link", "/login/callback": "oidc"}
@@ -228,13 +230,16 @@ class _Answers:
 
         length = Headers(scope=scope).get("content-length", "")
         declared, received = int(length) if length.isdecimal() else 0, 0
+        has_files = scope["path"].startswith(f"{API}/installation/")
+        most = MAX_FILES_BYTES if has_files else MAX_BODY_BYTES
 
         async def within_bound() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if max(declared, received) > MAX_BODY_BYTES:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too long")
+            if max(declared, received) > most:
+                problem = f"the body has more than {most // 1024**2} MiB"
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
             return message
 
         async def with_headers(message: Message) -> None:

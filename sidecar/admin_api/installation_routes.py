@@ -17,6 +17,7 @@ from sidecar.admin.in_force import Barrier, wait_in_force
 from sidecar.admin.installation.export import export_files, masked_policies
 from sidecar.admin.installation.object_schema import installation_schema_text
 from sidecar.admin.installation.objects import (
+    MAX_FILE_CHARACTERS,
     InstallationError,
     Kind,
     WantedObject,
@@ -49,7 +50,7 @@ LOCK_SECONDS: Final = 10
 _MAX_FILES: Final = 2_000
 _NOTHING_DONE: Final = "nothing was done"
 
-Text = Annotated[str, Field(max_length=4_000_000)]
+Text = Annotated[str, Field(max_length=MAX_FILE_CHARACTERS)]
 FilePath = Annotated[str, Field(min_length=1, max_length=300)]
 
 

@@ -24,6 +24,8 @@ TOKEN: Final = "EGRET_SERVER_TOKEN"  # noqa: S105 - the variable's name
 _API: Final = "/api/v1"
 _SECONDS: Final = 60.0
 """More than the server waits for workers."""
+_FILES_SECONDS: Final = 600.0
+"""For the files of an installation, of up to a hundred thousand keys."""
 _REFUSED: Final = 400
 _LOOK_FIRST: Final = "a change may have been made: look first"
 _TOKEN_FORM: Final = re.compile(r"[!-~]+")
@@ -147,7 +149,7 @@ class AdminServer:
                 content=content,
                 params=parameters | ({"wait": "true"} if wait else {}),
                 headers=self._headers | ({} if if_match is None else {"if-match": if_match}),
-                timeout=_SECONDS,
+                timeout=_FILES_SECONDS if path.startswith("/installation") else _SECONDS,
                 follow_redirects=False,
             )
         except self._failed as error:

@@ -106,7 +106,7 @@ async def find_keys(wanted: Iterable[WantedObject], store: SecretStore | None) -
         elif (found := parse(text.strip())) is not None:
             key = found
         else:
-            hint = "empty it for a new key, or name another"
+            hint = "remove it for a new key, or name another"
             faults.append(one.fault("secret", f"{place} is no key of Egret", hint=hint))
             continue
         digest = key.secret_sha256.hex()

@@ -106,3 +106,16 @@ async def test_a_policy_is_not_bound_while_a_live_worker_does_not_serve_it(
     assert "1 of 1 workers do not serve the new policies yet" in late.json()["detail"]
     assert (listed, owner.status_code) == (["strict"], 404)
     assert again.status_code == 200
+
+
+async def test_files_may_be_larger_than_other_bodies(app: FastAPI) -> None:
+    """As large as the command line reads them: 413 comes above 32 MiB, not above 4."""
+    alice = await session_client(app, "admin")
+    text = f"# {'x' * 5_000_000}"
+
+    files = await alice.post(f"{API}/installation/plan", json={"files": {"a.yaml": text}})
+    policy = await alice.post(f"{API}/policies/plan", json={"documents": text})
+
+    assert (files.status_code, policy.status_code) == (422, 413)
+    assert files.json()["detail"] == "the files hold no object"
+    assert policy.json()["detail"] == "the body has more than 4 MiB"

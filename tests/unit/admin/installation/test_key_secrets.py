@@ -93,7 +93,7 @@ async def test_a_value_that_is_no_key_is_a_fault_and_is_not_repeated(tmp_path: P
     (tmp_path / "ci-key" / "api-key").write_text("hunter2", encoding="ascii")
     (fault,) = await faults(FolderSecrets(tmp_path), text())
 
-    assert "ci-key/api-key is no key of Egret (empty it for a new key" in fault
+    assert "ci-key/api-key is no key of Egret (remove it for a new key" in fault
     assert "hunter2" not in fault
 
 
