@@ -89,8 +89,10 @@ WHERE ($1::timestamptz IS NULL OR at >= $1) AND ($2::text IS NULL OR object_type
 ORDER BY at DESC, id DESC LIMIT $3
 """  # noqa: S608 - made of constants
 
+# Not `id <> ALL`, which compares each entry with each: a look took seconds after 20,000 changes.
 _AFTER: Final = f"""{_ENTRIES}
-WHERE at >= $1 AND id <> ALL ($2::bigint[])
+WHERE at >= $1
+    AND NOT EXISTS (SELECT FROM unnest($2::bigint[]) AS seen (id) WHERE seen.id = audit_log.id)
 ORDER BY at, id LIMIT 10000
 """
 

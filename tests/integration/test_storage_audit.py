@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from sidecar.admin import audit_log
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries, set_actor
 from sidecar.admin.usage_reports import drop_usage
 from tests.support.postgres import Database
@@ -280,3 +281,17 @@ async def test_followed_entries_come_once_and_also_those_that_were_committed_lat
     assert [entry.object_type for entry in second] == ["api_keys"]
     assert second[0].id < first[0].id
     assert nothing == ()
+
+
+async def test_entries_that_were_followed_are_left_out_by_a_join(database: Database) -> None:
+    """Also in the plan for any values, which PostgreSQL takes after five looks."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "INSERT INTO audit_log (database_role, action, object_type)"
+            " SELECT 'alice', 'insert', 'teams' FROM generate_series(1, 20000);"
+            "ANALYZE audit_log; SET plan_cache_mode = force_generic_plan"
+        )
+        since, seen = datetime.now(UTC) - timedelta(hours=1), list(range(1, 20001))
+        plan = await connection.fetch(f"EXPLAIN {audit_log._AFTER}", since, seen)
+
+    assert any("Hash" in row[0] and "Anti Join" in row[0] for row in plan)
