@@ -112,6 +112,20 @@ async def test_a_route_takes_alerts_by_organization_severity_and_rule(database: 
     assert {one.alert.object for one in of_acme} == {"object-1"}
 
 
+async def test_a_route_with_a_machines_time_zone_of_a_former_version_stops_no_alert(
+    database: Database,
+) -> None:
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, route_text())
+        await connection.execute(
+            "INSERT INTO alert_routes (name, channel, secret, time_zone)"
+            " VALUES ('former', 'slack', 'env:ALERT_FORMER', 'localtime')"
+        )
+
+        assert await raised(connection, alert()) == 1
+        assert await taken(connection) == {"former": ["object-0"], "ops": ["object-0"]}
+
+
 async def test_a_digest_is_one_message_until_it_is_sent(database: Database) -> None:
     """Alerts of later checks join it; a critical one is a message of its own, at once."""
     async with database.server.connect(database.name) as connection:
