@@ -14,6 +14,7 @@ from egret_tools.devstack.credentials import (
 from egret_tools.devstack.processes import envoy_program
 from pydantic import SecretStr
 
+from tests.support.envoy_forms import FORMS, RIGHT
 from tests.support.envoy_mistakes import MISTAKES, OLDER_MISTAKES, REFUSED_BY_ENVOY
 from tests.support.envoy_routes import (
     in_an_aggregate,
@@ -74,6 +75,14 @@ def test_envoy_starts_with_each_other_form_of_a_mistake(
     sds: Path, tmp_path: Path, mistake: Mistake
 ) -> None:
     """As with the one in the table."""
+    checked = _validated(sds, tmp_path, with_mistake(mistake))
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("form", [*FORMS, *RIGHT])
+def test_envoy_starts_with_each_further_form(sds: Path, tmp_path: Path, form: str) -> None:
+    """The wrong ones, and the right ones that look like them."""
+    mistake = RIGHT[form] if form in RIGHT else FORMS[form][0]
     checked = _validated(sds, tmp_path, with_mistake(mistake))
     assert checked.returncode == 0, checked.stderr
 

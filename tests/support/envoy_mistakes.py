@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.support.envoy_forms import TAP, with_shared_injector
 from tests.support.envoy_routes import EARLY, by_choice, by_cluster_header, by_model
 from tests.support.own_envoy import (
     DUPLEX,
@@ -363,6 +364,10 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR310": _key_in_route,
     "EGR311": _limits_of_provider,
     "EGR312": _forward_anywhere,
+    "EGR313": _put(
+        _tls, "common_tls_context", "validation_context", "allow_expired_certificate", value=True
+    ),
+    "EGR314": with_shared_injector,
     "EGR401": _drop(route_of, "timeout"),
     "EGR402": _put(route_of, "idle_timeout", value="10s"),
     "EGR403": _drop(route_of, "max_stream_duration"),
@@ -379,6 +384,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR415": by_choice(refused="/v1/chat"),
     "EGR416": by_choice(excludes=False),
     "EGR417": by_cluster_header(),
+    "EGR418": _put(route_of, "request_mirror_policies", value=[{"cluster": "anthropic"}]),
     "EGR501": lambda config: hcm_of(config).update(
         http_filters=hcm_of(config)["http_filters"][-1:]
     ),
@@ -411,6 +417,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "EGR527": with_filter("mcp", 0, {"@type": f"{FILTERS}.mcp.v3.Mcp"}),
     "EGR531": with_filter("by header", 0, HEADER_TO_METADATA),
+    "EGR533": with_filter("tap", 0, TAP),
     "EGR532": with_filter("cache", 0, {
         "@type": f"{FILTERS}.cache.v3.CacheConfig",
         "typed_config": {"@type": "type.googleapis.com/"

@@ -32,6 +32,9 @@ _ADS: Final[Part] = {
 _TLS_UPSTREAM: Final = named(
     "envoy.transport_sockets.tls", "transport_sockets.tls.v3.UpstreamTlsContext", sni="example.com"
 )
+_RAW: Final = named(
+    "envoy.transport_sockets.raw_buffer", "transport_sockets.raw_buffer.v3.RawBuffer"
+)
 _SDS: Final[Part] = {
     "tls_certificate_sds_secret_configs": [
         {"name": "server", "sds_config": {"resource_api_version": "V3", "api_config_source": _ADS}}
@@ -271,8 +274,13 @@ ENVOY: Final[dict[str, Part]] = {
                                             "transport_socket": _TLS_SERVER}]),
         clusters=(cluster(), http2("xds_cluster")), node={"id": "a", "cluster": "b"}),
     "tls upstream": static(listener(manager()), clusters=(
+        cluster("mesh", host="example.com", transport_socket_matches=[
+            {"name": "tlsMode-istio", "match": {"tlsMode": "istio"},
+             "transport_socket": _TLS_UPSTREAM},
+            {"name": "tlsMode-disabled", "match": {}, "transport_socket": _RAW},
+        ]),
         cluster(host="example.com", transport_socket=_TLS_UPSTREAM,
-                dns_lookup_family="v4_only"),)),
+                dns_lookup_family="v4_only"))),
     "sni passthrough": static(listener(
         listener_filters=[named("envoy.filters.listener.tls_inspector",
                                 "filters.listener.tls_inspector.v3.TlsInspector")],

@@ -56,6 +56,9 @@ REFUSED: Final[dict[str, str]] = {
         "a mapping where a text belongs": _changed(
             lambda it: _first(it).update(name={"of": "listener"})),
         "two members of a oneof": web(route_config=hosts(), scoped_routes={"name": "s"}),
+        "two sources of the client's address": web(
+            use_remote_address=True, original_ip_detection_extensions=[named(
+                "xff", "http.original_ip_detection.xff.v3.XffConfig", xff_num_trusted_hops=1)]),
         # Limits of Envoy's own messages.
         "no stat_prefix": web(stat_prefix=""),
         "a virtual host without a domain": web(route_config={

@@ -9,9 +9,9 @@ from typing import Final
 
 from typing_extensions import override
 
+from egret_tools.envoy_lint.routing import is_open, routes_of, specified, targets
 from egret_tools.envoy_lint.schema import HCM
 from egret_tools.envoy_lint.source import JsonValue, Node
-from sidecar.domain.metadata import MetadataKey
 
 DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
@@ -19,21 +19,18 @@ EXT_PROC_NAME: Final = "envoy.filters.http.ext_proc"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 FORWARD_PROXY: Final = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-ROUTE: Final = "envoy.config.route.v3.Route"
-ROUTE_LIST: Final = "envoy.config.route.v3.RouteList"
 TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+WITH_MATCHER: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
+UPSTREAM_QUIC: Final = "envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
-MODEL_HEADER: Final = "x-egret-model"
-NAMESPACE: Final = "egret"
-"""Of Egret's dynamic metadata."""
-CHOICES: Final = frozenset(
-    {
-        MetadataKey.PROVIDER_CREDENTIAL,
-        MetadataKey.PROVIDER_REGION,
-        MetadataKey.PROVIDER_ORDER,
-    }
+CREDENTIALS: Final = (
+    *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
+    "ocp-apim-subscription-key",
 )
+"""Headers in which clients send keys to providers."""
+_SIGNERS: Final = ("CredentialInjector", "AwsRequestSigning", "GcpAuthnFilterConfig")
 _LOOPBACK: Final = ("127.", "::1", "localhost")
+_THIS_MACHINE: Final = (*_LOOPBACK, "0.0.0.0", "::")  # noqa: S104 - an admin that is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +52,13 @@ class Endpoint:
         return bool(self.pipe) or is_internal or host.startswith(_LOOPBACK)
 
     def is_same(self, other: Endpoint) -> bool:
-        """Return whether it is the same socket, or the same address and port."""
-        steps = (("pipe", "path"), ("socket_address", "address"), ("socket_address", "port_value"))
-        own, others = ([one.address.at(*step).value for step in steps] for one in (self, other))
+        """Return whether it is the same socket, or the same port of this machine."""
+        sockets = [one.address.at("socket_address") for one in (self, other)]
+        hosts = [one.at("address").text for one in sockets]
+        own, others = (
+            (end.pipe, "" if host.startswith(_THIS_MACHINE) else host, one.at("port_value").value)
+            for end, host, one in zip((self, other), hosts, sockets, strict=True)
+        )
         return own == others and any(own)
 
 
@@ -91,9 +92,9 @@ class Cluster:
 
     @property
     def members(self) -> frozenset[str]:
-        """The clusters of an aggregate, empty for any other."""
+        """The clusters of an aggregate or a composite, empty for any other."""
         listed = self.node.at("cluster_type", "typed_config", "clusters")
-        return frozenset(one.text for one in listed)
+        return frozenset(one.text or one.at("name").text for one in listed)
 
     @property
     def http_options(self) -> Node:
@@ -103,8 +104,7 @@ class Cluster:
     @property
     def tls(self) -> Node:
         """Its `UpstreamTlsContext`; does not exist where there is no TLS."""
-        typed = self.node.at("transport_socket", "typed_config")
-        return typed if typed.type_name == UPSTREAM_TLS else typed.at("_none")
+        return tls_of(self.node.at("transport_socket"))
 
     def http_filters(self) -> Iterator[Node]:
         """Yield the settings of its upstream HTTP filters."""
@@ -123,16 +123,18 @@ class Listener:
     @property
     def is_local(self) -> bool:
         """Return whether only this machine can connect."""
-        return Endpoint(self.node.at("address")).is_local
+        more = [one.at("address") for one in self.node.at("additional_addresses")]
+        return all(Endpoint(one).is_local for one in (self.node.at("address"), *more))
 
     def ext_procs(self) -> Iterator[Node]:
-        """Yield the HTTP filters (not their settings) that are ext_proc."""
+        """Yield the HTTP filters (not their settings) that are ext_proc, also behind a matcher."""
         for one in self.hcm.at("http_filters"):
-            typed, name = one.at("typed_config"), one.at("name").text
+            typed, name = settings_of(one), one.at("name").text
             # A patch of a filter may leave out its settings.
             is_bare = not typed.exists and not one.at("config_discovery").exists
             if typed.type_name == EXT_PROC or (is_bare and name == EXT_PROC_NAME):
-                yield one
+                is_within = one.at("typed_config").type_name == WITH_MATCHER
+                yield one.at("typed_config", "extension_config") if is_within else one
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,19 @@ class EnvoyConfig:
             if cluster.name in self.egret:
                 yield cluster
 
+    def upstream_filters(self, cluster: Cluster) -> Iterator[Node]:
+        """Yield the settings of the filters that a cluster's requests pass behind the router.
+
+        Without filters of its own it has those of the routers.
+        """
+        own = list(cluster.http_filters())
+        routers = (
+            one.at("typed_config", "upstream_http_filters")
+            for listener in self.listeners
+            for one in listener.hcm.at("http_filters")
+        )
+        yield from own or (one.at("typed_config") for each in routers for one in each)
+
     def virtual_hosts(self) -> Iterator[Node]:
         """Yield the virtual hosts of all route configurations."""
         for config in self.route_configs:
@@ -285,6 +300,10 @@ class EnvoyConfig:
         """Yield the clusters that routes send requests to; of an aggregate, its members."""
         actions = [route.at("route") for route in self.routes()]
         named = {name for action in actions for name in targets(action)}
+        for plugin in (
+            one for each in self.route_configs for one in each.at("cluster_specifier_plugins")
+        ):
+            named |= set(specified(plugin))
         if any(map(is_open, actions)):
             named |= self._named_nowhere()
         named = _reached(named, {one.name: one.members for one in self.clusters}) - self.egret
@@ -331,71 +350,47 @@ def _reached(names: set[str], ways: Mapping[str, AbstractSet[str]]) -> set[str]:
     return found
 
 
+def chains(config: EnvoyConfig) -> Iterator[tuple[Listener, list[Node], int]]:
+    """Yield the filters of each listener that calls Egret, and the place of Egret's among them."""
+    for listener in config.listeners:
+        filters = list(listener.hcm.at("http_filters"))
+        for index, one in enumerate(filters):
+            typed = settings_of(one)
+            if typed.type_name == EXT_PROC and config.asks_egret(typed):
+                yield listener, filters, index
+
+
+def filters_after(config: EnvoyConfig) -> Iterator[Node]:
+    """Yield the filters behind Egret's."""
+    for _, filters, own in chains(config):
+        yield from filters[own + 1 :]
+
+
+def is_signer(settings: Node) -> bool:
+    """Return whether a filter adds a provider's credential to requests."""
+    return settings.type_name.endswith(_SIGNERS)
+
+
+def settings_of(filter_: Node) -> Node:
+    """Return the settings of a filter, or of the one that a matcher switches on and off."""
+    typed = filter_.at("typed_config")
+    inner = typed.at("extension_config", "typed_config")
+    return inner if inner.exists and typed.type_name == WITH_MATCHER else typed
+
+
+def tls_of(socket: Node) -> Node:
+    """Return the TLS context of a transport socket, or of the one that it wraps, if it has one."""
+    typed = socket.at("typed_config")
+    while (wrapped := typed.at("transport_socket", "typed_config")).exists:
+        typed = wrapped
+    if typed.type_name == UPSTREAM_QUIC:
+        return typed.at("upstream_tls_context")
+    return typed if typed.type_name == UPSTREAM_TLS else typed.at("_none")
+
+
 def cluster_of(settings: Node) -> str:
     """Return the cluster that ext_proc settings name; empty with another gRPC client."""
     return settings.at("grpc_service", "envoy_grpc", "cluster_name").text
-
-
-def goes_by_model(route: Node) -> bool:
-    """Return whether Egret's own header selects a route, or its cluster."""
-    names = [one.at("name").text for one in route.at("match", "headers")]
-    names.append(route.at("route", "cluster_header").text)
-    return MODEL_HEADER in (name.lower() for name in names)
-
-
-def goes_by_models(route_config: Node) -> bool:
-    """Return whether any route of a route configuration does."""
-    routes = (route for host in route_config.at("virtual_hosts") for route in routes_of(host))
-    return any(goes_by_model(route) for route in routes)
-
-
-def choices(route: Node, *, absent: bool = False) -> set[str]:
-    """Return the names of a policy's provider that a route requires, or requires to be absent."""
-    found: set[str] = set()
-    for one in route.at("match", "dynamic_metadata"):
-        steps = [step.at("key").text for step in one.at("path")]
-        if one.at("filter").text == NAMESPACE and one.at("invert").is_true is absent:
-            found.update(CHOICES.intersection(steps))
-    return found
-
-
-def goes_by_choice(route_config: Node) -> bool:
-    """Return whether any route of a route configuration requires one of these names."""
-    routes = (route for host in route_config.at("virtual_hosts") for route in routes_of(host))
-    return any(map(choices, routes))
-
-
-def is_open(action: Node) -> bool:
-    """Return whether a header or a plugin names the cluster of a route's action."""
-    shares = action.at("weighted_clusters", "clusters")
-    by_plugin = action.at("inline_cluster_specifier_plugin").exists and not any(targets(action))
-    by_header = any(one.at("cluster_header").text for one in (action, *shares))
-    return by_header or by_plugin or bool(action.at("cluster_specifier_plugin").text)
-
-
-def targets(action: Node) -> Iterator[str]:
-    """Yield the clusters that a route's action, or a TCP proxy, may send to."""
-    yield action.at("cluster").text
-    for one in action.at("weighted_clusters", "clusters"):
-        yield one.at("name").text
-    plugin = action.at("inline_cluster_specifier_plugin", "extension", "typed_config")
-    for group in plugin.at("priority_groups"):
-        for one in group.at("clusters"):
-            yield one.at("cluster_name").text
-
-
-def routes_of(host: Node) -> Iterator[Node]:
-    """Yield the routes of a virtual host, and those among the actions of its matcher."""
-    yield from host.at("routes")
-    pending = [host.at("matcher")]
-    while pending:
-        one = pending.pop()
-        if one.type_name == ROUTE:
-            yield one
-        elif one.type_name == ROUTE_LIST:
-            yield from one.at("routes")
-        else:
-            pending += [*one, *(held for _, held in one.entries())]
 
 
 def listeners_of(node: Node) -> Iterator[Listener]:

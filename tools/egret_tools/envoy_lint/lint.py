@@ -143,6 +143,8 @@ class _Pass:
 
     def _envoy(self, source: Source, message: str, *, is_part: bool = False) -> Iterator[Finding]:
         settled = settle(source.value, message, is_part=is_part)
+        if message == CONFIG_DUMP:
+            settled = _as_running(settled, source)
         yield from _of_schema(settled, Node(None, source))
         for mark in source.merges:
             place = Node(None, replace(source, marks={(): mark}))
@@ -243,6 +245,33 @@ def _is_of(parts: Mapping[Path, Part], node: Node) -> bool:
     """Return whether a node is of one of *parts*, by their places, and not of what they lack."""
     above = (node.path[:length] for length in range(len(node.path) + 1))
     return any(parts[path].has(node) for path in above if path in parts)
+
+
+def _as_running(dump: Settled, source: Source) -> Settled:
+    """Put filters that a control plane sends apart into their lists; leave endpoints unjudged.
+
+    Envoy writes endpoints with a weight of 0 into its dump, which it would not take itself.
+    """
+    configs = list(Node(dump.value, source).at("configs"))
+    sent = {
+        one.at("name").text: one.at("typed_config").value
+        for each in configs
+        for one in (held.at("ecds_filter") for held in each.at("ecds_filters"))
+    }
+    pending: list[JsonValue] = [dump.value]
+    while pending:
+        match pending.pop():
+            case dict() as fields if fields.get("config_discovery") and fields.get("name") in sent:
+                fields["typed_config"] = sent[str(fields["name"])]
+            case dict() as fields:
+                pending += fields.values()
+            case list() as items:
+                pending += items
+            case _:
+                pass
+    endpoints = {one.path for one in configs if one.type_name.endswith(".EndpointsConfigDump")}
+    problems = tuple(one for one in dump.problems if one.place[:2] not in endpoints)
+    return replace(dump, problems=problems)
 
 
 _DISCOVERED: Final = {

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import re2
+
 from egret_tools.envoy_lint.config import EnvoyConfig
 from egret_tools.envoy_lint.source import Node
 
@@ -134,3 +136,13 @@ def absent(*path: str) -> Broken:
 def lacking(text: str, *path: str) -> Broken:
     """Name the list at *path* where it does not have *text*."""
     return lambda one: None if any(each.text == text for each in one.at(*path)) else one.at(*path)
+
+
+def regex_matches(regex: Node, name: str) -> bool:
+    """Return whether the expression at *regex* is one, and matches all of *name*."""
+    if not regex.text:
+        return False
+    try:
+        return re2.fullmatch(regex.text, name) is not None
+    except re2.error:
+        return False

@@ -64,7 +64,7 @@ def read_well_known(value: JsonValue, name: str) -> JsonValue:
     Raises:
         ScalarError: it is none.
     """
-    if isinstance(value, dict) and value.keys() <= _PLAIN.get(name, frozenset()):
+    if isinstance(value, dict) and name in _PLAIN and value.keys() <= _PLAIN[name]:
         value = _of_fields(value)
     if name in _WRAPPERS:
         return _read(value, _WRAPPERS[name])

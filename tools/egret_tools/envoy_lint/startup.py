@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import Cluster, EnvoyConfig, Listener, routes_of, targets
+from egret_tools.envoy_lint.config import Cluster, EnvoyConfig, Listener
+from egret_tools.envoy_lint.routing import routes_of, targets
 from egret_tools.envoy_lint.rule import Hit
 from egret_tools.envoy_lint.source import Node
 
@@ -88,6 +89,9 @@ def _of_listener(node: Node) -> Iterator[Hit]:
 
 
 def _of_filters(listener: Listener) -> Iterator[Hit]:
+    detection = listener.hcm.at("original_ip_detection_extensions")
+    if detection.value and listener.hcm.at("use_remote_address").is_true:
+        yield Hit(detection, "`use_remote_address` and this exclude each other")
     filters = list(listener.hcm.at("http_filters"))
     for position, one in enumerate(filters, start=1):
         typed = one.at("typed_config")

@@ -16,6 +16,7 @@ from egret_tools.envoy_lint.source import SourceError, TemplateError
 
 from tests.support.configurations.accepted import ACCEPTED
 from tests.support.configurations.build import ext_proc, http2, web, yaml_of
+from tests.support.own_envoy import FILTERS
 
 OPEN = yaml_of(web(ext_proc("judge", failure_mode_allow=True), clusters=(http2("judge"),)))
 HCM_STEPS = (
@@ -245,6 +246,33 @@ def test_a_patch_that_removes_egrets_filter_is_found(name: str, rules: set[str])
     linted = lint("f.yaml", resource("EnvoyFilter", spec=spec))
     assert ids(linted) == rules
     assert unchecked(linted) == ["EnvoyFilter llm, patch 1 (REMOVE HTTP_FILTER)"]
+
+
+@pytest.mark.parametrize(
+    ("value", "rules"),
+    [
+        ({"name": "lua", "typed_config": {"@type": f"{FILTERS}.lua.v3.Lua"}}, {"EGR614"}),
+        ({"name": EXT_PROC_NAME, "typed_config": STRUCT}, {"EGR101"}),
+    ],
+)
+def test_a_patch_that_replaces_egrets_filter_by_another_is_found(
+    value: object, rules: set[str]
+) -> None:
+    """It takes the filter away as well."""
+    patched = yaml.safe_load(envoy_filter("HTTP_FILTER", value, "REPLACE"))
+    (patch,) = patched["spec"]["configPatches"]
+    manager = {"filter": {"subFilter": {"name": EXT_PROC_NAME}}}
+    patch["match"] = {"listener": {"filterChain": manager}}
+    assert rules <= ids(lint("f.yaml", yaml.safe_dump(patched)))
+    assert ("EGR614" in rules) == ("EGR614" in ids(lint("f.yaml", yaml.safe_dump(patched))))
+
+
+def test_a_traffic_policy_that_switches_egret_off_is_found() -> None:
+    """The rest of it is named as not checked."""
+    linted = lint("p.yaml", resource("TrafficPolicy", spec={"extProc": {"disable": {}}}))
+    assert (ids(linted), unchecked(linted)) == ({"EGR617"}, ["TrafficPolicy llm"])
+    linted = lint("p.yaml", resource("TrafficPolicy", spec={"extProc": {"extensionRef": {}}}))
+    assert ids(linted) == set()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ spec:
       messageTimeout: 10s
       failOpen: false
       processingMode:
-        request: {body: FullDuplexStreamed}
+        request: {body: FullDuplexStreamed, attributes: [source.address]}
       metadata: {writableNamespaces: [egret]}
 """
 
@@ -404,16 +404,23 @@ def test_a_good_resource_breaks_no_rule(text: str) -> None:
     [
         ("EGR601", "failOpen: false", "failOpen: true"),
         ("EGR602", "messageTimeout: 10s", "messageTimeout: 500ms"),
-        ("EGR603", "request: {body: FullDuplexStreamed}", "{}"),
+        ("EGR603", "request: {body: FullDuplexStreamed, attributes: [source.address]}", "{}"),
         ("EGR604", "body: FullDuplexStreamed", "body: Streamed"),
-        ("EGR605", "request: {body: FullDuplexStreamed}", "request: {}"),
+        ("EGR605", "body: FullDuplexStreamed, ", ""),
         ("EGR606", "writableNamespaces: [egret]", "writableNamespaces: []"),
         ("EGR607", "request: {body", "response: {}\n        request: {body"),
+        ("EGR616", ", attributes: [source.address]", ""),
     ],
 )
 def test_a_mistake_in_a_policy_breaks_its_rule(rule: str, right: str, wrong: str) -> None:
     """Field names of Envoy Gateway."""
     assert [found for found, _, _ in places(POLICY.replace(right, wrong))] == [rule]
+
+
+@pytest.mark.parametrize("timeout", ["10s", "1m30s", "1h", "10000ms"])
+def test_a_timeout_of_a_policy_is_read_as_go_writes_it(timeout: str) -> None:
+    """Also in hours, and in two units."""
+    assert places(POLICY.replace("messageTimeout: 10s", f"messageTimeout: {timeout}")) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from egret_tools.envoy_lint.lint import lint
 from egret_tools.envoy_lint.rules import CONFIG_RULES
 
+from tests.support.envoy_forms import FORMS, INLINE_KEY, RIGHT
 from tests.support.envoy_mistakes import (
     MISTAKES,
     OLDER_MISTAKES,
@@ -238,6 +239,24 @@ def test_routes_by_a_policy_s_choice_break_no_rule_if_they_refuse_the_rest() -> 
     assert (
         found(with_mistake(by_choice())) == found(with_mistake(with_providers_by_policy)) == set()
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_further_form_of_a_mistake_breaks_its_rule(form: str) -> None:
+    """In other fields, filters and wrappers than those that Egret ships."""
+    mistake, rules = FORMS[form]
+    assert found(with_mistake(mistake)) == rules
+
+
+@pytest.mark.parametrize("form", RIGHT)
+def test_a_right_form_that_looks_like_a_mistake_breaks_no_rule(form: str) -> None:
+    """A false alarm teaches readers to ignore the next one."""
+    assert found(with_mistake(RIGHT[form])) == set()
+
+
+def test_a_private_key_in_the_configuration_is_a_secret() -> None:
+    """Of a client's certificate for a provider, too."""
+    assert found(with_mistake(INLINE_KEY)) == {"EGR309"}
 
 
 KNOWN_TRAPS: dict[str, tuple[str, ...]] = {

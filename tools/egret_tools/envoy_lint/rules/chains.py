@@ -6,19 +6,25 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import (
-    EXT_PROC,
-    NAMESPACE,
-    EnvoyConfig,
-    EnvoyVersion,
-    Listener,
-)
+from egret_tools.envoy_lint.config import EXT_PROC, EnvoyConfig, EnvoyVersion, chains, settings_of
+from egret_tools.envoy_lint.routing import NAMESPACE
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
 from egret_tools.envoy_lint.source import Node
 
 _STREAMED: Final = ("STREAMED", "FULL_DUPLEX_STREAMED")
-_BODY_READERS: Final = ("Buffer", "Decompressor", "GrpcJsonTranscoder", "Lua", "Wasm")
-_REWRITERS: Final = ("GrpcJsonTranscoder", "Lua", "Wasm", "DynamicModuleFilter")
+_BODY_READERS: Final = (
+    *("Buffer", "Decompressor", "FileSystemBufferFilterConfig", "GrpcJsonTranscoder", "Lua"),
+    *("McpJsonRestBridge", "Wasm"),
+)
+_BODY_READ_BY: Final = {
+    "ExtAuthz": ("with_request_body",),
+    "JsonToMetadata": ("request_rules",),
+    "TransformConfig": ("request_transformation", "body_transformation"),
+}
+"""Filters that read a body only with this setting."""
+_REWRITERS: Final = (
+    *("GrpcJsonTranscoder", "Lua", "McpJsonRestBridge", "Wasm", "DynamicModuleFilter"),
+)
 """Filters that may change a body; ext_proc is looked at by its body modes."""
 _JSON_READERS: Final = ("Mcp",)
 """Filters that parse JSON requests and have the field `reject_duplicate_keys`."""
@@ -27,23 +33,23 @@ _SET_IN_LUA: Final = re.compile(rf"""\bset\(\s*["']{NAMESPACE}["']""")
 """`dynamicMetadata():set("egret", key, value)`."""
 
 
-def _chains(config: EnvoyConfig) -> Iterator[tuple[Listener, list[Node], int]]:
-    """Yield the filters of each listener that calls Egret, and the place of Egret's among them."""
-    for listener in config.listeners:
-        filters = list(listener.hcm.at("http_filters"))
-        for index, one in enumerate(filters):
-            typed = one.at("typed_config")
-            if typed.type_name == EXT_PROC and config.asks_egret(typed):
-                yield listener, filters, index
-
-
 def _body_modes(filter_: Node) -> tuple[str, str]:
     """Return the body modes of an ext_proc filter, `NONE` for any other filter."""
-    typed = filter_.at("typed_config")
+    typed = settings_of(filter_)
     if typed.type_name != EXT_PROC:
         return "NONE", "NONE"
     modes = typed.at("processing_mode")
     return modes.at("request_body_mode").text, modes.at("response_body_mode").text
+
+
+def _kind(settings: Node) -> str:
+    return settings.type_name.rpartition(".")[2]
+
+
+def _rewrites(settings: Node) -> bool:
+    sides = ("request_transformation", "response_transformation")
+    is_transform = any(settings.at(side, "body_transformation").exists for side in sides)
+    return _kind(settings) in _REWRITERS or is_transform
 
 
 def _is_streamed(filter_: Node) -> bool:
@@ -51,25 +57,27 @@ def _is_streamed(filter_: Node) -> bool:
 
 
 def _read_before(config: EnvoyConfig) -> Iterator[Hit]:
-    for listener, filters, own in _chains(config):
+    for listener, filters, own in chains(config):
         for one in filters[:own]:
-            kind = one.at("typed_config").type_name.rpartition(".")[2]
-            if kind in _BODY_READERS or _body_modes(one)[0] not in {"", "NONE"}:
+            typed = settings_of(one)
+            kind = _kind(typed)
+            is_set = kind in _BODY_READ_BY and typed.at(*_BODY_READ_BY[kind]).exists
+            if kind in _BODY_READERS or is_set or _body_modes(one)[0] not in {"", "NONE"}:
                 yield Hit(one, f"listener {listener.node.at('name').text}")
                 break
 
 
 def _cached_before(config: EnvoyConfig) -> Iterator[Hit]:
-    for _, filters, own in _chains(config):
+    for _, filters, own in chains(config):
         for one in filters[:own]:
-            if one.at("typed_config").type_name.rpartition(".")[2].startswith("Cache"):
+            if _kind(one.at("typed_config")).startswith("Cache"):
                 yield Hit(one, one.at("name").text)
 
 
 def _two_streamed(config: EnvoyConfig) -> Iterator[Hit]:
     if config.envoy is None or config.envoy >= EnvoyVersion(1, 39):
         return
-    for _, filters, own in _chains(config):
+    for _, filters, own in chains(config):
         if not _is_streamed(filters[own]):
             continue
         for index, one in enumerate(filters):
@@ -80,7 +88,7 @@ def _two_streamed(config: EnvoyConfig) -> Iterator[Hit]:
 def _wasm_before(config: EnvoyConfig) -> Iterator[Hit]:
     if config.envoy is None or config.envoy >= EnvoyVersion(1, 40):
         return
-    for _, filters, own in _chains(config):
+    for _, filters, own in chains(config):
         if _is_streamed(filters[own]):
             for one in filters[:own]:
                 if one.at("typed_config").type_name.endswith(".Wasm"):
@@ -88,30 +96,27 @@ def _wasm_before(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _changed_after(config: EnvoyConfig) -> Iterator[Hit]:
-    for _, filters, own in _chains(config):
+    for _, filters, own in chains(config):
         for one in filters[own + 1 :]:
-            kind = one.at("typed_config").type_name.rpartition(".")[2]
-            if kind in _REWRITERS or _body_modes(one)[0] not in {"", "NONE"}:
+            if _rewrites(settings_of(one)) or _body_modes(one)[0] not in {"", "NONE"}:
                 yield Hit(one, one.at("name").text)
     for cluster in config.providers():
-        for one in cluster.http_filters():
+        for one in config.upstream_filters(cluster):
             # Also without a body mode: an answer to the headers may replace the body.
-            kind = one.type_name.rpartition(".")[2]
-            if one.type_name == EXT_PROC or kind in _REWRITERS:
+            if one.type_name == EXT_PROC or _rewrites(one):
                 yield Hit(one, f"cluster {cluster.name}")
 
 
 def _duplicate_keys(config: EnvoyConfig) -> Iterator[Hit]:
-    for _, filters, own in _chains(config):
+    for _, filters, own in chains(config):
         for one in filters[:own]:
             typed = one.at("typed_config")
-            kind = typed.type_name.rpartition(".")[2]
-            if kind in _JSON_READERS and not typed.at("reject_duplicate_keys").is_true:
+            if _kind(typed) in _JSON_READERS and not typed.at("reject_duplicate_keys").is_true:
                 yield Hit(typed.at("reject_duplicate_keys"), one.at("name").text, "true")
 
 
 def _late_trailers(config: EnvoyConfig) -> Iterator[Hit]:
-    for _, filters, _ in _chains(config):
+    for _, filters, _ in chains(config):
         for one in filters:
             typed = one.at("typed_config")
             signal = typed.at("response_handling", "token_usage", "usage_signal")
@@ -128,7 +133,7 @@ def _forged_metadata(config: EnvoyConfig) -> Iterator[Hit]:
             if is_other and any(True for _ in config.filters()):
                 yield from _receives(typed, name)
     for cluster in config.clusters:
-        for one in cluster.http_filters():
+        for one in config.upstream_filters(cluster):
             about = f"cluster {cluster.name}"
             yield from (*_writes(one, about), *_receives(one, about))
     for holder in config.override_holders():

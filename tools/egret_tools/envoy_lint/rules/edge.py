@@ -6,14 +6,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import (
-    Endpoint,
-    EnvoyConfig,
-    Listener,
-    is_open,
-    routes_of,
-    targets,
-)
+from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
+from egret_tools.envoy_lint.routing import is_open, routes_of, targets
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -28,10 +22,8 @@ from egret_tools.envoy_lint.rule import (
 from egret_tools.envoy_lint.source import Node
 
 MAX_BUFFER: Final = 1 << 20
-_LOGGED_SECRETS: Final = ("%REQ(AUTHORIZATION)", "%REQ(X-API-KEY)", "%REQ(API-KEY)",
-                          "%REQ(X-GOOG-API-KEY)", "%REQ(OCP-APIM-SUBSCRIPTION-KEY)",
-                          "%REQ(COOKIE)")  # fmt: skip
-_LOGGED_QUERY: Final = ("%REQ(:PATH)", "%REQ(X-ENVOY-ORIGINAL-PATH", "%PATH%", "%PATH(WQ")
+HARMLESS: Final = ("/stats/prometheus", "/stats", "/ready")
+"""Paths of the admin that others may read: numbers, and whether it serves."""
 
 
 def _guarded(broken: Callable[[Listener], Node | None], replacement: str | None = None) -> Look:
@@ -57,7 +49,10 @@ def _asks(config: EnvoyConfig, listener: Listener) -> bool:
 
 
 def _no_filter(config: EnvoyConfig) -> Iterator[Hit]:
-    if config.whole and config.place and config.listeners and not any(config.filters()):
+    filters = (one for listener in config.listeners for one in listener.hcm.at("http_filters"))
+    is_open = any(one.at("config_discovery").exists for one in filters)  # named as not checked
+    is_none = bool(config.listeners) and not is_open and not any(config.filters())
+    if config.whole and config.place and is_none:
         yield Hit(config.place)
 
 
@@ -125,15 +120,22 @@ def _underscores(listener: Listener) -> Node | None:
     return None if action.text in {"REJECT_REQUEST", "DROP_HEADER"} else action
 
 
-def _no_idle_timeout(listener: Listener) -> Node | None:
-    timeout = listener.hcm.at("stream_idle_timeout")
+def _no_idle_timeout(config: EnvoyConfig) -> Iterator[Hit]:
+    yield from _guarded(lambda listener: _never(listener.hcm.at("stream_idle_timeout")), "300s")(
+        config
+    )
+    routes = (route.at("route", "idle_timeout") for route in config.routes())
+    yield from (Hit(one, replacement="300s") for one in routes if _never(one) is not None)
+
+
+def _never(timeout: Node) -> Node | None:
     return timeout if timeout.exists and timeout.seconds == 0 else None
 
 
 def _no_stream_limit(listener: Listener) -> Node | None:
     limit = listener.hcm.at("http2_protocol_options", "max_concurrent_streams")
-    is_http1 = listener.hcm.at("codec_type").text == "HTTP1"
-    return None if is_http1 or limit.exists else limit
+    has_http2 = listener.hcm.at("codec_type").text in {"AUTO", "HTTP2"}
+    return limit if has_http2 and not limit.exists else None
 
 
 def _wide_buffer(listener: Listener) -> Node | None:
@@ -143,40 +145,26 @@ def _wide_buffer(listener: Listener) -> Node | None:
 
 def _plain(listener: Listener) -> Node | None:
     secured = listener.chain.at("transport_socket")
-    return None if listener.is_local or secured.exists else secured
+    is_plain = not secured.exists or secured.at("typed_config").type_name.endswith(".RawBuffer")
+    return secured if is_plain and not listener.is_local else None
 
 
-def _log_formats(config: EnvoyConfig) -> Iterator[tuple[Node, str]]:
-    for listener in config.listeners:
-        for one in listener.hcm.at("access_log"):
-            typed = one.at("typed_config")
-            yield typed, json.dumps(typed.value).upper()
-
-
-def _logs_secrets(config: EnvoyConfig) -> Iterator[Hit]:
-    for typed, text in _log_formats(config):
-        logged = [name for name in _LOGGED_SECRETS if name in text]
-        if logged:
-            yield Hit(typed, ", ".join(f"{name}%" for name in logged))
-
-
-def _logs_queries(config: EnvoyConfig) -> Iterator[Hit]:
-    for typed, text in _log_formats(config):
-        if any(name in text for name in _LOGGED_QUERY):
-            yield Hit(typed)
-
-
-def _log_without_egret(config: EnvoyConfig) -> Iterator[Hit]:
-    formats = [(typed, text) for typed, text in _log_formats(config) if "LOG_FORMAT" in text]
-    if formats and not any("%DYNAMIC_METADATA(EGRET" in text for _, text in formats):
-        yield Hit(formats[0][0])
+def _any_address(listener: Listener) -> Node | None:
+    trusted = ("xff_trusted_cidrs", "cidrs")
+    by_proxies = any(
+        one.at("typed_config", *trusted).value
+        for one in listener.hcm.at("original_ip_detection_extensions")
+    )
+    return None if by_proxies else off("use_remote_address")(listener.hcm)
 
 
 def _open_admin(config: EnvoyConfig) -> Iterator[Hit]:
     if config.bootstrap is None:
         return
     address = config.bootstrap.at("admin", "address")
-    if address.exists and not Endpoint(address).is_local:
+    allowed = list(config.bootstrap.at("admin", "allow_paths"))
+    is_harmless = bool(allowed) and all(one.at("exact").text in HARMLESS for one in allowed)
+    if address.exists and not Endpoint(address).is_local and not is_harmless:
         yield Hit(address)
 
 
@@ -185,10 +173,6 @@ def _no_overload_manager(config: EnvoyConfig) -> Iterator[Hit]:
         place = config.bootstrap.at("overload_manager")
         if not place.exists:
             yield Hit(place)
-
-
-HARMLESS: Final = ("/stats/prometheus", "/stats", "/ready")
-"""Paths of the admin that others may read: numbers, and whether it serves."""
 
 
 def _open_route(config: EnvoyConfig) -> Iterator[Hit]:
@@ -229,13 +213,14 @@ RULES: Final = (
          _guarded(_underscores, "REJECT_REQUEST")),
     ConfigRule("EGR508", "client-address", _W,
          "the client's address is taken from a header that the client may write",
-         "use_remote_address: true", _manager(off("use_remote_address"), "true")),
+         "use_remote_address: true, or behind proxies original_ip_detection_extensions with "
+         "xff_trusted_cidrs", _guarded(_any_address, "true")),
     ConfigRule("EGR509", "request-headers-timeout", _W,
          "a client that never finishes its headers holds a connection for ever",
          "request_headers_timeout: 10s", _manager(absent("request_headers_timeout"))),
     ConfigRule("EGR510", "stream-idle-timeout-off", _E,
          "it is the only timer of Envoy that runs while Egret holds a request",
-         "stream_idle_timeout: 300s", _guarded(_no_idle_timeout, "300s")),
+         "stream_idle_timeout: 300s; on a route idle_timeout: 300s", _no_idle_timeout),
     ConfigRule("EGR511", "external-request-id", _W,
          "a client chooses the id that joins logs, spans and usage",
          "preserve_external_request_id: false",
@@ -253,18 +238,10 @@ RULES: Final = (
     ConfigRule("EGR515", "forwarded-for", _N,
          "Envoy adds your clients' addresses to the headers for the provider",
          "skip_xff_append: true", _manager(off("skip_xff_append"), "true")),
-    ConfigRule("EGR516", "log-has-credentials", _E,
-         "the access log keeps credentials",
-         "remove the header from the format", _logs_secrets),
-    ConfigRule("EGR517", "log-has-queries", _W,
-         "a query may hold a key or user data, and the access log keeps it",
-         "%PATH(NQ)%", _logs_queries),
-    ConfigRule("EGR518", "log-without-egret", _N,
-         "the access log lacks the key, policy and verdict of a request",
-         'egret: "%DYNAMIC_METADATA(egret)%"', _log_without_egret),
     ConfigRule("EGR519", "admin-open", _E,
          "every client with access to the admin can stop Envoy and read its configuration",
-         "a Unix socket: address: {pipe: {path: …, mode: 384}}", _open_admin),
+         "a Unix socket: address: {pipe: {path: …, mode: 384}}, or allow_paths with "
+         "/stats/prometheus alone", _open_admin),
     ConfigRule("EGR520", "no-overload-manager", _W,
          "under load Envoy is killed for its memory instead of rejecting requests",
          "overload_manager with fixed_heap and a limit of connections", _no_overload_manager),

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-import re2
-
 from egret_tools.envoy_lint.config import (
-    NAMESPACE,
+    WITH_MATCHER,
     EnvoyConfig,
     EnvoyVersion,
+    chains,
     cluster_of,
-    goes_by_choice,
-    goes_by_models,
 )
+from egret_tools.envoy_lint.routing import NAMESPACE, goes_by_choice, goes_by_models
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -26,6 +24,7 @@ from egret_tools.envoy_lint.rule import (
     off,
     on,
     present,
+    regex_matches,
     where,
 )
 from egret_tools.envoy_lint.source import Node
@@ -77,7 +76,7 @@ def _also_on_routes(broken: Broken, *path: str) -> Look:
 
     def look(config: EnvoyConfig) -> Iterator[Hit]:
         overrides = (one.at("overrides") for one in config.ext_proc_overrides())
-        changed = (one for one in overrides if one.at(*path).exists)
+        changed = (one for one in overrides if one.at(*path).value)  # a list is there, if empty
         yield from in_each(lambda _: (*config.filters(), *changed), broken)(config)
 
     return look
@@ -87,6 +86,30 @@ def _asks_another(config: EnvoyConfig) -> Iterator[Hit]:
     for one in config.ext_proc_overrides():
         if not config.asks_egret(one.at("overrides")):
             yield Hit(one.at("overrides", "grpc_service"), cluster_of(one.at("overrides")))
+
+
+def _unguarded_routes(config: EnvoyConfig) -> Iterator[Hit]:
+    yield from in_each(EnvoyConfig.ext_proc_overrides, on("disabled"))(config)
+    names: set[str] = set()
+    for _, filters, own in chains(config):
+        if filters[own].at("typed_config").type_name == WITH_MATCHER:
+            names.add(filters[own].at("name").text)
+            yield from _skips(filters[own].at("typed_config"))
+    for holder in config.override_holders():
+        for name, one in holder.at("typed_per_filter_config").entries():
+            yield from _skips(one) if name in names else ()
+
+
+def _skips(matcher: Node) -> Iterator[Hit]:
+    """Look for the action by which a matcher lets requests go around its filter."""
+    pending = [matcher]
+    while pending:
+        one = pending.pop()
+        if one.type_name.endswith(".SkipFilter"):
+            yield Hit(
+                one, risk="requests that this matcher skips pass unchecked and without a key"
+            )
+        pending += [*one, *(held for _, held in one.entries())]
 
 
 def _short_timeout(one: Node) -> Node | None:
@@ -123,9 +146,9 @@ def _may_change(rules: Node, name: str) -> bool:
     """Return whether Envoy's mutation rules let *name* be changed: disallow first, then allow."""
     if not rules.exists:
         return True
-    if _matches(rules.at("disallow_expression", "regex"), name):
+    if regex_matches(rules.at("disallow_expression", "regex"), name):
         return False
-    if _matches(rules.at("allow_expression", "regex"), name):
+    if regex_matches(rules.at("allow_expression", "regex"), name):
         return True
     is_system = name.startswith(":") and rules.at("disallow_system").is_true
     return not (rules.at("disallow_all").is_true or is_system)
@@ -144,7 +167,7 @@ def _lists(matchers: Node, name: str) -> bool:
     """Return whether a list of string matchers has one for a header."""
     return any(
         name == one.at("exact").text.lower()
-        or _matches(one.at("safe_regex", "regex"), name)
+        or regex_matches(one.at("safe_regex", "regex"), name)
         or (one.at("prefix").exists and name.startswith(one.at("prefix").text))
         or (one.at("suffix").exists and name.endswith(one.at("suffix").text))
         or (one.at("contains").exists and one.at("contains").text in name)
@@ -155,15 +178,6 @@ def _lists(matchers: Node, name: str) -> bool:
 def _path_kept(one: Node) -> Node | None:
     rules = one.at("mutation_rules")
     return None if _may_change(rules, ":path") else rules
-
-
-def _matches(regex: Node, name: str) -> bool:
-    if not regex.text:
-        return False
-    try:
-        return re2.fullmatch(regex.text, name) is not None
-    except re2.error:
-        return False
 
 
 def _client_span_off(config: EnvoyConfig) -> Iterator[Hit]:
@@ -323,7 +337,7 @@ RULES: Final = (
     ConfigRule("EGR128", "source-address-withheld", _W,
          "Egret gets no client address and refuses every key that is bound to networks",
          "request_attributes: [source.address]",
-         where(lacking("source.address", "request_attributes"))),
+         _also_on_routes(lacking("source.address", "request_attributes"), "request_attributes")),
     ConfigRule("EGR129", "request-body-buffered", _N,
          "Envoy holds each body until it is whole, and answers 413 to one that is larger than its "
          "buffer",
@@ -343,8 +357,7 @@ RULES: Final = (
          "stat_prefix: egret", where(_other_stats)),
     ConfigRule("EGR123", "route-unguarded", _E,
          "requests on this route pass unchecked and without a key",
-         "remove the override, or suppress this with the reason",
-         in_each(EnvoyConfig.ext_proc_overrides, on("disabled"))),
+         "remove the override, or suppress this with the reason", _unguarded_routes),
     ConfigRule("EGR124", "route-fails-open", _E,
          "while Egret is down, requests on this route pass unchecked",
          "failure_mode_allow: false",

@@ -8,17 +8,23 @@ api/v1beta1/backendsecurity_policy.go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import EXT_PROC_NAME, NAMESPACE
+from egret_tools.envoy_lint.config import EXT_PROC, EXT_PROC_NAME
+from egret_tools.envoy_lint.routing import NAMESPACE
 from egret_tools.envoy_lint.rule import Hit, ResourceRule, Severity, in_each, lacking, on, present
 from egret_tools.envoy_lint.rules.ext_proc import MIN_MESSAGE_TIMEOUT_SECONDS
 from egret_tools.envoy_lint.source import Node
 
+_GO_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_PARTS: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_GO_DURATION: Final = re.compile(rf"(?:{_GO_PARTS.pattern})+")
 EXTENSION_POLICY: Final = "EnvoyExtensionPolicy"
 ENVOY_FILTER: Final = "EnvoyFilter"
 GATEWAY_EXTENSION: Final = "GatewayExtension"
+TRAFFIC_POLICY: Final = "TrafficPolicy"
 SECURITY_POLICY: Final = "BackendSecurityPolicy"
 READ: Final = frozenset({EXTENSION_POLICY, GATEWAY_EXTENSION, SECURITY_POLICY})
 """The kinds that rules here read as a whole."""
@@ -28,13 +34,24 @@ def _ext_procs(resource: Node) -> Iterator[Node]:
     yield from resource.at("spec", "extProc")
 
 
+def _no_address(resource: Node) -> Iterator[Hit]:
+    for one in _ext_procs(resource):
+        request = one.at("processingMode", "request")
+        if request.exists and lacking("source.address", "attributes")(request) is not None:
+            yield Hit(request.at("attributes"))
+
+
+def _switched_off(resource: Node) -> Iterator[Hit]:
+    one = resource.at("spec", "extProc", "disable")
+    if one.exists:
+        yield Hit(one)
+
+
 def _go_seconds(node: Node) -> float | None:
-    """Read a duration of one unit as Go writes it."""
-    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
-        number = node.text.removesuffix(suffix)
-        if node.text.endswith(suffix) and number.replace(".", "", 1).isdigit():
-            return float(number) * factor
-    return None
+    """Read a duration as Go writes it, such as `1m30s`."""
+    if not _GO_DURATION.fullmatch(node.text):
+        return None
+    return sum(float(number) * _GO_UNITS[unit] for number, unit in _GO_PARTS.findall(node.text))
 
 
 def _short_timeout(resource: Node) -> Iterator[Hit]:
@@ -88,7 +105,10 @@ def _filter_removed(resource: Node) -> Iterator[Hit]:
         manager = one.at("match", "listener", "filterChain", "filter")
         name = manager.at("subFilter", "name").text
         is_named = name in {"", EXT_PROC_NAME} or NAMESPACE in name
-        is_removed = one.at("patch", "operation").text == "REMOVE"
+        operation, value = one.at("patch", "operation").text, one.at("patch", "value")
+        typed = value.at("typed_config")
+        is_other = EXT_PROC not in {typed.type_name, typed.at("type_url").text.rpartition("/")[2]}
+        is_removed = operation == "REMOVE" or (operation == "REPLACE" and name and is_other)
         if is_removed and is_named and one.at("applyTo").text == "HTTP_FILTER":
             yield Hit(one, name)
 
@@ -213,6 +233,17 @@ RULES: Final = (
         "this takes Egret's filter away: requests pass unchecked and without a key",
         "leave this patch out, or name another filter in subFilter", ENVOY_FILTER,
         _filter_removed,
+    ),
+    ResourceRule(
+        "EGR616", "policy-source-address", _W,
+        "Egret gets no client address and refuses every key that is bound to networks",
+        "processingMode: {request: {attributes: [source.address]}}", EXTENSION_POLICY, _no_address,
+    ),
+    ResourceRule(
+        "EGR617", "extension-switched-off", _E,
+        "requests to this target pass unchecked and without a key",
+        "leave extProc.disable out, or suppress this with the reason", TRAFFIC_POLICY,
+        _switched_off,
     ),
     ResourceRule(
         "EGR615", "policy-replaced", _W,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import (
+from egret_tools.envoy_lint.config import CREDENTIALS, EnvoyConfig, Listener, is_signer
+from egret_tools.envoy_lint.routing import (
     CHOICES,
     MODEL_HEADER,
-    EnvoyConfig,
     choices,
     goes_by_model,
     goes_by_models,
@@ -28,10 +28,9 @@ DOUBLE_RETRIES: Final = (
     "http3-post-connect-failure",
 )
 """`reset` alone: `reset-before-request` is safe."""
-CREDENTIALS: Final = (
-    *("authorization", "x-api-key", "api-key", "x-goog-api-key"),
-    "ocp-apim-subscription-key",
-)
+BEGUN_CODES: Final = frozenset(range(500, 600)) - {501, 503, 529}
+"""Status codes of an answer that a provider may have begun; 503 and 529 refuse for overload."""
+ORIGINAL_DST_HEADER: Final = "x-envoy-original-dst-host"
 _OVERWRITES: Final = ("OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
 FILTER_SWITCH: Final = "envoy.config.route.v3.FilterConfig"
 TRACES: Final = ("traceparent", "tracestate", "baggage", "x-request-id")
@@ -43,11 +42,35 @@ def _short_timeout(config: EnvoyConfig) -> Iterator[Hit]:
         seconds = timeout.seconds if timeout.exists else DEFAULT_ROUTE_SECONDS
         if seconds and seconds < MIN_ANSWER_SECONDS:
             yield Hit(timeout, replacement="0s")
+    for limit in _stream_limits(config):
+        if limit.seconds and limit.seconds < MIN_ANSWER_SECONDS:
+            yield Hit(limit, hint="max_stream_duration: 3600s, or another that no answer takes")
+
+
+def _stream_limits(config: EnvoyConfig) -> Iterator[Node]:
+    """Yield the limits of a whole stream: of routes, and of what holds without one there."""
+    own = [
+        one.at("route", "max_stream_duration", "max_stream_duration") for one in config.routes()
+    ]
+    yield from own
+    common = ("common_http_protocol_options", "max_stream_duration")
+    if not config.whole or not all(one.exists for one in own):
+        yield from (listener.hcm.at(*common) for listener in _guarded(config))
+    for cluster in config.providers():
+        yield from (cluster.http_options.at(*common), cluster.node.at(*common))
+
+
+def _guarded(config: EnvoyConfig) -> Iterator[Listener]:
+    return (
+        one for one in config.listeners if not config.whole or any(True for _ in one.ext_procs())
+    )
 
 
 def _short_idle(config: EnvoyConfig) -> Iterator[Hit]:
-    for route in config.routes():
-        idle = route.at("route", "idle_timeout")
+    idles = [route.at("route", "idle_timeout") for route in config.routes()]
+    if not config.whole or not all(one.exists for one in idles):
+        idles += [listener.hcm.at("stream_idle_timeout") for listener in _guarded(config)]
+    for idle in idles:
         if idle.seconds is not None and 0 < idle.seconds < MIN_ANSWER_SECONDS:
             yield Hit(idle)
 
@@ -60,11 +83,15 @@ def _endless(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(limit)
 
 
+def _holders(config: EnvoyConfig) -> Iterator[Node]:
+    """Yield the parts that may have a policy of retries, or of hedging."""
+    yield from config.virtual_hosts()
+    yield from (route.at("route") for route in config.routes())
+
+
 def _policies(config: EnvoyConfig) -> Iterator[Node]:
-    for host in config.virtual_hosts():
-        yield host.at("retry_policy")
-    for route in config.routes():
-        yield route.at("route", "retry_policy")
+    for holder in _holders(config):
+        yield from (holder.at("retry_policy"), holder.at("retry_policy_typed_config"))
 
 
 def _double_retry(config: EnvoyConfig) -> Iterator[Hit]:
@@ -73,6 +100,27 @@ def _double_retry(config: EnvoyConfig) -> Iterator[Hit]:
         double = sorted(conditions.intersection(DOUBLE_RETRIES))
         if double:
             yield Hit(policy.at("retry_on"), ", ".join(double))
+        codes = (
+            policy.at("retriable_status_codes") if "retriable-status-codes" in conditions else ()
+        )
+        begun = [code for code in codes if int(code.number or 0) in BEGUN_CODES]
+        if begun:
+            yield Hit(begun[0], ", ".join(f"{code.number:.0f}" for code in begun))
+    for holder in _holders(config):
+        hedged = holder.at("hedge_policy", "hedge_on_per_try_timeout")
+        if hedged.is_true:
+            yield Hit(hedged, "hedging", hint="leave hedge_policy out")
+
+
+def _billed_copies(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look for copies to clusters with a credential, which are those of providers."""
+    asked = {
+        one.name for one in config.mirrors() if any(map(is_signer, config.upstream_filters(one)))
+    }
+    holders = (*config.route_configs, *config.virtual_hosts(), *_holders(config))
+    for one in (each for holder in holders for each in holder.at("request_mirror_policies")):
+        if one.at("cluster").text in asked:
+            yield Hit(one, f"cluster {one.at('cluster').text}")
 
 
 def _per_try_timeout(config: EnvoyConfig) -> Iterator[Hit]:
@@ -170,6 +218,14 @@ def _clusters_by_client(config: EnvoyConfig) -> Iterator[Hit]:
                 # A client's own x-egret-model is a finding of EGR410.
                 if name and name != MODEL_HEADER and not _removes(early, name):
                     yield Hit(place, name)
+        for cluster in config.providers():
+            by_header = cluster.node.at("original_dst_lb_config")
+            name = by_header.at("http_header_name").text.lower() or ORIGINAL_DST_HEADER
+            if by_header.at("use_http_header").is_true and not _removes(early, name):
+                risk = (
+                    "a client that sends this header chooses the server, which gets the credential"
+                )
+                yield Hit(by_header, name, risk=risk)
 
 
 def _cluster_headers(route_config: Node) -> Iterator[Node]:
@@ -305,6 +361,9 @@ RULES: Final = (
          "this route acts on one choice of a policy and takes requests that have this one too",
          "the same matcher with present_match and invert: true for each of the other names",
          _ignored_choices),
+    ConfigRule("EGR418", "copies-billed", _W,
+         "the provider answers each copy as well: it is billed, and neither limited nor recorded",
+         "leave request_mirror_policies out, or a cluster without a credential", _billed_copies),
     ConfigRule("EGR417", "cluster-by-client", _E,
          "a client that sends this header chooses any cluster: another provider and its "
          "credential, or Envoy's admin",

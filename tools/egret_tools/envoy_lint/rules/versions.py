@@ -9,7 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion, routes_of
+from egret_tools.envoy_lint.config import EnvoyConfig, EnvoyVersion
+from egret_tools.envoy_lint.routing import routes_of
 from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
 from egret_tools.envoy_lint.source import Node
 
