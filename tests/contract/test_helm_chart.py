@@ -739,6 +739,10 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
             "provider azure has no host", id="no host",
         ),
         pytest.param(
+            "sidecar", {"envoy__providers__azure__enabled": "true"},
+            "provider azure has no host", id="no host beside a Secret",
+        ),
+        pytest.param(
             "sidecar", {"envoy__providers__openai__enabled": "false"}, "no provider",
             id="no provider",
         ),

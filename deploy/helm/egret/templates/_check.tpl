@@ -94,14 +94,16 @@
 {{- if and .Values.externalSecret.enabled .Values.externalSecret.providers $envoy.credentials.keys (not $envoy.credentials.existingSecret) -}}
 {{- fail "two sources of one Secret: give envoy.credentials.keys, or externalSecret.providers, not both" -}}
 {{- end -}}
+{{- range without (splitList " " $names) "" -}}
+{{- if not (or (get $envoy.providers .).host $envoy.config) -}}
+{{- fail (printf "provider %s has no host: give envoy.providers.%s.host" . .) -}}
+{{- end -}}
+{{- end -}}
 {{- if not (or $envoy.credentials.existingSecret $envoy.config) -}}
 {{- range splitList " " $names -}}
 {{- $inStore := and $.Values.externalSecret.enabled (hasKey $.Values.externalSecret.providers .) -}}
 {{- if not (or (hasKey $envoy.credentials.keys .) $inStore) -}}
 {{- fail (printf "provider %s has no credential: give envoy.credentials.existingSecret, envoy.credentials.keys.%s or externalSecret.providers.%s" . . .) -}}
-{{- end -}}
-{{- if not (get $envoy.providers .).host -}}
-{{- fail (printf "provider %s has no host: give envoy.providers.%s.host" . .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
