@@ -7,9 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from sidecar.admin.installation.objects import InstallationError, parse_files
+from sidecar.admin.installation.objects import InstallationError, Kind, parse_files
 from sidecar.admin.installation.persistence import load_installation, lock_installation
-from sidecar.admin.installation.plan import plan_installation
+from sidecar.admin.installation.plan import PlannedAction, plan_installation
 from sidecar.admin.owners import ChangeRefusedError
 from tests.support.alerts import route_text
 from tests.support.command_line import Egret
@@ -245,6 +245,27 @@ async def test_the_role_of_the_command_line_may_apply(database: Database) -> Non
         await connection.execute("SET ROLE egret_admin")
         await apply_text(connection, joined(policy(), price(), organization(), team(), key()))
         await apply_text(connection, organization("other"), prunes=True)
+
+
+@pytest.mark.asyncio
+async def test_the_plan_counts_the_api_tokens_that_go_with_an_owner(database: Database) -> None:
+    """Each with its own owner; a revoked one is no loss."""
+    async with database.server.connect(database.name) as connection:
+        await apply_text(connection, joined(policy(), organization(), team()))
+        await connection.execute(
+            "INSERT INTO admin_tokens (id, secret_sha256, name, role, organization_id, team_id,"
+            " created_by, revoked_at) SELECT rpad(n, 12, '0'), sha256('s'), n, 'viewer', o.id,"
+            " CASE WHEN n <> 'one' THEN t.id END, 'tests', CASE n WHEN 'old' THEN now() END"
+            " FROM unnest('{one,two,three,old}'::text[]) AS n, organizations AS o, teams AS t"
+        )
+        stored = await load_installation(connection)
+        (wanted,) = parse_files([("a.yaml", organization("other"))])
+        plan = plan_installation([wanted], stored, file_set="default", prunes=True)
+
+    reasons = {one.kind: one.reason for one in plan.changes if one.action is PlannedAction.DELETE}
+    assert reasons[Kind.ORGANIZATION].endswith("; API tokens that go too: 1")
+    assert reasons[Kind.TEAM].endswith("; API tokens that go too: 2")
+    assert reasons[Kind.POLICY].endswith("no file names it")
 
 
 @pytest.mark.asyncio

@@ -165,7 +165,7 @@ def _stored(row: asyncpg.Record) -> StoredObject:
         content: ObjectDocument = DOCUMENTS[kind].model_validate(fields, context=WAS_STORED)
     except (LimitError, ValidationError) as error:
         raise _unreadable(kind, name, error) from None
-    return StoredObject(kind, content.identity, content, row["file_set"])
+    return StoredObject(kind, content.identity, content, row["file_set"], row["tokens"])
 
 
 def _unreadable(kind: Kind, name: str, error: LimitError | ValidationError) -> ChangeRefusedError:

@@ -49,12 +49,16 @@ class PlannedAction(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object of the database; `file_set` is the set of files that last applied it."""
+    """One object of the database; `file_set` is the set of files that last applied it.
+
+    `tokens` is the number of API tokens that are deleted with an organization or a team.
+    """
 
     kind: Kind
     name: str
     content: ObjectDocument | StoredPolicy
     file_set: str | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,8 @@ def plan_installation(
         reason = f"the set {file_set} owns it, and no file names it"
         if key == (Kind.POLICY, DEFAULT_POLICY_NAME):
             reason += "; the built-in policy takes its place"
+        if tokens := by_key[key].tokens:
+            reason += f"; API tokens that go too: {tokens}"
         changes.append(
             PlannedChange(
                 action=PlannedAction.DELETE,
