@@ -90,7 +90,8 @@ class ExchangeReport(msgspec.Struct, kw_only=True):
     `traceparent` and `tracestate` are the strings of the gRPC metadata, unchecked. `status` is
     that of Egret's own answer, None if the request went on. `processing_modes` are Envoy's
     names of the body modes of this stream, for example `FULL_DUPLEX_STREAMED`. `error_type` is the
-    class name of an exception behind a failure, never its text. `findings` counts those of
+    class name of an exception behind a failure, never its text. `limit` is the one that refused
+    the request, after its level: `team requests/minute=60`. `findings` counts those of
     `results`. `exempted` are the guardrails that an exception of the policy took out.
     """
 
@@ -113,6 +114,7 @@ class ExchangeReport(msgspec.Struct, kw_only=True):
     policy: AppliedPolicy | None = None
     error: ErrorKind | None = None
     error_type: str | None = None
+    limit: str | None = None
     status: int | None = None
     results: tuple[GuardrailResult, ...] = ()
     findings: tuple[FindingCount, ...] = ()

@@ -32,9 +32,6 @@ from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
 
-_HOLDER_REFUSED: Final = frozenset({ErrorKind.SOURCE_NOT_ALLOWED, ErrorKind.OPERATION_NOT_ALLOWED})
-"""Refusals whose log line names the holder of the valid key, which may be stolen."""
-
 _COUNTING: Final = frozenset(
     {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
 )
@@ -90,7 +87,8 @@ def _judge(
     good = authorize(known, key, now=now, source=source, operation=operation)
     record.authorize = record.step()
     if isinstance(good, ErrorKind):
-        if known is not None and good in _HOLDER_REFUSED:
+        if known is not None and good is not ErrorKind.INVALID_API_KEY:
+            # The caller has the secret: the log names the holder, whose key may be stolen.
             record.principal = known.principal
         if good is ErrorKind.SOURCE_NOT_ALLOWED and source is None:
             record.error_type = NO_SOURCE_ADDRESS

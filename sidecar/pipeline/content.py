@@ -42,6 +42,7 @@ from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
+from sidecar.limits.limit_syntax import shown
 from sidecar.limits.limiter import Granted, LimitDecision, Limited
 from sidecar.pipeline.admission import Caller, allowed_models_of, stream_usage_of
 from sidecar.pipeline.decide import decide, decide_unscanned, is_flagged
@@ -420,6 +421,7 @@ async def take_limits(
     )
     claims = limit_checks(key.limits, demand, now=worker.clocks.wall())
     if isinstance(claims, Exceeded):
+        record.limit = f"{claims.limit.level.value} {shown(claims.limit)}"
         return single_request_error(claims.limit)
     if not claims:
         return None
@@ -439,6 +441,7 @@ async def take_limits(
         worker.recorder.limit_granted(is_local=taken.is_local)
         return None
     limit, seconds = record.allowance.short.limit, record.allowance.short.reset_seconds
+    record.limit = f"{limit.level.value} {shown(limit)}"
     worker.recorder.limit_refused(limit.measure, limit.level, is_local=taken.is_local)
     error = budget_error if limit.measure is Measure.COST else limit_error
     return error(limit, retry_after_seconds=max(1, math.ceil(seconds)))

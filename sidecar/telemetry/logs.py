@@ -358,6 +358,8 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
     }
     if report.error is not None:
         fields["error"] = report.error.value
+        if report.limit is not None:
+            fields["limit"] = report.limit
     if report.error_type is not None:
         fields["error_type"] = sanitize.word(report.error_type)
     if report.status is not None:

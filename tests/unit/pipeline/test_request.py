@@ -204,6 +204,33 @@ async def test_a_key_that_is_not_good_is_refused_before_its_body(
     assert refused(verdict)[:2] == answer
 
 
+@pytest.mark.parametrize("change", [_revoked, _expired, _disabled])
+async def test_the_holder_of_a_key_that_has_ended_is_named_to_the_operator(
+    change: Callable[[KeyRecord], KeyRecord],
+) -> None:
+    """The log and usage show who still sends it."""
+    world = World(REDACTING)
+    world.store.records[KEY.key_id] = change(world.store.records[KEY.key_id])
+    checks = world.exchange()
+    verdict = await checks.judge_headers(headers(), has_body=True)
+    await checks.end()
+    assert isinstance(verdict, RequestRefused)
+    assert KEY.key_id in repr(verdict.refusal.metadata)
+    assert world.uses.noted == [(KEY.key_id, True, NOW)]
+
+
+async def test_a_wrong_secret_names_nobody_to_the_operator() -> None:
+    """The id alone proves nothing."""
+    world = World(REDACTING)
+    checks = world.exchange()
+    key = ApiKey(key_id=KEY.key_id, secret="T" * 43)
+    verdict = await checks.judge_headers(headers(key=key), has_body=True)
+    await checks.end()
+    assert isinstance(verdict, RequestRefused)
+    assert KEY.key_id not in repr(verdict.refusal)
+    assert world.uses.noted == []
+
+
 @pytest.mark.parametrize(
     ("key", "more", "code"),
     [

@@ -136,6 +136,26 @@ def test_the_line_of_an_exchange_is_the_same_as_through_all_of_structlog(
     assert list(short) == list(long)
 
 
+def test_a_refusal_by_a_limit_names_the_limit(log_lines: LogLines) -> None:
+    """Of the twenty that each of key, team and organization may have."""
+    _complete(
+        ExchangeReport(
+            request_id="r-1",
+            outcome=ExchangeOutcome.REFUSED,
+            wall_ns=WALL_NS,
+            started_at=0.0,
+            seconds=0.0012,
+            overhead_seconds=0.0012,
+            error=ErrorKind.RATE_LIMIT_EXCEEDED,
+            limit="team requests/minute=60",
+            status=429,
+        )
+    )
+
+    [line] = log_lines.read()
+    assert (line["error"], line["limit"]) == ("rate_limit_exceeded", "team requests/minute=60")
+
+
 def test_a_refusal_without_an_owner_says_why_and_leaves_out_what_is_not_known(
     log_lines: LogLines,
 ) -> None:
