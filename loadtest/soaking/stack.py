@@ -14,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import aiohttp
@@ -42,6 +44,8 @@ from sidecar.policy.parse import parse_documents
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, connect
 from sidecar.storage.postgres_policies import apply_policy
+from sidecar.storage.usage_store import set_prices
+from sidecar.usage.prices import Price
 
 OWNER: Final = "soak"
 TEAM: Final = f"{OWNER}/{OWNER}"
@@ -55,6 +59,10 @@ guardrails:
 KEYS: Final = {"plain": Rules(), "limited": Rules(), WATCHED: Rules(policy=WATCHED)}
 TEAM_LIMITS: Final = ("requests/minute=1000000", "tokens/minute=1000000000")
 ORGANIZATION_LIMITS: Final = ("cost/day=1000000.00",)
+PRICE: Final = Price(
+    model="*", valid_from=datetime(2020, 1, 1, tzinfo=UTC), input=Decimal(1), output=Decimal(1)
+)
+"""Of every model: a budget refuses those without one."""
 KEY_LIMITS: Final = {"limited": ("requests/minute=60",), WATCHED: ("concurrent=1000",)}
 """Most requests of the one are refused; those of the other hold a slot each while they last."""
 SETTLE_SECONDS: Final = "30"
@@ -142,6 +150,7 @@ async def _set_up(facts: StackFacts) -> dict[str, str]:
             await _limit(connection, Owner(Level.KEY, key.key_id), limits)
         await _limit(connection, Owner(Level.TEAM, TEAM), TEAM_LIMITS)
         await _limit(connection, Owner(Level.ORGANIZATION, OWNER), ORGANIZATION_LIMITS)
+        await set_prices(connection, [PRICE])
     return keys
 
 

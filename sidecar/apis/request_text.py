@@ -32,7 +32,15 @@ from sidecar.apis.vocabulary import (
     Vocabulary,
 )
 from sidecar.domain.http import HeaderName, Headers
-from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
+from sidecar.domain.subject import (
+    Malformed,
+    RequestForm,
+    Route,
+    Subject,
+    TextPart,
+    Unreadable,
+    UnscannedReason,
+)
 from sidecar.jsontext.strict import JsonValue, digits_of, parse
 from sidecar.jsontext.tokens import decode, escaped_strings, may_be_json
 
@@ -507,6 +515,9 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
         asks_for_usage=asks_for_usage(fields.get("stream_options")),
         max_output_tokens=max_output_tokens,
         choices=choices,
+        in_background=route.form is RequestForm.RESPONSES
+        and route.operation.spec.uses_tokens
+        and bool(fields.get("background")),
     )
 
 

@@ -253,7 +253,7 @@ def _warn_of_no_price(limits: Sequence[Limit]) -> None:
         has_prices, remote=lambda server: bool(server.call(list[Any], "GET", "/prices"))
     ):
         note(
-            "warning: no price is set, so nothing counts towards cost yet;"
+            "warning: no price is set, so a budget refuses every request;"
             " run `egret price import FILE` or `egret price set`"
         )
 

@@ -30,6 +30,7 @@ class ErrorKind(enum.Enum):
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     BUDGET_EXHAUSTED = "budget_exhausted"
     OUTPUT_LIMIT_EXCEEDED = "output_limit_exceeded"
+    UNCOUNTED_USAGE = "uncounted_usage"
     GUARDRAIL_UNAVAILABLE = "guardrail_unavailable"
     AUTHORIZATION_UNAVAILABLE = "authorization_unavailable"
     OVERLOADED = "overloaded"
@@ -133,6 +134,9 @@ _SPECS: Final = {
     ),
     ErrorKind.OUTPUT_LIMIT_EXCEEDED: _invalid(
         "The request asks for more output tokens than it may."
+    ),
+    ErrorKind.UNCOUNTED_USAGE: _forbidden(
+        "The use of this request cannot be counted against its limits.", is_authorization=False
     ),
     ErrorKind.GUARDRAIL_UNAVAILABLE: ErrorSpec(
         503,

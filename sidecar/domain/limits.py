@@ -30,6 +30,11 @@ class Measure(enum.Enum):
     MAX_OUTPUT_TOKENS = "max_output_tokens"  # of one request
 
 
+SETTLED: Final = frozenset(
+    {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
+)
+"""Limits that are settled by the usage that the answer reports."""
+
 MICROS: Final = 1_000_000
 """Of COST in a dollar."""
 

@@ -124,6 +124,17 @@ class UnscannedAction(enum.Enum):
     ALLOW = "allow"
 
 
+class UncountedAction(enum.Enum):
+    """The action on a request whose use no limit on it can count.
+
+    Under a budget, one for a model without a price; under a limit on tokens or money, one that
+    OpenAI answers in the background, where it states its tokens to a later request.
+    """
+
+    BLOCK = "block"
+    ALLOW = "allow"
+
+
 class StreamUsage(enum.Enum):
     """The source of a stream's token counts if its provider sends them on demand only.
 
@@ -215,6 +226,7 @@ class Policy:
     unscanned: UnscannedAction = UnscannedAction.BLOCK
     allowed_models: tuple[str, ...] | None = None
     stream_usage: StreamUsage | None = None
+    uncounted: UncountedAction = UncountedAction.BLOCK
     aliases: tuple[tuple[str, str], ...] = ()
     restores_aliases: bool = False
     provider: ProviderChoice | None = None

@@ -158,7 +158,8 @@ class Subject(msgspec.Struct, frozen=True):
     `other_models` are further ones in the body that a provider could use instead. Each of `runs`
     lists parts, by index, that the model reads as one text. With `asks_for_usage` the client
     wants the counts of a stream. `max_output_tokens` bounds all choices together, None if nothing
-    sets a bound; `choices` is how many there are.
+    sets a bound; `choices` is how many there are. `in_background` is of a request whose answer
+    comes before its model has begun.
     """
 
     model: str | None
@@ -170,6 +171,7 @@ class Subject(msgspec.Struct, frozen=True):
     asks_for_usage: bool = False
     max_output_tokens: int | None = None
     choices: int = 1
+    in_background: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,13 @@ class LimitCheck(msgspec.Struct, frozen=True, gc=False):
         """The start of the calendar period, 0 for another window."""
         return self.window.start if isinstance(self.window, CalendarWindow) else 0
 
+    @property
+    def never_passes(self) -> bool:
+        """Whether the limit has no room for it at any time."""
+        window, amount = self.window, self.limit.amount
+        whole = window.at_once if isinstance(window, SlidingWindow) else amount
+        return not amount or self.cost + self.reserve > whole
+
 
 class Exceeded(msgspec.Struct, frozen=True, gc=False):
     """A limit that one request exceeds by itself."""

@@ -16,7 +16,7 @@ from sidecar.domain.http import (
     HeaderName,
     Headers,
 )
-from sidecar.domain.limits import Limit, Measure
+from sidecar.domain.limits import SETTLED, Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
@@ -31,11 +31,6 @@ from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
 
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
-
-_COUNTING: Final = frozenset(
-    {Measure.INPUT_TOKENS, Measure.OUTPUT_TOKENS, Measure.TOKENS, Measure.COST}
-)
-"""Limits that are settled by the usage that the answer reports."""
 
 _OF_HEADERS: Final = frozenset({Measure.REQUESTS, Measure.CONCURRENT})
 
@@ -161,7 +156,7 @@ def stream_usage_of(caller: Caller) -> StreamUsage:
     key, policy = caller
     if policy.stream_usage is not None:
         return policy.stream_usage
-    counts = any(limit.measure in _COUNTING for limit in key.limits)
+    counts = any(limit.measure in SETTLED for limit in key.limits)
     return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE
 
 

@@ -27,7 +27,7 @@ from sidecar.domain.finding import (
     Restoration,
     Results,
 )
-from sidecar.domain.limits import MICROS, Measure, Reservation, slot_name
+from sidecar.domain.limits import MICROS, Reservation, slot_name
 from sidecar.domain.policy import StreamUsage, UnscannedAction
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
@@ -48,7 +48,7 @@ from sidecar.pipeline.admission import Caller, allowed_models_of, stream_usage_o
 from sidecar.pipeline.decide import decide, decide_unscanned, is_flagged
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, RequestRecord
-from sidecar.pipeline.reply import budget_error, limit_error, single_request_error
+from sidecar.pipeline.reply import limit_error, single_request_error, uncounted_error
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import RedactionRules, redact
 from sidecar.usage.records import BYTES_A_TOKEN, MEDIA_BYTES_A_TOKEN, UNKNOWN_OPERATION
@@ -399,16 +399,16 @@ async def take_limits(
     media = max(0, record.body_bytes - text)
     tokens_in, tokens_out = -(-text // BYTES_A_TOKEN) + media // MEDIA_BYTES_A_TOKEN, 0
     if spec.reserves_output:
-        bound, choices = None, 1
-        if subject is not None:
-            bound, choices = subject.max_output_tokens, subject.choices
+        choices = 1 if subject is None else subject.choices
         tokens_out = min(worker.default_output_tokens * choices, MOST_OUTPUT_TOKENS)
-        tokens_out = tokens_out if bound is None else bound
+        if subject is not None and subject.max_output_tokens is not None:
+            tokens_out = subject.max_output_tokens
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
-    key, _ = caller
+    key, policy = caller
     if not key.limits:
         return None
+    cost = _cost(subject, tokens_in, tokens_out, worker)
     has_one_model = subject is not None and not subject.other_models
     demand = RequestCost(
         operation=None if route is None else route.operation.value,
@@ -416,7 +416,7 @@ async def take_limits(
         priority=key.priority,
         input_tokens=tokens_in,
         output_tokens=tokens_out,
-        cost=_cost(subject, tokens_in, tokens_out, worker),
+        cost=cost or 0,
         request_bytes=record.body_bytes,
     )
     claims = limit_checks(key.limits, demand, now=worker.clocks.wall())
@@ -425,26 +425,40 @@ async def take_limits(
         return single_request_error(claims.limit)
     if not claims:
         return None
+    has_price = cost is not None or not spec.uses_tokens
+    uncounted = uncounted_error(claims, subject, policy.uncounted, has_price=has_price)
+    if uncounted is not None:
+        return uncounted
     slot = slot_name(record.request_id, record.wall_ns // 1000)
     taken = worker.limiter.take(key.principal, claims, member=slot)
     if isinstance(taken, Awaitable):
-        taking = asyncio.ensure_future(taken)
-        try:
-            taken = await stream.wait_for(taking)
-        except asyncio.CancelledError:
-            # The client left in the turn in which units were granted: `finish` returns them.
-            if taking.done() and not taking.cancelled() and taking.exception() is None:
-                record.allowance = _allowance(taking.result(), demand, claims, worker)
-            raise
+        taken = await _taken(taken, demand, claims, stream, record, worker)
     record.allowance = _allowance(taken, demand, claims, worker)
-    if record.allowance.short is None:
+    short = record.allowance.short
+    if short is None:
         worker.recorder.limit_granted(is_local=taken.is_local)
         return None
-    limit, seconds = record.allowance.short.limit, record.allowance.short.reset_seconds
-    record.limit = f"{limit.level.value} {shown(limit)}"
-    worker.recorder.limit_refused(limit.measure, limit.level, is_local=taken.is_local)
-    error = budget_error if limit.measure is Measure.COST else limit_error
-    return error(limit, retry_after_seconds=max(1, math.ceil(seconds)))
+    record.limit = f"{short.limit.level.value} {shown(short.limit)}"
+    worker.recorder.limit_refused(short.limit.measure, short.limit.level, is_local=taken.is_local)
+    return limit_error(short, never_passes=record.allowance.never_passes)
+
+
+async def _taken(
+    taken: Awaitable[LimitDecision],
+    demand: RequestCost,
+    claims: tuple[LimitCheck, ...],
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> LimitDecision:
+    """Wait for the limiter; record units granted in the turn in which the client leaves."""
+    taking = asyncio.ensure_future(taken)
+    try:
+        return await stream.wait_for(taking)
+    except asyncio.CancelledError:
+        if taking.done() and not taking.cancelled() and taking.exception() is None:
+            record.allowance = _allowance(taking.result(), demand, claims, worker)
+        raise
 
 
 def _allowance(
@@ -461,13 +475,14 @@ def _allowance(
             )
             return Allowance(standings, None, reserved, is_local)
         case Limited(standing, is_local):
-            return Allowance((), standing, None, is_local)
+            check = next(one for one in claims if one.limit.id == standing.limit.id)
+            return Allowance((), standing, None, is_local, check.never_passes)
         case _:
             assert_never(taken)
 
 
-def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Worker) -> int:
-    """Return the estimated cost in millionths of a dollar, rounded up.
+def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Worker) -> int | None:
+    """Return the estimated cost in millionths of a dollar, rounded up; None without a price.
 
     Of several models it is unknown which one runs: the dearest counts.
     """
@@ -475,9 +490,9 @@ def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Work
         return 0
     at = datetime.fromtimestamp(worker.clocks.wall(), UTC)
     prices, tokens = worker.prices.current, TokenCounts(tokens_in, tokens_out)
-    dearest = 0
+    dearest = None if prices.is_known and subject.model is not None else 0
     for model in (subject.model, *subject.other_models):
         price = None if model is None else prices.price_of(model, at=at)
         if price is not None:
-            dearest = max(dearest, math.ceil(price.cost_of(tokens) * MICROS))
+            dearest = max(dearest or 0, math.ceil(price.cost_of(tokens) * MICROS))
     return dearest

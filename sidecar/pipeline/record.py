@@ -32,13 +32,15 @@ class Clocks:
 class Allowance:
     """The answer of the limiter: the state of the limits, and the reservation.
 
-    `short` is the limit that has no room. `is_local`: the shared counts were unavailable.
+    `short` is the limit that has no room, and `never_passes` means that it will have none for the
+    request at any time. `is_local`: the shared counts were unavailable.
     """
 
     standings: tuple[LimitStatus, ...] = ()
     short: LimitStatus | None = None
     reserved: Reservation | None = None
     is_local: bool = False
+    never_passes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

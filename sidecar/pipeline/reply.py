@@ -19,6 +19,7 @@ from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName, Headers, MetadataFields, Refusal
 from sidecar.domain.limits import (
     MICROS,
+    SETTLED,
     Limit,
     LimitStatus,
     Measure,
@@ -27,10 +28,11 @@ from sidecar.domain.limits import (
     sliding_seconds,
 )
 from sidecar.domain.metadata import MetadataKey, reserved_text
-from sidecar.domain.policy import ProviderChoice
-from sidecar.domain.subject import Dialect
+from sidecar.domain.policy import ProviderChoice, UncountedAction
+from sidecar.domain.subject import Dialect, Subject
 from sidecar.extproc.codec import metadata_fields
 from sidecar.limits.budgets import highest_passed
+from sidecar.limits.limit_check import LimitCheck
 from sidecar.pipeline.record import Clocks, RequestRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import OVERFLOW
@@ -170,7 +172,7 @@ def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str],
     allowance = record.allowance
     if allowance.short is not None:
         headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
-        if allowance.short.limit.measure is Measure.COST:
+        if allowance.never_passes or allowance.short.limit.measure is Measure.COST:
             headers.append((HeaderName.SHOULD_RETRY, "false"))
     elif allowance.standings:
         headers = limit_headers(record.dialect, allowance.standings, now=clocks.wall())
@@ -333,24 +335,26 @@ def refusal_of(
     )
 
 
-def limit_error(limit: Limit, *, retry_after_seconds: int) -> ClientError:
-    """Return the error of a limit without room: which, and whose, with its own amount."""
-    words = f"The limit of this {limit.level.value} is reached: {_limit_words(limit)}."
-    return ClientError(
-        ErrorKind.RATE_LIMIT_EXCEEDED,
-        f"{words} Try again in {retry_after_seconds} s.",
-        retry_after_seconds=retry_after_seconds,
-    )
+def limit_error(short: LimitStatus, *, never_passes: bool = False) -> ClientError:
+    """Return the error of a limit without room: which, and whose, with its own amount.
 
-
-def budget_error(limit: Limit, *, retry_after_seconds: int) -> ClientError:
-    """Return the error of a budget that is used up, or too small for this request."""
-    return ClientError(
-        ErrorKind.BUDGET_EXHAUSTED,
-        f"The budget of this {limit.level.value} does not cover this request:"
-        f" {_limit_words(limit)}.",
-        retry_after_seconds=retry_after_seconds,
-    )
+    With *never_passes* the request needs more than there ever is at once.
+    """
+    level, words = short.limit.level.value, _limit_words(short.limit)
+    wait = max(1, math.ceil(short.reset_seconds))
+    if short.limit.measure is Measure.COST:
+        kind = ErrorKind.BUDGET_EXHAUSTED
+        text = f"The budget of this {level} does not cover this request: {words}."
+    else:
+        kind, text = (
+            ErrorKind.RATE_LIMIT_EXCEEDED,
+            f"The limit of this {level} is reached: {words}.",
+        )
+        if never_passes:
+            text = f"This request needs more than the limit of this {level} ever allows: {words}."
+        else:
+            text += f" Try again in {wait} s."
+    return ClientError(kind, text, retry_after_seconds=None if never_passes else wait)
 
 
 def single_request_error(limit: Limit) -> ClientError:
@@ -367,6 +371,34 @@ def single_request_error(limit: Limit) -> ClientError:
         f" {limit.amount} tokens.",
         param="max_tokens",
     )
+
+
+def uncounted_error(
+    claims: Iterable[LimitCheck],
+    subject: Subject | None,
+    action: UncountedAction,
+    *,
+    has_price: bool,
+) -> ClientError | None:
+    """Return the error of a request whose use one of its limits cannot count, None without one."""
+    in_background = subject is not None and subject.in_background
+    if action is UncountedAction.ALLOW or (has_price and not in_background):
+        return None
+    measures = SETTLED if in_background else {Measure.COST}
+    limit = next((one.limit for one in claims if one.limit.measure in measures), None)
+    if limit is None:
+        return None
+    if in_background:
+        text = (
+            "A response in the background states its tokens later, where no limit of this"
+            f" {limit.level.value} counts them. Send the request without `background`."
+        )
+        return ClientError(ErrorKind.UNCOUNTED_USAGE, text, param="background")
+    text = (
+        f"This model has no price, so the budget of this {limit.level.value} cannot count the"
+        " request. Use another model, or ask for its price to be set."
+    )
+    return ClientError(ErrorKind.UNCOUNTED_USAGE, text, param="model")
 
 
 def _limit_words(limit: Limit) -> str:

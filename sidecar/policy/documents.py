@@ -39,6 +39,7 @@ from sidecar.domain.policy import (
     ProviderChoice,
     Stage,
     StreamUsage,
+    UncountedAction,
     UnscannedAction,
 )
 from sidecar.guardrails.detectors.language import LANGUAGES
@@ -296,6 +297,7 @@ class UsageDocument(Document):
     """Source of the counts of tokens."""
 
     streams: StreamUsage | None = None
+    uncounted: UncountedAction = UncountedAction.BLOCK
 
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/@+~-]{1,256}$")]
@@ -344,6 +346,7 @@ class PolicyModel(Document):
             unscanned=self.unscanned,
             allowed_models=self.allowed_models,
             stream_usage=self.usage.streams,
+            uncounted=self.usage.uncounted,
             aliases=tuple(self.aliases.items()),
             restores_aliases=self.restore_aliases,
             provider=None

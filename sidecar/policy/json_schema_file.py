@@ -75,6 +75,7 @@ _WORDS: Final = {
     "tools": "Tools whose arguments are validated; all where not given.",
     "type": "The kind of guardrail.",
     "types": "Types that are looked for; all where not given.",
+    "uncounted": "The action on a request whose use its limits cannot count.",
     "unscanned": "The action on content that no guardrail can read.",
     "until": "The last day of the exception, such as 2027-01-31.",
     "url": "Address of the server.",

@@ -17,6 +17,7 @@ from sidecar.domain.policy import (
     RequestScope,
     Stage,
     StreamUsage,
+    UncountedAction,
     UnscannedAction,
     judges_input,
     name_beside,
@@ -151,6 +152,7 @@ class EffectivePolicy:
     answers: AnswerPolicy = field(repr=False)
     exempted: tuple[str, ...] = ()
     stream_usage: StreamUsage | None = None
+    uncounted: UncountedAction = UncountedAction.BLOCK
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     restores_aliases: bool = False
     provider: ProviderChoice | None = None
@@ -267,6 +269,7 @@ class PolicySnapshot:
             remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
             answers=answer_policy(policy.guardrails, self._scan_of),
             stream_usage=policy.stream_usage,
+            uncounted=policy.uncounted,
             aliases=dict(policy.aliases),
             restores_aliases=policy.restores_aliases,
             provider=policy.provider,

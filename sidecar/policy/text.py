@@ -10,7 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.domain.guardrail_settings import JsonSchemaSettings, RemoteSettings
-from sidecar.domain.policy import FULL_ROLLOUT, GuardrailSettings, Mode, Policy
+from sidecar.domain.policy import (
+    FULL_ROLLOUT,
+    GuardrailSettings,
+    Mode,
+    Policy,
+    UncountedAction,
+)
 from sidecar.policy.parse import PolicyDocument, PolicyDocumentError, parse_documents
 from sidecar.policy.yaml_positions import Path, YamlDocument, read_yaml, write_yaml
 
@@ -33,8 +39,11 @@ def render_policy(policy: Policy) -> str:
     document: dict[str, Any] = {"name": policy.name, "unscanned": policy.unscanned.value}
     if policy.allowed_models is not None:
         document["allowed_models"] = list(policy.allowed_models)
-    if policy.stream_usage is not None:
-        document["usage"] = {"streams": policy.stream_usage.value}
+    usage = {} if policy.stream_usage is None else {"streams": policy.stream_usage.value}
+    if policy.uncounted is not UncountedAction.BLOCK:
+        usage["uncounted"] = policy.uncounted.value
+    if usage:
+        document["usage"] = usage
     if policy.aliases:
         document["aliases"] = dict(policy.aliases)
     if policy.restores_aliases:

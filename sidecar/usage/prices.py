@@ -61,7 +61,9 @@ class PriceList:
     wildcard before any glob, then the one with the most characters before its first wildcard.
     """
 
-    def __init__(self, prices: Iterable[Price] = ()) -> None:
+    def __init__(self, prices: Iterable[Price] = (), *, is_known: bool = True) -> None:
+        """*is_known* is False until the prices have been read."""
+        self.is_known = is_known
         by_glob: dict[str, list[Price]] = {}
         for price in sorted(prices, key=lambda price: price.valid_from, reverse=True):
             by_glob.setdefault(price.model, []).append(price)

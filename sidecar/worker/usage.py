@@ -49,7 +49,7 @@ class PriceCache:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.current = PriceList()
+        self.current = PriceList(is_known=False)
         self._load = load
         self._clock = clock
         self._read_at: float | None = None

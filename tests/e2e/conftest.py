@@ -147,6 +147,7 @@ name: credential-and-region
 provider: {credential: search-openai, region: eu}
 ---
 name: gated
+usage: {uncounted: allow}
 guardrails: [{name: hook, type: webhook, url: "HOOK/gate", timeout: 5s}]
 ---
 """

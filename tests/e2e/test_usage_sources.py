@@ -207,12 +207,17 @@ async def official_clients(
 
 
 async def refusals(asks: list[Ask]) -> list[tuple[str, str]]:
-    """Return the type and code in the error of each request that is refused with 429."""
+    """Return the type and code in the error of each request that a limit refuses."""
     found = []
     for ask in asks:
         try:
             await ask()
-        except (openai.RateLimitError, anthropic.RateLimitError) as error:
+        except (
+            openai.RateLimitError,
+            openai.PermissionDeniedError,
+            anthropic.RateLimitError,
+            anthropic.PermissionDeniedError,
+        ) as error:
             body: Any = error.body
             words = body.get("error", body)  # OpenAI's client unpacks it
             found.append((words["type"], words.get("code", "")))

@@ -270,7 +270,7 @@ def test_a_budget_without_any_price_is_warned_of_until_one_is_set(egret: Egret) 
         (
             0,
             (
-                "warning: no price is set, so nothing counts towards cost yet;"
+                "warning: no price is set, so a budget refuses every request;"
                 " run `egret price import FILE` or `egret price set`\n"
             ),
         )

@@ -30,6 +30,7 @@ from sidecar.domain.policy import (
     Stage,
     StreamMode,
     StreamUsage,
+    UncountedAction,
     UnscannedAction,
 )
 from sidecar.domain.subject import Operation
@@ -129,6 +130,7 @@ policies = st.builds(
     unscanned=st.sampled_from(UnscannedAction),
     allowed_models=st.none() | st.lists(printable, max_size=3).map(tuple),
     stream_usage=st.none() | st.sampled_from(StreamUsage),
+    uncounted=st.sampled_from(UncountedAction),
 )
 
 

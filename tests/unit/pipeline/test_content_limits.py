@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from sidecar.limits.store import Adjustment
 from sidecar.pipeline.record import Clocks
 from sidecar.settings.serving import Timing
 from sidecar.settings.stores import UsageSource
+from sidecar.usage.prices import PriceList
+from sidecar.worker.usage import PriceCache
 from tests.support import envoy_messages as envoy
 from tests.support.events import (
     BodyRequired,
@@ -124,6 +127,75 @@ async def test_a_request_that_names_several_models_asks_for_the_money_of_the_dea
     assert cost >= 1_000
 
 
+ALLOWS = "name: default\nusage: {uncounted: allow}\nguardrails: []\n"
+
+
+@pytest.mark.parametrize("policies", [STRICT, ALLOWS], ids=["block", "allow"])
+@pytest.mark.parametrize(
+    ("measure", "window", "path", "body", "param"),
+    [
+        (Measure.COST, Window.DAY, "/v1/chat/completions", {"model": "unpriced"}, "model"),
+        (Measure.TOKENS, Window.MINUTE, "/v1/responses", {"background": True}, "background"),
+        (Measure.COST, Window.DAY, "/v1/responses", {"background": True}, "background"),
+    ],
+    ids=["no price", "tokens in the background", "money in the background"],
+)
+async def test_use_that_a_limit_cannot_count_is_refused_unless_the_policy_allows_it(
+    policies: str, measure: Measure, window: Window, path: str, body: dict[str, Any], param: str
+) -> None:
+    """A model without a price, or tokens that are stated later, would else be free."""
+    made = world(limit(measure, window, amount=10**9), policies=policies)
+    _, verdict = await judged(made, chat(input="hello", **body), path)
+    if policies is ALLOWS:
+        assert isinstance(verdict, RequestCleared)
+        return
+    assert isinstance(verdict, RequestRefused)
+    error = json.loads(verdict.refusal.body)["error"]
+    assert (verdict.refusal.status, error["code"], error["param"]) == (
+        403, "uncounted_usage", param,
+    )  # fmt: skip
+    assert made.limiter.asked == []
+
+
+@pytest.mark.parametrize(
+    ("one", "path", "body"),
+    [
+        (limit(Measure.REQUESTS), "/v1/responses", {"background": True}),
+        (limit(Measure.TOKENS), "/v1/chat/completions", {"model": "unpriced"}),
+        (limit(Measure.TOKENS), "/v1/responses", {"background": False}),
+        (limit(Measure.COST, Window.DAY), "/v1/moderations", {"model": "unpriced"}),
+        (
+            limit(Measure.COST, Window.DAY, models=("gpt-*",)),
+            "/v1/chat/completions",
+            {"model": "unpriced"},
+        ),
+    ],
+    ids=["requests", "tokens", "at once", "unbilled", "of other models"],
+)
+async def test_use_that_no_limit_has_to_count_goes_on(
+    one: Limit, path: str, body: dict[str, Any]
+) -> None:
+    """Only a budget needs a price, and only limits on tokens need their count."""
+    made = world(one, policies=FREE)
+    _, verdict = await judged(made, chat(input="hello", **body), path)
+    assert isinstance(verdict, RequestCleared)
+
+
+async def test_prices_that_were_never_read_refuse_no_model() -> None:
+    """A worker may start while PostgreSQL is away, and serve keys that it finds in Valkey."""
+    made = world(limit(Measure.COST, Window.DAY))
+    unread = PriceCache(nothing).current
+    made.worker = replace(made.worker, prices=SimpleNamespace(current=unread))
+    _, verdict = await judged(made, chat())
+    assert isinstance(verdict, RequestCleared)
+    assert costs(made) == [("cost", 0)]
+
+
+async def nothing() -> PriceList:
+    """Read no prices."""
+    return PriceList()
+
+
 async def test_a_request_that_sets_no_bound_is_taken_to_write_as_much_as_is_usual() -> None:
     """The setting says how much."""
     made = world(limit(Measure.OUTPUT_TOKENS))
@@ -222,6 +294,24 @@ async def test_a_request_without_room_is_told_which_limit_and_when_to_try_again(
     assert told["retry-after"] == b"2"
     assert told["x-ratelimit-remaining-requests"] == b"3"
     assert "x-egret-limits" not in told
+
+
+@pytest.mark.parametrize(
+    "one",
+    [limit(Measure.TOKENS, amount=4_000), limit(Measure.REQUESTS, Window.DAY, amount=0)],
+    ids=["more than the burst", "a limit of zero"],
+)
+async def test_a_request_that_can_never_pass_is_not_told_to_try_again(one: Limit) -> None:
+    """Each library would wait, try again, and wait once more."""
+    made = world(one)
+    made.limiter.short = 0
+    _, verdict = await judged(made, chat(max_tokens=4_096))
+    assert isinstance(verdict, RequestRefused)
+    told = dict(verdict.refusal.headers)
+    assert told["x-should-retry"] == b"false"
+    assert "retry-after" not in told
+    message = json.loads(verdict.refusal.body)["error"]["message"]
+    assert message.startswith("This request needs more than the limit of this team ever allows: ")
 
 
 async def test_a_budget_that_is_used_up_has_a_code_of_its_own_and_asks_for_no_retry() -> None:

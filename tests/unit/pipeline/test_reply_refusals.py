@@ -7,7 +7,7 @@ import pytest
 from sidecar.apis.error_body import error_body, error_headers
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import Refusal
-from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
 from sidecar.domain.subject import Dialect
 from sidecar.extproc.codec import metadata_fields
 from sidecar.pipeline.reply import limit_error, refusal_of
@@ -31,6 +31,7 @@ STATUS = {
     ErrorKind.BODY_TIMEOUT: 408,
     ErrorKind.REQUEST_TRAILERS: 400,
     ErrorKind.OUTPUT_LIMIT_EXCEEDED: 400,
+    ErrorKind.UNCOUNTED_USAGE: 403,
     ErrorKind.RATE_LIMIT_EXCEEDED: 429,
     ErrorKind.BUDGET_EXHAUSTED: 429,
     ErrorKind.GUARDRAIL_UNAVAILABLE: 503,
@@ -89,7 +90,7 @@ def test_a_limit_of_requests_at_a_time_is_named_as_such() -> None:
     slots = Limit(
         id="l", level=Level.TEAM, measure=Measure.CONCURRENT, window=Window.ONCE, amount=3
     )
-    error = limit_error(slots, retry_after_seconds=2)
+    error = limit_error(LimitStatus(slots, 0, 1.2))
     assert error.message == (
         "The limit of this team is reached: 3 requests at a time. Try again in 2 s."
     )
@@ -111,7 +112,7 @@ def test_a_refusal_names_the_burst_of_a_sliding_limit(
 ) -> None:
     """The third request of a minute may be too many for a limit of twenty."""
     limit = Limit(id="l", level=Level.KEY, measure=measure, window=window, amount=20, burst=burst)
-    message = limit_error(limit, retry_after_seconds=2).message
+    message = limit_error(LimitStatus(limit, 0, 2.0)).message
     assert message == f"The limit of this key is reached: {words}. Try again in 2 s."
 
 
