@@ -61,6 +61,22 @@ def _named(**matcher: Any) -> Mistake:
     return _validation(match_typed_subject_alt_names=[{"san_type": "DNS", "matcher": matcher}])
 
 
+def _ca_from_a_secret(**fields: Any) -> Mistake:
+    """Combine a CA that has a file of its own with these fields."""
+    source = {"path_config_source": {"path": "/etc/egret/sds/openai.yaml"}}
+    secret = {"name": "ca", "sds_config": source}
+
+    def mistake(config: Config) -> None:
+        common = _tls(config)["common_tls_context"]
+        del common["validation_context"]
+        common["combined_validation_context"] = {
+            "default_validation_context": fields,
+            "validation_context_sds_secret_config": secret,
+        }
+
+    return mistake
+
+
 def _wrapped(kind: str, **fields: Any) -> Mistake:
     def mistake(config: Config) -> None:
         inner = provider_of(config)["transport_socket"]
@@ -339,6 +355,15 @@ def _addresses(kind: str, **fields: Any) -> Mistake:
     return of_hcm(use_remote_address=False, original_ip_detection_extensions=detection)
 
 
+def _with_certificates(*, is_removed: bool) -> Mistake:
+    def mistake(config: Config) -> None:
+        hcm_of(config)["forward_client_cert_details"] = "APPEND_FORWARD"
+        if not is_removed:
+            host_of(config)["request_headers_to_remove"].remove("x-forwarded-client-cert")
+
+    return mistake
+
+
 _FORWARDED: Final = {"cidrs": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]}
 _AUTHZ: Final[Config] = {
     "@type": f"{FILTERS}.ext_authz.v3.ExtAuthz",
@@ -353,6 +378,8 @@ FORMS: Final[dict[str, tuple[Mistake, set[str]]]] = {
     "a certificate's name that begins alike": (_named(prefix="api.openai"), {"EGR303"}),
     "a certificate's name that contains a text": (_named(contains="openai"), {"EGR303"}),
     "any name": (_named(safe_regex={"regex": ".*"}), {"EGR303"}),
+    "any name beside a CA from a secret": (_ca_from_a_secret(), {"EGR303"}),
+    "clients' certificates": (_with_certificates(is_removed=False), {"EGR515"}),
     "TLS for a part of the endpoints": (_plain_for_some, {"EGR301"}),
     "workers by TLS without a CA": (_workers_by_tls(), {"EGR302", "EGR303"}),
     "workers by TLS with any name": (_workers_by_tls(trusted_ca=_CA), {"EGR303"}),
@@ -435,6 +462,7 @@ FORMS: Final[dict[str, tuple[Mistake, set[str]]]] = {
 }  # fmt: skip
 """Each mistake with the rules that it breaks; Envoy starts with all of them."""
 
+
 RIGHT: Final[dict[str, Mistake]] = {
     "a certificate's name below the provider's": _named(suffix=".openai.com"),
     "a certificate's name by an expression": _named(safe_regex={"regex": r".*\.openai\.com"}),
@@ -443,6 +471,10 @@ RIGHT: Final[dict[str, Mistake]] = {
         trusted_ca=None, match_typed_subject_alt_names=None,
         verify_certificate_spki=["47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="],
     ),
+    "a name beside a CA from a secret": _ca_from_a_secret(
+        match_typed_subject_alt_names=[{"san_type": "DNS", "matcher": {"exact": "api.openai.com"}}]
+    ),
+    "clients' certificates that no provider receives": _with_certificates(is_removed=True),
     "TLS by a proxy": _wrapped("http_11_proxy.v3.Http11ProxyUpstreamTransport"),
     "TLS behind the proxy protocol": _wrapped(
         "proxy_protocol.v3.ProxyProtocolUpstreamTransport", config={"version": "V2"}

@@ -182,7 +182,7 @@ class _Pass:
     def _resource(self, resource: Node) -> Iterator[Finding]:
         kind = resource.at("kind").text
         for rule in RESOURCE_RULES:
-            if rule.kind == kind:
+            if kind in rule.kinds:
                 yield from (Finding(rule, hit) for hit in rule.look(resource))
         match kind:
             case "EnvoyFilter":

@@ -58,9 +58,9 @@ class ConfigRule(Rule):
 
 @dataclass(frozen=True, slots=True)
 class ResourceRule(Rule):
-    """A rule on a Kubernetes resource of *kind*; it looks at the resource as a whole."""
+    """A rule on Kubernetes resources of *kinds*; it looks at the resource as a whole."""
 
-    kind: str
+    kinds: tuple[str, ...]
     look: Callable[[Node], Iterable[Hit]]
 
 

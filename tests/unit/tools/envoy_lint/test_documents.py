@@ -7,7 +7,12 @@ import textwrap
 
 import pytest
 import yaml
-from egret_tools.envoy_lint.config import EXT_PROC, EXT_PROC_NAME, EXT_PROC_PER_ROUTE
+from egret_tools.envoy_lint.config import (
+    EXT_PROC,
+    EXT_PROC_NAME,
+    EXT_PROC_PER_ROUTE,
+    UPSTREAM_TLS,
+)
 from egret_tools.envoy_lint.lint import Linted, lint
 from egret_tools.envoy_lint.parts import LISTENER, ROUTES
 from egret_tools.envoy_lint.report import fixed
@@ -173,6 +178,17 @@ FORGING = {
         ],
     },
 }
+TRUSTING = {
+    "transport_socket": {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"type.googleapis.com/{UPSTREAM_TLS}",
+            "common_tls_context": {
+                "validation_context": {"trust_chain_verification": "ACCEPT_UNTRUSTED"}
+            },
+        },
+    }
+}
 STRUCT = {
     "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
     "type_url": f"type.googleapis.com/{EXT_PROC}",
@@ -202,6 +218,7 @@ MANAGER = {
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "disabled": True}, {"EGR126"}),
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": STRUCT}, {"EGR101"}),
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": RETRIES}, set[str]()),
+        ("CLUSTER", "MERGE", TRUSTING, {"EGR302"}),
         ("NETWORK_FILTER", "MERGE", MANAGER, {"EGR406", "EGR504"}),
         ("FILTER_CHAIN", "MERGE", {"filters": [MANAGER]}, {"EGR406", "EGR504"}),
     ],
@@ -265,6 +282,21 @@ def test_a_patch_that_replaces_egrets_filter_by_another_is_found(
     patch["match"] = {"listener": {"filterChain": manager}}
     assert rules <= ids(lint("f.yaml", yaml.safe_dump(patched)))
     assert ("EGR614" in rules) == ("EGR614" in ids(lint("f.yaml", yaml.safe_dump(patched))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Backend", {"tls": {"insecureSkipVerify": True}}),
+        ("BackendConfigPolicy", {"tls": {"insecureSkipVerify": True}}),
+        ("DestinationRule", {"trafficPolicy": {"tls": {"insecureSkipVerify": True}}}),
+    ],
+)
+def test_a_backend_without_verification_is_found(kind: str, spec: object) -> None:
+    """The rest of it is named as not checked, and so is one of another kind."""
+    linted = lint("p.yaml", resource(kind, spec=spec))
+    assert (ids(linted), unchecked(linted)) == ({"EGR618"}, [f"{kind} llm"])
+    assert ids(lint("p.yaml", resource("ServiceMonitor", spec=spec))) == set()
 
 
 def test_a_traffic_policy_that_switches_egret_off_is_found() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
@@ -21,6 +22,7 @@ from egret_tools.envoy_lint.rule import (
 )
 from egret_tools.envoy_lint.source import Node
 
+CERTIFICATE_HEADER: Final = "x-forwarded-client-cert"
 MAX_BUFFER: Final = 1 << 20
 HARMLESS: Final = ("/stats/prometheus", "/stats", "/ready")
 """Paths of the admin that others may read: numbers, and whether it serves."""
@@ -126,6 +128,25 @@ def _no_idle_timeout(config: EnvoyConfig) -> Iterator[Hit]:
     )
     routes = (route.at("route", "idle_timeout") for route in config.routes())
     yield from (Hit(one, replacement="300s") for one in routes if _never(one) is not None)
+
+
+def _names_of_clients(config: EnvoyConfig) -> Iterator[Hit]:
+    yield from _manager(off("skip_xff_append"), "true")(config)
+    removed = (
+        name.text.lower()
+        for one in config.override_holders()
+        for name in one.at("request_headers_to_remove")
+    )
+    if CERTIFICATE_HEADER not in removed:
+        risk = f"the provider receives {CERTIFICATE_HEADER}, which names your clients"
+        hint = f"request_headers_to_remove: [{CERTIFICATE_HEADER}]"
+        hits = _guarded(lambda listener: _forwards_certificate(listener.hcm))(config)
+        yield from (replace(hit, risk=risk, hint=hint) for hit in hits)
+
+
+def _forwards_certificate(hcm: Node) -> Node | None:
+    details = hcm.at("forward_client_cert_details")
+    return details if details.text not in {"", "SANITIZE"} else None
 
 
 def _never(timeout: Node) -> Node | None:
@@ -237,7 +258,7 @@ RULES: Final = (
          _guarded(_plain)),
     ConfigRule("EGR515", "forwarded-for", _N,
          "Envoy adds your clients' addresses to the headers for the provider",
-         "skip_xff_append: true", _manager(off("skip_xff_append"), "true")),
+         "skip_xff_append: true", _names_of_clients),
     ConfigRule("EGR519", "admin-open", _E,
          "every client with access to the admin can stop Envoy and read its configuration",
          "a Unix socket: address: {pipe: {path: …, mode: 384}}, or allow_paths with "

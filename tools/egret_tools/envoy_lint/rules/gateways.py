@@ -25,6 +25,8 @@ EXTENSION_POLICY: Final = "EnvoyExtensionPolicy"
 ENVOY_FILTER: Final = "EnvoyFilter"
 GATEWAY_EXTENSION: Final = "GatewayExtension"
 TRAFFIC_POLICY: Final = "TrafficPolicy"
+BACKENDS: Final = ("Backend", "BackendConfigPolicy", "DestinationRule")
+"""The kinds with TLS to a server: of Envoy Gateway, of kgateway, of Istio."""
 SECURITY_POLICY: Final = "BackendSecurityPolicy"
 READ: Final = frozenset({EXTENSION_POLICY, GATEWAY_EXTENSION, SECURITY_POLICY})
 """The kinds that rules here read as a whole."""
@@ -39,6 +41,15 @@ def _no_address(resource: Node) -> Iterator[Hit]:
         request = one.at("processingMode", "request")
         if request.exists and lacking("source.address", "attributes")(request) is not None:
             yield Hit(request.at("attributes"))
+
+
+def _unverified(resource: Node) -> Iterator[Hit]:
+    pending = [resource.at("spec")]
+    while pending:
+        one = pending.pop()
+        if one.at("insecureSkipVerify").is_true:
+            yield Hit(one.at("insecureSkipVerify"), replacement="false")
+        pending += [*one, *(held for _, held in one.entries())]
 
 
 def _switched_off(resource: Node) -> Iterator[Hit]:
@@ -156,99 +167,106 @@ RULES: Final = (
     ResourceRule(
         "EGR601", "policy-fail-open", _E,
         "while Egret is down, every request passes unchecked and without a key",
-        "failOpen: false", EXTENSION_POLICY,
+        "failOpen: false", (EXTENSION_POLICY,),
         in_each(_ext_procs, on("failOpen"), "false"),
     ),
     ResourceRule(
         "EGR602", "policy-message-timeout", _E,
         "Envoy answers 504 before Egret's own budgets end; the default is 200 ms",
-        "messageTimeout: 10s", EXTENSION_POLICY, _short_timeout,
+        "messageTimeout: 10s", (EXTENSION_POLICY,), _short_timeout,
     ),
     ResourceRule(
         "EGR603", "policy-no-request", _E,
         "without `request` the gateway sends Egret nothing, and every request passes",
-        "processingMode: {request: {}}", EXTENSION_POLICY, _no_request,
+        "processingMode: {request: {}}", (EXTENSION_POLICY,), _no_request,
     ),
     ResourceRule(
         "EGR604", "policy-body-no-gate", _E,
         "in this mode a body leaves before, or without, a verdict",
-        "body: FullDuplexStreamed, or Buffered", EXTENSION_POLICY, _no_gate,
+        "body: FullDuplexStreamed, or Buffered", (EXTENSION_POLICY,), _no_gate,
     ),
     ResourceRule(
         "EGR605", "policy-no-body", _E,
         "Egret can neither receive nor request a body: requests that need a check are refused",
         "allowModeOverride: true, or request: {body: FullDuplexStreamed}",
-        EXTENSION_POLICY, _no_body,
+        (EXTENSION_POLICY,), _no_body,
     ),
     ResourceRule(
         "EGR606", "policy-metadata", _W,
         "the gateway drops Egret's dynamic metadata: no usage, nothing in the access log",
-        "metadata: {writableNamespaces: [egret]}", EXTENSION_POLICY,
+        "metadata: {writableNamespaces: [egret]}", (EXTENSION_POLICY,),
         in_each(_ext_procs, lacking(NAMESPACE, "metadata", "writableNamespaces")),
     ),
     ResourceRule(
         "EGR607", "policy-response-phase", _W,
         "each stream lives until the model is done, and a worker that dies fails its requests",
-        "leave `response` out", EXTENSION_POLICY,
+        "leave `response` out", (EXTENSION_POLICY,),
         in_each(_ext_procs, present("processingMode", "response")),
     ),
     ResourceRule(
         "EGR608", "filter-unscoped", _E,
         "without a target this reaches every proxy of the mesh",
-        "spec.targetRefs or spec.workloadSelector", ENVOY_FILTER, _unscoped,
+        "spec.targetRefs or spec.workloadSelector", (ENVOY_FILTER,), _unscoped,
     ),
     ResourceRule(
         "EGR609", "extension-fails-open", _E,
         "kgateway's failOpen is true by default: while Egret is down, every request passes "
         "unchecked and without a key",
-        "failOpen: false", GATEWAY_EXTENSION, _extension_fails_open,
+        "failOpen: false", (GATEWAY_EXTENSION,), _extension_fails_open,
     ),
     ResourceRule(
         "EGR610", "extension-message-timeout", _E,
         "Envoy answers 504 before Egret's own budgets end; the default is 200 ms",
-        "messageTimeout: 10s", GATEWAY_EXTENSION, _extension_short_timeout,
+        "messageTimeout: 10s", (GATEWAY_EXTENSION,), _extension_short_timeout,
     ),
     ResourceRule(
         "EGR611", "extension-body-no-gate", _E,
         "in this mode a body leaves before, or without, a verdict, or Egret can neither receive "
         "nor request it",
         "requestBodyMode: FULL_DUPLEX_STREAMED, with both trailer modes SEND",
-        GATEWAY_EXTENSION, _extension_no_gate,
+        (GATEWAY_EXTENSION,), _extension_no_gate,
     ),
     ResourceRule(
         "EGR612", "credential-falls-back", _W,
         "a request without a credential of its own leaves with the configured one; this is the "
         "default of Envoy AI Gateway",
-        "fallbackToConfigured: false", SECURITY_POLICY, _falls_back,
+        "fallbackToConfigured: false", (SECURITY_POLICY,), _falls_back,
     ),
     ResourceRule(
         "EGR613", "credential-name-sent", _E,
         "Egret's metadata has the name of a credential, and the provider would receive it as its "
         "key",
         "fromRequestHeaders, see docs/gateways/envoy-ai-gateway.md",
-        SECURITY_POLICY, _name_as_secret,
+        (SECURITY_POLICY,), _name_as_secret,
     ),
     ResourceRule(
         "EGR614", "filter-removed", _E,
         "this takes Egret's filter away: requests pass unchecked and without a key",
-        "leave this patch out, or name another filter in subFilter", ENVOY_FILTER,
+        "leave this patch out, or name another filter in subFilter", (ENVOY_FILTER,),
         _filter_removed,
     ),
     ResourceRule(
         "EGR616", "policy-source-address", _W,
         "Egret gets no client address and refuses every key that is bound to networks",
-        "processingMode: {request: {attributes: [source.address]}}", EXTENSION_POLICY, _no_address,
+        "processingMode: {request: {attributes: [source.address]}}", (EXTENSION_POLICY,),
+        _no_address,
     ),
     ResourceRule(
         "EGR617", "extension-switched-off", _E,
         "requests to this target pass unchecked and without a key",
-        "leave extProc.disable out, or suppress this with the reason", TRAFFIC_POLICY,
+        "leave extProc.disable out, or suppress this with the reason", (TRAFFIC_POLICY,),
         _switched_off,
+    ),
+    ResourceRule(
+        "EGR618", "backend-unverified", _E,
+        "any certificate is accepted: an attacker on the way can read prompts and the provider's "
+        "key",
+        "leave insecureSkipVerify out, and name a CA", BACKENDS, _unverified,
     ),
     ResourceRule(
         "EGR615", "policy-replaced", _W,
         "this replaces the whole policy of the gateway for its target: if that one makes it call "
         "Egret, requests pass here unchecked and without a key",
-        "Egret's extProc here too, or mergeType: StrategicMerge", EXTENSION_POLICY, _replaces,
+        "Egret's extProc here too, or mergeType: StrategicMerge", (EXTENSION_POLICY,), _replaces,
     ),
 )  # fmt: skip

@@ -89,8 +89,20 @@ def _unverified(cluster: Cluster) -> Node | None:
     return cluster.tls.at("common_tls_context", "validation_context")
 
 
+def _trusting(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look at all clusters of a patch, of which no route tells that they are a provider's."""
+    yield from _remote(_unverified, besides=_receiving)(config)
+    for cluster in () if config.whole else config.clusters:
+        for context in _contexts(cluster):
+            place = context.at("trust_chain_verification")
+            if place.text == "ACCEPT_UNTRUSTED":
+                yield Hit(place, f"cluster {cluster.name}".rstrip())
+
+
 def _any_name(cluster: Cluster) -> Node | None:
-    if not cluster.tls.exists or _by_sds(cluster):
+    common = cluster.tls.at("common_tls_context")
+    # A secret alone may have names as well; in a combined one they stand beside it.
+    if not cluster.tls.exists or common.at("validation_context_sds_secret_config").exists:
         return None
     names = ("match_typed_subject_alt_names", "match_subject_alt_names", *_PINNED)
     for context in _contexts(cluster):
@@ -288,8 +300,7 @@ RULES: Final = (
          _remote(_no_tls, besides=EnvoyConfig.mirrors)),
     ConfigRule("EGR302", "provider-unverified", _E,
          "without a CA Envoy accepts any certificate: an attacker on the way can read everything",
-         "common_tls_context.validation_context.trusted_ca",
-         _remote(_unverified, besides=_receiving)),
+         "common_tls_context.validation_context.trusted_ca", _trusting),
     ConfigRule("EGR303", "provider-any-name", _E,
          "a valid certificate of any other host is accepted",
          "match_typed_subject_alt_names, or auto_sni_san_validation: true",
