@@ -116,9 +116,12 @@ class Transcript:
             self._let_go(window)
 
     def due(self) -> list[Window]:
-        """Return the windows that have changed since the last call."""
+        """Return the windows that have changed since the last call, each with all of its text."""
         due = list(self._changed)
         self._changed.clear()
+        for window in due:
+            if window.gathered:
+                window.gather()
         return due
 
     def _let_go(self, window: Window) -> None:

@@ -66,7 +66,7 @@ class Window:
     """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
     Up to `settled` it is judged, and its `edits` are known: a heap, the first in the text on
-    top. `buffer` begins at `base`.
+    top. `buffer` begins at `base`; a long one lacks its end, `gathered`, until `gather`.
     No match that more text could complete begins before `open_from`.
     `index` is the text's number in the answer. `is_final`: nothing follows its text. `leaves`: its
     end is not to be held back. `is_document` marks JSON, as in tool arguments and
@@ -84,11 +84,12 @@ class Window:
     edits: list[Edit] = field(default_factory=list[Edit])
     is_document: bool = False
     opened: bytes = b""
+    gathered: bytearray = field(default_factory=bytearray)
 
     @property
     def end(self) -> int:
         """The length of the text so far."""
-        return self.base + len(self.buffer)
+        return self.base + len(self.buffer) + len(self.gathered)
 
     @property
     def is_settled(self) -> bool:
@@ -97,11 +98,19 @@ class Window:
 
     def add(self, text: bytes) -> int:
         """Append the next text; return the new end."""
-        is_begun = self.base or len(self.buffer) > _BEGINNING_BYTES
+        length = len(self.buffer)
+        if length > MAX_HELD_BYTES:  # of a held answer: each event would copy all of its text
+            self.gathered += text
+            return self.end
         self.buffer += text
-        if not (is_begun or self.is_document):
+        if length <= _BEGINNING_BYTES and not (self.base or self.is_document):
             self.is_document = self.is_json or tokens.begins_document(self.buffer)
-        return self.base + len(self.buffer)
+        return self.base + length + len(text)
+
+    def gather(self) -> None:
+        """Complete `buffer`, before it is read."""
+        self.buffer += self.gathered
+        self.gathered.clear()
 
     def depths_of_numbers(
         self, spans: Iterable[tuple[int, int]], *, whole: bytes | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
 from sidecar.guardrails.streaming.transcript import MAX_CHANNELS, TooManyTextsError, Transcript
+from tests.support.cpu_time import least_seconds
 
 
 def text(content: bytes, *channel: str | int, location: int = 0) -> AnswerText:
@@ -38,6 +41,21 @@ def test_an_event_extends_the_text_of_the_one_before_it() -> None:
     places = [extended, taken.take(event(more))]
     assert [(place.start, place.end, place.location) for (place,) in places] == [(3, 5, 3)] * 2
     assert [one.buffer for one in transcript.due()] == [b"Hello"]
+
+
+def test_a_text_that_is_held_whole_is_gathered_before_it_is_judged() -> None:
+    """In time that grows with its length, not with the square: events do not copy what is held."""
+
+    def held(events: int) -> bytes:
+        transcript = Transcript()
+        for number in range(events):
+            transcript.take(event(text(b"%01000d" % number, 0, "content")))
+        (window,) = transcript.due()
+        assert window.end == len(window.buffer) == 1000 * events
+        return window.buffer
+
+    assert held(20) == b"".join(b"%01000d" % number for number in range(20))
+    assert least_seconds(partial(held, 4_000)) < 24 * least_seconds(partial(held, 500))
 
 
 @pytest.mark.parametrize(
