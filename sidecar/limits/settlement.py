@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
@@ -94,13 +93,18 @@ def finished_request(
         cost=reserved.cost,
     )
     tokens = NO_TOKENS if record is None else record.tokens
+    used = reserved.cost
+    if cost is not None:
+        # Up or down by a part that no client chooses: always up, a hundred embeddings for 30
+        # millionths would count as 100.
+        used = int(cost * MICROS + Decimal(request.occurred_at.microsecond % 1000) / 1000)
     return FinishedRequest(
         demand,
         slot_name(request.request_id, (request.occurred_at - EPOCH) // _MICROSECOND),
         reserved.taken_us / 1e6 or request.occurred_at.timestamp(),
         input_tokens=tokens.input,
         output_tokens=tokens.output,
-        cost=0 if record is None else reserved.cost if cost is None else math.ceil(cost * MICROS),
+        cost=0 if record is None else used,
         by_model=reserved.by_model,
     )
 

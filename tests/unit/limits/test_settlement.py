@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 
 import pytest
 from msgspec.structs import replace
@@ -65,6 +66,19 @@ def test_limits_by_model_are_put_right_where_they_were_taken() -> None:
     told = RequestCost(operation="chat", model="other", input_tokens=100, output_tokens=400)
     ended = FinishedRequest(told, "r1", AT, input_tokens=100, by_model=(held.id,))
     assert adjustments_of([held, other], ended) == (Adjustment(held, -400),)
+
+
+def test_many_requests_for_less_than_a_millionth_of_a_dollar_sum_up_to_their_cost() -> None:
+    """Each would else count as a whole one: an embedding of 20 tokens two or three times."""
+    used = 0
+    for microsecond in range(10_000):
+        at = judged().occurred_at.replace(microsecond=microsecond)
+        request = judged(occurred_at=at, reserved=Reservation(20, 0, 1))
+        record = record_of(ended_exchange(request=request))
+        ends = finished_request(record, request, cost=Decimal("0.0000004"))
+        assert ends is not None
+        used += ends.cost
+    assert used == 4_000
 
 
 def test_what_was_taken_for_a_model_whose_price_is_not_known_in_the_end_stays_taken() -> None:
