@@ -45,7 +45,7 @@ from sidecar.cli.terminal import (
     print_rows,
     print_table,
 )
-from sidecar.domain.limits import Level, Limit, Measure
+from sidecar.domain.limits import Level, Limit, Measure, sliding_seconds
 from sidecar.limits.limit_syntax import (
     LimitWordsError,
     Selectors,
@@ -88,7 +88,7 @@ def owner_or_all(*, key: str | None, team: str | None, org: str | None) -> Owner
 
 limits = typer.Typer(help="How much keys, teams and organizations may use.", no_args_is_help=True)
 
-_COLUMNS: Final = ("limit", "burst", "models", "operations", "time_zone")
+_COLUMNS: Final = ("limit", "at_once", "models", "operations", "time_zone")
 
 
 @limits.command("set")
@@ -265,6 +265,7 @@ def _row(limit: Limit) -> Row:
         "window": limit.window.value,
         "amount": limit.amount,
         "burst": limit.burst,
+        "at_once": None if sliding_seconds(limit.window) is None else limit.at_once,
         "models": limit.models,
         "operations": limit.operations,
         "time_zone": limit.time_zone,

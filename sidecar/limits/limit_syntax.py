@@ -139,8 +139,9 @@ def shown_whose(level: Level, name: str) -> str:
 
 
 def shown_for(limit: Limit) -> str:
-    """Return the scope of a limit, if it is not everything."""
-    return ", ".join((*(limit.models or ()), *(limit.operations or ()))) or "-"
+    """Return the scope of a limit, and where its periods begin, if not everything and in UTC."""
+    zone = () if limit.time_zone == "UTC" else (limit.time_zone,)
+    return ", ".join((*(limit.models or ()), *(limit.operations or ()), *zone)) or "-"
 
 
 def _amount(measure: Measure, text: str) -> int:

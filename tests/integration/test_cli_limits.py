@@ -239,18 +239,18 @@ async def test_limits_that_cannot_be_read_let_nobody_in(database: Database) -> N
 def test_without_an_owner_all_limits_are_listed_with_theirs(egret: Egret, key_id: str) -> None:
     """Those of organizations, teams and keys, by name; none is an empty list."""
     assert egret("limits", "list", "-o", "json").json == []
-    egret("limits", "set", "--key", key_id, "requests/minute=5", "concurrent=2")
+    egret("limits", "set", "--key", key_id, "requests/minute=50", "concurrent=2")
     egret("limits", "set", "--org", "acme", "requests/day=100")
 
     table = egret("limits", "list")
     found = egret("limits", "list", "-o", "json").json
 
-    assert [(row["level"], row["whose"], row["limit"]) for row in found] == [
-        ("organization", "acme", "requests/day=100"),
-        ("key", "acme/search/backend", "requests/minute=5"),
-        ("key", "acme/search/backend", "concurrent=2"),
+    assert [(row["level"], row["whose"], row["limit"], row["at_once"]) for row in found] == [
+        ("organization", "acme", "requests/day=100", None),
+        ("key", "acme/search/backend", "requests/minute=50", 5),
+        ("key", "acme/search/backend", "concurrent=2", None),
     ]
-    assert table.lines[0] == "level|whose|limit|burst|models|operations|time zone"
+    assert table.lines[0] == "level|whose|limit|at once|models|operations|time zone"
 
 
 def test_a_budget_without_any_price_is_warned_of_until_one_is_set(egret: Egret) -> None:

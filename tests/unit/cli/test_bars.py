@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -83,9 +84,10 @@ def test_a_time_from_now_is_told_in_its_largest_units(seconds: float, words: str
 
 
 def test_what_a_limit_holds_for_is_told_in_one_line() -> None:
-    """Models, then operations."""
+    """Models, then operations, and a time zone that is not UTC: two limits may differ in it."""
     limit = Limit(
         id="1", level=Level.KEY, measure=Measure.REQUESTS, window=Window.DAY, amount=1,
         models=("gpt-*", "o3"), operations=("chat",),
     )  # fmt: skip
     assert shown_for(limit) == "gpt-*, o3, chat"
+    assert shown_for(replace(limit, time_zone="Europe/Berlin")) == "gpt-*, o3, chat, Europe/Berlin"
