@@ -16,6 +16,8 @@ from sidecar.storage.pool import Connection
 
 ACTOR_SETTING: Final = "egret.actor"
 """Setting of a transaction: who is at work, by their own word. The login is logged as well."""
+NOTE_SETTING: Final = "egret.note"
+"""Setting of a transaction: the reason of its changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class AuditEntry:
     rows: int
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class AuditFilter:
 
 _ENTRIES: Final = """
 SELECT id, at, database_role, actor, action, object_type, object_id, rows, before,
-       CASE WHEN object_id IS NOT NULL THEN after END AS after
+       CASE WHEN object_id IS NOT NULL THEN after END AS after, note
 FROM audit_log
 """
 
@@ -128,6 +131,11 @@ async def set_actor(connection: Connection, actor: str) -> None:
     Not of the session: a pooler would hand it to another client.
     """
     await connection.execute(f"SELECT set_config('{ACTOR_SETTING}', $1, true)", actor)
+
+
+async def set_note(connection: Connection, note: str | None) -> None:
+    """Say why the changes of this transaction are made: the log has it with each."""
+    await connection.execute(f"SELECT set_config('{NOTE_SETTING}', $1, true)", note or "")
 
 
 async def audit_entries(connection: Connection, wanted: AuditFilter) -> tuple[AuditEntry, ...]:

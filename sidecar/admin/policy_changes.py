@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sidecar.admin.audit_log import set_note
 from sidecar.admin.owners import ChangeRefusedError, InvalidValueError
 from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
 from sidecar.domain.policy import Mode
@@ -144,6 +145,7 @@ async def apply_plan(
         ChangeRefusedError: another change was faster; nothing was changed.
     """
     changes = [one for one in planned if one.change is not Change.NONE]
+    await set_note(connection, note)
     try:
         for one in changes:
             await apply_policy(

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from sidecar.admin.installation.objects import AlertRouteDocument
-from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
 from sidecar.admin_api.objects import Model, Moment
 from sidecar.admin_api.problems import not_found
 from sidecar.admin_api.roles import Permission
@@ -38,6 +38,8 @@ async def list_alerts(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[HistoryEntry]:
     """List alerts with the routes that took them, the latest first."""
+    if organization is not None:
+        await find_owner(access, organization)
     return await outbox.alert_history(
         access.connection, since=since, organization=organization, limit=limit
     )

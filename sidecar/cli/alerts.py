@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from sidecar.admin.installation.objects import AlertRouteDocument
+from sidecar.admin.owners import find_organization_id
 from sidecar.alerts.outbox import (
     HistoryEntry,
     alert_history,
@@ -34,7 +35,7 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.pool import connect
+from sidecar.storage.pool import Connection, connect
 
 alerts = typer.Typer(no_args_is_help=True, help="Alerts: routes, tests and history.")
 
@@ -167,8 +168,14 @@ def history(
     Example: egret alerts history --since 7d
     """
     began = since_or_exit(since)
+
+    async def here(connection: Connection) -> list[HistoryEntry]:
+        if org is not None:
+            await find_organization_id(connection, org)
+        return await alert_history(connection, since=began, organization=org, limit=limit)
+
     found = on_connection(
-        lambda connection: alert_history(connection, since=began, organization=org, limit=limit),
+        here,
         remote=lambda server: server.call(
             list[HistoryEntry],
             "GET",

@@ -28,7 +28,7 @@ from sidecar.storage.pool import connect
 audit = typer.Typer(no_args_is_help=True, help="The log of administrative changes.")
 
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMNS: Final = ("at", "by", "action", "what", "change")
+_COLUMNS: Final = ("at", "by", "action", "what", "change", "note")
 
 
 @audit.command("list")
@@ -120,6 +120,7 @@ def _row(entry: AuditEntry) -> Row:
         "action": entry.action,
         "what": what,
         "change": _change(entry),
+        "note": entry.note,
     }
 
 

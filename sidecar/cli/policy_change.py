@@ -43,7 +43,7 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Check all that would be checked, and change nothing.")
 ]
 NoteOption = Annotated[
-    str | None, typer.Option("--note", "-m", metavar="TEXT", help="Why; kept with the version.")
+    str | None, typer.Option("--note", "-m", metavar="TEXT", help="Why; the audit log has it.")
 ]
 
 MAX_NOTE_CHARACTERS: Final = 1_000

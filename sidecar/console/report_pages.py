@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
@@ -52,7 +52,11 @@ _ViewInstallation = Annotated[Access, requires(Permission.VIEW_INSTALLATION)]
 
 @router.get("/usage")
 async def usage(
-    request: Request, access: _View, by: By = By.TEAM, span: str = "7d", measure: str = COST
+    request: Request,
+    access: _View,
+    by: By = By.TEAM,
+    span: str = "7d",
+    measure: Literal["cost", "tokens"] = COST,
 ) -> HTMLResponse:
     """Show usage by one dimension: a chart over time, and the sums."""
     since, until = _times(span)

@@ -33,6 +33,15 @@ def test_routes_are_listed_without_secrets(egret: Egret, tmp_path: Path) -> None
     assert (found["name"], found["secret"]) == ("ops", "file:ops")
 
 
+def test_a_history_of_an_organization_that_is_not_there_is_an_error(egret: Egret) -> None:
+    ran = egret("alerts", "history", "--org", "nope")
+
+    assert ran.code == 1
+    assert ran.err == (
+        "error: there is no organization nope; create it with `egret orgs create`\n"
+    )
+
+
 def test_a_test_that_is_not_sent_says_to_run_the_service(egret: Egret, tmp_path: Path) -> None:
     apply(egret, tmp_path, route_text())
 

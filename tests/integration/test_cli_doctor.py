@@ -316,7 +316,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(
         {
             "postgres migrations": (
                 "failed",
-                f"pending: {', '.join(f'{number:04}' for number in range(1, 21))}",
+                f"pending: {', '.join(f'{number:04}' for number in range(1, 22))}",
                 MIGRATE,
             )
         },

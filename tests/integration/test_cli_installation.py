@@ -204,8 +204,20 @@ def test_the_audit_log_names_the_actor_and_the_note(egret: Egret) -> None:
     )
 
     assert ran.code == 0
-    assert {one["actor"] for one in egret("audit", "list", "-o", "json").json} == {"ci"}
+    every = egret("audit", "list", "-o", "json").json
+    assert {(one["actor"], one["note"]) for one in every} == {("ci", "as agreed")}
     assert egret("policy", "history", "strict", "-o", "json").json[0]["note"] == "as agreed"
+
+
+def test_a_note_is_that_of_its_own_change(egret: Egret) -> None:
+    """Also where no policy has a version for it; a change without one has none."""
+    applied(egret, TREE)
+    applied(egret, TREE.replace("250", "300"), "--note", "commit 0a1b2c")
+    egret("orgs", "disable", "acme", "--no-wait")
+
+    rows = egret("audit", "list", "--type", "organizations", "-o", "json").json
+    assert [one["note"] for one in rows] == [None, "commit 0a1b2c", None]
+    assert "commit 0a1b2c" in egret("audit", "list").out
 
 
 def test_a_policy_that_does_not_compile_changes_nothing(egret: Egret) -> None:

@@ -207,7 +207,7 @@ def test_a_policy_is_bound_and_unbound_at_every_level(
             1,
             "error: the audit log has no table 'nosuch'; give one of api_keys, organizations,"
             " policies, policy_versions, prices, teams, admin_sessions, admin_tokens,"
-            " alert_routes\n",
+            " alert_routes, admin_logins, usage\n",
             id="no table",
         ),
     ],
@@ -236,13 +236,13 @@ def test_the_audit_log_tells_who_changed_what(egret: Egret, database: Database) 
     egret("--as", "carol", "orgs", "create", "zoo")
 
     assert masked(egret("audit", "list")) == [
-        "at|by|action|what|change",
+        "at|by|action|what|change|note",
         (
             "TIME|carol (postgres)|insert|organizations org_ID|"
-            "id: org_ID, name: zoo, limits: [], enabled: true, created_at: TIME"
+            "id: org_ID, name: zoo, limits: [], enabled: true, created_at: TIME|-"
         ),
-        f"TIME|bob (postgres)|update|api_keys {KEY}|policy_name: - → strict",
-        f"TIME|alice (postgres)|update|api_keys {KEY}|enabled: true → false",
+        f"TIME|bob (postgres)|update|api_keys {KEY}|policy_name: - → strict|-",
+        f"TIME|alice (postgres)|update|api_keys {KEY}|enabled: true → false|-",
     ]
 
 
@@ -266,6 +266,7 @@ def test_the_audit_log_is_json_for_programs(egret: Egret, database: Database) ->
             "rows": 1,
             "before": {"enabled": True},
             "after": {"enabled": False},
+            "note": None,
         }
     ]
     assert len(egret("audit", "list", "--since", "1h", "-o", "json").json) == 2

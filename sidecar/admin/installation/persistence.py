@@ -9,6 +9,7 @@ import asyncpg
 import orjson
 from pydantic import ValidationError
 
+from sidecar.admin.audit_log import set_note
 from sidecar.admin.installation.objects import (
     DOCUMENTS,
     WAS_STORED,
@@ -86,6 +87,7 @@ async def carry_out(
     Raises:
         ChangeRefusedError: two keys exchange their names.
     """
+    await set_note(connection, note)
     await connection.execute(DEFER_SUCCESSORS)
     done = 0
     try:

@@ -31,10 +31,12 @@ async def test_routes_and_alerts_are_listed_and_a_test_is_sent_by_those_who_may(
         for one in (sent.json()["message_id"], "msg_none")
     ]
     history = (await viewer.get(f"{API}/alerts")).json()
+    of_none = await viewer.get(f"{API}/alerts?organization=none")
 
     assert (route["name"], route["secret"], route["severity"]) == ("ops", "file:ops", "critical")
     assert (sent.status_code, sent.json()["message_id"][:4]) == (202, "msg_")
     assert [one.status_code for one in refused] == [403, 403, 403]
     assert unknown.status_code in {404, 409, 422}
+    assert of_none.status_code == 404
     assert [one.status_code for one in states] == [200, 404]
     assert [(one["alert"]["rule"], one["route"]) for one in history] == [("test", "ops")]

@@ -20,6 +20,7 @@ async def test_usage_is_summed_by_team_model_key_and_tag(console: FastAPI, world
     for by, name in (("team", "acme/search"), ("model", "gpt-4o"), ("tag", "env=prod")):
         assert name in await visitor.get(f"/usage?by={by}&span=24h"), by
     assert world.keys[2] in await visitor.get("/usage?by=key")
+    await visitor.get("/usage?measure=requests", status=422)
 
 
 async def test_a_csv_has_exact_amounts_and_no_cell_that_a_spreadsheet_runs(
