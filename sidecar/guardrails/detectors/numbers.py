@@ -148,10 +148,10 @@ def iban_expression(before: str = "(?<![0-9A-Za-z_])") -> str:
             "".join(f"[{letter}{letter.lower()}]" for letter in country)
         )
     forms = (
-        rf"(?:{'|'.join(countries)})[0-9]{{2}}(?:[ -]?[0-9A-Za-z]){{{length - 4}}}"
+        rf"(?:{'|'.join(countries)})[0-9]{{2}}(?:[ .-]?[0-9A-Za-z]){{{length - 4}}}"
         for length, countries in by_length.items()
     )
-    ahead = "(?=[A-Za-z]{2}[0-9]{2}[ -]?[0-9A-Za-z])"
+    ahead = "(?=[A-Za-z]{2}[0-9]{2}[ .-]?[0-9A-Za-z])"
     return rf"{before}{ahead}(?:{'|'.join(forms)})(?![0-9A-Za-z])"
 
 
@@ -166,7 +166,7 @@ def iban_at(content: bytes, start: int, _: int) -> Iterable[Span]:
 
 def is_iban(candidate: bytes) -> bool:
     """Return whether the check digits are right (ISO 13616, ISO 7064 MOD 97-10)."""
-    compact = candidate.translate(_UPPER, b" -")
+    compact = candidate.translate(_UPPER, b" .-")
     turned = compact[4:] + compact[:4]
     return int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 == 1
 

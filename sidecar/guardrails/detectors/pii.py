@@ -223,18 +223,18 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     rule(
         "IBAN",
         # The countries' names in here would double the cost of the pass over every text.
-        r"\b[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]{2}",
+        r"\b[A-Za-z]{2}[0-9]{2}[ .-]?[A-Za-z0-9]{2}",
         where(numbers.is_iban),
         rank=Rank.IBAN,
         finder=numbers.iban_expression(),
-        likely=r"\b[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}",
+        likely=r"\b[A-Za-z]{2}[0-9]{2}(?:[ .-]?[0-9A-Za-z]){11}",
     ),
     Rule(
         "IBAN",
-        Expression(r"(?i)(?:_|iban)([a-z]{2}[0-9]{2}[ -]?[0-9a-z]{2})"),
+        Expression(r"(?i)(?:_|iban)([a-z]{2}[0-9]{2}[ .-]?[0-9a-z]{2})"),
         numbers.iban_at,
         Rank.IBAN,
-        grows=r"(?i)(?:_|iban)[a-z]{2}[0-9]{2}(?:[ -]?[0-9a-z]){11,29}",
+        grows=r"(?i)(?:_|iban)[a-z]{2}[0-9]{2}(?:[ .-]?[0-9a-z]){11,29}",
     ),
     rule(
         "US_SSN",

@@ -170,7 +170,7 @@ _QUOTES: Final = b"\"'`"
 _NAME_BYTES: Final = 96
 """How far back the name of a value can begin: a keyword, its suffix, quotes and a sign."""
 _MAX_VALUE_BYTES: Final = 160
-_NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z])[^A-Za-z0-9]+(?:is:? +)?\Z")
+_NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z0-9])[^A-Za-z0-9]+(?:is:? +)?\Z")
 _VALUE_FIELD: Final = re.compile(rb"(?i)[^A-Za-z0-9_.-]+value[^A-Za-z0-9]+\Z")
 """Between a name and its value in two fields: `name: DB_PASSWORD`, `value: …`."""
 _SECRET_ARN: Final = re.compile(rb":secretsmanager:[a-z0-9:-]*\Z")
@@ -182,7 +182,8 @@ _NO_SECRETS_NAME: Final = re.compile(
     rb"|(?:secret|token|passw(?:or)?d|pwd|credential|key)s?[a-z_]{0,12}?[_.-]?"
     rb"(?:name|class|type|count|ids|path|file|arn|ref|policy|encoder|length|limit|version|url|uri"
     rb"|endpoint|link|field|label|hint|message|error|pattern|regex|format|prompt|page|view|form"
-    rb"|reset|rules?|expires?|expiry|ttl|help|text|title|algorithm|sha1|sha256|md5|integrity)s?\Z"
+    rb"|reset|rules?|expires?|expiry|ttl|help|text|title|algorithm|sha1|sha256|md5|integrity"
+    rb"|header|encryption|prefix|suffix|provider)s?\Z"
 )
 _PASSWORD_WORDS: Final = (
     b"pass", b"pwd", b"pw", b"psk", b"secret", b"credential", b"wort", b"wachtwoord", b"contrase",
@@ -193,10 +194,16 @@ _PASSWORD_WORDS: Final = (
 _OTHER_LETTERS: Final = re.compile(rb"[\xc3-\xe1\xe3-\xed]")
 """The first byte of a letter outside of ASCII; dashes, arrows and quotes begin with others."""
 _PASSWORD_NAME_BYTES: Final = 48
-_FILE: Final = re.compile(
+_NO_SECRET: Final = re.compile(
+    # A file, an address without its scheme, an algorithm, a variable of Windows.
     rb"(?i)\A[~.]?/(?:[a-z_.-]+/)+[a-z_.-]+\Z|\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml"
     rb"|toml|txt|env|py|js)\Z"
+    rb"|\A(?-i:[a-z-]+(?:\.[a-z-]+)+(?:/[a-z0-9_.-]+)+)/?\Z"
+    rb"|\A(?:scram-|pbkdf2-|hmac-)?(?:sha-?(?:1|224|256|384|512)|aes-?(?:128|192|256)-[a-z]{3})"
+    rb"(?:-plus)?\Z|\A%[A-Z_]+(?:\([^)]*\))?%\Z"
 )
+_IDS: Final = frozenset({b"id", b"ids", b"uuid", b"guid"})
+"""Name a UUID that stands some words behind one for a secret: `password. Trace ID: …`."""
 _UUID: Final = re.compile(rb"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TOKEN: Final = re.compile(rb"(?:base64:)?[A-Za-z0-9+/=_.~!@#%^&*-]{16,160}")
 _PLAIN_VALUE: Final = re.compile(rb"[^\x00-\x20\"'`<>\\]+")
@@ -204,7 +211,7 @@ _NEXT_FIELD: Final = re.compile(rb"[;&][ ]?[A-Za-z_][A-Za-z0-9_ ]*=")
 _CODE: Final = re.compile(
     # An arrow, a path, an expression, a template or an interpolated value.
     rb"[A-Za-z_$][A-Za-z0-9_$.]*(?:->|::)|\$[({]|\$[A-Za-z_][A-Za-z0-9_:.]*\Z|%s|[<{(\[/]"
-    rb"|\.{1,2}/|https?:|function\b|lambda\b|&[A-Za-z]+[;.({]|\\|@[A-Za-z]+[/.]"
+    rb"|\.{1,2}/|\.[A-Za-z]+\.|https?:|function\b|lambda\b|&[A-Za-z]+[;.({]|\\|@[A-Za-z]+[/.]"
 )
 _CALL: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*(?=\(|\[[\"'A-Za-z_\[]|\.[A-Za-z_]|\Z)")
 _INTERPOLATED: Final = re.compile(
@@ -259,10 +266,24 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     if (
         _SECRET_ARN.search(before)
         or (named and _NO_SECRETS_NAME.search(named.group(1)))
-        or _FILE.search(value)
+        or (named and named.group(1).lower() in _IDS and _UUID.fullmatch(value))
+        or _NO_SECRET.search(value)
+        or (before[-1:] == b"`" and _is_code(value, is_password=True))
     ):
         return None
     return tier, (start, end)
+
+
+_MORE_FIELDS: Final = re.compile(rb"[,;\t|]")
+
+
+def row_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take the second of a row's two fields, the first of which is a secret's name."""
+    found = named_secret(content, start, end)
+    line = content[end - _MIN_PASSWORD : end + _MAX_VALUE_BYTES].partition(b"\n")[0].rstrip()
+    if found is None or found[1][1] - found[1][0] < len(line) or _MORE_FIELDS.search(line):
+        return None
+    return found
 
 
 _FIELD_SIGNS: Final = (b",", b";", b"\t", b"|")
@@ -377,7 +398,8 @@ def _tier_of_password(value: bytes, *, is_quoted: bool) -> SecretTier | None:
 def _tier_of_given(value: bytes, user: bytes = b"") -> SecretTier | None:
     """Return the tier of a value that its place makes a password."""
     lowered = value.lower()
-    if _CODE.match(value) or lowered.strip(b"*x.") in _SILENT or _INTERPOLATED.search(value):
+    is_mask = lowered.strip(b"*x.\xe2\x80\xa6") in _SILENT
+    if is_mask or _CODE.match(value) or _INTERPOLATED.search(value):
         return None
     is_word = value.isalpha() and (value.islower() or len(value) < _MIN_STRICT_PASSWORD)
     is_word = is_word or (_is_wordy(value) and value.translate(None, b"0123456789") == value)

@@ -25,6 +25,7 @@ from sidecar.guardrails.detectors.secret_validators import (
     private_key,
     putty_key,
     random_token,
+    row_secret,
     shaped_token,
     url_password,
 )
@@ -54,6 +55,7 @@ _CHECKS: Final[dict[str, tuple[Check, str]]] = {
     "command": (command_password, "DEFAULT_PASSWORD"),
     "option": (option_password, "DEFAULT_PASSWORD"),
     "named": (named_secret, "LIKELY_SECRET"),
+    "row": (row_secret, "LIKELY_SECRET"),
     "bare": (bare_password, "LIKELY_SECRET"),
 }
 """The check of a candidate, and the type of its likely findings."""
@@ -68,6 +70,7 @@ _RANKS: Final = {
 _GROWS: Final = {
     "private_key": r"[A-Za-z0-9+/=\r\n\t \\:,\"'-]*(?:-----END[A-Z0-9 ]{1,40}-----)?",
     "named": r"[^\x00-\x20]{0,152}",
+    "row": r"[^\x00-\x20]{0,152}",
 }
 """The text that a check takes in behind the match."""
 
@@ -127,7 +130,7 @@ def _rules(words: str) -> Iterator[Rule]:
                 _RANKS.get(kind, Rank.VENDOR_TOKEN),
                 grows=regex + _GROWS[named] if named in _GROWS else None,
                 max_candidates=MAX_CANDIDATES * (_MORE if named == "named" else 1),
-                joins=named not in {"named", "bare", "command", "option", "url_password"},
+                joins=named not in {"named", "row", "bare", "command", "option", "url_password"},
             )
     name = rf"(?i)(?:{words})[a-z0-9_ .-]{{0,16}}"
     header = name + r"[\"'*`]{0,3} {0,4}(?:[,;\t|][^\n\x00]*|\r)?\n"

@@ -46,6 +46,7 @@ FOUND = {
     ),
     "iban": ("to DE89370400440532013000.", "IBAN", "DE89370400440532013000"),
     "iban_spaces": ("GB82 WEST 1234 5698 7654 32 thanks", "IBAN", "GB82 WEST 1234 5698 7654 32"),
+    "iban_dots": ("DE89.3704.0044.0532.0130.00.", "IBAN", "DE89.3704.0044.0532.0130.00"),
     "iban_lower": ("de89370400440532013000", "IBAN", "de89370400440532013000"),
     "ssn": ("ssn 536-90-4399", "US_SSN", "536-90-4399"),
     "ssn_spaces": ("536 90 4399", "US_SSN", "536 90 4399"),
@@ -213,6 +214,7 @@ FOUND = {
 CLEAN = {
     "card_dots_not_luhn": "4539.1488.0343.6468",
     "card_wide_in_a_table": "4539  1488  0343  6467",
+    "version_before": "Version 10.15.7.1 fixes it; upgrade from 9.4.2.0, updated from 8.1.0.3",
     "iban_name_wrong_check": "IBANDE89370400440532013001 and id_DE89",
     "ssn_dots_no_word": "536.90.4399",
     "dialled_order": "order 0049 171 1234567",

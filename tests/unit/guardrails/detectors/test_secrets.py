@@ -68,6 +68,18 @@ BENIGN = {
     "columns_of_prose": "the user, password\nplease, useConfig2v3 then",
     "columns_of_code": "f(user, password):\n  a2b, Xk9mQ2vL7zRt\n  password,\n  sha256Hash12,\n",
     "columns_of_words": "user,password\nbob,correcthorse\n,\nbob,Xk9mQ2vL7zRt,x\n",
+    "digest_of_a_secret": "secret_sha256: 5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c",
+    "header_of_a_secret": 'credential_header="x-goog-api-key"',
+    "address_of_keys": "Public signing keys are provided at `registry-host.tld/-/npm/v1/keys` in",
+    "algorithms": 'password_encryption = scram-sha-256  # "password", "scram-sha-256", or md5',
+    "variable_of_a_proxy": '{"key":"x-tokens","value":"%DYNAMIC_METADATA(egret:x-tokens)%"}',
+    "variable_of_a_chart": "{{- $credentials := .Values.envoy.credentials -}}",
+    "name_in_backticks": "the pass (`LocalScan.start`), the Secrets of `installation.keySecrets`",
+    "password_left_out": "postgresql://egret:\u2026@db.example.org/egret",
+    "id_of_a_trace": (
+        "invalid username or password. Trace ID: 7d1c2b3a-4e5f-6789-abcd-ef0123456789"
+    ),
+    "row_of_names": "a,b\npassword,created_at\ntoken,countOfV2,1\nf(\npassword,\notherArg12)",
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -195,6 +207,12 @@ def test_every_value_below_a_name_is_found() -> None:
     """Also those that are only likely, and none in another column."""
     text = "password,hint\nhunter2-long,Zk4#pR8$wM2q\nXk9#mQ2$vL7z,a\n"
     assert found(text) == [("LIKELY_SECRET", "hunter2-long"), ("GENERIC_SECRET", "Xk9#mQ2$vL7z")]
+
+
+def test_a_value_beside_its_name_in_a_row_is_found() -> None:
+    """Of a list of settings in CSV, which has no column of secrets."""
+    text = "name,value\nuser,bob\ndb_password,Xk9#mQ2$vL7z\r\napi_key;aB3xK9mQ2vR7pL5nW8sT"
+    assert [value for _, value in found(text)] == ["Xk9#mQ2$vL7z", "aB3xK9mQ2vR7pL5nW8sT"]
 
 
 def test_a_large_table_is_searched_to_its_end_in_turns() -> None:
