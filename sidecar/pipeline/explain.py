@@ -141,10 +141,11 @@ def path_message(method: str, path: str) -> str:
 
 
 def suggested_path(method: str, segments: list[str]) -> str | None:
-    """Return a known path like this one under another root, or with another method in front."""
+    """Return a known path like this one: under another root, in the plural, by another method."""
     paths = [
-        f"{root}/{'/'.join(segments[dropped:])}"
+        f"{root}/{'/'.join(segments[dropped:])}{end}"
         for dropped in range(min(3, len(segments)))
+        for end in ("", "s")
         for root in _ROOTS
     ]
     for path in paths:

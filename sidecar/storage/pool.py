@@ -236,7 +236,8 @@ def explain_unavailable(error: Exception, settings: PostgresSettings) -> tuple[s
             problem = f"there is no such database ({text})"
             hint = f"create it, or correct {source}"
         case socket.gaierror():
-            problem, hint = f"the host of PostgreSQL is not known ({text})", f"correct {source}"
+            problem = f"the host of PostgreSQL is not known ({text})"
+            hint = f"correct {source} (percent-encode special characters of the password)"
         case asyncpg.PostgresError() if not isinstance(error, asyncpg.PostgresConnectionError):
             problem = f"PostgreSQL answered with an error ({type(error).__name__}: {text})"
             return problem, "run it again; if the error stays, see the log of PostgreSQL"

@@ -197,6 +197,7 @@ async def waits(side: Side) -> None:
 
 
 ANSWERED_BODY = "your server answered `request_body`"
+CREDENTIAL = "so check the credential in --key or -H"
 NOTHING_SET = "no member of `response` is set"
 
 
@@ -207,7 +208,8 @@ NOTHING_SET = "no member of `response` is set"
         (empty, "buffered", f"{ANSWERED_BODY} with an empty message: {NOTHING_SET}"),
         (closes, "headers", "your server ended the stream without an answer to `request_headers`"),
         (fails, "headers", "your server ended the stream with INTERNAL"),
-        (refuses, "duplex", "your server refused an ordinary request with 403"),
+        (refuses, "duplex",
+         f"your server refused an ordinary request with 403, {CREDENTIAL}"),
         (answers_what_was_not_asked, "headers",
          "your server answered `request_headers` with `response_headers`"),
     ],

@@ -57,12 +57,14 @@ async def _refusal(body: object, path: str = "/v1/chat/completions") -> dict[str
         ("GET", "/v1/chat/completions", "POST /v1/chat/completions"),
         ("POST", "/deployments/a/embeddings", "/openai/deployments/a/embeddings"),
         ("GET", "/models", "/v1/models"),
+        ("POST", "/v1/chat/completion", "/v1/chat/completions"),
+        ("POST", "/message", "/v1/messages"),
     ],
 )
 def test_an_unknown_path_is_answered_with_the_one_that_was_meant(
     method: str, path: str, meant: str
 ) -> None:
-    """A root that is missing, doubled or a proxy's; another method; slashes."""
+    """A root that is missing, doubled or a proxy's; another method; slashes; a plural."""
     assert path_message(method, path).endswith(f"Did you mean {meant}?")
 
 

@@ -403,7 +403,9 @@ def _show(order: Order, measured: Measured, output: Output) -> None:
             for name, one in times.items()
         ]
         print_rows(rows, columns=("time", *_PERCENTS), output=Output.TABLE)
-    statuses = ", ".join(f"{n} of {status}" for status, n in sorted(measured.statuses.items()))
+    statuses = ", ".join(
+        f"{n} with status {status}" for status, n in sorted(measured.statuses.items())
+    )
     lost = "".join(f", {n} lost ({kind})" for kind, n in sorted(measured.lost.items()))
     note(
         f"{statuses or 'no answer'}{lost}; {measured.seconds:.1f} s, "

@@ -109,7 +109,9 @@ def _problem(raw: object, expected: str, mode: Mode) -> str | None:
     answer = ext.ProcessingResponse.FromString(raw)
     kind = answer.WhichOneof("response")
     if kind == "immediate_response":
-        return f"refused an ordinary request with {answer.immediate_response.status.code}"
+        status = answer.immediate_response.status.code
+        credential = ", so check the credential in --key or -H" if status in {401, 403} else ""
+        return f"refused an ordinary request with {status}{credential}"
     if kind is None and not answer.HasField("mode_override"):
         return f"answered `{expected}` with an empty message: no member of `response` is set"
     if kind != expected and kind is not None:

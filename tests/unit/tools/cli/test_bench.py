@@ -165,7 +165,7 @@ async def test_the_first_error_is_kept_of_all_that_a_server_answers() -> None:
         ran = await asyncio.to_thread(NOWHERE, *words)
 
     assert ran.code == 1
-    assert "3 of 401;" in ran.err
+    assert "3 with status 401;" in ran.err
     assert ran.err.endswith("the first error says: The key is unknown.\n")
 
 
