@@ -270,18 +270,92 @@ def _by_original_destination(config: Config) -> None:
     provider["original_dst_lb_config"] = {"use_http_header": True}
 
 
+_MATCHERS: Final = "type.googleapis.com/envoy.type.matcher.v3"
+BY_CLIENT: Final[Config] = {
+    "@type": f"{_MATCHERS}.HttpRequestHeaderMatchInput", "header_name": "x-skip",
+}  # fmt: skip
+BY_METADATA: Final[Config] = {
+    "@type": f"{_EXTENSIONS}.matching.common_inputs.network.v3.DynamicMetadataInput",
+    "filter": "dev.kgateway.disable_ext_proc", "path": [{"key": "disable"}],
+}  # fmt: skip
+
+
 def _behind_a_matcher(config: Config) -> None:
     """Put Egret's filter behind a matcher that skips it, by a header of clients."""
     entry = ext_proc_filter_of(config)
-    header = "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput"
-    named = {"name": "header", "typed_config": {"@type": header, "header_name": "x-skip"}}
     skip = {"@type": f"{_EXTENSIONS}.filters.common.matcher.action.v3.SkipFilter"}
     actions = {"1": {"action": {"name": "skip", "typed_config": skip}}}
+    named = {"name": "header", "typed_config": BY_CLIENT}
     entry["typed_config"] = {
         "@type": f"{_EXTENSIONS}.common.matching.v3.ExtensionWithMatcher",
         "extension_config": {"name": entry["name"], "typed_config": entry["typed_config"]},
         "xds_matcher": {"matcher_tree": {"input": named, "exact_match_map": {"map": actions}}},
     }
+
+
+def _in_a_composite_filter(chosen_by: Config, *, is_off: bool = False) -> Mistake:
+    """Put Egret's filter into a composite, in the way of kgateway, and enable it on each route.
+
+    With *is_off* one route has the filter by which kgateway switches all processors off.
+    """
+
+    def mistake(config: Config) -> None:
+        entry = ext_proc_filter_of(config)
+        inner = {"name": entry["name"], "typed_config": entry["typed_config"]}
+        action = {"@type": f"{FILTERS}.composite.v3.ExecuteFilterAction", "typed_config": inner}
+        is_set = {"value": {"bool_match": True}, "invert": True}
+        kind = f"{_EXTENSIONS}.matching.input_matchers.metadata.v3.Metadata"
+        matched = {"name": "m", "typed_config": {"@type": kind, **is_set}}
+        by_metadata = chosen_by is BY_METADATA
+        how = {"custom_match": matched} if by_metadata else {"value_match": {"exact": "0"}}
+        predicate = {
+            "single_predicate": {"input": {"name": "i", "typed_config": chosen_by}, **how}
+        }
+        then = {"action": {"name": "run", "typed_config": action}}
+        composite = {"@type": f"{FILTERS}.composite.v3.Composite"}
+        entry |= {
+            "name": "ext_proc/egret/egret",
+            "disabled": True,
+            "typed_config": {
+                "@type": f"{_EXTENSIONS}.common.matching.v3.ExtensionWithMatcher",
+                "extension_config": {"name": "composite", "typed_config": composite},
+                "xds_matcher": {
+                    "matcher_list": {"matchers": [{"predicate": predicate, "on_match": then}]}
+                },
+            },
+        }
+        _enable("ext_proc/egret/egret")(config)
+        if is_off:
+            switch = {"@type": _SWITCH, "config": {}}
+            host_of(config)["routes"][-1]["typed_per_filter_config"]["global_disable/ext_proc"] = (
+                switch
+            )
+
+    return mistake
+
+
+_SWITCH: Final = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+
+
+def _enable(name: str, *, but_last: bool = False) -> Mistake:
+    def mistake(config: Config) -> None:
+        routes = [one for one in host_of(config)["routes"] if "route" in one]
+        for route in routes[: -1 if but_last else None]:
+            switch = {"@type": _SWITCH, "config": {}}
+            route.setdefault("typed_per_filter_config", {})[name] = switch
+
+    return mistake
+
+
+def _enabled_by_routes(*, but_last: bool = False) -> Mistake:
+    """Turn Egret's filter off, and on for routes, in the way of Envoy Gateway."""
+    name = "envoy.filters.http.ext_proc/envoyextensionpolicy/llm/egret/extproc/0"
+
+    def mistake(config: Config) -> None:
+        ext_proc_filter_of(config).update(disabled=True, name=name)
+        _enable(name, but_last=but_last)(config)
+
+    return mistake
 
 
 def _by_a_matching_specifier(*, is_named: bool) -> Mistake:
@@ -434,6 +508,15 @@ FORMS: Final[dict[str, tuple[Mistake, set[str]]]] = {
     "a typed policy of retries": (_typed_retries, {"EGR404"}),
     "the server by a header": (_by_original_destination, {"EGR417"}),
     "Egret's filter behind a matcher": (_behind_a_matcher, {"EGR123"}),
+    "Egret's filter in a composite, by a header": (
+        _in_a_composite_filter(BY_CLIENT), {"EGR123"},
+    ),
+    "Egret's filter in a composite, off on a route": (
+        _in_a_composite_filter(BY_METADATA, is_off=True), {"EGR123"},
+    ),
+    "a route that does not enable Egret's filter": (
+        _enabled_by_routes(but_last=True), {"EGR126"},
+    ),
     "another list of attributes on a route": (
         lambda config: per_route(config, {"overrides": {"request_attributes": ["request.path"]}}),
         {"EGR128"},
@@ -466,6 +549,8 @@ FORMS: Final[dict[str, tuple[Mistake, set[str]]]] = {
 RIGHT: Final[dict[str, Mistake]] = {
     "a certificate's name below the provider's": _named(suffix=".openai.com"),
     "a certificate's name by an expression": _named(safe_regex={"regex": r".*\.openai\.com"}),
+    "Egret's filter on each route": _enabled_by_routes(),
+    "Egret's filter in a composite": _in_a_composite_filter(BY_METADATA),
     "members of a composite": _in_a_composite,
     "a pinned key without a CA": _validation(
         trusted_ca=None, match_typed_subject_alt_names=None,

@@ -17,9 +17,12 @@ DEFAULT_CLUSTER: Final = "egret"
 EXT_PROC: Final = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 EXT_PROC_NAME: Final = "envoy.filters.http.ext_proc"
 EXT_PROC_PER_ROUTE: Final = "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+FILTER_SWITCH: Final = "envoy.config.route.v3.FilterConfig"
 FORWARD_PROXY: Final = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 TCP_PROXY: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+COMPOSITE: Final = "envoy.extensions.filters.http.composite.v3.Composite"
+EXECUTE_FILTER: Final = "envoy.extensions.filters.http.composite.v3.ExecuteFilterAction"
 WITH_MATCHER: Final = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 UPSTREAM_QUIC: Final = "envoy.extensions.transport_sockets.quic.v3.QuicUpstreamTransport"
 UPSTREAM_TLS: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -133,8 +136,7 @@ class Listener:
             # A patch of a filter may leave out its settings.
             is_bare = not typed.exists and not one.at("config_discovery").exists
             if typed.type_name == EXT_PROC or (is_bare and name == EXT_PROC_NAME):
-                is_within = one.at("typed_config").type_name == WITH_MATCHER
-                yield one.at("typed_config", "extension_config") if is_within else one
+                yield one
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +187,14 @@ class EnvoyConfig:
 
     def filters(self) -> Iterator[Node]:
         """Yield the settings of every ext_proc filter that asks Egret."""
-        for one in self.filter_entries():
-            yield one.at("typed_config")
+        yield from map(settings_of, self.filter_entries())
         yield from self.loose_filters
 
     def filter_entries(self) -> Iterator[Node]:
         """Yield the entries of `http_filters` that ask Egret."""
         for listener in self.listeners:
             for one in listener.ext_procs():
-                if self.asks_egret(one.at("typed_config")):
+                if self.asks_egret(settings_of(one)):
                     yield one
 
     def ext_proc_overrides(self) -> Iterator[Node]:
@@ -213,6 +214,15 @@ class EnvoyConfig:
                     yield one
                     yield within
 
+    def route_configs_of(self, listener: Listener) -> Iterator[Node]:
+        """Yield the route configurations of a listener; a dump has them beside it, by name."""
+        inline, name = listener.hcm.at("route_config"), listener.hcm.at("rds", "route_config_name")
+        if inline.exists:
+            yield inline
+        yield from (
+            one for one in self.route_configs if name.text and one.at("name").text == name.text
+        )
+
     def override_holders(self) -> Iterator[Node]:
         """Yield the parts of route configurations that may have settings of filters."""
         for config in self.route_configs:
@@ -224,7 +234,7 @@ class EnvoyConfig:
 
     def asked_clusters(self) -> frozenset[str]:
         """Return the clusters that any ext_proc filter of a listener names."""
-        entries = (one.at("typed_config") for each in self.listeners for one in each.ext_procs())
+        entries = (settings_of(one) for each in self.listeners for one in each.ext_procs())
         names = (cluster_of(one) for one in (*entries, *self.loose_filters))
         return frozenset(name for name in names if name)
 
@@ -375,7 +385,10 @@ def settings_of(filter_: Node) -> Node:
     """Return the settings of a filter, or of the one that a matcher switches on and off."""
     typed = filter_.at("typed_config")
     inner = typed.at("extension_config", "typed_config")
-    return inner if inner.exists and typed.type_name == WITH_MATCHER else typed
+    if typed.type_name != WITH_MATCHER or inner.type_name != COMPOSITE:
+        return inner if typed.type_name == WITH_MATCHER else typed
+    actions = (one for one in typed.at("xds_matcher").tree() if one.type_name == EXECUTE_FILTER)
+    return next((one.at("typed_config", "typed_config") for one in actions), inner)
 
 
 def tls_of(socket: Node) -> Node:

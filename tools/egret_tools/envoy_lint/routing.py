@@ -74,12 +74,9 @@ def specified(plugin: Node) -> Iterator[str]:
     for group in settings.at("priority_groups"):
         for one in group.at("clusters"):
             yield one.at("cluster_name").text
-    pending = [settings.at("cluster_matcher")]
-    while pending:
-        one = pending.pop()
+    for one in settings.at("cluster_matcher").tree():
         if one.type_name == CLUSTER_ACTION:
             yield one.at("cluster").text
-        pending += [*one, *(held for _, held in one.entries())]
 
 
 def routes_of(host: Node) -> Iterator[Node]:

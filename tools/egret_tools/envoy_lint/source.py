@@ -338,6 +338,14 @@ class Node:
             for name in self.value:
                 yield name, self._child(name)
 
+    def tree(self) -> Iterator[Node]:
+        """Yield the value and all that is within it."""
+        pending = [self]
+        while pending:
+            one = pending.pop()
+            yield one
+            pending += [*one, *(held for _, held in one.entries())]
+
     @property
     def exists(self) -> bool:
         """Return whether the value exists."""

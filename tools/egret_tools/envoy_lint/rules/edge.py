@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
+from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener, settings_of
 from egret_tools.envoy_lint.routing import is_open, routes_of, targets
 from egret_tools.envoy_lint.rule import (
     Broken,
@@ -46,7 +46,7 @@ def _manager(broken: Broken, replacement: str | None = None) -> Look:
 def _asks(config: EnvoyConfig, listener: Listener) -> bool:
     """Return whether a listener asks Egret; a patch of one without filters may be of that one."""
     is_patch = not config.whole and not any(True for _ in listener.hcm.at("http_filters"))
-    asking = (config.asks_egret(one.at("typed_config")) for one in listener.ext_procs())
+    asking = (config.asks_egret(settings_of(one)) for one in listener.ext_procs())
     return is_patch or any(asking)
 
 
@@ -65,7 +65,9 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
     for listener in config.listeners:
         if _asks(config, listener):
             continue
-        actions = [route.at("route") for route in _routes(config, listener)]
+        hosts = (one.at("virtual_hosts") for one in config.route_configs_of(listener))
+        routes = (route for one in hosts for host in one for route in routes_of(host))
+        actions = [route.at("route") for route in routes]
         if any(is_open(one) or not providers.isdisjoint(targets(one)) for one in actions):
             name = listener.node.at("name").text
             yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
@@ -75,15 +77,6 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
         if not is_internal and not providers.isdisjoint(targets(tcp.proxy)):
             hint = "an HTTP connection manager with Egret's ext_proc filter, not tcp_proxy"
             yield Hit(tcp.proxy, f"listener {tcp.node.at('name').text}", hint=hint)
-
-
-def _routes(config: EnvoyConfig, listener: Listener) -> Iterator[Node]:
-    """Yield the routes of a listener; a config dump has them beside it, by name."""
-    name = listener.hcm.at("rds", "route_config_name").text
-    named = (one for one in config.route_configs if name and one.at("name").text == name)
-    for route_config in (listener.hcm.at("route_config"), *named):
-        for host in route_config.at("virtual_hosts"):
-            yield from routes_of(host)
 
 
 _PROCESSOR_FAILED: Final = "\"response.code_details.startsWith('ext_proc_error')\""

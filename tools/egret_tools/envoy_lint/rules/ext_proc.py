@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from egret_tools.envoy_lint.config import (
+    COMPOSITE,
+    FILTER_SWITCH,
     WITH_MATCHER,
     EnvoyConfig,
     EnvoyVersion,
-    chains,
     cluster_of,
+    settings_of,
 )
-from egret_tools.envoy_lint.routing import NAMESPACE, goes_by_choice, goes_by_models
+from egret_tools.envoy_lint.routing import NAMESPACE, goes_by_choice, goes_by_models, routes_of
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -53,6 +55,9 @@ READ_HEADERS: Final = (
 )
 """Headers by which Egret recognises a key, or knows how a provider reads the request."""
 
+KGATEWAY_OFF: Final = "global_disable/ext_proc"
+"""The filter by which kgateway switches all processors off on a route."""
+_METADATA: Final = ".DynamicMetadataInput"
 _RECEIVING: Final = ("metadata_options", "receiving_namespaces")
 _GATES: Final = ("NONE", "BUFFERED", "FULL_DUPLEX_STREAMED")
 
@@ -91,25 +96,66 @@ def _asks_another(config: EnvoyConfig) -> Iterator[Hit]:
 def _unguarded_routes(config: EnvoyConfig) -> Iterator[Hit]:
     yield from in_each(EnvoyConfig.ext_proc_overrides, on("disabled"))(config)
     names: set[str] = set()
-    for _, filters, own in chains(config):
-        if filters[own].at("typed_config").type_name == WITH_MATCHER:
-            names.add(filters[own].at("name").text)
-            yield from _skips(filters[own].at("typed_config"))
+    for one in config.filter_entries():
+        if one.at("typed_config").type_name == WITH_MATCHER:
+            names.add(one.at("name").text)
+            yield from _left_out(one.at("typed_config"))
     for holder in config.override_holders():
         for name, one in holder.at("typed_per_filter_config").entries():
-            yield from _skips(one) if name in names else ()
+            if name in names:
+                yield from _left_out(one)
+            if name == KGATEWAY_OFF:
+                yield Hit(one)
 
 
-def _skips(matcher: Node) -> Iterator[Hit]:
-    """Look for the action by which a matcher lets requests go around its filter."""
-    pending = [matcher]
-    while pending:
-        one = pending.pop()
-        if one.type_name.endswith(".SkipFilter"):
-            yield Hit(
-                one, risk="requests that this matcher skips pass unchecked and without a key"
-            )
-        pending += [*one, *(held for _, held in one.entries())]
+def _left_out(matched: Node) -> Iterator[Hit]:
+    """Look for requests that a matcher leaves out, other than by metadata of other filters."""
+    matcher = matched.at("xds_matcher")
+    inputs = [one.at("input") for one in matcher.tree() if one.at("input").exists]
+    others = [one for one in inputs if not one.at("typed_config").type_name.endswith(_METADATA)]
+    skips = [one for one in matcher.tree() if one.type_name.endswith(".SkipFilter")]
+    is_composite = matched.at("extension_config", "typed_config").type_name == COMPOSITE
+    places = others if is_composite or skips else []
+    for place in places[:1] or ([] if inputs else skips[:1]):
+        yield Hit(
+            place, risk="requests that this matcher leaves out pass unchecked, without a key"
+        )
+
+
+def _disabled(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look for a filter that is off, and for the routes that do not enable it if others do."""
+    for listener in config.listeners:
+        for one in listener.ext_procs():
+            if not one.at("disabled").is_true or not config.asks_egret(settings_of(one)):
+                continue
+            routes = [
+                (route, _enables((holder, host, route), one.at("name").text))
+                for holder in config.route_configs_of(listener)
+                for host in holder.at("virtual_hosts")
+                for route in routes_of(host)
+                if route.at("route").exists and not config.is_to_admin(route)
+            ]
+            if not any(is_on for _, is_on in routes):
+                yield Hit(one.at("disabled"), replacement="false")
+                continue
+            for route, is_on in routes:
+                if not is_on:
+                    risk = "the filter is off and this route does not enable it: requests pass "
+                    hint = "the filter in typed_per_filter_config, as on other routes"
+                    yield Hit(route, risk=f"{risk}unchecked and without a key", hint=hint)
+
+
+def _enables(holders: tuple[Node, ...], name: str) -> bool:
+    """Return whether the settings nearest to a route switch a filter on that is off by default."""
+    shares = [*holders[-1].at("route", "weighted_clusters", "clusters")]
+    own = [dict(one.at("typed_per_filter_config").entries()).get(name) for one in holders]
+    of_shares = [dict(one.at("typed_per_filter_config").entries()).get(name) for one in shares]
+    nearest = next((one for one in reversed(own) if one is not None), None)
+    found = [one or nearest for one in of_shares] or [nearest]
+    return all(
+        one is not None and not (one.type_name == FILTER_SWITCH and one.at("disabled").is_true)
+        for one in found
+    )
 
 
 def _short_timeout(one: Node) -> Node | None:
@@ -330,7 +376,7 @@ RULES: Final = (
          where(on("send_body_without_waiting_for_header_response"), "false")),
     ConfigRule("EGR126", "filter-disabled", _E,
          "the filter does nothing until a route enables it",
-         "disabled: false", in_each(EnvoyConfig.filter_entries, on("disabled"), "false")),
+         "disabled: false", _disabled),
     ConfigRule("EGR127", "content-length-dropped", _N,
          "a body that Egret changes is sent to the provider chunked, which some refuse",
          "allow_content_length_header: true", _no_content_length),

@@ -44,12 +44,9 @@ def _no_address(resource: Node) -> Iterator[Hit]:
 
 
 def _unverified(resource: Node) -> Iterator[Hit]:
-    pending = [resource.at("spec")]
-    while pending:
-        one = pending.pop()
+    for one in resource.at("spec").tree():
         if one.at("insecureSkipVerify").is_true:
             yield Hit(one.at("insecureSkipVerify"), replacement="false")
-        pending += [*one, *(held for _, held in one.entries())]
 
 
 def _switched_off(resource: Node) -> Iterator[Hit]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from egret_tools.envoy_lint.config import CREDENTIALS, EnvoyConfig, Listener, is_signer
+from egret_tools.envoy_lint.config import (
+    CREDENTIALS,
+    FILTER_SWITCH,
+    EnvoyConfig,
+    Listener,
+    is_signer,
+)
 from egret_tools.envoy_lint.routing import (
     CHOICES,
     MODEL_HEADER,
@@ -32,7 +38,6 @@ BEGUN_CODES: Final = frozenset(range(500, 600)) - {501, 503, 529}
 """Status codes of an answer that a provider may have begun; 503 and 529 refuse for overload."""
 ORIGINAL_DST_HEADER: Final = "x-envoy-original-dst-host"
 _OVERWRITES: Final = ("OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
-FILTER_SWITCH: Final = "envoy.config.route.v3.FilterConfig"
 TRACES: Final = ("traceparent", "tracestate", "baggage", "x-request-id")
 
 
