@@ -241,8 +241,10 @@ def ended_here(
         trace_id=None if trace_id is None else int(trace_id, 16),
         answer_status=status if end is AnswerEnd.BLOCKED else None,
     )
+    # Without its body the worker sees as little of an answer whose counts Envoy did not find.
+    is_unseen = estimate in _UNSEEN or (meter is not None and not meter.reads_body)
     has_bytes = meter is not None and meter.seen_bytes
-    if estimate in _UNSEEN and not has_bytes and judged.reserved is not None:
+    if is_unseen and estimate is not None and not has_bytes and judged.reserved is not None:
         ended = replace(ended, assumed_output=judged.reserved.output_tokens)
     return ended if meter is None else _with_answer(ended, meter, record.started_at), estimate
 

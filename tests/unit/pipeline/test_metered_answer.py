@@ -392,6 +392,28 @@ async def test_counts_that_do_not_come_are_estimated(
     assert record_of(ended).tokens.output > 100
 
 
+async def test_a_stream_whose_counts_envoy_did_not_find_costs_what_was_reserved() -> None:
+    """Not a byte of it came here, and its length is not known: it would else have no output."""
+    world = World(
+        "name: default\nusage: {streams: estimate}\n",
+        usage_source=UsageSource.AI_PROTOCOL_MANAGER,
+    )
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, limits=(TOKENS_A_MINUTE,))
+    exchange = world.exchange()
+    await exchange.judge_headers(headers(), has_body=True)
+    await exchange.judge_body(chat(stream=True, max_tokens=500))
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    message = ext.ProcessingRequest(response_trailers=ext.HttpTrailers())
+    exchange.stream.send(message.SerializeToString())
+    await exchange.replies()
+    await exchange.end()
+    ended, estimate = only(world)
+
+    assert estimate is Estimate.NO_COUNTS
+    assert record_of(ended).tokens.output == 500
+
+
 async def test_counting_leaves_half_of_the_room_to_requests() -> None:
     """Long answers that pass must not have the next request refused as one too many."""
     world = World(PLAIN, usage_source=ANSWERS)
