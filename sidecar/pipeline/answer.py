@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import re
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from sidecar.domain.policy import StreamMode
 from sidecar.domain.subject import RequestForm, Route, Unreadable
 from sidecar.extproc.phases import Event
 from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.cooperative import SLICE_BYTES
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned, is_flagged
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import AnswerFacts, RequestRecord
 from sidecar.pipeline.reply import foreign_headers, metadata_of, own_headers
+from sidecar.redaction.held_frames import EVENT_BYTES
 from sidecar.settings.serving import Timing
 
 _ENDED: Final = Event.ENDED
@@ -181,13 +184,19 @@ async def carry_answer(
 ) -> ClientError | None:
     """Carry the answer to its end, from its first *event* on; return why it is refused, if so."""
     protocol = stream.protocol
+    judged = 0  # since other requests had their turn: pieces that came together do not wait
     while event is not _ENDED:
         error: ClientError | None = None
         if plan is not None:
             record.work()
         match event:
             case Event.ANSWER_PIECE if plan is not None:  # first, as most events are pieces
-                released = plan.take(protocol.piece, is_last=protocol.piece_is_last)
+                piece, is_last = protocol.piece, protocol.piece_is_last
+                judged += len(piece) + EVENT_BYTES
+                if judged <= SLICE_BYTES:
+                    released = plan.take(piece, is_last=is_last)
+                else:
+                    released, judged = await _take_in_turns(plan, piece, is_last=is_last), 0
                 if released.error is None:
                     protocol.send_piece(released.body)
                 else:
@@ -205,6 +214,19 @@ async def carry_answer(
         record.rest()
         event = await stream.receive()
     return None
+
+
+async def _take_in_turns(plan: AnswerPlan, piece: bytes, *, is_last: bool) -> Released:
+    """Judge a piece in slices, between which other requests get their turn."""
+    bodies: list[bytes] = []
+    for start in range(0, max(len(piece), 1), SLICE_BYTES):
+        await asyncio.sleep(0)
+        is_end = start + SLICE_BYTES >= len(piece)
+        released = plan.take(piece[start : start + SLICE_BYTES], is_last=is_last and is_end)
+        bodies.append(released.body)
+        if released.error is not None:
+            return Released(b"".join(bodies), released.error)
+    return Released(b"".join(bodies))
 
 
 def _take_headers(

@@ -21,10 +21,12 @@ from sidecar.pipeline.reply import refusal_of
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
 from tests.support import replies as do
+from tests.support.conversation import message_of
 from tests.support.events import (
     BodyRequired,
     RequestCleared,
     RequestRefused,
+    ResponseBodyReceived,
     ResponseCleared,
     ResponseHeld,
     ResponseJudged,
@@ -585,6 +587,27 @@ async def test_counts_that_the_policy_hides_are_asked_for_and_taken_out(policy: 
     assert await checks.judge_response_headers(EVENTS) == ResponseCleared(NO_CHANGE)
     assert (await checks.judge_response_piece(ASKED, is_last=True)).body == UNASKED
     await checks.end()
+
+
+@pytest.mark.parametrize("size", [200, 1 << 18], ids=["small pieces", "one large piece"])
+async def test_other_requests_get_their_turns_while_a_stream_that_came_at_once_is_judged(
+    size: int,
+) -> None:
+    """A turn for every 32 KB, though the judgement has to wait for nothing."""
+    event, _, end = UNASKED.partition(b"data: [DONE]")
+    body = event * ((1 << 19) // len(event)) + b"data: [DONE]" + end
+    checks, _ = await cleared_by(World(GUARDED), chat("hi", stream=True))
+    await checks.judge_response_headers(EVENTS)
+    turns = 0
+    for start in range(0, len(body), size):
+        piece = ResponseBodyReceived(body[start : start + size], start + size >= len(body))
+        checks.stream.send(message_of(piece).SerializeToString())
+    while not checks.task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > len(body) // (1 << 15)
+    sent = [one for one in await checks.replies() if isinstance(one, do.StreamResponseBody)]
+    assert b"".join(one.body for one in sent) == body
 
 
 @pytest.mark.parametrize(
