@@ -90,6 +90,7 @@ def test_each_alert_describes_the_value_that_fired_it() -> None:
         "EgretKeyChangesUnheard",
         "EgretRemoteGuardrailDown",
         "EgretTargetDown",
+        "EnvoyGone",
         "EnvoyMetricsMissing",
     }
 
