@@ -147,6 +147,8 @@ def server_timing(authorize: float, guardrails: float, own: float) -> str:
     )
 
 
+_CALENDAR: Final = frozenset({Window.DAY, Window.WEEK, Window.MONTH})
+
 _LOCAL: Final = (HeaderName.LIMITS, "local")
 """For diagnosis: the shared counts were unavailable, and this worker's share decided."""
 
@@ -172,7 +174,8 @@ def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str],
     allowance = record.allowance
     if allowance.short is not None:
         headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
-        if allowance.never_passes or allowance.short.limit.measure is Measure.COST:
+        # Anthropic's library sleeps as long as it is told to, also until the next month.
+        if allowance.never_passes or allowance.short.limit.window in _CALENDAR:
             headers.append((HeaderName.SHOULD_RETRY, "false"))
     elif allowance.standings:
         headers = limit_headers(record.dialect, allowance.standings, now=clocks.wall())

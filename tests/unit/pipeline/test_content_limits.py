@@ -314,6 +314,21 @@ async def test_a_request_that_can_never_pass_is_not_told_to_try_again(one: Limit
     assert message.startswith("This request needs more than the limit of this team ever allows: ")
 
 
+@pytest.mark.parametrize(
+    ("window", "retries"), [(Window.MINUTE, None), (Window.DAY, b"false")], ids=["minute", "day"]
+)
+async def test_a_library_is_told_not_to_wait_for_the_next_day(
+    window: Window, retries: bytes | None
+) -> None:
+    """Anthropic's would sleep for as long as `retry-after` says, and then once more."""
+    made = world(limit(Measure.REQUESTS, window))
+    made.limiter.short = 0
+    _, verdict = await judged(made, chat())
+    assert isinstance(verdict, RequestRefused)
+    told = dict(verdict.refusal.headers)
+    assert (told["retry-after"], told.get("x-should-retry")) == (b"2", retries)
+
+
 async def test_a_budget_that_is_used_up_has_a_code_of_its_own_and_asks_for_no_retry() -> None:
     """A client library would try again for nothing."""
     made = world(limit(Measure.COST, Window.MONTH, amount=2_500_000))
