@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import stat
@@ -45,8 +46,9 @@ from sidecar.server.worker_health import WorkerState
 from sidecar.settings.administration import AdminSettings
 from sidecar.settings.process import Settings, former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment
-from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, ServerSettings
+from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, NetworkTls, ServerSettings
 from sidecar.settings.stores import UsageSource
+from sidecar.telemetry.process_metrics import expiry_of
 
 _COLUMNS: Final = ("check", "state", "found", "hint")
 _PACKAGES: Final = "guardrail packages"
@@ -157,6 +159,8 @@ def _is_address(text: str) -> bool:
 
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
+    listen = settings.listen
+    files = None if listen.host is None or listen.tls is NetworkTls.OFF else listen.tls_files
     packages = ok(_PACKAGES, "all present")
     if missing := missing_extras():
         extras = ",".join(sorted(missing.values()))
@@ -191,7 +195,25 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         environment,
         packages,
         *([check_proxies(settings.admin)] if use is Use.CONSOLE else []),
+        *([check_certificates(files)] if use is Use.WORKER and files is not None else []),
     )
+
+
+def check_certificates(files: tuple[Path, Path, Path]) -> Checked:
+    """Look when a certificate of the gRPC server's port expires: its own, or its clients' CA."""
+    certificate, _, client_ca = files
+    for file in (certificate, client_ca):
+        days = (expiry_of(file) - time.time()) / 86_400
+        if math.isnan(days):
+            hint = "name files in PEM that this user can read in EGRET_LISTEN__…"
+            return failed(CERTIFICATES, f"{file} cannot be read as certificates", hint=hint)
+        if days < MIN_CERTIFICATE_DAYS:
+            hint = "replace the file; no restart is needed"
+            if days < 0:
+                found = f"one in {file} has expired, and new connections of Envoy fail"
+                return failed(CERTIFICATES, found, hint=hint)
+            return warning(CERTIFICATES, f"one in {file} expires in {days:.0f} days", hint=hint)
+    return ok(CERTIFICATES, f"valid for {MIN_CERTIFICATE_DAYS} days and more")
 
 
 def check_proxies(settings: AdminSettings) -> Checked:
@@ -208,6 +230,9 @@ def check_proxies(settings: AdminSettings) -> Checked:
 
 
 PROXIES: Final = "proxies"
+CERTIFICATES: Final = "certificates"
+MIN_CERTIFICATE_DAYS: Final = 7
+"""As in the alert EgretCertificateExpires."""
 FOLDER: Final = "socket folder"
 PATHS: Final = "socket paths"
 STALE: Final = "stale sockets"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from trustme import CA
 
 from sidecar.admin.diagnostics import CheckState
-from sidecar.cli.doctor import check_proxies
+from sidecar.cli.doctor import check_certificates, check_proxies
 from sidecar.settings.administration import AdminSettings
 from tests.support.command_line import Egret
 
@@ -75,3 +77,27 @@ def test_a_public_address_needs_the_addresses_of_its_proxy(
 ) -> None:
     """Or all people behind it share one bound of refused credentials."""
     assert check_proxies(AdminSettings.model_validate(settings)).state is state
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "found"),
+    [
+        (-1, CheckState.FAILED, "one in {} has expired, and new connections of Envoy fail"),
+        (3.1, CheckState.WARNING, "one in {} expires in 3 days"),
+        (30, CheckState.OK, "valid for 7 days and more"),
+        (None, CheckState.FAILED, "{} cannot be read as certificates"),
+    ],
+)
+def test_a_certificate_near_its_end_is_named(
+    tmp_path: Path, days: float | None, state: CheckState, found: str
+) -> None:
+    """Of the gRPC server, whose connections stay open past the end."""
+    authority, server, client_ca = CA(), tmp_path / "server.pem", tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(client_ca)
+    if days is not None:
+        end = datetime.now(tz=UTC) + timedelta(days=days)
+        start = end - timedelta(days=90)
+        issued = authority.issue_cert("egret.example", not_before=start, not_after=end)
+        issued.cert_chain_pems[0].write_to_path(server)
+    checked = check_certificates((server, tmp_path / "key.pem", client_ca))
+    assert (checked.state, checked.found) == (state, found.format(server))
