@@ -66,7 +66,8 @@ class Http2Connection:
         self._flush()
 
     async def _send_piece(self, piece: bytes, stream: int) -> None:
-        while piece:
+        sent = 0
+        while sent < len(piece):
             room = min(
                 self._http.local_flow_control_window(stream), self._http.max_outbound_frame_size
             )
@@ -74,8 +75,8 @@ class Http2Connection:
                 self._has_window.clear()
                 await self._has_window.wait()
                 continue
-            self._http.send_data(stream, piece[:room])
-            piece = piece[room:]
+            self._http.send_data(stream, piece[sent : sent + room])
+            sent += room  # without a copy of the rest, of which a long body would make hundreds
             self._flush()
             await self._writer.drain()
 
