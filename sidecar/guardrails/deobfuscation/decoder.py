@@ -82,16 +82,15 @@ class DecodedText:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self._texts: list[bytes] = []
+        self._text = bytearray()
         # Arrays: a text may have two million runs, and an object for each takes 300 bytes.
         self._starts = array("Q")
         self._origins = array("Q"), array("Q"), bytearray()
-        self._length = 0
         self._at = 0
 
     def __bool__(self) -> bool:
         """Return whether there is any text."""
-        return bool(self._texts)
+        return bool(self._text)
 
     def add(self, text: bytes, start: int, end: int) -> None:
         """Add the *text* hidden in the run from *start* to *end*."""
@@ -102,11 +101,11 @@ class DecodedText:
         """Add the text between the last run and *end* as it is, without its middle if long."""
         start = self._at
         if end - start > 2 * REACH_BYTES:
-            if self._texts:
+            if self._text:
                 stop = self._boundary(start + REACH_BYTES)
                 self._put(self._content[start:stop], start, stop)
             start = self._boundary(end - REACH_BYTES)
-            if self._texts:
+            if self._text:
                 self._put(SEPARATOR, start, start, is_literal=False)
         self._put(self._content[start:end], start, end)
         self._at = end
@@ -119,9 +118,9 @@ class DecodedText:
 
     def as_view(self, source: TextView, kind: ViewKind) -> TextView:
         """Return the text as a view that leads back through *source*."""
-        self._starts.append(self._length)
+        self._starts.append(len(self._text))
         offsets = _RunsMap(self._starts, self._origins, source.offsets)
-        content = b"".join(self._texts)
+        content = bytes(self._text)
         if not content.isascii():
             # Hyperscan needs UTF-8: `?` for any other byte, which is decoded to one surrogate.
             content = content.decode("utf-8", "surrogateescape").encode("utf-8", "replace")
@@ -136,13 +135,12 @@ class DecodedText:
 
     def _put(self, text: bytes, start: int, end: int, *, is_literal: bool = True) -> None:
         if text:
-            self._texts.append(text)
-            self._starts.append(self._length)
+            self._starts.append(len(self._text))
+            self._text += text
             begins, ends, literals = self._origins
             begins.append(start)
             ends.append(end)
             literals.append(is_literal)
-            self._length += len(text)
 
 
 def replace_runs(
