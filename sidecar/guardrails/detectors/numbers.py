@@ -161,14 +161,32 @@ _IBAN: Final = re.compile(iban_expression(before="").encode())
 def iban_at(content: bytes, start: int, _: int) -> Iterable[Span]:
     """Return the IBAN that begins at *start*, if there is one, such as right behind its name."""
     found = _IBAN.match(content, start)
-    return (found.span(),) if found is not None and is_iban(found[0]) else ()
+    return () if found is None else ibans(content, *found.span())
 
 
-def is_iban(candidate: bytes) -> bool:
-    """Return whether the check digits are right (ISO 13616, ISO 7064 MOD 97-10)."""
+_UUID: Final = re.compile(rb"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID_BYTES: Final = 36
+
+
+def ibans(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Take an account's number with the right check digits (ISO 13616, ISO 7064 MOD 97-10).
+
+    One in some thousand UUIDs has such a part, and base64 has letters of both cases.
+    """
+    candidate = content[start:end]
+    own = candidate[4:]
+    if own not in {own.upper(), own.lower()}:
+        return ()
     compact = candidate.translate(_UPPER, b" .-")
     turned = compact[4:] + compact[:4]
-    return int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 == 1
+    if int("".join([_CHARACTER_VALUES[byte] for byte in turned])) % 97 != 1:
+        return ()
+    around = (content, max(start - _UUID_BYTES, 0), end + _UUID_BYTES)
+    if b"-" in candidate and any(
+        uuid.start() <= start < uuid.end() for uuid in _UUID.finditer(*around)
+    ):
+        return ()
+    return ((start, end),)
 
 
 _EXAMPLE_SSNS: Final = frozenset(

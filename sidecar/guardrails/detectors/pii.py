@@ -224,7 +224,7 @@ PII_RULES: Final[tuple[Rule, ...]] = (
         "IBAN",
         # The countries' names in here would double the cost of the pass over every text.
         r"\b[A-Za-z]{2}[0-9]{2}[ .-]?[A-Za-z0-9]{2}",
-        where(numbers.is_iban),
+        numbers.ibans,
         rank=Rank.IBAN,
         finder=numbers.iban_expression(),
         likely=r"\b[A-Za-z]{2}[0-9]{2}(?:[ .-]?[0-9A-Za-z]){11}",

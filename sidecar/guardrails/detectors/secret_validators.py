@@ -66,8 +66,28 @@ def _tier(candidate: bytes) -> SecretTier:
     return LIKELY if is_example else STRICT
 
 
-def shaped_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]:
+_RUN_BYTES: Final = 48
+_RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]{47}[+/_-]")
+_ALL_CASES: Final = (re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[0-9]"))
+
+
+def _is_within_base64(content: bytes, start: int) -> bool:
+    """Return whether a token begins at a sign amid base64, in which any short prefix occurs.
+
+    Agents send megabytes of it again: reasoning that its provider has encrypted.
+    """
+    before = content[max(start - _RUN_BYTES, 0) : start]
+    return (
+        _RUN.fullmatch(before) is not None
+        and all(one.search(before) for one in _ALL_CASES)
+        and _changes(before) * 3 >= _RUN_BYTES  # words joined by signs change less
+    )
+
+
+def shaped_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
     """Take a token by its form alone; one of documentation is only likely."""
+    if _is_within_base64(content, start):
+        return None
     return _tier(content[start:end]), (start, end)
 
 
@@ -76,6 +96,8 @@ def random_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
 
     The part behind its last sign, if long enough, has an alphabet of its own.
     """
+    if _is_within_base64(content, start):
+        return None
     candidate = content[start:end]
     tail = re.split(rb"[_.-]", candidate)[-1]
     if is_random(candidate) or (len(tail) >= _LEAST_TAIL and is_random(tail)):
@@ -91,7 +113,7 @@ _PREFIX: Final = re.compile(rb"00|[a-z0-9]+[_-][a-z]+[_-]")
 def mixed_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
     """Take a token with letters of both cases among digits behind its prefix, as no name has."""
     candidate = content[start:end]
-    if candidate.startswith(_PUBLIC_PREFIX):
+    if candidate.startswith(_PUBLIC_PREFIX) or _is_within_base64(content, start):
         return None
     body = _PREFIX.sub(b"", candidate, count=1)
     if _classes(body.translate(None, b"_-")) < _MANY_CLASSES or _is_wordy(body):

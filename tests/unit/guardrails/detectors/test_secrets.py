@@ -322,6 +322,23 @@ def test_a_secret_that_resembles_a_name_is_found(text: str) -> None:
     assert found(text.format("7")) == [("GENERIC_SECRET", value)]
 
 
+ENCRYPTED = (  # ends with a sign, as before each eightieth character or so of base64
+    "gAAAAABpK2xQ7vJ4mWc9tR1yZ8bN3fLhS6dUoE0aXgPiVkHqTzYw5CjMrB2nG_"
+)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["r8_SNAGepQjqKXpImn2Zl2TUYaDRmEAw9yInvBQ1", "fw_7WLe5A1XlsmT0Q4fLqL1pMxM2Qwv9UtZTRv9147E"],
+)
+def test_a_token_amid_base64_is_none(token: str) -> None:
+    """Encrypted reasoning has any short prefix by chance; a name before a token is no base64."""
+    assert found(f"{ENCRYPTED[:-1]}-{token}_dP") == []
+    assert found(f"{ENCRYPTED}{token}") == []
+    for before in (" ", "key=", "/", "our-service-account-for-production-in-eu-west-1-key-2-"):
+        assert [value for _, value in found(before + token)] == [token]
+
+
 def test_a_private_key_cut_off_is_found_to_its_last_character() -> None:
     """Half a key is still most of a key."""
     key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF"
