@@ -147,6 +147,9 @@ def server_timing(authorize: float, guardrails: float, own: float) -> str:
     )
 
 
+LONGEST_WAIT_SECONDS: Final = 120
+"""OpenAI's library waits no longer. Anthropic's sleeps as long as it is told to, also until the
+next month, so that it is told not to retry."""
 _CALENDAR: Final = frozenset({Window.DAY, Window.WEEK, Window.MONTH})
 
 _LOCAL: Final = (HeaderName.LIMITS, "local")
@@ -174,8 +177,8 @@ def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str],
     allowance = record.allowance
     if allowance.short is not None:
         headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
-        # Anthropic's library sleeps as long as it is told to, also until the next month.
-        if allowance.never_passes or allowance.short.limit.window in _CALENDAR:
+        is_long = allowance.short.reset_seconds > LONGEST_WAIT_SECONDS
+        if allowance.never_passes or is_long or allowance.short.limit.window in _CALENDAR:
             headers.append((HeaderName.SHOULD_RETRY, "false"))
     elif allowance.standings:
         headers = limit_headers(record.dialect, allowance.standings, now=clocks.wall())

@@ -7,7 +7,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
 from sidecar.domain.subject import Dialect
 from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
-from sidecar.pipeline.reply import foreign_headers, limit_headers, limit_metadata
+from sidecar.pipeline.reply import foreign_headers, limit_headers, limit_metadata, limit_pairs
 
 NOW = 1_800_000_000.0
 CLOCKS = Clocks(monotonic=lambda: 0.0, wall=lambda: NOW)
@@ -132,6 +132,18 @@ def test_what_a_provider_says_in_our_place_is_to_go() -> None:
         "anthropic-ratelimit-unified-5h-reset",
         "x-egret-budget",
     )
+
+
+@pytest.mark.parametrize(("seconds", "forbids"), [(120.0, False), (120.5, True)])
+def test_a_wait_of_more_than_two_minutes_is_not_asked_of_a_library(
+    seconds: float, *, forbids: bool
+) -> None:
+    """Answers may have used many times the tokens of a minute; Anthropic's would sleep so long."""
+    short = standing(Measure.TOKENS, amount=10, remaining=0, reset_seconds=seconds)
+    record = RequestRecord(
+        clocks=CLOCKS, started_at=0.0, wall_ns=0, allowance=Allowance(short=short)
+    )
+    assert (("x-should-retry", "false") in limit_pairs(record, CLOCKS)) is forbids
 
 
 @pytest.mark.parametrize("backwards", [False, True])
