@@ -50,7 +50,7 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import limit_error, single_request_error, uncounted_error
 from sidecar.policy.snapshot import EffectivePolicy
-from sidecar.redaction.redact import RedactionRules, redact
+from sidecar.redaction.redact import RedactionRules, number_before, redact
 from sidecar.usage.records import BYTES_A_TOKEN, MEDIA_BYTES_A_TOKEN, UNKNOWN_OPERATION
 
 T = TypeVar("T", bound=tuple[object, ...])
@@ -342,7 +342,8 @@ async def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
 ) -> RequestAllowed:
     guardrails = {result.guardrail.name: result.guardrail for result in record.results}
     first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
-    rules = RedactionRules(guardrails, hash_key_of(record, worker), first)
+    after = number_before(body, record.request_id)
+    rules = RedactionRules(guardrails, hash_key_of(record, worker), first, after)
     steps = redact(body, subject.parts, findings, rules=rules)
     redacted = await _done(worker.guardrail_runner.run_cooperatively(steps), stream)
     asking = _asking_for_usage(subject, redacted.body, route, caller, stream)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, assert_never
 
+from sidecar.apis.fragments import top_values
 from sidecar.apis.request_text import MAX_NESTING
 from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
@@ -27,12 +28,35 @@ class RedactionRules:
     """The guardrails behind the findings, by name; each states its style of redaction.
 
     `hash_key` is the organization's own; without one `hash` falls back to numbers. `first` are
-    the roles whose values are numbered before all others.
+    the roles whose values are numbered before all others. Numbers begin *after* one.
     """
 
     guardrails: Mapping[str, Guardrail]
     hash_key: bytes | None = field(default=None, repr=False)
     first: frozenset[str] = frozenset()
+    after: int = 0
+
+
+_STORED: Final = re.compile(rb'"(previous_response_id|conversation|cached_?[cC]ontent)"')
+"""Names earlier turns, which the provider has with the placeholders of their own requests."""
+_NUMBERS: Final = range(10_000, 990_000)
+"""A longer number in a placeholder could be a secret itself."""
+
+
+def number_before(body: bytes, request_id: str) -> int:
+    """Return the number after which placeholders are numbered.
+
+    It is 0, unless the model reads earlier turns that are not in the body: `[EMAIL_1]` would name
+    two people in one conversation, and an answer about the first would be given the second's.
+    """
+    if _STORED.search(body) is None:
+        return 0
+    values = top_values(body)
+    names = {found.decode() for found in _STORED.findall(body)}
+    if not any(body[values[name].start] in b'"{' for name in names & values.keys()):
+        return 0
+    digest = hashlib.sha256(request_id.encode()).digest()
+    return _NUMBERS[int.from_bytes(digest[:8], "big") % len(_NUMBERS)]
 
 
 class Redacted(NamedTuple):
@@ -63,7 +87,7 @@ def replacements(
         ordered.sort(key=lambda found: parts[found.part].role not in rules.first)
     restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
     taken = (yield from _written(parts)) if restores else frozenset[bytes]()
-    placeholders = Placeholders(hash_key=rules.hash_key, taken=taken)
+    placeholders = Placeholders(hash_key=rules.hash_key, taken=taken, after=rules.after)
     # Of a text that is found as a whole, the texts that it holds as JSON go with it.
     whole = {
         parts[one.part].location
@@ -124,9 +148,10 @@ class Placeholders:
     by `taken`.
     """
 
-    def __init__(self, *, hash_key: bytes | None, taken: frozenset[bytes]) -> None:
+    def __init__(self, *, hash_key: bytes | None, taken: frozenset[bytes], after: int = 0) -> None:
         self._hash_key = hash_key
         self._taken = taken
+        self._after = after
         self._made: dict[tuple[RedactionStyle, str, bytes], bytes] = {}
         self._counts: Counter[str] = Counter()
 
@@ -157,7 +182,7 @@ class Placeholders:
     def _numbered(self, type_: str, card: str | None, *, may_be_taken: bool) -> bytes:
         while True:
             self._counts[type_] += 1
-            number = self._counts[type_]
+            number = self._after + self._counts[type_]
             made = None if card is None else stand_in(card, number)
             made = made or f"[{type_}_{number}]".encode()
             if may_be_taken or made not in self._taken:

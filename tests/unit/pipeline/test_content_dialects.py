@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sidecar.domain.http import Refusal
+from sidecar.domain.http import Headers, Refusal
 from tests.support.events import RequestCleared, RequestRefused
 from tests.support.pipeline import REQUEST_ID, World, headers
 
@@ -150,3 +150,18 @@ async def test_a_key_in_the_query_is_refused_in_googles_words() -> None:
     assert refusal.status == 401
     assert json.loads(refusal.body)["error"]["status"] == "UNAUTHENTICATED"
     assert b"AIza" not in refusal.body
+
+
+async def test_two_turns_of_a_stored_response_share_no_placeholder() -> None:
+    """Of the second the provider gets the new text alone, and reads the first's placeholders."""
+    bodies: list[bytes] = []
+    for request in (REQUEST_ID, REQUEST_ID.replace("5", "6")):
+        checks = World(POLICY).exchange()
+        sent = dict(headers("/v1/responses").fields) | {"x-request-id": request.encode()}
+        await checks.judge_headers(Headers(tuple(sent.items())), has_body=True)
+        turn = {"model": "gpt-5", "previous_response_id": "r", "input": "ann@example.org"}
+        verdict = await checks.judge_body(json.dumps(turn).encode())
+        assert isinstance(verdict, RequestCleared)
+        bodies.append(verdict.mutations.body or b"")
+    assert all(b"[EMAIL_" in body for body in bodies)
+    assert bodies[0] != bodies[1]

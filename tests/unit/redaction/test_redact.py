@@ -14,7 +14,7 @@ from sidecar.domain.subject import TextPart
 from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.jsontext.tokens import Replacement
 from sidecar.redaction import redact as redaction
-from sidecar.redaction.redact import Redacted, RedactionRules
+from sidecar.redaction.redact import Redacted, RedactionRules, number_before
 
 FIRST, SECOND = "anna@a.test", "bert@b.test"
 
@@ -344,3 +344,40 @@ def test_numbers_do_not_shift_where_nothing_is_restored() -> None:
 def test_rules_do_not_show_their_key() -> None:
     """Whoever has it could try out values."""
     assert "kkkk" not in repr(rules(hash_key=KEY))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"previous_response_id": "resp_1"',
+        '"conversation": "conv_1"',
+        '"conversation": {"id": "conv_1"}',
+        '"cachedContent": "cachedContents/1"',
+    ],
+)
+def test_numbers_of_a_turn_on_top_of_stored_ones_are_its_own(field: str) -> None:
+    """The provider has the earlier turns, in which `[EMAIL_1]` is another person."""
+    body = b'{"input": "a", %b}' % field.encode()
+    first, second = (number_before(body, request) for request in ("1f0c", "2f0c"))
+    assert first != second
+    assert all(10_000 <= number < 1_000_000 for number in (first, second))
+    parts = [part(f"{FIRST} {SECOND}", 0)]
+    assert placeholders(
+        parts,
+        found(parts, 0, FIRST),
+        found(parts, 0, SECOND),
+        by=RedactionRules(RULES.guardrails, after=first),
+    ) == [b"[EMAIL_%d]" % (first + 1), b"[EMAIL_%d]" % (first + 2)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input": "a"}',
+        b'{"input": "a", "previous_response_id": null, "conversation": null}',
+        b'{"messages": [{"conversation": "a", "content": "previous_response_id"}]}',
+    ],
+)
+def test_numbers_of_a_whole_conversation_begin_at_one(body: bytes) -> None:
+    """All turns are in the body, and each value has the same number in each of them."""
+    assert number_before(body, "1f0c") == 0
