@@ -267,7 +267,7 @@ def test_an_import_tells_workers_once_and_is_logged_once(
     (entry,) = egret("audit", "list", "--id", f"{77:012}", "-o", "json").json
     assert (entry["actor"], entry["action"], entry["rows"]) == ("alice", "insert", 2001)
     assert egret("audit", "list", "--limit", "1").lines[1].split("|")[2:] == [
-        *("insert", "api_keys", "2001 rows"),
+        *("insert", "api_keys", "2001 rows", "-"),
     ]
 
 
