@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from typing_extensions import override
@@ -31,7 +32,6 @@ CREDENTIALS: Final = (
     "ocp-apim-subscription-key",
 )
 """Headers in which clients send keys to providers."""
-_SIGNERS: Final = ("CredentialInjector", "AwsRequestSigning", "GcpAuthnFilterConfig")
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 _THIS_MACHINE: Final = (*_LOOPBACK, "0.0.0.0", "::")  # noqa: S104 - an admin that is open
 
@@ -165,7 +165,7 @@ class EnvoyVersion:
         return f"{self.major}.{self.minor}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, which leave no room for cached properties
 class EnvoyConfig:
     """The input of rules. `egret` has the names of the clusters of Egret's workers.
 
@@ -254,13 +254,16 @@ class EnvoyConfig:
 
         Without filters of its own it has those of the routers.
         """
-        own = list(cluster.http_filters())
+        yield from list(cluster.http_filters()) or self._router_filters
+
+    @cached_property
+    def _router_filters(self) -> tuple[Node, ...]:
         routers = (
             one.at("typed_config", "upstream_http_filters")
             for listener in self.listeners
             for one in listener.hcm.at("http_filters")
         )
-        yield from own or (one.at("typed_config") for each in routers for one in each)
+        return tuple(one.at("typed_config") for each in routers for one in each)
 
     def virtual_hosts(self) -> Iterator[Node]:
         """Yield the virtual hosts of all route configurations."""
@@ -269,10 +272,12 @@ class EnvoyConfig:
 
     def routes(self) -> Iterator[Node]:
         """Yield the routes that go to an upstream, other than Envoy's own admin."""
-        for host in self.virtual_hosts():
-            for route in routes_of(host):
-                if route.at("route").exists and not self.is_to_admin(route):
-                    yield route
+        yield from self._routes
+
+    @cached_property
+    def _routes(self) -> tuple[Node, ...]:
+        routes = (route for host in self.virtual_hosts() for route in routes_of(host))
+        return tuple(one for one in routes if one.at("route").exists and not self.is_to_admin(one))
 
     def admin_routes(self) -> Iterator[Node]:
         """Yield the routes that may go to Envoy's own admin, alone or among others."""
@@ -288,12 +293,19 @@ class EnvoyConfig:
 
     def _admin_ends(self, route: Node) -> list[bool]:
         """Return of each address that a route leads to whether it is the admin's."""
-        if self.bootstrap is None:
-            return []
-        admin = Endpoint(self.bootstrap.at("admin", "address"))
         named = {name for name in targets(route.at("route")) if name}
-        clusters = [cluster for cluster in self.clusters if cluster.name in named]
-        return [end.is_same(admin) for cluster in clusters for end in cluster.endpoints()]
+        return [end for name in named for end in self._ends_at_admin.get(name, ())]
+
+    @cached_property
+    def _ends_at_admin(self) -> dict[str, list[bool]]:
+        """Of each address of each cluster, whether it is the admin's."""
+        ends: dict[str, list[bool]] = {}
+        if self.bootstrap is not None:
+            admin = Endpoint(self.bootstrap.at("admin", "address"))
+            for cluster in self.clusters:
+                held = ends.setdefault(cluster.name, [])
+                held += (end.is_same(admin) for end in cluster.endpoints())
+        return ends
 
     def mirrors(self) -> Iterator[Cluster]:
         """Yield the clusters that receive copies of requests."""
@@ -308,18 +320,18 @@ class EnvoyConfig:
 
     def providers(self) -> Iterator[Cluster]:
         """Yield the clusters that routes send requests to; of an aggregate, its members."""
+        yield from self._providers
+
+    @cached_property
+    def _providers(self) -> tuple[Cluster, ...]:
         actions = [route.at("route") for route in self.routes()]
         named = {name for action in actions for name in targets(action)}
-        for plugin in (
-            one for each in self.route_configs for one in each.at("cluster_specifier_plugins")
-        ):
-            named |= set(specified(plugin))
+        plugins = [one.at("cluster_specifier_plugins") for one in self.route_configs]
+        named |= {name for each in plugins for one in each for name in specified(one)}
         if any(map(is_open, actions)):
             named |= self._named_nowhere()
         named = _reached(named, {one.name: one.members for one in self.clusters}) - self.egret
-        for cluster in self.clusters:
-            if cluster.name in named and not cluster.members:
-                yield cluster
+        return tuple(one for one in self.clusters if one.name in named and not one.members)
 
     def leading_to(self, names: set[str]) -> set[str]:
         """Return *names* and those of aggregates that have one of them as a member."""
@@ -374,11 +386,6 @@ def filters_after(config: EnvoyConfig) -> Iterator[Node]:
     """Yield the filters behind Egret's."""
     for _, filters, own in chains(config):
         yield from filters[own + 1 :]
-
-
-def is_signer(settings: Node) -> bool:
-    """Return whether a filter adds a provider's credential to requests."""
-    return settings.type_name.endswith(_SIGNERS)
 
 
 def settings_of(filter_: Node) -> Node:

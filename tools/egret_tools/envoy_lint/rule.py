@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import re2
 
@@ -83,6 +83,8 @@ class Finding:
         return self.hit.hint or self.rule.hint
 
 
+_SIGNERS: Final = ("CredentialInjector", "AwsRequestSigning", "GcpAuthnFilterConfig")
+
 Broken = Callable[[Node], Node | None]
 """Returns the place within a node that is at fault, None if none is."""
 
@@ -146,3 +148,8 @@ def regex_matches(regex: Node, name: str) -> bool:
         return re2.fullmatch(regex.text, name) is not None
     except re2.error:
         return False
+
+
+def is_signer(settings: Node) -> bool:
+    """Return whether a filter adds a provider's credential to requests."""
+    return settings.type_name.endswith(_SIGNERS)

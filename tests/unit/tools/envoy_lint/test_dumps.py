@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
 from typing import Any
 
 import yaml
 from egret_tools.envoy_lint.config import EXT_PROC
 from egret_tools.envoy_lint.lint import lint
 
+from tests.support.own_envoy import host_of, options_of, own_text, provider_of
 from tests.unit.tools.envoy_lint.test_documents import OPEN, ids, unchecked
 
 
@@ -72,3 +75,33 @@ def test_endpoints_of_a_running_envoy_are_not_held_to_limits() -> None:
     endpoints = {"endpoint_config": held}
     text = _dump(EndpointsConfigDump={"static_endpoint_configs": [endpoints]})
     assert "EGR001" not in ids(lint("dump.json", text))
+
+
+def _steps(routes: int) -> int:
+    """Return the calls that a configuration with so many routes and clusters takes."""
+    config = yaml.safe_load(own_text())
+    for number in range(routes):
+        cluster = copy.deepcopy(provider_of(config)) | {"name": f"c{number}"}
+        options_of(cluster).pop("http_filters")
+        config["static_resources"]["clusters"].append(cluster)
+        route = copy.deepcopy(host_of(config)["routes"][-1])
+        route["route"]["cluster"] = f"c{number}"
+        host_of(config)["routes"].insert(0, route)
+    text, calls = json.dumps(config), 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        lint("e.json", text)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_work_grows_as_the_configuration_does() -> None:
+    """A gateway of a mesh has thousands of clusters and routes."""
+    _steps(1)  # reads Envoy's messages, once
+    assert _steps(120) - _steps(60) < 2.5 * (_steps(60) - _steps(30))

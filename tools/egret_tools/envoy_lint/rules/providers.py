@@ -10,7 +10,6 @@ from egret_tools.envoy_lint.config import (
     Cluster,
     EnvoyConfig,
     filters_after,
-    is_signer,
     tls_of,
 )
 from egret_tools.envoy_lint.routing import routes_of, targets
@@ -20,6 +19,7 @@ from egret_tools.envoy_lint.rule import (
     Look,
     Severity,
     in_each,
+    is_signer,
     off,
     on,
     regex_matches,

@@ -10,7 +10,6 @@ from egret_tools.envoy_lint.config import (
     FILTER_SWITCH,
     EnvoyConfig,
     Listener,
-    is_signer,
 )
 from egret_tools.envoy_lint.routing import (
     CHOICES,
@@ -21,7 +20,7 @@ from egret_tools.envoy_lint.routing import (
     routes_of,
     targets,
 )
-from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity
+from egret_tools.envoy_lint.rule import ConfigRule, Hit, Severity, is_signer
 from egret_tools.envoy_lint.source import Node
 
 MIN_ANSWER_SECONDS: Final = 60.0
