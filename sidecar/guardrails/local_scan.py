@@ -39,7 +39,7 @@ from sidecar.guardrails.matching.rule import (
     merged,
     spans,
 )
-from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, views_of
+from sidecar.guardrails.matching.text_views import ONE_VIEW, TextView, views_of
 from sidecar.guardrails.registry import judges_texts, rank_of, rules_of, whole_text_check
 
 MAX_FINDINGS: Final = 2_000
@@ -49,9 +49,9 @@ MAX_FINDINGS: Final = 2_000
 class ScannedTexts(NamedTuple):
     """The texts of one request after the one pass over them.
 
-    `views` are the parts in the order they were scanned; a part that is not plain ASCII has
+    `views` are the parts in the order they were scanned; a part with unusual characters has
     several. `ends` has the end of each view, its separator included. `hits` are the database's.
-    `joined` are all parts if they are short plain ASCII, and None otherwise.
+    `joined` are all parts if they are short and have one view each, and None otherwise.
     """
 
     parts: Sequence[TextPart]
@@ -65,7 +65,7 @@ Runs = Sequence[Sequence[int]]
 """Parts, by index, that the model reads as one text."""
 
 _Short = tuple[bytes, Hits]
-"""The parts of a short request in plain ASCII, with separators between them, and their hits."""
+"""The parts of a short request with one view each, separators between them, and their hits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,9 @@ class LocalScan:
             for decoder in decoders
             if decoder.trigger is None or decoder.trigger in ids
         )
-        self._ascii_decoders = tuple(
-            one for one, trigger in self._decoders if trigger is None and one.ascii
-        )
+        always = [one for one, trigger in self._decoders if trigger is None]
+        self._always = tuple(always)
+        self._always_in_ascii = tuple(one for one in always if one.ascii)
         # Results that pass are shared by all requests, and built here.
         self._unread: Results = tuple(
             GuardrailResult(one, Verdict.PASS) for one in self.guardrails
@@ -207,7 +207,7 @@ class LocalScan:
         return results
 
     def _scan_short(self, parts: Sequence[TextPart]) -> _Short | None:
-        """Scan short plain ASCII text as it is; return None for any other."""
+        """Scan short text with one view as it is; return None for any other."""
         if len(parts) > SHORT_PARTS:
             return None
         contents = [part.content for part in parts]
@@ -215,7 +215,7 @@ class LocalScan:
             return None
         joined_content = SEPARATOR.join(contents)
         try:
-            if not self._database.are_plain_ascii(contents, joined_content):
+            if not self._database.have_one_view(contents, joined_content):
                 return None
             return joined_content, self._database.scan_short(joined_content)
         except Exception:  # noqa: BLE001 - the whole scan fails as well, by each `on_error`
@@ -223,18 +223,25 @@ class LocalScan:
 
     def _needs_search(self, short: _Short) -> bool:
         """Return whether a rule may match in short texts, or text may be hidden in them."""
-        if self._is_filtered and not short[1] and not self._ascii_decoders:
+        joined_content, hits = short
+        if (
+            self._is_filtered
+            and not hits
+            and not self._always_in_ascii
+            and joined_content.isascii()
+        ):
             return False  # mostly
         return (
             not self._is_filtered
-            or not self._rule_ids.isdisjoint(short[1])
+            or not self._rule_ids.isdisjoint(hits)
             or self._may_hide_text(short)
         )
 
     def _may_hide_text(self, short: _Short) -> bool:
         joined_content, hits = short
+        always = self._always_in_ascii if joined_content.isascii() else self._always
         return not self._trigger_ids.isdisjoint(hits) or any(
-            one.applies(joined_content) for one in self._ascii_decoders
+            one.applies(joined_content) for one in always
         )
 
     def _scan(
@@ -311,7 +318,7 @@ class LocalScan:
         contents = [part.content for part in parts]
         joined_content = SEPARATOR.join(contents)
         views: list[TextView] = []
-        is_plain = short is not None or self._database.are_plain_ascii(contents, joined_content)
+        is_plain = short is not None or self._database.have_one_view(contents, joined_content)
         if is_plain:
             views += _plain_views(parts)
             hits = short[1] if short else (yield from self._database.scan_joined(joined_content))
@@ -319,8 +326,8 @@ class LocalScan:
             for index, content in enumerate(contents):
                 if index and not index % SLICE_PARTS:
                     yield
-                if self._database.are_plain_ascii((content,), content):
-                    views.append(TextView(index, ASCII_VIEWS, content, len(content)))
+                if self._database.have_one_view((content,), content):
+                    views.append(TextView(index, ONE_VIEW, content, len(content)))
                 else:
                     views += yield from views_of(index, content, folded=self._folded)
             hits = yield from self._database.scan([view.content for view in views])
@@ -343,7 +350,7 @@ class LocalScan:
 def _plain_views(parts: Sequence[TextPart]) -> Sequence[TextView]:
     """Return plain ASCII texts as rules search them: each part is its own view."""
     return [
-        TextView(index, ASCII_VIEWS, part.content, len(part.content))
+        TextView(index, ONE_VIEW, part.content, len(part.content))
         for index, part in enumerate(parts)
     ]
 

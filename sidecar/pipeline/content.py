@@ -187,9 +187,8 @@ def _read(
             record.alias, read = read.model, structs.replace(read, model=model)
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
-        record.text_bytes = sum([len(part.content) for part in read.parts]) or 1  # 0 if not read
-        if conversation is not None:
-            record.text_bytes += conversation.known_text_bytes
+        known = 0 if conversation is None else conversation.known_text_bytes
+        record.text_bytes = known + sum([len(part.content) for part in read.parts]) or 1
     return read, conversation
 
 

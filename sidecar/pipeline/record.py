@@ -62,7 +62,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
 
     Set by the first stage are `request_id`, `method`, `path`, `route` and `dialect`; by admission
     `cache_tier`, `principal`, `key` and `policy`; by reading `subject`, `alias` (the requested
-    name of the model, if the policy has another for it), `text_bytes` and
+    name of the model, if the policy has another for it), `text_bytes` (1 at least) and
     `body_bytes`; by limits `estimated_tokens` and `allowance`; by guardrails `policy` (that of the
     model), `results`, `is_flagged` and `is_redacted`; by the answer's side `answer_status` and
     `answer`.

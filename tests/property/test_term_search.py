@@ -42,3 +42,11 @@ def test_words_are_runs_of_letters_digits_and_their_marks(text: str) -> None:
     plain = text.casefold().replace("'", "").replace("\u2019", "")
     expected = " ".join(re.findall(rf"(?:[^\W_]|[{_MARKS}])+", plain))
     assert words(text.encode()).decode() == (f" {expected} " if expected else " ")
+
+
+@given(text=st.text() | st.text(LETTERS, max_size=60))
+def test_letters_beyond_ascii_are_read_alike_in_a_text_of_few_and_of_many(text: str) -> None:
+    """Few are replaced one by one, which takes a fraction of the time."""
+    padding = "zz " * 2_000
+    padded = words(f"{text} {padding}".encode())
+    assert padded.split() == [*words(text.encode()).split(), *padding.encode().split()]

@@ -14,7 +14,7 @@ from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
 from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
-from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
+from sidecar.guardrails.matching.text_views import ONE_VIEW, TextView, ViewKind
 
 MIN_RUN: Final = 20
 """Characters; 15 bytes in base64, shorter than any key."""
@@ -339,7 +339,7 @@ VIEWS_A_STEP: Final = 256
 
 def sources(views: Sequence[TextView]) -> Sequence[TextView]:
     """Return the view of each part that may hide text: the plain one if there is one."""
-    if all(view.kinds is ASCII_VIEWS for view in views):
+    if all(view.kinds is ONE_VIEW for view in views):
         return tuple(views)
     best = {view.part: view for view in views if ViewKind.RAW in view.kinds}
     best |= {view.part: view for view in views if ViewKind.PLAIN in view.kinds}

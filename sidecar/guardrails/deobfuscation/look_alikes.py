@@ -94,13 +94,13 @@ class LookAlikesDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return not content.isascii()
+        return not content.isascii() and (
+            len(content) > WINDOW_BYTES or occurs(_LIKELY, content)
+        )
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
-        if len(view.content) <= WINDOW_BYTES and not occurs(_LIKELY, view.content):
-            return ()
         chunks: list[str] = []
         for some in chunks_of(view.content):
             chunks += some

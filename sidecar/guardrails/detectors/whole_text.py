@@ -17,7 +17,7 @@ from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.text_views import TextView
 
 Texts = bytes | Sequence[TextView]
-"""The views of all parts. Short plain ASCII is its own view, and hides nothing: then all parts in
+"""The views of all parts. If short texts have one view each, and hide nothing: then all parts in
 one, with separators between them.
 """
 

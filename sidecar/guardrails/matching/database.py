@@ -20,9 +20,9 @@ from typing import Final
 import hyperscan
 import re2
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.guardrails.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.rule import Expression, compile_re2
-from sidecar.guardrails.matching.text_views import CONTROLS
+from sidecar.guardrails.matching.text_views import CONTROLS, has_one_view
 
 SEPARATOR: Final = b"\x00"
 """Between texts: no word character, no white space, and valid UTF-8, which Hyperscan needs."""
@@ -77,10 +77,16 @@ class ExpressionDatabase:
                 stream.scan(joined)
         return hits
 
-    def are_plain_ascii(self, texts: Sequence[bytes], joined: bytes) -> bool:
-        """Return whether every view of each of *texts*, which `SEPARATOR` joins, is the same."""
+    def have_one_view(self, texts: Sequence[bytes], joined: bytes) -> bool:
+        """Return whether every view of each of *texts*, which `SEPARATOR` joins, is the same.
+
+        Long text beyond ASCII is left to `views_of`, which looks at it in slices.
+
+        Raises:
+            UnicodeDecodeError: short text is not UTF-8.
+        """
         return (
-            joined.isascii()
+            (joined.isascii() or (len(joined) <= SHORT_BYTES and has_one_view(joined)))
             and not any(map(operator.contains, texts, repeat(SEPARATOR)))
             and not self.has_controls(joined)
         )

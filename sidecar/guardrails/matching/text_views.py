@@ -139,7 +139,7 @@ class ViewKind(enum.Enum):
 
 
 class TextView(NamedTuple):
-    """One part of a request in one kind of view or, for ASCII text, in two that are the same.
+    """One part of a request in one kind of view or, for most text, in two that are the same.
 
     `length` is the part's own, in bytes; `offsets` leads back to it. `accepts` decides which spans
     may be findings, if not all of them may. A tuple, since every part of a request has one.
@@ -161,8 +161,8 @@ A long run of combining marks is sorted in quadratic time: 64 KB of them held a 
 MAX_RUN_CHARACTERS: Final = 64
 """A chunk grows by so many at most to end where nothing composes (UAX 15 allows 30 marks)."""
 
-ASCII_VIEWS: Final = frozenset({ViewKind.RAW, ViewKind.FOLDED})
-"""Of ASCII text, in which both are the same."""
+ONE_VIEW: Final = frozenset({ViewKind.RAW, ViewKind.FOLDED})
+"""Of text in which both are the same to every rule, as they are in ASCII; see `has_one_view`."""
 
 JOINED_VIEW: Final = frozenset({ViewKind.JOINED})
 """Searched for tokens alone: other rules would find words that were two."""
@@ -223,14 +223,87 @@ _JOINED_WORDS: Final = re2.compile(
 )
 
 
+_ASCII: Final = bytes(range(0x80))
+_UNCHANGED: Final = frozenset("LNPSZ")
+"""Categories of characters that may stay as they are; marks may join the letter before them."""
+_BASIC_PLANE: Final = "\uffff"
+_RARELY: Final = 8
+"""If more bytes than one of so many are beyond ASCII, looking at each takes as long as it spares."""
+
+
+@functools.lru_cache(maxsize=16_384)
+def _is_plain(character: str) -> bool:
+    """Return whether the plain form leaves *character*, whatever stands beside it.
+
+    Of the characters beyond the basic plane only symbols count: there letters may compose too.
+    """
+    category = unicodedata.category(character)
+    return (
+        category[0] in _UNCHANGED
+        and (character <= _BASIC_PLANE or category == "So")
+        and not _composes(character)
+        and unicodedata.normalize("NFKC", character) == character
+    )
+
+
+def has_one_view(content: bytes) -> bool:
+    """Return whether all views of short text without control characters are the same to rules.
+
+    A few letters with accents, dashes, bullets or emoji make no other view of a text: all that
+    a view changes in it is the case of ASCII, which makes no difference to rules.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    content.decode()
+    characters = set(content.translate(None, _ASCII).decode())
+    return all(map(_is_plain, characters)) and _have_one_view(characters, content)
+
+
+def _have_one_view(characters: set[str], content: bytes) -> bool:
+    return _is_folded(characters) and not (
+        _JOINT.search("".join(characters)) and _has_joint(content)
+    )
+
+
+def _is_folded(characters: set[str]) -> bool:
+    return all(one.casefold() == one for one in characters)
+
+
+def _has_joint(content: bytes) -> bool:
+    return any(
+        len(_JOINT.sub("", found.group().decode("utf-8", "ignore"))) >= _LEAST_JOINED
+        for found in _JOINED_WORDS.finditer(content)
+    )
+
+
+def _characters(content: bytes) -> Cooperative[set[str] | None]:
+    """Return the characters beyond ASCII if they are few, and the plain form leaves all of them."""
+    characters: set[str] = set()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(content), SLICE_BYTES):
+        if at:
+            yield
+        text = decoder.decode(content[at : at + SLICE_BYTES], at + SLICE_BYTES >= len(content))
+        others = text.encode().translate(None, _ASCII)
+        if len(others) * _RARELY > len(text):
+            return None
+        characters.update(others.decode())
+        if not all(map(_is_plain, characters)):
+            return None
+    return characters
+
+
 def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[TextView, ...]]:
     """Return the views of *content* that are worth searching.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    if content.isascii() and content.translate(None, CONTROLS) == content:
-        return (TextView(part, ASCII_VIEWS, content, len(content)),)
+    is_printable = content.translate(None, CONTROLS) == content
+    characters = (yield from _characters(content)) if is_printable else None
+    if characters is not None and _have_one_view(characters, content):
+        return (TextView(part, ONE_VIEW, content, len(content)),)
     lengths: list[int] = []
     plains: list[bytes] = []
     foldeds: list[bytes] = []
@@ -241,8 +314,12 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
                 yield
             encoded = chunk.encode()
             lengths.append(len(encoded))
-            has_invisible = _INVISIBLE_BYTES.search(encoded) is not None
-            plain_chunk = plain(chunk) if has_invisible else _compatible(chunk)
+            if characters is not None:
+                plain_chunk = chunk
+            elif _INVISIBLE_BYTES.search(encoded) is not None:
+                plain_chunk = plain(chunk)
+            else:
+                plain_chunk = _compatible(chunk)
             if plain_chunk != chunk:
                 is_plain = False
                 encoded = plain_chunk.encode()
@@ -253,13 +330,9 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
     changes = [] if is_plain else [(_PLAIN, plain, plains)]
     if folded:
         changes.append((_FOLDED, fold, foldeds))
-    has_joint = any(
-        len(_JOINT.sub("", found.group().decode("utf-8", "ignore"))) >= _LEAST_JOINED
-        for found in _JOINED_WORDS.finditer(content)
-    )
     for is_needed, kinds, change in (
         (_TAG_BYTES.search(content) is not None, _TAGS, with_tags),
-        (has_joint, JOINED_VIEW, joined),
+        (_has_joint(content), JOINED_VIEW, joined),
     ):
         if is_needed:
             changed: list[bytes] = []

@@ -171,3 +171,12 @@ def test_no_text_is_nothing_found() -> None:
     """A request without any string has an outcome for each guardrail all the same."""
     outcomes = effective(policy(PATTERNS + TERMS)).local.scan(())
     assert [_outcome(one) for one in outcomes] == [(Verdict.PASS, (), None)] * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["A plain question", "It’s a café — “open” till 5 •", "прив. 日本 \U0001f600 and more of it"]
+)
+def test_short_text_without_findings_is_judged_at_once(text: str) -> None:
+    """Also with accents, typographic marks and other scripts, unless a view changes them."""
+    scan = effective(policy("  - {name: pii, type: pii}\n  - {name: i, type: prompt_injection}\n"))
+    assert isinstance(scan.local.start(parts_of([text])), tuple)

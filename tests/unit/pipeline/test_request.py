@@ -755,6 +755,16 @@ async def test_findings_in_known_messages_are_noted_with_each_turn(verdict: str)
     ]
 
 
+async def test_text_that_is_known_as_a_whole_counts_as_many_bytes_as_before() -> None:
+    """A request that is sent again is charged and reported alike."""
+    world = World(messages=MessageTable(max_bytes=1 << 20, secret=bytes(32)))
+    turns = [{"role": role, "content": "a plain word " * 400} for role in ("user", "assistant")]
+    for _ in range(2):
+        checks, _ = await cleared_by(world, json.dumps({"messages": turns}).encode())
+        await checks.end()
+    assert [one.text_bytes for one in world.usage.noted] == [2 * 400 * len("a plain word ")] * 2
+
+
 async def test_a_turn_that_is_searched_as_a_whole_notes_the_roles_of_all_its_findings() -> None:
     policy = REDACTING.replace("redact", "flag")
     policy += "  - {name: long, type: max_input, action: flag, max_characters: 5000}\n"

@@ -37,7 +37,7 @@ from sidecar.guardrails.detectors.prompt_injection.term_search import (
     words_of_joined,
 )
 from sidecar.guardrails.detectors.whole_text import Texts, WholeTextCheck, whole_parts
-from sidecar.guardrails.matching.text_views import ASCII_VIEWS, TextView, ViewKind
+from sidecar.guardrails.matching.text_views import ONE_VIEW, TextView, ViewKind
 
 _THOUSAND: Final = 1000.0
 
@@ -146,7 +146,7 @@ class Scorer:
         return self._sums_of_words(BORDER.join(map(words, contents)), weights)
 
     def sums_of_joined(self, joined: bytes, weights: Sequence[Weights]) -> Sequence[Sum]:
-        """Add up each of the short ASCII texts that have a `BORDER` between them."""
+        """Add up each of the short texts that have a `BORDER` between them."""
         return self._sums_of_words(words_of_joined(joined), weights)
 
     def _sums_of_words(self, texts: bytes, weights: Sequence[Weights]) -> Sequence[Sum]:
@@ -334,11 +334,11 @@ def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:
     plain = {
         view.part
         for view in views
-        if view.kinds is not ASCII_VIEWS and ViewKind.PLAIN in view.kinds
+        if view.kinds is not ONE_VIEW and ViewKind.PLAIN in view.kinds
     }
     for view in views:
         if (
-            view.kinds is ASCII_VIEWS  # mostly; an enum's members are slow to look up
+            view.kinds is ONE_VIEW  # mostly; an enum's members are slow to look up
             or not view.kinds.isdisjoint(_WORTH_READING)
             or (ViewKind.RAW in view.kinds and view.part not in plain)
         ):

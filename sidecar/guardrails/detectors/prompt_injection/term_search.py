@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -34,7 +35,7 @@ BORDER: Final = b"\x00"
 _BORDER_WORD: Final = b" " + BORDER + b" "
 _LOWER: Final = bytes(
     byte | 0x20 if chr(byte) in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    else byte if byte < 0x80 and (chr(byte).isalnum() or byte == BORDER[0])  # noqa: PLR2004 - ASCII
+    else byte if byte >= 0x80 or chr(byte).isalnum() or byte == BORDER[0]  # noqa: PLR2004 - ASCII
     else 0x20
     for byte in range(256)
 )  # fmt: skip
@@ -42,9 +43,12 @@ _MARKS: Final = r"\u0900-\u0963\u0966-\u0dff\u0e31-\u0e3a\u0e47-\u0e4e"
 """Indic and Thai signs for vowels and the like, which are parts of words and no letters."""
 _NOT_WORD: Final = re.compile(rf"[^ 0-9a-z\w{_MARKS}]+")
 """All between two words but spaces and underscores; letters of ASCII first, as most are."""
-_PUNCTUATION: Final = re.compile(rb"\xe2\x80[\x90-\xa7]")
-"""In UTF-8: dashes, quotes and dots as printed, all that many an English text has beyond ASCII."""
-_TYPOGRAPHIC_APOSTROPHE: Final = "\u2019".encode()
+_TYPOGRAPHIC_APOSTROPHE: Final = "\u2019"
+_ASCII: Final = bytes(range(0x80))
+_RARELY: Final = 16
+_FEW: Final = 16
+"""If so few characters are beyond ASCII, and so seldom, each is replaced by itself: to go through
+all of a text for them takes seven times as long. So it is with most European languages."""
 
 
 def words(content: bytes) -> bytes:
@@ -56,8 +60,10 @@ def words(content: bytes) -> bytes:
 
 
 def words_of_joined(joined: bytes) -> bytes:
-    """Return the words of short ASCII texts that have a `BORDER` between them."""
-    return b" %b " % _ascii_words(joined.replace(BORDER, _BORDER_WORD))
+    """Return the words of short texts that have a `BORDER` between them."""
+    if not joined.isascii():
+        return BORDER.join(map(words, joined.split(BORDER)))
+    return b" %b " % _plain_words(joined.replace(BORDER, _BORDER_WORD))
 
 
 def word_slices(content: bytes) -> Iterator[bytes]:
@@ -80,15 +86,29 @@ def word_slices(content: bytes) -> Iterator[bytes]:
 
 def _words(content: bytes) -> bytes:
     if not content.isascii():
-        content = _PUNCTUATION.sub(b" ", content.replace(_TYPOGRAPHIC_APOSTROPHE, b""))
-    if content.isascii():
-        return _ascii_words(content.replace(BORDER, b" "))
-    text = content.decode().casefold().replace("'", "").replace("_", " ")
-    pieces = _NOT_WORD.sub(" ", text).strip().split("  ")  # as in `_ascii_words`
-    return " ".join(map(str.lstrip, filter(None, pieces))).encode()
+        others = content.translate(None, _ASCII)
+        is_rare = len(others) * _RARELY < len(content)
+        characters = set(others.decode()) if is_rare else set[str]()
+        if not 0 < len(characters) <= _FEW:
+            text = content.decode().replace(_TYPOGRAPHIC_APOSTROPHE, "").casefold()
+            text = text.replace("'", "").replace("_", " ")
+            pieces = _NOT_WORD.sub(" ", text).strip().split("  ")  # as in `_plain_words`
+            return " ".join(map(str.lstrip, filter(None, pieces))).encode()
+        for one in characters:
+            content = content.replace(one.encode(), _letters(one))
+    return _plain_words(content.replace(BORDER, b" "))
 
 
-def _ascii_words(content: bytes) -> bytes:
+@functools.lru_cache(maxsize=16_384)
+def _letters(character: str) -> bytes:
+    """Return what a word has of a *character* beyond ASCII; a blank if it is no letter."""
+    if character == _TYPOGRAPHIC_APOSTROPHE:
+        return b""
+    return _NOT_WORD.sub(" ", character.casefold()).encode()
+
+
+def _plain_words(content: bytes) -> bytes:
+    """Return the words of ASCII text, or of text whose other characters are letters already."""
     # Cut at two spaces only, which is two to three times faster than at each: most words have one
     # between them, and an object is built for each piece. Of three spaces one is left in front.
     pieces = content.translate(_LOWER, b"'").strip().split(b"  ")

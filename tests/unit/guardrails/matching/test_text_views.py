@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import unicodedata
 from functools import partial
 
 import pytest
@@ -56,6 +57,49 @@ def test_plain_text_has_one_view() -> None:
     (view,) = views_of(b"Hello", folded=True)
     assert (view.part, view.content) == (3, b"Hello")
     assert view.kinds == {ViewKind.RAW, ViewKind.FOLDED}
+
+
+@pytest.mark.parametrize(
+    "text", ["café", "— “so it’s”", "5 € § 3", "• a\n• b", "日本", "\U0001f600 ok", "schön"]
+)
+def test_text_whose_letters_have_no_other_form_has_one_view(text: str) -> None:
+    """Few texts are ASCII alone: what a view would not change is not searched twice."""
+    content = f"{text} {'x' * 400}".encode()
+    (view,) = views_of(content, folded=True)
+    assert (view.kinds, view.content) == ({ViewKind.RAW, ViewKind.FOLDED}, content)
+    assert text_views.has_one_view(content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["É", "…", "e\u0301", "\u212a", "\u017f", "a\u200bb", "k\u0328", "p·a·s·s·w·o·r·d·1·2·3·4·5·6"],
+)
+def test_text_that_a_view_changes_has_more_than_one(text: str) -> None:
+    """Another case, form or order of marks, an invisible character, and joints within a word."""
+    content = f"{text} {'x' * 400}".encode()
+    assert len(views_of(content, folded=True)) > 1
+    assert not text_views.has_one_view(content)
+
+
+printable = st.characters(codec="utf-8", exclude_categories=("Cc",))
+
+
+@given(st.text(printable | st.sampled_from("aB •é’\u0301\u0bbe\u0bc6가"), max_size=12))
+def test_text_with_one_view_is_its_own_form_in_lower_case(text: str) -> None:
+    """All that changes in it is the case of ASCII."""
+    if text_views.has_one_view(text.encode()):
+        lower = "".join([one.lower() if one.isascii() else one for one in text])
+        assert (plain(f"x{text}x"), fold(text)) == (f"x{text}x", lower)
+
+
+def test_no_two_characters_of_text_with_one_view_become_another() -> None:
+    """Canonical compositions (Unicode 5.18) of two characters that each stay by themselves."""
+    for code in range(sys.maxunicode + 1):
+        parts = unicodedata.decomposition(chr(code)).split()
+        if len(parts) == 2 and not parts[0].startswith("<"):
+            pair = "".join(chr(int(one, 16)) for one in parts)
+            if unicodedata.normalize("NFC", pair) != pair:
+                assert not text_views.has_one_view(pair.encode()), pair
 
 
 letters = st.text(
