@@ -51,6 +51,18 @@ def test_every_beginning_of_a_match_is_held(regex: str, text: str) -> None:
             assert unfinished.begins_at(text[:cut].encode()) <= start
 
 
+@given(regex=EXPRESSIONS, text=st.text(alphabet="abB1 é—字", max_size=10))
+def test_letters_beyond_ascii_begin_matches_too(regex: str, text: str) -> None:
+    """Where all of them are their own form, the text is searched as one of ASCII is."""
+    unfinished = PartialMatcher([Rule(type="X", expression=author_expression(regex))])
+    content = text.encode()
+    for match in re2.compile(regex.encode()).finditer(content):
+        start, end = match.span()
+        for cut in range(start + 1, end + 1):
+            if content[cut : cut + 1] < b"\x80" or content[cut] >= 0xC0:
+                assert unfinished.begins_at(content[:cut]) <= start
+
+
 @given(regex=EXPRESSIONS)
 def test_what_is_made_of_an_expression_is_one(regex: str) -> None:
     """RE2 takes it, and it matches the empty end of any text."""

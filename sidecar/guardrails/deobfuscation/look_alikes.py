@@ -94,9 +94,7 @@ class LookAlikesDecoder(Decoder):
 
     @override
     def applies(self, content: bytes) -> bool:
-        return not content.isascii() and (
-            len(content) > WINDOW_BYTES or occurs(_LIKELY, content)
-        )
+        return not content.isascii() and (len(content) > WINDOW_BYTES or occurs(_LIKELY, content))
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import re2
 
 from sidecar.guardrails.matching.rule import Expression, Rule, compile_re2
-from sidecar.guardrails.matching.text_views import CONTROLS, fold, forms_of
+from sidecar.guardrails.matching.text_views import CONTROLS, fold, forms_of, has_one_view
 
 RULES_AN_EXPRESSION: Final = 256
 """More in one, and RE2 would refuse some policies' thousands of terms."""
@@ -80,10 +80,12 @@ class PartialMatcher:
         *text* is UTF-8; its length is returned if no end of it could. *since* is the result for
         an earlier, shorter *text*: no beginning of a match is one again that has been ruled out.
         """
-        if text.isascii() and text.translate(None, CONTROLS) == text:
+        is_ascii = text.isascii()
+        if text.translate(None, CONTROLS) == text and (is_ascii or has_one_view(text, grows=True)):
             backwards = text[::-1]
             held = self._of_bytes.held(text, backwards, since)
             if self._of_text is not None:
+                backwards = backwards if is_ascii else text.decode()[::-1].encode()
                 held = max(held, self._of_text.held(text, backwards, since))
             return len(text) - held
         decoded = text.decode()

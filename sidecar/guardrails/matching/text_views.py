@@ -228,7 +228,7 @@ _UNCHANGED: Final = frozenset("LNPSZ")
 """Categories of characters that may stay as they are; marks may join the letter before them."""
 _BASIC_PLANE: Final = "\uffff"
 _RARELY: Final = 8
-"""If more bytes than one of so many are beyond ASCII, looking at each takes as long as it spares."""
+"""If more bytes than one of so many are beyond ASCII, looking at them spares no time."""
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -246,18 +246,23 @@ def _is_plain(character: str) -> bool:
     )
 
 
-def has_one_view(content: bytes) -> bool:
+def has_one_view(content: bytes, *, grows: bool = False) -> bool:
     """Return whether all views of short text without control characters are the same to rules.
 
     A few letters with accents, dashes, bullets or emoji make no other view of a text: all that
-    a view changes in it is the case of ASCII, which makes no difference to rules.
+    a view changes in it is the case of ASCII, which makes no difference to rules. In a text that
+    *grows* each joint may become one of a long word.
 
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
     content.decode()
     characters = set(content.translate(None, _ASCII).decode())
-    return all(map(_is_plain, characters)) and _have_one_view(characters, content)
+    return (
+        all(map(_is_plain, characters))
+        and not (grows and _JOINT.search("".join(characters)))
+        and _have_one_view(characters, content)
+    )
 
 
 def _have_one_view(characters: set[str], content: bytes) -> bool:
@@ -278,7 +283,9 @@ def _has_joint(content: bytes) -> bool:
 
 
 def _characters(content: bytes) -> Cooperative[set[str] | None]:
-    """Return the characters beyond ASCII if they are few, and the plain form leaves all of them."""
+    """Return the characters beyond ASCII if they are few, and no view without case changes any."""
+    if content.translate(None, CONTROLS) != content:
+        return None
     characters: set[str] = set()
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(0, len(content), SLICE_BYTES):
@@ -300,8 +307,7 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    is_printable = content.translate(None, CONTROLS) == content
-    characters = (yield from _characters(content)) if is_printable else None
+    characters = yield from _characters(content)
     if characters is not None and _have_one_view(characters, content):
         return (TextView(part, ONE_VIEW, content, len(content)),)
     lengths: list[int] = []
@@ -314,12 +320,9 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
                 yield
             encoded = chunk.encode()
             lengths.append(len(encoded))
-            if characters is not None:
-                plain_chunk = chunk
-            elif _INVISIBLE_BYTES.search(encoded) is not None:
-                plain_chunk = plain(chunk)
-            else:
-                plain_chunk = _compatible(chunk)
+            has_invisible = characters is None and _INVISIBLE_BYTES.search(encoded) is not None
+            change = plain if has_invisible else _compatible
+            plain_chunk = chunk if characters is not None else change(chunk)
             if plain_chunk != chunk:
                 is_plain = False
                 encoded = plain_chunk.encode()
@@ -330,18 +333,18 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
     changes = [] if is_plain else [(_PLAIN, plain, plains)]
     if folded:
         changes.append((_FOLDED, fold, foldeds))
-    for is_needed, kinds, change in (
+    for is_needed, kinds, form in (
         (_TAG_BYTES.search(content) is not None, _TAGS, with_tags),
         (_has_joint(content), JOINED_VIEW, joined),
     ):
         if is_needed:
             changed: list[bytes] = []
             for chunks in chunks_of(content):
-                changed += [change(chunk).encode() for chunk in chunks]
+                changed += [form(chunk).encode() for chunk in chunks]
                 yield
-            changes.append((kinds, change, changed))
-    for kinds, change, changed in changes:
-        table = functools.partial(_table, change=change)
+            changes.append((kinds, form, changed))
+    for kinds, form, changed in changes:
+        table = functools.partial(_table, change=form)
         offsets = ChunkedMap(content, table, changed=changed, lengths=lengths)
         views.append(TextView(part, kinds, b"".join(changed), len(content), offsets))
     return tuple(views)

@@ -174,7 +174,8 @@ def test_no_text_is_nothing_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["A plain question", "It’s a café — “open” till 5 •", "прив. 日本 \U0001f600 and more of it"]
+    "text",
+    ["A plain question", "It’s a café — “open” till 5 •", "прив. 日本 \U0001f600 and more of it"],
 )
 def test_short_text_without_findings_is_judged_at_once(text: str) -> None:
     """Also with accents, typographic marks and other scripts, unless a view changes them."""

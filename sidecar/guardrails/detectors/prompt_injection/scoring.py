@@ -332,9 +332,7 @@ def _cutoff(model: Model, author: str, level: Threshold) -> _Cutoff:
 def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:
     """Yield each part once, in its plain form if that is another, and the text hidden in it."""
     plain = {
-        view.part
-        for view in views
-        if view.kinds is not ONE_VIEW and ViewKind.PLAIN in view.kinds
+        view.part for view in views if view.kinds is not ONE_VIEW and ViewKind.PLAIN in view.kinds
     }
     for view in views:
         if (

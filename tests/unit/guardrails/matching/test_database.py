@@ -51,8 +51,8 @@ def test_control_characters_are_found_in_texts_of_any_length(
     assert database.has_controls(text + b"a\x07b")
     assert not database.has_controls(text + b"a\t\r\n\x00b")
     plain, separated = text + b"a\t\r\nb", text + b"a\x00b"
-    assert database.are_plain_ascii([plain, plain], SEPARATOR.join([plain, plain]))
-    assert not database.are_plain_ascii([separated], separated)
+    assert database.have_one_view([plain, plain], SEPARATOR.join([plain, plain]))
+    assert not database.have_one_view([separated], separated)
 
 
 def test_a_database_of_other_expressions_is_refused() -> None:

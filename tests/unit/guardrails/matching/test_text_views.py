@@ -60,19 +60,28 @@ def test_plain_text_has_one_view() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["café", "— “so it’s”", "5 € § 3", "• a\n• b", "日本", "\U0001f600 ok", "schön"]
+    "text", ["café", "— “so it\u2019s”", "5 € § 3", "• a\n• b", "日本", "\U0001f600 ok", "schön"]
 )
 def test_text_whose_letters_have_no_other_form_has_one_view(text: str) -> None:
     """Few texts are ASCII alone: what a view would not change is not searched twice."""
     content = f"{text} {'x' * 400}".encode()
     (view,) = views_of(content, folded=True)
-    assert (view.kinds, view.content) == ({ViewKind.RAW, ViewKind.FOLDED}, content)
+    assert (view.kinds, view.content) == (text_views.ONE_VIEW, content)
     assert text_views.has_one_view(content)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["É", "…", "e\u0301", "\u212a", "\u017f", "a\u200bb", "k\u0328", "p·a·s·s·w·o·r·d·1·2·3·4·5·6"],
+    [
+        "É",
+        "…",
+        "e\u0301",
+        "\u212a",
+        "\u017f",
+        "a\u200bb",
+        "k\u0328",
+        "p·a·s·s·w·o·r·d·1·2·3·4·5·6",
+    ],
 )
 def test_text_that_a_view_changes_has_more_than_one(text: str) -> None:
     """Another case, form or order of marks, an invisible character, and joints within a word."""
@@ -81,10 +90,10 @@ def test_text_that_a_view_changes_has_more_than_one(text: str) -> None:
     assert not text_views.has_one_view(content)
 
 
-printable = st.characters(codec="utf-8", exclude_categories=("Cc",))
+printable = st.characters(codec="utf-8", exclude_categories=["Cc"])
 
 
-@given(st.text(printable | st.sampled_from("aB •é’\u0301\u0bbe\u0bc6가"), max_size=12))
+@given(st.text(printable | st.sampled_from("aB •é\u2019\u0301\u0bbe\u0bc6가"), max_size=12))
 def test_text_with_one_view_is_its_own_form_in_lower_case(text: str) -> None:
     """All that changes in it is the case of ASCII."""
     if text_views.has_one_view(text.encode()):
