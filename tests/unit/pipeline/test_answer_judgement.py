@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -241,7 +242,7 @@ def test_a_bare_number_of_json_within_json_becomes_a_string_there(
     ):
         result = streamed(judgement(effective(REDACT)), chunks)
         deltas = [json.loads(one[6:])["choices"][0]["delta"] for one in events(result.body)]
-        read: object = "".join(
+        read: Any = "".join(
             one.get("content") or one["tool_calls"][0]["function"]["arguments"]
             for one in deltas
             if one.get("content") or "tool_calls" in one
