@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Final
 
 import uvloop
@@ -39,6 +40,9 @@ MIN_CALLS: Final = 20
 ROUTE: Final = Route(Dialect.OPENAI, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES)
 HEADERS: Final = Headers((("content-type", b"application/json"),))
 INJECTION: Final = PromptInjectionSettings.guardrail_type
+MARKS: Final = ("café — ", "“so it\u2019s” ", "\n• ", "☕ ")
+"""One of them after each 500 characters makes of benign text one that is not ASCII alone."""
+MARKS_EVERY: Final = 500
 
 
 def main() -> int:
@@ -76,12 +80,19 @@ def _benign(judge: Pass, *, seconds: float) -> dict[str, float]:
         if {result.verdict for result in enforced} != {Verdict.PASS}:
             raise AssertionError(f"the benign text of {name} is not benign")
         passes = timed_us(partial(judge.results, text), seconds=seconds)
+        marked = timed_us(partial(judge.results, _with_marks(text)), seconds=seconds)
         reads = timed_us(partial(read_request, ROUTE, HEADERS, chat_body(size)), seconds=seconds)
         figures[f"pass_us.{name}"] = percentile(passes, 50)
         figures[f"p99_us.{name}"] = percentile(passes, 99)
+        figures[f"pass_us_marks.{name}"] = percentile(marked, 50)
         figures[f"read_us.{name}"] = percentile(reads, 50)
         figures[f"read_p99_us.{name}"] = percentile(reads, 99)
     return figures
+
+
+def _with_marks(text: str) -> str:
+    pieces = [text[at : at + MARKS_EVERY] for at in range(0, len(text), MARKS_EVERY)]
+    return "".join(map("".join, zip(pieces, cycle(MARKS), strict=False)))
 
 
 def _benign_lexical(judge: Pass, *, seconds: float) -> dict[str, float]:
@@ -128,11 +139,11 @@ def timed_us(call: Callable[[], object], *, seconds: float) -> Sequence[float]:
 
 
 def _benign_grid(figures: dict[str, float]) -> Grid:
-    kinds = ("pass_us", "p99_us", "pass_us_no_injection", "p99_us_no_injection",
+    kinds = ("pass_us", "p99_us", "pass_us_marks", "pass_us_no_injection", "p99_us_no_injection",
              "read_us", "read_p99_us")  # fmt: skip
     rows = [[name, *(f"{figures[f'{kind}.{name}']:,.0f}" for kind in kinds)] for name in SIZES]
-    columns = ("text", "pass p50 µs", "pass p99 µs", "without injection p50 µs", "p99 µs",
-               "read p50 µs", "read p99 µs")  # fmt: skip
+    columns = ("text", "pass p50 µs", "pass p99 µs", "with accents and marks p50 µs",
+               "without injection p50 µs", "p99 µs", "read p50 µs", "read p99 µs")  # fmt: skip
     return Grid("Guardrails of the default policy on benign text", columns, rows)
 
 
