@@ -32,6 +32,7 @@ from sidecar.keys.credentials import generate
 from sidecar.keys.scopes import Scopes
 from sidecar.storage.usage_store import set_prices
 from sidecar.usage.prices import Price
+from sidecar.worker.usage import PRICES_SECONDS as READ_SECONDS
 
 pytestmark = [
     pytest.mark.stack,
@@ -174,8 +175,8 @@ async def _send_requests(console: Console) -> None:
                 connection, key, owner=(team, "web"), expires_at=None, rules=Rules(), scopes=scopes
             )
             keys.append(key.reveal())
-        if console.pictures is not None:
-            await asyncio.sleep(PRICES_SECONDS)
+        # A budget refuses a model at a worker that has not read its price yet.
+        await asyncio.sleep(READ_SECONDS + 1 if console.pictures is None else PRICES_SECONDS)
         for number in range(REQUESTS):
             assert await console.status_of_request(keys[number % len(keys)]) == OK
         async with asyncio.timeout(60):
