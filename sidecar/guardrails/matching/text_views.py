@@ -228,7 +228,8 @@ _UNCHANGED: Final = frozenset("LNPSZ")
 """Categories of characters that may stay as they are; marks may join the letter before them."""
 _BASIC_PLANE: Final = "\uffff"
 _RARELY: Final = 8
-"""If more bytes than one of so many are beyond ASCII, looking at them spares no time."""
+"""If characters take more bytes than one each by a larger part, looking at them spares no time."""
+_FEW_BYTES: Final = 256
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -256,7 +257,9 @@ def has_one_view(content: bytes, *, grows: bool = False) -> bool:
     Raises:
         UnicodeDecodeError: it is not UTF-8.
     """
-    content.decode()
+    more = len(content) - len(content.decode())
+    if more > _FEW_BYTES and more * _RARELY > len(content):
+        return False  # perhaps it has one; in other scripts capitals and marks are likely
     characters = set(content.translate(None, _ASCII).decode())
     return (
         all(map(_is_plain, characters))
@@ -266,13 +269,8 @@ def has_one_view(content: bytes, *, grows: bool = False) -> bool:
 
 
 def _have_one_view(characters: set[str], content: bytes) -> bool:
-    return _is_folded(characters) and not (
-        _JOINT.search("".join(characters)) and _has_joint(content)
-    )
-
-
-def _is_folded(characters: set[str]) -> bool:
-    return all(one.casefold() == one for one in characters)
+    found = "".join(characters)
+    return found.casefold() == found and not (_JOINT.search(found) and _has_joint(content))
 
 
 def _has_joint(content: bytes) -> bool:
@@ -291,11 +289,11 @@ def _characters(content: bytes) -> Cooperative[set[str] | None]:
     for at in range(0, len(content), SLICE_BYTES):
         if at:
             yield
-        text = decoder.decode(content[at : at + SLICE_BYTES], at + SLICE_BYTES >= len(content))
-        others = text.encode().translate(None, _ASCII)
-        if len(others) * _RARELY > len(text):
+        piece = content[at : at + SLICE_BYTES]
+        text = decoder.decode(piece, at + SLICE_BYTES >= len(content))
+        if (len(piece) - len(text)) * _RARELY > len(piece):
             return None
-        characters.update(others.decode())
+        characters.update(text.encode().translate(None, _ASCII).decode())
         if not all(map(_is_plain, characters)):
             return None
     return characters

@@ -86,11 +86,11 @@ def word_slices(content: bytes) -> Iterator[bytes]:
 
 def _words(content: bytes) -> bytes:
     if not content.isascii():
-        others = content.translate(None, _ASCII)
-        is_rare = len(others) * _RARELY < len(content)
-        characters = set(others.decode()) if is_rare else set[str]()
+        text = content.decode()
+        is_rare = (len(content) - len(text)) * _RARELY < len(content)
+        characters = set(content.translate(None, _ASCII).decode()) if is_rare else set[str]()
         if not 0 < len(characters) <= _FEW:
-            text = content.decode().replace(_TYPOGRAPHIC_APOSTROPHE, "").casefold()
+            text = text.replace(_TYPOGRAPHIC_APOSTROPHE, "").casefold()
             text = text.replace("'", "").replace("_", " ")
             pieces = _NOT_WORD.sub(" ", text).strip().split("  ")  # as in `_plain_words`
             return " ".join(map(str.lstrip, filter(None, pieces))).encode()
