@@ -326,7 +326,7 @@ class LocalScan:
             for index, content in enumerate(contents):
                 if index and not index % SLICE_PARTS:
                     yield
-                if self._database.have_one_view((content,), content):
+                if len(contents) > 1 and self._database.have_one_view((content,), content):
                     views.append(TextView(index, ONE_VIEW, content, len(content)))
                 else:
                     views += yield from views_of(index, content, folded=self._folded)
@@ -348,7 +348,7 @@ class LocalScan:
 
 
 def _plain_views(parts: Sequence[TextPart]) -> Sequence[TextView]:
-    """Return plain ASCII texts as rules search them: each part is its own view."""
+    """Return texts with one view each as rules search them: each part is its own view."""
     return [
         TextView(index, ONE_VIEW, part.content, len(part.content))
         for index, part in enumerate(parts)

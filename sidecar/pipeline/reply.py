@@ -148,8 +148,8 @@ def server_timing(authorize: float, guardrails: float, own: float) -> str:
 
 
 LONGEST_WAIT_SECONDS: Final = 120
-"""OpenAI's library waits no longer. Anthropic's sleeps as long as it is told to, also until the
-next month, so that it is told not to retry."""
+"""OpenAI's library waits no longer. Anthropic's sleeps for all of `retry-after`, also until the
+next month, so a header forbids its retry."""
 _CALENDAR: Final = frozenset({Window.DAY, Window.WEEK, Window.MONTH})
 
 _LOCAL: Final = (HeaderName.LIMITS, "local")

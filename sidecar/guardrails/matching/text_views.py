@@ -228,8 +228,9 @@ _UNCHANGED: Final = frozenset("LNPSZ")
 """Categories of characters that may stay as they are; marks may join the letter before them."""
 _BASIC_PLANE: Final = "\uffff"
 _RARELY: Final = 8
-"""If characters take more bytes than one each by a larger part, looking at them spares no time."""
 _FEW_BYTES: Final = 256
+"""In text of other scripts more than one byte in so many, and more than so few in all, goes on
+with a character. Looking at each of its characters spares no time."""
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -319,8 +320,8 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
             encoded = chunk.encode()
             lengths.append(len(encoded))
             has_invisible = characters is None and _INVISIBLE_BYTES.search(encoded) is not None
-            change = plain if has_invisible else _compatible
-            plain_chunk = chunk if characters is not None else change(chunk)
+            form = plain if has_invisible else _compatible
+            plain_chunk = chunk if characters is not None else form(chunk)
             if plain_chunk != chunk:
                 is_plain = False
                 encoded = plain_chunk.encode()

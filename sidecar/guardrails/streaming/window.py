@@ -66,8 +66,7 @@ class Window:
     """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
     Up to `settled` it is judged, and its `edits` are known: a heap, the first in the text on
-    top. `buffer` begins at `base`; a long one lacks its end, `gathered`, until `gather`. `end` is
-    the length of the text so far.
+    top. `buffer` begins at `base`; a long one lacks its end, `gathered`, until `gather`.
     No match that more text could complete begins before `open_from`.
     `index` is the text's number in the answer. `is_final`: nothing follows its text. `leaves`: its
     end is not to be held back. `is_document` marks JSON, as in tool arguments and
@@ -86,7 +85,11 @@ class Window:
     is_document: bool = False
     opened: bytes = b""
     gathered: bytearray = field(default_factory=bytearray)
-    end: int = 0
+
+    @property
+    def end(self) -> int:
+        """The length of the text so far."""
+        return self.base + len(self.buffer) + len(self.gathered)
 
     @property
     def is_settled(self) -> bool:
@@ -96,14 +99,13 @@ class Window:
     def add(self, text: bytes) -> int:
         """Append the next text; return the new end."""
         length = len(self.buffer)
-        self.end += len(text)
         if length > MAX_HELD_BYTES:  # of a held answer: each event would copy all of its text
             self.gathered += text
             return self.end
         self.buffer += text
         if length <= _BEGINNING_BYTES and not (self.base or self.is_document):
             self.is_document = self.is_json or tokens.begins_document(self.buffer)
-        return self.end
+        return self.base + length + len(text)
 
     def gather(self) -> None:
         """Complete `buffer`, before it is read."""

@@ -48,7 +48,7 @@ _ASCII: Final = bytes(range(0x80))
 _RARELY: Final = 16
 _FEW: Final = 16
 """If so few characters are beyond ASCII, and so seldom, each is replaced by itself: to go through
-all of a text for them takes seven times as long. So it is with most European languages."""
+all of a text for them takes several times as long. Most European languages have so few."""
 
 
 def words(content: bytes) -> bytes:
