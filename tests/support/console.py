@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from fastapi import FastAPI
@@ -47,6 +47,8 @@ INSERT INTO {table} (began_at, key_id, team_id, organization_id, model, requests
     reasoning_tokens, cost_usd)
 VALUES (date_trunc('{unit}', $1::timestamptz, 'UTC'), $2, $3, $4, $5, 40, 3, 1, 0, 0, 9000, 100, 0,
     2000, 0, $6)
+ON CONFLICT (began_at, key_id, team_id, model) DO UPDATE SET requests = {table}.requests + 40,
+    input_tokens = {table}.input_tokens + 9000, cost_usd = {table}.cost_usd + excluded.cost_usd
 """
 _FINDINGS: Final = """
 INSERT INTO findings_by_hour
@@ -111,12 +113,12 @@ async def fill(connection: Connection) -> World:
     )
     for number, row in enumerate(rows):
         for hours in range(0, 20, 3):
-            for unit in ("hour", "day"):
+            model = HOSTILE if hours == 0 else "gpt-4o"
+            of_hour, of_day = now - timedelta(hours=hours), now - timedelta(days=2 + hours)
+            # An hour is in its day too: of a whole day reports read only the day.
+            for unit, at in (("hour", of_hour), ("day", of_hour), ("day", of_day)):
                 statement = _USAGE.format(table=f"usage_by_{unit}", unit=unit)
-                model = HOSTILE if hours == 0 else "gpt-4o"
-                at = now - timedelta(hours=hours if unit == "hour" else 24 * hours)
-                values: tuple[Any, ...] = (at, *row, model, 1 + number)
-                await connection.execute(statement, *values)
+                await connection.execute(statement, at, *row, model, 1 + number)
     await connection.execute(_FINDINGS)
     await connection.execute(_TEAM_FINDINGS)
     for number in range(2):
