@@ -3,10 +3,11 @@
     python -m loadtest.bench_conversation [--against REV] [--rounds 5] [--quick] [--markdown]
 
 Conversations are generated, and each request is sent once, to every side in turn: this checkout,
-the same without its table of known messages, with two workers, with bodies that Envoy keeps, and
-REV if it is named. The first table is about conversations of 40 messages of equal length; a coding
-agent, chats and retrieval show the cost turn by turn; requests that the table can hardly help show
-its price. Other gateways, if `make bench-peers` has installed them, receive the same bodies.
+the same without its table of known messages, with two workers, with bodies that Envoy keeps, with
+every local guardrail in place of the built-in policy, and REV if it is named. The first table is
+about conversations of 40 messages of equal length; a coding agent, chats and retrieval show the
+cost turn by turn; requests that the table can hardly help show its price. Other gateways, if
+`make bench-peers` has installed them, receive the same bodies.
 Prints tables, draws build/bench/bench-conversation.png and writes
 build/bench/bench-conversation.json. Exits 1 when a request failed.
 """
@@ -49,6 +50,8 @@ from loadtest.conversations.clients import (
     table_counts,
 )
 from loadtest.conversations.figures import (
+    EVERY,
+    EVERY_WITHOUT,
     FIRST,
     KEPT,
     NEXT,
@@ -69,6 +72,7 @@ from loadtest.conversations.figures import (
     turn_key,
     turns_grid,
 )
+from loadtest.guardrail_pass import LOCAL_TYPES, policy_of
 from loadtest.peers import guarded_portkey, is_installed, litellm, portkey, running_peer
 from loadtest.processes import resident_mb
 from loadtest.results import DIRECTORY, ROOT, Report, prints_failure, publish, publish_picture
@@ -78,6 +82,8 @@ from sidecar.settings.process import setting_names
 CONVERSATIONS: Final = {"64k": 1_000, "256k": 400, "1m": 160}
 """How many of each size: some seconds of work for each side. An idle side takes milliseconds a
 second, which are a good part of the cost of fewer requests."""
+EVERY_CONVERSATIONS: Final = {size: count // 4 for size, count in CONVERSATIONS.items()}
+"""Fewer: with every guardrail a first turn takes four times as long."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
 LONG_ROUNDS: Final = 1
@@ -190,7 +196,10 @@ async def _running(
     place.mkdir()
     async with AsyncExitStack() as parts:
         provider = await parts.enter_async_context(running_provider(children, place, run))
-        options = StackOptions(provider=port_address(provider), buffered=(KEPT,))
+        every = [policy_of(LOCAL_TYPES, name=_every(size), size=SIZES[size]) for size in SIZES]
+        options = StackOptions(
+            provider=port_address(provider), buffered=(KEPT,), policies="---\n".join(every)
+        )
         found = await parts.enter_async_context(running_gateways(sides, run=run, options=options))
         gateways = {side.name: found[side.name] for side in sides}
         if not has_peers:
@@ -209,6 +218,11 @@ async def _running(
         peers = [lite, guarded_portkey(port, provider_port=provider)]
         features = {peer.name: peer.switched_on for peer in peers}
         yield gateways, [peer_contestant(peer) for peer in peers], features
+
+
+def _every(size: str) -> str:
+    """Return the name of the policy with every local guardrail, for bodies of *size*."""
+    return f"every-{size}"
 
 
 class _Runner:
@@ -235,6 +249,7 @@ class _Runner:
                 for size in self._plan.sizes:
                     count = self._plan.number(CONVERSATIONS[size])
                     await self._next_turns(size, count=count, names=(NOW, WITHOUT, KEPT, REV))
+                    await self._every_guardrail(size)
                 if not self._plan.shapes:
                     continue
                 await self._changed()
@@ -257,6 +272,18 @@ class _Runner:
         self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first))
         async with self._counting(NOW, f"{NOW}.{size}", then):
             self.series.add_costs(f"{size}.{NEXT}", await costs(sides, then))
+
+    async def _every_guardrail(self, size: str) -> None:
+        """Do the same by a policy with every local guardrail."""
+        talks = self._even(size, self._plan.number(EVERY_CONVERSATIONS[size]))
+        sides = [
+            contestant(name, self._gateways[side], policy=_every(size))
+            for name, side in ((EVERY, NOW), (EVERY_WITHOUT, WITHOUT))
+            if side in self._gateways
+        ]
+        for turn, key in ((1, FIRST), (2, NEXT)):
+            found = await costs(sides, [one.body(turn) for one in talks])
+            self.series.add_costs(f"{size}.{key}", found)
 
     @asynccontextmanager
     async def _counting(self, side: str, key: str, bodies: Iterable[bytes]) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Cost of checking content: reading a body, and one pass of the default policy's guardrails.
+"""Cost of checking content: reading a body, one pass of the default policy, and each guardrail.
 
     python -m loadtest.bench_guardrails [--quick] [--markdown]
 
@@ -21,7 +21,7 @@ import uvloop
 from egret_tools.benign_text import benign_text
 from egret_tools.cli.bench import percentile
 
-from loadtest.guardrail_pass import Pass, beside, default_pass
+from loadtest.guardrail_pass import LOCAL_TYPES, Pass, beside, default_pass, pass_of
 from loadtest.results import Grid, Report
 from loadtest.texts import chat_body, hostile_texts, mixed_text
 from sidecar.apis.request_text import read_request
@@ -42,6 +42,7 @@ HEADERS: Final = Headers((("content-type", b"application/json"),))
 INJECTION: Final = PromptInjectionSettings.guardrail_type
 MARKS: Final = ("café — ", "“so it\u2019s” ", "\n• ", "☕ ")
 """One of them after each 500 characters makes of benign text one that is not ASCII alone."""
+_POLICIES: Final = {**{name: (name,) for name in LOCAL_TYPES}, "all of them": tuple(LOCAL_TYPES)}
 MARKS_EVERY: Final = 500
 
 
@@ -54,6 +55,8 @@ def main() -> int:
     with report.console.status("benign text …"):
         figures = _benign(judge, seconds=seconds)
         figures |= _benign_lexical(lexical, seconds=seconds)
+    with report.console.status("each guardrail …"):
+        figures |= _by_type(seconds=seconds / 4)
     with report.console.status("hostile text …"):
         hostile = _hostile(judge, seconds=seconds / 10)
         hostile_lexical = _hostile(lexical, seconds=seconds / 10)
@@ -65,6 +68,7 @@ def main() -> int:
     report.write(
         figures,
         _benign_grid(figures),
+        _types_grid(figures),
         _hostile_grid(hostile, hostile_lexical),
         _beside_grid(figures),
     )
@@ -101,6 +105,17 @@ def _benign_lexical(judge: Pass, *, seconds: float) -> dict[str, float]:
         passes = timed_us(partial(judge.results, benign_text(size)), seconds=seconds)
         figures[f"pass_us_no_injection.{name}"] = percentile(passes, 50)
         figures[f"p99_us_no_injection.{name}"] = percentile(passes, 99)
+    return figures
+
+
+def _by_type(*, seconds: float) -> dict[str, float]:
+    """Measure a policy of each type of guardrail alone, and one of all of them."""
+    figures: dict[str, float] = {}
+    for name, size in SIZES.items():
+        text = benign_text(size)
+        for title, types in _POLICIES.items():
+            passes = timed_us(partial(pass_of(types, size=size).results, text), seconds=seconds)
+            figures[f"type_us.{title}.{name}"] = percentile(passes, 50)
     return figures
 
 
@@ -145,6 +160,15 @@ def _benign_grid(figures: dict[str, float]) -> Grid:
     columns = ("text", "pass p50 µs", "pass p99 µs", "with accents and marks p50 µs",
                "without injection p50 µs", "p99 µs", "read p50 µs", "read p99 µs")  # fmt: skip
     return Grid("Guardrails of the default policy on benign text", columns, rows)
+
+
+def _types_grid(figures: dict[str, float]) -> Grid:
+    rows = [
+        [title, *(f"{figures[f'type_us.{title}.{name}']:,.0f}" for name in SIZES)]
+        for title in _POLICIES
+    ]
+    columns = ("policy of", *(f"{name} p50 µs" for name in SIZES))
+    return Grid("Each type of guardrail by itself, on benign text", columns, rows)
 
 
 def _hostile_grid(hostile: dict[str, float], lexical: dict[str, float]) -> Grid:

@@ -1,21 +1,22 @@
-"""The guardrails of the default policy over one text, as `GuardrailRunner` runs them."""
+"""The guardrails of one policy over one text, as `GuardrailRunner` runs them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from egret_tools.cli.bench import percentile
 
 from sidecar.domain.finding import GuardrailResult
+from sidecar.domain.policy import Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
-from sidecar.policy.parse import default_policy
+from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy, parse_policies
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
 
 Judge = Callable[[str], tuple[GuardrailResult, ...] | Awaitable[tuple[GuardrailResult, ...]]]
@@ -132,11 +133,49 @@ class Pass:
         return percentile(taken, 50)
 
 
+LOCAL_TYPES: Final = {
+    "secrets": "",
+    "pii": "",
+    "prompt_injection": "threshold: high",
+    "denied_patterns": "patterns: [{name: PROJECT_CODE, regex: 'PRJ-[0-9]{4}'}]",
+    "denied_terms": "terms: [Bluebird, top secret]",
+    "code": "",
+    "toxicity": "",
+    "max_input": "max_characters: {double}",
+    "max_tokens": "max_tokens: {half}",
+    "language": "allowed: [en, de]",
+}
+"""The types of local guardrails that judge requests, with their settings in a policy."""
+
+
+def policy_of(types: Iterable[str], *, name: str, size: int) -> str:
+    """Return a policy as YAML: a guardrail of each of *types*, which only reports.
+
+    *size* is that of the bodies in bytes, more or less: they pass, though their tokens are counted.
+    """
+    lines = [f"name: {name}\nguardrails:\n"]
+    for one in types:
+        fields = LOCAL_TYPES[one].replace("{double}", f"{2 * size}").replace("{half}", f"{size // 2}")
+        lines.append(
+            f"  - {{name: g-{one.replace('_', '-')}, type: {one}, action: flag, {fields}}}\n"
+        )
+    return "".join(lines)
+
+
 def default_pass(*, without: str = "") -> Pass:
     """Return the pass of the default policy, *without* the guardrails of one type."""
     default = default_policy()
     kept = tuple(one for one in default.guardrails if one.settings.guardrail_type != without)
-    policy = build_snapshot((replace(default, guardrails=kept),)).effective(PolicyBinding())
+    return _pass(replace(default, guardrails=kept))
+
+
+def pass_of(types: Iterable[str], *, size: int) -> Pass:
+    """Return the pass of `policy_of`."""
+    return _pass(*parse_policies(policy_of(types, name=DEFAULT_POLICY_NAME, size=size)))
+
+
+def _pass(default: Policy) -> Pass:
+    policy = build_snapshot((default,)).effective(PolicyBinding())
     if isinstance(policy, MissingPolicy):
         raise TypeError("there is no default policy")
     return Pass(policy, GuardrailRunner(remote=_NoRemote(), clock=time.monotonic))

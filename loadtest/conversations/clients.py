@@ -66,12 +66,12 @@ class Contestant:
         return failed
 
 
-def contestant(name: str, gateway: Gateway) -> Contestant:
-    """Return Egret on one side, with Envoy before it."""
+def contestant(name: str, gateway: Gateway, *, policy: str = "") -> Contestant:
+    """Return Egret on one side, with Envoy before it and a key of *policy*."""
     return Contestant(
         name,
         gateway.url,
-        gateway.key,
+        gateway.keys[policy],
         cpu=gateway.cpu_seconds,
         metrics_url=gateway.metrics_url,
     )

@@ -19,6 +19,8 @@ WITHOUT: Final = "without"
 SMALL: Final = "small"
 KEPT: Final = "kept"
 TWO: Final = "two"
+EVERY: Final = "every"
+EVERY_WITHOUT: Final = "every-without"
 REV: Final = "rev"
 SIDES: Final = {
     NOW: "this checkout",
@@ -27,7 +29,8 @@ SIDES: Final = {
     REV: "REV",
 }
 """Sides of tables and chart, in this order. `SMALL` has the smallest table; for `KEPT` Envoy keeps
-each body (BUFFERED), and does not receive it back."""
+each body (BUFFERED), and does not receive it back. `EVERY` and `EVERY_WITHOUT` are `NOW` and
+`WITHOUT` by a policy with every local guardrail."""
 
 SIZES: Final = {"64k": 64 * 1024, "256k": 256 * 1024, "1m": 1024 * 1024}
 FIRST: Final = "first_turn"
@@ -58,16 +61,17 @@ def conversation_figures(series: Series) -> dict[str, float]:
     figures: dict[str, float] = {"errors": series.errors}
     figures |= {key: statistics.median(values) for key, values in series.values.items()}
     for size in SIZES:
-        first, then, cold = (
-            f"{side}.{size}.{turn}_cpu_us"
-            for side, turn in ((NOW, FIRST), (NOW, NEXT), (WITHOUT, FIRST))
-        )
-        figures |= _ratios(f"{NOW}.{size}.ratio", series, then, first)
+        for side, cold_side in ((NOW, WITHOUT), (EVERY, EVERY_WITHOUT)):
+            first, cold = (f"{one}.{size}.{FIRST}_cpu_us" for one in (side, cold_side))
+            then = f"{side}.{size}.{NEXT}_cpu_us"
+            figures |= _ratios(f"{side}.{size}.ratio", series, then, first)
+            figures |= _ratios(f"{side}.{size}.first_of_cold", series, first, cold)
         kept = [f"{KEPT}.{size}.{turn}_cpu_us" for turn in (NEXT, FIRST)]
         figures |= _ratios(f"{NOW}.{size}.kept_ratio", series, *kept)
-        figures |= _ratios(f"{NOW}.{size}.first_of_cold", series, first, cold)
         before = f"{REV}.{size}.{NEXT}_cpu_us"
-        figures |= _ratios(f"{NOW}.{size}.next_of_rev", series, then, before)
+        figures |= _ratios(
+            f"{NOW}.{size}.next_of_rev", series, f"{NOW}.{size}.{NEXT}_cpu_us", before
+        )
         figures |= _ratios(f"{NOW}.{size}.kept_of_rev", series, kept[0], before)
         if f"{WITHOUT}.{size}.{FIRST}_cpu_us" in figures:
             figures[f"{NOW}.{size}.cold_cpu_us"] = figures[f"{WITHOUT}.{size}.{FIRST}_cpu_us"]
@@ -109,6 +113,18 @@ def turns_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
         ]
         for size in sizes
     ]
+    rows += [
+        [
+            f"{size}, every guardrail",
+            *(
+                _number(figures, f"{side}.{size}.{turn}_cpu_us", 0)
+                for side, turn in ((EVERY_WITHOUT, FIRST), (EVERY, FIRST), (EVERY, NEXT))
+            ),
+            *("-" for _ in range(4)),
+        ]
+        for size in sizes
+        if f"{EVERY}.{size}.ratio" in figures
+    ]
     columns = ("body", "no table µs", "first µs", "next µs", "kept next µs",
                "REV next µs", "known", "table MB")  # fmt: skip
     return Grid("CPU of a new conversation of 40 messages, and of its next turn", columns, rows)
@@ -117,16 +133,18 @@ def turns_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
 def ratios_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
     """Return a line for each ratio that was measured, with its range and target."""
     rows = [
-        [size, words, *_ranged(figures, f"{NOW}.{size}.{key}", target)]
+        [size, words, *_ranged(figures, f"{side}.{size}.{key}", target)]
         for size in sizes
-        for key, words, target in (
-            ("ratio", "next turn / first turn", RATIO_TARGETS[size]),
-            ("kept_ratio", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
-            ("first_of_cold", "first turn / the same without the table", COLD_TARGET),
-            ("next_of_rev", "next turn / the same at REV", RATIO_TARGETS[size]),
-            ("kept_of_rev", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
+        for side, key, words, target in (
+            (NOW, "ratio", "next turn / first turn", RATIO_TARGETS[size]),
+            (EVERY, "ratio", "the same, with every guardrail", RATIO_TARGETS[size]),
+            (NOW, "kept_ratio", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
+            (NOW, "first_of_cold", "first turn / the same without the table", COLD_TARGET),
+            (EVERY, "first_of_cold", "the same, with every guardrail", COLD_TARGET),
+            (NOW, "next_of_rev", "next turn / the same at REV", RATIO_TARGETS[size]),
+            (NOW, "kept_of_rev", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
         )
-        if f"{NOW}.{size}.{key}" in figures
+        if f"{side}.{size}.{key}" in figures
     ]
     return Grid("Ratios", ("body", "figure", "ratio", "range", "target"), rows, labels=2)
 

@@ -354,6 +354,8 @@ def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[
     for count, view in enumerate(views, start=1):
         is_read = False
         for decoder in chosen:
+            if decoder is LEET and view.kinds is _LEET_KIND:
+                continue  # has no sign any more, and a search for one would take long
             if decoder.applies(view.content):
                 found += yield from decoder.read(view)
                 is_read = True

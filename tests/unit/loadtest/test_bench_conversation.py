@@ -59,6 +59,24 @@ def test_ratios_have_ranges_and_targets(series: Series) -> None:
     ]
 
 
+def test_every_guardrail_has_lines_of_its_own() -> None:
+    """Beside those of the built-in policy, with the same targets."""
+    series = Series()
+    for first, then, cold in ((4000, 400, 4000), (5000, 600, 4000)):
+        series.add_costs(
+            "64k.first_turn", {"every": Cost(first, 50, 0), "every-without": Cost(cold, 50, 0)}
+        )
+        series.add_costs("64k.next_turn", {"every": Cost(then, 60, 0)})
+    figures = conversation_figures(series)
+    assert turns_grid(figures, ["64k"]).rows[1][:4] == [
+        "64k, every guardrail", "4,000", "4,500", "500"
+    ]  # fmt: skip
+    assert [row[1:] for row in ratios_grid(figures, ["64k"]).rows] == [
+        ["the same, with every guardrail", "0.110", "0.100-0.120", "≤ 0.20"],
+        ["the same, with every guardrail", "1.125", "1.000-1.250", "≤ 1.05, missed"],
+    ]
+
+
 def test_a_missed_target_says_so(series: Series) -> None:
     """The same figures at a size with a stricter one."""
     strict = Series({key.replace("64k", "1m"): one for key, one in series.values.items()})

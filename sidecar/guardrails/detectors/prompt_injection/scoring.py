@@ -196,8 +196,12 @@ It is itself the instructions to override and the prompt to extract: only a jail
 
 _SYSTEM_KINDS: Final = frozenset({InjectionKind.JAILBREAK})
 
-_WORTH_READING: Final = frozenset(ViewKind) - {ViewKind.RAW, ViewKind.FOLDED}
-"""Forms other than the part's own; words are without case anyway."""
+_WORTH_READING: Final = frozenset(ViewKind) - {ViewKind.RAW, ViewKind.FOLDED, ViewKind.LEET}
+"""Forms other than the part's own; words are without case anyway.
+
+Leetspeak is read for terms alone. A policy without terms has no such views, and one guardrail's
+results must not depend on another.
+"""
 
 _PARTS_A_STEP: Final = 32
 

@@ -55,6 +55,21 @@ def test_what_cannot_be_told_passes(case: str) -> None:
     assert judged(PASSED[case], "en") == ((), None)
 
 
+def test_a_quotation_in_the_middle_passes_and_figures_there_hide_nothing() -> None:
+    """The middle of a window is judged first, and decides only if it is in an allowed language."""
+    english, german = benign_text(400), " ".join(3 * [FOREIGN["de"]])
+    assert judged(f"{english} {german} {english}", "en") == ((), None)
+    assert judged(f"{german} {'4711 ' * 60} {german}", "en") != ((), None)
+
+
+@pytest.mark.parametrize("own", FOREIGN)
+@pytest.mark.parametrize("length", [250, 400])
+def test_a_long_text_in_another_language_is_found(own: str, length: int) -> None:
+    text = (FOREIGN[own] + " ") * (1 + length // len(FOREIGN[own]))
+    assert judged(text, "en") != ((), None)
+    assert judged(text, "en", own) == ((), None)
+
+
 @pytest.mark.parametrize("before", [3_000, 60_000])
 def test_a_long_text_is_looked_at_throughout(before: int) -> None:
     """English in front does not hide what follows."""
