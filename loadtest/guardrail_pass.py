@@ -151,11 +151,13 @@ LOCAL_TYPES: Final = {
 def policy_of(types: Iterable[str], *, name: str, size: int) -> str:
     """Return a policy as YAML: a guardrail of each of *types*, which only reports.
 
-    *size* is that of the bodies in bytes, more or less: they pass, though their tokens are counted.
+    *size* is that of the bodies in bytes, more or less: they pass, but their tokens are counted.
     """
     lines = [f"name: {name}\nguardrails:\n"]
     for one in types:
-        fields = LOCAL_TYPES[one].replace("{double}", f"{2 * size}").replace("{half}", f"{size // 2}")
+        fields = LOCAL_TYPES[one]
+        for amount, value in (("{half}", size // 2), ("{double}", 2 * size)):
+            fields = fields.replace(amount, str(value))
         lines.append(
             f"  - {{name: g-{one.replace('_', '-')}, type: {one}, action: flag, {fields}}}\n"
         )
