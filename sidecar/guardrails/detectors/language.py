@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -92,7 +93,12 @@ def _identifier() -> Any:
         from py3langid import langid  # noqa: PLC0415 - an extra, and 80 MB
     except ImportError:
         raise ModelMissingError from None
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+    # Lists of a hundred thousand numbers lie all over the memory: with cold caches, as between
+    # two requests, a classification takes a third less time with arrays.
+    identifier.tk_output = array("i", identifier.tk_output)
+    identifier._rowbase = array("I", identifier._rowbase)  # noqa: SLF001 - made of `tk_row`
+    return identifier
 
 
 def _middle(window: str) -> str:
