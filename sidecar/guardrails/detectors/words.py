@@ -14,6 +14,7 @@ REACH_BYTES: Final = 48
 
 _MAX_FILLERS: Final = 5
 _MAX_WORDS: Final = 3
+_LETTER: Final = re.compile(r"[^\W\d_]")
 _TOKEN: Final = re.compile(r"[^\W\d_]+[0-9]{0,2}|[0-9]+")
 
 _HUMPS: Final = re.compile(r"[A-Z]?[^A-Z]+|[A-Z]+(?![a-z])")
@@ -64,6 +65,17 @@ def word_list(kind: str) -> WordList:
 
 
 @cache
+def _any_of(*kinds: str) -> WordList:
+    """Return the words of all of *kinds*: one look-up rules most tokens out."""
+    lists = [word_list(kind) for kind in kinds]
+    return WordList(
+        frozenset().union(*(one.whole for one in lists)),
+        tuple(itertools.chain.from_iterable(one.ends for one in lists)),
+        tuple(itertools.chain.from_iterable(one.unspaced for one in lists)),
+    )
+
+
+@cache
 def expression_of(kind: str, *, edge: str = r"\b") -> str:
     """Return the expression of bytes for any of the words, for RE2, Hyperscan and `re`.
 
@@ -88,11 +100,16 @@ def kind_before(content: bytes, end: int, *kinds: str) -> str:
     The nearest word counts, and of a word of several kinds the first of *kinds*.
     """
     before = _before(content, end)
+    if not _LETTER.search(before):
+        return ""  # in a list of numbers
     tokens = _tokens(before[before.rfind("\n") + 1 :])
     telephone, fillers = word_list("telephone"), word_list("filler").whole
+    known = _any_of("telephone", *kinds)
     for until in range(len(tokens), max(len(tokens) - _MAX_FILLERS, 0), -1):
         for start in range(max(until - _MAX_WORDS, 0), until):
             phrase = " ".join(tokens[start:until])
+            if not known.has(phrase):
+                continue
             if telephone.has(phrase):
                 return ""
             for kind in kinds:
@@ -117,9 +134,14 @@ def is_near(kind: str, content: bytes, start: int, end: int) -> bool:
         _before(content, start),
         content[end : end + REACH_BYTES].decode("utf-8", "ignore"),
     ):
+        if not _LETTER.search(text):
+            continue
         tokens = _tokens(text)
-        if any(map(known.has, tokens)) or any(
-            f"{left} {right}" in known.whole for left, right in itertools.pairwise(tokens)
+        words = [token for token in tokens if not token.isdecimal()]
+        if (
+            not known.whole.isdisjoint(words)
+            or any(map(known.has, words))
+            or any(f"{left} {right}" in known.whole for left, right in itertools.pairwise(tokens))
         ):
             return True
     return False
