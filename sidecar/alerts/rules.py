@@ -51,6 +51,8 @@ class SqlRule:
 _ALL_KEYS_SECONDS: Final = 600.0
 _HOUR: Final = "date_trunc('hour', now(), 'UTC')"
 _DAY: Final = "date_trunc('day', now(), 'UTC')"
+# Its last findings are stored, and seen by a check, after its end.
+_SPIKE_HOUR: Final = "date_trunc('hour', now() - interval '2 minutes', 'UTC')"
 _KEYS: Final = """api_keys AS k JOIN teams AS t ON t.id = k.team_id
     JOIN organizations AS o ON o.id = t.organization_id"""
 _IN_USE: Final = "k.enabled AND k.revoked_at IS NULL AND k.replaced_by IS NULL"
@@ -71,17 +73,17 @@ RULES: Final[Mapping[AlertRule, SqlRule]] = {
         f"""
 WITH recent AS (
     SELECT policy, guardrail, type, sum(requests)::bigint AS requests FROM findings_by_hour
-    WHERE began_at = {_HOUR} GROUP BY policy, guardrail, type
+    WHERE began_at = {_SPIKE_HOUR} GROUP BY policy, guardrail, type
 ), before AS (
     SELECT policy, guardrail, type, sum(requests) / (7 * 24) AS mean FROM findings_by_hour
-    WHERE began_at >= {_HOUR} - interval '7 days' AND began_at < {_HOUR}
+    WHERE began_at >= {_SPIKE_HOUR} - interval '7 days' AND began_at < {_SPIKE_HOUR}
     GROUP BY policy, guardrail, type
 ), known AS (
-    SELECT policy, guardrail FROM findings_by_hour WHERE began_at < {_HOUR} - interval '1 day'
-    GROUP BY policy, guardrail
+    SELECT policy, guardrail FROM findings_by_hour
+    WHERE began_at < {_SPIKE_HOUR} - interval '1 day' GROUP BY policy, guardrail
 )
 SELECT concat_ws(' ', policy, guardrail, type) AS object, NULL AS organization_id,
-    {_DAY} AS period_began, policy, guardrail, type, requests,
+    date_trunc('day', {_SPIKE_HOUR}, 'UTC') AS period_began, policy, guardrail, type, requests,
     round(COALESCE(mean, 0), 1) AS mean
 FROM recent JOIN known USING (policy, guardrail) LEFT JOIN before USING (policy, guardrail, type)
 WHERE requests >= {SPIKE_REQUESTS} AND requests > {SPIKE_FACTOR} * COALESCE(mean, 0)
@@ -91,13 +93,13 @@ WHERE requests >= {SPIKE_REQUESTS} AND requests > {SPIKE_FACTOR} * COALESCE(mean
         Severity.CRITICAL,
         "Guardrail {guardrail} failed or timed out and let {requests} requests of"
         " {organization} pass unchecked in the last ten minutes",
-        f"""
+        """
 SELECT concat_ws(' ', g.key, u.organization_id) AS object, u.organization_id,
-    {_HOUR} AS period_began, g.key AS guardrail, count(*) AS requests,
-    COALESCE(o.name, u.organization_id) AS organization
+    date_trunc('hour', max(u.occurred_at), 'UTC') AS period_began, g.key AS guardrail,
+    count(*) AS requests, COALESCE(o.name, u.organization_id) AS organization
 FROM usage AS u CROSS JOIN LATERAL jsonb_each_text(u.guardrails) AS g
 LEFT JOIN organizations AS o ON o.id = u.organization_id
-WHERE u.occurred_at > now() - interval '10 minutes' AND u.guardrails <> '{{}}'
+WHERE u.occurred_at > now() - interval '10 minutes' AND u.guardrails <> '{}'
     AND g.value IN ('error_open', 'timeout_open')
 GROUP BY g.key, u.organization_id, o.name
 """,
@@ -151,17 +153,18 @@ WHERE 24 = (
     AlertRule.WORKER_DIED: SqlRule(
         Severity.WARNING,
         "A worker on {object} ended unexpectedly; {deaths} times so far on this host",
-        f"""
-SELECT host AS object, NULL AS organization_id, {_HOUR} AS period_began,
-    sum(deaths)::bigint AS deaths
+        """
+SELECT host AS object, NULL AS organization_id,
+    date_trunc('hour', max(died_at), 'UTC') AS period_began, sum(deaths)::bigint AS deaths
 FROM workers GROUP BY host HAVING max(died_at) > now() - interval '10 minutes'
 """,
     ),
     AlertRule.WORKER_SILENT: SqlRule(
         Severity.WARNING,
         "{workers} workers on {object} have not reported to the database for over a minute",
-        f"""
-SELECT host AS object, NULL AS organization_id, {_HOUR} AS period_began, count(*) AS workers
+        """
+SELECT host AS object, NULL AS organization_id,
+    date_trunc('hour', max(seen_at), 'UTC') AS period_began, count(*) AS workers
 FROM workers
 WHERE seen_at < now() - interval '1 minute' AND seen_at > now() - interval '10 minutes'
 GROUP BY host

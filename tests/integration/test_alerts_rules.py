@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -39,6 +41,17 @@ async def found(connection: Connection, rule: AlertRule) -> list[tuple[str, str]
     alerts = await alerts_by_rule(connection, rule)
     assert all(one.rule is rule for one in alerts)
     return sorted((one.object, one.summary) for one in alerts)
+
+
+@asynccontextmanager
+async def at(database: Database, moment: str) -> AsyncIterator[Connection]:
+    """Connect to a database in which `now()` is *moment*."""
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(
+            "CREATE SCHEMA clock; CREATE FUNCTION clock.now() RETURNS timestamptz STABLE"
+            f" RETURN timestamptz '{moment}'; SET search_path = clock, public, pg_catalog"
+        )
+        yield connection
 
 
 async def add_key(
@@ -118,7 +131,7 @@ SPIKES: Final[tuple[tuple[dict[int, int], bool], ...]] = (
 
 
 async def test_a_spike_is_five_times_the_usual_findings(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with at(database, "2027-01-31T10:20Z") as connection:
         for hours, is_spike in SPIKES:
             await connection.execute("TRUNCATE findings_by_hour")
             rows = [(age, "EMAIL", requests) for age, requests in hours.items()]
@@ -127,8 +140,36 @@ async def test_a_spike_is_five_times_the_usual_findings(database: Database) -> N
             assert [one[0] for one in alerts] == ["strict pii EMAIL"] * is_spike, hours
 
 
+async def test_a_spike_at_the_end_of_a_day_is_found_after_midnight(database: Database) -> None:
+    """As one alert of that day: its last findings are stored, and seen by a check, by then."""
+    async with at(database, "2027-02-01T00:00:30Z") as connection:
+        await connection.execute(_FINDINGS, 30, "EMAIL", 1)
+        await connection.execute(_FINDINGS, 1, "EMAIL", 20)
+        (alert,) = await alerts_by_rule(connection, AlertRule.GUARDRAIL_SPIKE)
+
+    assert alert.period_began == datetime(2027, 1, 31, tzinfo=UTC)
+
+
+async def test_an_alert_of_the_last_minutes_of_an_hour_is_not_raised_again_in_the_next_hour(
+    database: Database,
+) -> None:
+    """Checks look ten minutes back: the period is the hour of the event, not of the check."""
+    async with at(database, "2027-02-01T00:04Z") as connection:
+        await connection.execute(OWNERS)
+        await connection.execute(_USAGE, "5 minutes", '{"dlp": "error_open"}', None)
+        await connection.execute(
+            "INSERT INTO workers (host, socket, process, version, seen_at, policies,"
+            " acknowledged, deaths, died_at)"
+            " SELECT 'here', '0', 'p', '1', at, '{}', '{}', 1, at"
+            " FROM (SELECT now() - interval '5 minutes') AS five (at)"
+        )
+        for rule in (AlertRule.FAIL_OPEN, AlertRule.WORKER_DIED, AlertRule.WORKER_SILENT):
+            (alert,) = await alerts_by_rule(connection, rule)
+            assert alert.period_began == datetime(2027, 1, 31, 23, tzinfo=UTC), rule
+
+
 async def test_a_key_of_egret_in_a_text_is_critical(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with at(database, "2027-01-31T10:20Z") as connection:
         await connection.execute(_FINDINGS, 1, "EGRET_KEY", 2)
         await connection.execute(_FINDINGS, 3, "EGRET_KEY", 2)
         await connection.execute(_FINDINGS, 0, "EMAIL", 2)
@@ -140,7 +181,7 @@ async def test_a_key_of_egret_in_a_text_is_critical(database: Database) -> None:
 async def test_a_guardrail_that_fails_open_is_reported_for_the_organization(
     database: Database,
 ) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with at(database, "2027-01-31T10:20Z") as connection:
         await connection.execute(OWNERS)
         for age, verdicts in (
             ("1 minute", '{"dlp": "timeout_open"}'),
@@ -174,7 +215,7 @@ FROM unnest($1::integer[]) AS age
 
 async def test_no_usage_after_a_day_with_usage_each_hour_is_reported(database: Database) -> None:
     """Not if there was some in the last hour, nor if an hour without usage is usual."""
-    async with database.server.connect(database.name) as connection:
+    async with at(database, "2027-01-31T10:20Z") as connection:
         for ages, expected in (
             ([*range(2, 27)], ["usage"]),
             ([*range(1, 27)], []),
@@ -235,7 +276,7 @@ async def test_a_budget_is_reported_when_it_is_nearly_spent_and_when_it_is(
     """In the period that begins in the budget's time zone."""
     limits = '[{"measure": "cost", "window": "day", "amount": 10000000, "time_zone": "UTC"}]'
     reported: list[list[tuple[AlertRule, Severity]]] = []
-    async with database.server.connect(database.name) as connection:
+    async with at(database, "2027-01-31T10:20Z") as connection:
         await connection.execute(OWNERS)
         await connection.execute("UPDATE teams SET limits = $1", limits)
         for spent in ("7.99", "0.01", "2"):
