@@ -28,13 +28,8 @@ from sidecar.server.grpc_wire import (
     status_headers,
     timeout_seconds,
 )
-from sidecar.server.http2 import (
-    HANDSHAKE_SECONDS,
-    STREAM_WINDOW,
-    Http2Connection,
-    Http2Stream,
-    StreamResetError,
-)
+from sidecar.server.http2 import HANDSHAKE_SECONDS, Http2Connection
+from sidecar.server.http2_streams import STREAM_WINDOW, Http2Stream, StreamResetError
 from sidecar.server.options import (
     EXPORT_METHOD,
     NOT_JUDGED,

@@ -11,7 +11,8 @@ import h2.connection
 import h2.events
 from typing_extensions import override
 
-from sidecar.server.http2 import Http2Connection, Http2Stream
+from sidecar.server.http2 import PREFACE, Http2Connection
+from sidecar.server.http2_streams import MAX_FRAME_BYTES, ErrorCode, Http2Stream
 
 REQUEST = (
     (":method", "POST"),
@@ -25,6 +26,13 @@ REQUEST = (
 def raw(kind: int, flags: int, number: int, payload: bytes = b"") -> bytes:
     """Return a frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, number) + payload
+
+
+HELLO = PREFACE + raw(0x4, 0, 0)
+POST = b"\x83\x86\x84\x41\x05egret"
+"""POST http://egret/ in HPACK."""
+OPENING = b"\x88"
+TRAILERS = b"\x00\x0bgrpc-status\x010"
 
 
 class _Transport(asyncio.Transport):
@@ -117,3 +125,56 @@ class Http2Peer:
     def of(self, kind: type[h2.events.Event]) -> list[h2.events.Event]:
         """Return the events of *kind*."""
         return [event for event in self.events if isinstance(event, kind)]
+
+
+async def read(stream: Http2Stream) -> bytes | memoryview | None:
+    """Return the next piece of the body, None behind the last."""
+    while (piece := stream.take()) is None and not stream.is_half_closed:
+        await stream.arrival()
+    return piece
+
+
+async def echo(stream: Http2Stream) -> None:
+    """Send the body back as it comes."""
+    opening = OPENING
+    while (piece := await read(stream)) is not None:
+        await stream.write(opening, [piece], b"")
+        opening = b""
+    await stream.write(opening, [], TRAILERS)
+
+
+async def collect(stream: Http2Stream) -> None:
+    """Send the body back once all of it is here."""
+    pieces: list[bytes | memoryview] = []
+    while (piece := await read(stream)) is not None:
+        pieces.append(piece)
+    await stream.write(OPENING, pieces, TRAILERS)
+
+
+async def wait(stream: Http2Stream) -> None:
+    """Never answer."""
+    del stream
+    await asyncio.Event().wait()
+
+
+async def started(answer: object = echo) -> Http2Peer:
+    """Return a connection whose settings have been exchanged."""
+    peer = Http2Peer(answer)  # type: ignore[arg-type] # one of the functions above
+    peer.start()
+    await peer.settle()
+    return peer
+
+
+def upload(peer: Http2Peer, number: int, body: bytes) -> None:
+    """Send a body that fits into the windows, and end the stream."""
+    for start in range(0, len(body), MAX_FRAME_BYTES):
+        peer.client.send_data(number, body[start : start + MAX_FRAME_BYTES])
+    peer.client.end_stream(number)
+
+
+def closed_with(peer: Http2Peer) -> ErrorCode | None:
+    """Return the code of the GOAWAY that closed the connection."""
+    at = bytes(peer.transport.written).rfind(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00")
+    if not peer.transport.is_closed or at < 0:
+        return None
+    return ErrorCode(struct.unpack(">I", peer.transport.written[at + 13 : at + 17])[0])

@@ -8,7 +8,7 @@ from sidecar.extproc.protocol import RefusedError
 from sidecar.extproc.stream import Call, OverloadGuard, StreamEnd
 from sidecar.server.grpc_server import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
-from sidecar.server.http2 import STREAM_WINDOW
+from sidecar.server.http2_streams import STREAM_WINDOW
 from sidecar.server.options import PROCESS_METHOD, Serve
 from tests.support.http2_peer import REQUEST, Http2Peer
 
