@@ -32,8 +32,7 @@ from egret_tools.devstack.processes import Children
 from pydantic import SecretStr
 
 from loadtest.results import Grid, circumstances, new_console, write_json
-from sidecar.cli.health import worker_states
-from sidecar.server.worker_health import WorkerState
+from sidecar.cli.health import WorkerState, worker_states
 
 USER: Final = "65532:65532"
 PATIENCE_SECONDS: Final = 60.0

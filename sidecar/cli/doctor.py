@@ -30,7 +30,7 @@ from sidecar.admin.diagnostics import (
 )
 from sidecar.cli.arguments import check_api_key, trusting
 from sidecar.cli.connection import settings_or_exit
-from sidecar.cli.health import worker_states
+from sidecar.cli.health import WorkerState, worker_states
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -42,7 +42,6 @@ from sidecar.cli.terminal import (
 )
 from sidecar.policy.policy_lint import missing_extras
 from sidecar.server.options import is_alive
-from sidecar.server.worker_health import WorkerState
 from sidecar.settings.administration import AdminSettings
 from sidecar.settings.process import Settings, former_variables, unknown_variables
 from sidecar.settings.sections import inherited_environment

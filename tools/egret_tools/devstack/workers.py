@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from egret_tools.devstack.processes import Children, Program
-from sidecar.cli.health import worker_states
-from sidecar.server.worker_health import WorkerState
+from sidecar.cli.health import WorkerState, worker_states
 from sidecar.settings.sections import inherited_environment
 
 PART: Final = "Egret workers"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.server.worker_health import Question, WorkerState, holds
+from sidecar.cli.health import Question, WorkerState, holds
 
 SERVING, NOT_SERVING, SILENT = WorkerState
 
