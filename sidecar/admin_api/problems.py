@@ -18,7 +18,7 @@ from sidecar.admin.owners import (
     ExistsAlreadyError,
     InvalidValueError,
 )
-from sidecar.domain.fault_words import plain_fault
+from sidecar.domain.validation import plain_fault
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.storage.pool import InvalidDsnError
 

@@ -85,7 +85,7 @@ class _Commands(TyperGroup):
             # Typer reads values by pydantic, and has its words; only this needs the imports.
             from pydantic import ValidationError  # noqa: PLC0415
 
-            from sidecar.domain.fault_words import plain_fault  # noqa: PLC0415
+            from sidecar.domain.validation import plain_fault  # noqa: PLC0415
 
             if isinstance(error.__cause__, ValidationError):
                 error.message = "; ".join(map(plain_fault, error.__cause__.errors()))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access
 from sidecar.admin_api.problems import Problem
-from sidecar.domain.fault_words import plain_fault
+from sidecar.domain.validation import plain_fault
 from sidecar.keys.scopes import ScopeError
 from sidecar.limits.limit_syntax import LimitWordsError
 from sidecar.storage.pool import Connection

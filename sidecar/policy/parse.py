@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import override
 
-from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.policy import Policy, StreamMode
+from sidecar.domain.validation import plain_fault
 from sidecar.guardrails.json_schema.complexity import schema_faults
 from sidecar.guardrails.registry import judges_pieces
 from sidecar.policy.documents import (

@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sidecar.domain.fault_words import plain_fault
+from sidecar.domain.validation import plain_fault
 from sidecar.settings.administration import AdminSettings
 from sidecar.settings.serving import (
     MAX_PORT,

@@ -15,9 +15,8 @@ from typing import Annotated, Final, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
-from sidecar.domain.validation import accepted, compile_glob
+from sidecar.domain.validation import accepted, compile_glob, plain_fault
 from sidecar.telemetry.names import OVERFLOW
 
 _MILLION: Final = Decimal(1_000_000)

@@ -28,8 +28,8 @@ from sidecar.admin.installation.plan import (
 )
 from sidecar.admin.installation.statements import DEFER_SUCCESSORS, LOAD, LOCK, TABLES
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.domain.fault_words import plain_fault
 from sidecar.domain.limits import Level
+from sidecar.domain.validation import plain_fault
 from sidecar.limits.serialization import LimitError, read_limits, write_limits
 from sidecar.policy.parse import PolicyDocument
 from sidecar.storage.pool import Connection

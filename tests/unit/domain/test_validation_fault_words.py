@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
-from sidecar.domain.fault_words import plain_fault
+from sidecar.domain.validation import plain_fault
 
 
 class _Form(BaseModel, extra="forbid"):
