@@ -22,7 +22,7 @@ SKIPPED: Final = frozenset(
     finish_reason finishReason native_finish_reason stop_reason stopReason incomplete_details
     item_id call_id tool_use_id tool_call_id toolUseId previous_response_id event_id container_id
     signature thoughtSignature encrypted_content encrypted_index obfuscation p usage usageMetadata
-    usage_metadata metrics trace amazon-bedrock-invocationMetrics safetyRatings safety_ratings
+    usage_metadata metrics amazon-bedrock-invocationMetrics safetyRatings safety_ratings
     promptFeedback prompt_filter_results content_filter_results logprobs logprobsResult
     instructions tools tool_choice toolConfig metadata user safety_identifier prompt_cache_key
     prompt_cache_retention prompt background store temperature top_p truncation sequence_number
@@ -34,7 +34,7 @@ WHOLE: Final = frozenset(
     name title url uri filename file_id cited_text source code param citations
     annotations annotation citation citationMetadata groundingMetadata groundingChunks
     stop_sequence queries query provider finishMessage media_type mime_type mimeType language
-    outcome
+    outcome trace
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
 """Fields that are never sent in pieces, so that their value is judged at once."""

@@ -37,6 +37,8 @@ FIELD_NAMES: Final = TOP_FIELDS | frozenset(
     call_id output status annotations logprobs file_url image_id query queries action actions
     code container_id outputs logs results score attributes server_label server_url
     allowed_tools require_approval approval_request_id approve version variables
+    encrypted_stdout fingerprint fallback_credit_token stdout stderr lines operation diff path
+    command commands env working_directory input_examples output_schema authorization
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
 """Keys that are no text of a client's own. Any other key is scanned like a value."""
@@ -98,6 +100,11 @@ PART_TYPES: Final = CITATION_TYPES | frozenset(
     local_shell_call_output shell_call shell_call_output apply_patch_call apply_patch_call_output
     mcp_call mcp_list_tools mcp_approval_request mcp_approval_response compaction
     web_search web_search_preview file_search code_interpreter image_generation mcp namespace
+    encrypted_code_execution_result code_execution_result bash_code_execution_result
+    text_editor_code_execution_view_result text_editor_code_execution_str_replace_result
+    advisor_tool_result advisor_result advisor_redacted_result tool_search_tool_result
+    tool_search_tool_search_result program program_output tool_search_call tool_search_output
+    logs exec create_file update_file delete_file content
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
 """Types whose strings are text, or sealed by the provider that made them (`signature`)."""
@@ -105,7 +112,8 @@ PART_TYPES: Final = CITATION_TYPES | frozenset(
 FREE_FIELDS: Final = frozenset(
     """
     arguments parameters input_schema json_schema schema metadata logit_bias extra_content
-    reasoning_details variables attributes
+    reasoning_details variables attributes env input_examples output_schema
+    fallback_credit_token
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
 """Fields with names of the client's choosing below them, all of which the model sees as text."""
@@ -215,7 +223,8 @@ GEMINI: Final = Vocabulary(
         """
         parts role text thought thoughtSignature inlineData fileData mimeType data displayName
         fileUri functionCall functionResponse id name executableCode language code
-        codeExecutionResult outcome output videoMetadata startOffset endOffset fps
+        codeExecutionResult toolCall toolResponse toolType outcome output
+        videoMetadata startOffset endOffset fps
         functionDeclarations description behavior googleSearch googleSearchRetrieval codeExecution
         urlContext functionCallingConfig mode allowedFunctionNames category threshold method
         temperature topP topK candidateCount maxOutputTokens stopSequences responseMimeType
@@ -252,7 +261,8 @@ BEDROCK: Final = Vocabulary(
         maxTokens topP topK stopSequences tools toolSpec inputSchema json toolChoice auto any tool
         toolUse toolUseId toolResult status document video audio format source bytes
         s3Location uri bucketOwner context enabled guardContent qualifiers cachePoint
-        reasoningContent reasoningText redactedContent signature guardrailIdentifier
+        reasoningContent reasoningText redactedContent signature citationsContent searchResult
+        sourceContent guardrailIdentifier
         guardrailVersion trace streamProcessingMode latency converse invokeModel body
         """.split()  # noqa: SIM905 - a list would be one word a line
     ),

@@ -48,6 +48,11 @@ def _blocks(*blocks: JsonValue) -> dict[str, JsonValue]:
     return {"messages": [{"role": "user", "content": list(blocks)}]}
 
 
+def _result(tool: str, kind: str, **fields: JsonValue) -> JsonValue:
+    content: JsonValue = {"type": f"{kind}_result", **fields}
+    return _blocks({"type": f"{tool}_tool_result", "tool_use_id": "t", "content": content})
+
+
 TEXTS = [
     (RESPONSES, {"input": "S"}),
     (RESPONSES, {"input": [{"role": "user", "content": "S"}]}),
@@ -225,6 +230,13 @@ def test_in_another_case_it_is_unscanned_and_text_as_well() -> None:
         ),
         (RESPONSES, _item(type="reasoning", summary=[], encrypted_content=PNG)),
         (RESPONSES, _item(type="compaction", encrypted_content=PNG)),
+        (RESPONSES, _item(type="program", code="a", fingerprint=PNG)),
+        (RESPONSES, _item(type="shell_call_output", output=[{"stdout": PNG, "stderr": ""}])),
+        (MESSAGES, _result("code_execution", "encrypted_code_execution", encrypted_stdout=PNG)),
+        (MESSAGES, _result("advisor", "advisor_redacted", encrypted_content=PNG)),
+        (MESSAGES, {**_blocks(), "fallback_credit_token": {"token": PNG}}),
+        (GENERATE, _parts({"toolResponse": {"toolType": "SEARCH", "response": {"a": PNG}}})),
+        (CONVERSE, _blocks({"searchResult": {"source": "a", "content": [{"text": PNG}]}})),
         (
             RESPONSES,
             _item(

@@ -40,3 +40,16 @@ def test_long_numbers_of_a_long_list_of_arguments_are_text() -> None:
     cards = [one for one in read.texts if one.content == b"4111111111111111"]
     assert len(cards) == SHORT_LIST
     assert read.unscanned == tuple[UnscannedReason]()
+
+
+@pytest.mark.parametrize("form", ["converse", "stream"])
+def test_the_trace_of_bedrocks_guardrails_is_text(form: str) -> None:
+    """It has the text of the model from before those guardrails replaced it."""
+    trace = {"guardrail": {"modelOutput": ["said"]}}
+    document = (
+        {"trace": trace, "usage": {}} if form == "stream" else {"output": {}, "trace": trace}
+    )
+    read = read_answer(json.dumps(document).encode(), event="metadata")
+    assert isinstance(read, AnswerEvent)
+    (said,) = (one for one in read.texts if one.content == b"said")
+    assert said.channel is None
