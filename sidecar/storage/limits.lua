@@ -24,7 +24,8 @@
 -- State of 's', four numbers with / between them: the theoretical arrival time, in microseconds; the
 -- amount it was computed with (if that has changed, as many units are used as before); and the last
 -- long time in which all was free, from and until: a worker that was cut off then may still report
--- units that it gave out (limits_adjust.lua). For that it is kept for a minute longer.
+-- units that it gave out (limits_adjust.lua). For that it is kept for a minute longer. If that time
+-- ends later than now, the clock was set back since: the whole state is set back by as much.
 --
 -- Time is the server's own: workers' clocks may differ.
 
@@ -48,6 +49,8 @@ local function state_of(key, amount)
     return now, now, now
   end
   tat, from, till = tonumber(tat), tonumber(from), tonumber(till)
+  local set_back = math.max(0, till - now)  -- how far the clock was, since then
+  tat, from, till = tat - set_back, from - set_back, till - set_back
   if tat > now then
     local left = (tat - now) * (amount > 0 and reckoned_by / amount or 1)
     return now + math.min(LONGEST, left), from, till

@@ -20,8 +20,10 @@ for i, key in ipairs(KEYS) do
     local window, at_once = string.match(detail, '^(%d+)/(%d+)$')
     window, at_once = tonumber(window), tonumber(at_once)
     local interval = amount > 0 and window / amount or window
-    local tat, reckoned_by = string.match(redis.call('GET', key) or '', '^(%d+)/(%d+)/')
-    reset = math.max(0, tonumber(tat or 0) - now)
+    local pattern = '^(%d+)/(%d+)/%d+/(%d+)$'
+    local tat, reckoned_by, till = string.match(redis.call('GET', key) or '', pattern)
+    local at = math.max(now, tonumber(till or 0))  -- now, or then if the clock was set back since
+    reset = math.max(0, tonumber(tat or 0) - at)
     if reset > 0 and amount > 0 then
       reset = reset * reckoned_by / amount  -- as many units are used as were
     end

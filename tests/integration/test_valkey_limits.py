@@ -284,6 +284,27 @@ async def test_a_clock_that_is_off_by_a_day_counts_on_the_right_day(
         assert await take(store, f"{scope}{days}", [shifted]) == Uninitialized(0, today)
 
 
+async def test_a_clock_that_is_set_back_leaves_as_much_room_as_there_was(
+    store: ValkeyLimits, scope: str, server: LiveServer
+) -> None:
+    """Not none until it has caught up, whether units are taken, adjusted or only looked at."""
+    plain, adjusted = (limit(id=name, amount=10, burst=10) for name in ("plain", "adjusted"))
+    assert await taken(store, scope, plain, adjusted, times=4) == 4
+    async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
+        for one in (plain, adjusted):
+            key = f"egret:limit:{{{scope}}}:{one.id}"
+            tat, amount, *free = (await client.get(key)).decode().split("/")
+            later = [str(int(number) + 120_000_000) for number in (tat, *free)]
+            await client.set(key, "/".join((later[0], amount, *later[1:])))
+    (state,) = (await store.look(scope, checks(plain))).states
+    await adjust(store, scope, Adjustment(adjusted, 1))
+
+    assert state is not None
+    assert (state.remaining, state.used) == (6, 4)
+    assert await taken(store, scope, plain, times=9) == 6
+    assert await taken(store, scope, adjusted, times=9) == 5
+
+
 async def test_slots_are_free_again_by_name(store: ValkeyLimits, scope: str) -> None:
     """Whichever worker hears of the end."""
     one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=2)
