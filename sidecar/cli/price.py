@@ -15,6 +15,7 @@ from sidecar.cli.arguments import MomentError, parse_time, read_text
 from sidecar.cli.connection import on_connection
 from sidecar.cli.terminal import (
     WRONG_USAGE,
+    Cell,
     Output,
     OutputOption,
     Row,
@@ -25,17 +26,26 @@ from sidecar.cli.terminal import (
     print_rows,
 )
 from sidecar.storage.usage_store import list_prices, set_prices
-from sidecar.usage.prices import Price, PriceFileError, PriceRow, prices_in_force, read_prices
+from sidecar.usage.prices import (
+    ABOVE_PRICES,
+    Price,
+    PriceFileError,
+    PriceRow,
+    prices_in_force,
+    read_prices,
+)
 
 price = typer.Typer(no_args_is_help=True, help="Prices of tokens: US dollars per million.")
 
 _COLUMNS: Final = ("model", "input", "output", "cached_input", "cache_write", "valid_from")
+_ABOVE: Final = ("above_tokens", *ABOVE_PRICES)
+"""Columns that a table has only if a price of it has them."""
 _MOST: Final = Decimal(100_000_000)
 _FINEST: Final = Decimal("0.000001")
 
 
 @price.command("set")
-def set_(
+def set_(  # noqa: PLR0913, PLR0917 - options of a command
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or a glob.")],
     input_: Annotated[str, typer.Option("--input", help="For input that was not cached.")],
     output_: Annotated[str, typer.Option("--output-tokens", help="For output.")],
@@ -44,6 +54,24 @@ def set_(
     ] = None,
     cache_write: Annotated[
         str | None, typer.Option("--cache-write", help="Written to the provider's cache.")
+    ] = None,
+    above_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--above", min=1, help="Tokens of input beyond which another price holds.", metavar="N"
+        ),
+    ] = None,
+    input_above: Annotated[
+        str | None, typer.Option("--input-above", help="`--input` of such a request.")
+    ] = None,
+    output_above: Annotated[
+        str | None, typer.Option("--output-tokens-above", help="`--output-tokens` of it.")
+    ] = None,
+    cached_input_above: Annotated[
+        str | None, typer.Option("--cached-input-above", help="`--cached-input` of it.")
+    ] = None,
+    cache_write_above: Annotated[
+        str | None, typer.Option("--cache-write-above", help="`--cache-write` of it.")
     ] = None,
     since: Annotated[str, typer.Option("--from", help="When it begins to hold.")] = "now",
     output: OutputOption = Output.TABLE,
@@ -56,13 +84,28 @@ def set_(
     """
     if not 1 <= len(model) <= 200:  # noqa: PLR2004 - as the schema has it
         fail("MODEL is empty or longer than 200 characters", hint="correct it", code=WRONG_USAGE)
+    above = {
+        "input_above": _optional(input_above, "--input-above"),
+        "output_above": _optional(output_above, "--output-tokens-above"),
+        "cached_input_above": _optional(cached_input_above, "--cached-input-above"),
+        "cache_write_above": _optional(cache_write_above, "--cache-write-above"),
+    }
+    has_price = any(amount is not None for amount in above.values())
+    if has_price is (above_tokens is None):
+        fail(
+            "--above and a price above it need each other",
+            hint="write for example --above 200000 --input-above 6",
+            code=WRONG_USAGE,
+        )
     made = Price(
         model=model,
         valid_from=_moment(since),
         input=_amount(input_, "--input"),
         output=_amount(output_, "--output-tokens"),
-        cached_input=None if cached_input is None else _amount(cached_input, "--cached-input"),
-        cache_write_input=None if cache_write is None else _amount(cache_write, "--cache-write"),
+        cached_input=_optional(cached_input, "--cached-input"),
+        cache_write=_optional(cache_write, "--cache-write"),
+        above_tokens=above_tokens,
+        **above,
     )
     _set([made])
     print_record(_row(made), output=output)
@@ -87,7 +130,9 @@ def list_(
     )
     if not every:
         found = prices_in_force(found, now=now)
-    print_rows([_row(one) for one in found], columns=_COLUMNS, output=output)
+    has_above = any(one.above_tokens is not None for one in found)
+    columns = (*_COLUMNS[:-1], *_ABOVE, _COLUMNS[-1]) if has_above else _COLUMNS
+    print_rows([_row(one) for one in found], columns=columns, output=output)
 
 
 @price.command("import")
@@ -97,7 +142,8 @@ def import_(
         typer.Argument(
             metavar="FILE",
             help="CSV with a head line, or JSON: model, input, output, cached_input, cache_write,"
-            " valid_from. Or LiteLLM's model_prices_and_context_window.json.",
+            " valid_from, and above_tokens, input_above and so on for long prompts. Or LiteLLM's"
+            " model_prices_and_context_window.json.",
         ),
     ],
     output: OutputOption = Output.TABLE,
@@ -139,6 +185,10 @@ def _amount(text: str, option: str) -> Decimal:
     return amount
 
 
+def _optional(text: str | None, option: str) -> Decimal | None:
+    return None if text is None else _amount(text, option)
+
+
 def _moment(text: str) -> datetime:
     try:
         return parse_time(text, now=datetime.now(UTC))
@@ -147,16 +197,13 @@ def _moment(text: str) -> datetime:
 
 
 def _row(one: Price) -> Row:
-    return {
-        "model": one.model,
-        "input": _dollars(one.input),
-        "output": _dollars(one.output),
-        "cached_input": None if one.cached_input is None else _dollars(one.cached_input),
-        "cache_write": None if one.cache_write_input is None else _dollars(one.cache_write_input),
-        "valid_from": one.valid_from,
-    }
+    names = (*_COLUMNS[:-1], *_ABOVE, _COLUMNS[-1])
+    return {name: _plain(getattr(one, name)) for name in names}
 
 
-def _dollars(amount: Decimal) -> str:
-    text = f"{amount:f}"
+def _plain(value: Decimal | Cell) -> Cell:
+    """Return *value*, an amount without zeros at its end."""
+    if not isinstance(value, Decimal):
+        return value
+    text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -20,18 +20,27 @@ from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, affected_rows, fetch
 from sidecar.usage.prices import Price, PriceList
 
-PRICE_COLUMNS: Final = (
-    "model, valid_from, input_per_million, output_per_million, cached_input_per_million,"
-    " cache_write_per_million"
-)
+AMOUNT_COLUMNS: Final = {
+    "input": "input_per_million",
+    "output": "output_per_million",
+    "cached_input": "cached_input_per_million",
+    "cache_write": "cache_write_per_million",
+    "input_above": "input_above_per_million",
+    "output_above": "output_above_per_million",
+    "cached_input_above": "cached_input_above_per_million",
+    "cache_write_above": "cache_write_above_per_million",
+    "above_tokens": "above_tokens",
+}
+"""The columns of a price by the names of `Price`, beside `model` and `valid_from`, its key."""
+
+_PRICE_FIELDS: Final = {"model": "model", "valid_from": "valid_from", **AMOUNT_COLUMNS}
+PRICE_COLUMNS: Final = ", ".join(_PRICE_FIELDS.values())
 
 _SET: Final = f"""
-INSERT INTO prices ({PRICE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO prices ({PRICE_COLUMNS})
+VALUES ({", ".join(f"${number}" for number in range(1, len(_PRICE_FIELDS) + 1))})
 ON CONFLICT (model, valid_from) DO UPDATE SET
-    input_per_million = EXCLUDED.input_per_million,
-    output_per_million = EXCLUDED.output_per_million,
-    cached_input_per_million = EXCLUDED.cached_input_per_million,
-    cache_write_per_million = EXCLUDED.cache_write_per_million
+    {", ".join(f"{name} = EXCLUDED.{name}" for name in AMOUNT_COLUMNS.values())}
 """  # noqa: S608 - names of our own
 
 _LIST: Final = f"SELECT {PRICE_COLUMNS} FROM prices ORDER BY model, valid_from DESC"  # noqa: S608 - names of our own
@@ -40,18 +49,7 @@ _LIST: Final = f"SELECT {PRICE_COLUMNS} FROM prices ORDER BY model, valid_from D
 async def set_prices(connection: Connection, prices: Sequence[Price]) -> None:
     """Set *prices*; one of the same model and date is replaced."""
     await connection.executemany(
-        _SET,
-        [
-            (
-                price.model,
-                price.valid_from,
-                price.input,
-                price.output,
-                price.cached_input,
-                price.cache_write_input,
-            )
-            for price in prices
-        ],
+        _SET, [[getattr(price, name) for name in _PRICE_FIELDS] for price in prices]
     )
 
 
@@ -62,17 +60,7 @@ async def list_prices(connection: Connection) -> list[Price]:
 
 def prices_of(rows: Iterable[Any]) -> Iterable[Price]:
     """Return the prices in rows of `PRICE_COLUMNS`."""
-    return (
-        Price(
-            model=row["model"],
-            valid_from=row["valid_from"],
-            input=row["input_per_million"],
-            output=row["output_per_million"],
-            cached_input=row["cached_input_per_million"],
-            cache_write_input=row["cache_write_per_million"],
-        )
-        for row in rows
-    )
+    return (Price(**{name: row[column] for name, column in _PRICE_FIELDS.items()}) for row in rows)
 
 
 _COLUMNS: Final = {

@@ -13,9 +13,16 @@ from decimal import ROUND_UP, Decimal, DecimalException
 from pathlib import PurePath
 from typing import Annotated, Final, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
-from sidecar.domain.usage import NO_TOKENS, TokenCounts, UsageRecord
+from sidecar.domain.usage import MAX_COUNT, NO_TOKENS, TokenCounts, UsageRecord
 from sidecar.domain.validation import accepted, compile_glob, plain_fault
 from sidecar.telemetry.names import OVERFLOW
 
@@ -31,6 +38,8 @@ class Price:
     """In US dollars for a million tokens. `model` is a glob, as in `allowed_models`.
 
     None for tokens read from or written to the provider's cache: they cost as other input.
+    All tokens of a request with more than `above_tokens` of input have the prices for that,
+    `input_above` and so on; one of these that is None is as below.
     """
 
     model: str
@@ -38,18 +47,28 @@ class Price:
     input: Decimal
     output: Decimal
     cached_input: Decimal | None = None
-    cache_write_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    above_tokens: int | None = None
+    input_above: Decimal | None = None
+    output_above: Decimal | None = None
+    cached_input_above: Decimal | None = None
+    cache_write_above: Decimal | None = None
 
     def cost_of(self, tokens: TokenCounts) -> Decimal:
         """Return the cost of *tokens*, to the last digit: display rounds it."""
+        made, read, write = self.output, self.cached_input, self.cache_write
+        given = self.input
+        if self.above_tokens is not None and tokens.input > self.above_tokens:
+            given = given if self.input_above is None else self.input_above
+            made = made if self.output_above is None else self.output_above
+            read = read if self.cached_input_above is None else self.cached_input_above
+            write = write if self.cache_write_above is None else self.cache_write_above
         cached, written = tokens.cached_input, tokens.cache_write_input
-        plain = max(0, tokens.input - cached - written)
-        total = plain * self.input + tokens.output * self.output
+        total = max(0, tokens.input - cached - written) * given + tokens.output * made
         if cached:
-            total += cached * (self.input if self.cached_input is None else self.cached_input)
+            total += cached * (given if read is None else read)
         if written:
-            price = self.input if self.cache_write_input is None else self.cache_write_input
-            total += written * price
+            total += written * (given if write is None else write)
         return total / _MILLION
 
 
@@ -127,8 +146,12 @@ _COSTS: Final = {
     "cached_input": "cache_read_input_token_cost",
     "cache_write": "cache_creation_input_token_cost",
 }
+_FIELDS: Final = {theirs: ours for ours, theirs in _COSTS.items()}
+_ABOVE: Final = re.compile(rf"({'|'.join(_FIELDS)})_above_([1-9][0-9]{{0,6}})k_tokens")
+"""A cost for long prompts: of all tokens of a request with more than so many thousand of input."""
 _TOKENS: Final = 1_000_000
 _DIGITS: Final = Decimal("0.000001")
+_MOST: Final = Decimal("Infinity")
 
 _Row = dict[str, object]
 
@@ -158,6 +181,7 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
         if "input" not in costs or "output" not in costs:
             continue
         row = {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
+        row |= _long_prompts(entry)
         first, slash, rest = name.partition("/")
         model = rest if slash and first.startswith(_PROVIDERS) else name
         amount = sum((cost for cost in row.values() if isinstance(cost, Decimal)), Decimal())
@@ -166,6 +190,24 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
             found[model] = ranked
     for model, (_, _, row) in found.items():
         yield model, row
+
+
+def _long_prompts(entry: _Row) -> _Row:
+    """Return the prices for long prompts; of several lengths the least, at the highest price."""
+    lengths: list[int] = []
+    amounts: dict[str, list[object]] = {}
+    for name, cost in entry.items():
+        if cost is not None and (found := _ABOVE.fullmatch(name)):
+            lengths.append(int(found[2]) * 1000)
+            amounts.setdefault(f"{_FIELDS[found[1]]}_above", []).append(_for_a_million(cost))
+    if not lengths:
+        return {}
+    # One that is no number is left for the check of the row, whatever stands beside it.
+    highest = {
+        name: max(found, key=lambda one: one if isinstance(one, Decimal) else _MOST)
+        for name, found in amounts.items()
+    }
+    return {"above_tokens": min(lengths), **highest}
 
 
 def _for_a_million(cost: object) -> object:
@@ -184,6 +226,27 @@ MAX_ROWS: Final = 100_000
 Amount = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=6, allow_inf_nan=False)]
 
 
+ABOVE_PRICES: Final = ("input_above", "output_above", "cached_input_above", "cache_write_above")
+
+
+def _checked_length(tokens: int | None, info: ValidationInfo) -> int | None:
+    if all(name in info.data for name in ABOVE_PRICES):  # each is valid by itself
+        has_price = any(info.data[name] is not None for name in ABOVE_PRICES)
+        if tokens is None and has_price:
+            raise ValueError("is required by a price above it")
+        if tokens is not None and not has_price:
+            raise ValueError(f"needs a price above it: one of {', '.join(ABOVE_PRICES)}")
+    return tokens
+
+
+AboveTokens = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_COUNT)] | None,
+    AfterValidator(_checked_length),
+    Field(validate_default=True),
+]
+"""The input of a request beyond which `ABOVE_PRICES` hold, the fields before this one."""
+
+
 class PriceFileError(ValueError):
     """The file is not valid; names every fault and its place. No price of it is set."""
 
@@ -198,30 +261,21 @@ class PriceRow(BaseModel):
     output: Amount
     cached_input: Amount | None = None
     cache_write: Amount | None = None
+    input_above: Amount | None = None
+    output_above: Amount | None = None
+    cached_input_above: Amount | None = None
+    cache_write_above: Amount | None = None
+    above_tokens: AboveTokens = None
     valid_from: Annotated[datetime, AfterValidator(accepted)] | None = None
 
     @classmethod
     def of(cls, price: Price) -> Self:
         """Return the row of *price*."""
-        return cls.model_construct(
-            model=price.model,
-            input=price.input,
-            output=price.output,
-            cached_input=price.cached_input,
-            cache_write=price.cache_write_input,
-            valid_from=price.valid_from,
-        )
+        return cls.model_construct(**{name: getattr(price, name) for name in cls.model_fields})
 
     def to_price(self, *, now: datetime) -> Price:
         """Return the price; it is valid from *now* unless the row has a time."""
-        return Price(
-            model=self.model,
-            valid_from=now if self.valid_from is None else self.valid_from,
-            input=self.input,
-            output=self.output,
-            cached_input=self.cached_input,
-            cache_write_input=self.cache_write,
-        )
+        return Price(**self.model_dump() | {"valid_from": self.valid_from or now})
 
 
 def read_prices(name: str, text: str, *, now: datetime) -> list[Price]:

@@ -243,6 +243,33 @@ def test_prices_hold_from_their_date_on(egret: Egret) -> None:
     ]
 
 
+def test_a_price_has_another_one_for_long_prompts(egret: Egret, tmp_path: Path) -> None:
+    """From options or a file; the columns are there if a price has them."""
+    plain = ("price", "set", "a", "--input", "3", "--output-tokens", "15", "--from", "2020-01-01")
+    above = ("--above", "200000", "--input-above", "6", "--output-tokens-above", "22.5")
+    table = tmp_path / "prices.csv"
+    table.write_text(
+        "model,input,output,above_tokens,cached_input_above,valid_from\n"
+        "b,1,2,272000,0.50,2020-01-01\n"
+        "c,1,2,,,2020-01-01\n"
+    )
+    alone = [egret(*plain, *above[:2]), egret(*plain, *above[2:])]
+
+    assert egret(*plain, *above).code == 0
+    assert egret("price", "import", str(table)).code == 0
+    assert egret("price", "list").lines == [
+        (
+            "model|input|output|cached input|cache write|above tokens|input above|output above"
+            "|cached input above|cache write above|valid from"
+        ),
+        "a|3|15|-|-|200000|6|22.5|-|-|2020-01-01 00:00:00Z",
+        "b|1|2|-|-|272000|-|-|0.5|-|2020-01-01 00:00:00Z",
+        "c|1|2|-|-|-|-|-|-|-|2020-01-01 00:00:00Z",
+    ]
+    assert [ran.code for ran in alone] == [2, 2]
+    assert ["need each other" in ran.err for ran in alone] == [True, True]
+
+
 def test_a_price_of_the_same_date_is_replaced(egret: Egret) -> None:
     """A typing error is set right by setting it again."""
     for amount in ("25", "2.5"):
@@ -291,6 +318,16 @@ def test_prices_of_a_file_are_set_together(egret: Egret, tmp_path: Path) -> None
         ("p.csv", "model,input,output\nm,1,x\n,1,1\n", "line 2: output: "),
         ("p.csv", "model,input,output,colour\nm,1,1,red\n", "colour: is not a known field"),
         ("p.csv", "model,input,output\nm,1,1,1\n", "line 2: more: "),
+        (
+            "p.csv",
+            "model,input,output,input_above\nm,1,1,2\n",
+            "line 2: above_tokens: is required by a price above it",
+        ),
+        (
+            "p.csv",
+            "model,input,output,above_tokens\nm,1,1,200000\n",
+            "line 2: above_tokens: needs a price above it: one of input_above, ",
+        ),
         (
             "p.csv",
             "model,input,output\nm,1,1\nn,1,1\nm,1,2\n",

@@ -51,6 +51,7 @@ from sidecar.policy.parse import (
     parse_documents,
 )
 from sidecar.policy.yaml_positions import Path, YamlDocument, YamlError, read_yaml
+from sidecar.usage.prices import AboveTokens
 
 MAX_FILE_CHARACTERS: Final = 32_000_000
 """A file of a hundred thousand keys."""
@@ -309,6 +310,11 @@ class PriceDocument(Document):
     output: Dollars
     cached_input: Dollars | None = None
     cache_write: Dollars | None = None
+    input_above: Dollars | None = None
+    output_above: Dollars | None = None
+    cached_input_above: Dollars | None = None
+    cache_write_above: Dollars | None = None
+    above_tokens: AboveTokens = None
 
     @property
     def identity(self) -> str:

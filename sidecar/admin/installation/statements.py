@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sidecar.admin.installation.objects import Kind
+from sidecar.storage.usage_store import AMOUNT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ JOIN teams AS t ON t.organization_id = o.id AND t.name = split_part(r.team, '/',
 _ROUTE_ROWS: Final = """jsonb_to_recordset($1::jsonb) AS r(name text, enabled boolean,
     channel text, url text, secret text, organization text, severity text, rules text[],
     quiet_hours text, digest text, time_zone text)"""
-_PRICE_ROWS: Final = """jsonb_to_recordset($1::jsonb) AS r(model text, valid_from timestamptz,
-    input numeric, output numeric, cached_input numeric, cache_write numeric)"""
+_PRICE_ROWS: Final = f"""jsonb_to_recordset($1::jsonb) AS r(model text, valid_from timestamptz,
+    {", ".join(f"{name} numeric" for name in AMOUNT_COLUMNS)})"""
 
 TABLES: Final[Mapping[Kind, Table]] = {
     Kind.POLICY: Table(
@@ -63,18 +64,15 @@ FROM jsonb_to_recordset($1::jsonb) AS r(name text) WHERE p.name = r.name""",
 USING jsonb_to_recordset($1::jsonb) AS r(name text) WHERE p.name = r.name""",
     ),
     Kind.PRICE: Table(
-        load="""SELECT 'Price', jsonb_build_object('model', model, 'valid_from', valid_from,
-    'input', input_per_million::text, 'output', output_per_million::text,
-    'cached_input', cached_input_per_million::text,
-    'cache_write', cache_write_per_million::text), file_set
+        load=f"""SELECT 'Price', jsonb_build_object('model', model, 'valid_from', valid_from,
+    {", ".join(f"'{name}', {column}::text" for name, column in AMOUNT_COLUMNS.items())}), file_set
 FROM prices""",
-        insert=f"""INSERT INTO prices (model, valid_from, input_per_million, output_per_million,
-    cached_input_per_million, cache_write_per_million, file_set)
-SELECT r.model, r.valid_from, r.input, r.output, r.cached_input, r.cache_write, $2
+        insert=f"""INSERT INTO prices (model, valid_from, {", ".join(AMOUNT_COLUMNS.values())},
+    file_set)
+SELECT r.model, r.valid_from, {", ".join(f"r.{name}" for name in AMOUNT_COLUMNS)}, $2
 FROM {_PRICE_ROWS}""",
-        update=f"""UPDATE prices AS p SET input_per_million = r.input,
-    output_per_million = r.output, cached_input_per_million = r.cached_input,
-    cache_write_per_million = r.cache_write, file_set = $2
+        update=f"""UPDATE prices AS p SET
+    {", ".join(f"{column} = r.{name}" for name, column in AMOUNT_COLUMNS.items())}, file_set = $2
 FROM {_PRICE_ROWS} WHERE p.model = r.model AND p.valid_from = r.valid_from""",
         delete=f"""DELETE FROM prices AS p USING {_PRICE_ROWS}
 WHERE p.model = r.model AND p.valid_from = r.valid_from""",

@@ -23,3 +23,19 @@ async def test_prices_are_set_by_administrators_and_shown_as_they_hold(app: Fast
     assert (twice.status_code, "the same time" in twice.json()["detail"]) == (422, True)
     assert [(one["input"], one["cached_input"]) for one in shown] == [("2.500000", "0.000125")]
     assert [one["input"] for one in every] == ["3.000000", "2.500000"]
+
+
+async def test_a_price_for_long_prompts_needs_their_length(app: FastAPI) -> None:
+    """And is shown with it."""
+    admin = await session_client(app, "admin")
+    long = {"model": "m", "input": 3, "output": 15, "input_above": 6, "above_tokens": 200_000}
+    alone = long | {"above_tokens": None}
+
+    refused = await admin.post(f"{API}/prices", json=[alone])
+    made = await admin.post(f"{API}/prices", json=[long])
+    (shown,) = (await admin.get(f"{API}/prices")).json()
+
+    assert (refused.status_code, refused.json()["errors"][0]["in"]) == (422, "body.0.above_tokens")
+    assert made.status_code == 200
+    assert (shown["above_tokens"], shown["input_above"]) == (200_000, "6.000000")
+    assert shown["output_above"] is None

@@ -21,3 +21,17 @@ async def test_a_price_is_set_from_now_on_by_those_who_may(console: FastAPI) -> 
     assert "output: must be at least 0" in wrong
     assert "Set a price" not in await viewer.get("/prices")
     await viewer.send("/prices", FORM, status=403)
+
+
+async def test_a_price_for_long_prompts_is_a_second_row(console: FastAPI) -> None:
+    """A price above no length is refused with its reason."""
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/prices")
+    long = FORM | {"model": "m", "input_above": "6.5", "above_tokens": ""}
+
+    wrong = await visitor.send("/prices", long)
+    made = await visitor.send("/prices", long | {"above_tokens": "200000"})
+
+    assert "above_tokens: is required by a price above it" in wrong
+    assert "up to 200,000 tokens of input" in made
+    assert "$6.50" in made

@@ -4,6 +4,8 @@ import asyncio
 import json
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -125,6 +127,20 @@ async def test_a_request_that_names_several_models_asks_for_the_money_of_the_dea
     await judged(made, chat(max_tokens=1_000, **fields), path)
     ((_, cost),) = costs(made)
     assert cost >= 1_000
+
+
+async def test_a_long_prompt_asks_for_the_money_of_a_long_one() -> None:
+    """By its estimated tokens, like the rest of the reservation."""
+    made = world(limit(Measure.COST, Window.DAY, amount=10**9))
+    (price,) = [made.worker.prices.current.price_of("gpt-5", at=datetime.now(UTC))]
+    assert price is not None
+    long = PriceList([replace(price, above_tokens=100, input_above=Decimal(3))])
+    made.worker = replace(made.worker, prices=SimpleNamespace(current=long))
+    asked = []
+    for count in (396, 4_000):
+        await judged(made, chat("x" * (count - len("gpt-5")), max_tokens=50))
+        asked += costs(made)
+    assert asked == [("cost", 99 + 50), ("cost", 3 * 1_000 + 50)]
 
 
 ALLOWS = "name: default\nusage: {uncounted: allow}\nguardrails: []\n"

@@ -22,7 +22,7 @@ def price(model: str, input_price: int = 1, **changes: object) -> Price:
 
 def test_every_kind_of_token_has_its_own_price() -> None:
     """A million of each, in dollars."""
-    full = price("*", cached_input=Decimal("0.1"), cache_write_input=Decimal("1.25"))
+    full = price("*", cached_input=Decimal("0.1"), cache_write=Decimal("1.25"))
     million = 1_000_000
     tokens = TokenCounts(
         input=4 * million, output=million, cached_input=2 * million, cache_write_input=million
@@ -36,6 +36,23 @@ def test_cached_input_costs_as_other_input_unless_it_has_a_price() -> None:
     tokens = TokenCounts(input=1_000_000, cached_input=300_000, cache_write_input=200_000)
 
     assert price("*").cost_of(tokens) == 1
+
+
+def test_all_tokens_of_a_long_prompt_have_the_prices_for_it() -> None:
+    """Beyond the length and not at it; a price that is not given there is as below."""
+    long = price(
+        "*",
+        cached_input=Decimal("0.1"),
+        above_tokens=200_000,
+        input_above=Decimal(2),
+        output_above=Decimal(15),
+    )
+
+    def cost(tokens: int) -> Decimal:
+        return long.cost_of(TokenCounts(input=tokens, output=1_000_000, cached_input=100_000))
+
+    assert cost(200_000) == Decimal("0.1") + Decimal("0.01") + 10
+    assert cost(200_001) == Decimal("0.200002") + Decimal("0.01") + 15
 
 
 @given(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -33,9 +34,38 @@ def test_costs_of_a_token_become_prices_of_a_million() -> None:
             input=Decimal(3),
             output=Decimal(15),
             cached_input=Decimal("0.3"),
-            cache_write_input=Decimal("3.75"),
+            cache_write=Decimal("3.75"),
         )
     }
+
+
+def test_costs_above_a_length_become_prices_of_long_prompts() -> None:
+    """Those of batches and priorities are left out; of several lengths the least counts."""
+    long = {
+        "input_cost_per_token_above_200k_tokens": 2.5e-06,
+        "output_cost_per_token_above_200k_tokens": 1.5e-05,
+        "cache_read_input_token_cost_above_200k_tokens": 2.5e-07,
+        "cache_creation_input_token_cost_above_200k_tokens": None,
+        "input_cost_per_token_above_200k_tokens_priority": 4.5e-06,
+        "cache_creation_input_token_cost_above_1hr_above_200k_tokens": 1e-05,
+    }
+    longer = {**long, "input_cost_per_token_above_512k_tokens": 5e-06}
+    models = {
+        "m": entry("gemini", 1e-06, 1e-05, **long),
+        "n": entry("gemini", 1e-06, 1e-05, **longer),
+    }
+    short = Price(model="m", valid_from=NOW, input=Decimal(1), output=Decimal(10))
+    above = replace(
+        short,
+        above_tokens=200_000,
+        input_above=Decimal("2.5"),
+        output_above=Decimal(15),
+        cached_input_above=Decimal("0.25"),
+    )
+
+    found = prices_of(models)
+
+    assert found == {"m": above, "n": replace(above, model="n", input_above=Decimal(5))}
 
 
 def test_a_price_finer_than_the_database_keeps_is_rounded_up() -> None:
@@ -85,3 +115,6 @@ def test_a_cost_that_is_none_is_named_with_its_model(cost: object) -> None:
     """And nothing of the file is taken."""
     with pytest.raises(PriceFileError, match="gpt: output"):
         prices_of({"gpt": entry("openai", 1e-06, cost), "m": entry("openai", 1e-06, 1e-06)})
+    long = {"input_cost_per_token_above_200k_tokens": cost}
+    with pytest.raises(PriceFileError, match="gpt: input_above"):
+        prices_of({"gpt": entry("openai", 1e-06, 1e-06, **long)})

@@ -63,3 +63,5 @@ def test_a_price_is_a_number() -> None:
 
     assert [*VALIDATOR.iter_errors(value)] == []
     assert [*VALIDATOR.iter_errors(value | {"input": "free"})] != []
+    long = {"above_tokens": 200_000, "input_above": 6}
+    assert [*VALIDATOR.iter_errors(value | long)] == []
