@@ -77,7 +77,7 @@ LEFT JOIN teams AS t ON t.id = s.team_id
 LEFT JOIN organizations AS o ON o.id = s.organization_id
 LEFT JOIN api_keys AS k ON k.public_id = s.key_id
 {tags}
-WHERE s.began_at >= date_trunc('{unit}', $1::timestamptz, 'UTC') AND s.began_at < $2::timestamptz
+WHERE s.began_at >= date_trunc('hour', $1::timestamptz, 'UTC') AND s.began_at < $2::timestamptz
     AND ($3::text[] IS NULL OR s.organization_id = ANY($3) OR s.team_id = ANY($3))
 """
 _TAGS: Final = "LEFT JOIN LATERAL unnest(k.tags) AS g (tag) ON true"
@@ -114,7 +114,7 @@ async def usage_sums(
     rows = await connection.fetch(
         f"SELECT {_NAMES[by]} AS name,"
         f" {', '.join(f'sum(s.{name})::bigint AS {name}' for name in _SUMS)},"
-        f" sum(s.cost_usd) AS cost_usd {_from(_DAYS_AND_HOURS, by, unit='hour')}"
+        f" sum(s.cost_usd) AS cost_usd {_from(_DAYS_AND_HOURS, by)}"
         " GROUP BY 1 ORDER BY sum(s.cost_usd) DESC,"
         " sum(s.input_tokens + s.output_tokens) DESC, sum(s.requests) DESC, 1",
         since,
@@ -136,13 +136,16 @@ async def usage_points(
 ) -> list[UsagePoint]:
     """Return the sums by *by* of every hour or day in which there was anything.
 
+    Of the first and the last day, as of `usage_sums`, the hours from *since* to *until* alone.
     With *names* those of all other names are one, called `REST`.
     """
+    table = _DAYS_AND_HOURS if unit == "day" else "usage_by_hour"
     name = f"CASE WHEN $4::text[] IS NULL OR {_NAMES[by]} = ANY($4)"
     rows = await connection.fetch(
-        f"SELECT s.began_at, {name} THEN {_NAMES[by]} ELSE '{REST}' END AS name,"
+        f"SELECT date_trunc('{unit}', s.began_at, 'UTC') AS began_at,"
+        f" {name} THEN {_NAMES[by]} ELSE '{REST}' END AS name,"
         " sum(s.input_tokens + s.output_tokens)::bigint AS tokens, sum(s.cost_usd) AS cost_usd"
-        f" {_from(f'usage_by_{unit}', by, unit=unit)} GROUP BY 1, 2 ORDER BY 1, 2",
+        f" {_from(table, by)} GROUP BY 1, 2 ORDER BY 1, 2",
         since,
         until,
         within,
@@ -157,8 +160,8 @@ async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
     return list(dropped)
 
 
-def _from(table: str, by: By, *, unit: str) -> str:
-    return _FROM.format(table=table, unit=unit, tags=_TAGS if by is By.TAG else "")
+def _from(table: str, by: By) -> str:
+    return _FROM.format(table=table, tags=_TAGS if by is By.TAG else "")
 
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.admin.usage_reports import By, usage_points
 from sidecar.domain.usage import AnswerEnd, TokenCounts
 from sidecar.storage.pool import open_pool
 from sidecar.storage.usage_store import PostgresUsage
@@ -106,7 +107,7 @@ async def test_usage_is_added_up_by_what_was_asked_for(
 async def test_a_report_of_any_length_has_its_hours_and_no_others(
     database: Database, egret: Egret, days: int
 ) -> None:
-    """A quarter of Asia/Tokyo begins and ends within a day of UTC."""
+    """And its chart, too. A quarter of Asia/Tokyo begins and ends within a day of UTC."""
     start = datetime(2026, 3, 31, 15, tzinfo=UTC)
     end = start + timedelta(days=days, hours=5)
     within = [start, end - timedelta(seconds=1), *(start + timedelta(days=n) for n in range(days))]
@@ -118,6 +119,10 @@ async def test_a_report_of_any_length_has_its_hours_and_no_others(
         await store.add(records, await store.load_prices())
     span = ("--since", start.isoformat(), "--until", end.isoformat())
     ran = await asyncio.to_thread(egret, "usage", "report", *span, "-o", "json")
+    async with database.server.connect(database.name) as connection:
+        for unit in ("hour", "day"):
+            points = await usage_points(connection, By.TEAM, since=start, until=end, unit=unit)
+            assert sum(point.tokens for point in points) == ran.json[0]["input_tokens"] + ran.json[0]["output_tokens"], unit
     assert [row["requests"] for row in ran.json] == [len(within)]
 
 
