@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import uvloop
 
@@ -27,19 +28,26 @@ from sidecar.worker.worker import run_worker
 
 
 def main(index: int, parent: int, ready_pipe: int) -> int:
-    """Serve until SIGTERM; return the exit code."""
+    """Serve until SIGTERM and exit; return the exit code of a worker that cannot start."""
     die_with_parent(parent)
     speed_up_enums()
     keep_freed_memory()
     os.set_inheritable(ready_pipe, False)  # noqa: FBT003 - takes no keywords
+
+    async def serve() -> NoReturn:
+        await run_worker(settings, index, ready_pipe=ready_pipe)
+        # By returning it would wait for a thread that still compiles, for longer than the grace
+        # on a slow machine.
+        sys.stdout.flush()
+        os._exit(0)
+
     try:
         settings = read_settings()
         configure_logs(settings.telemetry.log_level)
-        uvloop.run(run_worker(settings, index, ready_pipe=ready_pipe))
+        uvloop.run(serve())
     except (SettingsError, SocketError, InvalidDsnError, SpoolError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the supervisor shows it
         return CANNOT_START
-    return 0
 
 
 if __name__ == "__main__":

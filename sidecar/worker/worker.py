@@ -118,15 +118,16 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
         server = _server(settings, index, worker, receive_log=stores.usage.receive_log)
         await server.start()
         await wait_for_policies(policies, stopping)
-        # All objects of now live as long as the worker: the collector need not walk them.
-        gc.freeze()
-        use_huge_pages()
-        server.set_ready(is_ready=True)
-        os.write(ready_pipe, b"1")
-        get_logger().info(
-            "worker.ready", worker=index, socket=str(settings.server.worker_socket(index))
-        )
-        await stopping.wait()
+        if not stopping.is_set():
+            # All objects of now live as long as the worker: the collector need not walk them.
+            gc.freeze()
+            use_huge_pages()
+            server.set_ready(is_ready=True)
+            os.write(ready_pipe, b"1")
+            get_logger().info(
+                "worker.ready", worker=index, socket=str(settings.server.worker_socket(index))
+            )
+            await stopping.wait()
         os.close(ready_pipe)
         get_logger().info("worker.draining", worker=index)
         await server.drain()

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
+import os
 import signal
 import socket
 import sys
@@ -16,6 +19,7 @@ import orjson
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sidecar import __version__
 from sidecar.settings.sections import inherited_environment
 from tests.support.postgres import Database
 from tests.support.rotel import running_rotel
@@ -191,6 +195,27 @@ async def test_a_reload_ends_no_worker_that_is_starting(tmp_path: Path) -> None:
         await running.until_serving(0)
         assert running.process.returncode is None
     assert "worker.died" not in running.log.read_text()
+
+
+async def test_a_worker_that_still_compiles_ends_at_sigterm(
+    database: Database, tmp_path: Path
+) -> None:
+    """No thread ends at a signal: this one waits for ever, as one seems to on a slow machine."""
+    async with serving(database.dsn, tmp_path, SERVER__DRAIN_GRACE_SECONDS="0.1") as running:
+        while not (found := [*tmp_path.glob("egret-metrics-*")]):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
+        terms = found[0] / "terms"
+        terms.mkdir(0o700)
+        os.mkfifo(terms / hashlib.sha256(json.dumps([__version__, []]).encode()).hexdigest())
+        while not (terms / "lock").exists():  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        running.process.terminate()
+        code = await asyncio.wait_for(running.process.wait(), PATIENCE_SECONDS)
+    text = running.log.read_text()
+    assert code == 0
+    assert "worker.draining" in text
+    assert "worker.killed" not in text
+    assert "worker.ready" not in text
 
 
 async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path) -> None:
