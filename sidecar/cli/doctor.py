@@ -189,7 +189,7 @@ async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:
         ),
         await check_usage(settings.postgres, settings.usage.source, use=use),
         *await check_valkey(settings.valkey),
-        *await check_sockets(settings.server),
+        *await check_sockets(settings.server, use=use),
         await asyncio.to_thread(check_spool, settings, use=use),
         environment,
         packages,
@@ -238,9 +238,11 @@ STALE: Final = "stale sockets"
 SPOOL: Final = "usage spool"
 
 
-async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
+async def check_sockets(settings: ServerSettings, *, use: Use) -> tuple[Checked, ...]:
     """Look at the folder without changing it."""
     folder = settings.socket_directory.absolute()
+    if use is not Use.WORKER and not os.access(folder, os.F_OK):
+        return tuple(skipped(one, "no workers run here") for one in (FOLDER, PATHS, STALE))
     longest = len(str(settings.worker_socket(settings.workers - 1)).encode())
     paths = ok(PATHS, f"{longest} bytes at most of {MAX_SOCKET_PATH_BYTES}")
     if longest > MAX_SOCKET_PATH_BYTES:
@@ -282,6 +284,8 @@ async def check_sockets(settings: ServerSettings) -> tuple[Checked, ...]:
 def _folder(folder: Path) -> Checked:
     if fault := _fault(FOLDER, folder, setting="EGRET_SERVER__SOCKET_DIRECTORY"):
         return fault
+    if not folder.exists():
+        return ok(FOLDER, f"{folder}, which `egret serve` makes")
     mode = folder.stat().st_mode
     if mode & stat.S_IWOTH:
         return failed(
@@ -300,7 +304,15 @@ def check_spool(settings: Settings, *, use: Use) -> Checked:
     folder = usage.spool_directory.absolute()
     if fault := _fault(SPOOL, folder, setting="EGRET_USAGE__SPOOL_DIRECTORY"):
         return fault
-    room = shutil.disk_usage(folder).free
+    socket = settings.server.worker_socket(0)
+    if not folder.exists() and os.access(socket, os.F_OK):
+        return warning(
+            SPOOL,
+            f"{folder} is missing, and the worker of {socket} keeps usage in another folder",
+            hint="set EGRET_USAGE__SPOOL_DIRECTORY as the worker has it; beside `make run` that"
+            " is run/data/usage",
+        )
+    room = shutil.disk_usage(_existing(folder)).free
     for place, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):  # delivered and removed in the meantime
@@ -315,14 +327,21 @@ def check_spool(settings: Settings, *, use: Use) -> Checked:
     return ok(SPOOL, f"{folder}, with room for {workers} workers")
 
 
+def _existing(folder: Path) -> Path:
+    """Return *folder*, or the nearest folder above it that this user can see."""
+    return next(one for one in (folder, *folder.parents) if os.access(one, os.F_OK))
+
+
 def _fault(check: str, folder: Path, *, setting: str) -> Checked | None:
     """Return the reason why this user cannot write to a folder, None if there is none."""
     hint = f"name another with {setting}, or change its owner"
-    if not folder.exists():
-        parent = next(parent for parent in folder.parents if parent.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
+    existing = _existing(folder)
+    if existing != folder:
+        if existing.is_dir() and not os.access(existing, os.X_OK):
+            return failed(check, f"{folder} is hidden from this user by {existing}", hint=hint)
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
             return failed(check, f"{folder} is missing and cannot be made", hint=hint)
-        return warning(check, f"{folder} is missing", hint="none needed: `egret serve` makes it")
+        return None
     if not folder.is_dir():
         return failed(check, f"{folder} is no folder", hint=hint)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

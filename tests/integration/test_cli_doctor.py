@@ -4,6 +4,8 @@ import asyncio
 import importlib.util
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -576,14 +578,6 @@ def broken_folder(folder: Path, kind: str) -> Path:
     ("kind", "check", "state", "found", "hint"),
     [
         pytest.param(
-            "missing",
-            "socket folder",
-            "warning",
-            "{} is missing",
-            "none needed: `egret serve` makes it",
-            id="missing",
-        ),
-        pytest.param(
             "impossible",
             "socket folder",
             "failed",
@@ -675,7 +669,6 @@ SPOOL_HINT = "name another with EGRET_USAGE__SPOOL_DIRECTORY, or change its owne
     [
         ("file", "failed", "{} is no folder", SPOOL_HINT),
         ("file/usage", "failed", "{} is missing and cannot be made", SPOOL_HINT),
-        ("new", "warning", "{} is missing", "none needed: `egret serve` makes it"),
     ],
 )
 def test_a_folder_that_cannot_keep_usage_is_found(
@@ -696,6 +689,69 @@ def test_a_folder_that_cannot_keep_usage_is_found(
 
     assert ran.code == int(state == "failed")
     assert wrong(ran) == {"usage spool": (state, found.format(spool), hint)}
+
+
+def test_folders_that_egret_serve_makes_are_no_fault(
+    egret: Egret, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first start; the room on their disk counts already."""
+    sockets, spool = folder.parent / "new", folder.parent / "run" / "usage"
+    monkeypatch.setenv("EGRET_SERVER__SOCKET_DIRECTORY", str(sockets))
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_DIRECTORY", str(spool))
+    ran = doctor(egret)
+    assert (ran.code, wrong(ran)) == (0, {})
+    assert rows(ran)["socket folder"] == ("ok", f"{sockets}, which `egret serve` makes", None)
+    assert not sockets.exists()
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_MAX_BYTES", str(1 << 50))
+    assert rows(doctor(egret))["usage spool"][0] == "warning"
+
+
+def test_a_missing_spool_beside_running_workers_is_another_than_theirs(
+    egret: Egret, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside `make run`, from a shell without this one of its settings."""
+    spool = folder.parent / "new"
+    monkeypatch.setenv("EGRET_USAGE__SPOOL_DIRECTORY", str(spool))
+    with socket.socket(socket.AF_UNIX) as worker:
+        worker.bind(str(folder / "worker-0.sock"))
+        state, found, hint = rows(doctor(egret))["usage spool"]
+    theirs = f"the worker of {folder / 'worker-0.sock'} keeps usage in another folder"
+    assert (state, found) == ("warning", f"{spool} is missing, and {theirs}")
+    own = "set EGRET_USAGE__SPOOL_DIRECTORY as the worker has it"
+    assert hint == f"{own}; beside `make run` that is run/data/usage"
+
+
+@pytest.mark.parametrize("use", ["admin", "console"])
+def test_a_machine_without_workers_needs_no_folder_of_sockets(
+    egret: Egret, folder: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    """Of the command line or `egret admin`: wherever the default folder would be."""
+    monkeypatch.setenv("EGRET_SERVER__SOCKET_DIRECTORY", str(folder / ("x" * 200)))
+    ran = doctor(egret, "--for", use)
+    assert (ran.code, wrong(ran)) == (0, {})
+    for check in ("socket folder", "socket paths", "stale sockets"):
+        assert rows(ran)[check] == ("skipped", "no workers run here", None)
+
+
+HIDDEN = """
+import asyncio, os, sys
+from pathlib import Path
+from sidecar.cli.doctor import Use, check_sockets
+from sidecar.settings.serving import ServerSettings
+if os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+settings = ServerSettings(socket_directory=Path(sys.argv[1]))
+print([one.found for one in asyncio.run(check_sockets(settings, use=Use.WORKER))][0])
+"""
+
+
+def test_a_folder_within_one_that_this_user_may_not_see_is_named(folder: Path) -> None:
+    """As the wrong user, beside workers that run."""
+    folder.parent.chmod(0)
+    command = [sys.executable, "-c", HIDDEN, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    folder.parent.chmod(0o700)
+    assert ran.stdout == f"{folder} is hidden from this user by {folder.parent}\n", ran.stderr
 
 
 def test_a_disk_with_less_room_than_workers_may_use_is_warned_of(
