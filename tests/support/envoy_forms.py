@@ -470,6 +470,29 @@ FORMS: Final[dict[str, tuple[Mistake, set[str]]]] = {
             request_headers_to_add=[_header("x-goog-api-key", "AIza")]
         ), {"EGR310"},
     ),
+    "a copy of the client's key in a filter": (
+        with_filter("copy", 0, _writes("x-copy", "%REQ(X-API-KEY)%")["typed_config"]), {"EGR534"},
+    ),
+    "a copy of the provider's key by the cluster": (
+        lambda config: options_of(provider_of(config))["http_filters"].insert(
+            1, _writes("x-copy", "%REQ(AUTHORIZATION)%")
+        ), {"EGR534"},
+    ),
+    "a key in metadata": (
+        with_filter("metadata", 0, {
+            "@type": f"{FILTERS}.header_to_metadata.v3.Config",
+            "request_rules": [{
+                "header": "Authorization",
+                "on_header_present": {"metadata_namespace": "own", "key": "k"},
+            }],
+        }), {"EGR534"},
+    ),
+    "a key that a script reads": (
+        with_filter("lua", 0, {"@type": f"{FILTERS}.lua.v3.Lua", "default_source_code": {
+            "inline_string": "function envoy_on_request(handle)\n"
+            "  handle:logInfo(handle:headers():get('Authorization'))\nend\n"
+        }}), {"EGR503", "EGR534"},
+    ),
     "an inline key of AWS": (_signs_inline, {"EGR309"}),
     "lua among the router's filters": (_lua_by_the_router, {"EGR526"}),
     "a key where another header is missing": (_logged("%REQ(X-USER?X-API-KEY)%"), {"EGR516"}),
@@ -566,6 +589,9 @@ RIGHT: Final[dict[str, Mistake]] = {
     ),
     "QUIC": _by_quic,
     "workers by TLS": _workers_by_tls(trusted_ca=_CA, match_typed_subject_alt_names=_OF_EGRET),
+    "a key under another name that Egret reads": with_filter(
+        "name", 0, _writes("authorization", "Bearer %REQ(API-KEY)%")["typed_config"]
+    ),
     "a key from the environment": _instead_of_injector(
         _writes("authorization", "Bearer %ENVIRONMENT(OPENAI_API_KEY)%")
     ),

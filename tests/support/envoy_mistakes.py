@@ -418,6 +418,9 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR527": with_filter("mcp", 0, {"@type": f"{FILTERS}.mcp.v3.Mcp"}),
     "EGR531": with_filter("by header", 0, HEADER_TO_METADATA),
     "EGR533": with_filter("tap", 0, TAP),
+    "EGR534": _put(host_of, "response_headers_to_add", value=[
+        {"header": {"key": "x-copy", "value": "%REQ(authorization)%"}}
+    ]),
     "EGR532": with_filter("cache", 0, {
         "@type": f"{FILTERS}.cache.v3.CacheConfig",
         "typed_config": {"@type": "type.googleapis.com/"

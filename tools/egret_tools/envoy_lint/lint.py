@@ -347,6 +347,16 @@ def _place(problem: Problem, root: Node) -> Node:
 
 def _with(config: EnvoyConfig, node: Node, message: str) -> EnvoyConfig:
     """Add a part; ext_proc filters count wherever they stand in it."""
+    if message == BOOTSTRAP:
+        held = of_bootstrap(node)
+        return replace(
+            config,
+            bootstrap=node,
+            listeners=(*config.listeners, *held.listeners),
+            tcp_listeners=(*config.tcp_listeners, *held.tcp_listeners),
+            clusters=(*config.clusters, *held.clusters),
+            route_configs=(*config.route_configs, *held.route_configs),
+        )
     if message == CLUSTER:
         return replace(config, clusters=(*config.clusters, Cluster(node)))
     if message == ROUTES:

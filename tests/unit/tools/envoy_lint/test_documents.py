@@ -198,6 +198,17 @@ RETRIES = {
     "@type": f"type.googleapis.com/{EXT_PROC}",
     "grpc_service": {"retry_policy": {"num_retries": 2}},
 }
+PLAIN = {"transport_socket": {"name": "envoy.transport_sockets.raw_buffer"}}
+OPEN_ADMIN = {
+    "admin": {"address": {"socket_address": {"address": "192.0.2.1", "port_value": 15000}}}
+}
+SCRIPT = {
+    "name": "lua",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+        "default_source_code": {"inline_string": "function envoy_on_request(handle) end"},
+    },
+}
 MANAGER = {
     "name": "envoy.filters.network.http_connection_manager",
     "typed_config": {
@@ -219,6 +230,12 @@ MANAGER = {
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": STRUCT}, {"EGR101"}),
         ("HTTP_FILTER", "MERGE", {"name": EXT_PROC_NAME, "typed_config": RETRIES}, set[str]()),
         ("CLUSTER", "MERGE", TRUSTING, {"EGR302"}),
+        ("CLUSTER", "MERGE", PLAIN, {"EGR301"}),
+        ("CLUSTER", "MERGE", {"connect_timeout": "5s"}, set[str]()),
+        ("BOOTSTRAP", "MERGE", OPEN_ADMIN, {"EGR519"}),
+        ("HTTP_ROUTE", "MERGE", {"route": {"cluster_header": "x-cluster"}}, {"EGR417"}),
+        ("HTTP_ROUTE", "MERGE", {"route": {"cluster_header": "x-egret-model"}}, set[str]()),
+        ("HTTP_FILTER", "INSERT_BEFORE", SCRIPT, {"EGR526"}),
         ("NETWORK_FILTER", "MERGE", MANAGER, {"EGR406", "EGR504"}),
         ("FILTER_CHAIN", "MERGE", {"filters": [MANAGER]}, {"EGR406", "EGR504"}),
     ],

@@ -105,6 +105,17 @@ def _changed_after(config: EnvoyConfig) -> Iterator[Hit]:
             # Also without a body mode: an answer to the headers may replace the body.
             if one.type_name == EXT_PROC or _rewrites(one):
                 yield Hit(one, f"cluster {cluster.name}")
+    for listener in () if config.whole else config.listeners:
+        is_patch = not listener.hcm.at("stat_prefix").text
+        for one in listener.hcm.at("http_filters") if is_patch else ():
+            if _rewrites(settings_of(one)):
+                risk = (
+                    "this patch does not show on which side of Egret the filter is: before, it "
+                    "reads bodies of callers without a key; after, it can change one that Egret "
+                    "has judged"
+                )
+                hint = "check the config dump of the Envoy that gets it, and suppress this then"
+                yield Hit(one, one.at("name").text, risk=risk, hint=hint)
 
 
 def _duplicate_keys(config: EnvoyConfig) -> Iterator[Hit]:

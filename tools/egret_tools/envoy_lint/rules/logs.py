@@ -17,6 +17,10 @@ _SECRETS: Final = frozenset(
 _HEADER: Final = re.compile(r"%REQ(?:UEST_HEADER|_WITHOUT_QUERY)?\(([^)]*)\)")
 """A header of the request; a second one, after `?`, stands in for a first that is missing."""
 _QUERY: Final = ("%REQ(:PATH)", "%REQ(X-ENVOY-ORIGINAL-PATH", "%PATH%", "%PATH(WQ")
+_READ_IN_LUA: Final = re.compile(
+    rf"""\bget\w*\(\s*["']({"|".join(sorted(_SECRETS))})["']""", re.IGNORECASE
+)
+"""`headers():get("authorization")`, and the other calls that return a header."""
 _URL: Final = "http.url"
 """The tag of Envoy's spans that has the path with its query."""
 
@@ -94,6 +98,30 @@ def _recorded(config: EnvoyConfig) -> Iterator[Hit]:
             yield from (Hit(one, f"cluster {cluster.name}") for one in _records(place))
 
 
+def _copied(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look for credentials in headers of other names, in metadata, and in scripts."""
+    for holder in (
+        *(listener.hcm.at("early_header_mutation_extensions") for listener in config.listeners),
+        *(listener.hcm.at("http_filters") for listener in config.listeners),
+        *(one for cluster in config.clusters for one in config.upstream_filters(cluster)),
+        *config.route_configs,
+    ):
+        for one in holder.tree():
+            header = one.at("header")
+            is_own = header.at("key").text.lower() in CREDENTIALS
+            names = [] if is_own else _secrets(header.at("value"))
+            if header.text.lower() in _SECRETS and one.at("on_header_present").exists:
+                names = [header.text.lower()]
+            if one.type_name.endswith(".set_filter_state.v3.Config"):
+                names = _secrets(one)
+            if names:
+                yield Hit(one, ", ".join(names))
+            script = _READ_IN_LUA.search(one.text)
+            if script is not None:
+                hint = "let Egret read the key; or suppress this with the reason"
+                yield Hit(one, script[1].lower(), hint=hint)
+
+
 def _sockets(socket: Node) -> Iterator[Node]:
     """Yield the settings of a transport socket, and of those that it wraps."""
     while (typed := socket.at("typed_config")).exists:
@@ -124,4 +152,8 @@ RULES: Final = (
          "this writes keys, prompts and answers, or the keys of TLS to read them, to files or to "
          "the admin",
          "leave the tap or key_log out, or suppress this with the reason", _recorded),
+    ConfigRule("EGR534", "credential-copied", _E,
+         "a copy of a credential under another name is removed by no rule: the provider, the "
+         "client or a record receives it",
+         "leave the copy out", _copied),
 )  # fmt: skip

@@ -66,6 +66,17 @@ def _no_tls(cluster: Cluster) -> Node | None:
     return next((one for one in matches if not tls_of(one).exists), None)
 
 
+def _in_the_clear(config: EnvoyConfig) -> Iterator[Hit]:
+    """Look at all clusters of a patch, too: one that switches TLS off has no route beside it."""
+    yield from _remote(_no_tls, besides=EnvoyConfig.mirrors)(config)
+    for cluster in () if config.whole else config.clusters:
+        socket = cluster.node.at("transport_socket")
+        kind = socket.at("typed_config").type_name or socket.at("name").text
+        is_plain = kind.endswith((".RawBuffer", ".raw_buffer"))
+        if is_plain and not cluster.is_local and cluster.name not in config.egret:
+            yield Hit(socket, f"cluster {cluster.name}".rstrip())
+
+
 def _contexts(cluster: Cluster) -> tuple[Node, ...]:
     common = cluster.tls.at("common_tls_context")
     combined = common.at("combined_validation_context", "default_validation_context")
@@ -297,7 +308,7 @@ RULES: Final = (
     ConfigRule("EGR301", "provider-no-tls", _E,
          "prompts and the provider's key leave this machine in the clear",
          "a transport_socket with UpstreamTlsContext",
-         _remote(_no_tls, besides=EnvoyConfig.mirrors)),
+         _in_the_clear),
     ConfigRule("EGR302", "provider-unverified", _E,
          "without a CA Envoy accepts any certificate: an attacker on the way can read everything",
          "common_tls_context.validation_context.trusted_ca", _trusting),

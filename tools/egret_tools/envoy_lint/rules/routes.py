@@ -213,6 +213,12 @@ def _spoofed_model(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _clusters_by_client(config: EnvoyConfig) -> Iterator[Hit]:
+    if not config.whole and not config.listeners:
+        # The listener of a patch of routes is in another file, and so is a removal there.
+        for holder in config.route_configs:
+            for place in _cluster_headers(holder):
+                if place.text and place.text.lower() != MODEL_HEADER:
+                    yield Hit(place, place.text.lower())
     for listener in config.listeners:
         inline = listener.hcm.at("route_config")
         early = listener.hcm.at("early_header_mutation_extensions")
