@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ def parse(body: bytes) -> JsonValue | Malformed:
         return TOO_MANY_VALUES
     try:
         value: JsonValue = _DECODER.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _RefusedError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _fault_of(body)
     return value if _is_whole(value, body) else _fault_of(body)
 
@@ -109,17 +108,11 @@ class _RefusedError(Exception):
     """Raised inside a decoder's hooks, for faults that it lets pass by itself."""
 
 
-def _float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise _RefusedError("The body has a number that is out of range.")
-    return number
-
-
-_DECODER: Final = msgspec.json.Decoder(float_hook=_float)
+_DECODER: Final = msgspec.json.Decoder(float_hook=orjson.loads)
 """Refuses lone surrogates and NaN; ten times as fast as the standard one.
 
 The hook bounds the time: without it `1e308` takes 30 us, and half a million of them 15 seconds.
+It refuses infinity, too. `float` takes five times as long for 17 digits and an exponent.
 """
 
 
@@ -167,13 +160,14 @@ def _fault_of(body: bytes) -> Malformed:  # noqa: PLR0911 - one return a fault
         return Malformed(str(refused))
     except RecursionError:
         return TOO_DEEP
+    except orjson.JSONDecodeError:
+        return _OUT_OF_RANGE
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return Malformed("The body goes on after the end of its JSON document.")
         return _NO_JSON
     except ValueError:
-        # An integer of more than MAX_DIGITS.
-        return Malformed("The body has a number that is out of range.")
+        return _OUT_OF_RANGE  # an integer of more than MAX_DIGITS
     if not is_shallow(value):
         return TOO_DEEP
     if _SURROGATE_ESCAPE.search(body):
@@ -203,10 +197,11 @@ def _constant(_: str) -> NoReturn:
 
 
 _NAMING_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
+    object_pairs_hook=_object, parse_float=orjson.loads, parse_constant=_constant
 )
 
 _NO_JSON: Final = Malformed("The body is not valid JSON.")
+_OUT_OF_RANGE: Final = Malformed("The body has a number that is out of range.")
 
 
 def is_shallow(value: JsonValue, *, levels: int = MAX_DEPTH) -> bool:

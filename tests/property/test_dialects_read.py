@@ -217,3 +217,24 @@ def test_any_json_is_read_or_refused(value: JsonValue) -> None:
         for body in (value, dict.fromkeys(WHOLE_FIELDS, value)):
             raw = json.dumps(body).encode()
             assert isinstance(read_request(route, Headers(), raw), (Subject, Malformed))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(allow_nan=False, allow_infinity=False),
+        ),
+        max_size=40,
+    )
+)
+def test_a_long_list_of_numbers_is_read_as_short_ones_are(numbers: list[JsonValue]) -> None:
+    """Numbers are counted alike, and the long ones found in the same places."""
+    route, headers = route_of("/v1/embeddings"), Headers()
+    bodies = (
+        {"input": held, "metadata": [10**9]} for held in (numbers, [[one] for one in numbers])
+    )
+    whole, single = (read_request(route, headers, json.dumps(body).encode()) for body in bodies)
+    assert whole == single

@@ -1,9 +1,11 @@
-"""The CPU time of a call, to be compared with that of another call in the same run."""
+"""The CPU time of a call, to be compared with another in the same run, and its calls of Python."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 
 
 def least_seconds(call: Callable[[], object], *, tries: int = 3) -> float:
@@ -14,3 +16,19 @@ def least_seconds(call: Callable[[], object], *, tries: int = 3) -> float:
         call()
         taken.append(time.process_time() - began)
     return min(taken)
+
+
+def python_calls(call: Callable[[], object]) -> int:
+    """Return how many functions written in Python are called meanwhile."""
+    calls = 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return calls

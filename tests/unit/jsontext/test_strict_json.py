@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.domain.subject import Malformed
 from sidecar.jsontext.strict import MAX_DEPTH, digits_of, parse
-from tests.support.cpu_time import least_seconds
+from tests.support.cpu_time import least_seconds, python_calls
 
 NOT_JSON = "The body is not valid JSON."
 TWICE = "The body has the same key twice in one object."
@@ -104,6 +104,12 @@ def test_numbers_are_read_in_time(number: bytes) -> None:
     body, short = (b"[" + b",".join([one] * 50_000) + b"]" for one in (number, b"0.25"))
     assert parse(body) == [float(number)] * 50_000
     assert least_seconds(partial(parse, body)) < 16 * least_seconds(partial(parse, short))
+
+
+def test_numbers_are_read_without_a_call_of_python_each() -> None:
+    """Ten megabytes of them held a worker for half a second, and longer behind a fault."""
+    assert python_calls(partial(parse, b"[" + b"1.5e-300," * 1_000 + b"0]")) < 100
+    assert python_calls(partial(parse, b"[" + b"1.5e-300," * 1_000 + b"]")) < 100
 
 
 @pytest.mark.parametrize(
