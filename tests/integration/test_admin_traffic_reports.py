@@ -19,9 +19,9 @@ from tests.support.postgres import Database
 
 
 async def test_traffic_has_every_hour_and_only_owners_within(database: Database) -> None:
-    now = datetime.now(UTC)
     async with database.server.connect(database.name) as connection:
         await fill(connection)
+        now = datetime.now(UTC)
         team = await connection.fetchval("SELECT id FROM teams WHERE name = 'lab'")
         since = now - timedelta(hours=24)
 

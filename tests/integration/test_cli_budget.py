@@ -17,8 +17,6 @@ from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
 from tests.support.usage import judged, record
 
-NOW = datetime.now(UTC)
-
 
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
@@ -51,9 +49,10 @@ async def spend(database: Database, key_id: str, **tokens: int) -> None:
             "SELECT id, organization_id FROM teams WHERE name = 'search'"
         )
     assert ids is not None
+    now = datetime.now(UTC)
     requests = [
         judged(number, occurred_at=at, key_id=key_id, team_id=ids[0], organization_id=ids[1])
-        for number, at in enumerate((NOW, NOW - timedelta(days=40)))
+        for number, at in enumerate((now, now - timedelta(days=40)))
     ]
     async with open_pool(database.settings) as pool:
         store = PostgresUsage(pool, database.settings, batch_seconds=20)
@@ -154,7 +153,7 @@ async def test_reports_are_written_for_people_and_for_spreadsheets(
     assert (first["whose"], first["spent_usd"], first["thresholds_passed"]) == (
         "acme/search", "0.920000", "50 80 90",
     )  # fmt: skip
-    assert datetime.fromisoformat(first["resets_at"]) > NOW
+    assert datetime.fromisoformat(first["resets_at"]) > datetime.now(UTC)
 
 
 @pytest.mark.parametrize(
