@@ -92,9 +92,22 @@ USAGE_NAMESPACE: Final = "egret.usage"
 """The `metadata_namespace` of Envoy's AI filter; `forwarding_namespaces.typed` must list it."""
 
 
+_COUNTS: Final = f"metadata.typed_filter_metadata['{USAGE_NAMESPACE}']"
+
+
 def _counted(field: str) -> str:
     """Return the operator for a field of the token counts that Envoy's AI filter found."""
-    return f"%CEL(metadata.typed_filter_metadata['{USAGE_NAMESPACE}'].{field})%"
+    return f"%CEL({_COUNTS}.{field})%"
+
+
+_SUM: Final = f"{_COUNTS}.provider_total_tokens"
+"""The provider's own sum; `total_tokens` is the filter's, of input and output. Some servers for
+OpenAI's API, as that of xAI, have reasoning in the sum alone; that of Voyage states nothing else.
+"""
+_BESIDE: Final = (
+    f"has({_COUNTS}.total_tokens) && has({_SUM}) && {_SUM} > {_COUNTS}.total_tokens"
+    f" ? {_SUM} - {_COUNTS}.total_tokens : 0u"
+)
 
 
 class LogEntry(NamedTuple):
@@ -121,8 +134,8 @@ class LogEntry(NamedTuple):
     first_byte_us: str = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
     output_us: str = "%COMMON_DURATION(US_RX_BODY_BEG:US_RX_END:us)%"
     usage_status: str = _counted("extraction_status")
-    input_tokens: str = _counted("input_tokens")
-    output_tokens: str = _counted("output_tokens")
+    input_tokens: str = f"%CEL(has({_COUNTS}.input_tokens) ? {_COUNTS}.input_tokens : {_SUM})%"
+    output_tokens: str = f"%CEL({_COUNTS}.output_tokens + ({_BESIDE}))%"
     cached_input_tokens: str = _counted("input_token_details.cached_tokens")
     cache_write_input_tokens: str = _counted("input_token_details.cache_creation_tokens")
     reasoning_tokens: str = _counted("output_token_details.reasoning_tokens")

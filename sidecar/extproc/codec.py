@@ -228,11 +228,14 @@ def _usage(request: ext.ProcessingRequest) -> tuple[TokenCounts, str] | None:
     if found.extraction_status != ai.TokenUsage.COMPLETE:
         return None
     given, made = found.input_token_details, found.output_token_details
+    # As `LogEntry` has it: the provider's sum may be larger than its parts, or come alone.
+    whole, total = found.provider_total_tokens.value, found.total_tokens.value
     counts = (
-        found.input_tokens, found.output_tokens, given.cached_tokens,
-        given.cache_creation_tokens, made.reasoning_tokens,
+        found.input_tokens.value if found.HasField("input_tokens") else whole,
+        found.output_tokens.value + (max(0, whole - total) if total else 0),
+        given.cached_tokens.value, given.cache_creation_tokens.value, made.reasoning_tokens.value,
     )  # fmt: skip
-    return TokenCounts(*[min(one.value, MAX_COUNT) for one in counts]), found.model
+    return TokenCounts(*[min(one, MAX_COUNT) for one in counts]), found.model
 
 
 def _long_body(message: bytes | memoryview) -> Message | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -189,6 +190,60 @@ async def test_openais_own_client_reads_a_stream_that_was_made_to_tell(stack: St
     assert chunks[-1].usage.completion_tokens == 7
     with pytest.raises(IndexError):
         _ = [chunk.choices[0] for chunk in chunks]
+
+
+CHAT = {"prompt_tokens": 100, "completion_tokens": 50}
+CLAUDE = {
+    "input_tokens": 10,
+    "cache_creation_input_tokens": 200,
+    "cache_read_input_tokens": 300,
+    "output_tokens": 50,
+}
+INVOKE = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 9, "messages": MESSAGES}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "usage", "counts"),
+    [
+        pytest.param(
+            "/model/eu.anthropic.claude-sonnet-4-v1:0/invoke",
+            INVOKE,
+            CLAUDE,
+            (510, 50, 300, 200),
+            id="cached input of Claude on Bedrock",
+        ),
+        pytest.param(
+            "/v1/chat/completions",
+            chat("Count me."),
+            CHAT | {"total_tokens": 180, "completion_tokens_details": {"reasoning_tokens": 30}},
+            (100, 80, 0, 0),
+            id="reasoning beside the output",
+        ),
+        pytest.param(
+            EMBEDDINGS,
+            {"model": "voyage-4", "input": "Count me."},
+            {"total_tokens": 8},
+            (8, 0, 0, 0),
+            id="a sum alone",
+        ),
+    ],
+)
+async def test_tokens_that_a_provider_states_beside_the_usual_ones_count(
+    stack: Stack, path: str, body: Mapping[str, Any], usage: Any, counts: tuple[int, ...]
+) -> None:
+    """Each was left out, and the record said that the provider had counted so."""
+    answer = json.dumps({"type": "message", "model": "m", "usage": usage}).encode()
+    order = {
+        "headers": {"content-type": "application/json"},
+        "chunks": [base64.b64encode(answer).decode()],
+    }
+    async with stack.debug.post("/raw", json=order):
+        found = await stack.post(body, path=path, key="free")
+    record = await recorded(stack, found.request_id)
+
+    kinds = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens")
+    assert told(record, *kinds) == counts
+    assert record["is_estimated"] is False
 
 
 async def test_embeddings_count_input_alone(stack: Stack) -> None:

@@ -731,6 +731,31 @@ def test_counts_of_envoys_ai_filter_come_with_the_trailers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parts", "whole", "tokens"),
+    [
+        pytest.param((100, 50), 180, TokenCounts(100, 80), id="reasoning beside the output"),
+        pytest.param((100, 50), 150, TokenCounts(100, 50), id="the sum of both"),
+        pytest.param((100, 50), 10, TokenCounts(100, 50), id="a sum that is none"),
+        pytest.param((8, None), 8, TokenCounts(8), id="input alone"),
+        pytest.param((None, None), 8, TokenCounts(8), id="the sum alone"),
+    ],
+)
+def test_the_providers_sum_counts_beyond_its_parts(
+    parts: tuple[int | None, int | None], whole: int, tokens: TokenCounts
+) -> None:
+    """As an answer that a worker reads itself; the filter has a sum of both parts alone."""
+    usage = ai.TokenUsage(extraction_status=ai.TokenUsage.COMPLETE)
+    usage.provider_total_tokens.value = whole
+    given, made = parts
+    if given is not None:
+        usage.input_tokens.value = given
+    if given is not None and made is not None:
+        usage.output_tokens.value, usage.total_tokens.value = made, given + made
+
+    assert trailers_with(usage).usage == (tokens, "")
+
+
+@pytest.mark.parametrize(
     "message",
     [
         pytest.param(trailers_with(token_usage(ai.TokenUsage.PARTIAL)), id="not of all"),
