@@ -39,15 +39,25 @@ def _openai(dialect: Dialect) -> dict[tuple[str, str], Route]:
 _OPENAI: Final = _openai(Dialect.OPENAI)
 _AZURE: Final = _openai(Dialect.AZURE_OPENAI)
 
+_COUNT_OF_ANTHROPIC: Final = Route(
+    Dialect.ANTHROPIC, Operation.COUNT_TOKENS, has_body=True, form=RequestForm.MESSAGES
+)
+_ANTHROPIC: Final = {
+    "messages": replace(_COUNT_OF_ANTHROPIC, operation=Operation.CHAT),
+    "messages/count_tokens": _COUNT_OF_ANTHROPIC,
+}
+
 _EXACT: Final = {
     **{(method, f"/v1/{path}"): route for (method, path), route in _OPENAI.items()},
     **{(method, f"/openai/v1/{path}"): route for (method, path), route in _AZURE.items()},
-    ("POST", "/v1/messages"): Route(
-        Dialect.ANTHROPIC, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES
-    ),
-    ("POST", "/v1/messages/count_tokens"): Route(
-        Dialect.ANTHROPIC, Operation.COUNT_TOKENS, has_body=True, form=RequestForm.MESSAGES
-    ),
+    # Of Anthropic itself, and of Azure AI Foundry.
+    **{("POST", f"/v1/{path}"): route for path, route in _ANTHROPIC.items()},
+    **{("POST", f"/anthropic/v1/{path}"): route for path, route in _ANTHROPIC.items()},
+    # Gemini for clients of OpenAI.
+    **{
+        ("POST", f"/v1beta/openai/{path}"): _OPENAI["POST", path]
+        for path in ("chat/completions", "embeddings")
+    },
     ("GET", "/v1beta/models"): Route(Dialect.GEMINI, Operation.LIST_MODELS, has_body=False),
 }
 
@@ -77,12 +87,22 @@ _GEMINI_METHODS: Final = {
 
 _VERTEX: Final = re.compile(
     rf"/(?:v1|v1beta1)/projects/{_NAME}/locations/{_NAME}"
-    rf"/publishers/google/models/({_NAME}):([A-Za-z]+)"
+    rf"/(?:publishers/(google|anthropic)/models/({_NAME}(?:@{_NAME})?):([A-Za-z]+)"
+    r"|endpoints/openapi/chat/completions)"
 )
 _VERTEX_METHODS: Final = {
-    name: _GEMINI_METHODS[name]
-    for name in ("generateContent", "streamGenerateContent", "countTokens")
+    "google": {
+        name: _GEMINI_METHODS[name]
+        for name in ("generateContent", "streamGenerateContent", "countTokens")
+    },
+    "anthropic": {
+        "rawPredict": (Operation.CHAT, RequestForm.MESSAGES),
+        "streamRawPredict": (Operation.CHAT, RequestForm.MESSAGES),
+    },
 }
+_VERTEX_DIALECTS: Final = {"google": Dialect.VERTEX_AI, "anthropic": Dialect.ANTHROPIC}
+_COUNTER: Final = ("anthropic", "count-tokens", "rawPredict")
+"""Counts the tokens of a request to the model that its body names."""
 
 _BEDROCK: Final = re.compile(r"/model/((?:[A-Za-z0-9._:-]|%3[Aa]|%2[Ff])+)/([a-z-]+)")
 
@@ -98,7 +118,7 @@ _BEDROCK_METHODS: Final = {
 }
 
 _STREAMS: Final = frozenset(
-    {"streamGenerateContent", "converse-stream", "invoke-with-response-stream"}
+    {"streamGenerateContent", "streamRawPredict", "converse-stream", "invoke-with-response-stream"}
 )
 
 
@@ -122,7 +142,7 @@ def _by_pattern(method: str, path: str) -> Route | None:
     if method == "POST" and (found := _GEMINI.fullmatch(path)):
         return _of_model(Dialect.GEMINI, found[1], _GEMINI_METHODS, found[2])
     if method == "POST" and (found := _VERTEX.fullmatch(path)):
-        return _of_model(Dialect.VERTEX_AI, found[1], _VERTEX_METHODS, found[2])
+        return _of_vertex_ai(*found.groups())
     if method == "POST" and (found := _BEDROCK.fullmatch(path)):
         model = re.sub("%2[Ff]", "/", re.sub("%3[Aa]", ":", found[1]))
         if _BEDROCK_MODEL.fullmatch(model):
@@ -141,6 +161,14 @@ def _by_pattern(method: str, path: str) -> Route | None:
     return None
 
 
+def _of_vertex_ai(publisher: str | None, model: str, method: str) -> Route | None:
+    if publisher is None:
+        return _OPENAI["POST", "chat/completions"]
+    if (publisher, model, method) == _COUNTER:
+        return _COUNT_OF_ANTHROPIC
+    return _of_model(_VERTEX_DIALECTS[publisher], model, _VERTEX_METHODS[publisher], method)
+
+
 def _of_model(
     dialect: Dialect,
     model: str,
@@ -155,11 +183,12 @@ def _of_model(
 
 
 _PREFIX: Final = re.compile(
-    r"(/v1/messages(?![\w-]))"
-    r"|(/v1beta(?![\w-])|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$))"
+    r"(/v1/messages(?![\w-])|/anthropic(?![\w-])"
+    r"|/v1(?:beta1)?/projects/[^/]+/locations/[^/]+/publishers/anthropic/)"
+    r"|(/v1beta(?![\w-])(?!/openai/)|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$))"
     r"|(/openai(?![\w-]))"
     r"|(/model(?![\w-]))"
-    r"|(/v1(?:beta1)?/projects/)",
+    r"|(/v1(?:beta1)?/projects/(?![^?]*/endpoints/openapi/))",
     re.ASCII,
 )
 _OF_PREFIX: Final = (

@@ -20,7 +20,7 @@ from sidecar.domain.limits import SETTLED, Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
+from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.keys.cache import Hit, Miss, NegativeHit
 from sidecar.keys.credentials import ApiKey, authorize, presented_key
@@ -206,9 +206,9 @@ def rename_path(record: RequestRecord, policy: EffectivePolicy) -> HeaderFields 
         return ()
     # The alias is one segment of the path, or stands before the colon of a method (Google's APIs).
     # A project of Vertex AI may have the same name.
-    place = "/models/" if route.dialect is Dialect.VERTEX_AI else "/"
+    place = "/models/" if "/publishers/" in record.path else "/"
     before, _, after = record.path.partition(f"{place}{route.model}")
-    path = f"{before}{place}{quote(model, safe='')}{after}"
+    path = f"{before}{place}{quote(model, safe='@')}{after}"
     renamed = recognise(record.method or "", path)
     if renamed != replace(route, model=model):
         return ErrorKind.MODEL_NOT_ALLOWED

@@ -22,12 +22,13 @@ _HTTP_METHODS: Final = frozenset(
 # begins as a key does.
 # Google's names have the version behind an @; nothing else may stand there, as in an address.
 # Bedrock takes the ARN of a model or profile for its name, which is longer.
+_VERSION: Final = "(?:@(?:[0-9]{3,8}|default|latest))?"
 MODEL: Final = re.compile(
-    r"(?!sk-|eg[ak]_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,64}(?:@[0-9]{3,8})?"
+    rf"(?!sk-|eg[ak]_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{{1,64}}{_VERSION}"
     r"|arn:aws[a-z-]{0,9}:bedrock:[a-z0-9-]{0,20}:(?:[0-9]{12})?:[a-z-]{1,40}/[A-Za-z0-9._:-]{1,100}"
 )
 _RESPONSE_MODEL: Final = re.compile(
-    r"(?!sk-|eg[ak]_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{1,200}(?:@[0-9]{3,8})?"
+    rf"(?!sk-|eg[ak]_)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9._:/-]{{1,200}}{_VERSION}"
 )
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")

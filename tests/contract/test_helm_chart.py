@@ -305,7 +305,7 @@ def test_a_host_of_ones_own_stands_everywhere() -> None:
     config = _envoy_config(rendered("helm4", "sidecar-full"))
     assert set(_clusters(config)) == PROVIDERS | {"egret", "otlp", "admin"}
     azure = [host for host in _hosts(config) if "openai.azure.com" in host]
-    assert len(azure) == 5
+    assert len(azure) == 6
     assert ".invalid" not in json.dumps(config)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import openai
 import pytest
+from anthropic import AsyncAnthropicFoundry, PermissionDeniedError
 from google.genai import errors
 
 from tests.support.clients import gemini_models, openai_client, tls_client
@@ -167,6 +168,65 @@ async def test_azures_client_is_judged_by_its_deployment(stack: Stack) -> None:
     (credentials,) = await _credentials_received(stack)
     assert set(credentials) == {"api-key"}
     assert narrow not in credentials.values()
+
+
+async def test_claude_on_azure_is_judged_in_anthropic_s_words(stack: Stack) -> None:
+    """Its client sends the key in two headers; behind Envoy there is Azure's alone."""
+    narrow = (await stack.new_key("block", allowed_models=("claude-eu*",))).reveal()
+    asked: Any = {"max_tokens": 64, "messages": [{"role": "user", "content": TEXT}]}
+    client = AsyncAnthropicFoundry(
+        api_key=narrow,
+        base_url=f"{stack.facts.https_url}/anthropic",
+        http_client=tls_client(stack),
+        max_retries=0,
+    )
+    async with stack.counting(4) as counted, client:
+        whole = await client.messages.create(model="claude-eu-1", **asked)
+        async with client.messages.stream(model="claude-eu-1", **asked) as stream:
+            final = await stream.get_final_message()
+        counts = await client.messages.count_tokens(
+            model="claude-eu-1", messages=asked["messages"]
+        )
+        with pytest.raises(PermissionDeniedError) as refused:
+            await client.messages.create(model="claude-us-1", **asked)
+    assert [one.text for one in whole.content if one.type == "text"] == [WORDS]
+    assert [one.text for one in final.content if one.type == "text"] == [WORDS]
+    assert counts.input_tokens == whole.usage.input_tokens
+    assert "may not use the requested model" in str(refused.value)
+    assert counted.outcomes == {
+        ("allowed", "chat", "none"): 2,
+        ("allowed", "count_tokens", "none"): 1,
+        ("refused", "chat", "model_not_allowed"): 1,
+    }
+    assert {one.path for one in await stack.received()} == {
+        "/anthropic/v1/messages",
+        "/anthropic/v1/messages/count_tokens",
+    }
+    assert [set(one) for one in await _credentials_received(stack)] == [{"api-key"}] * 3
+
+
+async def test_openai_s_client_reaches_gemini_by_google_s_path_for_it(stack: Stack) -> None:
+    """Judged, counted and refused as OpenAI's API; the provider's key is Google's."""
+    https = tls_client(stack)
+    client = openai.AsyncOpenAI(
+        base_url=f"{stack.facts.https_url}/v1beta/openai/",
+        api_key=stack.keys["block"],
+        http_client=https,
+        max_retries=0,
+    )
+    prompt: Any = [{"role": "user", "content": TEXT}]
+    async with client:
+        whole = await client.chat.completions.create(model=GEMINI, messages=prompt)
+        vectors = await client.embeddings.create(model="gemini-embedding-001", input=["a", "b"])
+        prompt[0]["content"] = SECRET_TEXT
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(model=GEMINI, messages=prompt)
+        with pytest.raises(openai.NotFoundError):
+            await client.files.list()
+    assert whole.choices[0].message.content == WORDS
+    assert len(vectors.data) == 2
+    assert refused.value.code == "content_blocked"
+    assert [set(one) for one in await _credentials_received(stack)] == [{"x-goog-api-key"}] * 2
 
 
 async def test_azures_versioned_paths_take_the_model_from_the_body(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""Gemini on Vertex AI: the example's Envoy, with a metadata server of Google's cloud beside it."""
+"""Gemini and Claude on Vertex AI: the example's Envoy, with a metadata server of Google's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 import yaml
 from aiohttp import web
+from anthropic import AsyncAnthropicVertex, BadRequestError
 from google import genai
 from google.genai import errors, types
 from google.oauth2.credentials import Credentials
@@ -137,6 +138,57 @@ async def test_guardrails_judge_vertex_ai_s_requests_and_streams(
     assert answer.status == 200
     assert b"[EMAIL_1]" in answer.body
     assert EMAIL.encode() not in answer.body
+
+
+async def test_claude_on_vertex_ai_is_judged_and_counted_by_the_model_of_its_path(
+    stack: Stack, vertex: tuple[str, Metadata]
+) -> None:
+    """Anthropic's own client for Vertex AI: whole, as a stream, and refused."""
+    url, metadata = vertex
+    says_hi: Any = {
+        "model": "claude-sonnet-4-5@20250929",
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+
+    def client(https: Any, key: str) -> AsyncAnthropicVertex:
+        return AsyncAnthropicVertex(
+            project_id="my-project",
+            region="europe-west1",
+            access_token=stack.keys[key],
+            base_url=f"{url}/v1",
+            http_client=https,
+            max_retries=0,
+        )
+
+    async with tls_client(stack) as https:
+        whole = await client(https, "search").messages.with_raw_response.create(**says_hi)
+        (received,) = await stack.received()
+        record = await recorded(stack, whole.headers["x-egret-request-id"])
+        counted = await client(https, "search").messages.count_tokens(
+            model="claude-mock", messages=says_hi["messages"]
+        )
+        await says(stack, f"Write to {EMAIL}.")
+        async with client(https, "answers-redact").messages.stream(**says_hi) as stream:
+            text = (await stream.get_final_message()).content[0]
+        says_hi["messages"][0]["content"] = "Bluebird"
+        with pytest.raises(BadRequestError) as refused:
+            await client(https, "block").messages.create(**says_hi)
+
+    assert received.path == (
+        f"{PROJECT}/publishers/anthropic/models/claude-sonnet-4-5@20250929:rawPredict"
+    )
+    assert received.all("authorization") == [f"Bearer {metadata.token}"]
+    assert told(record, "provider", "request_model") == (
+        "anthropic", "claude-sonnet-4-5@20250929"
+    )  # fmt: skip
+    assert told(record, *TOKENS)[2:] == (False, "completed", 200)
+    assert counted.input_tokens > 0
+    assert text.type == "text"
+    assert "[EMAIL_1]" in text.text
+    assert EMAIL not in text.text
+    assert refused.value.body is not None
+    assert "Bluebird" not in str(refused.value.body)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,18 @@ def test_openais_paths_are_known_below_its_root_and_azures(
             _content(ANTHROPIC, Operation.COUNT_TOKENS, "messages"),
         ),
         ("POST", "/v1/messages?beta=true", _content(ANTHROPIC, Operation.CHAT, "messages")),
+        ("POST", "/anthropic/v1/messages", _content(ANTHROPIC, Operation.CHAT, "messages")),
+        (
+            "POST",
+            "/anthropic/v1/messages/count_tokens",
+            _content(ANTHROPIC, Operation.COUNT_TOKENS, "messages"),
+        ),
+        (
+            "POST",
+            "/v1beta/openai/chat/completions",
+            _content(OPENAI, Operation.CHAT, "messages"),
+        ),
+        ("POST", "/v1beta/openai/embeddings", _content(OPENAI, Operation.EMBEDDINGS, "input")),
     ],
 )
 def test_known_paths_are_recognised(method: str, path: str, route: Route) -> None:
@@ -140,6 +152,22 @@ def test_vertex_ai_is_gemini_s_api_below_a_project_and_a_location(
     assert isinstance(read, Route)
     assert recognise("POST", path) == replace(read, dialect=VERTEX_AI)
     assert read.operation is operation
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+@pytest.mark.parametrize("method", ["rawPredict", "streamRawPredict"])
+def test_claude_on_vertex_ai_is_anthropic_s_api_with_the_model_in_the_path(
+    version: str, method: str
+) -> None:
+    """Its versions stand behind an `@`."""
+    place = f"/{version}/projects/p-1/locations/global"
+    path = f"{place}/publishers/anthropic/models/claude-sonnet-4-5@20250929:{method}"
+    route = _content(ANTHROPIC, Operation.CHAT, "messages", "claude-sonnet-4-5@20250929")
+    assert recognise("POST", path) == replace(route, is_streamed=method == "streamRawPredict")
+    counter = f"{place}/publishers/anthropic/models/count-tokens:rawPredict"
+    assert recognise("POST", counter) == _content(ANTHROPIC, Operation.COUNT_TOKENS, "messages")
+    chat = f"{place}/endpoints/openapi/chat/completions"
+    assert recognise("POST", chat) == _content(OPENAI, Operation.CHAT, "messages")
 
 
 @pytest.mark.parametrize(
@@ -224,8 +252,21 @@ def test_any_other_path_is_unknown(method: str, path: str) -> None:
         ("/v1/messages/", ANTHROPIC),
         ("/v1/messages/batches", ANTHROPIC),
         ("/v1/projects/p/locations/eu/publishers/google/models/a:predict", VERTEX_AI),
-        ("/v1/projects/p/locations/eu/publishers/anthropic/models/a:rawPredict", VERTEX_AI),
-        ("/v1/projects/p/locations/eu/endpoints/openapi/chat/completions", VERTEX_AI),
+        ("/v1/projects/p/locations/eu/publishers/anthropic/models/a:predict", ANTHROPIC),
+        ("/v1/projects/p/locations/eu/publishers/anthropic/models/a@:rawPredict", ANTHROPIC),
+        ("/v1/projects/p/locations/eu/publishers/anthropic/models/a%40b:rawPredict", ANTHROPIC),
+        ("/v1/projects/../locations/eu/publishers/anthropic/models/a:rawPredict", ANTHROPIC),
+        (
+            "/v1/projects/p/locations/eu/publishers/anthropic/models/count-tokens:streamRawPredict/",
+            ANTHROPIC,
+        ),
+        ("/v1/projects/p/locations/eu/publishers/mistralai/models/a:rawPredict", VERTEX_AI),
+        ("/v1/projects/p/locations/eu/publishers/google/models/a:rawPredict", VERTEX_AI),
+        ("/v1/projects/p/locations/eu/endpoints/openapi/embeddings", OPENAI),
+        ("/v1/projects/p/locations/eu/endpoints/4711/chat/completions", VERTEX_AI),
+        ("/anthropic/v1/messages/batches", ANTHROPIC),
+        ("/anthropic/v2/messages", ANTHROPIC),
+        ("/anthropics", OPENAI),
         ("/v1/projects/../locations/eu/publishers/google/models/a:countTokens", VERTEX_AI),
         ("/v1/projects/p/locations/eu/publishers/google/models/a/b:countTokens", VERTEX_AI),
         ("/v1beta1/publishers/google/models/a:generateContent", OPENAI),
@@ -235,7 +276,8 @@ def test_any_other_path_is_unknown(method: str, path: str) -> None:
         ("/v1beta/models/a%2e:generateContent", GEMINI),
         ("/v1beta/tunedModels/a:generateContent", GEMINI),
         ("/v1beta/cachedContents", GEMINI),
-        ("/v1beta/openai/chat/completions", GEMINI),
+        ("/v1beta/openai/files", OPENAI),
+        ("/v1beta/openai", GEMINI),
         ("/v1/models/a:generateContent:x", OPENAI),
         ("/openai/deployments/../chat/completions", AZURE),
         ("/openai/deployments/a/b/chat/completions", AZURE),

@@ -139,6 +139,12 @@ async def test_the_choice_of_a_provider_is_metadata_and_chooses_the_route_again(
             b"/v1/projects/gpt-best/locations/eu/publishers/google/models/gpt-5-mini:countTokens",
             id="Vertex AI, a project of the alias's name",
         ),
+        pytest.param(
+            "/v1/projects/models/locations/eu/publishers/anthropic/models/claude:rawPredict",
+            b"/v1/projects/models/locations/eu/publishers/anthropic/models"
+            b"/claude-5@20270101:rawPredict",
+            id="Claude on Vertex AI, a project called models",
+        ),
         pytest.param("/model/nova/converse", b"/model/eu.nova-v1%3A0/converse", id="Bedrock"),
         pytest.param("/v1beta/models/gemini-2:generateContent", None, id="a model"),
     ],
@@ -147,7 +153,10 @@ async def test_a_model_in_the_path_is_named_in_place_of_its_alias(
     path: str, renamed: bytes | None
 ) -> None:
     """Egret reads the new path as the provider does."""
-    world = World("name: default\naliases: {gpt-best: gpt-5-mini, nova: 'eu.nova-v1:0'}\n")
+    world = World(
+        "name: default\n"
+        "aliases: {gpt-best: gpt-5-mini, nova: 'eu.nova-v1:0', claude: claude-5@20270101}\n"
+    )
     exchange = world.exchange()
     body = b'{"contents":[{"parts":[{"text":"Hello."}]}],"messages":[]}'
     assert isinstance(await exchange.judge_headers(headers(path), has_body=True), BodyRequired)
@@ -157,7 +166,7 @@ async def test_a_model_in_the_path_is_named_in_place_of_its_alias(
     assert verdict.mutations.body is None
     await exchange.end()
     if renamed is not None:
-        assert judged(world).model in {"gpt-5-mini", "eu.nova-v1:0"}
+        assert judged(world).model in {"gpt-5-mini", "eu.nova-v1:0", "claude-5@20270101"}
 
 
 @pytest.mark.parametrize("model", ["a/b", "x:y", "+"])

@@ -53,7 +53,7 @@ async def _refusal(body: object, path: str = "/v1/chat/completions") -> dict[str
         ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
         ("POST", "/v1//chat/completions", "/v1/chat/completions"),
         ("POST", "/v1/chat/completions/", "/v1/chat/completions"),
-        ("POST", "/anthropic/v1/messages", "/v1/messages"),
+        ("POST", "/proxy/v1/messages", "/v1/messages"),
         ("GET", "/v1/chat/completions", "POST /v1/chat/completions"),
         ("POST", "/deployments/a/embeddings", "/openai/deployments/a/embeddings"),
         ("GET", "/models", "/v1/models"),

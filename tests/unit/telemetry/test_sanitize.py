@@ -21,6 +21,7 @@ from tests.support.reports import CHAT
         ("01-ai/yi-34b", "01-ai/yi-34b"),
         ("claude-sonnet-4@20250514", "claude-sonnet-4@20250514"),
         ("text-bison@001", "text-bison@001"),
+        ("claude-sonnet-4-5@default", "claude-sonnet-4-5@default"),
         ("jane@2025051400", "other"),
         (None, None),
         ("", "other"),

@@ -42,9 +42,9 @@ def error_response(error: RequestError) -> web.Response:
 
 
 async def messages(request: web.Request) -> web.StreamResponse:
-    """POST /v1/messages."""
+    """POST /v1/messages, and `:rawPredict` of Vertex AI, where the path names the model."""
     body = await json_object(request)
-    model = model_of(body)
+    model = request.match_info.get("model") or model_of(body)
     if not isinstance(body.get("max_tokens"), int):
         raise RequestError(400, "max_tokens: Field required")
     identifier = f"msg_mock_{request.app[RECEIVED].count}"

@@ -31,7 +31,7 @@ from egret_tools.mock_llm.behaviour import Behaviour
 from egret_tools.mock_llm.produced import PREFIX, ProducedTokens
 from egret_tools.mock_llm.received import ReceivedRequest, ReceivedRequests
 
-VERTEX_AI: Final = "/projects/{project}/locations/{location}/publishers/google/models"
+VERTEX_AI: Final = "/projects/{project}/locations/{location}"
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -74,8 +74,6 @@ def provider_app(
 
 def _add_routes(app: web.Application) -> None:
     routes = [
-        web.post("/v1/messages", anthropic_api.messages),
-        web.post("/v1/messages/count_tokens", anthropic_api.count_tokens),
         web.get("/v1/models", _models),
         web.get("/v1/models/{id}", _models),
         web.get("/v1beta/models", gemini_api.models),
@@ -85,12 +83,24 @@ def _add_routes(app: web.Application) -> None:
         web.post("/model/{id}/invoke", bedrock_api.invoke),
         web.post("/model/{id}/invoke-with-response-stream", bedrock_api.invoke_stream),
     ]
-    for root in ("/v1", "/openai/v1", "/openai/deployments/{deployment}"):
+    for root in ("/v1", "/v1beta/openai", "/openai/v1", "/openai/deployments/{deployment}"):
         routes += _openai_routes(root)
     for root in ("/v1beta", "/v1"):
         routes += _gemini_routes(f"{root}/models/{{model}}")
-    for root in ("/v1beta1", "/v1"):
-        routes += _gemini_routes(f"{root}{VERTEX_AI}/{{model}}")
+    for root in ("/v1", "/anthropic/v1"):
+        routes += [
+            web.post(f"{root}/messages", anthropic_api.messages),
+            web.post(f"{root}/messages/count_tokens", anthropic_api.count_tokens),
+        ]
+    for root in (f"/v1beta1{VERTEX_AI}", f"/v1{VERTEX_AI}"):
+        routes += _gemini_routes(f"{root}/publishers/google/models/{{model}}")
+        claude = f"{root}/publishers/anthropic/models"
+        routes += [
+            web.post(f"{claude}/count-tokens:rawPredict", anthropic_api.count_tokens),
+            web.post(f"{claude}/{{model}}:rawPredict", anthropic_api.messages),
+            web.post(f"{claude}/{{model}}:streamRawPredict", anthropic_api.messages),
+            web.post(f"{root}/endpoints/openapi/chat/completions", openai_api.chat_completions),
+        ]
     for route in routes:
         more = {**route.kwargs, "expect_handler": _on_expect}
         app.add_routes([web.RouteDef(route.method, route.path, route.handler, more)])
@@ -210,10 +220,15 @@ def _api_of(request: web.Request, keys: ProviderKeys) -> _Api:
     path = request.path
     if _is_anthropic(request):
         return _Api("x-api-key", keys.anthropic, anthropic_api.error_response)
+    if path.startswith("/v1beta/openai/"):
+        return _Api("x-goog-api-key", keys.gemini, openai_api.error_response)
     if _is_gemini(request):
         return _Api("x-goog-api-key", keys.gemini, gemini_api.error_response)
     if path.startswith(("/v1beta1/projects/", "/v1/projects/")):
-        return _Api("authorization", f"Bearer {keys.gemini}", gemini_api.error_response)
+        words = anthropic_api if "/publishers/anthropic/" in path else gemini_api
+        return _Api("authorization", f"Bearer {keys.gemini}", words.error_response)
+    if path.startswith("/anthropic/"):
+        return _Api("api-key", keys.azure, anthropic_api.error_response)
     if path.startswith("/model/"):
         return _Api("authorization", f"Bearer {keys.bedrock}", bedrock_api.error_response)
     if path.startswith("/openai/"):
