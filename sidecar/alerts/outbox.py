@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 from pydantic import ValidationError
 
-from sidecar.admin.installation.objects import WAS_STORED, AlertRouteDocument, Kind
+from sidecar.admin.installation.objects import AlertRouteDocument, Kind
 from sidecar.admin.installation.statements import TABLES
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.alerts.rules import Alert
@@ -148,7 +148,7 @@ async def alert_routes(connection: Connection) -> tuple[AlertRouteDocument, ...]
     for row in rows:
         fields = orjson.loads(row[1])
         try:
-            found.append(AlertRouteDocument.model_validate(fields, context=WAS_STORED))
+            found.append(AlertRouteDocument.model_validate(fields))
         except ValidationError:
             raise ChangeRefusedError(
                 f"alert route {fields['name']} is not one this Egret can read",

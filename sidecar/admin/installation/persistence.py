@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from sidecar.admin.audit_log import set_note
 from sidecar.admin.installation.objects import (
     DOCUMENTS,
-    WAS_STORED,
     Kind,
     LimitDocument,
     ObjectDocument,
@@ -164,7 +163,7 @@ def _stored(row: asyncpg.Record) -> StoredObject:
             text = orjson.dumps(fields["limits"])
             limits = read_limits(text, level=_LEVELS[kind], owner=name)
             fields["limits"] = tuple(LimitDocument.of(one) for one in limits)
-        content: ObjectDocument = DOCUMENTS[kind].model_validate(fields, context=WAS_STORED)
+        content: ObjectDocument = DOCUMENTS[kind].model_validate(fields)
     except (LimitError, ValidationError) as error:
         raise _unreadable(kind, name, error) from None
     return StoredObject(kind, content.identity, content, row["file_set"], row["tokens"])

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from sidecar.admin.installation.objects import (
+    NO_TIME_ZONE,
+    AlertRouteDocument,
     FileFault,
     InstallationError,
     KeyDocument,
@@ -19,6 +21,7 @@ from sidecar.admin.installation.objects import (
 )
 from sidecar.admin.policy_plan import Change as PolicyChange
 from sidecar.admin.policy_plan import PlannedPolicy, plan_policies
+from sidecar.domain.validation import is_time_zone
 from sidecar.policy.parse import (
     DEFAULT_POLICY_NAME,
     PolicyDocument,
@@ -150,7 +153,7 @@ def plan_installation(
     Raises:
         InstallationError: an object names another that is not there, the place of a key was not
             read (`find_keys`), two keys of a team have one name, a masked value would be stored,
-            or objects depend on one that is to be deleted.
+            a time zone is that of a machine, or objects depend on one that is to be deleted.
     """
     by_key = {(one.kind, one.name): one for one in stored}
     after: dict[Key, Content] = {key: one.content for key, one in by_key.items()}
@@ -164,6 +167,7 @@ def plan_installation(
         if isinstance(content, KeyDocument) and content.secret is not None:
             hint = "run `egret apply` with --secrets kubernetes, or --secrets FOLDER"
             faults.append(one.fault("secret", "the key's place was not read", hint=hint))
+        faults += _zones_of_machines(one, old)
         if old is not None and (reason := _end_of_key(one, old)):
             content = old.content
             kept.append(f"{one.place}: key {one.name} {reason} and stays as it is")
@@ -250,6 +254,24 @@ def noticed_keys(changes: Iterable[PlannedChange]) -> Sequence[str]:
 def field_values(content: ObjectDocument) -> Mapping[str, Any]:
     """Return the fields that differ from their defaults, as JSON has them."""
     return content.model_dump(mode="json", exclude_defaults=True)
+
+
+def _zones_of_machines(one: WantedObject, old: StoredObject | None) -> Iterable[FileFault]:
+    """Yield the time zones that each machine sets, but those that the object has already."""
+
+    def zones(content: Content | None) -> Mapping[str, str]:
+        match content:
+            case AlertRouteDocument():
+                return {content.time_zone: "time_zone"}
+            case OwnerDocument():
+                return {each.time_zone: "limits" for each in content.limits}
+            case _:
+                return {}
+
+    stored = zones(None if old is None else old.content)
+    for zone, step in zones(one.content).items():
+        if zone not in stored and not is_time_zone(zone):
+            yield one.fault(step, f"time_zone {zone} {NO_TIME_ZONE}")
 
 
 def _end_of_key(wanted: WantedObject, old: StoredObject) -> str | None:

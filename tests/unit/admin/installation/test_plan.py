@@ -48,6 +48,20 @@ def faults(text: str, before: list[StoredObject], *, prunes: bool = False) -> li
     return [str(fault) for fault in caught.value.faults]
 
 
+ROUTE = "kind: AlertRoute\nname: ops\nchannel: slack\nsecret: env:ALERT_A\n"
+FACTORY = "limits: [{limit: cost/day=5, time_zone: Factory}]\n"
+
+
+def test_a_time_zone_of_a_machine_is_refused_unless_it_is_stored() -> None:
+    """Former versions stored them, and an export has to be applied again."""
+    route, owner = f"{ROUTE}time_zone: localtime\n", organization(more=FACTORY)
+    reason = "is no time zone, or one that each machine sets"
+    for text, before in [(route, []), (route, stored(ROUTE)), (owner, stored(organization()))]:
+        (found,) = faults(text, before)
+        assert reason in found
+    assert plan(joined(route, owner), stored(route, owner)).unchanged == 2
+
+
 def test_an_empty_installation_gets_every_object() -> None:
     found = plan(ALL, [])
 
