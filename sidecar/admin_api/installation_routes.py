@@ -105,8 +105,11 @@ async def export_installation(
 ) -> Export:
     """Write the whole installation as files for `egret apply`."""
     stored = await load_installation(access.connection)
-    files = await asyncio.to_thread(lambda: dict(export_files(stored)))
-    return Export(files=files, masked_policies=list(masked_policies(stored)))
+    return await asyncio.to_thread(
+        lambda: Export(
+            files=dict(export_files(stored)), masked_policies=list(masked_policies(stored))
+        )
+    )
 
 
 @router.get("/installation/schema", response_class=Response, responses=SCHEMA_ANSWER)
@@ -115,23 +118,23 @@ async def show_file_schema(access: Annotated[Access, requires(None)]) -> Respons
     return Response(installation_schema_text(), media_type="application/schema+json")
 
 
-@router.post("/installation/plan")
+@router.post("/installation/plan", response_model=Plan)
 async def plan_files(
     access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)], body: Files
-) -> Plan:
+) -> Response:
     """Compare files with the installation, and change nothing."""
     wanted, stored = await _read(body), await load_installation(access.connection)
     planned = await _planned(wanted, stored, body)
     await _check_policies(planned, wanted, stored)
-    return _shown(planned)
+    return await _shown(planned)
 
 
-@router.post("/installation/apply")
+@router.post("/installation/apply", response_model=Plan)
 async def apply_files(
     access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)],
     body: Application,
     request: Request,
-) -> Plan:
+) -> Response:
     """Make the installation as files describe it, all or nothing; others' changes wait.
 
     New policies that other changes bind come first, in a transaction of their own, and the rest
@@ -139,7 +142,7 @@ async def apply_files(
     """
     wanted, stored = await _read(body), await load_installation(access.connection)
     planned = await _planned(wanted, stored, body)
-    if body.digest is not None and body.digest != _digest(planned):
+    if body.digest is not None and body.digest != await asyncio.to_thread(_digest, planned):
         raise Problem(
             HTTPStatus.PRECONDITION_FAILED,
             "the installation was changed since that plan",
@@ -170,7 +173,7 @@ async def apply_files(
         done = "the new policies are stored, and nothing else was done" if rest else _NOTHING_DONE
         await _carry_out(access.connection, (wanted, body), last, last, done=done)
     access.changed(keys=noticed_keys(planned.changes), policies=planned.policy_versions())
-    return _shown(planned)
+    return await _shown(planned)
 
 
 async def _read(body: Files) -> tuple[WantedObject, ...]:
@@ -235,5 +238,10 @@ def _digest(planned: InstallationPlan) -> str:
     return hashlib.sha256(orjson.dumps([document["changes"], document["kept"]])).hexdigest()
 
 
-def _shown(planned: InstallationPlan) -> Plan:
-    return Plan.model_validate({**plan_document(planned), "digest": _digest(planned)})
+async def _shown(planned: InstallationPlan) -> Response:
+    """Return a `Plan`, written beside the loop: it may have a hundred thousand changes."""
+
+    def written() -> bytes:
+        return orjson.dumps({"digest": _digest(planned), **plan_document(planned)})
+
+    return Response(await asyncio.to_thread(written), media_type="application/json")

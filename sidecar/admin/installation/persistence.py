@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -55,7 +56,9 @@ async def load_installation(connection: Connection) -> tuple[StoredObject, ...]:
     Raises:
         ChangeRefusedError: this version cannot read an object.
     """
-    return tuple(_stored(row) for row in await connection.fetch(LOAD))
+    rows = await connection.fetch(LOAD)
+    # Beside the loop of `egret admin`, as below: an installation may have a hundred thousand keys.
+    return await asyncio.to_thread(lambda: tuple(map(_stored, rows)))
 
 
 async def lock_installation(connection: Connection, *, seconds: int = LOCK_SECONDS) -> None:
@@ -90,7 +93,9 @@ async def carry_out(
     await connection.execute(DEFER_SUCCESSORS)
     done = 0
     try:
-        for statement, rows, arguments in _writes(plan, file_set=file_set, note=note):
+        for statement, rows, arguments in await asyncio.to_thread(
+            lambda: [*_writes(plan, file_set=file_set, note=note)]
+        ):
             await connection.execute(statement, orjson.dumps(rows).decode(), *arguments)
             done += len(rows)
             advance(done)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import time
 
 import pytest
 from fastapi import FastAPI
@@ -35,6 +37,37 @@ async def test_files_are_planned_applied_and_exported(app: FastAPI) -> None:
     assert applied.status_code == 200
     assert (again["is_drift"], again["unchanged"]) == (False, 2)
     assert "policy: strict" in exported["files"]["organizations/initech.yaml"]
+
+
+async def test_other_requests_get_their_turn_beside_a_plan_of_many_changes(app: FastAPI) -> None:
+    """The loop is never held for more than a small part of the time that it takes."""
+    admin = await session_client(app, "admin")
+    keys = (
+        f"kind: Key\nid: '{number:012d}'\nsecret_sha256: '{number:064x}'\n"
+        f"team: acme/ads\nname: k{number}\nlimits: [requests/minute=5]\n"
+        for number in range(2_000)
+    )
+    body = {"files": {"a.yaml": "---\n".join(keys)}}
+    gaps: list[float] = []
+
+    async def look() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0)
+            gaps.append(time.monotonic() - before)
+
+    await admin.post(f"{API}/installation/plan", json={"files": FILES})  # imports
+    gc.disable()  # it would walk all objects of the tests
+    try:
+        for path in ("plan", "apply", "plan"):
+            gaps.clear()
+            looking = asyncio.ensure_future(look())
+            answer = await admin.post(f"{API}/installation/{path}", json=body, timeout=300)
+            looking.cancel()
+            assert answer.status_code == 200, answer.text
+            assert max(gaps) < sum(gaps) / 8, path
+    finally:
+        gc.enable()
 
 
 async def test_of_two_who_apply_at_once_one_gets_the_new_plan_to_look_at(
