@@ -20,7 +20,7 @@ from sidecar.domain.limits import Limit
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import JudgedRequest
-from sidecar.extproc.codec import Answer
+from sidecar.extproc.phases import Answer
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import GuardrailRunner

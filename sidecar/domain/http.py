@@ -115,6 +115,17 @@ NO_CHANGE: Final = HeaderMutation()
 """Headers stay as they are."""
 
 
+def content_length(body: bytes) -> tuple[str, bytes]:
+    """Return the header with the length of a new *body*.
+
+    BUFFERED: Envoy keeps the old one, and refuses a body of another length. Streamed: a kept one
+    would smuggle the rest of the body as a new request, so the old one is removed as well. Envoy
+    writes the new one only where `allow_content_length_header` is set in its filter; the removal
+    counts everywhere, and leaves the message chunked.
+    """
+    return HeaderName.CONTENT_LENGTH, str(len(body)).encode()
+
+
 MetadataFields = bytes
 """Dynamic metadata of namespace `egret`: encoded fields of a `Struct`, in any number and order."""
 

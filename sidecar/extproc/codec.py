@@ -7,14 +7,12 @@ noted where they are obeyed.
 
 from __future__ import annotations
 
-import enum
-import struct
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import product
 from operator import attrgetter, itemgetter
 from typing import Final, TypeAlias
 
-import msgspec
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 
@@ -36,6 +34,15 @@ from sidecar.domain.http import (
     Refusal,
 )
 from sidecar.domain.usage import MAX_COUNT, USAGE_NAMESPACE, TokenCounts
+from sidecar.extproc.phases import Answer, BodyMode, Message, MessageKind
+from sidecar.extproc.wire_format import (
+    DOUBLE,
+    STRUCT_VALUE,
+    around,
+    before_value,
+    entry_key,
+    read_varint,
+)
 
 METADATA_NAMESPACE: Final = "egret"
 """Must be listed in the filter's `metadata_options.receiving_namespaces.untyped`."""
@@ -51,51 +58,8 @@ LONG_BYTES: Final = 4_096
 """A message of more is read without Protocol Buffers, whose parser copies a body twice; a body of
 more is sent without being copied into its message."""
 
-Answer: TypeAlias = bytes | tuple[bytes | memoryview, ...]
-"""An encoded answer; one with a long body in parts, to be sent one behind the other."""
-
-
-class BodyMode(enum.Enum):
-    """How Envoy sends a body, by the names of its `ProcessingMode.BodySendMode`."""
-
-    NONE = "NONE"
-    STREAMED = "STREAMED"
-    BUFFERED = "BUFFERED"
-    BUFFERED_PARTIAL = "BUFFERED_PARTIAL"
-    FULL_DUPLEX_STREAMED = "FULL_DUPLEX_STREAMED"
-    GRPC = "GRPC"
-
-
-class MessageKind(enum.StrEnum):
-    """The kinds of `ProcessingRequest`, by the names of its `oneof`."""
-
-    REQUEST_HEADERS = "request_headers"
-    REQUEST_BODY = "request_body"
-    REQUEST_TRAILERS = "request_trailers"
-    RESPONSE_HEADERS = "response_headers"
-    RESPONSE_BODY = "response_body"
-    RESPONSE_TRAILERS = "response_trailers"
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One message of Envoy.
-
-    A long `body` is a view of its message. `ends` is its `end_of_stream`. `source_address` is the
-    client's, without a port; None where Envoy was not configured to send it, or the client has
-    none. `modes` are the body modes of request and response in force, which the first message of
-    a stream states. In observability mode Envoy goes on without an answer, so nothing can be
-    refused. `usage` are the counts and the model that Envoy's AI filter found, with the trailers.
-    """
-
-    kind: MessageKind
-    headers: Headers | None = None
-    body: bytes | memoryview = b""
-    ends: bool = False
-    source_address: str | None = None
-    modes: tuple[BodyMode, BodyMode] | None = None
-    is_observed: bool = False
-    usage: tuple[TokenCounts, str] | None = None
-
+MAX_CHUNK_BYTES: Final = 62_000
+"""Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
 
 _KINDS: Final[dict[str | None, MessageKind]] = {kind.value: kind for kind in MessageKind}
 # By names of their own: a member of an enumeration is slow to look up on Python 3.11.
@@ -115,7 +79,6 @@ _BODY_TAG: Final = ext.HttpBody.DESCRIPTOR.fields_by_name["body"].number << 3 | 
 _ENDS: Final = (b"\x10\x01", b"")
 _NO_CONTEXT: Final = (b"\x42\x00", b"")
 _SEND: Final = modes.ProcessingMode.SEND
-_SKIP: Final = modes.ProcessingMode.SKIP
 
 
 class _Pieces(dict[int, tuple[bytes, bytes, int, int]]):
@@ -248,9 +211,9 @@ def _long_body(message: bytes | memoryview) -> Message | None:
     if kind is None:
         return None
     try:
-        size, at = _varint(message, 1)
+        size, at = read_varint(message, 1)
         end = at + size
-        size, start = _varint(message, at + 1)
+        size, start = read_varint(message, at + 1)
     except (IndexError, ValueError):
         return None
     stop = start + size
@@ -266,57 +229,39 @@ def _long_body(message: bytes | memoryview) -> Message | None:
     return Message(kind, None, memoryview(message)[start:stop], bool(flag))
 
 
-def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Return the length at this place, and the place behind it."""
-    value, shift, byte = 0, 0, 0x80
-    while byte & 0x80:
-        if shift > 28:  # noqa: PLR2004 - five bytes
-            raise ValueError("longer than any message")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift  # seven bits a byte
-        shift += 7
-    return value, at
+_Asked: TypeAlias = tuple[bool, bool, bool, bool]
+"""Whether Envoy shall send the response's headers, body and trailers, and the request's body."""
 
 
-def _override(
-    *, response_headers: bool, response_body: bool, response_trailers: bool = False
-) -> bytes:
-    mode = modes.ProcessingMode(response_header_mode=_SEND if response_headers else _SKIP)
-    _ask_for_request_body(mode)
+def _ask(mode: modes.ProcessingMode, asked: _Asked) -> None:
+    response_headers, response_body, response_trailers, request_body = asked
+    if response_headers:
+        mode.response_header_mode = _SEND
     if response_body:
-        _ask_for_response_body(mode)
-    if response_trailers:
+        mode.response_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
+    if response_body or response_trailers:  # Envoy rejects a streamed body without its trailers
         mode.response_trailer_mode = _SEND
-    return ext.ProcessingResponse(mode_override=mode).SerializeToString()
+    if request_body:
+        mode.request_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
+        mode.request_trailer_mode = _SEND
 
 
-# Envoy rejects FULL_DUPLEX_STREAMED unless it may send the trailers.
-def _ask_for_request_body(mode: modes.ProcessingMode) -> None:
-    mode.request_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
-    mode.request_trailer_mode = _SEND
-
-
-def _ask_for_response_body(mode: modes.ProcessingMode) -> None:
-    mode.response_body_mode = modes.ProcessingMode.FULL_DUPLEX_STREAMED
-    mode.response_trailer_mode = _SEND
+def _override(asked: _Asked) -> bytes:
+    response = ext.ProcessingResponse()
+    response.mode_override.response_header_mode = modes.ProcessingMode.SKIP
+    _ask(response.mode_override, asked)
+    return response.SerializeToString()
 
 
 OVERRIDES: Final = {
-    (headers, body): _override(response_headers=headers, response_body=body)
-    for headers in (False, True)
-    for body in (False, True)
+    (headers, body, trailers): _override((headers, body, trailers, True))
+    for headers, body, trailers in product((False, True), repeat=3)
 }
-"""Standalone `mode_override`, by whether Envoy shall send response headers and response body.
+"""Standalone `mode_override`, by whether Envoy shall send response headers, body and trailers.
 
 The request body is streamed here while the headers are held. Envoy 1.40 accepts
 FULL_DUPLEX_STREAMED only, with trailers SEND; response modes start from the configuration again,
 so the whole mode is always stated."""
-
-OVERRIDE_WITH_TRAILERS: Final = _override(
-    response_headers=True, response_body=False, response_trailers=True
-)
-"""The same with the answer's headers and trailers, but not its body."""
 
 
 def request_headers_answer(  # noqa: PLR0913 - the phases that Envoy may be asked for
@@ -344,22 +289,14 @@ def request_headers_answer(  # noqa: PLR0913 - the phases that Envoy may be aske
 def _headers_answer(
     added: HeaderFields,
     removed: tuple[str, ...],
-    asked: tuple[bool, bool, bool, bool],
+    asked: _Asked,
     clear_route_cache: bool,  # noqa: FBT001 - a cached call takes its arguments by position
 ) -> bytes:
     response = ext.ProcessingResponse()
     common = response.request_headers.response
     _mutate(common.header_mutation, added, removed)
     common.clear_route_cache = clear_route_cache
-    response_headers, response_body, response_trailers, request_body = asked
-    if response_headers:
-        response.mode_override.response_header_mode = _SEND
-    if response_trailers:
-        response.mode_override.response_trailer_mode = _SEND
-    if response_body:
-        _ask_for_response_body(response.mode_override)
-    if request_body:
-        _ask_for_request_body(response.mode_override)
+    _ask(response.mode_override, asked)
     return response.SerializeToString()
 
 
@@ -379,14 +316,6 @@ def request_body_answer(
     if body is not None:
         common.body_mutation.body = body
     return response.SerializeToString() + _dynamic(metadata)
-
-
-def streamed_request_body(
-    piece: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
-) -> Answer:
-    """Send a piece of the request body on (FULL_DUPLEX_STREAMED)."""
-    tags = _LAST_OF_REQUEST if ends else _PIECE_OF_REQUEST
-    return _parts(tags, piece, metadata)
 
 
 def response_headers_answer(
@@ -420,17 +349,37 @@ def response_body_answer(
     return response.SerializeToString() + _dynamic(metadata)
 
 
+def streamed_request_body(
+    body: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
+) -> list[Answer]:
+    """Send bytes of the request body on (FULL_DUPLEX_STREAMED); *metadata* comes with the last."""
+    last = _LAST_OF_REQUEST if ends else _PIECE_OF_REQUEST
+    return _streamed(_PIECE_OF_REQUEST, last, body, metadata)
+
+
 def streamed_response_body(
-    piece: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
-) -> Answer:
-    """Send a piece of the response body on (FULL_DUPLEX_STREAMED)."""
-    tags = _LAST_OF_RESPONSE if ends else _PIECE_OF_RESPONSE
-    return _parts(tags, piece, metadata)
+    body: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
+) -> list[Answer]:
+    """Send bytes of the response body on, likewise."""
+    last = _LAST_OF_RESPONSE if ends else _PIECE_OF_RESPONSE
+    return _streamed(_PIECE_OF_RESPONSE, last, body, metadata)
 
 
-def _parts(tags: tuple[bytes, ...], piece: bytes | memoryview, metadata: MetadataFields) -> Answer:
-    parts = _around(tags, len(piece)), piece, _dynamic(metadata)
-    return parts if len(piece) > LONG_BYTES else b"".join(parts)
+def _streamed(
+    tags: tuple[bytes, ...],
+    last: tuple[bytes, ...],
+    body: bytes | memoryview,
+    metadata: MetadataFields,
+) -> list[Answer]:
+    """Return the messages with *body* in pieces, one even if it is empty."""
+    answers: list[Answer] = []
+    while len(body) > MAX_CHUNK_BYTES:
+        body = memoryview(body)
+        answers.append((around(tags, MAX_CHUNK_BYTES), body[:MAX_CHUNK_BYTES]))
+        body = body[MAX_CHUNK_BYTES:]
+    parts = around(last, len(body)), body, _dynamic(metadata)
+    answers.append(parts if len(body) > LONG_BYTES else b"".join(parts))
+    return answers
 
 
 REQUEST_TRAILERS_ANSWER: Final = ext.ProcessingResponse(
@@ -473,35 +422,12 @@ def metadata_fields(pairs: Iterable[tuple[str, str | float | bytes]]) -> Metadat
     for name, value in pairs:
         if isinstance(value, str):
             text = value.encode()
-            fields += (_before(name, len(text)), text)
+            fields += (before_value(name, len(text)), text)
         elif type(value) is bytes:
-            fields += (_around((_STRUCT, _entry(name), b"\x0a"), len(value)), value)
+            fields += (around((STRUCT_VALUE, entry_key(name), b"\x0a"), len(value)), value)
         else:
-            fields += (_before(name, None), _DOUBLE.pack(value))
+            fields += (before_value(name, None), DOUBLE.pack(value))
     return b"".join(fields)
-
-
-_DOUBLE: Final = struct.Struct("<d")
-
-
-_STRUCT: Final = b"\x2a"
-"""The tag of `Value.struct_value`."""
-
-
-def _entry(name: str) -> bytes:
-    """Return the key of an entry of `Struct.fields`, and the tag of its value."""
-    key = name.encode()
-    return b"\x0a" + bytes((len(key),)) + key + b"\x12"
-
-
-@lru_cache(maxsize=4096)
-def _before(name: str, length: int | None) -> bytes:
-    """Return the start of an entry of `Struct.fields`: a text of *length* bytes, or a number."""
-    entry = _entry(name)
-    if length is None:
-        entry += b"\x09\x11"
-        return b"\x0a" + bytes((len(entry) + _DOUBLE.size,)) + entry
-    return _around((b"\x1a", entry, b"\x0a"), length)
 
 
 def _dynamic(metadata: MetadataFields) -> bytes:
@@ -510,24 +436,7 @@ def _dynamic(metadata: MetadataFields) -> bytes:
     The fields of a message may come in any order (Protocol Buffers, "Encoding"): most of these
     are encoded once for all requests of a key.
     """
-    return _around(_METADATA, len(metadata)) + metadata if metadata else b""
-
-
-@lru_cache(maxsize=4096)
-def _around(tags: tuple[bytes, ...], length: int) -> bytes:
-    """Return what stands before a field of *length* bytes within the messages of *tags*.
-
-    They are from the inside; before each tag and after it stands a length (Protocol Buffers,
-    "Encoding"). To copy a body once is cheaper than to build four messages around it.
-    """
-    before = b""
-    for tag in tags:
-        varint, rest = b"", length + len(before)
-        while rest > 0x7F:  # noqa: PLR2004 - seven bits a byte
-            varint += bytes((rest & 0x7F | 0x80,))
-            rest >>= 7
-        before = tag + varint + bytes((rest,)) + before
-    return before
+    return around(_METADATA, len(metadata)) + metadata if metadata else b""
 
 
 _NAMED: Final = struct_pb2.Struct(

@@ -1,15 +1,64 @@
-"""The phases of one ext_proc stream: which message may come in each, and which verdict.
+"""The messages and phases of one ext_proc stream, and its state between two messages.
 
-docs/protocol.md is generated from these tables.
+Tables say which message may come in each phase, and which verdict; docs/protocol.md is generated
+from them.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.extproc.codec import BodyMode, MessageKind
+from sidecar.domain.http import Headers
+from sidecar.domain.usage import TokenCounts
+
+Answer: TypeAlias = bytes | tuple[bytes | memoryview, ...]
+"""An encoded answer; one with a long body in parts, to be sent one behind the other."""
+
+
+class BodyMode(enum.Enum):
+    """How Envoy sends a body, by the names of its `ProcessingMode.BodySendMode`."""
+
+    NONE = "NONE"
+    STREAMED = "STREAMED"
+    BUFFERED = "BUFFERED"
+    BUFFERED_PARTIAL = "BUFFERED_PARTIAL"
+    FULL_DUPLEX_STREAMED = "FULL_DUPLEX_STREAMED"
+    GRPC = "GRPC"
+
+
+class MessageKind(enum.StrEnum):
+    """The kinds of `ProcessingRequest`, by the names of its `oneof`."""
+
+    REQUEST_HEADERS = "request_headers"
+    REQUEST_BODY = "request_body"
+    REQUEST_TRAILERS = "request_trailers"
+    RESPONSE_HEADERS = "response_headers"
+    RESPONSE_BODY = "response_body"
+    RESPONSE_TRAILERS = "response_trailers"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of Envoy.
+
+    A long `body` is a view of its message. `ends` is its `end_of_stream`. `source_address` is the
+    client's, without a port; None where Envoy was not configured to send it, or the client has
+    none. `modes` are the body modes of request and response in force, which the first message of
+    a stream states. In observability mode Envoy goes on without an answer, so nothing can be
+    refused. `usage` are the counts and the model that Envoy's AI filter found, with the trailers.
+    """
+
+    kind: MessageKind
+    headers: Headers | None = None
+    body: bytes | memoryview = b""
+    ends: bool = False
+    source_address: str | None = None
+    modes: tuple[BodyMode, BodyMode] | None = None
+    is_observed: bool = False
+    usage: tuple[TokenCounts, str] | None = None
 
 
 class Phase(enum.StrEnum):
@@ -174,3 +223,98 @@ UNANSWERED: Final = frozenset(
 HELD: Final = frozenset({_P.JUDGING_ANSWER_HEADERS, _P.HOLDING_ANSWER, _P.JUDGING_ANSWER})
 OWING: Final = UNANSWERED | HELD | {_P.AWAIT_PIECE, _P.JUDGING_PIECE}
 """Something that Envoy waits for has no answer yet."""
+
+
+class ProtocolViolationError(Exception):
+    """A message or a verdict came in a phase that does not expect it. Nothing has changed."""
+
+    def __init__(self, phase: Phase, name: str) -> None:
+        """Name both sides of the mismatch."""
+        super().__init__(f"{name} in phase {phase.name}")
+        self.phase = phase
+
+
+class RefusedError(Exception):
+    """The request cannot go on; `refuse` is owed, with a refusal of this kind."""
+
+    def __init__(self, kind: ErrorKind) -> None:
+        super().__init__(kind.value)
+        self.kind = kind
+
+
+class Room(Protocol):
+    """Counts the bytes that a worker keeps for all of its streams."""
+
+    def hold(self, size: int) -> bool:
+        """Count *size* bytes more; return False, and count nothing, if there is no room."""
+        ...
+
+    def release(self, size: int) -> None:
+        """Stop counting *size* bytes."""
+        ...
+
+
+class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
+    """The phase of a request and its answer, the pieces kept of them, and the messages owed.
+
+    `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
+    `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
+    `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
+    `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
+    came with the answer's trailers, `has_trailers` whether those came.
+    """
+
+    # A struct, since each request builds one: its fields are set in C.
+    max_body_bytes: int
+    wants_answer_headers: bool
+    room: Room
+    phase: Phase = Phase.AWAIT_HEADERS
+    outgoing: list[Answer] = []
+    is_answered: bool = False
+    is_aborted: bool = False
+    modes: tuple[BodyMode, BodyMode] | None = None
+    request_mode: BodyMode = BodyMode.NONE
+    response_mode: BodyMode = BodyMode.NONE
+    headers: Headers = Headers()
+    has_body: bool = False
+    source_address: str | None = None
+    answer_headers: Headers = Headers()
+    answer_has_body: bool = False
+    piece: bytes = b""
+    piece_is_last: bool = False
+    held_bytes: int = 0
+    usage: tuple[TokenCounts, str] | None = None
+    has_trailers: bool = False
+    _pieces: list[bytes | bytearray | memoryview] = []
+    _is_body_complete: bool = False
+    _has_request_ended: bool = False
+    _trailers_follow: bool = False
+    _is_half_closed: bool = False
+    _is_overridden: bool = False
+    _passes_request: bool = False
+    _judges_answer: bool = False
+    _awaits_usage: bool = False
+    _answer_ends: bool = False
+
+    @property
+    def may_judge_answer(self) -> bool:
+        """Return whether Envoy sends the answer, or can be made to, in a mode with refusals."""
+        return (
+            self.request_mode is BodyMode.NONE
+            or self._is_overridden
+            or self.response_mode in HOLDING_BODY_MODES
+        )
+
+    @property
+    def may_stream_answer(self) -> bool:
+        """Return whether pieces of the answer can go on one by one."""
+        return self.response_mode is BodyMode.FULL_DUPLEX_STREAMED
+
+    def _repeats_end(self, message: Message) -> bool:
+        """Return whether *message* is the end of a streamed body once more, without bytes.
+
+        Envoy 1.35 to 1.39 may send it twice. It adds nothing to a body that is judged, as bytes or
+        trailers would.
+        """
+        is_empty_end = message.kind is MessageKind.REQUEST_BODY and message.ends
+        return self._has_request_ended and is_empty_end and not message.body

@@ -12,20 +12,13 @@ Its invariants:
   owed: ext_proc fails open, so that Envoy would let an unanswered request go on.
 - Body modes that cannot be a gate are refused at the first message.
 
-In the default mode (bodies NONE) a request whose policy needs its body goes
-
-    request headers → `require_body` → mode override → request body → `forward`
-                    → answer to the headers, body in pieces, end of the stream
-
-`phases` has the tables of what may come when; docs/protocol.md shows them as a diagram.
+`phases` has the tables of what may come when, which docs/protocol.md shows as a diagram, and the
+state between two messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol, assert_never
-
-import msgspec
+from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
@@ -33,105 +26,33 @@ from sidecar.domain.http import (
     HeaderFields,
     HeaderMutation,
     HeaderName,
-    Headers,
     MetadataFields,
     Refusal,
+    content_length,
 )
-from sidecar.domain.usage import TokenCounts
 from sidecar.extproc import codec
-from sidecar.extproc.codec import Answer, BodyMode, Message, MessageKind
 from sidecar.extproc.phases import (
     GATING_BODY_MODES,
     HELD,
-    HOLDING_BODY_MODES,
     JUDGING,
     OWING,
     REST_OF_REQUEST,
     TRANSITIONS,
     UNANSWERED,
     VERDICTS,
+    BodyMode,
     Event,
+    Message,
+    MessageKind,
     Phase,
+    ProtocolState,
+    ProtocolViolationError,
+    RefusedError,
 )
 
-_NO_HEADERS: Final = Headers()
 
-MAX_CHUNK_BYTES: Final = 62_000
-"""Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
-
-
-class ProtocolViolationError(Exception):
-    """A message or a verdict came in a phase that does not expect it. Nothing has changed."""
-
-    def __init__(self, phase: Phase, name: str) -> None:
-        """Name both sides of the mismatch."""
-        super().__init__(f"{name} in phase {phase.name}")
-        self.phase = phase
-
-
-class RefusedError(Exception):
-    """The request cannot go on; `refuse` is owed, with a refusal of this kind."""
-
-    def __init__(self, kind: ErrorKind) -> None:
-        super().__init__(kind.value)
-        self.kind = kind
-
-
-class Room(Protocol):
-    """Counts the bytes that a worker keeps for all of its streams."""
-
-    def hold(self, size: int) -> bool:
-        """Count *size* bytes more; return False, and count nothing, if there is no room."""
-        ...
-
-    def release(self, size: int) -> None:
-        """Stop counting *size* bytes."""
-        ...
-
-
-class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
-    """One HTTP request and its answer, as seen through ext_proc.
-
-    `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
-    `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
-    `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
-    `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
-    came with the answer's trailers, `has_trailers` whether those came.
-    """
-
-    # A struct, since each request builds one: its fields are set in C.
-    max_body_bytes: int
-    wants_answer_headers: bool
-    room: Room
-    phase: Phase = Phase.AWAIT_HEADERS
-    outgoing: list[Answer] = []
-    is_answered: bool = False
-    is_aborted: bool = False
-    modes: tuple[BodyMode, BodyMode] | None = None
-    request_mode: BodyMode = BodyMode.NONE
-    response_mode: BodyMode = BodyMode.NONE
-    headers: Headers = _NO_HEADERS
-    has_body: bool = False
-    source_address: str | None = None
-    answer_headers: Headers = _NO_HEADERS
-    answer_has_body: bool = False
-    piece: bytes = b""
-    piece_is_last: bool = False
-    held_bytes: int = 0
-    usage: tuple[TokenCounts, str] | None = None
-    has_trailers: bool = False
-    _pieces: list[bytes | bytearray | memoryview] = []
-    _is_body_complete: bool = False
-    _has_request_ended: bool = False
-    _trailers_follow: bool = False
-    _is_half_closed: bool = False
-    _is_overridden: bool = False
-    _passes_request: bool = False
-    _judges_answer: bool = False
-    _awaits_usage: bool = False
-    _answer_ends: bool = False
-
-    # State.
+class ExtProcProtocol(ProtocolState, eq=False):
+    """One HTTP request and its answer, as seen through ext_proc."""
 
     @property
     def may_refuse(self) -> bool:
@@ -139,20 +60,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         if self.phase in UNANSWERED:
             return True
         return self._judges_answer and self.phase in HELD
-
-    @property
-    def may_judge_answer(self) -> bool:
-        """Return whether Envoy sends the answer, or can be made to, in a mode with refusals."""
-        return (
-            self.request_mode is BodyMode.NONE
-            or self._is_overridden
-            or self.response_mode in HOLDING_BODY_MODES
-        )
-
-    @property
-    def may_stream_answer(self) -> bool:
-        """Return whether pieces of the answer can go on one by one."""
-        return self.response_mode is BodyMode.FULL_DUPLEX_STREAMED
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
@@ -163,7 +70,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     # Messages of Envoy.
 
-    def receive(self, data: bytes | memoryview) -> Event:
+    def receive(self, data: bytes | memoryview) -> Event:  # noqa: C901 - a branch for each kind
         """Advance by one message and return the decision that it calls for.
 
         Raises:
@@ -177,6 +84,8 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self._open(message)
         if kind not in TRANSITIONS[phase]:
             raise ProtocolViolationError(phase, kind)
+        if phase is Phase.AWAIT_HEADERS and kind is not MessageKind.REQUEST_HEADERS:
+            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         if kind in REST_OF_REQUEST and phase in UNANSWERED:
             # More of a request comes only before its end, and once it is requested.
             is_streamed = self.request_mode is BodyMode.FULL_DUPLEX_STREAMED
@@ -269,19 +178,10 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 raise ProtocolViolationError(self.phase, message.kind)
             self.outgoing.append(codec.request_body_answer())
         else:
-            self._stream(codec.streamed_request_body, message.body, ends=message.ends)
+            self.outgoing += codec.streamed_request_body(message.body, ends=message.ends)
         if message.ends:
             self._request_is_through()
         return Event.NOTHING
-
-    def _repeats_end(self, message: Message) -> bool:
-        """Return whether *message* is the end of a streamed body once more, without bytes.
-
-        Envoy 1.35 to 1.39 may send it twice. It adds nothing to a body that is judged, as bytes or
-        trailers would.
-        """
-        is_empty_end = message.kind is MessageKind.REQUEST_BODY and message.ends
-        return self._has_request_ended and is_empty_end and not message.body
 
     def _on_request_trailers(self) -> Event:
         if self.phase in UNANSWERED:
@@ -302,8 +202,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         return Event.NOTHING
 
     def _on_response_headers(self, message: Message) -> Event:
-        if self.phase is Phase.AWAIT_HEADERS:
-            raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         if self.request_mode is not BodyMode.FULL_DUPLEX_STREAMED or not self._passes_request:
             # An upstream may answer before it has read a streamed request: then both go on.
             self._passes_request = False
@@ -322,8 +220,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
                 self.phase = Phase.JUDGING_PIECE
                 self.piece, self.piece_is_last = bytes(message.body), message.ends
                 return Event.ANSWER_PIECE
-            case Phase.AWAIT_HEADERS:
-                raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
             case Phase.HOLDING_ANSWER:
                 self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
                 self.piece_is_last = message.ends
@@ -340,7 +236,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         if self.phase is Phase.AWAIT_ANSWER and (self._judges_answer or is_buffered_request):
             raise ProtocolViolationError(self.phase, message.kind)
         if self.response_mode is BodyMode.FULL_DUPLEX_STREAMED:
-            self._stream(codec.streamed_response_body, message.body, ends=message.ends)
+            self.outgoing += codec.streamed_response_body(message.body, ends=message.ends)
         else:
             self.outgoing.append(codec.response_body_answer())
         self.phase = Phase.PASSING_ANSWER
@@ -353,8 +249,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             raise ProtocolViolationError(self.phase, message.kind)
         self.usage, self.has_trailers = message.usage, True
         match self.phase:
-            case Phase.AWAIT_HEADERS:
-                raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
             case Phase.AWAIT_PIECE:
                 self.phase = Phase.JUDGING_PIECE
                 self._trailers_follow = True
@@ -406,11 +300,9 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self._is_overridden = True
             if judges_answer:
                 self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
-            if awaits_usage and not judges_answer:
-                self.outgoing.append(codec.OVERRIDE_WITH_TRAILERS)
-                return
-            wants_headers = self.wants_answer_headers or judges_answer
-            self.outgoing.append(codec.OVERRIDES[wants_headers, judges_answer])
+            wants_headers = self.wants_answer_headers or judges_answer or awaits_usage
+            asked = wants_headers, judges_answer, awaits_usage and not judges_answer
+            self.outgoing.append(codec.OVERRIDES[asked])
 
     def forward(
         self,
@@ -438,23 +330,21 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             raise RefusedError(ErrorKind.UNSUPPORTED_PROCESSING_MODE)
         mode, has_body, is_body_complete = self.request_mode, self.has_body, self._is_body_complete
         is_buffered, is_unsent = mode is BodyMode.BUFFERED, mode is BodyMode.NONE
+        if body is not None:
+            added = (*added, content_length(body))
         if is_buffered and has_body and self.phase is Phase.JUDGING_BODY:
-            if body is not None:
-                added = (*added, _content_length(body))
             answer = codec.request_body_answer(
                 added, removed, body, metadata, clear_route_cache=clear_route_cache
             )
             self.outgoing.append(answer)
         else:
             # That the answer must come here may depend on the body: then ask once more.
-            asks_again = (
-                judges_answer and self._is_overridden and self.response_mode is BodyMode.NONE
-            )
+            is_off = self.response_mode is BodyMode.NONE
+            asks_again = judges_answer and self._is_overridden and is_off
             asks = is_unsent or asks_again
             if judges_answer and asks:
                 self.response_mode = BodyMode.FULL_DUPLEX_STREAMED
             if body is not None:
-                added = (*added, _content_length(body))
                 removed = (*removed, HeaderName.CONTENT_LENGTH)
             answer = codec.request_headers_answer(
                 added,
@@ -471,7 +361,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             if has_body and not is_unsent:
                 sent = self.body() if body is None else body
                 if sent or is_body_complete:
-                    self._stream(codec.streamed_request_body, sent, ends=is_body_complete)
+                    self.outgoing += codec.streamed_request_body(sent, ends=is_body_complete)
         self._judges_answer, self._awaits_usage = judges_answer, awaits_usage
         is_whole = is_body_complete and not (is_buffered and self._trailers_follow)
         is_through = is_whole or not has_body or is_unsent or self._is_half_closed
@@ -484,7 +374,6 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer the client from here; nothing else is owed then."""
-        self._expect("refuse")
         if not self.may_refuse:
             raise ProtocolViolationError(self.phase, "refuse")
         self.outgoing.append(codec.immediate_response(refusal))
@@ -525,7 +414,7 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
         is_last = ends or self.piece_is_last
         is_end = ends or (self.piece_is_last and not self._trailers_follow)
         if body or is_end:
-            self._stream(codec.streamed_response_body, body, ends=is_end, metadata=metadata)
+            self.outgoing += codec.streamed_response_body(body, ends=is_end, metadata=metadata)
         if self._trailers_follow and not ends:
             self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
         if is_last:
@@ -539,25 +428,22 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     ) -> None:
         """Send a held answer on; *body* replaces its body, None leaves it."""
         self._expect("send_answer")
-        if self.response_mode is BodyMode.BUFFERED:
-            if body is not None:
-                added = (*headers.set_headers, _content_length(body))
-                headers = HeaderMutation(added, headers.remove_headers)
+        is_buffered = self.response_mode is BodyMode.BUFFERED
+        if body is not None:
+            added = (*headers.set_headers, content_length(body))
+            former = () if is_buffered else (HeaderName.CONTENT_LENGTH,)
+            headers = HeaderMutation(added, (*headers.remove_headers, *former))
+        if is_buffered:
             self.outgoing.append(codec.response_body_answer(headers, body, metadata))
             self.phase = Phase.PASSING_ANSWER
             self.drop()
             if self.piece_is_last:
                 self._answer_is_complete()
             return
-        if body is not None:
-            headers = HeaderMutation(
-                (*headers.set_headers, _content_length(body)),
-                (*headers.remove_headers, HeaderName.CONTENT_LENGTH),
-            )
         self.outgoing.append(codec.response_headers_answer(headers, metadata))
         whole = self.body() if body is None else body
         if whole or not self._trailers_follow:
-            self._stream(codec.streamed_response_body, whole, ends=not self._trailers_follow)
+            self.outgoing += codec.streamed_response_body(whole, ends=not self._trailers_follow)
         if self._trailers_follow:
             self.outgoing.append(codec.RESPONSE_TRAILERS_ANSWER)
         self.drop()
@@ -572,16 +458,10 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
     def _request_is_through(self) -> None:
         """Go on for the answer, or end if none comes here."""
         self._passes_request = False
-        is_owed = (
-            self.wants_answer_headers
-            or self._awaits_usage
-            or self.response_mode is not BodyMode.NONE
-        )
-        if (
-            self._is_half_closed
-            or self.phase is Phase.AWAIT_REQUEST_END
-            or (not is_owed and self.phase is Phase.AWAIT_ANSWER)
-        ):
+        is_asked_for = self.wants_answer_headers or self._awaits_usage
+        is_owed = is_asked_for or self.response_mode is not BodyMode.NONE
+        is_over = self._is_half_closed or self.phase is Phase.AWAIT_REQUEST_END
+        if is_over or (not is_owed and self.phase is Phase.AWAIT_ANSWER):
             self._end()
 
     def _answer_is_complete(self) -> None:
@@ -618,32 +498,3 @@ class ExtProcProtocol(msgspec.Struct, kw_only=True, eq=False):
             self.room.release(self.held_bytes)
             self.held_bytes = 0
             self._pieces = []
-
-    def _stream(
-        self,
-        encode: Callable[..., Answer],
-        body: bytes | memoryview,
-        *,
-        ends: bool,
-        metadata: MetadataFields = b"",
-    ) -> None:
-        """Send *body* in pieces, one even if it is empty; *metadata* comes with the last."""
-        if len(body) <= MAX_CHUNK_BYTES:
-            self.outgoing.append(encode(body, ends=ends, metadata=metadata))
-            return
-        rest = memoryview(body)
-        while len(rest) > MAX_CHUNK_BYTES:
-            self.outgoing.append(encode(rest[:MAX_CHUNK_BYTES], ends=False))
-            rest = rest[MAX_CHUNK_BYTES:]
-        self.outgoing.append(encode(rest, ends=ends, metadata=metadata))
-
-
-def _content_length(body: bytes) -> tuple[str, bytes]:
-    """Return the header with the length of a new *body*.
-
-    BUFFERED: Envoy keeps the old one, and refuses a body of another length. Streamed: a kept one
-    would smuggle the rest of the body as a new request, so the old one is removed as well. Envoy
-    writes the new one only where `allow_content_length_header` is set in its filter; the removal
-    counts everywhere, and leaves the message chunked.
-    """
-    return HeaderName.CONTENT_LENGTH, str(len(body)).encode()

@@ -14,9 +14,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
-from sidecar.extproc.codec import Answer, BodyMode
-from sidecar.extproc.phases import LATE, Event, Phase
-from sidecar.extproc.protocol import ExtProcProtocol, RefusedError
+from sidecar.extproc.phases import LATE, Answer, BodyMode, Event, Phase, RefusedError
+from sidecar.extproc.protocol import ExtProcProtocol
 
 _Value = TypeVar("_Value")
 

@@ -24,8 +24,8 @@ from sidecar.domain.http import HeaderName, Headers, Refusal
 from sidecar.domain.report import ExchangeOutcome, FaultKind
 from sidecar.domain.subject import Route, UnknownRoute
 from sidecar.domain.usage import DecisionKind
-from sidecar.extproc.phases import Event, Phase
-from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
+from sidecar.extproc.phases import Event, Phase, ProtocolViolationError, RefusedError
+from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
     STREAM_NAME,
     TRACEPARENT,

@@ -16,8 +16,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.extproc.codec import Answer
-from sidecar.extproc.protocol import RefusedError, Room
+from sidecar.extproc.phases import Answer, RefusedError, Room
 from sidecar.extproc.stream import CALL_METADATA, StreamEnd, StreamGoneError
 from sidecar.server.grpc_wire import (
     CONTENT_TYPE,

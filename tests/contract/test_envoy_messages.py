@@ -14,7 +14,8 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar._generated.pool import POOL
-from sidecar.extproc.codec import BodyMode, decode
+from sidecar.extproc.codec import decode
+from sidecar.extproc.phases import BodyMode
 from sidecar.server.options import PROCESS_METHOD, SERVICE_NAME
 
 ROOT = Path(__file__).resolve().parents[2]

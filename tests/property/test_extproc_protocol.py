@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.extproc.codec import BodyMode
 from sidecar.extproc.phases import (
     GATING_BODY_MODES,
     TRANSITIONS,
     VERDICTS,
+    BodyMode,
     Phase,
+    ProtocolViolationError,
 )
-from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError
+from sidecar.extproc.protocol import ExtProcProtocol
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (

@@ -15,9 +15,15 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.http import HeaderMutation, Headers, Refusal
-from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.phases import LATE, Event, Phase
-from sidecar.extproc.protocol import ExtProcProtocol, ProtocolViolationError, RefusedError
+from sidecar.extproc.phases import (
+    LATE,
+    BodyMode,
+    Event,
+    Phase,
+    ProtocolViolationError,
+    RefusedError,
+)
+from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import OverloadGuard
 from tests.support import envoy_messages as envoy
 from tests.support import events as on

@@ -11,7 +11,7 @@ from sidecar.domain.http import (
     Headers,
     Refusal,
 )
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 
 Metadata = tuple[tuple[str, str | float], ...]
 """Names and values of dynamic metadata in namespace `egret`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from sidecar.extproc.codec import Answer
+from sidecar.extproc.phases import Answer
 from sidecar.extproc.stream import StreamGoneError
 
 

@@ -21,7 +21,7 @@ from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, Principal
 from sidecar.domain.usage import Estimate, ExchangeEnded, JudgedRequest
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RemoteVerdict

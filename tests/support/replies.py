@@ -297,7 +297,7 @@ def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
     """Return the message that the codec makes of *reply*."""
     match reply:
         case OverrideMode(response_headers, response_body):
-            return codec.OVERRIDES[response_headers, response_body]
+            return codec.OVERRIDES[response_headers, response_body, False]
         case ContinueRequestHeaders():
             return codec.request_headers_answer(
                 reply.headers.set_headers,
@@ -317,7 +317,7 @@ def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
                 clear_route_cache=clear,
             )
         case StreamRequestBody(body, ends):
-            answer = codec.streamed_request_body(body, ends=ends)
+            (answer,) = codec.streamed_request_body(body, ends=ends)
             return answer if isinstance(answer, bytes) else b"".join(answer)
         case ContinueRequestTrailers():
             return codec.REQUEST_TRAILERS_ANSWER
@@ -326,7 +326,7 @@ def encoded(reply: Reply) -> bytes:  # noqa: PLR0911 - a kind a line
         case ContinueResponseBody(headers, body, metadata):
             return codec.response_body_answer(headers, body, fields_of(metadata))
         case StreamResponseBody(body, ends, metadata):
-            answer = codec.streamed_response_body(body, ends=ends, metadata=fields_of(metadata))
+            (answer,) = codec.streamed_response_body(body, ends=ends, metadata=fields_of(metadata))
             return answer if isinstance(answer, bytes) else b"".join(answer)
         case ContinueResponseTrailers():
             return codec.RESPONSE_TRAILERS_ANSWER

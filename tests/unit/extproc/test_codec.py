@@ -19,12 +19,8 @@ from sidecar.domain.errors import UnreadableMessageError
 from sidecar.domain.http import HeaderMutation, Headers, Refusal
 from sidecar.domain.usage import MAX_COUNT, USAGE_NAMESPACE, TokenCounts
 from sidecar.extproc import codec
-from sidecar.extproc.codec import (
-    METADATA_NAMESPACE,
-    BodyMode,
-    Message,
-    MessageKind,
-)
+from sidecar.extproc.codec import METADATA_NAMESPACE
+from sidecar.extproc.phases import Answer, BodyMode, Message, MessageKind
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do
@@ -583,9 +579,9 @@ def test_header_values_are_never_written_as_value(
     encode=st.sampled_from([codec.streamed_request_body, codec.streamed_response_body]),
 )
 def test_a_long_piece_is_the_same_message_in_parts(
-    *, body: bytes, ends: bool, encode: Callable[..., codec.Answer]
+    *, body: bytes, ends: bool, encode: Callable[..., list[Answer]]
 ) -> None:
-    answer = encode(memoryview(body), ends=ends, metadata=codec.metadata_fields(METADATA))
+    (answer,) = encode(memoryview(body), ends=ends, metadata=codec.metadata_fields(METADATA))
     message = answer if isinstance(answer, bytes) else b"".join(answer)
     part = "request_body" if encode is codec.streamed_request_body else "response_body"
     streamed = ext.StreamedBodyResponse(body=body, end_of_stream=ends)

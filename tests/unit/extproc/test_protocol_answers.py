@@ -6,9 +6,8 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation
-from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.phases import Phase
-from sidecar.extproc.protocol import MAX_CHUNK_BYTES, ProtocolViolationError
+from sidecar.extproc.codec import MAX_CHUNK_BYTES
+from sidecar.extproc.phases import BodyMode, Phase, ProtocolViolationError
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.http import HeaderMutation
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import Talk, body, headers, opened

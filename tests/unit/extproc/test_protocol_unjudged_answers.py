@@ -9,9 +9,8 @@ from sidecar._generated.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.extproc import codec
-from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.phases import Phase
-from sidecar.extproc.protocol import MAX_CHUNK_BYTES, ProtocolViolationError
+from sidecar.extproc.codec import MAX_CHUNK_BYTES
+from sidecar.extproc.phases import BodyMode, Phase, ProtocolViolationError
 from tests.support import envoy_messages as envoy
 from tests.support import events as on
 from tests.support import replies as do
@@ -211,4 +210,4 @@ def test_a_body_that_is_requested_first_asks_for_the_trailers_as_well() -> None:
         if isinstance(one, bytes)
     ]
     assert overrides == [True, False, False]
-    assert talk.protocol.outgoing[0] == codec.OVERRIDE_WITH_TRAILERS
+    assert talk.protocol.outgoing[0] == codec.OVERRIDES[True, False, True]

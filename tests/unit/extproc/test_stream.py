@@ -13,8 +13,7 @@ from typing_extensions import override
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.report import FaultKind
-from sidecar.extproc.codec import BodyMode
-from sidecar.extproc.phases import Phase
+from sidecar.extproc.phases import BodyMode, Phase
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
     TURNS_ALONE,

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.extproc.protocol import RefusedError
+from sidecar.extproc.phases import RefusedError
 from sidecar.extproc.stream import OverloadGuard
 from sidecar.keys.ports import LoadedKey
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 from sidecar.pipeline.aliased_answer import AliasedAnswer
 from sidecar.pipeline.answer import Handling, RequestLine
 from sidecar.settings.stores import UsageSource

@@ -19,7 +19,7 @@ from sidecar.domain.usage import (
     ExchangeEnded,
     TokenCounts,
 )
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import OverloadGuard
 from sidecar.pipeline.metered_answer import MAX_WHOLE_BYTES
 from sidecar.settings.stores import ReadAnswers, UsageSource

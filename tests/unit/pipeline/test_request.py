@@ -13,7 +13,7 @@ from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.subject import Dialect
 from sidecar.domain.usage import DecisionKind
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.remote.checks import RemoteVerdict
 from sidecar.keys.credentials import ApiKey

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import h2.events
 
-from sidecar.extproc.protocol import RefusedError
+from sidecar.extproc.phases import RefusedError
 from sidecar.extproc.stream import Call, OverloadGuard, StreamEnd
 from sidecar.server.grpc_server import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed

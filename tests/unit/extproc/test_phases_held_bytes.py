@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderMutation
-from sidecar.extproc.codec import BodyMode
+from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import OverloadGuard
 from tests.support import events as on
 from tests.support import replies as do
