@@ -13,7 +13,7 @@ import orjson
 from sidecar.apis.vocabulary import FIELD_NAMES
 from sidecar.domain.subject import UnscannedReason
 from sidecar.jsontext.strict import JsonBound, JsonValue, digits_of
-from sidecar.jsontext.tokens import count_strings, without_values
+from sidecar.jsontext.tokens import WHOLE_STRING, count_strings, decode, string_tokens
 
 SKIPPED: Final = frozenset(
     """
@@ -209,9 +209,36 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
     )
 
 
+_BEFORE_VALUE: Final = re.compile(rb'"[ \t\r\n]*+:[ \t\r\n]*+')
+_TO_BRACKET: Final = re.compile(
+    rb'[^"{}\[\]]*+(?:' + WHOLE_STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
+)
+_SCALAR: Final = re.compile(WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
+
+
 def without_logprobs(payload: bytes) -> bytes:
-    """Return the event with the probabilities of its tokens taken out: they repeat the text."""
-    return without_values(payload, _LOGPROB_KEYS)
+    """Return the event with null for the probabilities of its tokens: they repeat the text."""
+    pieces: list[bytes] = []
+    end = 0
+    for token in string_tokens(payload):
+        if token.start < end or decode(payload[token.start : token.end]) not in _LOGPROB_KEYS:
+            continue
+        before = _BEFORE_VALUE.match(payload, token.end)
+        if before is not None:
+            pieces += (payload[end : before.end()], b"null")
+            end = _value_end(payload, before.end())
+    return b"".join((*pieces, payload[end:]))
+
+
+def _value_end(payload: bytes, start: int) -> int:
+    if payload[start : start + 1] in {b"{", b"["}:
+        depth = 0
+        for bracket in _TO_BRACKET.finditer(payload, start):
+            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
+            if not depth:
+                return bracket.end()
+    scalar = _SCALAR.match(payload, start)
+    return scalar.end() if scalar is not None else start
 
 
 _LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})

@@ -274,13 +274,13 @@ def _units_around(content: bytes, offset: int) -> Iterator[Token]:
         at = content.find(b"\\", match.end(), offset)
 
 
-_OUTSIDE: Final = re.compile(rb'(?:[^"]++|' + WHOLE_STRING + rb")*+", re.DOTALL)
+OUTSIDE_STRINGS: Final = re.compile(rb'(?:[^"]++|' + WHOLE_STRING + rb")*+", re.DOTALL)
 _STRING_REST: Final = re.compile(WHOLE_STRING + rb"?", re.DOTALL)
 
 _BEFORE: Final = re.compile(rb"[:,\[][ \t\r\n]*+(-?(?:[0-9][0-9.eE+-]*+)?+)\Z")
 _NUMBER: Final = re.compile(rb"(-?[0-9][0-9.eE+-]*+)[ \t\r\n]*+(?:[,\]}]|\Z)")
 
-_LOOKED_BACK_BYTES: Final = 256
+LOOKED_BACK_BYTES: Final = 256
 """Room for a number and for the line break and indentation before it."""
 
 
@@ -292,82 +292,18 @@ def bare_numbers(text: bytes, starts: Iterable[int]) -> dict[int, Token]:
     found: dict[int, Token] = {}
     at = 0
     for start in sorted(set(starts)):
-        before = _BEFORE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
+        before = _BEFORE.search(text[max(start - LOOKED_BACK_BYTES, 0) : start])
         number = before and _NUMBER.match(text, start - len(before.group(1)))
         if number is None or number.end(1) <= start:
             continue
         if start < at:
             continue  # in the string before
-        at = _end(_OUTSIDE, text, at, start)
+        at = match_end(OUTSIDE_STRINGS, text, at, start)
         if at == start:
             found[start] = Token(*number.span(1))
         else:
-            at = _end(_STRING_REST, text, at, len(text))
+            at = match_end(_STRING_REST, text, at, len(text))
     return found
-
-
-_BLANKS: Final = rb"(?:[ \t\r\n]|\\++[nrt])*+"
-"""Also as the escapes of JSON text within a string, at any depth."""
-_UP_TO_VALUE: Final = re.compile(rb"[:,\[]" + _BLANKS + rb"\Z")
-_BEHIND_NUMBER: Final = re.compile(_BLANKS + rb"(?:[,\]}]|\Z)")
-_WHOLE_NUMBER: Final = re.compile(rb"-?[0-9][0-9.eE+-]*+")
-
-
-def depths_of_numbers(
-    text: bytes, spans: Iterable[tuple[int, int]], opened: bytes = b""
-) -> dict[int, int]:
-    """Return, by start, the strings around each of *spans* that is a number without quotes.
-
-    JSON text within a string has numbers of its own. *opened* is the result of `opened_after` for
-    the text before. It takes one pass.
-    """
-    found: dict[int, int] = {}
-    at = 0
-    for start, end in sorted(spans):
-        if (
-            _WHOLE_NUMBER.fullmatch(text, start, end)
-            and _UP_TO_VALUE.search(text[max(start - _LOOKED_BACK_BYTES, 0) : start])
-            and _BEHIND_NUMBER.match(text, end)
-        ):
-            opened, at = opened_after(text[at:start], opened), start
-            if not opened or opened.endswith(_OPEN_DOCUMENT):
-                found[start] = opened.count(b'"')
-    return found
-
-
-_DOCUMENT: Final = re.compile(rb'[ \t\r\n]*+(?:\{[ \t\r\n]*+"|\[[ \t\r\n]*+["\[{])')
-_UNDECIDED: Final = re.compile(rb"[ \t\r\n]*+[\[{]?[ \t\r\n]*+\Z")
-_CUT_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*+(\\(?:u[0-9a-fA-F]{0,3})?)\Z")
-_OPEN_DOCUMENT: Final = b"[["
-"""How a prefix ends that reopens JSON text outside of its strings."""
-_MAX_OPEN: Final = 4
-"""Strings within strings that are distinguished; each has twice as many backslashes."""
-
-
-def begins_document(text: bytes) -> bool:
-    """Return whether *text* begins as an object or list; prose may begin with its bracket."""
-    return _DOCUMENT.match(text) is not None
-
-
-def opened_after(text: bytes, opened: bytes = b"", *, most: int = _MAX_OPEN) -> bytes:
-    r"""Return a short prefix that reopens the strings left open, with a quote for each of them.
-
-    It is empty, or `"` and all that decides how the string goes on: half of an escape, and the
-    same again for JSON text within it.
-    """
-    joined = opened + text
-    at = _end(_OUTSIDE, joined, 0, len(joined))
-    if at == len(joined):
-        return b""
-    cut = _CUT_ESCAPE.search(joined, at + 1)
-    content = decode(joined[at + 1 : cut.start(1) if cut else len(joined)])
-    if most > 1 and begins_document(content):
-        inner = _OPEN_DOCUMENT + opened_after(content, most=most - 1)
-    elif _UNDECIDED.match(content):
-        inner = content.strip()
-    else:
-        inner = b"x"
-    return b'"' + quoted(inner)[1:-1] + (cut.group(1) if cut else b"")
 
 
 def is_json(text: bytes) -> bool:
@@ -387,41 +323,10 @@ def quoted(text: bytes) -> bytes:
     return json.dumps(text.decode(), ensure_ascii=False).encode()
 
 
-def _end(pattern: re.Pattern[bytes], text: bytes, start: int, end: int) -> int:
+def match_end(pattern: re.Pattern[bytes], text: bytes, start: int, end: int) -> int:
+    """Return the place behind the match of *pattern* at *start*, or *start* without one."""
     match = pattern.match(text, start, end)
     return match.end() if match is not None else start
-
-
-_BEFORE_VALUE: Final = re.compile(rb'"[ \t\r\n]*+:[ \t\r\n]*+')
-_TO_BRACKET: Final = re.compile(
-    rb'[^"{}\[\]]*+(?:' + WHOLE_STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
-)
-_SCALAR: Final = re.compile(WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
-
-
-def without_values(document: bytes, keys: frozenset[bytes]) -> bytes:
-    """Return *document*, which is valid JSON, with null under each of *keys*, at any depth."""
-    pieces: list[bytes] = []
-    end = 0
-    for token in string_tokens(document):
-        if token.start < end or decode(document[token.start : token.end]) not in keys:
-            continue
-        before = _BEFORE_VALUE.match(document, token.end)
-        if before is not None:
-            pieces += (document[end : before.end()], b"null")
-            end = _value_end(document, before.end())
-    return b"".join((*pieces, document[end:]))
-
-
-def _value_end(document: bytes, start: int) -> int:
-    if document[start : start + 1] in {b"{", b"["}:
-        depth = 0
-        for bracket in _TO_BRACKET.finditer(document, start):
-            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
-            if not depth:
-                return bracket.end()
-    scalar = _SCALAR.match(document, start)
-    return scalar.end() if scalar is not None else start
 
 
 _PLAIN_TEXT: Final = re.compile(rb"[ !#-\[\]-~]*")

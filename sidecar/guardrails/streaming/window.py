@@ -12,7 +12,7 @@ import msgspec
 
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.matching.partial_match import PartialMatcher
-from sidecar.jsontext import tokens
+from sidecar.jsontext import open_strings, tokens
 
 ROLE: Final = "assistant"
 
@@ -104,7 +104,7 @@ class Window:
             return self.end
         self.buffer += text
         if length <= _BEGINNING_BYTES and not (self.base or self.is_document):
-            self.is_document = self.is_json or tokens.begins_document(self.buffer)
+            self.is_document = self.is_json or open_strings.begins_document(self.buffer)
         return self.base + length + len(text)
 
     def gather(self) -> None:
@@ -125,7 +125,7 @@ class Window:
         if whole is not None:
             base, text, opened = 0, whole, b""
         moved = [(start - base, end - base) for start, end in spans]
-        found = tokens.depths_of_numbers(text, moved, opened)
+        found = open_strings.depths_of_numbers(text, moved, opened)
         return {start + base: depth for start, depth in found.items()}
 
     def depths(self, places: Sequence[int]) -> list[int]:
@@ -139,7 +139,7 @@ class Window:
         found: list[int] = []
         opened, at = self.opened, 0
         for place in places:
-            opened, at = tokens.opened_after(self.buffer[at:place], opened), place
+            opened, at = open_strings.opened_after(self.buffer[at:place], opened), place
             found.append(max(opened.count(b'"') - self.is_json, 0))
         return found
 
@@ -180,7 +180,7 @@ class Window:
         while cut < len(buffer) and buffer[cut] in _CONTINUATION:
             cut += 1
         if self.is_document:
-            self.opened = tokens.opened_after(buffer[:cut], self.opened)
+            self.opened = open_strings.opened_after(buffer[:cut], self.opened)
         self.buffer = buffer[cut:]
         self.base += cut
 
