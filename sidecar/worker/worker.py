@@ -9,6 +9,8 @@ import asyncio
 import functools
 import gc
 import os
+import random
+import secrets
 import signal
 import time
 import uuid
@@ -22,6 +24,10 @@ from typing import Final, Protocol
 from sidecar import __version__
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
+from sidecar.guardrails.remote.checks import RemoteChecks
+from sidecar.guardrails.remote.dispatch import CheckDispatcher, open_clients
+from sidecar.guardrails.remote.resilience import ResilienceOptions, ResilientChecks
+from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
@@ -37,7 +43,7 @@ from sidecar.server.grpc_server import GrpcServer
 from sidecar.server.options import NetworkAddress, ReceiveLog, ServerOptions, TlsFiles
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
-from sidecar.settings.serving import NetworkTls
+from sidecar.settings.serving import ExchangeSettings, NetworkTls
 from sidecar.storage.finding_counts import FindingCounts
 from sidecar.storage.key_activity import KeyActivity
 from sidecar.storage.pool import Pool, open_pool
@@ -48,11 +54,11 @@ from sidecar.telemetry.exemplars import ExemplarFile, exemplar_path
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.process_metrics import GcPauses
 from sidecar.telemetry.recorder import Recorder
+from sidecar.telemetry.remote_metrics import RemoteMetrics
 from sidecar.worker.keys import WorkerKeys, open_keys
 from sidecar.worker.limits import WorkerLimits, open_limits
 from sidecar.worker.messages import open_messages
 from sidecar.worker.policies import Compile, PolicyReloader
-from sidecar.worker.remote_checks import open_remote_checks
 from sidecar.worker.runtime import (
     BackgroundTasks,
     RuntimeSampler,
@@ -66,6 +72,9 @@ POLICIES_SECONDS: Final = 10.0
 BUILDING_SECONDS: Final = 60.0
 """The same while they are being compiled: less than the wait of a startup probe."""
 POLL_SECONDS: Final = 0.02
+_SECRET_BYTES: Final = 32
+_SHARE_OF_EXCHANGE: Final = 0.95
+"""The rest is for the steps before and after, so that a check ends before its exchange has to."""
 
 
 async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None:
@@ -214,6 +223,22 @@ async def _open_stores(
         stack=stack,
     )
     return _Stores(pool, keys, limits, usage)
+
+
+async def open_remote_checks(
+    settings: ExchangeSettings, *, metrics: RemoteMetrics, stack: AsyncExitStack
+) -> RemoteChecks:
+    """Build the checks within the event loop, to be closed with *stack*. Opens no connection."""
+    return ResilientChecks(
+        CheckDispatcher(await open_clients(stack)),
+        cache=VerdictCache(clock=time.monotonic, secret=secrets.token_bytes(_SECRET_BYTES)),
+        options=ResilienceOptions(
+            clock=time.monotonic,
+            jitter=random.random,
+            longest_seconds=settings.inspect_seconds * _SHARE_OF_EXCHANGE,
+            on_breaker=metrics.breaker_is,
+        ),
+    )
 
 
 async def _build_worker(

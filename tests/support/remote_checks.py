@@ -16,7 +16,7 @@ from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteChecks, RemoteR
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
-from sidecar.worker.remote_checks import open_remote_checks
+from sidecar.worker.worker import open_remote_checks
 from tests.support.guardrails import subject_of
 from tests.support.webhook_server import WebhookServer, webhook_server
 
