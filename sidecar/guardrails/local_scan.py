@@ -89,30 +89,28 @@ class _RuleCheck:
     ) -> Cooperative[tuple[tuple[Finding, ...], bool]]:
         """Search the spans of the rules that hit; return whether one gave up as well."""
         located: list[Located] = []
+        wholes: dict[int, tuple[int, str]] = {}  # the lowest rank and type of each such part
         gave_up = False
         for id_ in (*(texts.hits.keys() & self.rules.keys()), None):
             first_end = 0 if id_ is None else texts.hits[id_][0]
             for rule in self.rules.get(id_, ()):
                 found, was_bounded = yield from spans(
-                    rule, texts.views, texts.ends, first_end=first_end
+                    rule, texts.views, texts.ends, first_end=first_end, wholes=wholes
                 )
                 gave_up |= was_bounded
                 rank, type_ = rule.rank, rule.type
                 located += [
                     (part, start, end, rank, type_, guardrail) for part, start, end in found
                 ]
-                if len(located) > MAX_FINDINGS:
-                    gave_up = True
-                    # Each part with a finding as a whole, named by its finding of the lowest rank.
-                    kinds: dict[int, tuple[int, str]] = {}
+                if wholes or len(located) > MAX_FINDINGS:
                     for part, _, _, rank, type_, _ in located:
-                        kinds[part] = min(kinds.get(part, (rank, type_)), (rank, type_))
-                    located = [
-                        (part, 0, len(texts.parts[part].content), *kind, guardrail)
-                        for part, kind in kinds.items()
-                    ]
-                if len(located) > SLICE_FINDINGS:
+                        wholes[part] = min(wholes.get(part, (rank, type_)), (rank, type_))
+                    located = []
+                if len(wholes or located) > SLICE_FINDINGS:
                     yield
+        for part, kind in wholes.items():
+            located.append((part, 0, len(texts.parts[part].content), *kind, guardrail))
+        gave_up |= bool(wholes)
         return (yield from disjoint_in_turns(located)) if located else (), gave_up
 
 

@@ -353,9 +353,8 @@ def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[
         return found
     for count, view in enumerate(views, start=1):
         is_read = False
-        for decoder in chosen:
-            if decoder is LEET and view.kinds is _LEET_KIND:
-                continue  # has no sign any more, and a search for one would take long
+        # Letters in the place of digits leave no escape, and make other text of encodings.
+        for decoder in chosen if view.kinds is not _LEET_KIND else ():
             if decoder.applies(view.content):
                 found += yield from decoder.read(view)
                 is_read = True

@@ -8,7 +8,7 @@ candidates are checked, and spans are mapped back to the parts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -189,20 +189,29 @@ PartSpan = tuple[int, int, int]
 
 
 def spans(  # noqa: C901 - the bounds and the turns of one loop
-    rule: Rule, views: Sequence[TextView], ends: Sequence[int], *, first_end: int
+    rule: Rule,
+    views: Sequence[TextView],
+    ends: Sequence[int],
+    *,
+    first_end: int,
+    wholes: Mapping[int, tuple[int, str]],
 ) -> Cooperative[tuple[list[PartSpan], bool]]:
     """Return the spans that *rule* finds in *views*, from the view on that holds *first_end*.
 
-    With them comes whether the search gave up, so that the rest counts as found. Folded rules
+    Parts in *wholes* count as found already; those found by no higher rank and type are skipped.
+    With the spans comes whether the search gave up, so that the rest counts as found. Folded rules
     search words, all others the text as it is read.
     """
     locate, left, work, gave_up = rule.locate, rule.max_candidates, 0, False
+    kind = rule.rank, rule.type
     found: list[PartSpan] = []
     for count, (view, view_end) in enumerate(zip(views, ends, strict=True), start=1):
         if not count % SLICE_FINDINGS:
             yield
         is_other = view.kinds.isdisjoint(_FOR_WORDS) if rule.folded else view.kinds <= _FOR_WORDS
         if is_other or view_end <= first_end or (view.kinds is JOINED_VIEW and not rule.joins):
+            continue
+        if wholes and view.part in wholes and wholes[view.part] <= kind:
             continue
         part, offsets, accepts, begin = view.part, view.offsets, view.accepts, len(found)
         if left <= 0:  # too many to check: the rest counts as found

@@ -328,20 +328,21 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
             plains.append(encoded)
             if folded:
                 foldeds.append(plain_chunk.casefold().encode())
+    more = [(_TAGS, with_tags)] if _TAG_BYTES.search(content) else []
+    more += [(JOINED_VIEW, joined)] if _has_joint(content) else []
+    if folded and is_plain and not more and b"".join(foldeds) == content.lower():
+        # As in scripts without capitals.
+        return (TextView(part, ONE_VIEW, content, len(content)),)
     views = [TextView(part, _RAW, content, len(content))]
     changes = [] if is_plain else [(_PLAIN, plain, plains)]
     if folded:
         changes.append((_FOLDED, fold, foldeds))
-    for is_needed, kinds, form in (
-        (_TAG_BYTES.search(content) is not None, _TAGS, with_tags),
-        (_has_joint(content), JOINED_VIEW, joined),
-    ):
-        if is_needed:
-            changed: list[bytes] = []
-            for chunks in chunks_of(content):
-                changed += [form(chunk).encode() for chunk in chunks]
-                yield
-            changes.append((kinds, form, changed))
+    for kinds, form in more:
+        changed: list[bytes] = []
+        for chunks in chunks_of(content):
+            changed += [form(chunk).encode() for chunk in chunks]
+            yield
+        changes.append((kinds, form, changed))
     for kinds, form, changed in changes:
         table = functools.partial(_table, change=form)
         offsets = ChunkedMap(content, table, changed=changed, lengths=lengths)

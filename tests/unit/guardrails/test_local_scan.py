@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001 - look-alikes such as full-width letters are what is tested
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import pytest
@@ -140,6 +141,29 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     assert outcome.error_type is None
     assert outcome.findings == (Finding(name, type_, 0, 0, len(text)),)
     assert 50 < slices < 1_000
+
+
+def test_a_text_found_as_a_whole_is_not_searched_for_more_of_the_same() -> None:
+    """A megabyte with all of a thousand terms, again and again, took over a minute."""
+    words = [f"term{number}x" for number in range(300)]
+    long = " ".join(words) * 60
+    parts = parts_of(["plain", long, f"{words[250]} and {words[260]}"])
+
+    def turns(count: int) -> int:
+        terms = f"  - {{name: own, type: denied_terms, terms: [{', '.join(words[:count])}]}}\n"
+        steps = effective(policy(terms)).local.start(parts)
+        assert not isinstance(steps, tuple)
+        for taken in itertools.count():
+            try:
+                next(steps)
+            except StopIteration as end:
+                (outcome,) = end.value
+                assert Finding("own", "DENIED_TERM", 1, 0, len(long)) in outcome.findings
+                assert any(one.part == 2 for one in outcome.findings) == (count > 250)
+                return taken
+        raise AssertionError
+
+    assert turns(300) < 2 * turns(60)
 
 
 def test_text_that_is_not_utf8_fails_every_guardrail() -> None:

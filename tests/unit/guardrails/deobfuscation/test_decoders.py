@@ -31,7 +31,7 @@ KEY = "ghp_0123456789abcdefghijklmnopqrstuvwxAB"
 CARD = "4111111111111111"
 POLICY = effective(
     policy("  - {name: secrets, type: secrets}\n  - {name: pii, type: pii}\n"
-           "  - {name: terms, type: denied_terms, terms: [bluebird]}")
+           "  - {name: terms, type: denied_terms, terms: [bluebird, beast]}")
 )  # fmt: skip
 
 
@@ -169,6 +169,7 @@ ROWS = {
     # What is not found, and why.
     # A one is an i or an l, the same all through a text.
     "term_in_two_leetspeaks": missed("b1u3b1rd", "DENIED_TERM"),
+    "digits_apart": missed("8 3 4 5 7   1 2 3 4", "DENIED_TERM"),  # `beast` with letters
     "hexadecimal_spaced": missed(binascii.hexlify(KEY.encode(), " ").decode(), "GITHUB_TOKEN"),
     "reversed": missed(KEY[::-1], "GITHUB_TOKEN"),  # no end to such transformations
     "rot13": missed("tuc_" + KEY[4:], "GITHUB_TOKEN"),
