@@ -33,6 +33,8 @@ from egret_tools.devstack.stack import (
     running_stack,
 )
 from sidecar.keys.credentials import PREFIX
+from sidecar.settings.administration import AdminSettings
+from sidecar.settings.telemetry import TelemetrySettings
 
 EXAMPLE_BODY: Final = (
     '{"model":"gpt-4o","messages":[{"role":"user","content":"Write to bob@example.com"}]}'
@@ -84,9 +86,7 @@ class ConsoleProgress:
 
 DEFAULT_HTTP_PORT: Final = 8080
 DEFAULT_HTTPS_PORT: Final = 8443
-DEFAULT_METRICS_PORT: Final = 9464
 DEFAULT_ADMIN_PORT: Final = 9901
-DEFAULT_CONSOLE_PORT: Final = 9465
 
 
 class PortChoice:
@@ -188,9 +188,9 @@ class Session:
             self.options,
             http_port=ports.choose(self.http_port, default=DEFAULT_HTTP_PORT),
             https_port=ports.choose(self.https_port, default=DEFAULT_HTTPS_PORT),
-            metrics_port=ports.choose(None, default=DEFAULT_METRICS_PORT),
+            metrics_port=ports.choose(None, default=TelemetrySettings().metrics_port),
             admin_port=ports.choose(None, default=DEFAULT_ADMIN_PORT),
-            console_port=ports.choose(None, default=DEFAULT_CONSOLE_PORT),
+            console_port=ports.choose(None, default=AdminSettings().port),
             console=find_spec("fastapi") is not None,  # of the extra `admin`
         )
 
