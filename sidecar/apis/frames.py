@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import enum
 import re
 import zlib
@@ -397,6 +398,43 @@ class EventStreamMessage(Frame, frozen=True):
         return _message(self.header_bytes, payload)
 
 
+_INVOKED: Final = re.compile(
+    rb'\s*\{\s*(?:"p"\s*:\s*"\w*"\s*,\s*)?"bytes"\s*:\s*"([0-9A-Za-z+/]+={0,2})"'
+    rb'\s*(?:,\s*"p"\s*:\s*"\w*"\s*)?\}\s*'
+)
+"""The payload of a `chunk`: base64, and letters that hide its length (`PayloadPart` of Bedrock's
+API). One with any other member, or one twice, could be read in another way by the client."""
+
+
+class InvokedEvent(EventStreamMessage, frozen=True):
+    """An event of a model's own within a `chunk` of Bedrock's InvokeModelWithResponseStream.
+
+    `payload` is that event's JSON text. It has a `type` of its own, so `event` is empty.
+    """
+
+    around: tuple[bytes, bytes] = (b"", b"")
+
+    @override
+    def with_payload(self, payload: bytes) -> bytes:
+        before, behind = self.around
+        encoded = binascii.b2a_base64(payload, newline=False)
+        return _message(self.header_bytes, before + encoded + behind)
+
+
+def _invoked_event(message: EventStreamMessage) -> EventStreamMessage:
+    """Return the model's event in *message*, or *message* itself if it holds none."""
+    payload = message.payload or b""
+    found = _INVOKED.fullmatch(payload)
+    if found is None:
+        return message
+    try:
+        inner = binascii.a2b_base64(found[1], strict_mode=True)
+    except binascii.Error:
+        return message
+    around = payload[: found.start(1)], payload[found.end(1) :]
+    return InvokedEvent(message.raw, inner, "", message.headers, message.header_bytes, around)
+
+
 class EventStreamFramer:
     """Cuts a stream of messages and checks both sums of each."""
 
@@ -424,7 +462,8 @@ class EventStreamFramer:
                 self.fault = FrameFault.BROKEN
                 break
             event = headers.get(":event-type") or headers.get(":exception-type", "")
-            frames.append(EventStreamMessage(raw, payload or None, event, headers, header_bytes))
+            message = EventStreamMessage(raw, payload or None, event, headers, header_bytes)
+            frames.append(_invoked_event(message) if event == "chunk" else message)
             del self._buffer[:length]
         return frames
 

@@ -67,8 +67,8 @@ EVENT_PAYLOADS: Final = {
     "response.audio.delta": ("delta", UnscannedReason.AUDIO),
     "response.output_audio.delta": ("delta", UnscannedReason.AUDIO),
 }
-"""By event name: the member that is base64 at any length, and its kind. A `chunk` comes from
-Bedrock's InvokeModel and holds an event of the model's own, which is not read here.
+"""By event name: the member that is base64 at any length, and its kind. A `chunk` of Bedrock's
+InvokeModel is none of these if an event of the model's own could be read in it.
 """
 
 MEDIA: Final = {
@@ -96,6 +96,8 @@ KNOWN: Final = (
         reasoning reasoningContent reasoningText redactedContent content_block contentBlockIndex
         start toolUse thinking transcript tokens token_logprobs sequence_number output_text
         reasoning_text refusal logprobs avgLogprobs tokenCount expires_at parallel_tool_calls
+        amazon-bedrock-invocationMetrics inputTokenCount outputTokenCount cacheReadInputTokenCount
+        cacheWriteInputTokenCount invocationLatency firstByteLatency
         max_output_tokens max_tool_calls stop_details applied_edits context_management
         error message response item part output reason
         """.split()  # noqa: SIM905 - a list would be one word a line

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.apis.frames import MAX_FRAME_BYTES, event_stream_message
+from sidecar.apis.frames import MAX_FRAME_BYTES, EventStreamFramer, event_stream_message
 from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Finding, Restoration, Verdict
@@ -306,18 +306,73 @@ def test_what_cannot_be_read_has_the_direction_of_the_policy(
         assert result.body == before
 
 
-@pytest.mark.parametrize("unscanned", ["block", "allow"])
 @pytest.mark.parametrize("said", [["mail bo", "b@exam", "ple.com"], ["mail ", "bob@example.com"]])
-def test_an_event_of_a_model_inside_one_of_bedrock_is_unread(
-    said: list[str], unscanned: str
-) -> None:
-    """InvokeModel wraps what a model sends in base64, which is no text however short it is."""
-    stream = [_invoke_chunk({"outputText": text}) for text in said]
+@pytest.mark.parametrize("field", ["completion", "outputText", "generation"])
+def test_an_event_of_a_model_inside_one_of_bedrock_is_read(said: list[str], field: str) -> None:
+    """InvokeModel wraps what a model sends in base64, and each model has words of its own."""
+    judge = judgement(effective(REDACT), AnswerForm.EVENT_STREAM)
+    result = streamed(judge, [*(_invoke_chunk({field: text}) for text in said), b""])
+    assert judge.reasons == ()
+    assert "".join(one.get(field, "") for one in _invoked(result.body)) == "mail [EMAIL_1]"
+
+
+def test_claude_s_events_inside_those_of_bedrock_are_blocks_of_text() -> None:
+    """A value that is cut by events is one value within its block, and none across two blocks."""
+
+    def block(index: int, *texts: str) -> list[bytes]:
+        events: list[dict[str, object]] = [
+            {"type": "content_block_delta", "index": index, "delta": {"text": text}}
+            for text in texts
+        ]
+        events.append({"type": "content_block_stop", "index": index})
+        return [_invoke_chunk(one) for one in events]
+
+    metrics = {"inputTokenCount": 3, "outputTokenCount": 7}
+    stop: dict[str, object] = {"type": "message_stop", "amazon-bedrock-invocationMetrics": metrics}
+    judge = judgement(effective(REDACT), AnswerForm.EVENT_STREAM)
+    stream = [*block(0, "mail bob@exa", "mple.com"), *block(1, "bo"), *block(2, "b@x.com")]
+    result = streamed(judge, [*stream, _invoke_chunk(stop), b""])
+    events = _invoked(result.body)
+    said = [
+        (one["index"], one["delta"]["text"])
+        for one in events
+        if one["type"] == "content_block_delta" and one["delta"]["text"]
+    ]
+    assert "".join(text for index, text in said if index == 0) == "mail [EMAIL_1]"
+    assert [text for index, text in said if index] == ["bo", "[EMAIL_2]"]
+    assert events[-1] == stop
+
+
+@pytest.mark.parametrize("unscanned", ["block", "allow"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"bytes":"eyJ0IjoiYSJ9","bytes":"eyJ0IjoiYSJ9"}',
+        b'{"bytes":"eyJ0IjoiYSJ9","q":"abc"}',
+        b'{"bytes":"eyJ0IjoiYSJ"}',
+        b'{"bytes":"eyJ0Ijoi\\u0059SJ9"}',
+    ],
+)
+def test_a_chunk_of_bedrock_in_another_form_is_unread(payload: bytes, unscanned: str) -> None:
+    """A client may read a member that stands twice, or loose base64, in its own way."""
     judge = judgement(effective(REDACT, unscanned=unscanned), AnswerForm.EVENT_STREAM)
-    result = streamed(judge, [*stream, b""])
-    assert judge.reasons == (UnscannedReason.FILE,)
+    chunk = event_stream_message({":event-type": "chunk", ":message-type": "event"}, payload)
+    result = streamed(judge, [chunk, b""])
+    assert judge.reasons[0] in {UnscannedReason.FILE, UnscannedReason.MALFORMED_ANSWER}
     assert (result.error is None) is (unscanned == "allow")
-    assert result.body == (b"".join(stream) if unscanned == "allow" else b"")
+    assert result.body == (chunk if unscanned == "allow" else b"")
+
+
+def _invoked(stream: bytes) -> list[Any]:
+    """Return the models' events in *stream*, as a client reads them."""
+    framer = EventStreamFramer()
+    events: list[Any] = []
+    for frame in framer.feed(stream):
+        outer = json.loads(frame.raw[12 + int.from_bytes(frame.raw[4:8]) : -4])
+        assert outer["p"] == "abc"
+        events.append(json.loads(base64.b64decode(outer["bytes"])))
+    assert framer.fault is None
+    return events
 
 
 def _invoke_chunk(document: dict[str, object]) -> bytes:
