@@ -6,7 +6,7 @@ from typing import Final, assert_never
 
 import orjson
 
-from sidecar.apis.frames import event_stream_message
+from sidecar.apis.event_stream import event_stream_message
 from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName

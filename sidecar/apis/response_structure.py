@@ -10,7 +10,8 @@ from typing import Final, assert_never
 
 import orjson
 
-from sidecar.apis.frames import EventStreamFramer, Framer, JsonArrayFramer, SseFramer
+from sidecar.apis.event_stream import EventStreamFramer
+from sidecar.apis.frames import Framer, JsonArrayFramer, SseFramer
 from sidecar.apis.response_text import index_of
 from sidecar.domain.guardrail_settings import AnswerPart
 from sidecar.domain.http import HeaderName, Headers

@@ -7,9 +7,15 @@ from typing import Any, Final
 
 import openai
 import pytest
-from anthropic import AsyncAnthropicFoundry, PermissionDeniedError
+from anthropic import (
+    AsyncAnthropicBedrock,
+    AsyncAnthropicFoundry,
+    BadRequestError,
+    PermissionDeniedError,
+)
 from google.genai import errors
 
+from tests.e2e.test_answers import EMAIL, says
 from tests.support.clients import gemini_models, openai_client, tls_client
 from tests.support.stack import Stack
 
@@ -252,6 +258,39 @@ async def test_bedrock_converses_whole_and_streamed(stack: Stack) -> None:
     credentials = await _credentials_received(stack)
     assert [set(one) for one in credentials] == [{"authorization"}] * 2
     assert not [one for one in credentials if stack.keys["block"] in str(one)]
+
+
+async def test_claude_on_bedrock_streams_through_guardrails_of_answers(stack: Stack) -> None:
+    """Anthropic's client reads events in chunks of AWS, as coding agents use it."""
+    asked: Any = {
+        "model": "anthropic.claude-mock-v1:0",
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": TEXT}],
+    }
+    texts: list[str] = []
+    async with tls_client(stack) as https:
+
+        def client(key: str) -> AsyncAnthropicBedrock:
+            return AsyncAnthropicBedrock(
+                api_key=stack.keys[key],
+                aws_region="eu-west-1",
+                base_url=stack.facts.https_url,
+                http_client=https,
+                max_retries=0,
+            )
+
+        for key in ("answers-redact", "search"):
+            await says(stack, f"Write to {EMAIL}.")
+            async with client(key).messages.stream(**asked) as stream:
+                final = await stream.get_final_message()
+            texts += [one.text for one in final.content if one.type == "text"]
+        asked["messages"][0]["content"] = SECRET_TEXT
+        with pytest.raises(BadRequestError):
+            await client("block").messages.create(**asked, stream=True)
+    assert texts == ["Write to [EMAIL_1].", f"Write to {EMAIL}."]
+    assert {one.path for one in await stack.received()} == {
+        "/model/anthropic.claude-mock-v1:0/invoke-with-response-stream"
+    }
 
 
 async def test_bedrock_refusals_have_their_type_in_a_header(stack: Stack) -> None:

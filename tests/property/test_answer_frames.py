@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 
 import orjson
@@ -7,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.apis.frames import (
-    EventStreamFramer,
-    Frame,
-    Framer,
-    JsonArrayFramer,
-    SseFramer,
-    event_stream_message,
-)
+from sidecar.apis.event_stream import EventStreamFramer, event_stream_message
+from sidecar.apis.frames import Frame, Framer, JsonArrayFramer, SseFramer
 from tests.support.answers import cut
 
 LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
@@ -25,6 +20,12 @@ PLAIN = st.text(
 ITEMS = st.lists(st.dictionaries(PLAIN, PLAIN, max_size=2), max_size=2)
 DOCUMENTS = st.dictionaries(PLAIN, st.one_of(PLAIN, ITEMS), max_size=3)
 BLANKS = st.sampled_from(["", " ", "\n", ",\r\n", "\t\n "])
+
+
+def invoked(data: bytes) -> bytes:
+    """Return an event of a model's own as InvokeModel sends it."""
+    chunk = {"bytes": base64.b64encode(data).decode(), "p": "abc"}
+    return event_stream_message({":event-type": "chunk"}, orjson.dumps(chunk))
 
 
 def frames_of(framer: Framer, chunks: Sequence[bytes]) -> list[Frame]:
@@ -125,8 +126,9 @@ def test_a_flipped_bit_never_passes_for_a_message(payload: bytes, place: int, bi
         (SseFramer, lambda data: b"data:" + data + b"\ndata: \n\n"),
         (JsonArrayFramer, lambda data: b" [" + data),
         (EventStreamFramer, lambda data: event_stream_message({":event-type": "x"}, data)),
+        (EventStreamFramer, invoked),
     ],
-    ids=["sse-crlf", "sse", "sse-odd", "array", "aws"],
+    ids=["sse-crlf", "sse", "sse-odd", "array", "aws", "bedrock"],
 )
 @given(document=DOCUMENTS, other=DOCUMENTS)
 def test_a_frame_can_carry_another_document(

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from sidecar.apis.frames import event_stream_message
+from sidecar.apis.event_stream import event_stream_message
 from sidecar.apis.response_structure import AnswerForm, framer_of
 from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.apis.frames import MAX_FRAME_BYTES, EventStreamFramer, event_stream_message
+from sidecar.apis.event_stream import EventStreamFramer, event_stream_message
+from sidecar.apis.frames import MAX_FRAME_BYTES
 from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Finding, Restoration, Verdict
