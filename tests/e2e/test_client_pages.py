@@ -36,7 +36,7 @@ MORE_PACKAGES: Final = ROOT / "build" / "clients" / "venv" / "bin" / "python"
 
 WORDS: Final = "The mock model was given 27 characters."
 CALL: Final = re.compile(r"""\{["']city["']: ?["']mock["']\}""")
-HERE: Final = {"OpenAI": 2, "Anthropic": 2, "Google": 2, "Azure": 2, "Bedrock": 4}
+HERE: Final = {"OpenAI": 2, "Anthropic": 2, "Google": 2, "Azure": 3, "Bedrock": 5}
 BESIDE: Final = {"LangChain": 2, "LlamaIndex": 2, "LiteLLM": 3}
 """How often the snippets of a section print the words of the mock; whole and streamed."""
 SNIPPETS_SECONDS: Final = 60
