@@ -201,7 +201,7 @@ async def test_a_worker_that_still_compiles_ends_at_sigterm(
     database: Database, tmp_path: Path
 ) -> None:
     """No thread ends at a signal: this one waits for ever, as one seems to on a slow machine."""
-    async with serving(database.dsn, tmp_path, SERVER__DRAIN_GRACE_SECONDS="0.1") as running:
+    async with serving(database.dsn, tmp_path) as running:
         while not (found := [*tmp_path.glob("egret-metrics-*")]):  # noqa: ASYNC110, ASYNC240
             await asyncio.sleep(0.01)
         terms = found[0] / "terms"
