@@ -22,6 +22,9 @@ from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView
 REACH_BYTES: Final = 2_048
 """Text on either side of a run that is searched with it; few findings are longer."""
 
+MAX_UNITS: Final = 16_384
+"""Escapes or letters that are matched in one go, in a millisecond or two; a slice has fewer."""
+
 SLICE_RUNS: Final = 512
 """Runs decoded between two interruptions: a millisecond or less."""
 
@@ -46,14 +49,21 @@ class Decoder(Protocol):
 
 
 def matches(
-    expression: Any, content: bytes, *, least: int, likely: Any = None, begins: Any = None
+    expression: Any,
+    content: bytes,
+    *,
+    least: int,
+    more: Any = None,
+    likely: Any = None,
+    begins: Any = None,
 ) -> Iterator[ByteSpan | None]:
     """Yield the spans of *expression*, and None wherever work may be interrupted.
 
     *begins*, of RE2, matches wherever a match begins; *likely*, which costs less, in each window
     with one. Most windows end with *likely*: without it texts full of findings take longer.
     The text is searched in windows. A match that ends within *least* bytes of a window's end is
-    matched anew, without that end; *least* bytes of a match are enough to match.
+    matched anew, without that end; *least* bytes of a match are enough to match. If *expression*
+    has an end of its own, *more* goes on with the rest of a long match, as spans of their own.
     """
     position, count = 0, 0
     while position < len(content):
@@ -66,6 +76,10 @@ def matches(
             if end > limit - least and (match := expression.match(content, start)):
                 end = match.end()
             yield start, end
+            while more is not None and end >= limit and (match := more.match(content, end)):
+                yield None
+                start, end = match.span()
+                yield start, end
             count += 1
             if not count % SLICE_RUNS:
                 yield None

@@ -11,7 +11,13 @@ from typing import Final
 from typing_extensions import override
 
 from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
-from sidecar.guardrails.deobfuscation.decoder import DecodedText, Decoder, matches, replace_runs
+from sidecar.guardrails.deobfuscation.decoder import (
+    MAX_UNITS,
+    DecodedText,
+    Decoder,
+    matches,
+    replace_runs,
+)
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
 from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
 from sidecar.guardrails.matching.text_views import ONE_VIEW, TextView, ViewKind
@@ -144,10 +150,11 @@ ENCODINGS: Final = EncodingsDecoder()
 
 _ESCAPES: Final = re.compile(
     # One class first, so that the search skips to it. Percent signs in a row are one run.
-    rb"[%&\\](?:(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2})*"
+    rb"[%&\\](?:(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2}){0,MOST}"
     rb"|(?<=&)(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
-    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))"
+    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))".replace(b"MOST", b"%d" % MAX_UNITS)
 )
+_MORE_ESCAPES: Final = re.compile(rb"(?:%%[0-9A-Fa-f]{2}){1,%d}" % MAX_UNITS)
 
 _MAX_ESCAPE: Final = 16
 _PERCENT: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
@@ -186,7 +193,7 @@ class EscapesDecoder(Decoder):
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE)
+        found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE, more=_MORE_ESCAPES)
         return replace_runs(view, found, _unescaped, ViewKind.UNESCAPED)
 
 
@@ -194,7 +201,11 @@ ESCAPES: Final = EscapesDecoder()
 
 
 _SPACED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,}[!-~](?![0-9A-Za-z])"
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,%d}[!-~]"
+    rb"(?![0-9A-Za-z])" % MAX_UNITS
+)
+_MORE_SPACED: Final = re.compile(
+    rb"(?<=([ \t\n._*|/,-])[!-~])(?:\1[!-~]){1,%d}(?![0-9A-Za-z])" % MAX_UNITS
 )
 
 _LEAST_SPACED: Final = 16
@@ -212,7 +223,12 @@ _LIKELY_SPACED: Final = Expression(
 
 
 _SPELLED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[A-Za-z](?: {1,5}[!-~]){6,}(?![!-~])|(?:\\[\n -~]){8,}"
+    rb"(?<![0-9A-Za-z])[A-Za-z](?: {1,5}[!-~]){6,%d}(?![!-~])|(?:\\[\n -~]){8,%d}"
+    % (MAX_UNITS, MAX_UNITS)
+)
+_MORE_SPELLED: Final = re.compile(
+    rb"(?<= [!-~])(?: {1,5}[!-~]){1,%d}(?![!-~])|(?<=\\[\n -~])(?:\\[\n -~]){1,%d}"
+    % (MAX_UNITS, MAX_UNITS)
 )
 _LEAST_SPELLED: Final = 38
 """Of a letter, six more with five blanks in front of each, and the byte behind."""
@@ -230,7 +246,7 @@ def _words(run: bytes) -> bytes:
 class SpacingDecoder(Decoder):
     """Joins letters that are set apart: in runs of *expression*, as *join* makes a text of one.
 
-    *likely*, *begins* and *least* are those of `matches`.
+    *more*, *likely*, *begins* and *least* are those of `matches`.
     """
 
     def __init__(
@@ -239,6 +255,7 @@ class SpacingDecoder(Decoder):
         join: Callable[[bytes], bytes],
         *,
         trigger: Expression,
+        more: re.Pattern[bytes],
         likely: Expression,
         begins: Expression,
         least: int,
@@ -247,6 +264,7 @@ class SpacingDecoder(Decoder):
         self._trigger = compile_re2(trigger)
         self._expression = expression
         self._join = join
+        self._more = more
         self._likely = compile_re2(likely)
         self._begins = compile_re2(begins)
         self._least = least
@@ -266,16 +284,23 @@ class SpacingDecoder(Decoder):
             yield
         else:
             return ()
-        likely, begins = self._likely, self._begins
-        found = matches(self._expression, content, least=self._least, likely=likely, begins=begins)
+        found = matches(
+            self._expression,
+            content,
+            least=self._least,
+            more=self._more,
+            likely=self._likely,
+            begins=self._begins,
+        )
         return (yield from replace_runs(view, found, self._join, ViewKind.UNSPACED))
 
 
 SPACING: Final = SpacingDecoder(
     _SPACED,
-    lambda run: run[::2],
+    lambda run: run[not run[:1].isalnum() :: 2],  # the rest of a long run begins with a sign
     # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
     trigger=Expression(r"[ \t\n._*|/,-](?:[0-9A-Za-z][ \t\n._*|/,-]){3}"),
+    more=_MORE_SPACED,
     likely=_LIKELY_SPACED,
     begins=_BEGINS_SPACED,
     least=_LEAST_SPACED,
@@ -285,6 +310,7 @@ SPELLING: Final = SpacingDecoder(
     _SPELLED,
     _words,
     trigger=_LIKELY_SPELLED,
+    more=_MORE_SPELLED,
     likely=_LIKELY_SPELLED,
     begins=_BEGINS_SPELLED,
     least=_LEAST_SPELLED,

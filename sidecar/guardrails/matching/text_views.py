@@ -327,7 +327,7 @@ def views_of(part: int, content: bytes, *, folded: bool) -> Cooperative[tuple[Te
                 encoded = plain_chunk.encode()
             plains.append(encoded)
             if folded:
-                foldeds.append(plain_chunk.casefold().encode())
+                foldeds.append(_folded(plain_chunk).encode())
     more = [(_TAGS, with_tags)] if _TAG_BYTES.search(content) else []
     more += [(JOINED_VIEW, joined)] if _has_joint(content) else []
     if folded and is_plain and not more and b"".join(foldeds) == content.lower():
@@ -388,7 +388,12 @@ def joined(text: str) -> str:
 
 def fold(text: str) -> str:
     """Return the plain form of *text* without differences of case."""
-    return plain(text).casefold()
+    return _folded(plain(text))
+
+
+def _folded(text: str) -> str:
+    # The Turkish capital of `i` has a dot (U+0130), which case folding leaves behind the letter.
+    return text.casefold().replace("i\u0307", "i")
 
 
 def chunks_of(content: bytes) -> Iterator[list[str]]:

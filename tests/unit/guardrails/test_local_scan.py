@@ -23,7 +23,10 @@ PATTERNS = """\
       - {name: NO_SPACE, regex: 'v\\Sv'}
       - {name: CAFE, regex: '(?i)CAFÉ.'}
 """
-TERMS = "  - {name: terms, type: denied_terms, terms: [Bluebird, top secret, Straße, 机密, C++]}\n"
+TERMS = (
+    "  - {name: terms, type: denied_terms,"
+    " terms: [Bluebird, top secret, Straße, 机密, C++, bird]}\n"
+)
 
 
 def values(guardrails: str, *texts: str) -> list[tuple[str, str]]:
@@ -78,6 +81,11 @@ TERM_CASES = {
     "symbols": ("I like C++, not C", ["C++"]),
     "full_width": ("ｂｌｕｅｂｉｒｄ é", ["ｂｌｕｅｂｉｒｄ"]),
     "invisible_inside": ("blue\u200dbird", ["blue\u200dbird"]),
+    "line_separator": (
+        "top\u2028secret TOP\u2029\u1680 Secret",
+        ["top\u2028secret", "TOP\u2029\u1680 Secret"],
+    ),
+    "turkish_capital": ("B\u0130RD and BI\u0307RD", ["B\u0130RD", "BI\u0307RD"]),
     "no_break_space": ("é top\u00a0secret", ["top\u00a0secret"]),
 }
 

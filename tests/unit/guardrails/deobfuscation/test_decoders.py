@@ -269,6 +269,33 @@ def test_text_that_is_skipped_has_no_letters_set_apart(text: str) -> None:
         assert skipping == list(matches(expression, content, least=least))
 
 
+LONG_RUNS = {
+    "percent": (decoders.ESCAPES, percent),
+    "spaced": (SPACING, " ".join),
+    "spelled": (SPELLING, lambda text: " ".join(text).replace("z ", "z   ")),
+    "backslashes": (SPELLING, lambda text: "".join(f"\\{one}" for one in text)),
+}
+
+
+@pytest.mark.parametrize("form", LONG_RUNS)
+def test_a_long_run_is_read_in_turns_and_as_one_text(form: str) -> None:
+    """Ten megabytes of letters that are set apart held a worker for over half a second."""
+    decoder, hide = LONG_RUNS[form]
+    hidden = "".join(chr(ord("a") + number % 26) for number in range(10 * reading.MAX_UNITS))
+    content = hide(hidden).encode()
+    view = text_views.TextView(0, text_views.ONE_VIEW, content, len(content))
+    steps, decoded, turns = decoder.read(view), b"", 0
+    while not decoded:
+        try:
+            next(steps)
+            turns += 1
+        except StopIteration as end:
+            decoded = b"".join(one.content for one in end.value)
+    words = hidden.replace("z", "z ") if form == "spelled" else hidden
+    assert decoded == words.encode()
+    assert turns >= 9
+
+
 def test_a_run_takes_little_memory() -> None:
     """A client may send ten megabytes of escapes, each of which is a run."""
     runs = 20_000
