@@ -59,6 +59,7 @@ def metadata(request: JudgedRequest) -> dict[str, str | float]:
     if request.guardrails:
         verdicts = [f"{name}={verdict}" for name, verdict in request.guardrails.items()]
         named[MetadataKey.GUARDRAILS] = " ".join(verdicts)
+    named[MetadataKey.SERVICE_TIER] = request.service_tier
     if request.reserved is not None:
         named[MetadataKey.RESERVED] = reserved_text(request.reserved)
     return {name: value for name, value in named.items() if value is not None}

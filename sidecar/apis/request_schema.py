@@ -9,6 +9,7 @@ from typing import Final, assert_never
 
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.subject import Dialect, RequestForm, Route
+from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue
 
 # An enum's members are slow to look up on Python 3.11; most requests are of this form.
@@ -251,6 +252,15 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
     if isinstance(prompts, list):  # of completions: texts, or lists of tokens, are a prompt each
         choices *= max(1, sum([isinstance(one, (str, list)) for one in prompts]))
     return None if bound is None else min(bound * choices, MOST_OUTPUT_TOKENS), choices
+
+
+def service_tier(fields: dict[str, JsonValue]) -> str | None:
+    """Return the service tier that a request names, None without prices of its own."""
+    named = (fields.get("service_tier"), fields.get("serviceTier"))
+    # Bedrock has it in an object.
+    words = [one.get("type") if isinstance(one, dict) else one for one in named]
+    lower = [word.lower() for word in words if isinstance(word, str)]
+    return next((tier for tier in SERVICE_TIERS if tier in lower), None)
 
 
 def _number_in(text: str) -> int:

@@ -16,6 +16,7 @@ from sidecar.apis.request_schema import (
     has_tokens,
     named_models,
     output_bound,
+    service_tier,
     shape_problem,
 )
 from sidecar.apis.response_text import SHORT_LIST
@@ -535,6 +536,9 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
         in_background=route.form is RequestForm.RESPONSES
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
+        service_tier=service_tier(fields)
+        if "service_tier" in fields or "serviceTier" in fields
+        else None,
     )
 
 

@@ -44,6 +44,8 @@ class MetadataKey:
     GUARDRAILS: Final = "guardrails"
     """`name=verdict name=verdict`, of each verdict that is not a pass."""
     RESERVED: Final = "reserved"
+    SERVICE_TIER: Final = "service_tier"
+    """Only of a request that names one with prices of its own."""
     USAGE_SOURCE: Final = "usage_source"
     """There if the worker itself accounts for the request: its entry in an access log is not
     counted then."""

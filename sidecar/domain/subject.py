@@ -159,7 +159,7 @@ class Subject(msgspec.Struct, frozen=True):
     lists parts, by index, that the model reads as one text. With `asks_for_usage` the client
     wants the counts of a stream. `max_output_tokens` bounds all choices together, None if nothing
     sets a bound; `choices` is how many there are. `in_background` is of a request whose answer
-    comes before its model has begun.
+    comes before its model has begun. `service_tier` is one of `usage.SERVICE_TIERS`.
     """
 
     model: str | None
@@ -172,6 +172,7 @@ class Subject(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
     choices: int = 1
     in_background: bool = False
+    service_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,11 @@ class TokenCounts(msgspec.Struct, frozen=True, gc=False):
 NO_TOKENS: Final = TokenCounts()
 
 
+SERVICE_TIERS: Final = ("priority", "flex")
+"""The tiers of OpenAI, Google and Bedrock that a request may name, and that have prices of their
+own: faster at a higher price, slower at a lower one."""
+
+
 class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A request and its verdict, as they are known when Egret has decided.
 
@@ -70,7 +75,7 @@ class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `operation`, `provider` and `model` are None if they were not read. `text_bytes` is the
     text that goes to the model, 0 if the body was not read. `guardrails` holds each verdict
     that is not a pass, by the guardrail's name. `reserved` are the amounts taken from limits,
-    None if its key, team and organization have none.
+    None if its key, team and organization have none. `service_tier` is one of `SERVICE_TIERS`.
     """
 
     request_id: str
@@ -86,6 +91,7 @@ class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     text_bytes: int = 0
     guardrails: dict[str, str] | None = None
     reserved: Reservation | None = None
+    service_tier: str | None = None
 
 
 USAGE_NAMESPACE: Final = "egret.usage"

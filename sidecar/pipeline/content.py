@@ -492,7 +492,7 @@ def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Work
     prices, tokens = worker.prices.current, TokenCounts(tokens_in, tokens_out)
     dearest = None if prices.is_known and subject.model is not None else 0
     for model in (subject.model, *subject.other_models):
-        price = None if model is None else prices.price_of(model, at=at)
+        price = None if model is None else prices.price_of(model, at=at, tier=subject.service_tier)
         if price is not None:
             dearest = max(dearest or 0, math.ceil(price.cost_of(tokens) * MICROS))
     return dearest

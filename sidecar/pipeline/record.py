@@ -164,6 +164,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
             text_bytes=self.text_bytes,
             guardrails=verdicts or None,
             reserved=self.allowance.reserved,
+            service_tier=None if self.subject is None else self.subject.service_tier,
         )
 
     def judge_now(self) -> JudgedRequest | None:

@@ -75,6 +75,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
             judged.operation,
             judged.provider,
             None if record.policy is None else record.policy.provider,
+            judged.service_tier,
         )
         if record.estimated_tokens is not None:
             pairs.append((MetadataKey.ESTIMATED_TOKENS, str(record.estimated_tokens)))
@@ -114,6 +115,7 @@ def _shared_fields(  # noqa: PLR0913, PLR0917 - the facts that requests have in 
     operation: str | None = None,
     provider: str | None = None,
     choice: ProviderChoice | None = None,
+    service_tier: str | None = None,
 ) -> MetadataFields:
     """Encode the fields that most requests of a key have in common, once for all of them."""
     named: tuple[tuple[str, str | None], ...] = (
@@ -128,6 +130,7 @@ def _shared_fields(  # noqa: PLR0913, PLR0917 - the facts that requests have in 
         (MetadataKey.ORGANIZATION_ID, organization_id),
         (MetadataKey.OPERATION, operation),
         (MetadataKey.PROVIDER, provider),
+        (MetadataKey.SERVICE_TIER, service_tier),
     )
     if choice is not None:
         named += (

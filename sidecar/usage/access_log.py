@@ -25,6 +25,7 @@ from sidecar.domain.metadata import EPOCH, RESERVED_NUMBERS, MetadataKey
 from sidecar.domain.usage import (
     MAX_COUNT,
     NO_TOKENS,
+    SERVICE_TIERS,
     AnswerEnd,
     DecisionKind,
     ExchangeEnded,
@@ -106,6 +107,7 @@ class _Metadata(msgspec.Struct, gc=False):
     text_bytes: Any = msgspec.UNSET
     guardrails: Any = msgspec.UNSET
     reserved: Any = msgspec.UNSET
+    service_tier: Any = None
     usage_source: Any = msgspec.UNSET
 
 
@@ -282,6 +284,7 @@ def _judged_request(metadata: _Metadata, verdict: str) -> JudgedRequest:
         text_bytes=count_of(str(metadata.text_bytes)),
         guardrails=verdicts,
         reserved=reserved,
+        service_tier=metadata.service_tier if metadata.service_tier in SERVICE_TIERS else None,
     )
 
 

@@ -22,7 +22,13 @@ from pydantic import (
     ValidationInfo,
 )
 
-from sidecar.domain.usage import MAX_COUNT, NO_TOKENS, TokenCounts, UsageRecord
+from sidecar.domain.usage import (
+    MAX_COUNT,
+    NO_TOKENS,
+    SERVICE_TIERS,
+    TokenCounts,
+    UsageRecord,
+)
 from sidecar.domain.validation import accepted, compile_glob, plain_fault
 from sidecar.telemetry.names import OVERFLOW
 
@@ -37,6 +43,7 @@ MAX_REMEMBERED: Final = 10_000
 class Price:
     """In US dollars for a million tokens. `model` is a glob, as in `allowed_models`.
 
+    A glob that ends in a colon and one of `SERVICE_TIERS` is of requests that name this tier.
     None for tokens read from or written to the provider's cache: they cost as other input.
     All tokens of a request with more than `above_tokens` of input have the prices for that,
     `input_above` and so on; one of these that is None is as below.
@@ -77,31 +84,39 @@ class PriceList:
 
     If several globs match a model, the most specific one counts: a name without a
     wildcard before any glob, then the one with the most characters before its first wildcard.
+    Of two equal ones the price of the request's service tier counts.
     """
 
     def __init__(self, prices: Iterable[Price] = (), *, is_known: bool = True) -> None:
         """*is_known* is False until the prices have been read."""
         self.is_known = is_known
-        by_glob: dict[str, list[Price]] = {}
+        by_glob: dict[tuple[str, str], list[Price]] = {}
         for price in sorted(prices, key=lambda price: price.valid_from, reverse=True):
-            by_glob.setdefault(price.model, []).append(price)
-        specific_first = sorted(
-            by_glob,
-            key=lambda glob: ((plain := _WILD.split(glob, 1)[0]) != glob, -len(plain), glob),
-        )
-        self._globs = [(compile_glob(glob), by_glob[glob]) for glob in specific_first]
-        self._found: dict[str, list[Price]] = {}
+            glob, _, tier = price.model.rpartition(":")
+            key = (glob, tier) if glob and tier in SERVICE_TIERS else (price.model, "")
+            by_glob.setdefault(key, []).append(price)
 
-    def price_of(self, model: str, *, at: datetime) -> Price | None:
+        def specific_first(key: tuple[str, str]) -> tuple[bool, int, str, bool]:
+            glob, tier = key
+            plain = _WILD.split(glob, 1)[0]
+            return plain != glob, -len(plain), glob, not tier
+
+        self._globs = [
+            (compile_glob(key[0]), key[1], by_glob[key])
+            for key in sorted(by_glob, key=specific_first)
+        ]
+        self._found: dict[tuple[str, str | None], list[Price]] = {}
+
+    def price_of(self, model: str, *, at: datetime, tier: str | None = None) -> Price | None:
         """Return the price of *model* that was valid at *at*, None if there was none."""
-        found = self._found.get(model)
+        found = self._found.get((model, tier))
         if found is None:
             if len(self._found) >= MAX_REMEMBERED:
                 self._found.clear()
-            found = self._found[model] = [
+            found = self._found[model, tier] = [
                 price
-                for matcher, prices in self._globs
-                if matcher.match(model)
+                for matcher, of_tier, prices in self._globs
+                if of_tier in {"", tier} and matcher.match(model)
                 for price in prices
             ]
         for price in found:
@@ -122,7 +137,8 @@ class PriceList:
         # A name that is not recorded has at most the price of all models.
         models = (requested, answered) if answered == OVERFLOW else (answered, requested)
         for model in models:
-            price = model and self.price_of(model, at=record.request.occurred_at)
+            at, tier = record.request.occurred_at, record.request.service_tier
+            price = model and self.price_of(model, at=at, tier=tier)
             if price:
                 return price.cost_of(record.tokens)
         return None
@@ -162,12 +178,12 @@ def is_price_map(value: Mapping[str, object]) -> bool:
 
 
 def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
-    """Yield the model and the row of each entry with prices of tokens.
+    """Yield the model and the row of each entry with prices of tokens, and of each of its tiers.
 
     A name that stands for several entries has the price of the one without a provider in front,
     else the dearest: a budget is to end too early rather than too late.
     """
-    found: dict[str, tuple[bool, Decimal, _Row]] = {}
+    found: dict[str, tuple[bool, Decimal, list[_Row]]] = {}
     for name, entry in value.items():
         if not isinstance(entry, dict):
             continue
@@ -175,21 +191,39 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
         provider = entry.get("litellm_provider")
         if not isinstance(provider, str) or not provider.startswith(_PROVIDERS):
             continue
-        costs = {ours: entry[theirs] for ours, theirs in _COSTS.items() if theirs in entry}
-        if entry.get("mode") == "embedding":
-            costs.setdefault("output", 0)
-        if "input" not in costs or "output" not in costs:
+        row = _row_of(entry)
+        if "input" not in row or "output" not in row:
             continue
-        row = {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
-        row |= _long_prompts(entry)
         first, slash, rest = name.partition("/")
         model = rest if slash and first.startswith(_PROVIDERS) else name
         amount = sum((cost for cost in row.values() if isinstance(cost, Decimal)), Decimal())
-        ranked = (model == name, amount, {"model": model, **row})
+        rows: list[_Row] = [{"model": model, **row}]
+        for tier in SERVICE_TIERS:
+            # A cost that a tier does not have is that of other requests.
+            costs = [(one.removesuffix(f"_{tier}"), one, cost) for one, cost in entry.items()]
+            own = {cost_name: cost for cost_name, one, cost in costs if cost_name != one}
+            if _COSTS["input"] in own:
+                of_tier = _row_of({**entry, **own})
+                for above in ABOVE_PRICES:
+                    pair = of_tier.get(above), of_tier.get(above.removesuffix("_above"))
+                    amounts = [one for one in pair if isinstance(one, Decimal)]
+                    if len(amounts) == len(pair):  # a long prompt is not cheaper than a short one
+                        of_tier[above] = max(amounts)
+                rows.append({"model": f"{model}:{tier}", **of_tier})
+        ranked = (model == name, amount, rows)
         if model not in found or ranked[:2] > found[model][:2]:
             found[model] = ranked
-    for model, (_, _, row) in found.items():
-        yield model, row
+    for _, _, rows in found.values():
+        yield from ((str(row["model"]), row) for row in rows)
+
+
+def _row_of(entry: _Row) -> _Row:
+    """Return the prices of *entry*, for long prompts too."""
+    costs = {ours: entry[theirs] for ours, theirs in _COSTS.items() if theirs in entry}
+    if entry.get("mode") == "embedding":
+        costs.setdefault("output", 0)
+    row = {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
+    return row | _long_prompts(entry)
 
 
 def _long_prompts(entry: _Row) -> _Row:

@@ -17,6 +17,7 @@ from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import METADATA_KEYS
 from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.subject import Subject
 from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
 from sidecar.pipeline.reply import metadata_of
 from sidecar.policy.snapshot import EffectivePolicy
@@ -64,6 +65,7 @@ def test_the_fields_of_egret_are_those_of_its_metadata() -> None:
     record.estimated_tokens, record.usage_source = 10, "answers"
     record.allowance = Allowance(reserved=Reservation())
     record.results = results()
+    record.subject = Subject(model="gpt-4o", streamed=True, parts=(), service_tier="priority")
     record.error, record.answer_status = ErrorKind.CONTENT_BLOCKED, 200
 
     written = set(pairs_of(metadata_of(record, now=0.0)))

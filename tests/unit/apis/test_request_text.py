@@ -553,3 +553,23 @@ def test_a_malformed_body_is_handed_on() -> None:
     assert read_request(route_of(), Headers(), body) == Malformed(
         "The body has the same key twice in one object."
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({}, None),
+        ({"service_tier": "priority"}, "priority"),
+        ({"service_tier": "FLEX"}, "flex"),
+        ({"serviceTier": {"type": "priority"}}, "priority"),
+        ({"service_tier": "flex", "serviceTier": "priority"}, "priority"),
+        ({"service_tier": "auto"}, None),
+        ({"service_tier": ["priority"], "serviceTier": {"type": 7}}, None),
+    ],
+)
+def test_the_tier_of_a_request_is_read_if_it_has_prices_of_its_own(
+    fields: dict[str, JsonValue], tier: str | None
+) -> None:
+    """OpenAI's, Google's, and Bedrock's in an object; of two the dearer."""
+    body: JsonValue = {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
+    assert _subject(body).service_tier == tier

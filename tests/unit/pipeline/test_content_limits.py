@@ -143,6 +143,24 @@ async def test_a_long_prompt_asks_for_the_money_of_a_long_one() -> None:
     assert asked == [("cost", 99 + 50), ("cost", 3 * 1_000 + 50)]
 
 
+@pytest.mark.parametrize("tier", ["priority", {"type": "PRIORITY"}])
+async def test_a_request_of_a_tier_asks_for_its_money_and_says_so(tier: object) -> None:
+    """The tier is in the metadata, by which usage is priced; another one is as none."""
+    made = world(limit(Measure.COST, Window.DAY, amount=10**9))
+    price = made.worker.prices.current.price_of("gpt-5", at=datetime.now(UTC))
+    assert price is not None
+    dear = replace(price, model="gpt-5:priority", output=Decimal(3))
+    prices = PriceList([price, dear])
+    made.worker = replace(made.worker, prices=SimpleNamespace(current=prices))
+    asked = []
+    for named in (tier, "default"):
+        body = chat("x" * (396 - len("gpt-5")), max_tokens=50, service_tier=named)
+        await judged(made, body)
+        asked += [(made.usage.noted[-1].service_tier, *costs(made))]
+    # The name of the tier is text as well, two tokens of it.
+    assert asked == [("priority", ("cost", 101 + 150)), (None, ("cost", 101 + 50))]
+
+
 ALLOWS = "name: default\nusage: {uncounted: allow}\nguardrails: []\n"
 
 

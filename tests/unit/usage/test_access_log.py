@@ -39,6 +39,7 @@ FULL = judged(
     is_streamed=True,
     text_bytes=1234,
     guardrails={"pii": "redact", "hook": "error_open"},
+    service_tier="priority",
     reserved=Reservation(
         100, 50, 150, 1_764_063_015_000_001, ("key_1/cost/day/0a1b", "team_1/tokens/minute/2c3d")
     ),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -96,6 +96,37 @@ def test_a_price_is_valid_from_its_date_until_the_next() -> None:
 
     found = [prices.price_of("m", at=at) for at in (MOMENT - tick, MOMENT, LATER - tick, LATER)]
     assert [one and one.input for one in found] == [None, 1, 1, 2]
+
+
+def test_a_request_of_a_tier_has_the_price_of_the_tier() -> None:
+    """A tier without a price, and a price that is not of a tier, are as without tiers."""
+    prices = PriceList(
+        [
+            price("gpt-5*", 1),
+            price("gpt-5*:priority", 2, valid_from=LATER),
+            price("gpt-5-mini", 3),
+            price("*:flex", 4),
+            price("odd:priority:x", 5),
+        ]
+    )
+    later = LATER + timedelta(days=1)
+
+    def found(model: str, tier: str | None, at: datetime = later) -> Decimal | None:
+        one = prices.price_of(model, at=at, tier=tier)
+        return None if one is None else one.input
+
+    assert [found("gpt-5", tier) for tier in (None, "priority", "flex")] == [1, 2, 1]
+    assert [found("other", tier) for tier in (None, "priority", "flex")] == [None, None, 4]
+    assert found("gpt-5", "priority", at=MOMENT) == 1
+    assert found("gpt-5-mini", "priority") == 3
+    assert found("odd:priority:x", None) == 5
+
+    one = record(
+        request=judged(model="gpt-5", occurred_at=later, service_tier="priority"),
+        response_model="gpt-5",
+        tokens=TokenCounts(input=1_000_000),
+    )
+    assert prices.cost_of(one) == 2
 
 
 def test_a_newer_glob_does_not_hide_an_older_name() -> None:

@@ -68,6 +68,30 @@ def test_costs_above_a_length_become_prices_of_long_prompts() -> None:
     assert found == {"m": above, "n": replace(above, model="n", input_above=Decimal(5))}
 
 
+def test_costs_of_a_tier_become_prices_of_the_model_with_it() -> None:
+    """One that it lacks is that of other requests, and for long prompts not below its own."""
+    costs = {
+        "cache_read_input_token_cost": 1e-07,
+        "input_cost_per_token_above_272k_tokens": 2e-06,
+        "output_cost_per_token_above_272k_tokens": 1.5e-05,
+        "input_cost_per_token_priority": 3e-06,
+        "input_cost_per_token_above_272k_tokens_priority": 4e-06,
+        "output_cost_per_token_priority": 3e-05,
+        "input_cost_per_token_flex": 5e-07,
+        "output_cost_per_token_batches": 9,
+    }
+    found = prices_of({"openai/m": entry("openai", 1e-06, 1e-05, **costs)})
+
+    assert {
+        name: (one.input, one.output, one.cached_input, one.input_above, one.output_above)
+        for name, one in found.items()
+    } == {
+        "m": (Decimal(1), Decimal(10), Decimal("0.1"), Decimal(2), Decimal(15)),
+        "m:priority": (Decimal(3), Decimal(30), Decimal("0.1"), Decimal(4), Decimal(30)),
+        "m:flex": (Decimal("0.5"), Decimal(10), Decimal("0.1"), Decimal(2), Decimal(15)),
+    }
+
+
 def test_a_price_finer_than_the_database_keeps_is_rounded_up() -> None:
     """A budget must not end too late."""
     found = prices_of({"m": entry("openai", 1.0000000001e-06, "2e-06")})
