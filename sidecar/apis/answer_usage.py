@@ -23,6 +23,8 @@ _HOLDERS: Final = ("message", "response")
 
 _INPUT: Final = ("prompt_tokens", "input_tokens", "inputTokens", "promptTokenCount")
 _OUTPUT: Final = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount")
+_STATED: Final = frozenset({*_INPUT, *_OUTPUT, "total_tokens", "totalTokens"})
+"""Without any of these there is no count: OpenAI's transcriptions may state seconds alone."""
 _INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
 _BESIDE: Final = ("compaction", "advisor_message")
@@ -80,7 +82,8 @@ class AnswerUsage:
         if isinstance(usage, dict):
             # Null for a count that an earlier event has stated, as Anthropic's API allows.
             self._fields.update([one for one in usage.items() if one[1] is not None])
-            self.is_final = self.is_final or not is_within
+            is_final = not is_within and not _STATED.isdisjoint(usage)
+            self.is_final = self.is_final or is_final
 
 
 def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:

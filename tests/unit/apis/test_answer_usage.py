@@ -173,6 +173,7 @@ def test_counts_of_each_api_have_one_form(events: list[object], tokens: TokenCou
         pytest.param([{"content": [{"input": {"usage": OPENAI}}]}], id="in the model's own text"),
         pytest.param([["usage"]], id="no object"),
         pytest.param([{"usage": "7"}], id="no counts"),
+        pytest.param([{"usage": {"type": "duration", "seconds": 27}}], id="seconds"),
         pytest.param([{"bytes": '"usage"'}], id="no base64"),
     ],
 )
