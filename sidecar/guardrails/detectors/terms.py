@@ -23,15 +23,13 @@ _UNSPACED: Final = re.compile(
 _META: Final = re.compile(r"([\\.+*?()|\[\]{}^$/-])")
 _APOSTROPHE: Final = re.compile("['\u2018\u2019\u02bc]")
 """As typed, and as word processors and models write it: each stands for all of them."""
-_BLANKS: Final = r"[\s\x{1680}\x{2028}\x{2029}]+"
-"""White space; RE2 leaves out that of Unicode, of which these have no compatibility form."""
 
 
 @functools.lru_cache(maxsize=16_384)
 def term_rule(term: str, *, type_: str = TERM_TYPE) -> Rule:
     """Return the rule for one term; it searches case-folded text."""
     words = fold(term).split()
-    regex = _BLANKS.join(
+    regex = r"\s+".join(
         _APOSTROPHE.sub(_APOSTROPHE.pattern, _META.sub(r"\\\1", word)) for word in words
     )
     return Rule(

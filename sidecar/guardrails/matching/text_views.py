@@ -271,7 +271,7 @@ def has_one_view(content: bytes, *, grows: bool = False) -> bool:
 
 def _have_one_view(characters: set[str], content: bytes) -> bool:
     found = "".join(characters)
-    return found.casefold() == found and not (_JOINT.search(found) and _has_joint(content))
+    return _folded(found) == found and not (_JOINT.search(found) and _has_joint(content))
 
 
 def _has_joint(content: bytes) -> bool:
@@ -393,7 +393,9 @@ def fold(text: str) -> str:
 
 def _folded(text: str) -> str:
     # The Turkish capital of `i` has a dot (U+0130), which case folding leaves behind the letter.
-    return text.casefold().replace("i\u0307", "i")
+    text = text.casefold().replace("i\u0307", "i")
+    # Blanks and ends of lines without a compatibility form: RE2's white space is ASCII's.
+    return text.replace("\u1680", " ").replace("\u2028", " ").replace("\u2029", " ")
 
 
 def chunks_of(content: bytes) -> Iterator[list[str]]:
