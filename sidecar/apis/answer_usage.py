@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,8 +11,8 @@ from msgspec.structs import astuple
 from sidecar.domain.usage import MAX_COUNT, TokenCounts
 from sidecar.jsontext.strict import JsonValue
 
-_MARK: Final = re.compile(rb"\"(?:usage|bytes\")")
-"""In every payload with counts: `usage`, `usageMetadata`, and Bedrock's events in base64."""
+_MARK: Final = b'"usage'
+"""In every payload with counts: `usage` and `usageMetadata`."""
 
 _HOLDERS: Final = ("message", "response")
 """Members that hold an answer within an event: Anthropic's first, the last of OpenAI's responses.
@@ -54,20 +51,13 @@ class AnswerUsage:
 
     def read(self, payload: bytes | None) -> None:
         """Read one event, or a whole answer; of no effect if there are no counts in it."""
-        if payload is None or not _MARK.search(payload):
+        if payload is None or _MARK not in payload:
             return
         try:
             document: JsonValue = orjson.loads(payload)
         except orjson.JSONDecodeError:
             return
         if not isinstance(document, dict):
-            return
-        inner = document.get("bytes")
-        if isinstance(inner, str) and "usage" not in document:
-            try:  # an event of the model's own API within one of Bedrock's
-                self.read(base64.b64decode(inner, validate=True))
-            except (ValueError, binascii.Error):
-                return
             return
         self._take(document, is_within=False)
         for name in _HOLDERS:

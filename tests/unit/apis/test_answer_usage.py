@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from typing import Any
 
@@ -18,11 +17,6 @@ def counted(*documents: object) -> TokenCounts | None:
     for document in documents:
         usage.read(json.dumps(document).encode())
     return usage.tokens
-
-
-def in_bytes(event: object) -> dict[str, str]:
-    """Return an event of a model as Bedrock wraps it."""
-    return {"bytes": base64.b64encode(json.dumps(event).encode()).decode(), "p": "abc"}
 
 
 OPENAI: dict[str, Any] = {
@@ -122,11 +116,6 @@ CONVERSE = {
             id="stream of messages whose end leaves out the counts of its start",
         ),
         pytest.param(
-            [in_bytes(ANTHROPIC_START), in_bytes(ANTHROPIC_END)],
-            TokenCounts(9, 7, 4, 2, 0),
-            id="stream of messages within Bedrock's",
-        ),
-        pytest.param(
             [{"usageMetadata": {"promptTokenCount": 10}}, {"usageMetadata": GEMINI}],
             TokenCounts(10, 5, 4, 0, 2),
             id="stream of Gemini",
@@ -174,7 +163,6 @@ def test_counts_of_each_api_have_one_form(events: list[object], tokens: TokenCou
         pytest.param([["usage"]], id="no object"),
         pytest.param([{"usage": "7"}], id="no counts"),
         pytest.param([{"usage": {"type": "duration", "seconds": 27}}], id="seconds"),
-        pytest.param([{"bytes": '"usage"'}], id="no base64"),
     ],
 )
 def test_an_answer_without_counts_of_all_of_it_has_none(events: list[object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 
 from sidecar._generated.envoy.data.ai.v3 import token_usage_pb2 as ai
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
+from sidecar.apis.event_stream import event_stream_message
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.usage import (
@@ -137,6 +139,26 @@ async def test_a_stream_is_counted_as_its_events_pass(policy: str) -> None:
 
     assert (ended.tokens, estimate, ended.is_event_stream) == (TokenCounts(3, 7), None, True)
     assert ended.sent_bytes == len(text)
+
+
+async def test_claude_s_counts_within_chunks_of_bedrock_are_read() -> None:
+    """The first event has the input's, the last one the output's."""
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 3}}}
+    end = {"type": "message_delta", "usage": {"output_tokens": 7}}
+    text = b"".join(
+        event_stream_message(
+            {":event-type": "chunk"},
+            json.dumps({"bytes": base64.b64encode(json.dumps(one).encode()).decode()}).encode(),
+        )
+        for one in (start, end)
+    )
+    world = World(PLAIN, usage_source=ANSWERS)
+    exchange = await asked(world, chat(stream=True))
+    await exchange.judge_response_headers(answer("application/vnd.amazon.eventstream"))
+    assert await stream(exchange, [text[:90], text[90:]]) == text
+    ended, estimate = only(world)
+
+    assert (ended.tokens, estimate, ended.is_event_stream) == (TokenCounts(3, 7), None, True)
 
 
 async def test_a_stream_whose_counts_egret_asked_for_loses_them_and_is_counted() -> None:
