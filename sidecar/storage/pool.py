@@ -42,7 +42,8 @@ _LOST: Final = (
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?")
 _MAX_PORT: Final = 65_535
 
-_SERVER_SETTINGS: Final = {"application_name": "egret"}
+# Texts of times, such as ids in the audit log, and days are then the same for every server.
+_SERVER_SETTINGS: Final = {"application_name": "egret", "timezone": "UTC"}
 
 
 class InvalidDsnError(Exception):

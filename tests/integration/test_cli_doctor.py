@@ -290,7 +290,8 @@ def test_months_without_a_partition_are_warned_of(egret: Egret, database: Databa
     """Nothing is lost, so it is no failure; the fix makes them."""
     execute(
         database,
-        "DO $$ BEGIN EXECUTE 'DROP TABLE usage_' || to_char(now(), 'YYYY_MM'); END $$",
+        "DO $$ BEGIN EXECUTE 'DROP TABLE usage_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM');"
+        " END $$",
     )
 
     ran = doctor(egret)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
 from sidecar.admin import audit_log
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, AuditTail, audit_entries, set_actor
 from sidecar.admin.usage_reports import drop_usage
+from sidecar.storage.pool import connect
+from sidecar.storage.usage_store import set_prices
+from sidecar.usage.prices import Price
 from tests.support.postgres import Database
 
 OWNERS = """
@@ -38,6 +42,21 @@ def told(entry: AuditEntry) -> Told:
         for side in (entry.before, entry.after)
     )
     return (entry.action, entry.object_type, entry.object_id, before, after)
+
+
+async def test_a_price_has_one_id_in_the_log_whatever_the_time_zone_of_the_database(
+    database: Database,
+) -> None:
+    """Times are texts there: Egret writes them in UTC."""
+    async with database.server.connect() as connection:
+        await connection.execute(f"ALTER DATABASE {database.name} SET timezone = 'Asia/Kolkata'")
+    async with connect(database.settings) as connection:
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        one = Price(model="gpt-*", valid_from=start, input=Decimal(1), output=Decimal(2))
+        await set_prices(connection, [one])
+        (entry,) = await audit_entries(connection, AuditFilter())
+
+    assert entry.object_id == "gpt-* 2026-01-01 00:00:00+00"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ async def _prepare(server: PostgresServer) -> None:
     async with server.connect() as connection:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        await connection.execute("ALTER SYSTEM SET timezone = 'UTC'")  # else the machine's
         await connection.execute("SELECT pg_reload_conf()")
         await connection.execute(f"CREATE DATABASE {_TEMPLATE}")
     await migrate(server.settings(_TEMPLATE))
