@@ -21,8 +21,12 @@ from sidecar.domain.policy import (
 )
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.applicability import Applicability, applicability_of, applies_to_model
-from sidecar.policy.snapshot import EffectivePolicy
+from sidecar.policy.snapshot import (
+    Applicability,
+    EffectivePolicy,
+    applicability_of,
+    applies_to_model,
+)
 from tests.support.guardrails import snapshot_of
 
 scopes = st.just(EVERYWHERE) | st.builds(

@@ -14,7 +14,7 @@ from sidecar.domain.policy import (
     Scope,
 )
 from sidecar.domain.subject import Operation
-from sidecar.guardrails.applicability import (
+from sidecar.policy.snapshot import (
     Applicability,
     applicability_of,
     applies_to_model,
