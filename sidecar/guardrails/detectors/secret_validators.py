@@ -5,14 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from sidecar.domain.finding import PLACEHOLDER
 from sidecar.domain.guardrail_settings import SecretTier
+from sidecar.guardrails.detectors.randomness import (
+    NO_WORD,
+    PLACEHOLDERS,
+    class_changes,
+    count_classes,
+    is_code,
+    is_random,
+    is_wordy,
+)
 from sidecar.guardrails.matching.rule import Span
 
 Check = Callable[[bytes, int, int], tuple[SecretTier, Span] | None]
@@ -21,38 +28,10 @@ Check = Callable[[bytes, int, int], tuple[SecretTier, Span] | None]
 STRICT: Final = SecretTier.STRICT
 LIKELY: Final = SecretTier.LIKELY
 
-MAX_BITS: Final = 3.5
-"""Shannon entropy a character that suffices in any alphabet."""
-_SHARE_OF_RANDOM: Final = 0.82
-"""Of the entropy that as many random characters of an alphabet have on average: one random text
-in a thousand has less, whatever its alphabet and length (16 or more)."""
-_ALPHABETS: Final = (
-    (re.compile(rb"[0-9a-f]+|[0-9A-F]+"), 16),
-    (re.compile(rb"[0-9a-z]+|[0-9A-Z]+"), 36),
-)
-_BASE64_SIZE: Final = 64
-
-
-def bits_per_character(text: bytes) -> float:
-    """Return the Shannon entropy of the byte frequencies, 0.0 for empty text."""
-    if not text:
-        return 0.0
-    total = len(text)
-    return -sum(count / total * math.log2(count / total) for count in Counter(text).values())
-
-
-def least_bits(text: bytes) -> float:
-    """Return the entropy a character that *text* needs to count as random in its alphabet."""
-    size = next((size for form, size in _ALPHABETS if form.fullmatch(text)), _BASE64_SIZE)
-    distinct = size * (1 - (1 - 1 / size) ** len(text))
-    return min(MAX_BITS, _SHARE_OF_RANDOM * math.log2(max(distinct, 1.0)))
-
-
 _EXAMPLES: Final = re.compile(
     # No shorter words: one of four letters turns up in a thousandth of 200 random characters.
     rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
-_PLACEHOLDERS: Final = re.compile(rb"(?i)xxxx|your|placeholder|change.?me|redacted|\.\.\.|\*\*\*")
 _LONG_NUMBER: Final = re.compile(rb"_[0-9]{7,}\]\Z")
 """The end of a placeholder that is none of ours: so long a number could be a secret itself."""
 
@@ -80,7 +59,7 @@ def _is_within_base64(content: bytes, start: int) -> bool:
     return (
         _RUN.fullmatch(before) is not None
         and all(one.search(before) for one in _ALL_CASES)
-        and _changes(before) * 3 >= _RUN_BYTES  # words joined by signs change less
+        and class_changes(before) * 3 >= _RUN_BYTES  # words joined by signs change less
     )
 
 
@@ -116,76 +95,9 @@ def mixed_token(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]
     if candidate.startswith(_PUBLIC_PREFIX) or _is_within_base64(content, start):
         return None
     body = _PREFIX.sub(b"", candidate, count=1)
-    if _classes(body.translate(None, b"_-")) < _MANY_CLASSES or _is_wordy(body):
+    if count_classes(body.translate(None, b"_-")) < _MANY_CLASSES or is_wordy(body):
         return None
     return (_tier(candidate), (start, end)) if is_random(body) else None
-
-
-def is_random(candidate: bytes) -> bool:
-    """Return whether *candidate* has letters, digits or both cases at random, and no word."""
-    letters = candidate.translate(None, b"0123456789")
-    if not letters or letters.upper() == letters.lower() or _PLACEHOLDERS.search(candidate):
-        return False
-    if letters == candidate and (
-        _changes(candidate) * 3 < len(candidate) or candidate in {letters.lower(), letters.upper()}
-    ):
-        return False  # no digit: a name, unless upper and lower case alternate
-    return bits_per_character(candidate) >= least_bits(candidate)
-
-
-_RUNS: Final = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^0-9A-Za-z]")
-_NO_WORD: Final = re.compile(rb"(?i)[bcdfghjklmnpqrstvwxz]{5}")
-
-
-def _changes(text: bytes) -> int:
-    """Return how often neighbours are of different classes of characters."""
-    return len(_RUNS.findall(text)) - 1
-
-
-def _classes(text: bytes) -> int:
-    """Return how many there are of lower case, upper case, digits and signs."""
-    return (
-        (text.upper() != text)
-        + (text.lower() != text)
-        + (text.translate(None, b"0123456789") != text)
-        + (not text.isalnum())
-    )
-
-
-_MIN_WORD_LETTERS: Final = 3.2
-_MIN_CAMEL_LETTERS: Final = 4
-"""On average: half of it in random letters of both cases, and camel case is all to go by."""
-_MIN_BYTES_A_DIGIT: Final = 8
-_IDENTIFIER: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*(?:[.-][A-Za-z_][A-Za-z0-9_]*)*")
-_IDENTIFIER_WORD: Final = re.compile(rb"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-
-
-def _is_wordy(text: bytes) -> bool:
-    """Return whether letters form words: long runs of them, and none without a vowel."""
-    words = _IDENTIFIER_WORD.findall(text)
-    return sum(map(len, words)) >= _MIN_CAMEL_LETTERS * len(words) and not any(
-        map(_NO_WORD.search, words)
-    )
-
-
-def _is_code(value: bytes, *, is_password: bool) -> bool:
-    """Return whether a value is code, as `config.database_v2.token` and `GPT2Tokenizer` are.
-
-    A password may well be words and underscores; it is code only with dots.
-    """
-    if not _IDENTIFIER.fullmatch(value) or (is_password and b"." not in value):
-        return False
-    is_joined = b"." in value or b"_" in value
-    has_form = is_joined or value not in {value.lower(), value.upper()}
-    words = _IDENTIFIER_WORD.findall(value)
-    digits = len(value) - len(value.translate(None, b"0123456789"))
-    least = _MIN_WORD_LETTERS if is_joined else _MIN_CAMEL_LETTERS
-    return (
-        has_form
-        and digits * _MIN_BYTES_A_DIGIT <= len(value)
-        and sum(map(len, words)) >= least * len(words)
-        and not any(map(_NO_WORD.search, words))
-    )
 
 
 _QUOTES: Final = b"\"'`"
@@ -277,10 +189,10 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
         tier = LIKELY
     elif _TOKEN.fullmatch(value) and is_random(value):
         # Code names things outside of quotes.
-        tier = _tier(value) if is_quoted or not _is_code(value, is_password=is_password) else None
+        tier = _tier(value) if is_quoted or not is_code(value, is_password=is_password) else None
     if tier is None and (is_password or (is_quoted and len(value) >= _LONG_VALUE)):
         tier = _tier_of_password(value, is_quoted=is_quoted)
-    if tier is None or _INTERPOLATED.search(value) or _PLACEHOLDERS.search(value):
+    if tier is None or _INTERPOLATED.search(value) or PLACEHOLDERS.search(value):
         return None
     if value[:1] == b"[" and PLACEHOLDER.fullmatch(value) and not _LONG_NUMBER.search(value):
         return None  # one of ours, in a text that is sent again
@@ -290,7 +202,7 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
         or (named and _NO_SECRETS_NAME.search(named.group(1)))
         or (named and named.group(1).lower() in _IDS and _UUID.fullmatch(value))
         or _NO_SECRET.search(value)
-        or (before[-1:] == b"`" and _is_code(value, is_password=True))
+        or (before[-1:] == b"`" and is_code(value, is_password=True))
     ):
         return None
     return tier, (start, end)
@@ -360,12 +272,12 @@ def bare_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Spa
     """
     value = content[start:end].rstrip(b".!?")
     is_mixed = (
-        _changes(value) * 3 >= len(value) >= _MIN_PASSWORD
+        class_changes(value) * 3 >= len(value) >= _MIN_PASSWORD
         and value.upper() != value
         and value.translate(None, b"0123456789") != value
         and _STRONG.search(value) is not None
     )
-    is_other = _NO_BARE_PASSWORD.fullmatch(value) or _PLACEHOLDERS.search(value)
+    is_other = _NO_BARE_PASSWORD.fullmatch(value) or PLACEHOLDERS.search(value)
     if not is_mixed or is_other or content[end : end + 1] in _BEHIND_CODE:
         return None
     tier = None if _DEFAULTS.search(value) else _tier_of_password(value, is_quoted=False)
@@ -398,23 +310,23 @@ def _tier_of_password(value: bytes, *, is_quoted: bool) -> SecretTier | None:
     if not is_quoted:  # an expression: a call, an index, a template
         called = _CALL.match(value)
         is_plain = called and called[0].translate(None, b"0123456789") == called[0] != value
-        if _CODE.match(value) or is_plain or (called and _is_wordy(called[0])):
+        if _CODE.match(value) or is_plain or (called and is_wordy(called[0])):
             return None
     elif len(value.split()) > 1:
         return None
-    classes = _classes(value)
+    classes = count_classes(value)
     if _DEFAULTS.search(value):
         return LIKELY if classes >= _MANY_CLASSES else None
-    if _is_wordy(value):
+    if is_wordy(value):
         return LIKELY if classes >= _MANY_CLASSES and not value.isalpha() else None
-    is_mixed = _changes(value) * 3 >= len(value)
+    is_mixed = class_changes(value) * 3 >= len(value)
     if len(value) < _MIN_STRICT_PASSWORD:
         if classes > _MANY_CLASSES and len(value) >= _MIN_MIXED_PASSWORD:
             return STRICT
         return LIKELY if classes >= _MANY_CLASSES and is_mixed else None
     if classes >= _MANY_CLASSES or is_mixed:
         return STRICT
-    return LIKELY if value.isalpha() and classes > 1 and _NO_WORD.search(value) else None
+    return LIKELY if value.isalpha() and classes > 1 and NO_WORD.search(value) else None
 
 
 def _tier_of_given(value: bytes, user: bytes = b"") -> SecretTier | None:
@@ -424,7 +336,7 @@ def _tier_of_given(value: bytes, user: bytes = b"") -> SecretTier | None:
     if is_mask or _CODE.match(value) or _INTERPOLATED.search(value):
         return None
     is_word = value.isalpha() and (value.islower() or len(value) < _MIN_STRICT_PASSWORD)
-    is_word = is_word or (_is_wordy(value) and value.translate(None, b"0123456789") == value)
+    is_word = is_word or (is_wordy(value) and value.translate(None, b"0123456789") == value)
     is_default = is_word or value.isdigit() or lowered == user.lower() or _DEFAULTS.search(value)
     return LIKELY if is_default or len(value) < 6 else STRICT  # noqa: PLR2004 - as short as `1234`
 
@@ -499,7 +411,7 @@ def private_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]
                 break
             key = b""
     # So short a stretch of letters alone is a name; of twice the length, part of a key.
-    if len(key) < _LEAST_KEY or _classes(key) < _MANY_CLASSES - (len(key) >= 2 * _LEAST_KEY):
+    if len(key) < _LEAST_KEY or count_classes(key) < _MANY_CLASSES - (len(key) >= 2 * _LEAST_KEY):
         return None
     body = footer or _PEM_BODY.match(content, end, stop)
     return STRICT, (start, body.end() if body else end)
