@@ -1,4 +1,4 @@
-"""Types and validators of the fields in policy documents."""
+"""Types and validators of the fields in documents of policies and of other objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from annotated_types import GroupedMetadata
@@ -16,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -37,7 +39,9 @@ from sidecar.domain.policy import (
     StreamMode,
 )
 from sidecar.domain.subject import Operation
+from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
 from sidecar.guardrails.registry import judges_pieces
+from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
 
 MAX_TIMEOUT_SECONDS: Final = 30.0
 MAX_ITEMS: Final = 1_000
@@ -232,3 +236,44 @@ class WholeTextFields(GuardrailFields):
         if value is Action.REDACT:
             raise ValueError("has nothing to replace here; use block or flag")
         return value
+
+
+_DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
+
+
+def _moment(value: object) -> object:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise ValueError("is no time; write for example 2027-01-31T12:00:00Z")
+    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
+    if not is_accepted(moment):
+        raise ValueError(f"is not {ACCEPTED_TIMES}")
+    return moment.astimezone(UTC)
+
+
+def _digest(text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        raise ValueError("is not the 64 hexadecimal digits of a SHA-256")
+    return text.lower()
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+Sha256 = Annotated[
+    str,
+    AfterValidator(_digest),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST.pattern}$"}),
+]
+Operations = Annotated[tuple[str, ...], AfterValidator(parse_operations)]
+Sources = Annotated[
+    tuple[str, ...], AfterValidator(lambda texts: tuple(map(str, parse_sources(texts))))
+]
+Tags = Annotated[tuple[str, ...], AfterValidator(parse_tags)]
+Dollars = Annotated[
+    Decimal,
+    Field(ge=0, max_digits=14, decimal_places=6),
+    PlainSerializer(float, return_type=float),  # exact: of 14 digits at most
+    WithJsonSchema({"type": "number", "minimum": 0}),
+]

@@ -6,8 +6,6 @@ import enum
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Any, Final, Self, cast
 
 from pydantic import (
@@ -15,10 +13,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
-    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -29,15 +25,23 @@ from yarl import URL
 from sidecar.domain.alerting import AlertRule, Channel, Digest, Severity
 from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.validation import (
-    ACCEPTED_TIMES,
     fault_of_operations,
-    is_accepted,
     is_time_zone,
 )
-from sidecar.keys.scopes import parse_operations, parse_sources, parse_tags
 from sidecar.limits.limit_syntax import Selectors, exact_words, read_limit, written
 from sidecar.limits.serialization import MAX_AMOUNT, check_limits
-from sidecar.policy.fields import Document, Glob, PolicyName, Switch
+from sidecar.policy.fields import (
+    Document,
+    Dollars,
+    Glob,
+    Moment,
+    Operations,
+    PolicyName,
+    Sha256,
+    Sources,
+    Switch,
+    Tags,
+)
 from sidecar.policy.parse import (
     PolicyDocument,
     PolicyDocumentError,
@@ -55,7 +59,6 @@ from sidecar.usage.prices import AboveTokens
 MAX_FILE_CHARACTERS: Final = 32_000_000
 """A file of a hundred thousand keys."""
 _KIND_LINE: Final = re.compile(r"^kind:[ \t]+([\"']?)Policy\1[ \t]*(?:#.*)?\r?\n", re.MULTILINE)
-_DIGEST: Final = re.compile("[0-9a-fA-F]{64}")
 _HOUR: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,62}"
 _ANY_LEVEL: Final = Level.KEY
@@ -81,25 +84,6 @@ class Reference:
     field: str
 
 
-def _moment(value: object) -> object:
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None:
-        raise ValueError("is no time; write for example 2027-01-31T12:00:00Z")
-    moment = moment.replace(tzinfo=moment.tzinfo or UTC)
-    if not is_accepted(moment):
-        raise ValueError(f"is not {ACCEPTED_TIMES}")
-    return moment.astimezone(UTC)
-
-
-def _digest(text: str) -> str:
-    if not _DIGEST.fullmatch(text):
-        raise ValueError("is not the 64 hexadecimal digits of a SHA-256")
-    return text.lower()
-
-
 def _known_operations(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Return the operations of a limit in their order: its count has it in its name."""
     if fault := fault_of_operations(names or ()):
@@ -107,28 +91,9 @@ def _known_operations(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return names
 
 
-Moment = Annotated[datetime, BeforeValidator(_moment)]
 KeyId = Annotated[str, Field(pattern=r"^[0-9A-Za-z]{12}$")]
-Sha256 = Annotated[
-    str,
-    AfterValidator(_digest),
-    WithJsonSchema({"type": "string", "pattern": f"^{_DIGEST.pattern}$"}),
-]
 ModelGlob = Annotated[Glob, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 TeamPath = Annotated[str, Field(pattern=rf"^{_NAME}/{_NAME}$")]
-Operations = Annotated[tuple[str, ...], AfterValidator(parse_operations)]
-Sources = Annotated[
-    tuple[str, ...], AfterValidator(lambda texts: tuple(map(str, parse_sources(texts))))
-]
-Tags = Annotated[tuple[str, ...], AfterValidator(parse_tags)]
-Dollars = Annotated[
-    Decimal,
-    Field(ge=0, max_digits=14, decimal_places=6),
-    PlainSerializer(float, return_type=float),  # exact: of 14 digits at most
-    WithJsonSchema({"type": "number", "minimum": 0}),
-]
-
-
 SecretPlace = Annotated[
     str, Field(pattern=r"^(env:ALERT_[A-Z0-9_]{1,60}|file:[a-z0-9][a-z0-9._-]{0,62})$")
 ]
