@@ -87,6 +87,10 @@ class Element(NamedTuple):
     first_speaker: str | None
     last_speaker: str | None
 
+    def continues(self, before: Element) -> bool:
+        """Return whether it may reach the model as one text with the element *before* it."""
+        return self.first_speaker is not None and self.first_speaker == before.last_speaker
+
 
 class Met(NamedTuple):
     """A known fragment that was met, with `place` texts before it in the rest of the body."""

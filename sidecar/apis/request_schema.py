@@ -1,4 +1,7 @@
-"""Checks that Egret and the provider read a request body alike; finds models and output bounds."""
+"""Checks that Egret and the provider read a request body alike; finds models and output bounds.
+
+A body that its headers declare as something other than JSON in UTF-8 is not read at all.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from types import NoneType
 from typing import Final, assert_never
 
 from sidecar.apis.vocabulary import VOCABULARIES
-from sidecar.domain.subject import Dialect, RequestForm, Route
+from sidecar.domain.http import HeaderName, Headers
+from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue
 
@@ -273,3 +277,35 @@ def _number_in(text: str) -> int:
         return int(max(0.0, min(float(text[:32]), MOST_OUTPUT_TOKENS)))
     except ValueError:  # no number, or NaN
         return 0
+
+
+_NO_ENCODING: Final = frozenset({b"identity", b""})
+_JSON: Final = (b"application/json",)
+_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
+
+
+def declared_unreadable(headers: Headers) -> UnscannedReason | None:
+    """Return why a body of these *headers* cannot be read, whatever it is; None if it can."""
+    if HeaderName.CONTENT_ENCODING in headers.by_name:
+        for encoding in headers.all(HeaderName.CONTENT_ENCODING):
+            if encoding.strip().lower() not in _NO_ENCODING:
+                return UnscannedReason.ENCODED_BODY
+    types = headers.all(HeaderName.CONTENT_TYPE)
+    if not types or types == _JSON:
+        return None
+    if len(set(types)) > 1:
+        return UnscannedReason.CHARSET
+    # Read a media type (RFC 9110 section 8.3.1); an odd parameter counts as a charset.
+    content_type = types[0].decode("latin-1")
+    media_type, *parameters = (piece.strip().lower() for piece in content_type.split(";"))
+    if media_type not in {"", "application/json"} and not (
+        media_type.endswith("+json") and "," not in media_type
+    ):
+        return UnscannedReason.UNKNOWN_SHAPE
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and value.strip().strip('"') not in _CHARSETS:
+            return UnscannedReason.CHARSET
+        if '"' in value and "=" in value:
+            return UnscannedReason.CHARSET  # a quoted value may hide another parameter
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
 from operator import methodcaller
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
     asks_for_usage,
+    declared_unreadable,
     further_models,
     has_tokens,
     named_models,
@@ -24,6 +24,7 @@ from sidecar.apis.vocabulary import (
     CITATION_TYPES,
     FOUND_FIELDS,
     OTHER_ROLE,
+    POINTERS,
     RESULT_FIELDS,
     RESULT_ROLE,
     RESULT_SUFFIXES,
@@ -32,6 +33,7 @@ from sidecar.apis.vocabulary import (
     VOCABULARIES,
     WORDS,
     Vocabulary,
+    media_reason,
 )
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import (
@@ -48,23 +50,18 @@ from sidecar.jsontext.tokens import decode, escaped_strings, may_be_json
 
 MAX_NESTING: Final = 4
 """How many times JSON text inside a string is looked into."""
-
 LONG_NUMBER: Final = 10**8
 """Nine digits: shorter numbers are settings, and no card, account or social security number."""
-
 MAX_PARTS: Final = 50_000
 """Ten megabytes of one-letter strings would keep a worker busy for seconds."""
 
 _PAYLOAD: Final = re.compile(
     r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/\r\n]++={0,2}[\r\n]*+", re.ASCII
 )
-
 _STRANGE_PAYLOAD: Final = re.compile(r"(?:data:[^,]*,)?[\w+/=\r\n-]++", re.ASCII)
 """As lenient as decoders are: either alphabet, padding anywhere."""
-
 MIN_PAYLOAD: Final = 64
 """No image or sound is shorter, but an access key, which looks the same, is."""
-
 MIN_STRANGE_PAYLOAD: Final = 256
 """Longer than digests and tokens of one word, which unknown fields may well hold."""
 
@@ -85,13 +82,10 @@ _MEDIA: Final = _Place.MEDIA
 _STRANGE: Final = _Place.STRANGE
 
 _WORD_FIELDS: Final = frozenset({"type", "role"})
-
 _VARIABLES: Final = "variables"
 """Of a prompt that is stored at OpenAI: by names of the prompt's, what a message may hold."""
-
 _JOINED_FIELDS: Final = frozenset({"text", "content"})
 """Where the text of a message stands; its pieces reach the model as one."""
-
 _PLAIN_MESSAGE: Final = ("role", "content")
 """Known to all vocabularies, and neither of them the place of media or of free text."""
 
@@ -427,7 +421,7 @@ class TextExtractor:
         found: list[str] = []
         for key in words.media_fields:
             held = node.get(key, node.get(key.casefold()))
-            pattern = _POINTERS.get(key)
+            pattern = POINTERS.get(key)
             is_media = any(
                 (pattern is not None and pattern.match(item) is not None)
                 if isinstance(item, str)
@@ -439,48 +433,12 @@ class TextExtractor:
             if key == "file_id" and str(node.get("type")) in CITATION_TYPES:
                 is_media = False
             if is_media:
-                self.unscanned.append(_reason(key, held, node, words))
+                self.unscanned.append(media_reason(key, held, node, words))
                 found.append(key)
         return tuple(found)
 
 
-_ADDRESS: Final = re.compile(r"\s*(?:https?|data|gs|s3|file):", re.IGNORECASE)
-_POINTERS: Final[Mapping[str, re.Pattern[str]]] = {
-    **dict.fromkeys(
-        ("image_url", "audio_url", "video_url", "document_url", "file_id", "file_ids", "file_data",
-         "file_url"),
-        re.compile(""),
-    ),
-    **dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS),
-}  # fmt: skip
-"""Fields that hold or point to something other than text even as a bare string, of such a form."""
-
-_REASONS: Final = (
-    (re.compile(r"image/|(?:png|jpe?g|gif|webp)\Z", re.IGNORECASE), UnscannedReason.IMAGE),
-    (re.compile(r"audio/|(?:mp3|wav|flac|ogg|opus|aac)\Z", re.IGNORECASE), UnscannedReason.AUDIO),
-)
-
-
-def _reason(
-    key: str, held: JsonValue, node: dict[str, JsonValue], words: Vocabulary
-) -> UnscannedReason:
-    """Return the kind of media, as far as the field or its neighbours name it."""
-    if key == "source" and node.get("type") == "image":
-        return UnscannedReason.IMAGE
-    inside = held if isinstance(held, dict) else {}
-    for said in (node.get("format"), inside.get("mimeType"), inside.get("mime_type")):
-        if isinstance(said, str):
-            for pattern, reason in _REASONS:
-                if pattern.match(said):
-                    return reason
-    return words.media_fields[key]
-
-
 _TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
-
-_NO_ENCODING: Final = frozenset({b"identity", b""})
-_JSON: Final = (b"application/json",)
-_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
 def read_request(  # noqa: C901, PLR0911 - one return a fault
@@ -540,30 +498,3 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
         if "service_tier" in fields or "serviceTier" in fields
         else None,
     )
-
-
-def declared_unreadable(headers: Headers) -> UnscannedReason | None:
-    """Return why a body of these *headers* cannot be read, whatever it is; None if it can."""
-    if HeaderName.CONTENT_ENCODING in headers.by_name:
-        for encoding in headers.all(HeaderName.CONTENT_ENCODING):
-            if encoding.strip().lower() not in _NO_ENCODING:
-                return UnscannedReason.ENCODED_BODY
-    types = headers.all(HeaderName.CONTENT_TYPE)
-    if not types or types == _JSON:
-        return None
-    if len(set(types)) > 1:
-        return UnscannedReason.CHARSET
-    # Read a media type (RFC 9110 section 8.3.1); an odd parameter counts as a charset.
-    content_type = types[0].decode("latin-1")
-    media_type, *parameters = (piece.strip().lower() for piece in content_type.split(";"))
-    if media_type not in {"", "application/json"} and not (
-        media_type.endswith("+json") and "," not in media_type
-    ):
-        return UnscannedReason.UNKNOWN_SHAPE
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in _CHARSETS:
-            return UnscannedReason.CHARSET
-        if '"' in value and "=" in value:
-            return UnscannedReason.CHARSET  # a quoted value may hide another parameter
-    return None

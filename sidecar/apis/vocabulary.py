@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from sidecar.domain.subject import Dialect, UnscannedReason
+from sidecar.jsontext.strict import JsonValue
 
 TOP_FIELDS: Final = frozenset(
     """
@@ -285,3 +287,35 @@ VOCABULARIES: Final = {
     Dialect.VERTEX_AI: GEMINI,
     Dialect.BEDROCK: BEDROCK,
 }
+
+
+_ADDRESS: Final = re.compile(r"\s*(?:https?|data|gs|s3|file):", re.IGNORECASE)
+POINTERS: Final[Mapping[str, re.Pattern[str]]] = {
+    **dict.fromkeys(
+        ("image_url", "audio_url", "video_url", "document_url", "file_id", "file_ids", "file_data",
+         "file_url"),
+        re.compile(""),
+    ),
+    **dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS),
+}  # fmt: skip
+"""Fields that hold or point to something other than text even as a bare string, of such a form."""
+
+_REASONS: Final = (
+    (re.compile(r"image/|(?:png|jpe?g|gif|webp)\Z", re.IGNORECASE), UnscannedReason.IMAGE),
+    (re.compile(r"audio/|(?:mp3|wav|flac|ogg|opus|aac)\Z", re.IGNORECASE), UnscannedReason.AUDIO),
+)
+
+
+def media_reason(
+    key: str, held: JsonValue, node: Mapping[str, JsonValue], words: Vocabulary
+) -> UnscannedReason:
+    """Return the kind of media, as far as the field or its neighbours name it."""
+    if key == "source" and node.get("type") == "image":
+        return UnscannedReason.IMAGE
+    inside = held if isinstance(held, dict) else {}
+    for said in (node.get("format"), inside.get("mimeType"), inside.get("mime_type")):
+        if isinstance(said, str):
+            for pattern, reason in _REASONS:
+                if pattern.match(said):
+                    return reason
+    return words.media_fields[key]

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sidecar.domain.errors import ClientError
-from sidecar.domain.policy import Action, Guardrail, OnError, Stage
+from sidecar.domain.policy import Action, Guardrail, Mode, OnError, Stage
 from sidecar.domain.subject import TextPart
 
 
@@ -107,6 +107,12 @@ class GuardrailResult(NamedTuple):
     def failed(cls, guardrail: Guardrail, error_type: str) -> GuardrailResult:
         """Return the result of a check that failed, which passes only if `on_error` says so."""
         return cls(guardrail, error_verdict(guardrail), error_type=error_type)
+
+    @property
+    def blocks(self) -> bool:
+        """Return whether its findings, if there are any, refuse the request."""
+        guardrail = self.guardrail
+        return guardrail.action is Action.BLOCK and guardrail.mode is Mode.ENFORCE
 
 
 Results = tuple[GuardrailResult, ...]

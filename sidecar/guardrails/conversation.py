@@ -33,19 +33,16 @@ from sidecar.apis.request_text import read_request
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results
 from sidecar.domain.http import Headers
-from sidecar.domain.policy import Action, Mode
+from sidecar.domain.policy import Action
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.message_table import Entry, MessageTable
+from sidecar.guardrails.message_table import Entry, MessageTable, tail_of
 from sidecar.jsontext.strict import BOUND, most_values
 
 MIN_BODY_BYTES: Final = 4_096
 MIN_SHARED_BYTES: Final = 16_384
 """To search a shorter body takes hardly longer than to look it up in another process."""
 MIN_VALUE_BYTES: Final = 1_024
-
-TAIL_BYTES: Final = 256
-"""The end of a list by which its next turn is recognised, before the whole of it is hashed."""
 
 MAX_HASHED: Final = 3
 """Ends of known lists up to which one body is hashed: a client could send any number of them."""
@@ -90,7 +87,7 @@ async def learn_beginning(
     field, start = found
     key = table.key(owner, scan, route, field)
     ends = sorted({*ends_of_beginnings(body, field, start)})
-    tails = [_tail(key, body, start, end) for end in ends]
+    tails = [tail_of(key, body, start, end) for end in ends]
     if not ends or not table.tails.isdisjoint(tails):
         return
     hasher, at = blake3(key=key), start
@@ -142,8 +139,7 @@ class Conversation:
         self.scan = scan
         self._reading = reading = Reading(mark=self._table.mark)
         self._pieces: list[_Piece] = []
-        self._list, self._tail = b"", 0
-        self._is_next_turn = False
+        self._list, self._tail, self._is_next_turn = b"", 0, False
         self._search: _Search | None = None
         rest = self._rest(uses_known=uses_known)
         self._most = most_values(rest)
@@ -237,7 +233,7 @@ class Conversation:
         key, tails, body = self._key(field), self._table.tails, self._body
         hashed = 0
         for end in ends_of_beginnings(body, field, start):
-            if _tail(key, body, start, end) not in tails:
+            if tail_of(key, body, start, end) not in tails:
                 continue
             self._is_next_turn = True
             known = blake3(memoryview(body)[start:end], key=key)
@@ -263,7 +259,7 @@ class Conversation:
             return []
         self._reading.list_field = field
         behind = elements.end + len(self._body) - len(rest)
-        self._tail = _tail(self._key(field), self._body, elements.start, behind)
+        self._tail = tail_of(self._key(field), self._body, elements.start, behind)
         if begun is None:
             self._list = self._digest(field, rest, elements)
             self._reading.is_bundled = self._is_next_turn
@@ -286,7 +282,7 @@ class Conversation:
         known, end = self._known(), len(self.subject.parts)
         findings, values = search.findings(0, end, known), search.values(0, end, known)
         joined: list[GuardrailResult] = []
-        is_blocked = False
+        is_blocked = is_redacted = False
         for number, result in enumerate(results):
             passing, guardrail = self.scan.passing[number], result.guardrail
             found = findings[number] if findings else ()
@@ -302,22 +298,18 @@ class Conversation:
             elif len(found) > MAX_JOINED_FINDINGS:
                 return None
             else:
-                is_blocked |= bool(found) and _blocks(result)
+                is_blocked |= bool(found) and result.blocks
+                is_redacted |= bool(found) and guardrail.action is Action.REDACT
                 verdict = LOCAL_VERDICTS[guardrail.action] if found else passing.verdict
                 score = None if passing.score is None else max(passing.score, value)
                 joined.append(GuardrailResult(guardrail, verdict, found, score=score))
-        if is_blocked and any(
-            one.guardrail.action is Action.REDACT and one.findings for one in joined
-        ):
-            # Of a request that is refused nothing is searched again behind redacted text.
-            return None
-        return tuple(joined)
+        # Of a request that is refused nothing is searched again behind redacted text.
+        return None if is_blocked and is_redacted else tuple(joined)
 
     def _search_of(self, results: Results) -> _Search:
         """Return the search of the rest, which joining and keeping share."""
         if self._search is None:
-            parts, unscanned = self.subject.parts, self._reading.unscanned
-            self._search = _Search(self.scan, results, parts, unscanned)
+            self._search = _Search(self.scan, results, self.subject.parts, self._reading.unscanned)
         return self._search
 
     def _known(self, *, in_list: bool = False) -> list[_Known]:
@@ -351,8 +343,9 @@ class Conversation:
                 self._put(digest, search, search.entry(*reading.values[field], values))
             elif field == reading.list_field and is_counted:
                 end = at + count
-                if digest is not None and not _joins(elements, at) and not _joins(elements, end):
-                    first, behind, last = elements[at], elements[end], elements[end - 1]
+                first, behind, last = elements[at], elements[end], elements[end - 1]
+                joins = (at > 0 and first.continues(elements[at - 1])) or behind.continues(last)
+                if digest is not None and not joins:
                     self._put(digest, search, search.entry(first, behind, values, last))
                 at = end
         if self._list and len(elements) > 1 and not reading.is_mixed:
@@ -366,21 +359,6 @@ class Conversation:
     def _put(self, digest: bytes, search: _Search, entry: Entry) -> None:
         if search.is_whole(entry):
             self._table.put(digest, entry)
-
-
-def _tail(key: bytes, text: bytes, start: int, end: int) -> int:
-    return hash(key + text[max(start, end - TAIL_BYTES) : end])
-
-
-def _joins(elements: Sequence[Element], at: int) -> bool:
-    """Return whether an element may reach the model as one text with the one before it."""
-    speaker = elements[at].first_speaker
-    return at > 0 and speaker is not None and speaker == elements[at - 1].last_speaker
-
-
-def _blocks(result: GuardrailResult) -> bool:
-    guardrail = result.guardrail
-    return guardrail.action is Action.BLOCK and guardrail.mode is Mode.ENFORCE
 
 
 _Findings: TypeAlias = tuple[tuple[Finding, ...], ...]
@@ -453,7 +431,8 @@ class _Search:
             before += place - at
             at = place
             for number, more in enumerate(entry.findings):
-                findings[number] += [_moved(one, before) for one in more]
+                moved = [structs.replace(one, part=one.part + before) for one in more if before]
+                findings[number] += moved or more
             before += entry.parts
         self._add(findings, at, end, before)
         return tuple(map(tuple, findings)) if any(findings) else ()
@@ -490,7 +469,7 @@ class _Search:
         if not self._is_blocked or not entry.findings:
             return True
         return any(
-            found and _blocks(result)
+            found and result.blocks
             for found, result in zip(entry.findings, self._results, strict=True)
         )
 
@@ -499,6 +478,7 @@ _error_of: Final = attrgetter("error_type")
 _gave_up: Final = attrgetter("gave_up")
 _findings_of: Final = attrgetter("findings")
 _values_of: Final = attrgetter("part_values")
+_blocks: Final = attrgetter("blocks")
 _part_of: Final = attrgetter("part")
 _first_of: Final = itemgetter(0)
 _Item = TypeVar("_Item")
@@ -508,10 +488,4 @@ def _between(
     items: Sequence[_Item], first: int, end: int, *, key: Callable[[_Item], int]
 ) -> Sequence[_Item]:
     """Return the items of parts from *first* to *end*; they are in the order of the parts."""
-    if not items:
-        return ()
     return items[bisect_left(items, first, key=key) : bisect_left(items, end, key=key)]
-
-
-def _moved(finding: Finding, by: int) -> Finding:
-    return structs.replace(finding, part=finding.part + by) if by else finding

@@ -134,18 +134,16 @@ class LocalScan:
             whole_text_check(one.settings) or _RuleCheck.of(one.settings, ids)
             for one in self.guardrails
         )
-        self._folded = any(
-            rule.folded for guardrail in self.guardrails for rule in rules_of(guardrail.settings)
-        )
+        every_rule = (rule for one in self.guardrails for rule in rules_of(one.settings))
+        self._folded = any(rule.folded for rule in every_rule)
         decoders = FOR_WORDS if self._folded else FOR_ALL
         self._decoders = tuple(
             (decoder, None if decoder.trigger is None else ids.get(decoder.trigger))
             for decoder in decoders
             if decoder.trigger is None or decoder.trigger in ids
         )
-        always = [one for one, trigger in self._decoders if trigger is None]
-        self._always = tuple(always)
-        self._always_in_ascii = tuple(one for one in always if one.ascii)
+        self._always = tuple(one for one, trigger in self._decoders if trigger is None)
+        self._always_in_ascii = tuple(one for one in self._always if one.ascii)
         # Results that pass are shared by all requests, and built here.
         self._unread: Results = tuple(
             GuardrailResult(one, Verdict.PASS) for one in self.guardrails
@@ -163,7 +161,6 @@ class LocalScan:
             for index, check in enumerate(self._checks)
             if not isinstance(check, _RuleCheck)
         )
-
         form = (
             [(one.settings.guardrail_type, one) for one in self.guardrails],
             [(type(one).__name__, one.trigger) for one, _ in self._decoders],
@@ -222,18 +219,10 @@ class LocalScan:
     def _needs_search(self, short: _Short) -> bool:
         """Return whether a rule may match in short texts, or text may be hidden in them."""
         joined_content, hits = short
-        if (
-            self._is_filtered
-            and not hits
-            and not self._always_in_ascii
-            and joined_content.isascii()
-        ):
+        if self._is_filtered and not (hits or self._always_in_ascii) and joined_content.isascii():
             return False  # mostly
-        return (
-            not self._is_filtered
-            or not self._rule_ids.isdisjoint(hits)
-            or self._may_hide_text(short)
-        )
+        may_match = not (self._is_filtered and self._rule_ids.isdisjoint(hits))
+        return may_match or self._may_hide_text(short)
 
     def _may_hide_text(self, short: _Short) -> bool:
         joined_content, hits = short
@@ -267,9 +256,7 @@ class LocalScan:
                     continue
                 if result.error_type is not None:
                     now[index] = result
-                if not result.findings:
-                    continue
-                if more := (yield from in_parts(result.findings, left)):
+                if result.findings and (more := (yield from in_parts(result.findings, left))):
                     findings = yield from joined(known.guardrail, known.findings, more)
                     verdict = LOCAL_VERDICTS[known.guardrail.action]
                     now[index] = known._replace(

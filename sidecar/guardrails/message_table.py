@@ -22,6 +22,8 @@ SECRET_BYTES: Final = 32
 MAX_KEYS: Final = 4_096
 """Keys of digests that are kept; any other is derived anew."""
 MAX_TAILS: Final = 16_384
+TAIL_BYTES: Final = 256
+"""The end of a list by which its next turn is recognised, before the whole of it is hashed."""
 
 _ENTRY_BYTES: Final = 640
 _FINDING_BYTES: Final = 160
@@ -123,3 +125,8 @@ class MessageTable:
         if len(self.tails) >= MAX_TAILS:
             self.tails.clear()
         self.tails.add(tail)
+
+
+def tail_of(key: bytes, text: bytes, start: int, end: int) -> int:
+    """Return the entry of `MessageTable.tails` for the list in *text* from *start* to *end*."""
+    return hash(key + text[max(start, end - TAIL_BYTES) : end])

@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from sidecar.apis.request_text import declared_unreadable
+from sidecar.apis.request_schema import declared_unreadable
 from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.errors import ClientError, ErrorKind

@@ -44,7 +44,6 @@ _ANYTHING: Final = r"(?s:.)"
 
 _NEARLY_ANY: Final = ("[^", r"\S", r"\D", r"\W", _ANYTHING)
 
-
 _Search = Callable[[Any, bytes, int, int], list[tuple[int, int]]]
 """Takes an anchor, a text, and where to begin and end in it; returns the span of the match."""
 
@@ -425,7 +424,11 @@ class _Parser:
             while (found := _QUANTIFIER.match(self._regex, self._at)) is not None:
                 self._at = found.end()
                 simple, least, comma, most = found.groups()
-                low, high = _SIMPLE[simple] if simple else (int(least), _most(least, comma, most))
+                if simple:
+                    low, high = _SIMPLE[simple]
+                else:
+                    low = int(least)
+                    high = int(most) if most else None if comma else low
                 if max(low, high or 0) > MAX_REPEAT:
                     raise UnknownSyntaxError
                 item = _Repeat(item, low, high)
@@ -488,12 +491,6 @@ class _Parser:
             raise UnknownSyntaxError
         self._at = found.end()
         return found.group()
-
-
-def _most(least: str, comma: str | None, most: str | None) -> int | None:
-    if comma is None:
-        return int(least)
-    return int(most) if most else None
 
 
 def _known_flags(flags: str) -> str:
