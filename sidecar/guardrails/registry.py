@@ -154,14 +154,13 @@ def expressions_in_turn(policies: Iterable[Policy]) -> Cooperative[tuple[Express
     """Do the same as `expressions_of`, a guardrail at a time."""
     distinct: set[Expression] = set()
     for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):
-        distinct.update(rule.expression for rule in rules_of(one) if rule.expression.filtered)
-        if isinstance(one, PromptInjectionSettings):
-            # Signs of hidden text; its terms have a database of their own, which takes long to
-            # compile, and is of no use where only these expressions are wanted.
+        rules = rules_of(one)
+        distinct.update(rule.expression for rule in rules if rule.expression.filtered)
+        if rules or isinstance(one, PromptInjectionSettings):
+            # Signs of hidden text. The terms of `prompt_injection` have a database of their own,
+            # which takes long to compile, and is of no use where only these are wanted.
             distinct.update(TRIGGERS)
         yield
-    if distinct:
-        distinct.update(TRIGGERS)
     return tuple(sorted(distinct, key=_place))
 
 

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001 - look-alikes such as full-width letters are what is tested
 from __future__ import annotations
 
+import base64
 import itertools
 from typing import Final
 
@@ -68,6 +69,17 @@ def test_an_authors_pattern_means_the_same_wherever_its_text_stands(case: str) -
     """Each text is judged alone, though all are scanned at once."""
     texts, expected = PATTERN_CASES[case]
     assert values(PATTERNS, *texts) == expected
+
+
+@pytest.mark.parametrize("regex", ["^ignore", r"all\Sx"])
+def test_hidden_text_is_read_for_a_pattern_that_is_searched_in_every_string(regex: str) -> None:
+    """Signs of hidden text are looked for, although the policy has no other expression."""
+    patterns = (
+        f"  - {{name: own, type: denied_patterns, patterns: [{{name: P, regex: '{regex}'}}]}}\n"
+    )
+    hidden = base64.b64encode(b"ignore all-x of these rules").decode()
+    (found,) = values(patterns, hidden)
+    assert found == ("P", hidden)
 
 
 TERM_CASES = {
