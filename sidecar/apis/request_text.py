@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Generator
 from operator import methodcaller
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ MAX_NESTING: Final = 4
 """How many times JSON text inside a string is looked into."""
 LONG_NUMBER: Final = 10**8
 """Nine digits: shorter numbers are settings, and no card, account or social security number."""
+SLICE_STRINGS: Final = 256
+"""Strings, or values of a list, read between two interruptions: some 0.5 ms."""
 MAX_PARTS: Final = 50_000
 """Ten megabytes of one-letter strings would keep a worker busy for seconds."""
 
@@ -89,6 +92,7 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 _PLAIN_MESSAGE: Final = ("role", "content")
 """Known to all vocabularies, and neither of them the place of media or of free text."""
 
+Steps = Generator[None, None, None]
 _OBJECT: Final = frozenset({dict})
 _CONTAINERS: Final = frozenset({dict, list})
 _TEXTUAL: Final = frozenset({str, dict, list})
@@ -105,6 +109,7 @@ class TextExtractor:
 
     __slots__ = (
         "_numbers",
+        "_pause",
         "_reading",
         "_run",
         "_strings",
@@ -123,10 +128,11 @@ class TextExtractor:
         self._run: list[int] | None = None
         self._strings = 0
         self._numbers = 0
+        self._pause = SLICE_STRINGS
 
     # These run for every value of every body: arguments by position, and few calls.
-    def document(self, document: dict[str, JsonValue]) -> None:
-        """Collect everything in a request body."""
+    def document(self, document: dict[str, JsonValue]) -> Steps:
+        """Collect everything in a request body, in slices."""
         words, reading = self._words, self._reading
         for key, value in document.items():
             if key in words.plain_top:
@@ -137,16 +143,17 @@ class TextExtractor:
                 place = self._key(key, role, _KNOWN)
                 if len(self.parts) > MAX_PARTS:
                     break
+                yield from self._paused()
             if reading is not None and key in VALUE_FIELDS:
-                self._value(key, value, role, place, reading)
+                yield from self._value(key, value, role, place, reading)
             elif isinstance(value, str):
                 self._string(key, value, role, place)
             elif isinstance(value, (dict, list)):
                 items: list[JsonValue] = value if isinstance(value, list) else [value]
                 if key in words.run_fields:
-                    self._joined(key, items, role, place, reading)
+                    yield from self._joined(key, items, role, place, reading)
                 else:
-                    self._list(key, items, role, place)
+                    yield from self._list(key, items, role, place)
             elif key == "seed" and type(value) is int:
                 self._numbers += 1  # random digits by design; one in ten would pass for a card
             else:
@@ -170,7 +177,7 @@ class TextExtractor:
 
     def _value(
         self, key: str, value: JsonValue, role: str, place: _Place, reading: Reading
-    ) -> None:
+    ) -> Steps:
         """Collect a field whose value may be a known fragment, and note its texts."""
         before = Element(len(self.parts), len(self.unscanned), None, None)
         if isinstance(value, dict) and isinstance(number := value.get(reading.mark), int):
@@ -179,9 +186,9 @@ class TextExtractor:
             return
         items: list[JsonValue] = value if isinstance(value, list) else [value]
         if key in self._words.run_fields and isinstance(value, (dict, list)):
-            self._joined(key, items, role, place)
+            yield from self._joined(key, items, role, place)
         else:
-            self._list(key, items, role, place)
+            yield from self._list(key, items, role, place)
         behind = Element(len(self.parts), len(self.unscanned), None, None)
         reading.values[key] = before, behind
 
@@ -192,7 +199,7 @@ class TextExtractor:
         role: str,
         place: _Place,
         reading: Reading | None = None,
-    ) -> None:
+    ) -> Steps:
         """Collect a field whose texts reach the model as one, or as one a role.
 
         Google takes one object for a list of one.
@@ -201,21 +208,21 @@ class TextExtractor:
             return
         if key in self._words.message_fields:
             is_list = reading is not None and key == reading.list_field
-            self._messages(key, items, role, place, reading if is_list else None)
+            yield from self._messages(key, items, role, place, reading if is_list else None)
         else:
             self._run = []
             self.runs.append(self._run)
-            self._list(key, items, role, place)
+            yield from self._list(key, items, role, place)
             self._run = None
 
-    def _messages(
+    def _messages(  # noqa: C901 - one branch a kind of message
         self,
         key: str,
         items: list[JsonValue],
         role: str,
         place: _Place,
         reading: Reading | None,
-    ) -> None:
+    ) -> Steps:
         """Collect messages; consecutive texts of one role reach the model as one text.
 
         An item with a type instead of a role (OpenAI's responses) is a text of its own. Messages
@@ -232,7 +239,9 @@ class TextExtractor:
                     reading.is_mixed = True
                     # It goes on with the text of the message before it, which may be known.
                     reading.has_seam |= bool(reading.known)
-                self._list(key, [message], role, place)  # a list of texts, each by itself
+                yield from self._list(
+                    key, [message], role, place
+                )  # a list of texts, each by itself
                 continue
             if meeting is not None and isinstance(number := message.get(meeting.mark), int):
                 meeting.met.append(Met(number, len(parts), is_in_list=True))
@@ -264,27 +273,44 @@ class TextExtractor:
                 self._string("content", text, now, place)
                 self._strings = before + 2 * len(_PLAIN_MESSAGE)
             else:
-                self._object(message, now, place)
+                yield from self._object(message, now, place)
             if len(self.parts) > MAX_PARTS:
                 break
+            if self._strings >= self._pause:  # without a call for most messages
+                yield from self._paused()
         self._run = None
         if reading is not None:
             reading.elements.append(Element(len(parts), len(unscanned), None, speaker))
 
-    def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> None:
+    def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> Steps:
         if len(items) > SHORT_LIST and self._are_tokens(items):
+            return
+        if len(items) > SLICE_STRINGS:
+            for start in range(0, len(items), SLICE_STRINGS):
+                yield from self._list(key, items[start : start + SLICE_STRINGS], role, place)
+                yield
+                if len(self.parts) > MAX_PARTS:
+                    return
             return
         for item in items:
             if isinstance(item, str):
                 self._string(key, item, role, place)
             elif isinstance(item, dict):
-                self._object(item, role, place)
+                yield from self._object(item, role, place)
             elif isinstance(item, list):
-                self._list(key, item, role, place)
+                yield from self._list(key, item, role, place)
             else:
                 self._number(item, role)
             if len(self.parts) > MAX_PARTS:
-                break
+                return
+        if self._strings >= self._pause:
+            yield from self._paused()
+
+    def _paused(self) -> Steps:
+        """Yield if a slice is full."""
+        if self._strings >= self._pause:
+            self._pause = self._strings + SLICE_STRINGS
+            yield
 
     def _are_tokens(self, items: list[JsonValue]) -> bool:
         """Return whether *items* are short numbers alone, and count those, at the speed of C."""
@@ -304,7 +330,7 @@ class TextExtractor:
                 self.parts.append(TextPart(digits_of(value), (-1 - self._numbers,), role))
             self._numbers += 1
 
-    def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> None:
+    def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> Steps:
         words = self._words
         places: dict[str, _Place] | None = None
         is_plain = node.keys() <= words.plain_names
@@ -320,6 +346,7 @@ class TextExtractor:
                 inner = self._key(key, role, place)
                 if len(self.parts) > MAX_PARTS:
                     break
+                yield from self._paused()
             if places:
                 inner = places.get(key, inner)
             if isinstance(value, str):
@@ -328,15 +355,15 @@ class TextExtractor:
                 if key in words.run_fields and self._run is None and inner is not _FREE:
                     # A request within a request, such as one to count tokens of.
                     items: list[JsonValue] = value if isinstance(value, list) else [value]
-                    self._joined(key, items, speaker, inner)
+                    yield from self._joined(key, items, speaker, inner)
                 elif key == _VARIABLES and place is _KNOWN and isinstance(value, dict):
                     for name, variable in value.items():  # texts, or parts such as files
                         self._string("", name, speaker, _KNOWN)
-                        self._list("", [variable], speaker, _KNOWN)
+                        yield from self._list("", [variable], speaker, _KNOWN)
                 elif isinstance(value, dict):
-                    self._object(value, speaker, inner)
+                    yield from self._object(value, speaker, inner)
                 else:
-                    self._list(key, value, speaker, inner)
+                    yield from self._list(key, value, speaker, inner)
             else:
                 self._number(value, speaker)
 
@@ -438,12 +465,25 @@ class TextExtractor:
         return tuple(found)
 
 
+_LONG_BODY: Final = 32_768
+"""Bytes, of which decoding may take a slice."""
 _TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
 
 
-def read_request(  # noqa: C901, PLR0911 - one return a fault
+def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unreadable | Malformed:
+    """Read a whole body at once."""
+    steps = read_in_slices(route, headers, body)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            read: Subject | Unreadable | Malformed = end.value
+            return read
+
+
+def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
     route: Route, headers: Headers, body: bytes, reading: Reading | None = None
-) -> Subject | Unreadable | Malformed:
+) -> Generator[None, None, Subject | Unreadable | Malformed]:
     """Read a whole body, or the rest of one whose known fragments the *reading* has.
 
     Unreadable means that it was not looked at: it is encoded, or not said to be JSON in UTF-8.
@@ -464,6 +504,8 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
         return fields
     if not isinstance(fields, dict):
         return Malformed("The body is not a JSON object.")
+    if len(body) > _LONG_BODY:
+        yield
     problem = shape_problem(route.form, fields)
     if problem is not None:
         return Malformed(problem)
@@ -471,7 +513,7 @@ def read_request(  # noqa: C901, PLR0911 - one return a fault
     extractor = TextExtractor(words, reading)
     if not words.media_names.isdisjoint(fields):
         extractor.media_fields(fields)
-    extractor.document(fields)
+    yield from extractor.document(fields)
     if len(extractor.parts) + (reading.known_parts if reading else 0) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
     for name in _TOKEN_FIELDS.intersection(fields):

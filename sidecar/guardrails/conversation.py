@@ -29,12 +29,13 @@ from sidecar.apis.fragments import (
     stand_in,
     top_values,
 )
-from sidecar.apis.request_text import read_request
+from sidecar.apis.request_text import read_in_slices
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Action
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.message_table import Entry, MessageTable, tail_of
 from sidecar.jsontext.strict import BOUND, most_values
@@ -61,14 +62,14 @@ def read_conversation(
     scan: LocalScan,
     *,
     owner: str,
-) -> tuple[Subject | Unreadable | Malformed, Conversation | None]:
+) -> Cooperative[tuple[Subject | Unreadable | Malformed, Conversation | None]]:
     """Read a body, of a conversation only the text that the guardrails of *scan* do not know.
 
     Fragments of another *owner* are not known. There is no conversation without a fragment that is
     known, or that can be.
     """
     conversation = Conversation(table, route, headers, body, owner=owner)
-    subject = conversation.read(scan)
+    subject = yield from conversation.read(scan)
     return subject, conversation if conversation.is_worth_keeping else None
 
 
@@ -134,7 +135,7 @@ class Conversation:
 
     def read(
         self, scan: LocalScan, *, uses_known: bool = True
-    ) -> Subject | Unreadable | Malformed:
+    ) -> Cooperative[Subject | Unreadable | Malformed]:
         """Read the body, without the fragments that these guardrails know if it *uses* them."""
         self.scan = scan
         self._reading = reading = Reading(mark=self._table.mark)
@@ -144,14 +145,14 @@ class Conversation:
         rest = self._rest(uses_known=uses_known)
         self._most = most_values(rest)
         if reading.known and not self._is_within_bound():
-            return self.read(scan, uses_known=False)
-        subject = read_request(self._route, self._headers, rest, reading)
+            return (yield from self.read(scan, uses_known=False))
+        subject = yield from read_in_slices(self._route, self._headers, rest, reading)
         if isinstance(subject, Subject) and reading.is_sound:
             self.subject = subject
             self._saved_bytes = len(self._body) - len(rest)
         elif reading.known:
             # Read as a whole there is no seam, and the words for a fault are those for the body.
-            return self.read(scan, uses_known=False)
+            return (yield from self.read(scan, uses_known=False))
         return subject
 
     def _is_within_bound(self) -> bool:
@@ -161,18 +162,19 @@ class Conversation:
         commas += sum([one.commas for one in self._reading.known])
         return BOUND.allows(containers, commas) or not BOUND.is_exceeded_by(self._body)
 
-    def forget(self, scan: LocalScan) -> None:
+    def forget(self, scan: LocalScan) -> Cooperative[tuple[()]]:
         """Read the whole body as new, to be searched by *scan*."""
-        self.read(scan, uses_known=False)
+        yield from self.read(scan, uses_known=False)
+        return ()
 
-    def whole(self) -> Subject:
+    def whole(self) -> Cooperative[tuple[Subject]]:
         """Return the whole body as it was read, or as it would have been."""
         if not self._reading.known:
-            return self.subject
-        whole = read_request(self._route, self._headers, self._body)
+            return (self.subject,)
+        whole = yield from read_in_slices(self._route, self._headers, self._body)
         if not isinstance(whole, Subject):
             raise AssertionError("a body was read in two ways")  # noqa: TRY004 - a bug
-        return whole
+        return (whole,)
 
     @property
     def is_worth_keeping(self) -> bool:

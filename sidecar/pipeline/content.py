@@ -15,7 +15,7 @@ from msgspec import structs
 
 from sidecar.apis.fragments import VALUE_FIELDS, likely_model
 from sidecar.apis.request_schema import MOST_OUTPUT_TOKENS
-from sidecar.apis.request_text import read_request
+from sidecar.apis.request_text import read_in_slices
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage, members
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import (
@@ -38,6 +38,7 @@ from sidecar.guardrails.conversation import (
     learn_beginning,
     read_conversation,
 )
+from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
@@ -100,7 +101,9 @@ async def judge_body(
         owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
         # Within the budget of one call of Valkey.
         await learn_beginning(table, route, body, local, owner=owner)
-    read, conversation = _read(body, route, caller, stream, record, table)
+    steps = _read(body, route, caller, stream, record, table)
+    reading = worker.guardrail_runner.run_cooperatively(steps)
+    read, conversation = reading if isinstance(reading, tuple) else await stream.wait_for(reading)
     record.read = record.step()
     if isinstance(read, Malformed):
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
@@ -169,16 +172,18 @@ def _read(
     stream: ExtProcStream,
     record: RequestRecord,
     table: MessageTable | None,
-) -> tuple[Subject | Unreadable | Malformed, Conversation | None]:
+) -> Cooperative[tuple[Subject | Unreadable | Malformed, Conversation | None]]:
     """Read *body*; with a *table*, only the text that is not known."""
     record.body_bytes = len(body)
     headers, conversation = stream.protocol.headers, None
     if table is None:
-        read = read_request(route, headers, body)
+        read = yield from read_in_slices(route, headers, body)
     else:
         key, policy = caller
         owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
-        read, conversation = read_conversation(table, route, headers, body, local, owner=owner)
+        read, conversation = yield from read_conversation(
+            table, route, headers, body, local, owner=owner
+        )
     if isinstance(read, Subject):
         # Before anything judges it: models are allowed, limited and paid for by their own name.
         policy = caller[1]
@@ -206,16 +211,17 @@ async def _inspect_conversation(
     """
     runner, started_at = worker.guardrail_runner, worker.clocks.monotonic()
     if conversation.scan is not policy.local:  # a variant for another model than it seemed
-        conversation.forget(policy.local)
+        await _done(runner.run_cooperatively(conversation.forget(policy.local)), stream)
     local = await _done(runner.scan(policy, conversation.subject), stream)
     results = conversation.joined(local)
     if results is None:
-        conversation.forget(policy.local)
+        await _done(runner.run_cooperatively(conversation.forget(policy.local)), stream)
         local = results = await _done(runner.scan(policy, conversation.subject), stream)
     conversation.keep(local)
     record.subject = conversation.subject
     if policy.remote or not isinstance(decide(results), Allow):
-        record.subject = subject = conversation.whole()
+        steps = runner.run_cooperatively(conversation.whole())
+        record.subject = subject = (await _done(steps, stream))[0]
         about = subject_of(record)
         results = await _done(runner.complete(policy, results, started_at, subject, about), stream)
     return results

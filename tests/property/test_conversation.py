@@ -22,6 +22,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Route, Subject
 from sidecar.guardrails.conversation import read_conversation
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.storage.valkey import Client, SharedTimes
@@ -226,7 +227,9 @@ def counted_by_role(counts: Iterable[FindingCount]) -> Iterator[tuple[str, str, 
 
 def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectivePolicy) -> object:
     """Judge with the table, as the pipeline does."""
-    read, conversation = read_conversation(table, route, HEADERS, body, rules.local, owner="org")
+    read, conversation = run_sync(
+        read_conversation(table, route, HEADERS, body, rules.local, owner="org")
+    )
     if not isinstance(read, Subject):
         return read
     if conversation is None:
@@ -234,10 +237,10 @@ def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectiveP
     local = rules.local.scan(read.parts, read.runs)
     results = conversation.joined(local)
     if results is None:
-        conversation.forget(rules.local)
+        run_sync(conversation.forget(rules.local))
         local = results = rules.local.scan(conversation.subject.parts, conversation.subject.runs)
     conversation.keep(local)
-    whole = conversation.whole()
+    (whole,) = run_sync(conversation.whole())
     assert whole == read_request(route, HEADERS, body)
     # By the subject that the pipeline has, in which known parts are not.
     counted = count_findings(results, conversation.subject.parts)

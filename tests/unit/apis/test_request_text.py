@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from sidecar.apis.request_text import read_request
+from sidecar.apis.request_text import SLICE_STRINGS, read_in_slices, read_request
 from sidecar.apis.routes import recognise
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import (
@@ -423,6 +423,30 @@ def test_a_long_list_of_numbers_is_read_without_a_call_each() -> None:
         assert python_calls(partial(_subject, body, "/v1/embeddings")) < 500
         (number,) = _subject(body, "/v1/embeddings").parts
         assert number.location == (-1 - 1_001,)
+
+
+_TURNS: list[JsonValue] = [{"role": "user", "content": "a", "name": "b"}] * 3_000
+_KEYS: dict[str, JsonValue] = {f"key {number}": "a" for number in range(9_000)}
+_CALLS: list[JsonValue] = [{"type": "function", "function": {"parameters": _KEYS}}]
+_MIXED: list[JsonValue] = [*range(9_000), "a", None, 10**9] * 2
+_HEAVY: list[dict[str, JsonValue]] = [
+    {"messages": _TURNS},
+    {"messages": [{"role": "user", "content": ["a"] * 9_000}]},
+    {"messages": [], "tools": _CALLS},
+    {"messages": [], **_KEYS},
+    {"messages": [], "metadata": [[["a"] * 200] * 9, {}] * 9},
+    {"messages": [], "metadata": _MIXED},
+]
+
+
+@pytest.mark.parametrize("body", _HEAVY)
+def test_a_heavy_body_is_read_in_slices(body: JsonValue) -> None:
+    """Reading one held a worker for a quarter of a second, in which all other requests waited."""
+    text = json.dumps(body).encode()
+    steps = read_in_slices(route_of(), Headers(), text)
+    slices = [python_calls(lambda: next(steps, None)) for _ in range(text.count(b","))]
+    *most, _ = sorted(slices)  # one slice looks for the models that all messages name
+    assert max(most) < 9 * SLICE_STRINGS < sum(most)
 
 
 def test_a_truth_value_is_no_number() -> None:

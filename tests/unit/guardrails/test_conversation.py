@@ -13,6 +13,7 @@ from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Subject, UnscannedReason
 from sidecar.guardrails.conversation import learn_beginning, read_conversation
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.jsontext.strict import TOO_MANY_VALUES
 from sidecar.policy.snapshot import EffectivePolicy
@@ -45,7 +46,9 @@ def judge(
 ) -> Results | Malformed:
     """Judge a body as the pipeline does; the whole is read where there are findings."""
     at = route_of(path) if path else route_of()
-    read, conversation = read_conversation(known, at, HEADERS, body, rules.local, owner=owner)
+    read, conversation = run_sync(
+        read_conversation(known, at, HEADERS, body, rules.local, owner=owner)
+    )
     if isinstance(read, Malformed):
         return read
     assert isinstance(read, Subject)
@@ -53,10 +56,10 @@ def judge(
     local = rules.local.scan(read.parts, read.runs)
     results = conversation.joined(local)
     if results is None:
-        conversation.forget(rules.local)
+        run_sync(conversation.forget(rules.local))
         local = results = rules.local.scan(conversation.subject.parts, conversation.subject.runs)
     conversation.keep(local)
-    assert conversation.whole() == read_request(at, HEADERS, body)
+    assert run_sync(conversation.whole()) == (read_request(at, HEADERS, body),)
     return results
 
 
@@ -70,8 +73,9 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
     first = [message("user", "hello"), message("assistant", "hi")]
     judge(known, chat(*first))
     more = [message("user", "and now", 40)]
-    read, conversation = read_conversation(
-        known, route_of(), HEADERS, chat(*first, *more), RULES.local, owner="org"
+    body = chat(*first, *more)
+    read, conversation = run_sync(
+        read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
     )
     assert isinstance(read, Subject)
     assert conversation is not None
@@ -83,7 +87,9 @@ def test_a_next_turn_reads_only_what_it_adds() -> None:
 
 def new_texts(known: MessageTable, body: bytes) -> list[bytes]:
     """Judge *body*; return the ends of the texts that were searched."""
-    read, _ = read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
+    read, _ = run_sync(
+        read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
+    )
     assert isinstance(read, Subject)
     judge(known, body)
     return [part.content[-5:] for part in read.parts]
@@ -216,7 +222,9 @@ def test_content_that_cannot_be_read_stays_known_as_such() -> None:
     judge(known, chat(first))
     for _ in range(2):
         body = chat(first, message("assistant", "hi"))
-        read, _ = read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
+        read, _ = run_sync(
+            read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
+        )
         assert isinstance(read, Subject)
         assert read.unscanned == (UnscannedReason.IMAGE,)
 
@@ -227,7 +235,9 @@ def test_messages_that_name_a_model_to_run_are_read_each_time() -> None:
     body = chat(message("user", "hi"), tools=tools)
     for _ in range(2):
         judge(known, body)
-        read, _ = read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
+        read, _ = run_sync(
+            read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
+        )
         assert isinstance(read, Subject)
         assert read.other_models == ("gpt-image-1",)
     assert known.hits == 0
@@ -429,7 +439,9 @@ async def test_what_another_worker_has_not_judged_so_is_not_known(
     judge(first, chat(message("user", "hello", 20_000), message("assistant", "hi")))
     body = chat(*talk, message("user", "and now", 40))
     await learn(second, body, owner)
-    read, _ = read_conversation(second, route_of(), HEADERS, body, RULES.local, owner=owner)
+    read, _ = run_sync(
+        read_conversation(second, route_of(), HEADERS, body, RULES.local, owner=owner)
+    )
     assert isinstance(read, Subject)
     assert len(read.parts) == len(talk) + 2
 

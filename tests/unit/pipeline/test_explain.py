@@ -11,6 +11,7 @@ from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Dialect
+from sidecar.guardrails.cooperative import run_sync
 from sidecar.pipeline.explain import (
     MAX_PLACE_CHARACTERS,
     MAX_SEARCHED_BYTES,
@@ -249,7 +250,7 @@ JSON = st.recursive(
 def test_every_text_that_was_read_is_found_again(document: dict[str, object]) -> None:
     """The count of strings and numbers is that of the reader, whatever the body holds."""
     extractor = TextExtractor(VOCABULARIES[Dialect.OPENAI])
-    extractor.document(json.loads(json.dumps(document)))
+    run_sync(extractor.document(json.loads(json.dumps(document))))
     body = json.dumps(document).encode()
     for part in extractor.parts:
         (place,) = places_of(body, [part.location], names=frozenset({"y", "x", *NAMES}))
