@@ -293,7 +293,9 @@ async def test_a_clock_that_is_set_back_leaves_as_much_room_as_there_was(
     async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
         for one in (plain, adjusted):
             key = f"egret:limit:{{{scope}}}:{one.id}"
-            tat, amount, *free = (await client.get(key)).decode().split("/")
+            stored = await client.get(key)
+            assert isinstance(stored, bytes)
+            tat, amount, *free = stored.decode().split("/")
             later = [str(int(number) + 120_000_000) for number in (tat, *free)]
             await client.set(key, "/".join((later[0], amount, *later[1:])))
     (state,) = (await store.look(scope, checks(plain))).states
