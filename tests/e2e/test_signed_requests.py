@@ -87,7 +87,7 @@ async def signing_gateway(
 
 
 def _with(bedrock: Provider) -> Any:
-    """Take the cluster and the route of the template with this provider."""
+    """Take the cluster and the routes of the template with this provider."""
     parameters = EnvoyParameters(worker_sockets=("w",), sds_directory="s", bedrock=bedrock)
     rendered: Config = yaml.safe_load(render_envoy_config(parameters))
 
@@ -97,10 +97,11 @@ def _with(bedrock: Provider) -> Any:
         clusters += [
             one for one in rendered["static_resources"]["clusters"] if one["name"] == "bedrock"
         ]
-        (route,) = [one for one in _routes(rendered) if _is_bedrock(one)]
         for manager in connection_managers(config):
             routes = manager["route_config"]["virtual_hosts"][-1]["routes"]
-            routes[:] = [route if _is_bedrock(one) else one for one in routes]
+            signing = iter([one for one in _routes(rendered) if _is_bedrock(one)])
+            routes[:] = [next(signing) if _is_bedrock(one) else one for one in routes]
+            assert not [*signing]
 
     return adapt
 
