@@ -239,9 +239,8 @@ class TextExtractor:
                     reading.is_mixed = True
                     # It goes on with the text of the message before it, which may be known.
                     reading.has_seam |= bool(reading.known)
-                yield from self._list(
-                    key, [message], role, place
-                )  # a list of texts, each by itself
+                # A list of texts, each by itself.
+                yield from self._list(key, [message], role, place)
                 continue
             if meeting is not None and isinstance(number := message.get(meeting.mark), int):
                 meeting.met.append(Met(number, len(parts), is_in_list=True))
