@@ -7,8 +7,9 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
@@ -119,6 +120,9 @@ def _found(subject: Subject) -> tuple[Finding, ...]:
     return decision.findings
 
 
+_PLACEHOLDER_KEY: Final = re.compile(r'\[[A-Z_]+_[0-9]+\][^"]*": ')
+
+
 def _redacted(path: str, raw: bytes, style: RedactionStyle, *, restore: bool) -> Redacted:
     subject = _read(path, raw)
     guardrails = {
@@ -158,6 +162,9 @@ def test_nothing_that_was_found_is_left_and_the_body_stays_json(
 ) -> None:
     """Redacting what is redacted changes nothing: no placeholder and no rest is found again."""
     path, document = body
+    # Another key of an object could be redacted to one that is a placeholder already: without
+    # `restore` a placeholder of an earlier turn keeps its number, and so its meaning.
+    assume(not _PLACEHOLDER_KEY.search(json.dumps(document)))
     raw = text_of(render(document, style)).encode()
     once = _redacted(path, raw, redaction, restore=False).body
     assert not isinstance(parse(once), Malformed)
