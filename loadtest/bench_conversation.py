@@ -281,6 +281,8 @@ class _Runner:
             for name, side in ((EVERY, NOW), (EVERY_WITHOUT, WITHOUT))
             if side in self._gateways
         ]
+        if self._is_backwards:
+            sides.reverse()
         for turn, key in ((1, FIRST), (2, NEXT)):
             found = await costs(sides, [one.body(turn) for one in talks])
             self.series.add_costs(f"{size}.{key}", found)
