@@ -96,8 +96,6 @@ KNOWN: Final = (
         reasoning reasoningContent reasoningText redactedContent content_block contentBlockIndex
         start toolUse thinking transcript tokens token_logprobs sequence_number output_text
         reasoning_text refusal logprobs avgLogprobs tokenCount expires_at parallel_tool_calls
-        amazon-bedrock-invocationMetrics inputTokenCount outputTokenCount cacheReadInputTokenCount
-        cacheWriteInputTokenCount invocationLatency firstByteLatency
         max_output_tokens max_tool_calls stop_details applied_edits context_management
         error message response item part output reason
         """.split()  # noqa: SIM905 - a list would be one word a line

@@ -69,7 +69,8 @@ class LanguageCheck(WholeTextCheck):
         foreign: dict[int, str] = {}
         for index, part in enumerate(parts):
             for window in _windows(part.content):
-                if self._is_foreign(_middle(window)) and self._is_foreign(window):
+                middle = _middle(window)
+                if self._is_foreign(middle) and (middle is window or self._is_foreign(window)):
                     foreign[index] = "LANGUAGE"
                     break
                 yield
