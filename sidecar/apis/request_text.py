@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Generator
 from operator import methodcaller
 from typing import Any, Final
 
@@ -36,6 +35,7 @@ from sidecar.apis.vocabulary import (
     Vocabulary,
     media_reason,
 )
+from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import (
     Malformed,
@@ -92,7 +92,6 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 _PLAIN_MESSAGE: Final = ("role", "content")
 """Known to all vocabularies, and neither of them the place of media or of free text."""
 
-Steps = Generator[None, None, None]
 _OBJECT: Final = frozenset({dict})
 _CONTAINERS: Final = frozenset({dict, list})
 _TEXTUAL: Final = frozenset({str, dict, list})
@@ -131,7 +130,7 @@ class TextExtractor:
         self._pause = SLICE_STRINGS
 
     # These run for every value of every body: arguments by position, and few calls.
-    def document(self, document: dict[str, JsonValue]) -> Steps:
+    def document(self, document: dict[str, JsonValue]) -> Cooperative[None]:
         """Collect everything in a request body, in slices."""
         words, reading = self._words, self._reading
         for key, value in document.items():
@@ -177,7 +176,7 @@ class TextExtractor:
 
     def _value(
         self, key: str, value: JsonValue, role: str, place: _Place, reading: Reading
-    ) -> Steps:
+    ) -> Cooperative[None]:
         """Collect a field whose value may be a known fragment, and note its texts."""
         before = Element(len(self.parts), len(self.unscanned), None, None)
         if isinstance(value, dict) and isinstance(number := value.get(reading.mark), int):
@@ -199,7 +198,7 @@ class TextExtractor:
         role: str,
         place: _Place,
         reading: Reading | None = None,
-    ) -> Steps:
+    ) -> Cooperative[None]:
         """Collect a field whose texts reach the model as one, or as one a role.
 
         Google takes one object for a list of one.
@@ -222,7 +221,7 @@ class TextExtractor:
         role: str,
         place: _Place,
         reading: Reading | None,
-    ) -> Steps:
+    ) -> Cooperative[None]:
         """Collect messages; consecutive texts of one role reach the model as one text.
 
         An item with a type instead of a role (OpenAI's responses) is a text of its own. Messages
@@ -281,7 +280,9 @@ class TextExtractor:
         if reading is not None:
             reading.elements.append(Element(len(parts), len(unscanned), None, speaker))
 
-    def _list(self, key: str, items: list[JsonValue], role: str, place: _Place) -> Steps:
+    def _list(
+        self, key: str, items: list[JsonValue], role: str, place: _Place
+    ) -> Cooperative[None]:
         if len(items) > SHORT_LIST and self._are_tokens(items):
             return
         if len(items) > SLICE_STRINGS:
@@ -305,7 +306,7 @@ class TextExtractor:
         if self._strings >= self._pause:
             yield from self._paused()
 
-    def _paused(self) -> Steps:
+    def _paused(self) -> Cooperative[None]:
         """Yield if a slice is full."""
         if self._strings >= self._pause:
             self._pause = self._strings + SLICE_STRINGS
@@ -329,7 +330,7 @@ class TextExtractor:
                 self.parts.append(TextPart(digits_of(value), (-1 - self._numbers,), role))
             self._numbers += 1
 
-    def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> Steps:
+    def _object(self, node: dict[str, JsonValue], role: str, place: _Place) -> Cooperative[None]:
         words = self._words
         places: dict[str, _Place] | None = None
         is_plain = node.keys() <= words.plain_names
@@ -471,18 +472,12 @@ _TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
 
 def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unreadable | Malformed:
     """Read a whole body at once."""
-    steps = read_in_slices(route, headers, body)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            read: Subject | Unreadable | Malformed = end.value
-            return read
+    return run_sync(read_in_slices(route, headers, body))
 
 
 def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
     route: Route, headers: Headers, body: bytes, reading: Reading | None = None
-) -> Generator[None, None, Subject | Unreadable | Malformed]:
+) -> Cooperative[Subject | Unreadable | Malformed]:
     """Read a whole body, or the rest of one whose known fragments the *reading* has.
 
     Unreadable means that it was not looked at: it is encoded, or not said to be JSON in UTF-8.

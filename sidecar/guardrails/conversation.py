@@ -31,11 +31,11 @@ from sidecar.apis.fragments import (
 )
 from sidecar.apis.request_text import read_in_slices
 from sidecar.apis.vocabulary import VOCABULARIES
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Action
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
-from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.message_table import Entry, MessageTable, tail_of
 from sidecar.jsontext.strict import BOUND, most_values

@@ -16,10 +16,7 @@ import msgspec
 from blake3 import blake3
 from msgspec import structs
 
-from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
-from sidecar.domain.policy import Action, Guardrail, GuardrailSettings, Mode
-from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import (
+from sidecar.domain.cooperative import (
     SHORT_BYTES,
     SHORT_PARTS,
     SLICE_FINDINGS,
@@ -27,6 +24,9 @@ from sidecar.guardrails.cooperative import (
     Cooperative,
     run_sync,
 )
+from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
+from sidecar.domain.policy import Action, Guardrail, GuardrailSettings, Mode
+from sidecar.domain.subject import TextPart
 from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
 from sidecar.guardrails.detectors.whole_text import WholeTextCheck
 from sidecar.guardrails.matching.boundaries import BoundaryWindow, boundary_windows

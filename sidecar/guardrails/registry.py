@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, assert_never
 
+from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.guardrail_settings import (
     CodeSettings,
     DeniedPatternsSettings,
@@ -24,7 +25,6 @@ from sidecar.domain.guardrail_settings import (
     WholeTextSettings,
 )
 from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
-from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import (
     GuardrailResult,
     NotedEvent,
@@ -21,7 +22,6 @@ from sidecar.domain.policy import (
     Stage,
 )
 from sidecar.domain.subject import Subject
-from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of

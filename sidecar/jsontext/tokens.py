@@ -7,15 +7,15 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import orjson
 
-T = TypeVar("T")
+from sidecar.domain.cooperative import Cooperative
 
 _STRING: Final = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)'
 # Possessive, and never failing once begun: a hostile text costs one pass, not one a quote.
@@ -362,11 +362,8 @@ SLICE_TOKENS: Final = 1_024
 TOKENS_AN_EDIT: Final = 32
 """Strings that are gone through in the time of one edit, some 10 us."""
 
-_Cooperative = Generator[None, None, T]
-"""As in `guardrails.cooperative`: yields wherever the work may be interrupted."""
 
-
-def splice(body: bytes, replacements: Sequence[Replacement]) -> _Cooperative[bytes]:
+def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[bytes]:
     """Return *body*, which is valid JSON, with all replacements done, a slice at a time.
 
     Where ranges overlap, their union is replaced by the text of the one that begins first.
@@ -395,7 +392,7 @@ def _is_number(replacement: Replacement) -> bool:
     return len(replacement.location) == 1 and replacement.location[0] < 0
 
 
-def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> _Cooperative[list[_Edit]]:
+def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> Cooperative[list[_Edit]]:
     """Return the edits of *text* itself, that of strings in strings included."""
     by_token: defaultdict[int, list[Replacement]] = defaultdict(list)
     for replacement in replacements:
@@ -422,7 +419,7 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> _Cooperativ
 
 def _in_token(
     text: bytes, token: Token, replacements: Sequence[Replacement]
-) -> _Cooperative[list[_Edit]]:
+) -> Cooperative[list[_Edit]]:
     raw = text[token.start : token.end]
     content = decode(raw)
     span = 0, len(content)
@@ -441,7 +438,7 @@ def _in_token(
     return edits
 
 
-def _in_content(content: bytes, replacements: Sequence[Replacement]) -> _Cooperative[list[_Edit]]:
+def _in_content(content: bytes, replacements: Sequence[Replacement]) -> Cooperative[list[_Edit]]:
     nested = [
         Replacement(one.location[1:], one.start, one.end, one.text)
         for one in replacements

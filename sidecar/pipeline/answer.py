@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from sidecar.apis.error_body import stream_error
 from sidecar.apis.response_structure import AnswerForm, answer_form
 from sidecar.apis.stream_usage import UsageStripper
+from sidecar.domain.cooperative import SLICE_BYTES
 from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
@@ -18,7 +19,6 @@ from sidecar.domain.policy import StreamMode
 from sidecar.domain.subject import RequestForm, Route, Unreadable
 from sidecar.extproc.phases import Event
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.cooperative import SLICE_BYTES
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned, is_flagged
 from sidecar.pipeline.dependencies import Worker

@@ -23,12 +23,12 @@ from sidecar.apis.frames import (
 from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStructure, framer_of
 from sidecar.apis.response_text import DONE, UnreadableEvent, load_event
 from sidecar.apis.stream_usage import EventUsageStripper
+from sidecar.domain.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy

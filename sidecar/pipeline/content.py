@@ -17,6 +17,7 @@ from sidecar.apis.fragments import VALUE_FIELDS, likely_model
 from sidecar.apis.request_schema import MOST_OUTPUT_TOKENS
 from sidecar.apis.request_text import read_in_slices
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage, members
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
 from sidecar.domain.finding import (
     NOTHING_REDACTED,
@@ -38,7 +39,6 @@ from sidecar.guardrails.conversation import (
     learn_beginning,
     read_conversation,
 )
-from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import RequestInfo
 from sidecar.keys.credentials import is_model_allowed

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar, assert_never
 import jsonschema_rs
 import re2
 
+from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import (
     FULL_ROLLOUT,
@@ -29,7 +30,6 @@ from sidecar.domain.policy import (
 )
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.validation import compile_glob
-from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.detectors.phone import load_numbering_plans
 from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.json_schema.check import json_schema_check

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, assert_never
 
 from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import Allow, Decision, Deny, GuardrailResult, Redact
 from sidecar.domain.guardrail_settings import JsonSchemaSettings, SecretsSettings
 from sidecar.domain.policy import EVERYWHERE, Guardrail, Stage, judges_input
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.secrets import tier_of
 from sidecar.guardrails.json_schema.check import (
     SchemaGuardrail,

@@ -14,7 +14,7 @@ import msgspec
 
 from sidecar.apis.frames import Frame
 from sidecar.apis.response_text import without_logprobs
-from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Cooperative
+from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative
 from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import OffsetMap, Token

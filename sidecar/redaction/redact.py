@@ -12,10 +12,10 @@ from typing import Final, NamedTuple, assert_never
 
 from sidecar.apis.fragments import top_values
 from sidecar.apis.request_text import MAX_NESTING
+from sidecar.domain.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.tokens import Replacement, splice
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Never, Protocol
 
-from sidecar.guardrails.cooperative import Cooperative
+from sidecar.domain.cooperative import Cooperative
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.compilation import CompiledPolicies, VersionedDocument
 from sidecar.policy.snapshot import PolicySnapshot, snapshot_steps

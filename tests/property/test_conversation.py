@@ -17,12 +17,12 @@ from msgspec import structs
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import FindingCount, Results, count_findings
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.subject import Route, Subject
 from sidecar.guardrails.conversation import read_conversation
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.storage.valkey import Client, SharedTimes

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.vocabulary import BEDROCK, COMMON, GEMINI, VOCABULARIES
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.jsontext.tokens import Replacement

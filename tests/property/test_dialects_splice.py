@@ -7,7 +7,7 @@ import re
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidecar.guardrails.cooperative import run_sync
+from sidecar.domain.cooperative import run_sync
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.jsontext.tokens import Replacement

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict
 from sidecar.guardrails import local_scan
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.numbers import passes_luhn
 from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULES
 from sidecar.guardrails.detectors.secrets import SECRET_RULES

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import JsonSchemaCheck
 from sidecar.guardrails.json_schema.complexity import schema_faults
 from sidecar.guardrails.json_schema.schema import KNOWN

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.guardrail_settings import InjectionKind
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection import scoring, term_search
 from sidecar.guardrails.detectors.prompt_injection.model import Author
 from sidecar.guardrails.detectors.prompt_injection.scoring import (

@@ -13,11 +13,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from sidecar.apis.request_text import read_request
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Malformed, Subject
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.pipeline.decide import decide

@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Allow, Deny, GuardrailResult, Redact, Verdict
 from sidecar.domain.http import Headers
@@ -25,7 +26,6 @@ from sidecar.domain.subject import (
     Unreadable,
     UnscannedReason,
 )
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.registry import is_remote
 from sidecar.guardrails.remote.checks import NoRemoteChecks
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from typing_extensions import override
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import Expression, every_match, occurs
 from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView, ViewKind

@@ -10,7 +10,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.deobfuscation.decoder import (
     MAX_UNITS,
     DecodedText,

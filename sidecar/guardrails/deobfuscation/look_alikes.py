@@ -8,7 +8,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from sidecar.guardrails.cooperative import Cooperative
+from sidecar.domain.cooperative import Cooperative
 from sidecar.guardrails.deobfuscation.decoder import Decoder
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs

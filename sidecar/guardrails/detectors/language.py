@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from typing_extensions import override
 
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.whole_text import Texts, WholeTextCheck, whole_parts
 
 _CODES: Final = (

@@ -10,10 +10,10 @@ from typing import Final, Protocol
 
 from typing_extensions import override
 
+from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Verdict
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.text_views import TextView
 
 Texts = bytes | Sequence[TextView]

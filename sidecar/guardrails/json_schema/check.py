@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import Final
 
 from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict, error_verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import Malformed
-from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.json_schema.complexity import MAX_COMPLEXITY, Complexity, complexity_of
 from sidecar.guardrails.json_schema.schema import compile_schema, pointer_to
 from sidecar.guardrails.json_schema.violations import Violation, ViolationLocator

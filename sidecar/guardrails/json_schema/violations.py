@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from sidecar.guardrails.cooperative import Cooperative
+from sidecar.domain.cooperative import Cooperative
 from sidecar.guardrails.json_schema.schema import (
     ASSERTIONS,
     LISTS,

@@ -15,9 +15,9 @@ from typing import Final
 
 from msgspec import structs
 
+from sidecar.domain.cooperative import SLICE_FINDINGS, Cooperative
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_FINDINGS, Cooperative
 
 REACH_BYTES: Final = 512
 """Text on either side of a boundary: longer than the text that a rule looks at beside a token."""

@@ -20,7 +20,7 @@ from typing import Final
 import hyperscan
 import re2
 
-from sidecar.guardrails.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
+from sidecar.domain.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.rule import Expression, compile_re2
 from sidecar.guardrails.matching.text_views import CONTROLS, has_one_view
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import re2
 
+from sidecar.domain.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.domain.finding import Finding
-from sidecar.guardrails.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.guardrails.matching.text_views import IDENTITY, JOINED_VIEW, TextView, ViewKind
 
 Span = tuple[int, int]

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Protocol
 import re2
 from typing_extensions import override
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, Cooperative
+from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 
 CONTROLS: Final = bytes((*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
 """All of ASCII's but for tab, line feed and carriage return."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.finding import (
     LOCAL_VERDICTS,
     PLACEHOLDER,
@@ -25,7 +26,6 @@ from sidecar.domain.finding import (
     unfinished_from,
 )
 from sidecar.domain.policy import Guardrail, Mode, Stage, StreamMode
-from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from sidecar.apis.request_text import read_request
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import Results
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Malformed, Subject, UnscannedReason
 from sidecar.guardrails.conversation import learn_beginning, read_conversation
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.jsontext.strict import TOO_MANY_VALUES
 from sidecar.policy.snapshot import EffectivePolicy

@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
+from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.matching.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
 

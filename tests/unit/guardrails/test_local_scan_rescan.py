@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import Finding, GuardrailResult, Results
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.local_scan import remainders
 from tests.support.guardrails import effective, parts_of, policy
 

@@ -8,9 +8,9 @@ from collections.abc import Awaitable
 import pytest
 
 from loadtest.texts import mixed_text
+from sidecar.domain.cooperative import SLICE_BYTES
 from sidecar.domain.finding import Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.cooperative import SLICE_BYTES
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.policy.parse import default_policy

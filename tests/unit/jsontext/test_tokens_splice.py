@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sidecar.guardrails.cooperative import run_sync
+from sidecar.domain.cooperative import run_sync
 from sidecar.jsontext import tokens
 from sidecar.jsontext.tokens import Replacement, SpliceError
 

@@ -6,10 +6,10 @@ from time import monotonic
 import pytest
 
 from sidecar.apis.response_structure import AnswerForm
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Guardrail
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import UNKNOWN_SHAPE, schema_guardrails
 from sidecar.pipeline.answer_judgement import judge_structure
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from sidecar.apis.request_text import TextExtractor
 from sidecar.apis.vocabulary import VOCABULARIES
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Dialect
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.pipeline.explain import (
     MAX_PLACE_CHARACTERS,
     MAX_SEARCHED_BYTES,

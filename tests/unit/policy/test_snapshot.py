@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.guardrail_settings import DeniedPattern, DeniedPatternsSettings
 from sidecar.domain.policy import Guardrail, Policy
 from sidecar.domain.principal import PolicyBinding
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors import language
 from sidecar.guardrails.detectors import whole_text as max_tokens
 from sidecar.guardrails.matching.database import CompileError

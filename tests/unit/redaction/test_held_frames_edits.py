@@ -6,7 +6,7 @@ from types import FrameType
 import pytest
 
 from sidecar.apis.frames import Opaque
-from sidecar.guardrails.cooperative import SLICE_CANDIDATES, run_sync
+from sidecar.domain.cooperative import SLICE_CANDIDATES, run_sync
 from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.guardrails.streaming.window import Window
 from sidecar.redaction.held_frames import HeldFrames, TokenEdit, edited

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
+from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.domain.finding import NOTHING_REDACTED, Finding, Restoration
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.jsontext.tokens import Replacement
 from sidecar.redaction import redact as redaction
 from sidecar.redaction.redact import Redacted, RedactionRules, number_before

@@ -13,11 +13,11 @@ from typing import Final, TypeAlias
 
 from typing_extensions import override
 
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import InjectionKind, PromptInjectionSettings, Threshold
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import Cooperative
 from sidecar.guardrails.detectors.prompt_injection.model import (
     BUCKETS,
     Author,

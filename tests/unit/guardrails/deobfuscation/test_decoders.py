@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.guardrails import local_scan
-from sidecar.guardrails.cooperative import Cooperative, run_sync
 from sidecar.guardrails.deobfuscation import decoder as reading
 from sidecar.guardrails.deobfuscation import decoders
 from sidecar.guardrails.deobfuscation.decoder import matches

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.domain.cooperative import SLICE_BYTES
 from sidecar.domain.finding import Finding
-from sidecar.guardrails.cooperative import SLICE_BYTES
 from tests.support.guardrails import effective, parts_of, policy
 
 POLICY = effective(policy("  - {name: most, type: max_input, max_characters: 10}"))

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sidecar.apis.response_structure import AnswerPiece
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.guardrail_settings import AnswerPart, JsonSchemaSettings
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.json_schema.check import MAX_PATTERN_WORK, MAX_VALUES, JsonSchemaCheck
 from sidecar.guardrails.json_schema.violations import VALIDATED_AT_A_TIME
 

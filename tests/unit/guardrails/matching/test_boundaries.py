@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 from typing_extensions import override
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.matching import boundaries
 from sidecar.guardrails.matching.boundaries import (
     EDGE_BYTES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.guardrails.cooperative import SLICE_BYTES, run_sync
+from sidecar.domain.cooperative import SLICE_BYTES, run_sync
 from sidecar.guardrails.matching.database import (
     SEPARATOR,
     CompileError,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.guardrails.cooperative import run_sync
+from sidecar.domain.cooperative import run_sync
 from sidecar.guardrails.matching import text_views
 from sidecar.guardrails.matching.text_views import TextView, ViewKind, fold, plain
 from tests.support.cpu_time import least_seconds

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.guardrail_settings import InjectionKind, Threshold
-from sidecar.guardrails.cooperative import run_sync
 from sidecar.guardrails.detectors.prompt_injection.model import AUTHORS, Author, Model, Term
 from sidecar.guardrails.detectors.prompt_injection.scoring import (
     Scorer,

@@ -1,4 +1,4 @@
-"""Splits long scans into slices, so that none holds the event loop for long."""
+"""Splits long work into slices, so that none holds the event loop for long."""
 
 from __future__ import annotations
 
