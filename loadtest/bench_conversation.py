@@ -79,11 +79,14 @@ from loadtest.results import DIRECTORY, ROOT, Report, prints_failure, publish, p
 from loadtest.targets import write_targets
 from sidecar.settings.process import setting_names
 
-CONVERSATIONS: Final = {"64k": 1_000, "256k": 400, "1m": 160}
-"""How many of each size: some seconds of work for each side. An idle side takes milliseconds a
-second, which are a good part of the cost of fewer requests."""
-EVERY_CONVERSATIONS: Final = {size: count // 4 for size, count in CONVERSATIONS.items()}
-"""Fewer: with every guardrail a first turn takes four times as long."""
+CONVERSATIONS: Final = {"64k": 500, "256k": 200, "1m": 80}
+"""How many of each size at a time: some seconds of work for each side. An idle side takes
+milliseconds a second, which are a good part of the cost of fewer requests."""
+PARTS: Final = 2
+"""How often in a round first and next turns follow each other. A machine that is shared is slower
+for some seconds and then fast again, so that turns that are far apart are hard to compare."""
+EVERY_SHARE: Final = 0.5
+"""Fewer: with every guardrail a first turn takes three times as long."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
 LONG_ROUNDS: Final = 1
@@ -244,12 +247,13 @@ class _Runner:
             await self._peers("64k", peers)
         self.series = Series(errors=self.series.errors)
         for number in range(self._plan.rounds):
-            self._is_backwards = bool(number % 2)
             with self._console.status(f"round {number + 1} of {self._plan.rounds} …"):
                 for size in self._plan.sizes:
                     count = self._plan.number(CONVERSATIONS[size])
-                    await self._next_turns(size, count=count, names=(NOW, WITHOUT, KEPT, REV))
-                    await self._every_guardrail(size)
+                    for part in range(PARTS):
+                        self._is_backwards = bool((number + part) % 2)
+                        await self._next_turns(size, count=count, names=(NOW, WITHOUT, KEPT, REV))
+                        await self._every_guardrail(size, count=round(count * EVERY_SHARE))
                 if not self._plan.shapes:
                     continue
                 await self._changed()
@@ -273,9 +277,9 @@ class _Runner:
         async with self._counting(NOW, f"{NOW}.{size}", then):
             self.series.add_costs(f"{size}.{NEXT}", await costs(sides, then))
 
-    async def _every_guardrail(self, size: str) -> None:
+    async def _every_guardrail(self, size: str, *, count: int) -> None:
         """Do the same by a policy with every local guardrail."""
-        talks = self._even(size, self._plan.number(EVERY_CONVERSATIONS[size]))
+        talks = self._even(size, count)
         sides = [
             contestant(name, self._gateways[side], policy=_every(size))
             for name, side in ((EVERY, NOW), (EVERY_WITHOUT, WITHOUT))
@@ -369,7 +373,7 @@ class _Runner:
         return range(self._seed - count, self._seed)
 
     def _named(self, names: Sequence[str]) -> list[Contestant]:
-        """Return the sides of *names* that run; every second round they take turns backwards."""
+        """Return the sides of *names* that run; every second time they take turns backwards."""
         sides = [self._sides[name] for name in names if name in self._sides]
         return sides[::-1] if self._is_backwards else sides
 

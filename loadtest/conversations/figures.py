@@ -57,7 +57,7 @@ class Series(bench_against.Series):
 
 
 def conversation_figures(series: Series) -> dict[str, float]:
-    """Return medians and ratios. A ratio is taken within a round, before the median."""
+    """Return medians and ratios. A ratio is taken of neighbours in time, before the median."""
     figures: dict[str, float] = {"errors": series.errors}
     figures |= {key: statistics.median(values) for key, values in series.values.items()}
     for size in SIZES:
