@@ -101,7 +101,14 @@ def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
         if isinstance(details := usage.get(name), dict):
             thoughts = max(thoughts, _count(details, "reasoning_tokens", "thinking_tokens"))
     read += _count(usage, "cachedContentTokenCount")
-    counts = [given, made, read, written, thoughts]
+    kept = 0  # an hour instead of five minutes: of Anthropic's answer, then of Bedrock's
+    if isinstance(by_time := usage.get("cache_creation"), dict):
+        kept = _count(by_time, "ephemeral_1h_input_tokens")
+    parts = usage.get("cacheDetails")
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, dict) and part.get("ttl") == "1h":
+            kept += _count(part, "inputTokens")
+    counts = [given, made, read, written, thoughts, min(kept, written)]
     steps = usage.get("iterations")
     for step in steps if isinstance(steps, list) else ():
         if isinstance(step, dict) and step.get("type") in _BESIDE:

@@ -38,7 +38,7 @@ from sidecar.usage.prices import (
 price = typer.Typer(no_args_is_help=True, help="Prices of tokens: US dollars per million.")
 
 _COLUMNS: Final = ("model", "input", "output", "cached_input", "cache_write", "valid_from")
-_ABOVE: Final = ("above_tokens", *ABOVE_PRICES)
+_MORE: Final = ("cache_write_hour", "above_tokens", *ABOVE_PRICES)
 """Columns that a table has only if a price of it has them."""
 _MOST: Final = Decimal(100_000_000)
 _FINEST: Final = Decimal("0.000001")
@@ -54,6 +54,9 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     ] = None,
     cache_write: Annotated[
         str | None, typer.Option("--cache-write", help="Written to the provider's cache.")
+    ] = None,
+    cache_write_hour: Annotated[
+        str | None, typer.Option("--cache-write-hour", help="Written to it and kept an hour.")
     ] = None,
     above_tokens: Annotated[
         int | None,
@@ -73,6 +76,9 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     cache_write_above: Annotated[
         str | None, typer.Option("--cache-write-above", help="`--cache-write` of it.")
     ] = None,
+    cache_write_hour_above: Annotated[
+        str | None, typer.Option("--cache-write-hour-above", help="`--cache-write-hour` of it.")
+    ] = None,
     since: Annotated[str, typer.Option("--from", help="When it begins to hold.")] = "now",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -89,6 +95,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         "output_above": _optional(output_above, "--output-tokens-above"),
         "cached_input_above": _optional(cached_input_above, "--cached-input-above"),
         "cache_write_above": _optional(cache_write_above, "--cache-write-above"),
+        "cache_write_hour_above": _optional(cache_write_hour_above, "--cache-write-hour-above"),
     }
     has_price = any(amount is not None for amount in above.values())
     if has_price is (above_tokens is None):
@@ -104,6 +111,7 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
         output=_amount(output_, "--output-tokens"),
         cached_input=_optional(cached_input, "--cached-input"),
         cache_write=_optional(cache_write, "--cache-write"),
+        cache_write_hour=_optional(cache_write_hour, "--cache-write-hour"),
         above_tokens=above_tokens,
         **above,
     )
@@ -130,8 +138,8 @@ def list_(
     )
     if not every:
         found = prices_in_force(found, now=now)
-    has_above = any(one.above_tokens is not None for one in found)
-    columns = (*_COLUMNS[:-1], *_ABOVE, _COLUMNS[-1]) if has_above else _COLUMNS
+    more = [name for name in _MORE if any(getattr(one, name) is not None for one in found)]
+    columns = (*_COLUMNS[:-1], *more, _COLUMNS[-1])
     print_rows([_row(one) for one in found], columns=columns, output=output)
 
 
@@ -142,8 +150,8 @@ def import_(
         typer.Argument(
             metavar="FILE",
             help="CSV with a head line, or JSON: model, input, output, cached_input, cache_write,"
-            " valid_from, and above_tokens, input_above and so on for long prompts. Or LiteLLM's"
-            " model_prices_and_context_window.json.",
+            " cache_write_hour, valid_from, and above_tokens, input_above and so on for long"
+            " prompts. Or LiteLLM's model_prices_and_context_window.json.",
         ),
     ],
     output: OutputOption = Output.TABLE,
@@ -197,7 +205,7 @@ def _moment(text: str) -> datetime:
 
 
 def _row(one: Price) -> Row:
-    names = (*_COLUMNS[:-1], *_ABOVE, _COLUMNS[-1])
+    names = (*_COLUMNS[:-1], *_MORE, _COLUMNS[-1])
     return {name: _plain(getattr(one, name)) for name in names}
 
 

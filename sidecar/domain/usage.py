@@ -50,7 +50,8 @@ class TokenCounts(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request.
 
     `input` holds `cached_input` (read from the provider's cache) and `cache_write_input` (written
-    to it); `output` holds `reasoning`. Providers that count them apart are brought to this form.
+    to it), which holds `cache_write_hour` (kept there for an hour); `output` holds `reasoning`.
+    Providers that count them apart are brought to this form.
     """
 
     input: int = 0
@@ -58,6 +59,7 @@ class TokenCounts(msgspec.Struct, frozen=True, gc=False):
     cached_input: int = 0
     cache_write_input: int = 0
     reasoning: int = 0
+    cache_write_hour: int = 0
 
 
 NO_TOKENS: Final = TokenCounts()

@@ -25,10 +25,12 @@ AMOUNT_COLUMNS: Final = {
     "output": "output_per_million",
     "cached_input": "cached_input_per_million",
     "cache_write": "cache_write_per_million",
+    "cache_write_hour": "cache_write_hour_per_million",
     "input_above": "input_above_per_million",
     "output_above": "output_above_per_million",
     "cached_input_above": "cached_input_above_per_million",
     "cache_write_above": "cache_write_above_per_million",
+    "cache_write_hour_above": "cache_write_hour_above_per_million",
     "above_tokens": "above_tokens",
 }
 """The columns of a price by the names of `Price`, beside `model` and `valid_from`, its key."""
@@ -70,27 +72,28 @@ _COLUMNS: Final = {
     "input_tokens": "bigint", "cached_input_tokens": "bigint", "cache_write_tokens": "bigint",
     "output_tokens": "bigint", "reasoning_tokens": "bigint", "is_estimated": "boolean",
     "cost_usd": "numeric", "latency_ms": "float8", "first_token_ms": "float8", "ended": "text",
-    "is_streamed": "boolean", "provider_request_id": "text",
+    "is_streamed": "boolean", "provider_request_id": "text", "cache_write_hour_tokens": "bigint",
 }  # fmt: skip
 
 _NAMES: Final = ", ".join(_COLUMNS)
 
 # A table of the session's own, to COPY into: COPY itself cannot leave out rows that are there
-# already. A pooler may give another session for each transaction, so each one creates it.
+# already. A pooler may give another session for each transaction, so each one creates it. With the
+# columns its name changes: the session may have been that of an older worker.
 _BATCH: Final = f"""
-CREATE TEMPORARY TABLE IF NOT EXISTS egret_usage_batch
+CREATE TEMPORARY TABLE IF NOT EXISTS egret_usage_batch_2
     ({", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())}) ON COMMIT DELETE ROWS
 """
 
 _FOUND: Final = """
 SELECT egret_usage_found(array_agg(occurred_at), array_agg(request_id))
-FROM pg_temp.egret_usage_batch WHERE ended <> 'lost'
+FROM pg_temp.egret_usage_batch_2 WHERE ended <> 'lost'
 """
 
 # Within a batch the note of a request that ended counts more than the guess that it was lost.
 _ADD: Final = f"""
 INSERT INTO usage ({_NAMES})
-SELECT DISTINCT ON (occurred_at, request_id) {_NAMES} FROM pg_temp.egret_usage_batch
+SELECT DISTINCT ON (occurred_at, request_id) {_NAMES} FROM pg_temp.egret_usage_batch_2
 ORDER BY occurred_at, request_id, ended = 'lost'
 ON CONFLICT (occurred_at, request_id) DO NOTHING
 """  # noqa: S608 - names of our own
@@ -130,7 +133,7 @@ class PostgresUsage:
         ):
             await connection.execute(_BATCH, timeout=seconds)
             await connection.copy_records_to_table(
-                "egret_usage_batch", records=rows, columns=list(_COLUMNS), timeout=seconds
+                "egret_usage_batch_2", records=rows, columns=list(_COLUMNS), timeout=seconds
             )
             # One call for both; the status is that of the last.
             status = await connection.execute(f"{_FOUND};{_ADD}", timeout=seconds)
@@ -180,7 +183,7 @@ def _row(record: UsageRecord, cost: Decimal | None) -> tuple[object, ...]:
         tokens.output, tokens.reasoning, record.is_estimated,
         None if cost is None else round(cost, 9), record.latency_seconds * 1000,
         None if first is None else first * 1000, record.end.value,
-        request.is_streamed, record.provider_request_id,
+        request.is_streamed, record.provider_request_id, tokens.cache_write_hour,
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class Price:
 
     A glob that ends in a colon and one of `SERVICE_TIERS` is of requests that name this tier.
     None for tokens read from or written to the provider's cache: they cost as other input.
+    None for those that it keeps for an hour: they cost as others written to it.
     All tokens of a request with more than `above_tokens` of input have the prices for that,
     `input_above` and so on; one of these that is None is as below.
     """
@@ -55,27 +56,31 @@ class Price:
     output: Decimal
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_hour: Decimal | None = None
     above_tokens: int | None = None
     input_above: Decimal | None = None
     output_above: Decimal | None = None
     cached_input_above: Decimal | None = None
     cache_write_above: Decimal | None = None
+    cache_write_hour_above: Decimal | None = None
 
     def cost_of(self, tokens: TokenCounts) -> Decimal:
         """Return the cost of *tokens*, to the last digit: display rounds it."""
         made, read, write = self.output, self.cached_input, self.cache_write
-        given = self.input
+        given, hour = self.input, self.cache_write_hour
         if self.above_tokens is not None and tokens.input > self.above_tokens:
             given = given if self.input_above is None else self.input_above
             made = made if self.output_above is None else self.output_above
             read = read if self.cached_input_above is None else self.cached_input_above
             write = write if self.cache_write_above is None else self.cache_write_above
+            hour = hour if self.cache_write_hour_above is None else self.cache_write_hour_above
         cached, written = tokens.cached_input, tokens.cache_write_input
         total = max(0, tokens.input - cached - written) * given + tokens.output * made
         if cached:
             total += cached * (given if read is None else read)
         if written:
-            total += written * (given if write is None else write)
+            write, kept = given if write is None else write, tokens.cache_write_hour
+            total += (written - kept) * write + kept * (write if hour is None else hour)
         return total / _MILLION
 
 
@@ -161,6 +166,7 @@ _COSTS: Final = {
     "output": "output_cost_per_token",
     "cached_input": "cache_read_input_token_cost",
     "cache_write": "cache_creation_input_token_cost",
+    "cache_write_hour": "cache_creation_input_token_cost_above_1hr",
 }
 _FIELDS: Final = {theirs: ours for ours, theirs in _COSTS.items()}
 _ABOVE: Final = re.compile(rf"({'|'.join(_FIELDS)})_above_([1-9][0-9]{{0,6}})k_tokens")
@@ -260,7 +266,7 @@ MAX_ROWS: Final = 100_000
 Amount = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=6, allow_inf_nan=False)]
 
 
-ABOVE_PRICES: Final = ("input_above", "output_above", "cached_input_above", "cache_write_above")
+ABOVE_PRICES: Final = tuple(f"{name}_above" for name in _COSTS)
 
 
 def _checked_length(tokens: int | None, info: ValidationInfo) -> int | None:
@@ -295,10 +301,12 @@ class PriceRow(BaseModel):
     output: Amount
     cached_input: Amount | None = None
     cache_write: Amount | None = None
+    cache_write_hour: Amount | None = None
     input_above: Amount | None = None
     output_above: Amount | None = None
     cached_input_above: Amount | None = None
     cache_write_above: Amount | None = None
+    cache_write_hour_above: Amount | None = None
     above_tokens: AboveTokens = None
     valid_from: Annotated[datetime, AfterValidator(accepted)] | None = None
 

@@ -270,14 +270,34 @@ def test_a_price_has_another_one_for_long_prompts(egret: Egret, tmp_path: Path) 
     assert egret("price", "list").lines == [
         (
             "model|input|output|cached input|cache write|above tokens|input above|output above"
-            "|cached input above|cache write above|valid from"
+            "|cached input above|valid from"
         ),
-        "a|3|15|-|-|200000|6|22.5|-|-|2020-01-01 00:00:00Z",
-        "b|1|2|-|-|272000|-|-|0.5|-|2020-01-01 00:00:00Z",
-        "c|1|2|-|-|-|-|-|-|-|2020-01-01 00:00:00Z",
+        "a|3|15|-|-|200000|6|22.5|-|2020-01-01 00:00:00Z",
+        "b|1|2|-|-|272000|-|-|0.5|2020-01-01 00:00:00Z",
+        "c|1|2|-|-|-|-|-|-|2020-01-01 00:00:00Z",
     ]
     assert [ran.code for ran in alone] == [2, 2]
     assert ["need each other" in ran.err for ran in alone] == [True, True]
+
+
+def test_a_price_has_another_one_for_a_cache_of_an_hour(egret: Egret, tmp_path: Path) -> None:
+    """From options or a file, for long prompts too."""
+    options = ("--input", "3", "--output-tokens", "15", "--from", "2020-01-01")
+    hour = ("--cache-write", "3.75", "--cache-write-hour", "6")
+    above = ("--above", "200000", "--cache-write-hour-above", "12")
+    table = tmp_path / "prices.csv"
+    table.write_text("model,input,output,cache_write_hour,valid_from\nb,1,2,4,2020-01-01\n")
+
+    assert egret("price", "set", "a", *options, *hour, *above).code == 0
+    assert egret("price", "import", str(table)).code == 0
+    assert egret("price", "list").lines == [
+        (
+            "model|input|output|cached input|cache write|cache write hour|above tokens"
+            "|cache write hour above|valid from"
+        ),
+        "a|3|15|-|3.75|6|200000|12|2020-01-01 00:00:00Z",
+        "b|1|2|-|-|4|-|-|2020-01-01 00:00:00Z",
+    ]
 
 
 def test_a_price_of_the_same_date_is_replaced(egret: Egret) -> None:

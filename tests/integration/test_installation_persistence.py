@@ -87,7 +87,7 @@ class RandomFiles:
             case 6:
                 self._routes[f"r{self._random.randrange(4)}"] = choose(ROUTE_FIELDS)
             case _:
-                long = "2.50\nabove_tokens: 200000\ncached_input_above: 0.5"
+                long = "2.50\nabove_tokens: 200000\ncached_input_above: 0.5\ncache_write_hour: 6"
                 amounts = ("0", "0.000001", "99999999.999999", "2.50", long)
                 self._prices[f"m{self._random.randrange(5)}"] = choose(amounts)
 

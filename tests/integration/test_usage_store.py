@@ -64,7 +64,12 @@ async def test_a_record_is_kept_with_all_that_is_known_of_it(
             decision=DecisionKind.REDACT, guardrails={"pii": "redact"}, is_streamed=True
         ),
         tokens=TokenCounts(
-            input=1000, output=300, cached_input=200, cache_write_input=100, reasoning=50
+            input=1000,
+            output=300,
+            cached_input=200,
+            cache_write_input=100,
+            reasoning=50,
+            cache_write_hour=40,
         ),
         is_estimated=True,
         provider_request_id="req_1",
@@ -98,6 +103,7 @@ async def test_a_record_is_kept_with_all_that_is_known_of_it(
         "ended": "completed",
         "is_streamed": True,
         "provider_request_id": "req_1",
+        "cache_write_hour_tokens": 40,
     }
 
 

@@ -17,6 +17,8 @@ _WORDS: Final = {
     "burst": "How much of a second or minute at once.",
     "cache_write": "US dollars per million tokens written to the provider's cache.",
     "cache_write_above": "`cache_write` beyond `above_tokens`; as below where not given.",
+    "cache_write_hour": "`cache_write` of tokens kept for an hour; as others where not given.",
+    "cache_write_hour_above": "`cache_write_hour` beyond `above_tokens`; else as below.",
     "cached_input": "US dollars per million tokens read from the provider's cache.",
     "cached_input_above": "`cached_input` beyond `above_tokens`; as below where not given.",
     "channel": "The kind of receiver.",

@@ -276,10 +276,12 @@ class PriceDocument(Document):
     output: Dollars
     cached_input: Dollars | None = None
     cache_write: Dollars | None = None
+    cache_write_hour: Dollars | None = None
     input_above: Dollars | None = None
     output_above: Dollars | None = None
     cached_input_above: Dollars | None = None
     cache_write_above: Dollars | None = None
+    cache_write_hour_above: Dollars | None = None
     above_tokens: AboveTokens = None
 
     @property

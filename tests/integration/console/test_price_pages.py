@@ -27,7 +27,8 @@ async def test_a_price_for_long_prompts_is_a_second_row(console: FastAPI) -> Non
     """A price above no length is refused with its reason."""
     visitor = await Visitor.of(console, "admin")
     await visitor.get("/prices")
-    long = FORM | {"model": "m", "input_above": "6.5", "above_tokens": ""}
+    amounts = {"input_above": "6.5", "above_tokens": "", "cache_write_hour": "4.2"}
+    long = FORM | {"model": "m", **amounts}
 
     wrong = await visitor.send("/prices", long)
     made = await visitor.send("/prices", long | {"above_tokens": "200000"})
@@ -35,3 +36,4 @@ async def test_a_price_for_long_prompts_is_a_second_row(console: FastAPI) -> Non
     assert "above_tokens: is required by a price above it" in wrong
     assert "up to 200,000 tokens of input" in made
     assert "$6.50" in made
+    assert "$4.20" in made

@@ -32,7 +32,7 @@ RESPONSES: dict[str, Any] = {
     "input_tokens_details": {"cached_tokens": 4},
     "output_tokens_details": {"reasoning_tokens": 2},
 }
-ANTHROPIC_START = {
+ANTHROPIC_START: dict[str, Any] = {
     "type": "message_start",
     "message": {
         "model": "claude-x",
@@ -44,6 +44,16 @@ ANTHROPIC_START = {
         },
     },
 }
+ANTHROPIC_HOUR = {
+    "type": "message_start",
+    "message": {
+        "usage": {
+            **ANTHROPIC_START["message"]["usage"],
+            "cache_creation": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 1},
+        }
+    },
+}
+KEPT = {"inputTokens": 1, "ttl": "1h"}
 ANTHROPIC_END = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}
 ANTHROPIC_REST = {
     "type": "message_delta",
@@ -121,6 +131,21 @@ CONVERSE = {
             id="stream of Gemini",
         ),
         pytest.param([{"usage": CONVERSE}], TokenCounts(9, 5, 4, 2, 0), id="converse"),
+        pytest.param(
+            [ANTHROPIC_HOUR, ANTHROPIC_END],
+            TokenCounts(9, 7, 4, 2, 0, 1),
+            id="what Anthropic's cache keeps for an hour",
+        ),
+        pytest.param(
+            [{"usage": {**CONVERSE, "cacheDetails": [KEPT, {**KEPT, "ttl": "5m"}, None]}}],
+            TokenCounts(9, 5, 4, 2, 0, 1),
+            id="what Bedrock's cache keeps for an hour",
+        ),
+        pytest.param(
+            [{"usage": {**CONVERSE, "cacheDetails": [{**KEPT, "inputTokens": 50}]}}],
+            TokenCounts(9, 5, 4, 2, 0, 2),
+            id="a part that is larger than its sum",
+        ),
         pytest.param(
             [{"usage": {**CONVERSE, "totalTokens": 8}}],
             TokenCounts(9, 5, 4, 2, 0),

@@ -38,6 +38,23 @@ def test_cached_input_costs_as_other_input_unless_it_has_a_price() -> None:
     assert price("*").cost_of(tokens) == 1
 
 
+def test_input_that_a_cache_keeps_for_an_hour_has_its_own_price() -> None:
+    """Without one it costs as all that is written to a cache; in a long prompt as below."""
+    million = 1_000_000
+    tokens = TokenCounts(
+        input=3 * million, cache_write_input=3 * million, cache_write_hour=2 * million
+    )
+    plain = price("*", cache_write=Decimal("1.25"))
+    own = replace(plain, cache_write_hour=Decimal(2))
+    long = replace(own, above_tokens=million, cache_write_above=Decimal("2.5"))
+
+    assert price("*").cost_of(tokens) == 3
+    assert plain.cost_of(tokens) == 3 * Decimal("1.25")
+    assert own.cost_of(tokens) == Decimal("1.25") + 2 * 2
+    assert long.cost_of(tokens) == Decimal("2.5") + 2 * 2
+    assert replace(long, cache_write_hour_above=Decimal(4)).cost_of(tokens) == Decimal("10.5")
+
+
 def test_all_tokens_of_a_long_prompt_have_the_prices_for_it() -> None:
     """Beyond the length and not at it; a price that is not given there is as below."""
     long = price(

@@ -25,7 +25,11 @@ def prices_of(models: dict[str, Any]) -> dict[str, Price]:
 
 def test_costs_of_a_token_become_prices_of_a_million() -> None:
     """Cached input too; floats stand for the decimals that they are written as."""
-    cached = {"cache_read_input_token_cost": 3e-07, "cache_creation_input_token_cost": 3.75e-06}
+    cached = {
+        "cache_read_input_token_cost": 3e-07,
+        "cache_creation_input_token_cost": 3.75e-06,
+        "cache_creation_input_token_cost_above_1hr": 6e-06,
+    }
     found = prices_of({"claude-x": entry("anthropic", 3e-06, 1.5e-05, **cached)})
     assert found == {
         "claude-x": Price(
@@ -35,6 +39,7 @@ def test_costs_of_a_token_become_prices_of_a_million() -> None:
             output=Decimal(15),
             cached_input=Decimal("0.3"),
             cache_write=Decimal("3.75"),
+            cache_write_hour=Decimal(6),
         )
     }
 
@@ -61,6 +66,7 @@ def test_costs_above_a_length_become_prices_of_long_prompts() -> None:
         input_above=Decimal("2.5"),
         output_above=Decimal(15),
         cached_input_above=Decimal("0.25"),
+        cache_write_hour_above=Decimal(10),
     )
 
     found = prices_of(models)
