@@ -374,10 +374,12 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[byte
     for replacement in replacements:
         if not _PLAIN_TEXT.fullmatch(replacement.text):
             raise SpliceError("the text of a replacement is not plain ASCII")
-    edits = yield from _in_strings(body, [one for one in replacements if not _is_number(one)])
-    numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
-    for index, token in pick_numbers(body, numbers).items():
-        edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
+    strings = [one for one in replacements if not _is_number(one)]
+    edits = yield from _in_strings(body, strings)
+    if len(strings) < len(replacements):
+        numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
+        for index, token in pick_numbers(body, numbers).items():
+            edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
     pieces: list[bytes] = []
     position = 0
     for count, edit in enumerate(_merge(edits), start=1):

@@ -88,13 +88,15 @@ def replacements(
     restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
     taken = (yield from _written(parts)) if restores else frozenset[bytes]()
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken, after=rules.after)
-    # Of a text that is found as a whole, the texts that it holds as JSON go with it.
-    whole = {
-        parts[one.part].location
-        for one in ordered
-        if (one.start, one.end) == (0, len(parts[one.part].content))
-    }
     with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
+    # Of a text that is found as a whole, the texts that it holds as JSON go with it.
+    whole: set[tuple[int, ...]] = set()
+    if with_texts:
+        whole = {
+            parts[one.part].location
+            for one in ordered
+            if (one.start, one.end) == (0, len(parts[one.part].content))
+        }
     originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
     for count, found in enumerate(ordered):
