@@ -10,6 +10,7 @@ from operator import methodcaller
 from types import NoneType
 from typing import Final, assert_never
 
+from sidecar.apis.fragments import VALUE_FIELDS
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
@@ -186,6 +187,28 @@ def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
     if isinstance(inner, dict):
         yield from _models_of(inner)
         yield from further_models(inner)
+
+
+_CONTAINERS: Final = frozenset({dict, list})
+_tools_of: Final = methodcaller("get", "tools")
+
+
+def names_models(fields: dict[str, JsonValue], list_field: str | None) -> bool:
+    """Return whether the fragments of a body, of *list_field* or a value, name a further model."""
+    named = {name: fields[name] for name in VALUE_FIELDS.intersection(fields)}
+    messages = fields.get(list_field or "")
+    if isinstance(messages, list) and (  # at the speed of C: most of them are one text
+        not _OBJECT.issuperset(map(type, messages))
+        or any(map(_tools_of, messages))
+        or not _CONTAINERS.isdisjoint(map(type, map(_content_of, messages)))
+    ):
+        named[list_field or ""] = [
+            one
+            for one in messages
+            if isinstance(one, dict)
+            and ("tools" in one or isinstance(one.get("content"), (list, dict)))
+        ]
+    return next(further_models(named), None) is not None
 
 
 def _models_of(value: JsonValue) -> Iterator[str]:

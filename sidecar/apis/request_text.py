@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-from operator import methodcaller
 from typing import Any, Final
 
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
@@ -12,19 +11,17 @@ from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
     asks_for_usage,
     declared_unreadable,
-    further_models,
     has_tokens,
     named_models,
+    names_models,
     output_bound,
     service_tier,
     shape_problem,
 )
 from sidecar.apis.response_text import SHORT_LIST
 from sidecar.apis.vocabulary import (
-    CITATION_TYPES,
     FOUND_FIELDS,
     OTHER_ROLE,
-    POINTERS,
     RESULT_FIELDS,
     RESULT_ROLE,
     RESULT_SUFFIXES,
@@ -33,7 +30,7 @@ from sidecar.apis.vocabulary import (
     VOCABULARIES,
     WORDS,
     Vocabulary,
-    media_reason,
+    media_of,
 )
 from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.http import HeaderName, Headers
@@ -92,11 +89,7 @@ _JOINED_FIELDS: Final = frozenset({"text", "content"})
 _PLAIN_MESSAGE: Final = ("role", "content")
 """Known to all vocabularies, and neither of them the place of media or of free text."""
 
-_OBJECT: Final = frozenset({dict})
-_CONTAINERS: Final = frozenset({dict, list})
 _TEXTUAL: Final = frozenset({str, dict, list})
-_content_of: Final = methodcaller("get", "content")
-_tools_of: Final = methodcaller("get", "tools")
 
 
 class TextExtractor:
@@ -158,21 +151,7 @@ class TextExtractor:
             else:
                 self._number(value, role)
         if reading is not None:
-            named = {name: document[name] for name in VALUE_FIELDS.intersection(document)}
-            messages = document.get(reading.list_field or "")
-            if isinstance(messages, list) and (  # at the speed of C: most of them are one text
-                not _OBJECT.issuperset(map(type, messages))
-                or any(map(_tools_of, messages))
-                or not _CONTAINERS.isdisjoint(map(type, map(_content_of, messages)))
-            ):
-                named[reading.list_field or ""] = [
-                    one
-                    for one in messages
-                    if isinstance(one, dict)
-                    and ("tools" in one or isinstance(one.get("content"), (list, dict)))
-                ]
-            if named:
-                reading.names_models = next(further_models(named), None) is not None
+            reading.names_models = names_models(document, reading.list_field)
 
     def _value(
         self, key: str, value: JsonValue, role: str, place: _Place, reading: Reading
@@ -374,7 +353,9 @@ class TextExtractor:
         words = self._words
         places: dict[str, _Place] = {}
         if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
-            places = dict.fromkeys(self.media_fields(node), _MEDIA)
+            media = media_of(node, words)
+            self.unscanned += media.values()
+            places = dict.fromkeys(media, _MEDIA)
         kind = node.get("type")
         if not isinstance(kind, str):
             kind = "text"
@@ -438,32 +419,6 @@ class TextExtractor:
             self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         return False
 
-    def media_fields(self, node: dict[str, JsonValue]) -> tuple[str, ...]:
-        """Record the media of a part, and return the names of the fields that hold them."""
-        words = self._words
-        if not node.keys() <= words.field_names:
-            node = {key.casefold(): value for key, value in node.items()} | node
-        if words.media_names.isdisjoint(node):
-            return ()
-        found: list[str] = []
-        for key in words.media_fields:
-            held = node.get(key, node.get(key.casefold()))
-            pattern = POINTERS.get(key)
-            is_media = any(
-                (pattern is not None and pattern.match(item) is not None)
-                if isinstance(item, str)
-                else isinstance(item, dict)
-                and not words.folded_pointers.isdisjoint(map(str.casefold, item))
-                and not (key == "source" and item.get("type") == "text")
-                for item in (held if isinstance(held, list) else [held])
-            )
-            if key == "file_id" and str(node.get("type")) in CITATION_TYPES:
-                is_media = False
-            if is_media:
-                self.unscanned.append(media_reason(key, held, node, words))
-                found.append(key)
-        return tuple(found)
-
 
 _LONG_BODY: Final = 32_768
 """Bytes, of which decoding may take a slice."""
@@ -506,7 +461,7 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
     words = VOCABULARIES[route.dialect]
     extractor = TextExtractor(words, reading)
     if not words.media_names.isdisjoint(fields):
-        extractor.media_fields(fields)
+        extractor.unscanned += media_of(fields, words).values()
     yield from extractor.document(fields)
     if len(extractor.parts) + (reading.known_parts if reading else 0) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")

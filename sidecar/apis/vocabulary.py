@@ -306,7 +306,30 @@ _REASONS: Final = (
 )
 
 
-def media_reason(
+def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, UnscannedReason]:
+    """Return the fields of a part that hold media, each with its kind."""
+    if not node.keys() <= words.field_names:
+        node = {key.casefold(): value for key, value in node.items()} | node
+    found: dict[str, UnscannedReason] = {}
+    if words.media_names.isdisjoint(node):
+        return found
+    for key in words.media_fields:
+        held = node.get(key, node.get(key.casefold()))
+        pattern = POINTERS.get(key)
+        is_media = any(
+            (pattern is not None and pattern.match(item) is not None)
+            if isinstance(item, str)
+            else isinstance(item, dict)
+            and not words.folded_pointers.isdisjoint(map(str.casefold, item))
+            and not (key == "source" and item.get("type") == "text")
+            for item in (held if isinstance(held, list) else [held])
+        )
+        if is_media and not (key == "file_id" and str(node.get("type")) in CITATION_TYPES):
+            found[key] = _media_reason(key, held, node, words)
+    return found
+
+
+def _media_reason(
     key: str, held: JsonValue, node: Mapping[str, JsonValue], words: Vocabulary
 ) -> UnscannedReason:
     """Return the kind of media, as far as the field or its neighbours name it."""

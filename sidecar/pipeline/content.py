@@ -135,7 +135,8 @@ async def judge_body(
             record.is_flagged = is_flagged(results)
             allowed = UNCHANGED
             if read.streamed:
-                allowed = _counted(read, body, route, caller, stream)
+                asking, hides = _asking_for_usage(read, body, route, caller, stream)
+                allowed = RequestAllowed(asking, hides_usage=hides)
         case Redact(findings):
             record.is_redacted = True
             allowed = await _redacted(read, body, findings, route, caller, stream, record, worker)
@@ -351,40 +352,29 @@ async def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     rules = RedactionRules(guardrails, hash_key_of(record, worker), first, after)
     steps = redact(body, subject.parts, findings, rules=rules)
     redacted = await _done(worker.guardrail_runner.run_cooperatively(steps), stream)
-    asking = _asking_for_usage(subject, redacted.body, route, caller, stream)
-    hides = asking is not redacted.body and stream_usage_of(caller) is StreamUsage.HIDE
+    asking, hides = _asking_for_usage(subject, redacted.body, route, caller, stream)
     is_model_replaced = False
     if subject.model is not None and route.model is None:
         name = (record.alias or subject.model).encode()
         is_model_replaced = any(subject.parts[one.part].content == name for one in findings)
-    return RequestAllowed(asking, redacted.restoration, hides, is_model_replaced)
-
-
-def _counted(
-    subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
-) -> RequestAllowed:
-    """Allow a request for a stream, which requests the stream's counts if they are needed."""
-    asking = _asking_for_usage(subject, body, route, caller, stream)
-    if asking is body:
-        return UNCHANGED
-    hides = stream_usage_of(caller) is StreamUsage.HIDE
-    return RequestAllowed(asking, NOTHING_REDACTED, hides)
+    return RequestAllowed(asking or redacted.body, redacted.restoration, hides, is_model_replaced)
 
 
 def _asking_for_usage(
     subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
-) -> bytes:
-    """Return *body*, or one that requests the counts of its stream if they are needed."""
+) -> tuple[bytes | None, bool]:
+    """Return a body that requests its stream's counts, if needed, and whether to hide them."""
     if not subject.streamed or subject.asks_for_usage or not can_ask_for_usage(route):
-        return body
+        return None, False
     wanted = stream_usage_of(caller)
     match wanted:
         case StreamUsage.ESTIMATE:
-            return body
+            return None, False
         case StreamUsage.PASS:
-            return ask_for_usage(body)
+            return ask_for_usage(body), False
         case StreamUsage.HIDE:
-            return ask_for_usage(body) if stream.protocol.may_judge_answer else body
+            asking = ask_for_usage(body) if stream.protocol.may_judge_answer else body
+            return (None, False) if asking is body else (asking, True)
         case _:
             assert_never(wanted)
 
