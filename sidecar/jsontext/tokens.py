@@ -41,7 +41,13 @@ _ESCAPE: Final = re.compile(_ONE_ESCAPE)
 _STRETCH: Final = re.compile(rb"(?:" + _ONE_ESCAPE + rb"|[^\\]++|\\){1,512}+")
 """A stretch of a string's raw bytes that cuts no escape and no character in two."""
 
-_NESTED_UNIT: Final = re.compile(rb"\\+(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_NESTED_UNIT: Final = re.compile(
+    rb"(?:\\\\)*+\\(?:u[0-9a-fA-F]{4}|[^\\])?+"
+    rb'|(?:\\\\)++(?:u[0-9a-fA-F]{4}|["/bfnrt])?+',
+    re.DOTALL,
+)
+"""A run of backslashes, with the character that it escapes at some depth. An even run before any
+other character is of backslashes alone, as in `C:\\\\[NAME_1]`."""
 
 _CONTINUATION: Final = range(0x80, 0xC0)
 """Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
@@ -447,6 +453,7 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> Cooperat
         if len(one.location) > 1
     ]
     edits = (yield from _in_strings(content, nested)) if nested else []
+    inner = sorted((one.start, one.end) for one in edits)
     has_escapes = may_be_json(content)
     numbers: dict[int, Token] = {}  # those without quotes in which replacements begin
     if begins_json(content):
@@ -464,6 +471,9 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> Cooperat
         if number is not None and start < end <= number.end:
             edits.append(_Edit(number.start, number.end, quoted(one.text)))
             continue
+        at = bisect_right(inner, (start, len(content))) - 1
+        if at >= 0 and end <= inner[at][1]:
+            continue  # found in the string within as well, where escapes are certain
         if has_escapes:
             start, end = whole_units(content, start, end)
         edits.append(_Edit(start, end, one.text))

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, assert_never
 
 from sidecar.apis.fragments import top_values
-from sidecar.apis.request_text import MAX_NESTING
 from sidecar.domain.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import TextPart
 from sidecar.jsontext import tokens as json_text
+from sidecar.jsontext.open_strings import opened_after
 from sidecar.jsontext.tokens import Replacement, splice
 
 _DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
@@ -99,6 +99,7 @@ def replacements(
         }
     originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
+    within, read_to, opened = -1, 0, b""
     for count, found in enumerate(ordered):
         if count and not count % SLICE_CANDIDATES:
             yield
@@ -107,13 +108,18 @@ def replacements(
         if depth > 1 and not whole.isdisjoint([part.location[:n] for n in range(1, depth)]):
             continue
         value = part.content[found.start : found.end]
-        if json_text.may_be_json(part.content):
+        if b"\\" in value and json_text.may_be_json(part.content):
             start, end = json_text.whole_units(part.content, found.start, found.end)
             value = part.content[start:end]
             # A model reads through the escapes of JSON text. The text inside such a string is a
             # part of its own: found in both, a value is one value. Without such parts it is none.
-            for _ in range(MAX_NESTING if part.location[:1] in with_texts else 0):
-                value = json_text.decode(value)
+            if part.location[:1] in with_texts:
+                if within != found.part:
+                    within, read_to, opened = found.part, 0, b""
+                opened = opened_after(part.content[read_to:start], opened)
+                read_to = start
+                for _ in range(opened.count(b'"')):
+                    value = json_text.decode(value)
         style = guardrail.redaction
         if style is RedactionStyle.FORMAT_PRESERVING:
             before = part.content[max(found.start - 2, 0) : found.start]

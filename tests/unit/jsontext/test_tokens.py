@@ -144,6 +144,13 @@ def test_a_range_takes_inner_escapes_whole(span: tuple[int, int], whole: tuple[i
     assert json_text.whole_units(rb"a\u0041b\\\nc", *span) == whole
 
 
+def test_backslashes_before_what_none_can_escape_stand_for_themselves() -> None:
+    """A path in the arguments of a tool call has lost its last backslash to a placeholder."""
+    assert json_text.whole_units(rb"C:\\[A_1]x", 4, 9) == (4, 9)
+    assert json_text.whole_units(rb"C:\\nina", 4, 8) == (2, 8)  # at some depth a line break
+    assert json_text.whole_units(rb"C:\[A_1]", 3, 8) == (2, 8)  # no JSON, but read by some
+
+
 def test_a_range_costs_nothing_of_the_text_behind_it() -> None:
     """One escape, and thousands of values far before the next: no search to the end for each."""
 

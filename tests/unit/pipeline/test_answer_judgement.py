@@ -600,6 +600,19 @@ def restored(value: object) -> object:
             return value
 
 
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_backslash_before_a_placeholder_stays(size: int) -> None:
+    """A path in the arguments of a tool call keeps all of its separators."""
+    text = json.dumps({"path": "C:\\Users\\[NAME_2]\\x", "unc": "\\\\[EMAIL_1]"})
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    judge = judgement(effective(BLOCK), APIS["tool call"].form, restoration=RESTORED)
+    stream = APIS["tool call"].stream(pieces)
+    assert json.loads(APIS["tool call"].said(streamed(judge, events(stream)).body)) == {
+        "path": 'C:\\Users\\O"Hara é\\x',
+        "unc": "\\\\bob@example.com",
+    }
+
+
 @pytest.mark.parametrize(
     "pieces",
     [

@@ -92,19 +92,42 @@ def test_the_same_value_gets_the_same_placeholder_across_parts() -> None:
     }
 
 
-@pytest.mark.parametrize("at", ["\\\\u0040", "\\\\\\\\u0040"])
-def test_a_value_in_json_text_is_the_one_that_its_escapes_mean(at: str) -> None:
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_value_in_json_text_is_the_one_that_its_escapes_mean(depth: int) -> None:
     """Found in a string of arguments and in the text within it, it is one value with one name."""
-    outer = f'{{"to":"anna{at}a.test"}}'
-    parts = [part(outer, 1), part(FIRST, 1, 1), part(FIRST, 3)]
-    findings = [
-        found(parts, 0, f"anna{at}a.test"),
-        found(parts, 1, FIRST),
-        found(parts, 2, FIRST),
-    ]
+    outer, at = '{"to":"anna\\u0040a.test"}', "\\u0040"
+    within = [part(FIRST, 1, 1)]
+    if depth > 1:
+        within = [part(outer, 1, 1), part(FIRST, 1, 1, 1)]
+        outer, at = json.dumps({"in": outer}), "\\\\u0040"
+    parts = [part(outer, 1), *within, part(FIRST, 3)]
+    findings = [found(parts, 0, f"anna{at}a.test"), *(found(parts, n, FIRST) for n in (-2, -1))]
+    findings = [structs.replace(one, part=one.part % len(parts)) for one in findings]
     made, restoration = replacements(parts, findings, rules=rules(restore=True))
     assert {one.text for one in made} == {b"[EMAIL_1]"}
     assert restoration.originals == {b"[EMAIL_1]": FIRST.encode()}
+
+
+@pytest.mark.parametrize("value", [r"bob@b.test", r"C:\nina\\b", 'say \\"hi\\"\\nx', "a\nb"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_value_in_arguments_is_restored_with_its_backslashes(value: str, depth: int) -> None:
+    """An escape that is undone twice is another character: a path has lost its backslashes."""
+    texts = ["C:\\" + value + '\\"']
+    for _ in range(depth):
+        texts.insert(0, json.dumps({"to": texts[0]}))
+    parts = [part(one, *([1] * at)) for at, one in enumerate(texts, start=1)]
+    findings: list[Finding] = []
+    escaped = value
+    for at in reversed(range(len(texts))):
+        findings.append(found(parts, at, escaped))
+        escaped = json.dumps(escaped)[1:-1]
+    body = json.dumps({"input": texts[0]}).encode()
+    redacted = redact(body, parts, findings, rules=rules(restore=True))
+    assert redacted.restoration.originals == {b"[EMAIL_1]": value.encode()}
+    said = json.loads(redacted.body)["input"]
+    for _ in range(depth):
+        said = json.loads(said)["to"]
+    assert said == "C:\\[EMAIL_1]" + '\\"'
 
 
 def test_texts_within_a_text_that_is_found_as_a_whole_go_with_it() -> None:
