@@ -99,7 +99,7 @@ def replacements(
         }
     originals: dict[bytes, bytes] = {}
     made: list[Replacement] = []
-    within, read_to, opened = -1, 0, b""
+    read: dict[int, tuple[int, bytes]] = {}  # to where, and the strings open there
     for count, found in enumerate(ordered):
         if count and not count % SLICE_CANDIDATES:
             yield
@@ -114,10 +114,9 @@ def replacements(
             # A model reads through the escapes of JSON text. The text inside such a string is a
             # part of its own: found in both, a value is one value. Without such parts it is none.
             if part.location[:1] in with_texts:
-                if within != found.part:
-                    within, read_to, opened = found.part, 0, b""
-                opened = opened_after(part.content[read_to:start], opened)
-                read_to = start
+                at, opened = read.get(found.part, (0, b""))
+                opened = opened_after(part.content[at:start], opened)
+                read[found.part] = start, opened
                 for _ in range(opened.count(b'"')):
                     value = json_text.decode(value)
         style = guardrail.redaction
