@@ -52,6 +52,7 @@ class ScannedTexts(NamedTuple):
     `views` are the parts in the order they were scanned; a part with unusual characters has
     several. `ends` has the end of each view, its separator included. `hits` are the database's.
     `joined` are all parts if they are short and have one view each, and None otherwise.
+    `places` are the views in which each expression matches, if many match somewhere.
     """
 
     parts: Sequence[TextPart]
@@ -59,11 +60,11 @@ class ScannedTexts(NamedTuple):
     ends: Sequence[int]
     hits: Hits
     joined: bytes | None = None
+    places: Mapping[int, Sequence[int]] | None = None
 
 
 Runs = Sequence[Sequence[int]]
 """Parts, by index, that the model reads as one text."""
-
 _Short = tuple[bytes, Hits]
 """The parts of a short request with one view each, separators between them, and their hits."""
 
@@ -92,24 +93,26 @@ class _RuleCheck:
         wholes: dict[int, tuple[int, str]] = {}  # the lowest rank and type of each such part
         gave_up = False
         for id_ in (*(texts.hits.keys() & self.rules.keys()), None):
+            views, ends = texts.views, texts.ends
             first_end = 0 if id_ is None else texts.hits[id_][0]
+            if id_ is not None and texts.places is not None:
+                places = texts.places.get(id_, ())
+                views, ends = [views[one] for one in places], [ends[one] for one in places]
             for rule in self.rules.get(id_, ()):
                 found, was_bounded = yield from spans(
-                    rule, texts.views, texts.ends, first_end=first_end, wholes=wholes
+                    rule, views, ends, first_end=first_end, wholes=wholes
                 )
                 gave_up |= was_bounded
-                rank, type_ = rule.rank, rule.type
-                located += [
-                    (part, start, end, rank, type_, guardrail) for part, start, end in found
-                ]
+                kind = rule.rank, rule.type, guardrail
+                located += [(*one, *kind) for one in found]
                 if wholes or len(located) > MAX_FINDINGS:
                     for part, _, _, rank, type_, _ in located:
                         wholes[part] = min(wholes.get(part, (rank, type_)), (rank, type_))
                     located = []
                 if len(wholes or located) > SLICE_FINDINGS:
                     yield
-        for part, kind in wholes.items():
-            located.append((part, 0, len(texts.parts[part].content), *kind, guardrail))
+        for part, (rank, type_) in wholes.items():
+            located.append((part, 0, len(texts.parts[part].content), rank, type_, guardrail))
         gave_up |= bool(wholes)
         return (yield from disjoint_in_turns(located)) if located else (), gave_up
 
@@ -144,7 +147,6 @@ class LocalScan:
         )
         self._always = tuple(one for one, trigger in self._decoders if trigger is None)
         self._always_in_ascii = tuple(one for one in self._always if one.ascii)
-        # Results that pass are shared by all requests, and built here.
         self._unread: Results = tuple(
             GuardrailResult(one, Verdict.PASS) for one in self.guardrails
         )
@@ -329,7 +331,8 @@ class LocalScan:
             for id_, found_ends in latest.items():
                 hits.setdefault(id_, []).extend(base + end for end in found_ends)
             views += found
-        return ScannedTexts(parts, views, _ends(views), hits)
+        places = yield from self._database.places(views, len(self._rule_ids & hits.keys()))
+        return ScannedTexts(parts, views, _ends(views), hits, places=places)
 
 
 def _plain_views(parts: Sequence[TextPart]) -> Sequence[TextView]:

@@ -186,6 +186,29 @@ def test_a_text_found_as_a_whole_is_not_searched_for_more_of_the_same() -> None:
     assert turns(300) < 2 * turns(60)
 
 
+def test_a_thousand_strings_are_searched_only_for_the_terms_within_them() -> None:
+    """1,000 terms that stood somewhere in 12,000 strings took a minute."""
+    words = [f"term{number}x" for number in range(300)]
+    parts = parts_of([f"a {words[number % 300]}" for number in range(1_800)])
+
+    def turns(count: int) -> int:
+        terms = f"  - {{name: own, type: denied_terms, terms: [{', '.join(words[:count])}]}}\n"
+        steps = effective(policy(terms)).local.start(parts)
+        assert not isinstance(steps, tuple)
+        for taken in itertools.count():
+            try:
+                next(steps)
+            except StopIteration as end:
+                (outcome,) = end.value
+                expected = {at for at in range(1_800) if at % 300 < count}
+                assert {one.part for one in outcome.findings} == expected
+                assert all(one.start == len("a ") for one in outcome.findings)
+                return taken
+        raise AssertionError
+
+    assert turns(300) < 2 * turns(15)
+
+
 def test_text_that_is_not_utf8_fails_every_guardrail() -> None:
     """The engine is undefined on such text: no guardrail may claim that it passed."""
     part = TextPart(content=b"\xff PRJ-1234", location=(0,), role="user")
