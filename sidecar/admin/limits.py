@@ -145,14 +145,14 @@ async def _stored(connection: Connection, owner: Owner, *, locks: bool) -> tuple
 # Limits of a revoked key apply to no request; if it was named they are shown all the same.
 _HOLDERS: Final = """
 SELECT * FROM (
-    SELECT 1 AS place, 'organization' AS level, o.id, o.name, o.limits,
+    SELECT 'organization' AS level, o.id, o.name, o.limits,
         o.id AS organization_id, NULL AS team_id, NULL AS key_id
     FROM organizations AS o
     UNION ALL
-    SELECT 2, 'team', t.id, o.name || '/' || t.name, t.limits, o.id, t.id, NULL
+    SELECT 'team', t.id, o.name || '/' || t.name, t.limits, o.id, t.id, NULL
     FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
     UNION ALL
-    SELECT 3, 'key', k.public_id, o.name || '/' || t.name || '/' || k.name, k.limits, o.id, t.id,
+    SELECT 'key', k.public_id, o.name || '/' || t.name || '/' || k.name, k.limits, o.id, t.id,
         k.public_id
     FROM api_keys AS k
     JOIN teams AS t ON t.id = k.team_id JOIN organizations AS o ON o.id = t.organization_id
@@ -164,7 +164,8 @@ WHERE limits <> '[]' AND ($4::text IS NULL
     AND ($2::text IS NULL OR team_id = $2)
     AND ($3::text IS NULL OR key_id = $3)
     AND ($5::text[] IS NULL OR organization_id = ANY($5) OR team_id = ANY($5))
-ORDER BY name, place, id
+    AND ($7::text IS NULL OR (name, id) > ($7, $8))
+ORDER BY name, id LIMIT $6
 """
 # A key's own first, as it is judged; of a revoked key as well.
 _OF_KEY: Final = """
@@ -235,10 +236,13 @@ async def holders_of_limits(
     *,
     measure: Measure | None = None,
     within: tuple[str, ...] | None = None,
+    after: tuple[str, str] | None = None,
+    most: int | None = None,
 ) -> tuple[Holder, ...]:
     """Return the owners of limits, of *measure* alone if given; of *owner* and those it holds.
 
-    Of these organizations and teams alone with *within*: no limit of others is read.
+    Of these organizations and teams alone with *within*: no limit of others is read. They come by
+    name; with *most* that many of them behind *after*, a name and an id.
 
     Raises:
         ChangeRefusedError: there is no such owner.
@@ -251,6 +255,8 @@ async def holders_of_limits(
         *map(ids.get, (Level.ORGANIZATION, Level.TEAM, Level.KEY)),
         None if measure is None else measure.value,
         within,
+        most,
+        *(after or (None, None)),
     )
     holders = []
     for row in rows:
@@ -313,10 +319,12 @@ async def spent_budgets(
     *,
     now: float,
     within: tuple[str, ...] | None = None,
+    after: tuple[str, str] | None = None,
+    most: int | None = None,
 ) -> list[SpentBudget]:
     """Return the budgets of *owner* and those it holds, of all without one, by usage records.
 
-    With *within*, those of these organizations and teams alone.
+    *within*, *after* and *most* are those of `holders_of_limits`.
 
     Raises:
         ChangeRefusedError: there is no such owner, or limits cannot be read.
@@ -324,7 +332,7 @@ async def spent_budgets(
     budgets = [
         (holder, limit, period)
         for holder in await holders_of_limits(
-            connection, owner, measure=Measure.COST, within=within
+            connection, owner, measure=Measure.COST, within=within, after=after, most=most
         )
         for limit in holder.limits
         if (period := forecast(limit, 0, now=now)) is not None

@@ -138,7 +138,8 @@ SELECT t.id, o.name AS organization, t.name, t.enabled, t.allowed_models,
 FROM teams AS t JOIN organizations AS o ON o.id = t.organization_id
 WHERE ($1::text IS NULL OR o.name = $1) AND ($2::text IS NULL OR t.id = $2)
     AND ($3::text[] IS NULL OR t.id = ANY($3) OR o.id = ANY($3))
-ORDER BY o.name, t.name
+    AND ($5::text IS NULL OR (o.name COLLATE "C", t.name COLLATE "C") > ($5, $6))
+ORDER BY o.name COLLATE "C", t.name COLLATE "C" LIMIT $4
 """
 
 _CREATE_TEAM: Final = """
@@ -230,16 +231,25 @@ async def create_organization(connection: Connection, name: str, *, rules: Rules
 
 
 async def teams(
-    connection: Connection, *, organization: str | None, within: tuple[str, ...] | None = None
+    connection: Connection,
+    *,
+    organization: str | None,
+    within: tuple[str, ...] | None = None,
+    after: tuple[str, str] | None = None,
+    most: int | None = None,
 ) -> tuple[Team, ...]:
     """Return the teams of one organization or of all, by path.
 
-    With *within*, those with these ids, or of organizations with these ids, alone.
+    With *within*, those with these ids, or of organizations with these ids, alone; with *most*
+    that many of them behind *after*, the names of an organization and a team. The order is that of
+    bytes in every database, since pages go on by it.
 
     Raises:
         ChangeRefusedError: there is no such organization.
     """
-    rows = await connection.fetch(_TEAMS, organization, None, within)
+    rows = await connection.fetch(
+        _TEAMS, organization, None, within, most, *(after or (None, None))
+    )
     if not rows and organization is not None:
         known = await connection.fetchval(
             "SELECT count(*) FROM organizations WHERE name = $1", organization
@@ -292,7 +302,16 @@ async def change_team(connection: Connection, team: str, change: OwnerChange) ->
     team_id = await find_team_id(connection, team)
     async with refusals(f"team {change.name}"):
         await connection.execute(_CHANGE_TEAM, team_id, *change.arguments())
-    row = await connection.fetchrow(_TEAMS, None, team_id, None)
+    return await team_of(connection, team_id)
+
+
+async def team_of(connection: Connection, team_id: str) -> Team:
+    """Return the team with this id.
+
+    Raises:
+        ChangeRefusedError: it is gone.
+    """
+    row = await connection.fetchrow(_TEAMS, None, team_id, None, None, None, None)
     if row is None:
         raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
     return _team(row)

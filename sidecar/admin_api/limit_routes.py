@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Self
+from itertools import accumulate, chain, groupby
+from typing import Annotated, Any, Self, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
@@ -16,8 +19,11 @@ from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBud
 from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_owner, requires
 from sidecar.admin_api.objects import (
     Body,
+    ChosenPage,
     Model,
     Models,
+    Page,
+    Paging,
     TeamPath,
     check_match,
     tagged,
@@ -196,32 +202,79 @@ async def show_organization_limit_state(access: _View, organization: str) -> Lim
 @router.get("/limits")
 async def list_limits(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    paging: ChosenPage,
     organization: Annotated[str | None, Query(max_length=63)] = None,
-) -> list[LimitState]:
-    """List the limits of all owners that the caller may view, or of one organization's."""
+) -> list[LimitState] | Page[LimitState]:
+    """List the limits of all owners that the caller may view, or of one organization's.
+
+    All limits of one owner are on one page.
+    """
     owner = await _chosen(access, organization)
     found = await administration.holders_of_limits(
-        access.connection, owner, within=access.within(Permission.VIEW)
+        access.connection,
+        owner,
+        within=access.within(Permission.VIEW),
+        after=paging.place(_place),
+        most=paging.rows,
     )
-    return [LimitState.of(holder, limit) for holder in found for limit in holder.limits]
+    return _by_owner(
+        paging,
+        found,
+        [[LimitState.of(holder, limit) for limit in holder.limits] for holder in found],
+    )
 
 
 @router.get("/budgets")
 async def list_budgets(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
+    paging: ChosenPage,
     organization: Annotated[str | None, Query(max_length=63)] = None,
     team: TeamPath = None,
     key: Annotated[str | None, Query(max_length=12)] = None,
-) -> list[BudgetState]:
+) -> list[BudgetState] | Page[BudgetState]:
     """List the budgets of the present period, by the records of usage, with a forecast.
 
-    Of all owners that the caller may view, or of one and those that it holds.
+    Of all owners that the caller may view, or of one and those that it holds. All budgets of one
+    owner are on one page.
     """
     owner = await _chosen(access, organization, team, key)
     found = await administration.spent_budgets(
-        access.connection, owner, now=time.time(), within=access.within(Permission.VIEW)
+        access.connection,
+        owner,
+        now=time.time(),
+        within=access.within(Permission.VIEW),
+        after=paging.place(_place),
+        most=paging.rows,
     )
-    return [BudgetState.of(one) for one in found]
+    by_holder = [list(of_one) for _, of_one in groupby(found, key=lambda one: one.holder)]
+    return _by_owner(
+        paging,
+        [of_one[0].holder for of_one in by_holder],
+        [[BudgetState.of(one) for one in of_one] for of_one in by_holder],
+    )
+
+
+_State = TypeVar("_State", LimitState, BudgetState)
+
+
+def _place(after: str) -> tuple[str, str]:
+    name, owner_id = after.split(" ")
+    return name, owner_id
+
+
+def _by_owner(
+    paging: Paging, holders: Sequence[Holder], states: Sequence[list[_State]]
+) -> list[_State] | Page[_State]:
+    """Return the *states* of each of *holders*, or as many whole owners as a page has room for."""
+    if paging.limit is None:
+        return list(chain.from_iterable(states))
+    ends = list(accumulate(map(len, states)))
+    shown = max(1, bisect_right(ends, paging.limit))
+    last = holders[shown - 1] if shown < len(holders) else None
+    return Page(
+        items=list(chain.from_iterable(states[:shown])),
+        next=None if last is None else f"{last.name} {last.id}",
+    )
 
 
 async def _chosen(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Self, TypeVar
 
-from fastapi import Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -84,6 +86,63 @@ class Page(BaseModel, Generic[_Item]):
 
     items: list[_Item]
     next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The page that a query asks for, of a list that older clients read whole.
+
+    With neither `after` nor `limit` the answer is the whole list, and `limit` is None.
+    """
+
+    after: str | None
+    limit: int | None
+
+    @classmethod
+    def chosen(
+        cls,
+        after: Annotated[
+            str | None, Query(max_length=300, description="`next` of a page.")
+        ] = None,
+        limit: Annotated[
+            int | None,
+            Query(ge=1, le=1000, description="A page of so many; without it, the whole list."),
+        ] = None,
+    ) -> Self:
+        """Return the page that the query of a request chooses."""
+        return cls(after, 100 if limit is None and after is not None else limit)
+
+    @property
+    def rows(self) -> int | None:
+        """Return how many rows to read: one more than the page has, so that its end is known."""
+        return None if self.limit is None else self.limit + 1
+
+    def place(self, parse: Callable[[str], _Item]) -> _Item | None:
+        """Return what *parse* reads from `after`, None on the first page.
+
+        Raises:
+            Problem: 422, it is not the `next` of a page.
+        """
+        if self.after is None:
+            return None
+        try:
+            return parse(self.after)
+        except ValueError:
+            problem = "`after` is not the `next` of a page of this list"
+            hint = "begin again without `after`"
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, problem, hint=hint) from None
+
+    def answer(
+        self, found: Sequence[_Item], place: Callable[[_Item], str]
+    ) -> list[_Item] | Page[_Item]:
+        """Return *found*, of which *place* makes an `after`, as a list or as a page."""
+        if self.limit is None:
+            return list(found)
+        end = place(found[self.limit - 1]) if len(found) > self.limit else None
+        return Page(items=list(found[: self.limit]), next=end)
+
+
+ChosenPage = Annotated[Paging, Depends(Paging.chosen)]
 
 
 def etag(value: object) -> str:

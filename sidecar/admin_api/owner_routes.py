@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sidecar.admin import owners as administration
 from sidecar.admin.owners import (
     AS_IT_IS,
+    ChangeRefusedError,
     Dependents,
     Organization,
     OwnerChange,
@@ -152,19 +153,20 @@ async def list_teams(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[Team]:
     """List the teams that the caller may view, by organization and name."""
-    every = await administration.teams(
-        access.connection, organization=None, within=access.within(Permission.VIEW)
+    of_organization, _, name = (after or "").partition("/")
+    try:
+        found = await administration.teams(
+            access.connection,
+            organization=organization,
+            within=access.within(Permission.VIEW),
+            after=None if after is None else (of_organization, name),
+            most=limit + 1,
+        )
+    except ChangeRefusedError:  # an unknown organization has no teams
+        found = ()
+    return Page(
+        items=list(found[:limit]), next=found[limit - 1].path if len(found) > limit else None
     )
-    place = ("", "") if after is None else tuple(after.split("/", 1))
-    found = sorted(
-        (
-            one
-            for one in every
-            if organization in {None, one.organization} and (one.organization, one.name) > place
-        ),
-        key=lambda one: (one.organization, one.name),  # as above
-    )
-    return Page(items=found[:limit], next=found[limit - 1].path if len(found) > limit else None)
 
 
 @router.post("/organizations/{organization}/teams", status_code=HTTPStatus.CREATED)
@@ -188,12 +190,12 @@ async def create_team(
 @router.get("/organizations/{organization}/teams/{team}")
 async def show_team(
     access: Annotated[Access, requires(Permission.VIEW)],
-    organization: str,
-    team: str,
+    organization: str,  # noqa: ARG001 - in the path, for `requires`
+    team: str,  # noqa: ARG001
     response: Response,
 ) -> Team:
     """Show a team."""
-    return tagged(response, await _team(access, organization, team))
+    return tagged(response, await _team(access))
 
 
 @router.patch("/organizations/{organization}/teams/{team}")
@@ -206,7 +208,7 @@ async def change_team(
     response: Response,
 ) -> Team:
     """Change a team's name, models, policy, or whether its keys are let in."""
-    before = await _team(access, organization, team)
+    before = await _team(access)
     check_match(request, before)
     connection, path = access.connection, f"{organization}/{team}"
     if body.given("policy"):
@@ -215,16 +217,16 @@ async def change_team(
     change = _change(body)
     if change != OwnerChange():
         await check_models(access, change.allowed_models, before.allowed_models)
-        team = (await administration.change_team(connection, path, change)).name
+        await administration.change_team(connection, path, change)
     access.changed(keys=[f"team:{access.team_id}"])
-    return tagged(response, await _team(access, organization, team))
+    return tagged(response, await _team(access))
 
 
 @router.delete("/organizations/{organization}/teams/{team}")
 async def delete_team(
     access: Annotated[Access, requires(Permission.MANAGE_TEAMS)],
-    organization: str,
-    team: str,
+    organization: str,  # noqa: ARG001 - in the path, for `requires`
+    team: str,  # noqa: ARG001
     request: Request,
     cascade: bool = False,
 ) -> Dependents:
@@ -232,7 +234,7 @@ async def delete_team(
 
     Its API tokens go in any case, and are counted.
     """
-    found = await _team(access, organization, team)
+    found = await _team(access)
     check_match(request, found)
     deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)
     access.changed(keys=[f"team:{found.id}"])
@@ -250,8 +252,6 @@ async def _organization(access: Access, name: str) -> Organization:
     raise not_found("organization")
 
 
-async def _team(access: Access, organization: str, name: str) -> Team:
-    for one in await administration.teams(access.connection, organization=organization):
-        if one.name == name:
-            return one
-    raise not_found("team")
+async def _team(access: Access) -> Team:
+    assert access.team_id is not None  # noqa: S101 - of the path
+    return await administration.team_of(access.connection, access.team_id)

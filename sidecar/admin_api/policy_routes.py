@@ -14,7 +14,7 @@ from sidecar.admin import policy_changes as changes
 from sidecar.admin.policy_changes import Difference, ShownPolicy
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
-from sidecar.admin_api.objects import Body, Model, Name, check_tag
+from sidecar.admin_api.objects import Body, ChosenPage, Model, Name, Page, check_tag
 from sidecar.admin_api.problems import Problem, not_found
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.finding import Verdict
@@ -146,13 +146,16 @@ async def show_policy(
 
 @router.get("/policies/{policy}/versions")
 async def list_versions(
-    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)], policy: str
-) -> list[PolicyVersion]:
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    policy: str,
+    paging: ChosenPage,
+) -> list[PolicyVersion] | Page[PolicyVersion]:
     """List the versions of a policy, the latest first: when each came, by whom, and why."""
-    found = list(await policy_versions(access.connection, policy))
-    if not found:
+    before = paging.place(lambda after: max(0, min(int(after), MAX_VERSION)))
+    found = await policy_versions(access.connection, policy, before=before, most=paging.rows)
+    if not found and before is None:
         raise not_found("policy")
-    return found
+    return paging.answer(found, lambda one: str(one.version))
 
 
 @router.get("/policies/{policy}/diff")

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.objects import ChosenPage, Page
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.storage.usage_store import list_prices, set_prices
-from sidecar.usage.prices import Price, PriceRow, prices_in_force
+from sidecar.usage.prices import Price, PriceRow
 
 router = APIRouter(route_class=AccessRoute, tags=["prices"])
 
@@ -30,11 +31,22 @@ class StoredPrice(PriceRow):
 @router.get("/prices")
 async def show_prices(
     access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    paging: ChosenPage,
     every: Annotated[bool, Query(alias="all", description="Former and future ones too.")] = False,
-) -> list[StoredPrice]:
+) -> list[StoredPrice] | Page[StoredPrice]:
     """List the prices that hold now, by model."""
-    found = await list_prices(access.connection)
-    return _rows(found if every else prices_in_force(found, now=datetime.now(UTC)))
+    found = await list_prices(
+        access.connection,
+        at=None if every else datetime.now(UTC),
+        after=paging.place(_place),
+        most=paging.rows,
+    )
+    return paging.answer(_rows(found), lambda one: f"{one.valid_from}/{one.model}")
+
+
+def _place(after: str) -> tuple[str, datetime]:
+    time, _, model = after.partition("/")
+    return model, datetime.fromisoformat(time).replace(tzinfo=UTC)
 
 
 @router.post("/prices")

@@ -277,15 +277,41 @@ async def create_token(
 
 
 async def list_tokens(
-    connection: Connection, *, within: tuple[str, ...] | None = None
+    connection: Connection,
+    *,
+    within: tuple[str, ...] | None = None,
+    after: tuple[bool, str, str] | None = None,
+    most: int | None = None,
 ) -> tuple[Token, ...]:
-    """Return the tokens by name; with *within*, those of these organizations and teams alone."""
+    """Return the tokens by name, revoked ones last, or the *most* of them behind *after*.
+
+    With *within*, those of these organizations and teams alone. A place is whether the token is
+    revoked, its name and its id.
+    """
     rows = await connection.fetch(
-        f"{_TOKENS} WHERE $1::text[] IS NULL OR a.organization_id = ANY($1) OR a.team_id = ANY($1)"
-        " ORDER BY a.revoked_at IS NOT NULL, a.name, a.id",
+        f"{_TOKENS} WHERE ($1::text[] IS NULL OR a.organization_id = ANY($1)"
+        "     OR a.team_id = ANY($1))"
+        " AND ($3::boolean IS NULL OR (a.revoked_at IS NOT NULL, a.name, a.id) > ($3, $4, $5))"
+        " ORDER BY a.revoked_at IS NOT NULL, a.name, a.id LIMIT $2",
         within,
+        most,
+        *(after or (None, None, None)),
     )
     return tuple(_token(row) for row in rows)
+
+
+async def may_reach(
+    connection: Connection, token_id: str, *, within: tuple[str, ...] | None
+) -> bool:
+    """Return whether a token is there, and of these organizations and teams if they are given."""
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM admin_tokens AS a WHERE a.id = $2 AND ($1::text[] IS NULL"
+            " OR a.organization_id = ANY($1) OR a.team_id = ANY($1)))",
+            within,
+            token_id,
+        )
+    )
 
 
 async def show_token(connection: Connection, token_id: str) -> Token:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from sidecar.admin_api import sign_in
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Body, Name
+from sidecar.admin_api.objects import Body, ChosenPage, Name, Page
 from sidecar.admin_api.problems import Problem, not_found
 from sidecar.admin_api.roles import OF_TEAMS, Grant, Permission, Role
 from sidecar.admin_api.sign_in import CreatedToken, Token
@@ -35,10 +35,23 @@ class NewToken(Body):
 @router.get("/tokens")
 async def list_tokens(
     access: Annotated[Access, requires(Permission.MANAGE_TOKENS, anywhere=True)],
-) -> list[Token]:
+    paging: ChosenPage,
+) -> list[Token] | Page[Token]:
     """List the tokens of the owners whose tokens the caller manages, revoked ones last."""
-    within = access.within(Permission.MANAGE_TOKENS)
-    return list(await sign_in.list_tokens(access.connection, within=within))
+    found = await sign_in.list_tokens(
+        access.connection,
+        within=access.within(Permission.MANAGE_TOKENS),
+        after=paging.place(_place),
+        most=paging.rows,
+    )
+    return paging.answer(
+        found, lambda one: f"{int(one.revoked_at is not None)} {one.name} {one.id}"
+    )
+
+
+def _place(after: str) -> tuple[bool, str, str]:
+    is_revoked, name, token_id = after.split(" ")
+    return bool(int(is_revoked)), name, token_id
 
 
 @router.post("/tokens", status_code=HTTPStatus.CREATED)
@@ -94,8 +107,6 @@ async def revoke_token(
 ) -> Token:
     """Revoke a token for good, at once; repeat it as you like."""
     within = access.within(Permission.MANAGE_TOKENS)
-    if all(
-        one.id != token_id for one in await sign_in.list_tokens(access.connection, within=within)
-    ):
+    if not await sign_in.may_reach(access.connection, token_id, within=within):
         raise not_found("token")
     return await sign_in.revoke_token(access.connection, token_id)

@@ -220,9 +220,7 @@ def tokens(output: OutputOption = Output.TABLE) -> None:
 
     Example: egret admin tokens
     """
-    found = on_connection(
-        list_tokens, remote=lambda server: tuple(server.call(list[Token], "GET", "/tokens"))
-    )
+    found = on_connection(list_tokens, remote=lambda server: tuple(server.pages(Token, "/tokens")))
     rows = [_row(one) for one in found]
     columns = ("id", "name", "role", "organization", "team", "expires_at", "last_used_at")
     print_rows(rows, columns=columns, output=output)

@@ -250,7 +250,7 @@ def _print(found: tuple[Limit, ...], output: Output) -> None:
 
 def _warn_of_no_price(limits: Sequence[Limit]) -> None:
     if any(one.measure is Measure.COST for one in limits) and not on_connection(
-        has_prices, remote=lambda server: bool(server.call(list[Any], "GET", "/prices"))
+        has_prices, remote=lambda server: any(server.pages(dict[str, Any], "/prices", most=1))
     ):
         note(
             "warning: no price is set, so a budget refuses every request;"

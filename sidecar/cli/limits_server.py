@@ -48,8 +48,7 @@ def change_limits_there(
 
 def holders_there(server: AdminServer) -> tuple[Holder, ...]:
     """Return a holder for each limit that the token may view."""
-    found = server.call(list[dict[str, Any]], "GET", "/limits")
-    return tuple(_holder(one) for one in found)
+    return tuple(_holder(one) for one in server.pages(dict[str, Any], "/limits"))
 
 
 def live_limits_there(server: AdminServer, owner: Owner) -> LiveLimits:
@@ -61,8 +60,7 @@ def live_limits_there(server: AdminServer, owner: Owner) -> LiveLimits:
 def spent_budgets_there(server: AdminServer, owner: Owner | None) -> list[SpentBudget]:
     """Return the budgets of *owner* and those it holds, of all without one."""
     query = {} if owner is None else {_PARAMETERS[owner.level]: owner.name}
-    found = server.call(list[dict[str, Any]], "GET", "/budgets", query=query)
-    return [_budget(one) for one in found]
+    return [_budget(one) for one in server.pages(dict[str, Any], "/budgets", query=query)]
 
 
 def _place(owner: Owner) -> str:

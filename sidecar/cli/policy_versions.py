@@ -62,7 +62,7 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
     found = on_connection(
         lambda connection: policy_versions(connection, name),
         remote=lambda server: tuple(
-            server.call(list[PolicyVersion], "GET", address("policies", name, "versions"))
+            server.pages(PolicyVersion, address("policies", name, "versions"))
         ),
     )
     if not found:

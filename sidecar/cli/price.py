@@ -133,7 +133,7 @@ def list_(
         list_prices,
         remote=lambda server: [
             one.to_price(now=now)
-            for one in server.call(list[PriceRow], "GET", "/prices", query={"all": True})
+            for one in server.pages(PriceRow, "/prices", query={"all": every})
         ],
     )
     if not every:

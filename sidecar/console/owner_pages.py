@@ -24,6 +24,7 @@ from sidecar.admin.owners import (
     dependents,
     described,
     organizations,
+    team_of,
     teams,
 )
 from sidecar.admin_api.access import Access, AccessRoute, requires
@@ -169,9 +170,9 @@ async def change_team_of(
     ):
         raise Problem(403, f"this needs the permission {Permission.BIND_POLICIES.value}")
     if models := words(fields.get("models", "")):
-        found = await teams(connection, organization=organization)
-        before = next(one.allowed_models for one in found if one.id == access.team_id)
-        await check_models(access, models, before)
+        assert access.team_id is not None  # noqa: S101 - the path names it
+        before = await team_of(connection, access.team_id)
+        await check_models(access, models, before.allowed_models)
 
     refusal = await attempt(
         access, lambda: _change(connection, path, fields, bind_team, change_team)
@@ -301,13 +302,12 @@ async def _team_page(
     connection, path = access.connection, f"{organization}/{name}"
     owner = access.organization_id, access.team_id
     assert access.team_id is not None  # noqa: S101 - the path names it
-    found = await teams(connection, organization=organization)
     return render(
         request,
         access,
         "team.html",
         status=200 if refusal is None else 409,
-        team=next(one for one in found if one.id == access.team_id),
+        team=await team_of(connection, access.team_id),
         goes=described(await dependents(connection, access.team_id)),
         keys=await list_keys(connection, Listing(team=path, limit=MOST_KEYS)),
         bars=await limit_bars(access, Owner(Level.TEAM, path)),

@@ -10,11 +10,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from sidecar.admin_api import token_routes
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.roles import Permission, Role
 from sidecar.admin_api.token_routes import NewToken
 from sidecar.console.forms import Refusal, attempt, chosen, read_fields, valid
 from sidecar.console.rendering import render
 
+PAGE_SIZE: Final = 100
 LIVES: Final = {"30 days": 30, "90 days": 90, "365 days": 365, "no end": None}
 
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
@@ -22,9 +24,9 @@ _Manage = Annotated[Access, requires(Permission.MANAGE_TOKENS, anywhere=True)]
 
 
 @router.get("/tokens")
-async def listed(request: Request, access: _Manage) -> HTMLResponse:
+async def listed(request: Request, access: _Manage, after: str = "") -> HTMLResponse:
     """Show the tokens of the owners whose tokens the person manages, and the form of a new one."""
-    return await _page(request, access)
+    return await _page(request, access, after=after or None)
 
 
 @router.post("/tokens")
@@ -67,12 +69,14 @@ async def _page(
     *,
     fields: Mapping[str, str] | None = None,
     refusal: Refusal | None = None,
+    after: str | None = None,
 ) -> HTMLResponse:
+    page = await token_routes.list_tokens(access, Paging(after, PAGE_SIZE))
     return render(
         request,
         access,
         "tokens.html",
-        tokens=await token_routes.list_tokens(access),
+        page=page,
         roles=[(one.value, one.value.replace("_", " ")) for one in Role],
         scopes=[one.value for one in Permission],
         lives=[(one, one) for one in LIVES],

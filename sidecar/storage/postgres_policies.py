@@ -34,8 +34,8 @@ SELECT v.version, v.created_at AS applied_at, v.author, v.database_role, v.note,
        v.version = p.version AS in_force
 FROM policy_versions AS v
 JOIN policies AS p ON p.name = v.policy_name
-WHERE v.policy_name = $1
-ORDER BY v.version DESC
+WHERE v.policy_name = $1 AND ($2::integer IS NULL OR v.version < $2)
+ORDER BY v.version DESC LIMIT $3
 """
 
 _ONE_VERSION: Final = """
@@ -136,9 +136,15 @@ async def policy_uses(connection: Connection) -> tuple[PolicyUse, ...]:
     return tuple(PolicyUse(**dict(row)) for row in await connection.fetch(_LIST_POLICIES))
 
 
-async def policy_versions(connection: Connection, name: str) -> tuple[PolicyVersion, ...]:
-    """Return every version of a policy, the latest first; none without such a policy."""
-    return tuple(PolicyVersion(**dict(row)) for row in await connection.fetch(_VERSIONS, name))
+async def policy_versions(
+    connection: Connection, name: str, *, before: int | None = None, most: int | None = None
+) -> tuple[PolicyVersion, ...]:
+    """Return the versions of a policy, the latest first, or the *most* of them from *before* on.
+
+    There are none without such a policy.
+    """
+    rows = await connection.fetch(_VERSIONS, name, before, most)
+    return tuple(PolicyVersion(**dict(row)) for row in rows)
 
 
 def _policies(rows: list[asyncpg.Record]) -> tuple[StoredPolicy, ...]:

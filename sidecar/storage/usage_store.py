@@ -45,7 +45,13 @@ ON CONFLICT (model, valid_from) DO UPDATE SET
     {", ".join(f"{name} = EXCLUDED.{name}" for name in AMOUNT_COLUMNS.values())}
 """  # noqa: S608 - names of our own
 
-_LIST: Final = f"SELECT {PRICE_COLUMNS} FROM prices ORDER BY model, valid_from DESC"  # noqa: S608 - names of our own
+_LIST: Final = f"""
+SELECT {PRICE_COLUMNS} FROM prices AS p
+WHERE ($1::timestamptz IS NULL OR valid_from = (
+        SELECT max(valid_from) FROM prices WHERE model = p.model AND valid_from <= $1))
+    AND ($3::text IS NULL OR model > $3 OR (model = $3 AND valid_from < $4::timestamptz))
+ORDER BY model, valid_from DESC LIMIT $2
+"""  # noqa: S608 - names of our own
 
 
 async def set_prices(connection: Connection, prices: Sequence[Price]) -> None:
@@ -55,9 +61,19 @@ async def set_prices(connection: Connection, prices: Sequence[Price]) -> None:
     )
 
 
-async def list_prices(connection: Connection) -> list[Price]:
-    """Return all prices by model, the latest first."""
-    return list(prices_of(await connection.fetch(_LIST)))
+async def list_prices(
+    connection: Connection,
+    *,
+    at: datetime | None = None,
+    after: tuple[str, datetime] | None = None,
+    most: int | None = None,
+) -> list[Price]:
+    """Return the prices by model, the latest first, or the *most* of them behind *after*.
+
+    With *at*, those that hold at this time. A place is a model and the time of its price.
+    """
+    rows = await connection.fetch(_LIST, at, most, *(after or (None, None)))
+    return list(prices_of(rows))
 
 
 def prices_of(rows: Iterable[Any]) -> Iterable[Price]:

@@ -94,6 +94,34 @@ async def test_more_rows_than_an_answer_has_are_read_page_by_page(
         assert "warning: a server lists 2 rows at most" in limited.err
 
 
+async def test_lists_that_servers_may_send_whole_are_read_page_by_page(
+    by_server: ByServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens, versions, prices, limits and budgets, with the same rows."""
+    await by_server("orgs", "create", "acme")
+    for name in ("one", "three", "two"):
+        await by_server("teams", "create", name, "--org", "acme")
+        await by_server("limits", "set", "--team", f"acme/{name}", "cost/day=1")
+        await by_server("admin", "create-token", name, "--grant", "viewer")
+        await by_server("price", "set", name, "--input", "1", "--output-tokens", "1")
+        text = POLICY.replace("bluebird", name)
+        await by_server("policy", "apply", "-f", "-", "--yes", stdin=text)
+    monkeypatch.setattr("sidecar.cli.admin_server.MAX_ROWS", 2)
+
+    tokens = await by_server("admin", "tokens", "-o", "json")
+    versions = await by_server("policy", "history", "strict", "-o", "json")
+    prices = await by_server("price", "list", "-o", "json")
+    limits = await by_server("limits", "list", "-o", "json")
+    budgets = await by_server("budget", "report", "-o", "json")
+
+    assert {"one", "three", "two"} <= {one["name"] for one in tokens.json}
+    assert [one["version"] for one in versions.json] == [3, 2, 1]
+    assert [one["model"] for one in prices.json] == ["one", "three", "two"]
+    for found in (limits, budgets):
+        assert [one["whose"] for one in found.json] == ["acme/one", "acme/three", "acme/two"]
+    assert "no price is set" not in limits.err
+
+
 POLICY = """\
 name: strict
 guardrails:

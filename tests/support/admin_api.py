@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import httpx
 from fastapi import FastAPI
@@ -79,3 +79,15 @@ async def token_client(
             connection, key, name=name, grant=narrowed, created_by="tests", life=None
         )
     return client_of(app, authorization=f"Bearer {reveal_token(key)}")
+
+
+async def pages_of(client: httpx.AsyncClient, path: str, **query: str | int) -> list[Any]:
+    """The items of each page of a list."""
+    pages, wanted = list[Any](), dict(query)
+    while True:
+        answer = await client.get(f"{API}{path}", params=wanted)
+        page = answer.raise_for_status().json()
+        pages.append(page["items"])
+        if page["next"] is None:
+            return pages
+        wanted["after"] = page["next"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from tests.support.admin_api import API, session_client
+from tests.support.admin_api import API, pages_of, session_client
 from tests.support.postgres import Database
 
 TEAM = f"{API}/organizations/acme/teams/search"
@@ -97,3 +97,22 @@ async def test_words_that_are_no_limit_are_faults_of_the_request(app: FastAPI) -
     assert "dances" in answers[1].json()["detail"]
     assert "limits: there is no operation 'chatt'; there are chat," in answers[6].json()["detail"]
     assert "limits: 'gpt\\t4' is no model" in answers[7].json()["detail"]
+
+
+async def test_limits_and_budgets_come_by_whole_owners_on_pages(app: FastAPI) -> None:
+    """An owner with more of them than a page has them on one page all the same."""
+    admin = await session_client(app, "admin")
+    words = [{"limit": one} for one in ("cost/day=1", "cost/week=1", "requests/day=1")]
+    acme = f"{API}/organizations/acme"
+    for place, count in ((acme, 1), (f"{API}/keys/AAAAAAAAAAA2", 3), (TEAM, 1)):
+        await admin.put(f"{place}/limits", json={"limits": words[:count]})
+
+    limits = await pages_of(admin, "/limits", limit=2)
+    budgets = await pages_of(admin, "/budgets", limit=1)
+    wrong = await admin.get(f"{API}/limits", params={"after": "acme"})
+
+    search, laptop = "acme/search", "globex/search/laptop"
+    assert [[one["owner"] for one in page] for page in limits] == [["acme", search], [laptop] * 3]
+    owners = [[one["owner"] for one in page] for page in budgets]
+    assert owners == [["acme"], [search], [laptop] * 2]
+    assert wrong.status_code == 422

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from tests.support.admin_api import API, session_client
+from tests.support.admin_api import API, pages_of, session_client
 
 POLICY = "name: strict\nguardrails:\n  - {name: cards, type: pii, mode: shadow}\n"
 STRICTER = POLICY + "  - {name: keys, type: secrets}\n"
@@ -125,3 +125,19 @@ async def test_a_text_is_tried_by_a_stored_policy_or_by_one_that_is_sent(app: Fa
         422,
         422,
     ]
+
+
+async def test_versions_come_page_by_page_if_a_caller_asks_for_pages(app: FastAPI) -> None:
+    """The latest first, as in the whole list."""
+    admin = await session_client(app, "admin")
+    for text in (POLICY, STRICTER, POLICY):
+        await admin.post(f"{API}/policies/apply", json={"documents": text})
+
+    pages = await pages_of(admin, "/policies/strict/versions", limit=2)
+    unknown = await admin.get(f"{API}/policies/other/versions", params={"limit": 2})
+    wrong = await admin.get(f"{API}/policies/strict/versions", params={"after": "x"})
+    beyond = await admin.get(f"{API}/policies/strict/versions", params={"after": "-9" * 40})
+
+    assert [[one["version"] for one in page] for page in pages] == [[3, 2], [1]]
+    assert (unknown.status_code, wrong.status_code) == (404, 422)
+    assert beyond.status_code == 422

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from tests.support.admin_api import API, session_client
+from tests.support.admin_api import API, pages_of, session_client
 
 
 async def test_prices_are_set_by_administrators_and_shown_as_they_hold(app: FastAPI) -> None:
@@ -39,3 +39,24 @@ async def test_a_price_for_long_prompts_needs_their_length(app: FastAPI) -> None
     assert made.status_code == 200
     assert (shown["above_tokens"], shown["input_above"]) == (200_000, "6.000000")
     assert shown["output_above"] is None
+
+
+async def test_prices_come_page_by_page_if_a_caller_asks_for_pages(app: FastAPI) -> None:
+    """Those that hold now, or all; a model's prices go over the end of a page."""
+    admin = await session_client(app, "admin")
+    row = {"input": 1, "output": 1}
+    times = [{"valid_from": f"20{year}-01-01T00:00:00Z"} for year in (20, 21, 90)]
+    prices = [{"model": model, **row, **time} for model in ("a b", "c/d") for time in times]
+    await admin.post(f"{API}/prices", json=prices)
+
+    now = await pages_of(admin, "/prices", limit=1)
+    every = await pages_of(admin, "/prices", limit=2, all=True)
+    wrong = await admin.get(f"{API}/prices", params={"after": "soon/a"})
+
+    found = [[(one["model"], one["valid_from"][:4]) for one in page] for page in (*now, *every)]
+    assert found == [
+        [("a b", "2021")], [("c/d", "2021")],
+        [("a b", "2090"), ("a b", "2021")], [("a b", "2020"), ("c/d", "2090")],
+        [("c/d", "2021"), ("c/d", "2020")],
+    ]  # fmt: skip
+    assert wrong.status_code == 422

@@ -3,7 +3,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from sidecar.admin_api.roles import Permission
-from tests.support.admin_api import API, client_of, session_client, token_client
+from tests.support.admin_api import API, client_of, pages_of, session_client, token_client
 
 
 async def test_a_token_is_shown_once_works_and_is_revoked(app: FastAPI) -> None:
@@ -85,3 +85,19 @@ async def test_tokens_of_others_are_not_there(app: FastAPI) -> None:
     revoked = await admin.post(f"{API}/tokens/{token_id}/revoke")
 
     assert (listed.json(), revoked.status_code) == ([], 404)
+
+
+async def test_tokens_come_page_by_page_if_a_caller_asks_for_pages(app: FastAPI) -> None:
+    """In the order of the whole list, which callers without `limit` get as before."""
+    for name in ("c", "b", "a", "b2"):
+        await token_client(app, "operator:acme", name=name)
+    admin = await session_client(app, "admin:acme")
+    whole = (await admin.get(f"{API}/tokens")).json()
+    await admin.post(f"{API}/tokens/{whole[0]['id']}/revoke")
+
+    pages = await pages_of(admin, "/tokens", limit=2)
+    wrong = await admin.get(f"{API}/tokens", params={"after": "a"})
+
+    assert [one["name"] for one in whole] == ["a", "b", "b2", "c"]
+    assert [[one["name"] for one in page] for page in pages] == [["b", "b2"], ["c", "a"]]
+    assert (wrong.status_code, "`after`" in wrong.json()["detail"]) == (422, True)

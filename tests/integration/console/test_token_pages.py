@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import html
 import re
 
+import pytest
 from fastapi import FastAPI
 
-from tests.support.admin_api import API, client_of
+from tests.support.admin_api import API, client_of, token_client
 from tests.support.console import Visitor
 
 FORM = {"name": "ci", "role": "viewer", "owner": "", "life": "30 days"}
@@ -46,3 +48,21 @@ async def test_a_token_has_no_permission_that_its_maker_lacks(console: FastAPI) 
     assert "ega_" in made
     assert "globex" not in await visitor.get("/tokens")
     await lead.get("/tokens", status=403)
+
+
+async def test_tokens_are_shown_page_by_page(
+    console: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of them made a page of megabytes."""
+    visitor = await Visitor.of(console, "admin")
+    for name in ("one", "three", "two"):
+        await token_client(console, "viewer", name=name)
+    monkeypatch.setattr("sidecar.console.token_pages.PAGE_SIZE", 2)
+
+    first = await visitor.get("/tokens")
+    link = re.findall(r'href="(/tokens\?after=[^"]+)"', first)
+    second = await visitor.get(html.unescape(link[0]))
+
+    names = [re.findall(r"<bdi>(one|two|three)</bdi>", page) for page in (first, second)]
+    assert names == [["one", "three"], ["two"]]
+    assert "Next page" not in second
