@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import orjson
 from msgspec.structs import astuple
 
-from sidecar.domain.usage import MAX_COUNT, TokenCounts
+from sidecar.domain.http import Headers
+from sidecar.domain.usage import (
+    BEDROCK_INPUT_TOKENS,
+    BEDROCK_OUTPUT_TOKENS,
+    MAX_COUNT,
+    TokenCounts,
+)
 from sidecar.jsontext.strict import JsonValue
 
 _MARK: Final = b'"usage'
 """In every payload with counts: `usage` and `usageMetadata`."""
+_METRICS: Final = "amazon-bedrock-invocationMetrics"
+"""In the last chunk of Bedrock's `invoke-with-response-stream`, of every model."""
+_METRICS_MARK: Final = f'"{_METRICS}"'.encode()
 
 _HOLDERS: Final = ("message", "response")
 """Members that hold an answer within an event: Anthropic's first, the last of OpenAI's responses.
 """
 
-_INPUT: Final = ("prompt_tokens", "input_tokens", "inputTokens", "promptTokenCount")
-_OUTPUT: Final = ("completion_tokens", "output_tokens", "outputTokens", "candidatesTokenCount")
+_INPUT: Final = (
+    "prompt_tokens",
+    "input_tokens",
+    "inputTokens",
+    "promptTokenCount",
+    "inputTokenCount",
+)
+_OUTPUT: Final = (
+    "completion_tokens",
+    "output_tokens",
+    "outputTokens",
+    "candidatesTokenCount",
+    "outputTokenCount",
+)
+_READ: Final = ("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount")
+_WRITTEN: Final = (
+    "cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount",
+)  # fmt: skip
+_COUNT: Final = re.compile(r"[0-9]{1,10}")
 _STATED: Final = frozenset({*_INPUT, *_OUTPUT, "total_tokens", "totalTokens"})
 """Without any of these there is no count: OpenAI's transcriptions may state seconds alone."""
 _INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
@@ -51,7 +78,7 @@ class AnswerUsage:
 
     def read(self, payload: bytes | None) -> None:
         """Read one event, or a whole answer; of no effect if there are no counts in it."""
-        if payload is None or _MARK not in payload:
+        if payload is None or (_MARK not in payload and _METRICS_MARK not in payload):
             return
         try:
             document: JsonValue = orjson.loads(payload)
@@ -64,11 +91,20 @@ class AnswerUsage:
             if isinstance(held := document.get(name), dict):
                 self._take(held, is_within=name == "message")
 
+    def read_headers(self, headers: Headers) -> None:
+        """Read the counts in the headers of Bedrock, of models whose answers state none."""
+        counts = [headers.text(one) for one in (BEDROCK_INPUT_TOKENS, BEDROCK_OUTPUT_TOKENS)]
+        if _COUNT.fullmatch(counts[0]):
+            given, made = [int(one) if _COUNT.fullmatch(one) else 0 for one in counts]
+            self._take({"usage": {"inputTokens": given, "outputTokens": made}}, is_within=False)
+
     def _take(self, answer: Mapping[str, JsonValue], *, is_within: bool) -> None:
         model = answer.get("model") or answer.get("modelVersion")
         if isinstance(model, str):
             self.model = model
         usage = answer.get("usage") or answer.get("usageMetadata")
+        if not usage and not self.is_final:  # else the model's own have stated the same
+            usage = answer.get(_METRICS)
         if isinstance(usage, dict):
             # Null for a count that an earlier event has stated, as Anthropic's API allows.
             self._fields.update([one for one in usage.items() if one[1] is not None])
@@ -80,8 +116,8 @@ def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
     """Bring the counts of any API to one form: parts are included in their sum."""
     given, made = _first(usage, _INPUT), _first(usage, _OUTPUT)
     # Anthropic and Bedrock count apart what the provider's cache gave or took.
-    read = _count(usage, "cache_read_input_tokens", "cacheReadInputTokens")
-    written = _count(usage, "cache_creation_input_tokens", "cacheWriteInputTokens")
+    read = _count(usage, *_READ)
+    written = _count(usage, *_WRITTEN)
     if "prompt_tokens" not in usage:  # some providers state both forms: the sum, and its parts
         given += read + written
     rest = max(0, _count(usage, "total_tokens", "totalTokens") - given - made)

@@ -100,6 +100,10 @@ USAGE_NAMESPACE: Final = "egret.usage"
 """The `metadata_namespace` of Envoy's AI filter; `forwarding_namespaces.typed` must list it."""
 
 
+BEDROCK_INPUT_TOKENS: Final = "x-amzn-bedrock-input-token-count"
+BEDROCK_OUTPUT_TOKENS: Final = "x-amzn-bedrock-output-token-count"
+"""Headers of a whole answer to Bedrock's `invoke`; models of embeddings state the first alone."""
+
 _COUNTS: Final = f"metadata.typed_filter_metadata['{USAGE_NAMESPACE}']"
 
 
@@ -116,6 +120,16 @@ _BESIDE: Final = (
     f"has({_COUNTS}.total_tokens) && has({_SUM}) && {_SUM} > {_COUNTS}.total_tokens"
     f" ? {_SUM} - {_COUNTS}.total_tokens : 0u"
 )
+
+_BEDROCK_INPUT: Final = f"response.headers['{BEDROCK_INPUT_TOKENS}']"
+_BEDROCK_OUTPUT: Final = f"response.headers['{BEDROCK_OUTPUT_TOKENS}']"
+_IN_HEADERS: Final = (
+    f"'{BEDROCK_INPUT_TOKENS}' in response.headers"
+    f" && !('{USAGE_NAMESPACE}' in metadata.typed_filter_metadata"
+    f" && {_COUNTS}.extraction_status == 1)"
+)
+"""Whether Bedrock's headers have counts that Envoy's AI filter did not find in the body: of models
+whose answers have a form of their own. The filter's counts of Claude have cached input, too."""
 
 
 class LogEntry(NamedTuple):
@@ -141,9 +155,14 @@ class LogEntry(NamedTuple):
     duration_us: str = "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%"
     first_byte_us: str = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%"
     output_us: str = "%COMMON_DURATION(US_RX_BODY_BEG:US_RX_END:us)%"
-    usage_status: str = _counted("extraction_status")
-    input_tokens: str = f"%CEL(has({_COUNTS}.input_tokens) ? {_COUNTS}.input_tokens : {_SUM})%"
-    output_tokens: str = f"%CEL({_COUNTS}.output_tokens + ({_BESIDE}))%"
+    usage_status: str = f"%CEL({_IN_HEADERS} ? 1 : {_COUNTS}.extraction_status)%"
+    input_tokens: str = (
+        f"%CEL({_IN_HEADERS} ? {_BEDROCK_INPUT}"
+        f" : has({_COUNTS}.input_tokens) ? {_COUNTS}.input_tokens : {_SUM})%"
+    )
+    output_tokens: str = (
+        f"%CEL({_IN_HEADERS} ? {_BEDROCK_OUTPUT} : {_COUNTS}.output_tokens + ({_BESIDE}))%"
+    )
     cached_input_tokens: str = _counted("input_token_details.cached_tokens")
     cache_write_input_tokens: str = _counted("input_token_details.cache_creation_tokens")
     reasoning_tokens: str = _counted("output_token_details.reasoning_tokens")

@@ -19,7 +19,7 @@ from sidecar.apis.response_structure import AnswerForm, answer_form, framer_of
 from sidecar.apis.response_text import DONE
 from sidecar.domain.errors import ClientError
 from sidecar.domain.http import HeaderName, Headers
-from sidecar.domain.subject import Route, UnknownRoute, Unreadable
+from sidecar.domain.subject import Dialect, Route, UnknownRoute, Unreadable
 from sidecar.domain.usage import (
     NO_TOKENS,
     AnswerEnd,
@@ -90,6 +90,8 @@ class MeteredAnswer:
             handling = self._inner.begin(headers, may_stream=may_stream)
         named = headers.text(HeaderName.REQUEST_ID) or headers.text("request-id")
         self.provider_request_id = sanitize.clean_text(named)
+        if self._line.route.dialect is Dialect.BEDROCK:
+            self.usage.read_headers(headers)
         form = answer_form(headers, path=self._line.path)
         if isinstance(form, Unreadable):
             return handling
@@ -262,13 +264,14 @@ def _tokens_of(
     if protocol.usage is not None:
         meter.usage.model = protocol.usage[1]
         return protocol.usage[0], None
+    tokens = meter.usage.tokens
     if not meter.reads_body:
-        return None, Estimate.NO_COUNTS if protocol.has_trailers else Estimate.NO_SIGNAL
+        missing = Estimate.NO_COUNTS if protocol.has_trailers else Estimate.NO_SIGNAL
+        return tokens, missing if tokens is None else None  # those of Bedrock's headers
     if meter.form is None and record.answer_status is not None:
         return None, Estimate.UNREADABLE
     if not meter.is_complete:
         return None, Estimate.LEFT_EARLY
-    tokens = meter.usage.tokens
     return tokens, Estimate.NO_COUNTS if tokens is None else None
 
 

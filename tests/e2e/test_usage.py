@@ -246,6 +246,35 @@ async def test_tokens_that_a_provider_states_beside_the_usual_ones_count(
     assert record["is_estimated"] is False
 
 
+@pytest.mark.parametrize(
+    ("headers", "counts"),
+    [
+        (
+            {"X-Amzn-Bedrock-Input-Token-Count": "5", "X-Amzn-Bedrock-Output-Token-Count": "8"},
+            (5, 8),
+        ),
+        ({"X-Amzn-Bedrock-Input-Token-Count": "5"}, (5, 0)),
+    ],
+    ids=["text", "embeddings"],
+)
+async def test_bedrocks_headers_count_an_answer_whose_body_does_not(
+    stack: Stack, headers: dict[str, str], counts: tuple[int, int]
+) -> None:
+    """Of models with a form of their own; Envoy's filter reads none of their counts."""
+    answer = json.dumps({"inputTextTokenCount": 5, "embedding": [0.5] * 500}).encode()
+    order = {
+        "headers": {"content-type": "application/json", **headers},
+        "chunks": [base64.b64encode(answer).decode()],
+    }
+    async with stack.debug.post("/raw", json=order):
+        found = await stack.post(
+            {"inputText": "Count me."}, path="/model/amazon.titan-x-v1:0/invoke", key="free"
+        )
+    record = await recorded(stack, found.request_id)
+
+    assert told(record, *TOKENS) == (*counts, False, "completed", 200)
+
+
 async def test_embeddings_count_input_alone(stack: Stack) -> None:
     """There is no output."""
     body = {"model": "text-embedding-3-small", "input": ["a" * 40, "b" * 40]}

@@ -53,6 +53,12 @@ ANTHROPIC_HOUR = {
         }
     },
 }
+METRICS = {
+    "inputTokenCount": 3,
+    "outputTokenCount": 5,
+    "cacheReadInputTokenCount": 4,
+    "cacheWriteInputTokenCount": 2,
+}
 KEPT = {"inputTokens": 1, "ttl": "1h"}
 ANTHROPIC_END = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}
 ANTHROPIC_REST = {
@@ -160,6 +166,19 @@ CONVERSE = {
             [{"usage": OPENAI | {"total_tokens": 115}}],
             TokenCounts(10, 105, 4, 0, 2),
             id="reasoning beside the output of a server for OpenAI's API",
+        ),
+        pytest.param(
+            [
+                {"outputText": "Hi."},
+                {"outputText": "", "amazon-bedrock-invocationMetrics": METRICS},
+            ],
+            TokenCounts(9, 5, 4, 2, 0),
+            id="stream of a model of Bedrock with a form of its own",
+        ),
+        pytest.param(
+            [ANTHROPIC_START, ANTHROPIC_END, {"amazon-bedrock-invocationMetrics": METRICS}],
+            TokenCounts(9, 7, 4, 2, 0),
+            id="stream of Claude at Bedrock, whose counts are stated twice",
         ),
         pytest.param([{"usage": {"total_tokens": 8}}], TokenCounts(8), id="a sum alone"),
         pytest.param(

@@ -161,6 +161,30 @@ async def test_claude_s_counts_within_chunks_of_bedrock_are_read() -> None:
     assert (ended.tokens, estimate, ended.is_event_stream) == (TokenCounts(3, 7), None, True)
 
 
+@pytest.mark.parametrize("source", [ANSWERS, UsageSource.AI_PROTOCOL_MANAGER])
+async def test_bedrocks_headers_count_an_answer_whose_body_does_not(source: UsageSource) -> None:
+    """Of models with a form of their own, here vectors, which would be thousands of tokens."""
+    world = World(PLAIN, usage_source=source)
+    exchange = world.exchange()
+    path = "/model/amazon.titan-embed-text-v2:0/invoke"
+    verdict = await exchange.judge_headers(headers(path), has_body=True)
+    if isinstance(verdict, BodyRequired):
+        await exchange.judge_body(b'{"inputText": "Hello."}')
+    count = ("x-amzn-bedrock-input-token-count", b"5")
+    await exchange.judge_response_headers(answer("application/json", count))
+    if source is ANSWERS:
+        body = json.dumps({"embedding": [0.5] * 1_000}).encode()
+        await exchange.judge_response_piece(body, is_last=True)
+    else:
+        message = ext.ProcessingRequest(response_trailers=ext.HttpTrailers())
+        exchange.stream.send(message.SerializeToString())
+        await exchange.replies()
+        await exchange.end()
+    ended, estimate = only(world)
+
+    assert (ended.tokens, estimate) == (TokenCounts(5), None)
+
+
 async def test_a_stream_whose_counts_egret_asked_for_loses_them_and_is_counted() -> None:
     """The key has a limit on tokens, so that its streams are made to state counts."""
     world = World(PLAIN, usage_source=ANSWERS)
