@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -50,6 +51,12 @@ seven times that. An answer of 16 MB and more may take four times its own size."
 TOO_LONG: Final = ClientError(
     ErrorKind.CONTENT_BLOCKED,
     "The answer was ended: something in it is longer than what can be judged of a stream.",
+)
+
+OVERFULL: Final = ClientError(
+    ErrorKind.CONTENT_BLOCKED,
+    "The answer was ended: it repeats values of the request more often than can be restored. "
+    "Ask for a shorter answer.",
 )
 
 
@@ -189,8 +196,8 @@ class AnswerJudgement:
             return None
         for one in outcome.redact:
             self._redact(one.window, one.finding, one.value, one.depth)
-        if outcome.is_too_long:
-            return TOO_LONG
+        if outcome.is_too_long or outcome.is_overfull:
+            return TOO_LONG if outcome.is_too_long else OVERFULL
         return None if outcome.refused_by is None else _error_of((outcome.refused_by,))
 
     def _weigh_remote(
@@ -203,8 +210,13 @@ class AnswerJudgement:
         by_part: defaultdict[int, list[Finding]] = defaultdict(list)
         for finding in decision.findings if isinstance(decision, Redact) else ():
             by_part[finding.part].append(finding)
-        for part, here in by_part.items():
+        originals = self._setting.restoration.originals
+        for part, found in by_part.items():
             window, text = asked[part]
+            restored = sorted(
+                one for one in window.edits if text[one.start : one.end] in originals
+            )
+            here = window.drop_edits(restored, sorted(found, key=attrgetter("start")))
             spans = [(finding.start, finding.end) for finding in here]
             depths = window.depths_of_numbers(spans, whole=text)
             for finding in here:

@@ -8,6 +8,7 @@ behind it is held back until more arrives.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,11 +30,17 @@ from sidecar.domain.policy import Guardrail, Mode, Stage, StreamMode
 from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Edit, Window, WindowView
-from sidecar.jsontext.tokens import quoted
+from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Window, WindowView
 
 MAX_REPORTED: Final = 100
 """Findings of one guardrail that a report lists; an answer may have any number."""
+
+MAX_RESTORED_BYTES: Final = 4 * 1024 * 1024
+"""Restored values may take so much in an answer, beside each of them once: a megabyte of
+placeholders for a private key of 3 KB would become 300."""
+
+RESTORED_BYTES: Final = 128
+"""Taken by each restored value, however short: it takes some 30 us."""
 
 
 class WindowFinding(msgspec.Struct, frozen=True):
@@ -51,12 +58,14 @@ class WindowFinding(msgspec.Struct, frozen=True):
 class ScanResult(msgspec.Struct, frozen=True):
     """Findings to replace after one scan, and the first guardrail that refuses the answer.
 
-    `is_too_long` marks a finding that is longer than a window.
+    `is_too_long` marks a finding that is longer than a window, `is_overfull` more restored values
+    than `MAX_RESTORED_BYTES`.
     """
 
     redact: tuple[WindowFinding, ...] = ()
     refused_by: GuardrailResult | None = None
     is_too_long: bool = False
+    is_overfull: bool = False
 
 
 @dataclass(slots=True)
@@ -97,6 +106,7 @@ class StreamScan:
         self._is_streamed = is_streamed
         self._clock = clock
         self._originals = restoration.originals
+        self._restorable = MAX_RESTORED_BYTES + sum(map(len, self._originals.values()))
         self._holds_back = not (self._is_observed or self._originals)
         self._tallies = tuple(_Tally() for _ in policy.local.guardrails)
         self._started_at = clock()
@@ -167,7 +177,8 @@ class StreamScan:
             here = found.get(window, ())
             border, is_longer = self._border(window, views, here)
             is_too_long = is_too_long or is_longer
-            refusing = None
+            refusing: GuardrailResult | None = None
+            replaced: list[WindowFinding] = []
             if here:
                 refusing, replaced = self._take_findings(window, border, here)
                 refused_by = refused_by or refusing
@@ -175,13 +186,12 @@ class StreamScan:
             if refusing is not None or is_longer or is_failed:
                 continue
             if self._originals:
-                spans = self._placeholders(window, border)
-                depths = window.depths([begin for begin, _ in spans])
-                for (begin, end), depth in zip(spans, depths, strict=True):
-                    original = self._originals[window.buffer[begin:end]]
-                    for _ in range(depth):  # a quote of the value would end the string
-                        original = quoted(original)[1:-1]
-                    window.add_edit(Edit(begin + window.base, end + window.base, original))
+                spans = self._placeholders(window, border, replaced)
+                values = [self._originals[window.buffer[begin:end]] for begin, end in spans]
+                self._restorable -= sum(map(len, values)) + RESTORED_BYTES * len(values)
+                if self._restorable < 0:
+                    return ScanResult(tuple(redact), refused_by, is_too_long, is_overfull=True)
+                window.restore(spans, values)
             keep_from = None
             if (window.leaves or self._is_observed) and not window.is_final:
                 keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
@@ -246,9 +256,11 @@ class StreamScan:
         refusing: GuardrailResult | None = None
         redacting: dict[str, Guardrail] = {}
         to_redact: list[Finding] = []
+        placeholders = [(-1, -1), *(self._placeholders(window) if self._originals else ())]
         for number, item in found:
             start, end = item.start + window.base, item.end + window.base
-            is_placeholder = window.buffer[item.start : item.end] in self._originals
+            before = bisect_right(placeholders, (item.start, len(window.buffer))) - 1
+            is_placeholder = item.end <= placeholders[before][1]  # or a part of one
             if item.start >= border or end <= window.settled or is_placeholder:
                 continue
             start = max(start, window.settled)
@@ -279,9 +291,19 @@ class StreamScan:
             for item in apart
         ]
 
-    def _placeholders(self, window: Window, border: int | None = None) -> list[tuple[int, int]]:
-        """Return the spans of the request's placeholders in the new text, up to *border*."""
+    def _placeholders(
+        self, window: Window, border: int | None = None, replaced: Sequence[WindowFinding] = ()
+    ) -> list[tuple[int, int]]:
+        """Return the spans of the request's placeholders in the new text, up to *border*.
+
+        One that is a part of a finding that is *replaced* goes with it.
+        """
         start = window.settled - window.base
         limit = len(window.buffer) if border is None else border
         found = PLACEHOLDER.finditer(window.buffer, start, limit)
-        return [match.span() for match in found if match.group() in self._originals]
+        spans = [match.span() for match in found if match.group() in self._originals]
+        if not replaced:
+            return spans
+        starts = [one.finding.start - window.base for one in replaced]
+        ends = [0, *(one.finding.end - window.base for one in replaced)]
+        return [one for one in spans if ends[bisect_left(starts, one[1])] <= one[0]]

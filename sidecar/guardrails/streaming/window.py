@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 import msgspec
 
+from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.jsontext import open_strings, tokens
@@ -187,6 +189,31 @@ class Window:
     def add_edit(self, edit: Edit) -> None:
         """Note an edit of text that has not left yet."""
         heappush(self.edits, edit)
+
+    def restore(self, spans: Sequence[tuple[int, int]], values: Iterable[bytes]) -> None:
+        """Put each of *values* in the place of a span of `buffer`."""
+        depths = self.depths([begin for begin, _ in spans])
+        for (begin, end), value, depth in zip(spans, values, depths, strict=True):
+            text = value
+            for _ in range(depth):  # a quote of the value would end the string
+                text = tokens.quoted(text)[1:-1]
+            self.add_edit(Edit(begin + self.base, end + self.base, text))
+
+    def drop_edits(self, restored: Sequence[Edit], found: Sequence[Finding]) -> list[Finding]:
+        """Return those of *found* that are not within *restored* edits; drop those they overlap.
+
+        Both are in text order, without overlaps.
+        """
+        starts = [-1, *(one.start for one in restored)]
+        ends = [0, *(one.end for one in restored)]
+        kept = [one for one in found if one.end > ends[bisect_right(starts, one.start) - 1]]
+        starts = [one.start for one in kept]
+        ends = [0, *(one.end for one in kept)]
+        gone = {one for one in restored if ends[bisect_left(starts, one.end)] > one.start}
+        if gone:
+            self.edits = [one for one in self.edits if one not in gone]
+            heapify(self.edits)
+        return kept
 
     def take_edits(self, start: int, end: int) -> list[Edit]:
         """Return the edits of the next token that leaves, by offsets into it.

@@ -14,6 +14,7 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Finding, Restoration, Verdict
 from sidecar.domain.policy import Stage
 from sidecar.domain.subject import UnscannedReason
+from sidecar.guardrails.streaming.scan import MAX_RESTORED_BYTES
 from sidecar.guardrails.streaming.transcript import MAX_CHANNELS
 from sidecar.guardrails.streaming.window import MAX_HELD_BYTES
 from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES, TOO_LONG
@@ -629,6 +630,80 @@ def test_a_placeholder_of_digits_is_turned_back_whatever_part_of_it_waits(
     judge = judgement(effective(RESTORE), restoration=restoration)
     result = streamed(judge, events(CHAT.stream(pieces)))
     assert CHAT.said(result.body) == "Card 4111 1111 1111 1111. Thanks"
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("regex", "wanted"),
+    [
+        (r"\[EMAIL_1\]foo", "a x[P_1] b"),
+        (r"EMAIL_1\]foo", "a x[[P_1] b"),
+        (r"x\[EMAIL_1\]", "a [P_1]foo b"),
+        (r"x\[EMA", "a [P_1]IL_1]foo b"),
+        ("EMAIL_1", "a xbob@example.comfoo b"),
+        (r"\[EMAIL_1\]", "a xbob@example.comfoo b"),
+    ],
+)
+def test_a_finding_that_takes_in_a_placeholder_replaces_it(
+    regex: str, wanted: str, size: int
+) -> None:
+    """A value in the place of both hides that something is gone; a part of one is no finding."""
+    own = "name: own, type: denied_patterns, stage: output, action: redact"
+    policy = effective(f"[{{{own}, patterns: [{{name: P, regex: '{regex}'}}]}}]")
+    text = "a x[EMAIL_1]foo b"
+    chunks = events(CHAT.stream([text[at : at + size] for at in range(0, len(text), size)]))
+    assert CHAT.said(streamed(judgement(policy, restoration=RESTORED), chunks).body) == wanted
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "wanted"),
+    [
+        (0, 21, "[P_1]"),
+        (0, 9, "bob@example.com is an idiot"),
+        (1, 8, "bob@example.com is an idiot"),
+        (4, 12, "[EMA[P_1] an idiot"),
+        (10, 16, "bob@example.com [P_1]idiot"),
+    ],
+)
+async def test_a_placeholder_within_a_finding_of_a_remote_guardrail_goes_with_it(
+    start: int, end: int, wanted: str
+) -> None:
+    """A text that was replaced as a whole left the value at its beginning, and no mark."""
+    own = "{name: dlp, type: webhook, url: 'http://dlp.internal/', stage: output, action: redact}"
+    remote = ScriptedRemote("redact", findings=(Finding("dlp", "P", 0, start, end),))
+    judge = judgement(effective(f"[{own}]"), AnswerForm.JSON, restoration=RESTORED, remote=remote)
+    released = await judged_whole(judge, whole("[EMAIL_1] is an idiot"))
+    assert released.error is None
+    assert released.body == whole(wanted)
+
+
+@pytest.mark.parametrize("value", [b"k" * 3_300, b"k"])
+async def test_values_are_restored_so_often_that_an_answer_stays_bounded(value: bytes) -> None:
+    """A megabyte of placeholders of a private key became 300 MB, and held a worker for 20 s."""
+    restoration = Restoration({b"[KEY_1]": value})
+    often = 100_000
+    body = whole("[KEY_1] " * often)
+    judge = judgement(effective(BLOCK), AnswerForm.JSON, restoration=restoration)
+    refused = await judged_whole(judge, body)
+    assert refused.body == b""
+    assert refused.error is not None
+    assert "more often than can be restored" in refused.error.message
+    judge = judgement(effective(BLOCK), restoration=restoration)
+    result = streamed(judge, events(CHAT.stream(["[KEY_1] " * 100] * (often // 100))))
+    assert result.error == refused.error
+    assert value + b" " + value in result.body
+    assert len(result.body) < 3 * MAX_RESTORED_BYTES
+
+
+async def test_a_long_value_is_restored_once_whatever_its_length() -> None:
+    """A guardrail may have replaced the whole text of a request."""
+    value = b"k" * (MAX_RESTORED_BYTES + 1)
+    judge = judgement(
+        effective(BLOCK), AnswerForm.JSON, restoration=Restoration({b"[KEY_1]": value})
+    )
+    released = await judged_whole(judge, whole("[KEY_1] "))
+    assert released.error is None
+    assert value in released.body
 
 
 def test_what_the_answer_adds_gets_a_placeholder_of_its_own() -> None:
