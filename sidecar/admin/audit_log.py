@@ -104,17 +104,20 @@ LATE_SECONDS: Final = 3600
 
 
 class AuditTail:
-    """Entries as they appear, each once, from a moment on.
+    """Entries as they appear, each once, from a moment on, by default from the first look on.
 
-    Ids are no order: of two transactions the one with the later id may end first.
+    Ids are no order: of two transactions the one with the later id may end first. The first look
+    is at the time of the database: entries have that time, and a machine's clock may differ.
     """
 
-    def __init__(self, since: datetime) -> None:
+    def __init__(self, since: datetime | None) -> None:
         self._since = since
         self._seen: dict[int, datetime] = {}
 
     async def more(self, connection: Connection) -> tuple[AuditEntry, ...]:
         """Return the entries since the last call, the earliest first."""
+        if self._since is None:
+            self._since = await connection.fetchval("SELECT clock_timestamp()")
         rows = await connection.fetch(_AFTER, self._since, list(self._seen))
         entries = tuple(_entry(row) for row in rows)
         if entries:

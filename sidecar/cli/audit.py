@@ -86,7 +86,7 @@ def follow(
 
     Example: egret audit follow --since 1h | egret logs
     """
-    tail = AuditTail(since_or_exit(since) or datetime.now(UTC))
+    tail = AuditTail(since_or_exit(since))
 
     async def write_all(settings: PostgresSettings) -> None:
         async with connect(settings) as connection:

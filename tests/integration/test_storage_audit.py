@@ -302,6 +302,21 @@ async def test_followed_entries_come_once_and_also_those_that_were_committed_lat
     assert nothing == ()
 
 
+async def test_entries_are_followed_from_the_first_look_on_by_the_clock_of_the_database(
+    database: Database,
+) -> None:
+    """A machine's clock that is a minute ahead would leave out the changes of that minute."""
+    tail = AuditTail(None)
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(OWNERS)
+        before = await tail.more(connection)
+        await connection.execute("UPDATE teams SET name = 'b' WHERE id = 'team_1'")
+        after = await tail.more(connection)
+
+    assert before == ()
+    assert [(entry.action, entry.object_type) for entry in after] == [("update", "teams")]
+
+
 async def test_entries_that_were_followed_are_left_out_by_a_join(database: Database) -> None:
     """Also in the plan for any values, which PostgreSQL takes after five looks."""
     async with database.server.connect(database.name) as connection:
