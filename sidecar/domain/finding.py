@@ -60,6 +60,10 @@ class RemoteEvent(enum.Enum):
     HEDGE_WON = "hedge_won"
 
 
+class TooMuchHiddenTextError(Exception):
+    """More texts are hidden in encodings, escapes or spaced letters than are decoded."""
+
+
 @dataclass(frozen=True, slots=True)
 class NotedEvent:
     """A remote event and when it was, on the clock of the inspection."""
@@ -105,8 +109,13 @@ class GuardrailResult(NamedTuple):
 
     @classmethod
     def failed(cls, guardrail: Guardrail, error_type: str) -> GuardrailResult:
-        """Return the result of a check that failed, which passes only if `on_error` says so."""
-        return cls(guardrail, error_verdict(guardrail), error_type=error_type)
+        """Return the result of a check that failed, which passes only if `on_error` says so.
+
+        A sender that hides too much never passes: any other failure is none of its doing.
+        """
+        is_hidden = error_type == TooMuchHiddenTextError.__name__
+        verdict = Verdict.ERROR_CLOSED if is_hidden else error_verdict(guardrail)
+        return cls(guardrail, verdict, error_type=error_type)
 
     @property
     def blocks(self) -> bool:

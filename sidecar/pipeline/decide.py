@@ -6,7 +6,16 @@ from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
-from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
+from sidecar.domain.finding import (
+    Allow,
+    Decision,
+    Deny,
+    Finding,
+    GuardrailResult,
+    Redact,
+    TooMuchHiddenTextError,
+    Verdict,
+)
 from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
 
@@ -44,6 +53,15 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
                     ClientError(
                         ErrorKind.CONTENT_BLOCKED,
                         f"Blocked by guardrail '{result.guardrail.name}'.{found}",
+                    )
+                )
+            case Verdict.ERROR_CLOSED if result.error_type == TooMuchHiddenTextError.__name__:
+                return Deny(
+                    ClientError(
+                        ErrorKind.UNSCANNED_CONTENT,
+                        f"This {subject} cannot be checked: it has more texts in encodings,"
+                        f" escapes or spaced letters than guardrail '{result.guardrail.name}'"
+                        " decodes. Send fewer of them at once.",
                     )
                 )
             case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:

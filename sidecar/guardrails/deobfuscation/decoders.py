@@ -11,6 +11,7 @@ from typing import Final
 from typing_extensions import override
 
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
+from sidecar.domain.finding import TooMuchHiddenTextError
 from sidecar.guardrails.deobfuscation.decoder import (
     MAX_UNITS,
     DecodedText,
@@ -359,6 +360,10 @@ FOR_WORDS: Final = (ESCAPES, LOOK_ALIKES, LEET, ENCODINGS, SPACING, SPELLING)
 
 TRIGGERS: Final = tuple(one.trigger for one in FOR_WORDS if one.trigger is not None)
 
+MAX_DECODED: Final = 20_000
+"""Texts decoded of one body, at some 50 µs each with all that judges them: ten of each of 2,048
+inputs. Letters in the place of digits do not count, since most texts have a digit."""
+
 VIEWS_A_STEP: Final = 256
 """Views between two interruptions if there is little to decode in them."""
 
@@ -373,8 +378,13 @@ def sources(views: Sequence[TextView]) -> Sequence[TextView]:
 
 
 def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[list[TextView]]:
-    """Return the views that the decoders *chosen* make of *views*."""
+    """Return the views that the decoders *chosen* make of *views*.
+
+    Raises:
+        TooMuchHiddenTextError: they are more than `MAX_DECODED`.
+    """
     found: list[TextView] = []
+    decoded = 0
     if not chosen:
         return found
     for count, view in enumerate(views, start=1):
@@ -382,8 +392,12 @@ def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[
         # Letters in the place of digits leave no escape, and make other text of encodings.
         for decoder in chosen if view.kinds is not _LEET_KIND else ():
             if decoder.applies(view.content):
-                found += yield from decoder.read(view)
+                more = yield from decoder.read(view)
+                found += more
+                decoded += len(more) if decoder is not LEET else 0
                 is_read = True
+        if decoded > MAX_DECODED:
+            raise TooMuchHiddenTextError
         if is_read or not count % VIEWS_A_STEP:
             yield
     return found

@@ -6,7 +6,16 @@ from itertools import permutations
 import pytest
 
 from sidecar.domain.errors import ClientError, ErrorKind, client_error
-from sidecar.domain.finding import Allow, Decision, Deny, Finding, GuardrailResult, Redact, Verdict
+from sidecar.domain.finding import (
+    Allow,
+    Decision,
+    Deny,
+    Finding,
+    GuardrailResult,
+    Redact,
+    TooMuchHiddenTextError,
+    Verdict,
+)
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, Mode, UnscannedAction
 from sidecar.domain.subject import UnscannedReason
@@ -60,6 +69,17 @@ def test_a_refusal_says_where_in_a_structured_answer() -> None:
 
     assert isinstance(decision, Deny)
     assert decision.error.message.endswith("It contains: SCHEMA_TYPE at choices[0]/items/3.")
+
+
+def test_a_text_that_hides_too_much_is_refused_without_another_try() -> None:
+    """Sent again, the same text takes as long again."""
+    failed = result(Verdict.ERROR_CLOSED)._replace(error_type=TooMuchHiddenTextError.__name__)
+
+    decision = decide([failed])
+
+    assert isinstance(decision, Deny)
+    assert decision.error.kind is ErrorKind.UNSCANNED_CONTENT
+    assert decision.error.retry_after_seconds is None
 
 
 def test_nothing_checked_is_allowed() -> None:

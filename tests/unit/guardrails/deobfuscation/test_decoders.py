@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.cooperative import Cooperative, run_sync
+from sidecar.domain.finding import Verdict
 from sidecar.guardrails import local_scan
 from sidecar.guardrails.deobfuscation import decoder as reading
 from sidecar.guardrails.deobfuscation import decoders
@@ -332,3 +333,17 @@ def test_a_short_text_takes_few_turns_however_much_is_hidden_in_it() -> None:
     kinds = {kind for view in run_sync(counted()) for kind in view.kinds}
     assert len(kinds - {text_views.ViewKind.FOLDED}) >= 4
     assert turns <= 6
+
+
+@pytest.mark.parametrize("on_error", ["block", "allow"])
+def test_more_hidden_texts_than_are_decoded_never_pass(
+    on_error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """49,000 strings that every decoder reads took a worker until the time limit."""
+    monkeypatch.setattr(decoders, "MAX_DECODED", 100)
+    guardrail = f"  - {{name: own, type: pii, on_error: {on_error}}}\n"
+    local = effective(policy(guardrail)).local
+    (most,) = local.scan(parts_of(["a%20b"] * 100))
+    (more,) = local.scan(parts_of(["a%20b"] * 101))
+    assert most.verdict is Verdict.PASS
+    assert (more.verdict, more.error_type) == (Verdict.ERROR_CLOSED, "TooMuchHiddenTextError")
