@@ -107,6 +107,8 @@ _MAX_VALUE_BYTES: Final = 160
 _NAME: Final = re.compile(rb"([A-Za-z0-9_.-]*[A-Za-z0-9])[^A-Za-z0-9]+(?:is:? +)?\Z")
 _VALUE_FIELD: Final = re.compile(rb"(?i)[^A-Za-z0-9_.-]+value[^A-Za-z0-9]+\Z")
 """Between a name and its value in two fields: `name: DB_PASSWORD`, `value: …`."""
+_IN_ADDRESS: Final = re.compile(rb"://[^\s/@]*:(?:<[^<>\s]*>)?\Z")
+"""Before the password of a URL, or behind the placeholder of one."""
 _SECRET_ARN: Final = re.compile(rb":secretsmanager:[a-z0-9:-]*\Z")
 """The name of a secret of AWS Secrets Manager, which is none."""
 _NO_SECRETS_NAME: Final = re.compile(
@@ -129,12 +131,14 @@ _OTHER_LETTERS: Final = re.compile(rb"[\xc3-\xe1\xe3-\xed]")
 """The first byte of a letter outside of ASCII; dashes, arrows and quotes begin with others."""
 _PASSWORD_NAME_BYTES: Final = 48
 _NO_SECRET: Final = re.compile(
-    # A file, an address without its scheme, an algorithm, a variable of Windows.
+    # A file, an address without its scheme, an algorithm, a variable of Windows, a count of
+    # tokens, the fingerprint of a key, a name at AWS or in 1Password.
     rb"(?i)\A[~.]?/(?:[a-z_.-]+/)+[a-z_.-]+\Z|\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml"
     rb"|toml|txt|env|py|js)\Z"
     rb"|\A(?-i:[a-z-]+(?:\.[a-z-]+)+(?:/[a-z0-9_.-]+)+)/?\Z"
     rb"|\A(?:scram-|pbkdf2-|hmac-)?(?:sha-?(?:1|224|256|384|512)|aes-?(?:128|192|256)-[a-z]{3})"
-    rb"(?:-plus)?\Z|\A%[A-Z_]+(?:\([^)]*\))?%\Z"
+    rb"(?:-plus)?\Z|\A%[A-Z_]+(?:\([^)]*\))?%\Z|\A[a-z]+(?:_[a-z]+)*=[0-9]+(?:[,/]|\Z)"
+    rb"|\ASHA256:[a-z0-9+/]{43}=?\Z|\A(?:arn:aws[a-z-]*:[a-z0-9-]+:|op://)"
 )
 _IDS: Final = frozenset({b"id", b"ids", b"uuid", b"guid"})
 """Name a UUID that stands some words behind one for a secret: `password. Trace ID: …`."""
@@ -143,9 +147,10 @@ _TOKEN: Final = re.compile(rb"(?:base64:)?[A-Za-z0-9+/=_.~!@#%^&*-]{16,160}")
 _PLAIN_VALUE: Final = re.compile(rb"[^\x00-\x20\"'`<>\\]+")
 _NEXT_FIELD: Final = re.compile(rb"[;&][ ]?[A-Za-z_][A-Za-z0-9_ ]*=")
 _CODE: Final = re.compile(
-    # An arrow, a path, an expression, a template or an interpolated value.
+    # An arrow, a path, an expression, a template, an interpolated value or a placeholder.
     rb"[A-Za-z_$][A-Za-z0-9_$.]*(?:->|::)|\$[({]|\$[A-Za-z_][A-Za-z0-9_:.]*\Z|%s|[<{(\[/]"
     rb"|\.{1,2}/|\.[A-Za-z]+\.|https?:|function\b|lambda\b|&[A-Za-z]+[;.({]|\\|@[A-Za-z]+[/.]"
+    rb"|(?i:your)[_-]"
 )
 _CALL: Final = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*(?=\(|\[[\"'A-Za-z_\[]|\.[A-Za-z_]|\Z)")
 _INTERPOLATED: Final = re.compile(
@@ -177,8 +182,16 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
     before = content[max(start - _NAME_BYTES, 0) : start]
     is_quoted = before[-1:] in _QUOTES and bool(before)
     end = _end_of_value(content, start, before[-1:] if is_quoted else b"")
+    if _IN_ADDRESS.search(before):  # up to the host, which follows
+        end = start + len(content[start:end].partition(b"@")[0])
     value = content[start:end]
-    if len(value) < _MIN_PASSWORD or (value.isalpha() and (value.islower() or value.isupper())):
+    text = value.decode("utf-8", "ignore")
+    is_word = (
+        text.isalpha() and text in {text.lower(), text.upper()}
+        if text.isascii()
+        else text.rstrip("!?").replace("-", "").isalpha()
+    )
+    if is_word or len(value) < _MIN_PASSWORD:
         return None
     name = before[-_PASSWORD_NAME_BYTES:].lower()
     is_password = _OTHER_LETTERS.search(name) is not None or any(
@@ -360,19 +373,27 @@ def command_password(content: bytes, start: int, end: int) -> tuple[SecretTier, 
 
 _COMMAND_BYTES: Final = 60
 """How far back an option's command is looked for; a stream keeps little more."""
-_COMMAND: Final = re.compile(
-    rb"\b(mysql|mariadb|sshpass|redis-cli|docker|podman|helm|az|oc|skopeo|buildah|crane|curl|wget"
-    rb"|openssl|ldap[a-z]+|zip|unzip|7z|plink|pscp|xfreerdp|smbclient)"
-    rb"(?:dump|admin|import|-dump|-admin)?\b[^\n\x00|;]*\Z"
+_OPTION: Final = re.compile(
+    # Of other commands these options are a port, a path, a project: `docker run -p 8080:80`.
+    # `mysql -p name` is a database's name, and its password follows without a blank.
+    rb"\b(?:(?:mysql|mariadb)[a-z-]*\b[^\n\x00|;]* -p"
+    rb"|(?:sshpass|psexec(?:64)?(?:\.exe)?|twine|mongo[a-z]*|cqlsh)\b[^\n\x00|;]* -p ?"
+    rb"|(?:docker|podman|nerdctl|helm|az|oc|cf|skopeo|buildah|crane)\b[^\n\x00|;]*"
+    rb"\b(?:login|auth|sql|ad)\b[^\n\x00|;]* -p ?"
+    rb"|7z[az]?\b[^\n\x00|;]* -p|(?:zip|unzip|sqlcmd|bcp)\b[^\n\x00|;]* -P ?"
+    rb"|redis-cli\b[^\n\x00|;]* -a |ldap[a-z]+\b[^\n\x00|;]* -w "
+    rb"|(?:plink|pscp|psftp)\b[^\n\x00|;]* -pw |xfreerdp\b[^\n\x00|;]* /p:"
+    rb"|(?:curl|wget)\b[^\n\x00|;]* (?:-u|--user)[ =]?[\"']?[A-Za-z0-9_.@-]+:"
+    rb"|smbclient\b[^\n\x00|;]* -U [\"']?[A-Za-z0-9_.@-]+%"
+    rb"|openssl\b[^\n\x00|;]* -pass(?:in|out)? pass:)\Z"
 )
 
 
 def option_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
     """Take the password that an option gives to a command which is known for it."""
     before = content[max(start - _COMMAND_BYTES, 0) : start].rstrip(b"\"'")
-    command = _COMMAND.search(before)
-    # `mysql -p name` is a database's name; its password follows without a blank.
-    if command is None or (command[1] in {b"mysql", b"mariadb"} and before.endswith(b"-p ")):
+    # An option may follow in place of a password that the command then prompts for.
+    if content[start : start + 1] == b"-" or _OPTION.search(before) is None:
         return None
     return command_password(content, start, end)
 

@@ -77,6 +77,26 @@ BENIGN = {
         "invalid username or password. Trace ID: 7d1c2b3a-4e5f-6789-abcd-ef0123456789"
     ),
     "row_of_names": "a,b\npassword,created_at\ntoken,countOfV2,1\nf(\npassword,\notherArg12)",
+    "port_of_a_container": "docker run -p 8080:80 nginx\nredis-cli -p 16379\nmysql -P 3306 -u a",
+    "project_of_containers": "docker compose -p staging up; docker cp -a web:/app2 x",
+    "folder_of_a_download": "wget -P downloads1 https://x.example/a; curl -w @format.txt -o x",
+    "options_of_openssl": "openssl rsa -in a.pem -pubout -passin env:PW; unzip -p a.zip",
+    "parameters_of_a_template": "oc process -f t.yaml -p MEMORY=512Mi; az webapp up -p myplan7",
+    "prompt_for_a_password": "mongosh -u ann -p --authenticationDatabase admin",
+    "placeholder_of_an_address": (
+        "mongodb+srv://<user>:<password>@cluster0.ab1cd.mongodb.net/?retryWrites=true and"
+        " redis://default:YOUR_PASSWORD@cache:6379"
+    ),
+    "counts_of_tokens": "Token usage: prompt_tokens=1234567, Total tokens: in=1834201/out=922013",
+    "fingerprint_of_a_key": '"signingKey": "SHA256:uNiVztksCsDhcc0u9e8BrrJXVGDPTyzpB5Jk8o8GGlE"',
+    "secret_elsewhere": (
+        'secret_id = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-AbC123"\n'
+        "password: op://Private/github-bot/credential"
+    ),
+    "words_beyond_ascii": (
+        "Passwort: Geändert! Kennwort: Übergabe-Protokoll, contraseña: Actualización,"
+        " mot de passe : Réinitialisation, Пароль: Восстановление"
+    ),
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -135,7 +155,14 @@ def test_what_only_looks_like_a_credential_passes(case: str) -> None:
             ("redis-cli -h db -a ", "Xk9mQ2vL7z", "\n"),
             ("curl -u bob:", "Xk9mQ2vL7z", " https://h/"),
             ("docker login -u bob -p ", "Xk9mQ2vL7z", "\n"),
+            ("mongosh -u bob -p ", "Xk9mQ2vL7z", " --quiet"),
+            ("sqlcmd -S db -U sa -P '", "Xk9#mQ2vL7z", "' -Q x"),
+            ("7z a -p", "Xk9mQ2vL7z", " a.7z x"),
+            ("openssl rsa -in a -passout pass:", "Xk9mQ2vL7z", " -out b"),
+            ("keytool -genkey -storepass ", "Xk9mQ2vL7z", " -alias a"),
+            ("RUN echo 'root:", "Xk9mQ2vL7z", "' | chpasswd"),
             ("CREATE USER bob IDENTIFIED BY '", "Xk9#mQ2vL7z", "';"),
+            ("CREATE LOGIN bob WITH PASSWORD=N'", "Xk9#mQ2vL7z", "';"),
             ("machine h login bob password ", "Xk9mQ2vL7z", "\n"),
             ("echo '", "Xk9#mQ2$vL7z", "' | sudo -S reboot"),
             ("ldapsearch -D cn=admin -w ", "Xk9mQ2vL7zRt", " -b dc=x"),
@@ -233,6 +260,7 @@ def test_a_large_table_is_searched_to_its_end_in_turns() -> None:
         '"Authorization" => "Bearer ',
         'setRequestHeader("Authorization", "Bearer ',
         '{"Authorization": f"Token ',
+        "{Authorization: `Bearer ",
     ],
 )
 def test_a_header_is_found_however_a_program_writes_it(before: str) -> None:
@@ -254,6 +282,14 @@ def test_a_secret_of_aws_is_found_beside_its_access_key(between: str) -> None:
         ("AWS_SECRET_KEY", secret),
     ]
     assert found(f"{access}{between}{secret}/more") == [("AWS_ACCESS_KEY", access)]
+
+
+def test_a_token_in_an_address_is_found_without_its_host() -> None:
+    """A user that is called after a token names its password, too, and no more than that."""
+    token = "ghp_" + "k3Jd9sLq2Wn8" * 3
+    assert found(f"https://x-access-token:{token}@github.com/acme/app.git (fetch)") == [
+        ("BASIC_AUTH_URL", token)
+    ]
 
 
 def test_a_token_in_colour_is_found() -> None:
