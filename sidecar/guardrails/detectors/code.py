@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Final
 
 from sidecar.domain.guardrail_settings import CodeLanguage
-from sidecar.guardrails.matching.rule import Rank, Rule, rule
+from sidecar.guardrails.matching.rule import Rank, Rule, Span, rule
 
 _NAME: Final = r"[A-Za-z_\"`\[][0-9A-Za-z_.\"`\]$]{0,100}"
 _S: Final = r"[ \t\r\n]{1,20}"
@@ -33,7 +35,10 @@ _SQL: Final = (
     ),
     rf"union{_S}(?:all{_S})?select{_S}",
     r"'[ ]{0,5}(?:or|and)[ ]{1,5}'?[0-9a-z]{1,10}'?[ ]{0,5}=[ ]{0,5}'?[0-9a-z]{1,10}",
-    rf"(?:grant|revoke){_S}(?:all|select|insert|update|delete)[^;\x00]{{0,60}}?{_S}on{_S}{_NAME}",
+    (
+        rf"(?:grant|revoke){_S}(?:all(?:{_S}privileges)?"
+        rf"|(?:select|insert|update|delete)(?:{_S}?[,(][^;\x00]{{0,60}}?)?){_S}on{_S}{_NAME}"
+    ),
 )
 
 _SHELL: Final = (
@@ -66,10 +71,29 @@ _SHELL: Final = (
     r"\bexport[ ]{1,3}[A-Z_][A-Z0-9_]{1,60}=[^ \n\x00]",
 )
 
+_TABLE: Final = re.compile(rb"(?i)\b(?:from|into|update|table|on)\s+([a-z]+)")
+_NO_TABLES: Final = frozenset(
+    b"the a an each every this that these those our your my their his her its".split()
+)
+_GOES_ON_AS_PROSE: Final = re.compile(
+    # Behind `union select`, and behind `where`.
+    rb"(?i)(?:committee|possible|necessary|needed|appropriate|applicable|required|available"
+    rb"|relevant|allowed|permitted|it|they|we|you|there)\b"
+    rb"(?!\s*[=<>!(]|\.\w|\s+(?:is\s+(?:not\s+)?null|(?:not\s+)?(?:in|like|between))\b)"
+)
+
+
+def _statement(content: bytes, start: int, end: int) -> Iterable[Span]:
+    """Take a statement of SQL unless its table is «the» or «each», or it goes on as a sentence."""
+    tables = _TABLE.findall(content, start, end)
+    is_prose = tables and tables[-1].lower() in _NO_TABLES
+    return () if is_prose or _GOES_ON_AS_PROSE.match(content, end) else ((start, end),)
+
+
 _RULES: Final[dict[CodeLanguage, tuple[Rule, ...]]] = {
     CodeLanguage.SQL: tuple(
         rule("SQL", rf"(?i)(?:\b|'){form}" if form.startswith("'") else rf"(?i)\b(?:{form})",
-             rank=Rank.CODE)
+             _statement, rank=Rank.CODE)
         for form in _SQL
     ),
     CodeLanguage.SHELL: tuple(rule("SHELL", form, rank=Rank.CODE) for form in _SHELL),
