@@ -21,6 +21,8 @@ _UNSPACED: Final = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _META: Final = re.compile(r"([\\.+*?()|\[\]{}^$/-])")
+_REACH: Final = 8
+"""Bytes on either side: a character, and the three underscores that emphasis may have."""
 _APOSTROPHE: Final = re.compile("['\u2018\u2019\u02bc]")
 """As typed, and as word processors and models write it: each stands for all of them."""
 
@@ -42,9 +44,12 @@ def term_rule(term: str, *, type_: str = TERM_TYPE) -> Rule:
 
 
 def _on_word_boundaries(content: bytes, start: int, end: int) -> Iterable[Span]:
-    """Take the candidate unless it goes on into a longer word on either side."""
-    before = content[max(0, start - 4) : start].decode("utf-8", "ignore")[-1:]
-    after = content[end : end + 4].decode("utf-8", "ignore")[:1]
+    """Take the candidate unless it goes on into a longer word on either side.
+
+    Underscores go on into one if a letter follows them: `_term_` is emphasis of Markdown.
+    """
+    before = content[max(0, start - _REACH) : start].decode("utf-8", "ignore").rstrip("_")[-1:]
+    after = content[end : end + _REACH].decode("utf-8", "ignore").lstrip("_")[:1]
     first = content[start : start + 4].decode("utf-8", "ignore")[:1]
     last = content[max(start, end - 4) : end].decode("utf-8", "ignore")[-1:]
     if _joined(before, first) or _joined(last, after):
@@ -57,7 +62,7 @@ def _joined(left: str, right: str) -> bool:
 
 
 def _is_word(character: str) -> bool:
-    return (character.isalnum() or character == "_") and not _UNSPACED.match(character)
+    return character.isalnum() and not _UNSPACED.match(character)
 
 
 TOXICITY_TYPE: Final = "TOXICITY"

@@ -65,6 +65,10 @@ def test_the_list_is_sound() -> None:
         ("I CAN\u2018T say", "CAN\u2018T say"),
         ("à l'école", "l'école"),
         ("Mr O\u02bcBrien\u2011Smith", "O\u02bcBrien\u2011Smith"),
+        ("_CAFÉ_, __init__", "CAFÉ"),
+        ("___Straße___", "Straße"),
+        ("_can't say_ so", "can't say"),
+        ("my_café, café_name, __Straße__2, _é_café", None),
         ("I cant say, I can't, I can\u2019ts say", None),
     ],
 )
