@@ -120,7 +120,8 @@ CONTEXT_RULES: Final[tuple[Rule, ...]] = (
         "PASSPORT",
         after_words(
             r"passport|reisepass(?:nummer)?|passeport|pasaporte|passaporto|paspoort",
-            r"[A-Z]{0,2}[0-9]{6,9}[A-Z]?|[CFGHJK][0-9CFGHJKLMNPRTVWXYZ]{8}",
+            # France: two digits, two letters, five digits. Spain: three letters, six digits.
+            r"[A-Z]{0,3}[0-9]{6,9}[A-Z]?|[CFGHJK][0-9CFGHJKLMNPRTVWXYZ]{8}|[0-9]{2}[A-Z]{2}[0-9]{5}",
         ),
         rank=Rank.CONTEXT,
     ),

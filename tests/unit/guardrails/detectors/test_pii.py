@@ -147,6 +147,8 @@ FOUND = {
         "12 rue Victor Hugo\n75001 Paris",
     ),
     "passport": ("passport number: X1234567", "PASSPORT", "X1234567"),
+    "passport_french": ("passeport n\u00b0 12AB34567", "PASSPORT", "12AB34567"),
+    "passport_spanish": ("pasaporte: AAA123456", "PASSPORT", "AAA123456"),
     "passport_german": ("Reisepass C01X00T47", "PASSPORT", "C01X00T47"),
     "routing": ("routing number 021000021", "US_BANK_ROUTING", "021000021"),
     "account": ("Account number: 1234-567-890", "BANK_ACCOUNT", "1234-567-890"),
