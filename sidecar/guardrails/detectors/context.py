@@ -92,13 +92,23 @@ def foreign_address_rule() -> Rule:
 _ROUTING_WEIGHTS: Final = (3, 7, 1) * 3
 
 
-def after_words(words: str, shape: str, *, gap: str = GAP, end: str = r"\b") -> str:
+def after_words(
+    words: str, shape: str, *, others: str = "", gap: str = GAP, end: str = r"\b"
+) -> str:
     """Return the expression for *shape* behind one of *words*, which count in any case.
 
     They count in the names of fields, too, such as `customer_dob` and `passportNumber`.
+    *others* are words of other scripts, in which expressions of bytes see no boundaries.
     """
     words = words.replace(" ?", " ").replace(" ", "[ _-]?")
-    return rf"(?:\b|_)(?i:{words})(?:\b|_?(?i:number|num|no|nr|id)\b){gap}\b({shape}){end}"
+    before = rf"(?:\b|_)(?i:{words})(?:\b|_?(?i:number|num|no|nr|id)\b)"
+    if others:
+        escaped = "".join(
+            one if one == "|" else "".join(f"\\x{byte:02x}" for byte in one.encode())
+            for one in others
+        )
+        before = f"(?:{before}|{escaped})"
+    return rf"{before}{gap}\b({shape}){end}"
 
 
 def _is_routing_number(digits: bytes) -> bool:

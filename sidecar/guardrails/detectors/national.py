@@ -15,12 +15,16 @@ from sidecar.guardrails.matching.rule import Rank, Rule, rule, where
 
 @dataclass(frozen=True, slots=True)
 class Identifier:
-    """One kind of number. `check` is a module of stdnum; `words` must stand before it if given."""
+    """One kind of number. `check` is a module of stdnum; `words` must stand before it if given.
+
+    `others` are such words in other scripts than Latin.
+    """
 
     type: str
     shape: str
     check: str
     words: str = ""
+    others: str = ""
 
 
 IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
@@ -31,7 +35,7 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
     "AT": (Identifier("AT_SVNR", r"[0-9]{4} ?[0-9]{6}", "at.vnr", "svnr|sozialversicherung"),),
     "AU": (Identifier("AU_TFN", r"[0-9]{3} ?[0-9]{3} ?[0-9]{2,3}", "au.tfn", "tfn|tax file"),),
     "BE": (Identifier("BE_NN", r"[0-9]{2}\.?[0-9]{2}\.?[0-9]{2}-?[0-9]{3}\.?[0-9]{2}", "be.nn"),),
-    "BG": (Identifier("BG_EGN", r"[0-9]{10}", "bg.egn", "egn"),),
+    "BG": (Identifier("BG_EGN", r"[0-9]{10}", "bg.egn", "egn", "ЕГН|егн"),),
     "BR": (
         Identifier("BR_CPF", r"[0-9]{3}\.?[0-9]{3}\.?[0-9]{3}-?[0-9]{2}", "br.cpf"),
         Identifier("BR_CNPJ", r"[0-9]{2}\.?[0-9]{3}\.?[0-9]{3}/?[0-9]{4}-?[0-9]{2}", "br.cnpj"),
@@ -75,7 +79,9 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
             "",
         ),
     ),
-    "GR": (Identifier("GR_AMKA", r"[0-3][0-9][01][0-9]{8}", "gr.amka", "amka"),),
+    "GR": (
+        Identifier("GR_AMKA", r"[0-3][0-9][01][0-9]{8}", "gr.amka", "amka", "ΑΜΚΑ"),  # noqa: RUF001 - Greek
+    ),
     "HR": (Identifier("HR_OIB", r"[0-9]{11}", "hr.oib", "oib"),),
     "ID": (Identifier("ID_NIK", r"[1-9][0-9]{15}", "id.nik", "nik|ktp"),),
     "IE": (Identifier("IE_PPS", r"[0-9]{7}[A-Wa-w][A-IWa-iw]?", "ie.pps"),),
@@ -94,7 +100,13 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
         ),
     ),
     "JP": (
-        Identifier("JP_MY_NUMBER", r"[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}", "jp.in_", "my ?number"),
+        Identifier(
+            "JP_MY_NUMBER",
+            r"[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}",
+            "jp.in_",
+            "my ?number",
+            "マイナンバー|個人番号",
+        ),
     ),
     "KR": (Identifier("KR_RRN", r"[0-9]{2}[01][0-9][0-3][0-9]-[0-9]{7}", "kr.rrn"),),
     "LT": (Identifier("LT_ASMENS", r"[1-6][0-9]{10}", "lt.asmens"),),
@@ -120,7 +132,7 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
         Identifier("PT_CC", r"[0-9]{8} ?[0-9] ?[A-Z]{2}[0-9]", "pt.cc"),
     ),
     "RO": (Identifier("RO_CNP", r"[1-9][0-9]{12}", "ro.cnp"),),
-    "RU": (Identifier("RU_INN", r"[0-9]{12}|[0-9]{10}", "ru.inn", "inn"),),
+    "RU": (Identifier("RU_INN", r"[0-9]{12}|[0-9]{10}", "ru.inn", "inn", "ИНН"),),
     "SE": (
         Identifier(
             "SE_PERSONNUMMER",
@@ -132,7 +144,7 @@ IDENTIFIERS: Final[dict[str, tuple[Identifier, ...]]] = {
     "SK": (Identifier("SK_RC", r"[0-9]{6}/[0-9]{3,4}", "sk.rc"),),
     "TH": (Identifier("TH_PIN", r"[1-8]-?[0-9]{4}-?[0-9]{5}-?[0-9]{2}-?[0-9]", "th.pin"),),
     "TR": (Identifier("TR_KIMLIK", r"[1-9][0-9]{10}", "tr.tckimlik"),),
-    "UA": (Identifier("UA_RNTRC", r"[0-9]{10}", "ua.rntrc", "rntrc|ipn"),),
+    "UA": (Identifier("UA_RNTRC", r"[0-9]{10}", "ua.rntrc", "rntrc|ipn", "РНОКПП|ІПН"),),
     "US": (
         Identifier("US_ITIN", r"9[0-9]{2}-[5-9][0-9]-[0-9]{4}", "us.itin"),
         Identifier(
@@ -161,7 +173,7 @@ def national_rules(countries: Iterable[str]) -> tuple[Rule, ...]:
 def _rule(identifier: Identifier) -> Rule:
     regex = rf"\b(?:{identifier.shape})\b"
     if identifier.words:
-        regex = after_words(identifier.words, identifier.shape)
+        regex = after_words(identifier.words, identifier.shape, others=identifier.others)
     if not identifier.check:
         return rule(identifier.type, regex, rank=Rank.NATIONAL)
     module = get_cc_module(*identifier.check.split("."))

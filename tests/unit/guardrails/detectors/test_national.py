@@ -104,6 +104,16 @@ def test_an_identifier_is_found_where_its_country_is_configured(type_: str) -> N
     assert type_ not in {name for name, _ in found(f"{word}: {number}", None)}
 
 
+@pytest.mark.parametrize("type_", [name for name in NATIONAL_TYPES if KINDS[name][1].others])
+def test_the_word_of_an_identifier_counts_in_the_script_of_its_country(type_: str) -> None:
+    """Right before the number, within a sentence, or before a wide colon."""
+    country, identifier = KINDS[type_]
+    number = EXAMPLES[type_]
+    for word in identifier.others.split("|"):
+        for text in (f"{word} {number}", f"ж{word}\uff1a{number}。", f"x {word}: {number} x"):
+            assert (type_, number) in found(text, country)
+
+
 @pytest.mark.parametrize("type_", [name for name in NATIONAL_TYPES if KINDS[name][1].words])
 def test_a_number_that_could_be_any_needs_its_word(type_: str) -> None:
     """Nine or ten digits are an order number until somebody says otherwise."""
