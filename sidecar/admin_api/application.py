@@ -29,7 +29,6 @@ from sidecar.admin_api import (
     login,
     owner_routes,
     policy_routes,
-    price_routes,
     report_routes,
     sign_in,
     token_routes,
@@ -107,19 +106,19 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.error_page = None
     app.state.login_page = None
     app.state.link_page = None
-    for module in (
-        owner_routes,
-        key_routes,
-        limit_routes,
-        policy_routes,
-        price_routes,
-        report_routes,
-        alert_routes,
-        installation_routes,
-        token_routes,
+    for router in (
+        owner_routes.router,
+        key_routes.router,
+        limit_routes.router,
+        policy_routes.router,
+        installation_routes.price_router,
+        report_routes.router,
+        alert_routes.router,
+        installation_routes.router,
+        token_routes.router,
+        login.api_router,
     ):
-        app.include_router(module.router, prefix=API)
-    app.include_router(login.api_router, prefix=API)
+        app.include_router(router, prefix=API)
     app.include_router(login.router)
     app.include_router(login.log_out_router)
     app.add_api_route("/healthz", _health, include_in_schema=False)

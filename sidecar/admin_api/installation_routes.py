@@ -1,15 +1,16 @@
-"""Routes of the whole installation as files: plan, apply, export."""
+"""Routes of the installation: all of it as files (plan, apply, export), and its prices."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Final
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from sidecar.admin.audit_log import set_actor
@@ -36,15 +37,18 @@ from sidecar.admin.installation.plan import (
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_changes import check_expressions
 from sidecar.admin_api.access import WAIT_SECONDS, Access, AccessRoute, Services, requires
-from sidecar.admin_api.objects import Body, Model
+from sidecar.admin_api.objects import Body, ChosenPage, Model, Page
 from sidecar.admin_api.policy_routes import SCHEMA_ANSWER
 from sidecar.admin_api.problems import RETRY_AFTER, Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.policy.parse import PolicyDocument
 from sidecar.storage.pool import Connection, borrow
 from sidecar.storage.postgres_policies import StoredPolicy
+from sidecar.storage.usage_store import list_prices, set_prices
+from sidecar.usage.prices import Price, PriceRow
 
 router = APIRouter(route_class=AccessRoute, tags=["installation"])
+price_router = APIRouter(route_class=AccessRoute, tags=["prices"])
 
 LOCK_SECONDS: Final = 10
 _MAX_FILES: Final = 2_000
@@ -245,3 +249,52 @@ async def _shown(planned: InstallationPlan) -> Response:
         return orjson.dumps({"digest": _digest(planned), **plan_document(planned)})
 
     return Response(await asyncio.to_thread(written), media_type="application/json")
+
+
+MAX_PRICES: Final = 10_000
+
+
+# A class of its own, since its schema is: with one class OpenAPI would have a `PriceRow-Input` and
+# a `PriceRow-Output`, and the generated client would rename its type.
+class StoredPrice(PriceRow):
+    """A price as it is stored: amounts are texts."""
+
+
+@price_router.get("/prices")
+async def show_prices(
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    paging: ChosenPage,
+    every: Annotated[bool, Query(alias="all", description="Former and future ones too.")] = False,
+) -> list[StoredPrice] | Page[StoredPrice]:
+    """List the prices that hold now, by model."""
+    found = await list_prices(
+        access.connection,
+        at=None if every else datetime.now(UTC),
+        after=paging.place(_price_place),
+        most=paging.rows,
+    )
+    return paging.answer(_stored_prices(found), lambda one: f"{one.valid_from}/{one.model}")
+
+
+def _price_place(after: str) -> tuple[str, datetime]:
+    time, _, model = after.partition("/")
+    return model, datetime.fromisoformat(time).replace(tzinfo=UTC)
+
+
+@price_router.post("/prices")
+async def change_prices(
+    access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)],
+    body: Annotated[list[PriceRow], Field(min_length=1, max_length=MAX_PRICES)],
+) -> list[StoredPrice]:
+    """Set prices, from now on without a time. Recorded usage keeps its cost."""
+    now = datetime.now(UTC)
+    prices = [one.to_price(now=now) for one in body]
+    if len({(one.model, one.valid_from) for one in prices}) < len(prices):
+        problem = "two prices of one model begin at the same time; send one of them"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
+    await set_prices(access.connection, prices)
+    return _stored_prices(prices)
+
+
+def _stored_prices(prices: Iterable[Price]) -> list[StoredPrice]:
+    return [StoredPrice.of(one) for one in prices]

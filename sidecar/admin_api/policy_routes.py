@@ -24,7 +24,7 @@ from sidecar.pipeline.decide import decide
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.policy.tester import PolicyTestResult, TextRole, run_policy_test
+from sidecar.policy.tester import TextRole, run_policy_test
 from sidecar.storage.postgres_policies import (
     PolicyUse,
     PolicyVersion,
@@ -254,13 +254,11 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
     part = TextPart(trial.text.encode(errors="replace"), (0,), role.value)
     subject = Subject(model=None, streamed=False, parts=(part,))
     side = Stage.OUTPUT if trial.is_answer else Stage.INPUT
-    result = await asyncio.to_thread(_run, document.text, subject, side)
+    result = await asyncio.to_thread(
+        lambda: asyncio.run(run_policy_test(document.text, subject, side=side))
+    )
     decision = type(decide(result.results)).__name__.lower()
     return TrialResult(policy=document.policy.name, decision=decision, **result.described(subject))
-
-
-def _run(document: str, subject: Subject, side: Stage) -> PolicyTestResult:
-    return asyncio.run(run_policy_test(document, subject, side=side))
 
 
 async def stored_or_404(access: Access, name: str, version: int | None) -> StoredPolicy:

@@ -75,18 +75,15 @@ def migrate(
         if sql:
             typer.echo(on_database(migrations.pending_sql), nl=False)
         elif check:
-            _check(on_database(migrations.pending), output=output)
+            pending = on_database(migrations.pending)
+            _print(pending, output=output)
+            if pending:
+                raise typer.Exit(FAILED)
         else:
             applied = on_database(lambda settings: migrations.migrate(settings, on_warning=note))
             _print(applied, output=output)
     except UnknownRevisionError as error:
         fail(str(error), hint="upgrade Egret")
-
-
-def _check(pending: tuple[Migration, ...], *, output: Output) -> None:
-    _print(pending, output=output)
-    if pending:
-        raise typer.Exit(FAILED)
 
 
 def _print(steps: tuple[Migration, ...], *, output: Output) -> None:

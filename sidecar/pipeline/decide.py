@@ -47,7 +47,12 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
             case Verdict.FLAG | Verdict.ERROR_OPEN | Verdict.TIMEOUT_OPEN | Verdict.SKIPPED:
                 pass
             case Verdict.BLOCK:
-                types = sorted({_words(finding) for finding in result.findings})
+                types = sorted(
+                    {
+                        one.type if one.place is None else f"{one.type} at {one.place}"
+                        for one in result.findings
+                    }
+                )
                 found = f" It contains: {', '.join(types)}." if types else ""
                 return Deny(
                     ClientError(
@@ -110,7 +115,3 @@ def decide_unscanned(
             return _ALLOW
         case _:
             assert_never(action)
-
-
-def _words(finding: Finding) -> str:
-    return finding.type if finding.place is None else f"{finding.type} at {finding.place}"

@@ -267,10 +267,11 @@ def limit_headers(
     for name, one in tightest.items():
         amount, remaining = str(one.limit.amount), str(one.remaining)
         if dialect is Dialect.ANTHROPIC:
+            resets_at = datetime.fromtimestamp(math.ceil(now + one.reset_seconds), UTC)
             headers += (
                 (f"anthropic-ratelimit-{name}-limit", amount),
                 (f"anthropic-ratelimit-{name}-remaining", remaining),
-                (f"anthropic-ratelimit-{name}-reset", _moment(now + one.reset_seconds)),
+                (f"anthropic-ratelimit-{name}-reset", f"{resets_at:%Y-%m-%dT%H:%M:%SZ}"),
             )
         else:
             headers += (
@@ -312,10 +313,6 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m{rest}s"
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def refusal_of(
