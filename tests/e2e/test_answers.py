@@ -17,10 +17,10 @@ from multidict import CIMultiDict
 
 from tests.support.answers import chat_chunk, sse
 from tests.support.stack import CHAT, MESSAGES, Answer, Stack, as_json, chat, message
+from tests.support.stack_steps import EMAIL, ext_proc_messages, says
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-EMAIL = "bob.builder@example.com"
 SAID = f"Write to {EMAIL} please."
 REDACTED = "Write to [EMAIL_1] please."
 JSON = {"content-type": "application/json"}
@@ -48,13 +48,6 @@ STREAMED: dict[str, tuple[str, object]] = {
     "gemini array": (f"{GEMINI}streamGenerateContent", CONTENTS),
     "bedrock": (f"{BEDROCK}converse-stream", CONVERSE),
 }
-
-
-async def says(stack: Stack, text: str, *, event_ms: float = 0) -> None:
-    """Have the provider say *text*, with pauses between its events."""
-    async with stack.debug.post("/answer", json={"text": text}) as answer:
-        assert answer.status == 204
-    await stack.tell_provider("delay", event_ms=event_ms)
 
 
 async def answers(
@@ -92,13 +85,6 @@ async def streaming(stack: Stack, body: object, *, key: str) -> AsyncIterator[An
         url, data=as_json(body), headers=headers, ssl=stack.tls
     ) as answer:
         yield answer
-
-
-async def ext_proc_messages(stack: Stack) -> int:
-    """Return how many messages Envoy has sent to Egret."""
-    url = f"{stack.facts.admin_url}/stats"
-    async with stack.client.get(url, params={"filter": "ext_proc.egret.stream_msgs_sent"}) as got:
-        return sum(int(line.rpartition(": ")[2]) for line in (await got.text()).splitlines())
 
 
 @pytest.mark.parametrize("api", WHOLE)

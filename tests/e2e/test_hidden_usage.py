@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_answers import ext_proc_messages, says
-from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.clients import openai_client
 from tests.support.stack import CHAT, Stack, chat
+from tests.support.stack_steps import TOKENS, ext_proc_messages, recorded, says, told
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 

@@ -9,15 +9,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
 import pytest
 import pytest_asyncio
 
-from tests.support.command_line import Egret
 from tests.support.stack import Stack, chat
+from tests.support.stack_steps import a_change, command
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -39,30 +38,6 @@ async def limit(stack: Stack, key_id: str, *words: str) -> None:
     """Set limits of the key, and wait until they act."""
     async with a_change(stack):
         await command(stack, "limits", "set", "--key", key_id, *words)
-
-
-@asynccontextmanager
-async def a_change(stack: Stack) -> AsyncIterator[None]:
-    """Change a key within the block, and wait until every worker has received it."""
-    before = await changes_received(stack)
-    yield
-    async with asyncio.timeout(30):
-        while await changes_received(stack) < before + stack.workers:  # noqa: ASYNC110 - in others
-            await asyncio.sleep(0.05)
-
-
-async def changes_received(stack: Stack) -> float:
-    """Return how many changes to keys all workers together have received."""
-    async with stack.client.get(stack.facts.metrics_url) as answer:
-        lines = (await answer.text()).splitlines()
-    counts = [line for line in lines if line.startswith("egret_revocation_seconds_count")]
-    return sum(float(line.rpartition(" ")[2]) for line in counts)
-
-
-async def command(stack: Stack, *words: str) -> None:
-    """Run a command on the stack's database."""
-    ran = await asyncio.to_thread(Egret(stack.facts.postgres_dsn), *words)
-    assert ran.code == 0, ran.err
 
 
 async def statuses(stack: Stack, count: int, **fields: Any) -> Counter[int]:

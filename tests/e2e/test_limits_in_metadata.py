@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.test_limits import a_change, command
 from tests.support.more_workers import more_workers
 from tests.support.ratelimit_server import ratelimit_server
 from tests.support.second_gateway import Adapt, Config, connection_managers
 from tests.support.stack import Stack, chat
+from tests.support.stack_steps import a_change, command
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 

@@ -15,9 +15,9 @@ from anthropic import (
 )
 from google.genai import errors
 
-from tests.e2e.test_answers import EMAIL, says
 from tests.support.clients import gemini_models, openai_client, tls_client
 from tests.support.stack import Stack
+from tests.support.stack_steps import EMAIL, says
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from egret_tools.devstack.envoy_config import UnknownModels
 
-from tests.e2e.test_usage import recorded
 from tests.support.clients import anthropic_client, openai_client
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import (
@@ -24,6 +23,7 @@ from tests.support.second_gateway import (
     processing_mode,
 )
 from tests.support.stack import CHAT, MESSAGES, Stack, chat, message
+from tests.support.stack_steps import recorded
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 

@@ -25,10 +25,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import Tracer
 
-from tests.e2e.test_answers import says
 from tests.support.clients import openai_client
 from tests.support.rotel import Span
 from tests.support.stack import Stack, chat
+from tests.support.stack_steps import says
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,34 +12,11 @@ import pytest
 
 from tests.support.clients import openai_client
 from tests.support.stack import MESSAGES, Stack, chat, message
+from tests.support.stack_steps import TOKENS, leaves_and_is_estimated, recorded, told
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-PATIENCE_SECONDS = 60
 
-
-async def recorded(stack: Stack, request_id: str) -> Mapping[str, Any]:
-    """Return the usage record of a request; it comes some seconds late."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    connection = await asyncpg.connect(stack.facts.postgres_dsn)
-    try:
-        while time.monotonic() < deadline:
-            row = await connection.fetchrow(
-                "SELECT * FROM usage WHERE request_id = $1", request_id
-            )
-            if row is not None:
-                return dict(row)
-            await asyncio.sleep(0.05)
-    finally:
-        await connection.close()
-    raise AssertionError("there is no usage record of this request")
-
-
-def told(record: Mapping[str, Any], *names: str) -> tuple[Any, ...]:
-    return tuple(record[name] for name in names)
-
-
-TOKENS = ("input_tokens", "output_tokens", "is_estimated", "ended", "status")
 EMBEDDINGS = "/v1/embeddings"
 
 
@@ -324,25 +299,6 @@ async def test_an_error_of_the_provider_is_recorded_without_tokens(
 async def test_a_client_that_leaves_is_charged_by_what_it_was_sent(stack: Stack) -> None:
     """Marked as estimated: the provider's count never came."""
     await leaves_and_is_estimated(stack)
-
-
-async def leaves_and_is_estimated(stack: Stack) -> None:
-    """Leave in the middle of an answer, and read the record of it."""
-    await stack.tell_provider("delay", event_ms=100)
-    headers = stack.credentials(MESSAGES, "free", [("content-type", "application/json")])
-    async with stack.client.post(
-        f"{stack.facts.https_url}{MESSAGES}",
-        json=message("Tell me a story.", stream=True),
-        headers=headers,
-        ssl=stack.tls,
-    ) as answer:
-        await answer.content.readany()
-        await answer.content.readany()
-        request_id = answer.headers["x-egret-request-id"]
-    record = await recorded(stack, request_id)
-
-    assert told(record, "ended", "is_estimated") == ("client_aborted", True)
-    assert record["input_tokens"] > 0
 
 
 async def test_a_list_of_models_has_no_tokens(stack: Stack) -> None:

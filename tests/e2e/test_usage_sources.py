@@ -14,8 +14,6 @@ import pytest
 import pytest_asyncio
 
 from loadtest.usage.trailers import counted_by_envoy
-from tests.e2e.test_limits import a_change, command
-from tests.e2e.test_usage import TOKENS, leaves_and_is_estimated, recorded, told
 from tests.support.clients import anthropic_client, openai_client, tls_client
 from tests.support.gateway_renderings import (
     as_envoy_gateway,
@@ -24,6 +22,14 @@ from tests.support.gateway_renderings import (
 )
 from tests.support.more_workers import more_workers
 from tests.support.stack import Stack, chat
+from tests.support.stack_steps import (
+    TOKENS,
+    a_change,
+    command,
+    leaves_and_is_estimated,
+    recorded,
+    told,
+)
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.asyncio(loop_scope="session")]
 

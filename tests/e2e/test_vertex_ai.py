@@ -15,11 +15,10 @@ from google import genai
 from google.genai import errors, types
 from google.oauth2.credentials import Credentials
 
-from tests.e2e.test_answers import EMAIL, says
-from tests.e2e.test_usage import TOKENS, recorded, told
 from tests.support.clients import tls_client
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack
+from tests.support.stack_steps import EMAIL, TOKENS, recorded, says, told
 from tests.support.webhook_server import webhook_server
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
