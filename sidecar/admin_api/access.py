@@ -1,4 +1,4 @@
-"""The way of every request of a person or a program: who it is, one transaction, permissions.
+"""Authentication, transaction and permission of each request of a person or a program.
 
 `AccessRoute` authenticates, opens the transaction, and commits before the answer leaves. A route
 declares its permission by `requires`, which checks it on the owner that the path names.

@@ -20,8 +20,8 @@ class Finding(msgspec.Struct, frozen=True, gc=False):
 
     `type` is upper snake case, for example `EMAIL`; it names the placeholder `[EMAIL_1]`.
     `part` indexes `Subject.parts`; `start` and `end` are byte offsets into its content.
-    `place` is a path in structured text, of names in the policy and of numbers. `role` is that of
-    the part where only the finding knows it: the part is not in the subject, but was known.
+    `place` is a path in structured text, of names in the policy and of numbers. `role` is
+    set if the part belongs to a known message, which the subject leaves out: the part's role.
     """
 
     guardrail: str

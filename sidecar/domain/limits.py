@@ -36,7 +36,7 @@ SETTLED: Final = frozenset(
 """Limits that are settled by the usage that the answer reports."""
 
 MICROS: Final = 1_000_000
-"""Of COST in a dollar."""
+"""Units of COST in a US dollar."""
 
 
 def dollars(micros: int) -> str:

@@ -72,9 +72,9 @@ _SYSTEM_IN_MESSAGES: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})
 class RequestAllowed:
     """The request may go on; `body` replaces its body, None leaves it.
 
-    `restoration` has the values that the answer is to name again; none, mostly. `hides_usage`
-    means that the answer must lose the counts that Egret made its request ask for. If some of the
-    model's name is replaced, it is unknown which one the provider will read.
+    `restoration` has the values that replace placeholders in the answer; mostly none. With
+    `hides_usage` the counts that Egret requested are removed from the answer. With
+    `is_model_replaced` a guardrail has changed the model's name: the provider's model is unknown.
     """
 
     body: bytes | None = None

@@ -28,7 +28,7 @@ UNAVAILABLE: Final = (
     asyncpg.InternalClientError,
     OSError,
 )
-"""How asyncpg says that it has no answer. A timeout is an OSError."""
+"""Errors of asyncpg if the database does not answer. A timeout is an OSError."""
 
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
@@ -37,7 +37,7 @@ _LOST: Final = (
     asyncpg.InternalClientError,  # 0.32: an idle connection whose last message was the farewell
     ConnectionError,
 )
-"""How asyncpg says that a pooled connection had died before it was used."""
+"""Errors of asyncpg if a pooled connection had died before it was used."""
 
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?")
 _MAX_PORT: Final = 65_535
@@ -57,7 +57,7 @@ class InvalidDsnError(Exception):
 
 
 class DsnFileError(OSError):
-    """The file with the DSN cannot be read, or holds no URL: no answer, which may pass."""
+    """The file with the DSN cannot be read, or holds no URL; a later attempt may succeed."""
 
 
 @asynccontextmanager
