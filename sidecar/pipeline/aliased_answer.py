@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from sidecar.apis.frames import Frame, SseFramer, with_payload_in_place
+from sidecar.apis.frames import SseFramer, with_payload_in_place
 from sidecar.apis.response_structure import AnswerForm, answer_form
 from sidecar.apis.stream_usage import members
 from sidecar.domain.errors import ClientError
@@ -86,15 +86,16 @@ class AliasedAnswer:
         frames = self._framer.feed(body)
         if is_last:
             frames += self._framer.finish()
-        shown = b"".join([self._named_event(frame) for frame in frames])
+        shown = b"".join(
+            [
+                frame.raw
+                if frame.payload is None or _NAMED not in frame.payload
+                else with_payload_in_place(frame, _with_model(frame.payload, self._alias))
+                for frame in frames
+            ]
+        )
         self._is_beyond = self._framer.fault is not None
         return shown + self._framer.rest() if self._is_beyond else shown
-
-    def _named_event(self, frame: Frame) -> bytes:
-        payload = frame.payload
-        if payload is None or _NAMED not in payload:
-            return frame.raw
-        return with_payload_in_place(frame, _with_model(payload, self._alias))
 
 
 def _with_model(payload: bytes, alias: bytes) -> bytes:
