@@ -196,7 +196,6 @@ async def test_adjustments_beside_one_that_fails_are_applied_once(
         Adjustment(broken, 2, period_start=today),
         Adjustment(other, 3),
     ]
-    structlog.reset_defaults()  # another test of this process may have chosen a level
     with structlog.testing.capture_logs() as logged:
         for _ in range(2):
             await store.adjust(scope, changes, sender="a", number=1)
