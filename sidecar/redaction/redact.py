@@ -7,16 +7,17 @@ import hmac
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, assert_never
 
 from sidecar.apis.fragments import top_values
 from sidecar.domain.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
 from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
 from sidecar.domain.policy import Guardrail, RedactionStyle
-from sidecar.domain.subject import TextPart
+from sidecar.domain.subject import Malformed, TextPart
 from sidecar.jsontext import tokens as json_text
 from sidecar.jsontext.open_strings import opened_after
+from sidecar.jsontext.strict import parse
 from sidecar.jsontext.tokens import Replacement, splice
 
 _DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
@@ -28,13 +29,15 @@ class RedactionRules:
     """The guardrails behind the findings, by name; each states its style of redaction.
 
     `hash_key` is the organization's own; without one `hash` falls back to numbers. `first` are
-    the roles whose values are numbered before all others. Numbers begin *after* one.
+    the roles whose values are numbered before all others. Numbers begin *after* one. With
+    `skips_written` they pass over those in the request, also where nothing is restored.
     """
 
     guardrails: Mapping[str, Guardrail]
     hash_key: bytes | None = field(default=None, repr=False)
     first: frozenset[str] = frozenset()
     after: int = 0
+    skips_written: bool = False
 
 
 _STORED: Final = re.compile(rb'"(previous_response_id|conversation|cached_?[cC]ontent)"')
@@ -59,6 +62,10 @@ def number_before(body: bytes, request_id: str) -> int:
     return _NUMBERS[int.from_bytes(digest[:8], "big") % len(_NUMBERS)]
 
 
+_FEW: Final = 16
+"""Placeholders that are looked for one by one."""
+
+
 class Redacted(NamedTuple):
     """The body that goes on, and the values to restore in its answer."""
 
@@ -70,8 +77,17 @@ def redact(
     body: bytes, parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
 ) -> Cooperative[Redacted]:
     """Return *body* with each found span replaced, for example by `[EMAIL_1]`."""
-    made, restoration = yield from replacements(parts, findings, rules=rules)
-    return Redacted((yield from splice(body, made)), restoration)
+    found = tuple(findings)
+    made, restoration = yield from replacements(parts, found, rules=rules)
+    redacted = yield from splice(body, made)
+    texts = {one.text for one in made}
+    is_suspect = len(texts) > _FEW or b"\\u00" in body or any(map(body.__contains__, texts))
+    if is_suspect and isinstance(parse(redacted), Malformed):
+        # A key has become one that stands in its object already: that number is passed over.
+        apart = replace(rules, skips_written=True)
+        made, restoration = yield from replacements(parts, found, rules=apart)
+        redacted = yield from splice(body, made)
+    return Redacted(redacted, restoration)
 
 
 def replacements(
@@ -85,8 +101,8 @@ def replacements(
     ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
     if rules.first:
         ordered.sort(key=lambda found: parts[found.part].role not in rules.first)
-    restores = any(rules.guardrails[found.guardrail].restore for found in ordered)
-    taken = (yield from _written(parts)) if restores else frozenset[bytes]()
+    skips = rules.skips_written or any(rules.guardrails[one.guardrail].restore for one in ordered)
+    taken = (yield from _written(parts)) if skips else frozenset[bytes]()
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken, after=rules.after)
     with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
     # Of a text that is found as a whole, the texts that it holds as JSON go with it.
@@ -127,7 +143,10 @@ def replacements(
                 # Other digits stand right beside the number, which would merge with it.
                 style = RedactionStyle.PLACEHOLDER
         text = placeholders.of(
-            value, type_=found.type, style=style, may_be_taken=not guardrail.restore
+            value,
+            type_=found.type,
+            style=style,
+            may_be_taken=not (guardrail.restore or rules.skips_written),
         )
         if guardrail.restore and text not in taken:
             originals[text] = value

@@ -364,6 +364,16 @@ def test_numbers_do_not_shift_where_nothing_is_restored() -> None:
     assert placeholders(parts, found(parts, 0, FIRST)) == [b"[EMAIL_1]"]
 
 
+@pytest.mark.parametrize("written", ["[EMAIL_1]", r"\u005bEMAIL_1]"])
+def test_a_key_does_not_become_one_that_its_object_has(written: str) -> None:
+    """A provider reads one of the two members, or refuses the request."""
+    parts = [part("[EMAIL_1]", 1), part(FIRST, 2), part(FIRST, 4)]
+    findings = [found(parts, 1, FIRST), found(parts, 2, FIRST)]
+    body = f'{{"m":{{"{written}":0,"{FIRST}":1}},"t":"{FIRST}"}}'.encode()
+    redacted = json.loads(redact(body, parts, findings, rules=RULES).body)
+    assert redacted == {"m": {"[EMAIL_1]": 0, "[EMAIL_2]": 1}, "t": "[EMAIL_2]"}
+
+
 def test_rules_do_not_show_their_key() -> None:
     """Whoever has it could try out values."""
     assert "kkkk" not in repr(rules(hash_key=KEY))
