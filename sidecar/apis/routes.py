@@ -49,33 +49,48 @@ _ANTHROPIC: Final = {
 
 _EXACT: Final = {
     **{(method, f"/v1/{path}"): route for (method, path), route in _OPENAI.items()},
-    **{(method, f"/openai/v1/{path}"): route for (method, path), route in _AZURE.items()},
+    **{
+        (method, f"{below}/openai/v1/{path}"): route
+        for (method, path), route in _AZURE.items()
+        for below in ("", "/azure")
+    },
     # Of Anthropic itself, and of Azure AI Foundry.
     **{("POST", f"/v1/{path}"): route for path, route in _ANTHROPIC.items()},
     **{("POST", f"/anthropic/v1/{path}"): route for path, route in _ANTHROPIC.items()},
     # Gemini for clients of OpenAI.
     **{
-        ("POST", f"/v1beta/openai/{path}"): _OPENAI["POST", path]
+        ("POST", f"{below}/v1beta/openai/{path}"): _OPENAI["POST", path]
         for path in ("chat/completions", "embeddings")
+        for below in ("", "/gemini")
     },
-    ("GET", "/v1beta/models"): Route(Dialect.GEMINI, Operation.LIST_MODELS, has_body=False),
+    **{
+        ("GET", f"{below}/v1beta/models"): Route(
+            Dialect.GEMINI, Operation.LIST_MODELS, has_body=False
+        )
+        for below in ("", "/gemini")
+    },
 }
+"""LiteLLM has `/gemini`, `/azure` and `/bedrock` before an API's own path; Envoy removes them."""
 
 # A segment that no server normalises: no escape, no `;`, no dot at its start.
 _NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 
-_ONE_MODEL: Final = re.compile(r"/(v1|v1beta|openai/v1)/models/[A-Za-z0-9_:-][A-Za-z0-9._:-]*")
+_ONE_MODEL: Final = re.compile(
+    r"/(v1|(gemini/)?v1beta|(azure/)?openai/v1)/models/[A-Za-z0-9_:-][A-Za-z0-9._:-]*"
+)
 
-_STORED: Final = re.compile(r"/(v1|openai/v1)/responses/[A-Za-z0-9_-]+(/cancel|/input_items)?")
+_STORED: Final = re.compile(
+    r"/(v1|(?:azure/)?openai/v1)/responses/[A-Za-z0-9_-]+(/cancel|/input_items)?"
+)
 """A response made before: the stored text was judged when it came, and ids cannot be guessed.
 No route lists the responses of others."""
 
 _STORED_METHODS: Final = {"": {"GET", "DELETE"}, "/cancel": {"POST"}, "/input_items": {"GET"}}
 
-_DEPLOYMENT: Final = re.compile(rf"/openai/deployments/({_NAME})/(.+)")
+_DEPLOYMENT: Final = re.compile(rf"(?:/azure)?/openai/deployments/({_NAME})/(.+)")
 _NOT_OF_A_DEPLOYMENT: Final = frozenset({"responses", "models"})
 
-_GEMINI: Final = re.compile(rf"/(?:v1|v1beta)/models/({_NAME}):([A-Za-z]+)")
+_GEMINI: Final = re.compile(rf"(?:/gemini)?/(?:v1|v1beta)/models/({_NAME}):([A-Za-z]+)")
 
 _GEMINI_METHODS: Final = {
     "generateContent": (Operation.GENERATE_CONTENT, RequestForm.CONTENTS),
@@ -104,7 +119,7 @@ _VERTEX_DIALECTS: Final = {"google": Dialect.VERTEX_AI, "anthropic": Dialect.ANT
 _COUNTER: Final = ("anthropic", "count-tokens", "rawPredict")
 """Counts the tokens of a request to the model that its body names."""
 
-_BEDROCK: Final = re.compile(r"/model/((?:[A-Za-z0-9._:-]|%3[Aa]|%2[Ff])+)/([a-z-]+)")
+_BEDROCK: Final = re.compile(r"(?:/bedrock)?/model/((?:[A-Za-z0-9._:-]|%3[Aa]|%2[Ff])+)/([a-z-]+)")
 
 _BEDROCK_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 """An id or an ARN; no segment of it can climb, should a server behind us decode its slashes."""
@@ -185,9 +200,9 @@ def _of_model(
 _PREFIX: Final = re.compile(
     r"(/v1/messages(?![\w-])|/anthropic(?![\w-])"
     r"|/v1(?:beta1)?/projects/[^/]+/locations/[^/]+/publishers/anthropic/)"
-    r"|(/v1beta(?![\w-])(?!/openai/)|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$))"
-    r"|(/openai(?![\w-]))"
-    r"|(/model(?![\w-]))"
+    r"|((?:/gemini)?(?:/v1beta(?![\w-])(?!/openai/)|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$)))"
+    r"|((?:/azure)?/openai(?![\w-]))"
+    r"|((?:/bedrock)?/model(?![\w-]))"
     r"|(/v1(?:beta1)?/projects/(?![^?]*/endpoints/openapi/))",
     re.ASCII,
 )

@@ -114,10 +114,14 @@ def credential_message(kind: ErrorKind, headers: Headers) -> str | None:
     return None
 
 
-MAX_SEGMENTS: Final = 8
+MAX_SEGMENTS: Final = 10
 _SEGMENT: Final = re.compile(r"(?!egk_|sk-)[A-Za-z0-9._:-]{0,40}")
 _METHOD: Final = re.compile(r"[A-Z]{1,10}")
-_ROOTS: Final = ("", "/v1", "/v1beta", "/openai", "/openai/v1")
+_ROOTS: Final = ("", "/v1", "/openai", "/openai/v1")
+_APIS: Final = (
+    " It reads /v1/chat/completions, /v1/responses and others of OpenAI, /v1/messages (Anthropic),"
+    " /v1beta (Gemini), /openai (Azure), /model (Bedrock), /v1/projects (Vertex AI)."
+)
 _OTHER_METHODS: Final = ("POST", "GET", "DELETE")
 
 
@@ -136,6 +140,7 @@ def path_message(method: str, path: str) -> str:
         return f"{named} is not an API that this gateway knows. Did you mean {meant}?"
     return (
         f"{named} is not an API that this gateway knows, so its content cannot be checked."
+        + _APIS
         + OPERATOR_ADVICE
     )
 

@@ -264,7 +264,8 @@ async def _write_files(world: World) -> None:
     (folder / "docs").mkdir()
     pages = (
         ("envoy.md", "parameters.yaml"), ("keys.md", "teams.txt"), ("gitops.md", "acme.yaml"),
-        ("alerts.md", "alerts.yaml"),
+        ("alerts.md", "alerts.yaml"), ("moving-from-litellm.md", "litellm-keys.txt"),
+        ("moving-from-litellm.md", "litellm-policy.yaml"),
     )  # fmt: skip
     for page, name in pages:
         (folder / name).write_text(here_documents(DOCS / page)[name])

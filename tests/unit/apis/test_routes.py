@@ -93,6 +93,32 @@ def test_known_paths_are_recognised(method: str, path: str, route: Route) -> Non
 
 
 @pytest.mark.parametrize(
+    ("below", "method", "path"),
+    [
+        ("/gemini", "POST", "/v1beta/models/gemini-2.5-pro:streamGenerateContent"),
+        ("/gemini", "POST", "/v1/models/gemini-2.5-pro:generateContent"),
+        ("/gemini", "POST", "/v1beta/openai/chat/completions"),
+        ("/gemini", "GET", "/v1beta/models"),
+        ("/gemini", "GET", "/v1beta/models/gemini-2.5-pro"),
+        ("/azure", "POST", "/openai/deployments/a/chat/completions"),
+        ("/azure", "POST", "/openai/v1/responses"),
+        ("/azure", "DELETE", "/openai/v1/responses/resp_1"),
+        ("/azure", "GET", "/openai/v1/models/gpt-4o"),
+        ("/bedrock", "POST", "/model/eu.anthropic.claude-v2%3A1/converse-stream"),
+    ],
+)
+def test_litellms_prefix_of_an_api_leads_to_the_same_route(
+    below: str, method: str, path: str
+) -> None:
+    """Of its own API alone; another one, or the prefix twice, is an unknown path."""
+    route = recognise(method, path)
+    assert isinstance(route, Route)
+    assert recognise(method, f"{below}{path}") == route
+    for wrong in (f"{below}{below}", f"{below}/.", "/openai", "/litellm", f"/{below}"):
+        assert isinstance(recognise(method, f"{wrong}{path}"), UnknownRoute)
+
+
+@pytest.mark.parametrize(
     ("path", "operation", "form"),
     [
         ("chat/completions", Operation.CHAT, "messages"),
@@ -285,6 +311,9 @@ def test_any_other_path_is_unknown(method: str, path: str) -> None:
         ("/openai/deployments/a/responses", AZURE),
         ("/openai/deployments/a/extensions/chat/completions", AZURE),
         ("/openai/files", AZURE),
+        ("/gemini/v1beta/cachedContents", GEMINI),
+        ("/azure/openai/files", AZURE),
+        ("/bedrock/model/a/start-async-invoke", BEDROCK),
         ("/model/a/converse/", BEDROCK),
         ("/model/a/b/converse", BEDROCK),
         ("/model/a%2F..%2Fb/converse", BEDROCK),

@@ -60,6 +60,13 @@ async def _refusal(body: object, path: str = "/v1/chat/completions") -> dict[str
         ("GET", "/models", "/v1/models"),
         ("POST", "/v1/chat/completion", "/v1/chat/completions"),
         ("POST", "/message", "/v1/messages"),
+        ("POST", "/openai/chat/completions", "/v1/chat/completions"),
+        ("POST", "/mistral/v1/chat/completions", "/v1/chat/completions"),
+        (
+            "POST",
+            "/vertex_ai/v1/projects/p/locations/l/publishers/google/models/g:generateContent",
+            "/v1/projects/p/locations/l/publishers/google/models/g:generateContent",
+        ),
     ],
 )
 def test_an_unknown_path_is_answered_with_the_one_that_was_meant(
@@ -70,9 +77,10 @@ def test_an_unknown_path_is_answered_with_the_one_that_was_meant(
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/egk_abc", "/%2e%2e/v1", "/a\nb", "", "/" * 99])
-def test_a_path_like_no_other_is_refused_with_the_operators_part(path: str) -> None:
+def test_a_path_like_no_other_is_refused_with_the_apis_and_the_operators_part(path: str) -> None:
     """The policy can let it pass; only plain words of a path are repeated."""
     message = path_message("POST", path)
+    assert "It reads /v1/chat/completions, /v1/responses" in message
     assert message.endswith("the policy must say `unscanned: allow`; ask your operator.")
     assert "egk_" not in message
     assert message.isprintable()

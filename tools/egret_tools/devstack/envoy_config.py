@@ -128,6 +128,7 @@ def unknown_model_routes() -> Iterator[dict[str, object]]:
     for protocol, path in _PATHS.items():
         is_anthropics = protocol == "ANTHROPIC_MESSAGES"
         yield {
+            "name": "unknown_model",
             "match": _match(path),
             "direct_response": {
                 "status": 404,

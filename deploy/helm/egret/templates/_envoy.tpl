@@ -28,9 +28,15 @@
 {{- $_ := set $config.static_resources "listeners" (list (index $config.static_resources.listeners 0)) -}}
 {{- $_ := unset (index $config.layered_runtime.layers 0).static_layer "envoy.resource_limits.listener.metrics.connection_limit" -}}
 {{- end -}}
+{{- $routes := list -}}
 {{- range $route := (index $hcm.route_config.virtual_hosts 0).routes -}}
+{{- $cluster := ($route.route | default dict).cluster | default "" -}}
+{{- $provider := get $providers $cluster | default dict -}}
+{{- /* Other providers have routes for Azure's paths behind its own. */ -}}
+{{- if or (ne $cluster "azure") $provider.enabled -}}
+{{- $routes = append $routes $route -}}
+{{- end -}}
 {{- if $route.route -}}
-{{- $provider := get $providers $route.route.cluster -}}
 {{- if $provider.enabled -}}
 {{- $_ := set $route.route "host_rewrite_literal" $provider.host -}}
 {{- else -}}
@@ -40,6 +46,7 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $_ := set (index $hcm.route_config.virtual_hosts 0) "routes" $routes -}}
 {{- $clusters := list -}}
 {{- range $cluster := $config.static_resources.clusters -}}
 {{- $provider := get $providers $cluster.name -}}

@@ -203,6 +203,9 @@ def test_replies_of_all_but_a_failed_processor_are_egrets_as_well() -> None:
     """Ours are told apart by that detail; its opposite matches every refusal."""
     detail = "response.code_details.startsWith('ext_proc_error')"
     assert found(own_text().replace(detail, f"!{detail}")) == {"EGR530"}
+    routes = "response.code_details == 'direct_response'"
+    for wider in (f"!({routes})", f"true || {routes}", f"{routes} || true"):
+        assert found(own_text().replace(routes, wider)) == {"EGR530"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -79,19 +80,21 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
             yield Hit(tcp.proxy, f"listener {tcp.node.at('name').text}", hint=hint)
 
 
-_PROCESSOR_FAILED: Final = "\"response.code_details.startsWith('ext_proc_error')\""
+_NOT_EGRETS: Final = re.compile(
+    r"response_flag_filter|\"response\.code_details(\.startsWith\('ext_proc_error'\)\""
+    r"| == 'direct_response'( && [^|\"]*)?\")"
+)
 
 
 def _rewritten(hcm: Node) -> Node | None:
     """Find a change of local replies that holds for Egret's refusals.
 
-    They set no flag, and their details are not those of a processor that failed.
+    They set no flag, and their details are not those of a processor that failed or of a route.
     """
     replies = hcm.at("local_reply_config")
     for mapper in replies.at("mappers"):
         changes = ("status_code", "body", "body_format_override")
-        condition = json.dumps(mapper.at("filter").value)
-        is_apart = "response_flag_filter" in condition or _PROCESSOR_FAILED in condition
+        is_apart = _NOT_EGRETS.search(json.dumps(mapper.at("filter").value)) is not None
         if not is_apart and any(mapper.at(name).exists for name in changes):
             return mapper
     return replies.at("body_format") if replies.at("body_format").exists else None
@@ -266,8 +269,9 @@ RULES: Final = (
     ConfigRule("EGR530", "refusals-rewritten", _W,
          "Egret's refusals are local replies of Envoy: clients receive another status, or a body "
          "that no client library reads",
-         "in each mapper a response_flag_filter, or details that begin with ext_proc_error, which "
-         "Egret's refusals do not match; no body_format for all", _manager(_rewritten)),
+         "in each mapper a response_flag_filter, or details that begin with ext_proc_error or are "
+         "direct_response, which Egret's refusals do not match; no body_format for all",
+         _manager(_rewritten)),
     ConfigRule("EGR523", "admin-routed", Severity.ERROR,
          "every client with access to this route reaches Envoy's admin, which can stop Envoy and "
          "show its configuration",

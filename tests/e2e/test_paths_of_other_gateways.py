@@ -1,0 +1,127 @@
+"""Paths with the prefixes of LiteLLM, and paths of APIs without a provider, on a real Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import boto3
+import botocore.config
+import pytest
+import pytest_asyncio
+import yaml
+from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
+
+from tests.support.second_gateway import Config, connection_managers, second_gateway
+from tests.support.stack import Stack, chat, message
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+EMAIL = "bob.builder@example.com"
+CONVERSE = {"messages": [{"role": "user", "content": [{"text": EMAIL}]}]}
+CONTENTS = {"contents": [{"parts": [{"text": EMAIL}]}]}
+CLAUDE = "anthropic.claude-mock-v1:0"
+
+
+def _without_further_providers(config: Config) -> None:
+    """Take the routes of a configuration that has OpenAI and Anthropic alone."""
+    parameters = EnvoyParameters(worker_sockets=("w",), sds_directory="s")
+    (rendered, *_) = connection_managers(yaml.safe_load(render_envoy_config(parameters)))
+    for manager in connection_managers(config):
+        manager["route_config"]["virtual_hosts"][-1]["routes"] = rendered["route_config"][
+            "virtual_hosts"
+        ][-1]["routes"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bare_url(session_stack: Stack) -> AsyncIterator[str]:
+    """The shipped configuration, in which no further provider is named."""
+    async with second_gateway(session_stack, _without_further_providers) as gateway:
+        yield gateway.https_url
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reached"),
+    [
+        ("/anthropic/v1/messages?beta=true", message(EMAIL), "/v1/messages?beta=true"),
+        ("/openai/v1/chat/completions", chat(EMAIL), "/v1/chat/completions"),
+        ("/openai/v1/responses", {"model": "gpt-4o", "input": EMAIL}, "/v1/responses"),
+    ],
+)
+async def test_without_azure_the_prefixes_of_its_paths_lead_to_openai_and_anthropic(
+    stack: Stack, bare_url: str, path: str, body: Any, reached: str
+) -> None:
+    """The provider receives its own path, and the judged body."""
+    answer = await stack.post(body, path=path, key="redact", url=bare_url)
+    assert answer.status == 200
+    (one,) = await stack.received()
+    assert one.path == reached
+    assert EMAIL.encode() not in one.body
+    assert one.all("x-envoy-original-path") == []
+
+
+@pytest.mark.parametrize(
+    ("below", "path", "body"),
+    [
+        ("/gemini", "/v1beta/models/gemini-mock:generateContent", CONTENTS),
+        ("/gemini", "/v1beta/openai/chat/completions", chat(EMAIL)),
+        ("/bedrock", f"/model/{CLAUDE}/converse", CONVERSE),
+        ("/azure", "/openai/deployments/gpt-4o/chat/completions?api-version=1", chat(EMAIL)),
+        ("/azure", "/openai/v1/responses", {"model": "gpt-4o", "input": EMAIL}),
+    ],
+)
+async def test_a_prefix_of_litellm_is_removed_after_the_request_was_judged(
+    stack: Stack, below: str, path: str, body: Any
+) -> None:
+    """Each provider receives the path of its own API."""
+    answer = await stack.post(body, path=f"{below}{path}", key="redact")
+    assert answer.status == 200
+    (one,) = await stack.received()
+    assert one.path == path
+    assert EMAIL.encode() not in one.body
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1beta/models/gemini-mock:generateContent", CONTENTS),
+        ("/gemini/v1beta/models/gemini-mock:generateContent", CONTENTS),
+        (f"/model/{CLAUDE}/converse", CONVERSE),
+        (f"/bedrock/model/{CLAUDE}/converse", CONVERSE),
+        ("/openai/deployments/gpt-4o/chat/completions", chat("x")),
+        ("/azure/openai/deployments/gpt-4o/chat/completions", chat("x")),
+        ("/v1/projects/p/locations/l/publishers/google/models/g:generateContent", CONTENTS),
+    ],
+)
+async def test_an_api_without_a_provider_is_answered_with_the_apis_that_may_have_one(
+    stack: Stack, bare_url: str, path: str, body: Any
+) -> None:
+    """Not with an empty body, and no other provider receives the request."""
+    answer = await stack.post(body, path=path, key="redact", url=bare_url)
+    assert answer.status == 404
+    assert answer.headers["content-type"] == "application/json"
+    document = answer.json
+    assert (document["error"]["code"], document["error"]["status"]) == ("no_provider", "NOT_FOUND")
+    assert "/v1/messages (Anthropic)" in document["error"]["message"]
+    assert document["request_id"] == answer.headers["x-request-id"]
+    assert document["request_id"] in document["message"]
+    assert await stack.received_count() == 0
+
+
+async def test_awss_client_shows_the_message_of_an_api_without_a_provider(
+    stack: Stack, bare_url: str
+) -> None:
+    """It reads the outer message alone."""
+    client = boto3.client(
+        "bedrock-runtime", region_name="eu-central-1", endpoint_url=bare_url,
+        verify=str(stack.facts.ca_file),
+        config=botocore.config.Config(signature_version=botocore.UNSIGNED),
+    )  # fmt: skip
+    key = stack.keys["redact"]
+    client.meta.events.register(
+        "before-send.bedrock-runtime",
+        lambda request, **_: request.headers.__setitem__("x-api-key", key),
+    )
+    with pytest.raises(client.exceptions.ClientError, match="No provider of this API"):
+        await asyncio.to_thread(client.converse, modelId=CLAUDE, **CONVERSE)
