@@ -68,7 +68,7 @@ _FIXES: Final[Mapping[UnscannedReason | None, str]] = {
 _PROVIDER_KEYS: Final = (
     (b"sk-ant-", "Anthropic"),
     (b"sk-or-", "OpenRouter"),
-    (b"sk-", "OpenAI"),
+    (b"sk-", "OpenAI or LiteLLM"),
     (b"AIza", "Google"),
     (b"ya29.", "Google"),
     (b"ABSK", "Amazon Bedrock"),

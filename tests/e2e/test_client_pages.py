@@ -187,6 +187,14 @@ def test_configurations_of_coding_agents_can_be_read_and_lead_to_known_paths() -
         assert isinstance(recognise("POST", path), Route)
 
 
+def test_the_base_urls_of_other_programs_lead_to_known_paths() -> None:
+    """With the path that each program adds."""
+    rows = re.findall(r"\| `\$EGRET_URL(\S*)` \| `(\S+)` \|", SECTIONS["Other programs"])
+    assert len(rows) == SECTIONS["Other programs"].count("\n| ") - 2  # the heading and its rule
+    for base, path in rows:
+        assert isinstance(recognise("POST", base + path), Route)
+
+
 def test_the_table_of_refusals_has_every_code_with_its_exceptions() -> None:
     """As the libraries themselves choose them by the status."""
     rows = {

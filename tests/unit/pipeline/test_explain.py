@@ -97,7 +97,7 @@ def test_no_path_makes_a_message_longer_than_a_screen(method: str, path: str) ->
 @pytest.mark.parametrize(
     ("key", "provider"),
     [
-        (b"Bearer sk-proj-abc", "OpenAI (sk-…)"),
+        (b"Bearer sk-proj-abc", "OpenAI or LiteLLM (sk-…)"),
         (b"sk-ant-api03-abc", "Anthropic (sk-ant-…)"),
         (b"AIzaSyabc", "Google (AIza…)"),
         (b"bearer  ABSKabc", "Amazon Bedrock (ABSK…)"),
