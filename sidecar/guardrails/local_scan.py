@@ -30,7 +30,7 @@ from sidecar.domain.subject import TextPart
 from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
 from sidecar.guardrails.detectors.whole_text import WholeTextCheck
 from sidecar.guardrails.matching.boundaries import BoundaryWindow, boundary_windows
-from sidecar.guardrails.matching.database import SEPARATOR, ExpressionDatabase, Hits
+from sidecar.guardrails.matching.database import MAX_SEARCHES, SEPARATOR, ExpressionDatabase, Hits
 from sidecar.guardrails.matching.rule import (
     Expression,
     Located,
@@ -49,10 +49,9 @@ MAX_FINDINGS: Final = 2_000
 class ScannedTexts(NamedTuple):
     """The texts of one request after the one pass over them.
 
-    `views` are the parts in the order they were scanned; a part with unusual characters has
-    several. `ends` has the end of each view, its separator included. `hits` are the database's.
-    `joined` are all parts if they are short and have one view each, and None otherwise.
-    `places` are the views in which each expression matches, if many match somewhere.
+    `views` are the parts in the order they were scanned, several of one with unusual characters.
+    `ends` has the end of each, its separator included. `hits` are the database's; if many,
+    `places` are the views with each. `joined` are all parts if short and with one view each.
     """
 
     parts: Sequence[TextPart]
@@ -331,7 +330,8 @@ class LocalScan:
             for id_, found_ends in latest.items():
                 hits.setdefault(id_, []).extend(base + end for end in found_ends)
             views += found
-        places = yield from self._database.places(views, len(self._rule_ids & hits.keys()))
+        is_heavy = len(self._rule_ids & hits.keys()) * len(views) > MAX_SEARCHES
+        places = (yield from self._database.places(views)) if is_heavy else None
         return ScannedTexts(parts, views, _ends(views), hits, places=places)
 
 

@@ -72,12 +72,8 @@ class ExpressionDatabase:
                     yield
         return hits
 
-    def places(
-        self, views: Sequence[TextView], expressions: int
-    ) -> Cooperative[Mapping[int, Sequence[int]] | None]:
-        """Return in which *views* each expression matches; None if few matched in all of them."""
-        if expressions * len(views) <= MAX_SEARCHES:
-            return None
+    def places(self, views: Sequence[TextView]) -> Cooperative[Mapping[int, Sequence[int]]]:
+        """Return in which *views* each expression matches."""
         places: dict[int, list[int]] = {}
         for index, view in enumerate(views, start=1):
             hits = yield from self.scan_joined(view.content)
