@@ -208,7 +208,7 @@ def names_models(fields: dict[str, JsonValue], list_field: str | None) -> bool:
             if isinstance(one, dict)
             and ("tools" in one or isinstance(one.get("content"), (list, dict)))
         ]
-    return next(further_models(named), None) is not None
+    return bool(named) and next(further_models(named), None) is not None
 
 
 def _models_of(value: JsonValue) -> Iterator[str]:
