@@ -295,7 +295,9 @@ def test_a_provider_that_is_off_is_nowhere() -> None:
     assert set(_clusters(config)) == {"egret", "openai", "admin"}
     listener = config["static_resources"]["listeners"][0]
     hcm = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    for route in hcm["route_config"]["virtual_hosts"][0]["routes"]:
+    first, *routes = hcm["route_config"]["virtual_hosts"][0]["routes"]
+    assert first["direct_response"] == {"status": 400}
+    for route in routes:
         is_openai = route.get("route", {}).get("cluster") == "openai"
         assert is_openai or route["direct_response"] == {"status": 404}
 
@@ -327,6 +329,7 @@ def test_models_lead_to_their_providers_where_the_values_say_so(case: str, *, is
         if header["name"] == "x-egret-model"
     ]
     refused = [route for route in routes if "body" in route.get("direct_response", {})]
+    assert routes[0]["name"] == "escaped_slash"
     wanted = [("gpt-.*", "openai"), ("o.-mini", "openai"), ("claude-.*", "anthropic")]
     assert by_model == [each for each in wanted for _ in range(3)] * is_on
     assert (told, len(refused)) == (("on", 3) if is_on else (None, 0))

@@ -1,4 +1,4 @@
-"""Paths with the prefixes of LiteLLM, and paths of APIs without a provider, on a real Envoy."""
+"""Paths of other gateways, of APIs without a provider, and with escaped slashes: a real Envoy."""
 
 from __future__ import annotations
 
@@ -125,3 +125,30 @@ async def test_awss_client_shows_the_message_of_an_api_without_a_provider(
     )
     with pytest.raises(client.exceptions.ClientError, match="No provider of this API"):
         await asyncio.to_thread(client.converse, modelId=CLAUDE, **CONVERSE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1%2Fchat/completions",
+        "/v1/chat%5ccompletions",
+        "/v1beta/models/x%2f..%2fy:generateContent",
+        "/model/arn:aws:bedrock:eu-central-1:123456789012:inference-profile%2F..%2Fx/converse",
+        "/model/arn:aws:bedrock:eu-central-1:123456789012:inference-profile%5Cx/converse",
+    ],
+)
+async def test_a_slash_is_escaped_in_the_arn_of_a_model_alone(stack: Stack, path: str) -> None:
+    """No provider can read another path than Egret, whatever the policy says of unknown ones."""
+    answer = await stack.post(chat("x"), path=path, key="free")
+    assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_path")
+    assert await stack.received_count() == 0
+
+
+async def test_an_arn_reaches_bedrock_with_its_slash_escaped(stack: Stack) -> None:
+    """AWS's client escapes all of a model's name."""
+    profile = "arn%3Aaws%3Abedrock%3Aeu-central-1%3A123456789012%3Ainference-profile%2Feu.x-v1%3A0"
+    answer = await stack.post(CONVERSE, path=f"/model/{profile}/converse", key="redact")
+    assert answer.status == 200
+    (one,) = await stack.received()
+    assert one.path == f"/model/{profile.replace('%3A', ':')}/converse"  # Envoy decodes colons
+    assert EMAIL.encode() not in one.body

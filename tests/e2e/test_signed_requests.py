@@ -29,6 +29,7 @@ from tests.support.stack import Stack
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 MODEL = "anthropic.claude-mock-v1:0"
+PROFILE = f"arn:aws:bedrock:{REGION}:123456789012:application-inference-profile/ab12cd34ef56"
 EMAIL = "bob.builder@example.com"
 OLD, NEW = ("AKIAOLD", "old secret"), ("AKIANEW", "new/secret+")
 
@@ -56,10 +57,10 @@ class Bedrock:
             verify=str(self.ca_file), config=config,
         )  # fmt: skip
 
-    async def converse(self, text: str) -> str:
+    async def converse(self, text: str, *, model: str = MODEL) -> str:
         """Ask once and return what the model said."""
         said = [{"role": "user", "content": [{"text": text}]}]
-        answer = await asyncio.to_thread(self.client().converse, modelId=MODEL, messages=said)
+        answer = await asyncio.to_thread(self.client().converse, modelId=model, messages=said)
         words: str = answer["output"]["message"]["content"][0]["text"]
         return words
 
@@ -139,6 +140,13 @@ async def test_what_is_signed_is_what_egret_made_of_the_request(
     assert await bedrock.converse(f"Write to {EMAIL}. {'x ' * (size // 2)}") == "Yes."
     (body,) = bedrock.provider.received
     assert json.loads(body)["messages"][0]["content"][0]["text"].startswith("Write to [EMAIL_1]. ")
+    assert (bedrock.provider.users, bedrock.provider.refused) == ([OLD[0]], [])
+
+
+async def test_a_model_may_be_named_by_its_arn(bedrock: Bedrock) -> None:
+    """AWS's client escapes the slash of a profile's ARN, and Envoy signs the path as it is."""
+    assert await bedrock.converse(f"Write to {EMAIL}.", model=PROFILE) == "Yes."
+    assert b"[EMAIL_1]" in bedrock.provider.received[0]
     assert (bedrock.provider.users, bedrock.provider.refused) == ([OLD[0]], [])
 
 

@@ -42,6 +42,7 @@
 {{- else -}}
 {{- $_ := unset $route "route" -}}
 {{- $_ := unset $route "typed_per_filter_config" -}}
+{{- $_ := set $route "name" "no_provider" -}}
 {{- $_ := set $route "direct_response" (dict "status" 404) -}}
 {{- end -}}
 {{- end -}}
@@ -81,6 +82,7 @@
 {{- define "egret.routeByModel" -}}
 {{- $host := index .hcm.route_config.virtual_hosts 0 -}}
 {{- $byPath := list -}}
+{{- $first := list -}}
 {{- $refused := list -}}
 {{- $patterns := dict -}}
 {{- range $route := $host.routes -}}
@@ -88,6 +90,8 @@
 {{- if eq ($header.name | default "") "x-egret-model" -}}
 {{- $cluster := $route.route.cluster -}}
 {{- $_ := set $patterns $cluster (append (get $patterns $cluster | default list) $route) -}}
+{{- else if eq ($route.name | default "") "escaped_slash" -}}
+{{- $first = append $first $route -}}
 {{- else if ($route.direct_response | default dict).body -}}
 {{- $refused = append $refused $route -}}
 {{- else -}}
@@ -110,7 +114,7 @@
 {{- else if eq .values.unknownModels "refuse" -}}
 {{- $routes = concat $routes $refused -}}
 {{- end -}}
-{{- $_ := set $host "routes" (concat $routes $byPath) -}}
+{{- $_ := set $host "routes" (concat $first $routes $byPath) -}}
 {{- end -}}
 
 {{- define "egret.workerEndpoints" -}}

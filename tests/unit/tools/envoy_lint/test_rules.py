@@ -4,6 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from egret_tools.devstack.envoy_config import (
+    EnvoyParameters,
+    Provider,
+    SelfHosted,
+    render_envoy_config,
+)
 from egret_tools.envoy_lint.lint import lint
 from egret_tools.envoy_lint.rules import CONFIG_RULES
 
@@ -197,6 +203,33 @@ def test_a_listener_of_tcp_may_lead_elsewhere(mistake: Mistake) -> None:
 def test_replies_that_egret_does_not_send_may_be_changed() -> None:
     """By the flag of Envoy's own failures; and a header of all changes no body."""
     assert found(with_mistake(with_replies_of_its_own)) == set()
+
+
+def test_an_escaped_slash_may_pass_where_the_first_route_of_each_host_refuses_it() -> None:
+    """AWS's clients escape that of an ARN; with another exception more would pass."""
+    bedrock = Provider(host="bedrock-runtime.eu-central-1.amazonaws.com")
+    servers = Provider(host="models.example")
+    text = render_envoy_config(
+        EnvoyParameters(
+            worker_sockets=("/run/egret/w-0.sock",),
+            sds_directory="/etc/egret/sds",
+            bedrock=bedrock,
+            self_hosted=SelfHosted(domain="models.example.com", servers=servers),
+        )
+    )
+    assert "KEEP_UNCHANGED" in text
+    assert "EGR506" not in found(text)
+    for right, wrong in (
+        ("[a-z-]+(%2[Ff]", ".+(%2[Ff]"),
+        ("direct_response: {status: 400}", "route: {cluster: openai}"),
+        (".*%(2[Ff]|5[Cc]).*", ".*%2[Ff].*"),
+        ("invert_match: true, ", ""),
+        ("KEEP_UNCHANGED", "UNESCAPE_AND_FORWARD"),
+    ):
+        assert right in text
+        # One host is enough: the last one.
+        start = text.rindex(right)
+        assert "EGR506" in found(text[:start] + wrong + text[start + len(right) :])
 
 
 def test_replies_of_all_but_a_failed_processor_are_egrets_as_well() -> None:

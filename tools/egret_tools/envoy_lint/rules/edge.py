@@ -108,9 +108,37 @@ def _signed_before(listener: Listener) -> Node | None:
     return None
 
 
+_ESCAPED_SLASH: Final = ".*%(2[Ff]|5[Cc]).*"
+_IN_AN_ARN: Final = (
+    "(/bedrock)?/model/arn((:|%3[Aa])[A-Za-z0-9-]*){4}(:|%3[Aa])[a-z-]+"
+    "(%2[Ff][A-Za-z0-9]([A-Za-z0-9._:-]|%3[Aa])*)+/[a-z-]+([?].*)?"
+)
+
+
 def _escaped_slashes(listener: Listener) -> Node | None:
+    """Find an action that passes them, unless each host's first route refuses all but in ARNs."""
     action = listener.hcm.at("path_with_escaped_slashes_action")
-    return None if action.text == "REJECT_REQUEST" else action
+    hosts = [*listener.hcm.at("route_config", "virtual_hosts")]
+    firsts = [next(iter(host.at("routes")), None) for host in hosts]
+    is_refused = action.text == "KEEP_UNCHANGED" and firsts and all(map(_refuses_them, firsts))
+    return None if action.text == "REJECT_REQUEST" or is_refused else action
+
+
+def _refuses_them(route: Node | None) -> bool:
+    if route is None or not route.at("direct_response").exists:
+        return False
+    match = route.at("match")
+    conditions = {name for name, held in match.entries() if held.value}
+    spared = [
+        (one.at("name").text, one.at("invert_match").is_true,
+         one.at("string_match", "safe_regex", "regex").text)
+        for one in match.at("headers")
+    ]  # fmt: skip
+    return (
+        conditions <= {"safe_regex", "headers"}
+        and match.at("safe_regex", "regex").text == _ESCAPED_SLASH
+        and spared in ([], [(":path", True, _IN_AN_ARN)])
+    )
 
 
 def _underscores(listener: Listener) -> Node | None:
