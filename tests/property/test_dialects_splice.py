@@ -187,10 +187,10 @@ def test_offsets_agree_with_decoding_for_any_text(raw: str) -> None:
         assert offsets.raw_range(0, offsets.decoded_length) == (0, len(inner))
 
 
-_RUN = r'''(?sx)
+_RUN = r"""(?sx)
     (?:\\\\)*+ \\ (?:u[0-9a-fA-F]{4} | [^\\])?+  # an odd run escapes what comes next
   | (?:\\\\)++ (?:u[0-9a-fA-F]{4} | ["/bfnrt])?+  # an even one that, within another string
-'''
+"""
 
 
 @given(content=st.text(st.sampled_from('\\u00aB1"x\nn/'), max_size=20), data=st.data())
