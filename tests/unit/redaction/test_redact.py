@@ -172,9 +172,10 @@ def test_many_findings_are_replaced_in_turns(*, is_nested: bool) -> None:
     assert turns > 2 * many / SLICE_CANDIDATES - 5
 
 
-def test_a_backslash_in_plain_text_is_one() -> None:
-    """Only JSON text has escapes."""
-    parts = [part(r"a\u0041b", 1)]
+@pytest.mark.parametrize("text", [r"a\u0041b", r'{"a": "a\u0041b'])
+def test_a_backslash_in_plain_text_is_one(text: str) -> None:
+    """Only JSON text has escapes, and what begins as it does may be none."""
+    parts = [part(text, 1)]
     _, restoration = replacements(parts, [found(parts, 0, r"\u0041")], rules=rules(restore=True))
     assert restoration.originals == {b"[EMAIL_1]": rb"\u0041"}
 
