@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
@@ -163,6 +164,20 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
     assert 50 < slices < 1_000
 
 
+def _searched(parts: Sequence[TextPart], terms: Sequence[str]) -> tuple[int, GuardrailResult]:
+    """Return how many turns a search of *parts* for *terms* takes, and its result."""
+    own = f"  - {{name: own, type: denied_terms, terms: [{', '.join(terms)}]}}\n"
+    steps = effective(policy(own)).local.start(parts)
+    assert not isinstance(steps, tuple)
+    for taken in itertools.count():
+        try:
+            next(steps)
+        except StopIteration as end:
+            (outcome,) = end.value
+            return taken, outcome
+    raise AssertionError
+
+
 def test_a_text_found_as_a_whole_is_not_searched_for_more_of_the_same() -> None:
     """A megabyte with all of a thousand terms, again and again, took over a minute."""
     words = [f"term{number}x" for number in range(300)]
@@ -170,18 +185,10 @@ def test_a_text_found_as_a_whole_is_not_searched_for_more_of_the_same() -> None:
     parts = parts_of(["plain", long, f"{words[250]} and {words[260]}"])
 
     def turns(count: int) -> int:
-        terms = f"  - {{name: own, type: denied_terms, terms: [{', '.join(words[:count])}]}}\n"
-        steps = effective(policy(terms)).local.start(parts)
-        assert not isinstance(steps, tuple)
-        for taken in itertools.count():
-            try:
-                next(steps)
-            except StopIteration as end:
-                (outcome,) = end.value
-                assert Finding("own", "DENIED_TERM", 1, 0, len(long)) in outcome.findings
-                assert any(one.part == 2 for one in outcome.findings) == (count > 250)
-                return taken
-        raise AssertionError
+        taken, outcome = _searched(parts, words[:count])
+        assert Finding("own", "DENIED_TERM", 1, 0, len(long)) in outcome.findings
+        assert any(one.part == 2 for one in outcome.findings) == (count > 250)
+        return taken
 
     assert turns(300) < 2 * turns(60)
 
@@ -192,19 +199,11 @@ def test_a_thousand_strings_are_searched_only_for_the_terms_within_them() -> Non
     parts = parts_of([f"a {words[number % 300]}" for number in range(1_800)])
 
     def turns(count: int) -> int:
-        terms = f"  - {{name: own, type: denied_terms, terms: [{', '.join(words[:count])}]}}\n"
-        steps = effective(policy(terms)).local.start(parts)
-        assert not isinstance(steps, tuple)
-        for taken in itertools.count():
-            try:
-                next(steps)
-            except StopIteration as end:
-                (outcome,) = end.value
-                expected = {at for at in range(1_800) if at % 300 < count}
-                assert {one.part for one in outcome.findings} == expected
-                assert all(one.start == len("a ") for one in outcome.findings)
-                return taken
-        raise AssertionError
+        taken, outcome = _searched(parts, words[:count])
+        expected = {at for at in range(1_800) if at % 300 < count}
+        assert {one.part for one in outcome.findings} == expected
+        assert all(one.start == len("a ") for one in outcome.findings)
+        return taken
 
     assert turns(300) < 10 * turns(15)
 
