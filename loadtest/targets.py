@@ -47,6 +47,7 @@ class Aim:
         return figures[self.key] / (1 if self.of is None else figures[self.of])
 
 
+_COLD: Final = dict.fromkeys(RATIO_TARGETS, COLD_TARGET)
 _REV: Final = "bench-against"
 _PEERS: Final = "bench-peers"
 _TURNS: Final = "bench-conversation"
@@ -96,14 +97,22 @@ AIMS: Final = (
         more_is_better=True,
     ),
     *(
-        Aim(f"Egret's CPU, {words.format(size)}", _TURNS, f"egret.{size}.{key}", bound)
-        for words, key, bounds in (
-            ("next turn of {} through the first", "ratio", RATIO_TARGETS),
-            ("next turn of {} through the same at c4c6e19", "next_of_rev", RATIO_TARGETS),
+        Aim(f"Egret's CPU, {words.format(size)}", _TURNS, f"{side}.{size}.{key}", bound)
+        for words, side, key, bounds in (
+            ("next turn of {} through the first", "egret", "ratio", RATIO_TARGETS),
             (
-                "first turn of {} through one without the table",
+                "next turn of {} through the first, every guardrail",
+                "every",
+                "ratio",
+                RATIO_TARGETS,
+            ),
+            ("next turn of {} through the same at c4c6e19", "egret", "next_of_rev", RATIO_TARGETS),
+            ("first turn of {} through one without the table", "egret", "first_of_cold", _COLD),
+            (
+                "first turn of {} through one without the table, every guardrail",
+                "every",
                 "first_of_cold",
-                dict.fromkeys(RATIO_TARGETS, COLD_TARGET),
+                _COLD,
             ),
         )
         for size, bound in bounds.items()
