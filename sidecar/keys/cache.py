@@ -198,10 +198,7 @@ class KeyCache:
                 self._start_load(key_id, asked_at=now)
             return entry.hit if is_current else Hit(entry.hit.record, is_stale=True)
         stale_at = self._unknown.get(key_id)
-        if stale_at is None:
-            return _MISS
-        if now >= stale_at:
-            del self._unknown[key_id]
+        if stale_at is None or now >= stale_at:
             return _MISS
         self._unknown.move_to_end(key_id)
         return _NEGATIVE_HIT

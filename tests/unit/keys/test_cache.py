@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 
 import pytest
 
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Miss, NegativeHit
+from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Lookup, Miss, NegativeHit, fits
 from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
 from tests.support.keys import record_of
+from tests.support.limits import limit
 
 LIMITS = CacheLimits(
     max_keys=2,
@@ -183,15 +186,25 @@ async def test_a_failure_that_nobody_waits_for_is_no_warning() -> None:
     assert (complaints, cache.load_count) == ([], 0)
 
 
-@pytest.mark.parametrize("is_flush", [False, True], ids=["drop", "flush"])
-async def test_a_record_read_before_a_change_is_not_kept_after_it(*, is_flush: bool) -> None:
+CHANGES: dict[str, Callable[[KeyCache, str], None]] = {
+    "its own": KeyCache.drop,
+    "of its team": lambda cache, _: cache.drop_owned("team_1"),
+    "of any number": lambda cache, _: cache.flush(),
+    "one that was missed": lambda cache, _: cache.mark_stale(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_a_record_read_before_a_change_is_not_kept_after_it(
+    change: Callable[[KeyCache, str], None],
+) -> None:
     """The load began before the revocation: its answer goes to its callers and no further."""
     store = SlowStore()
     cache = cache_of(store)
     before = asyncio.ensure_future(cache.load("k1", now=lambda: 0.0))
     await settle()
 
-    change(cache, is_flush=is_flush)
+    change(cache, "k1")
     after = asyncio.ensure_future(cache.load("k1", now=lambda: 0.0))
     await settle()
     store.asked[1][1].set_result(LoadedKey(NEW))
@@ -205,24 +218,25 @@ async def test_a_record_read_before_a_change_is_not_kept_after_it(*, is_flush: b
     )
 
 
-@pytest.mark.parametrize("is_flush", [False, True], ids=["drop", "flush"])
-async def test_a_change_makes_what_is_kept_unknown(*, is_flush: bool) -> None:
+UNKNOWN_TOO = CHANGES.keys() - {"of its team"}
+"""An owner's change makes no key: the records that are kept are all that it may have met."""
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_a_change_is_looked_up_at_the_next_use_of_every_key_that_it_may_have_met(
+    name: str,
+) -> None:
     """Records and known unknowns alike."""
-    cache = cache_of(QuickStore({"k1": OLD}))
-    await cache.load("k1", now=lambda: 0.0)
-    await cache.load("k2", now=lambda: 0.0)
+    records = {key_id: record_of(key_id) for key_id in ("k1", "k2")}
+    cache = cache_of(QuickStore(records))
+    for key_id in ("k1", "k2", "unknown"):
+        await cache.load(key_id, now=lambda: 0.0)
 
-    for key_id in ("k1", "k2"):
-        change(cache, key_id=key_id, is_flush=is_flush)
+    for key_id in ("k1", "k2", "unknown"):
+        CHANGES[name](cache, key_id)
 
-    assert [cache.peek(key_id, now=0.0) for key_id in ("k1", "k2")] == [Miss(), Miss()]
-
-
-def change(cache: KeyCache, *, key_id: str = "k1", is_flush: bool) -> None:
-    if is_flush:
-        cache.flush()
-    else:
-        cache.drop(key_id)
+    looked_up = [cache.peek(key_id, now=0.0) for key_id in ("k1", "k2", "unknown")]
+    assert looked_up == [Miss(), Miss(), Miss() if name in UNKNOWN_TOO else NegativeHit()]
 
 
 async def test_a_drop_leaves_other_keys_alone() -> None:
@@ -289,21 +303,24 @@ async def test_a_record_in_use_is_loaded_anew_before_its_time_ends() -> None:
     await answered(cache, store, LoadedKey(OLD))
 
     early = cache.peek("k1", now=23.9)
+    await settle()
+    asked_early = len(store.asked)
     late = [cache.peek("k1", now=24.1), cache.peek("k1", now=24.2)]
     await settle()
     asked = len(store.asked)
     store.asked[1][1].set_result(LoadedKey(NEW))
     await settle()
 
-    assert (early, late, asked) == (Hit(OLD), [Hit(OLD)] * 2, 2)
+    assert (early, late) == (Hit(OLD), [Hit(OLD)] * 2)
+    assert (asked_early, asked) == (1, 2)
     assert cache.peek("k1", now=50.0) == Hit(NEW)
 
 
 async def answered(
-    cache: KeyCache, store: SlowStore, loaded: LoadedKey, *, now: float = 0.0
+    cache: KeyCache, store: SlowStore, loaded: LoadedKey, *, key_id: str = "k1", now: float = 0.0
 ) -> None:
-    """Load k1 and give *loaded* as the answer."""
-    caller = asyncio.ensure_future(cache.load("k1", now=lambda: now))
+    """Load *key_id* and give *loaded* as the answer."""
+    caller = asyncio.ensure_future(cache.load(key_id, now=lambda: now))
     await settle()
     store.asked[-1][1].set_result(loaded)
     await caller
@@ -345,6 +362,38 @@ async def test_a_store_that_does_not_say_a_word_is_waited_for_only_briefly() -> 
     assert cache.peek("k1", now=40.1) == Hit(OLD, is_stale=True)
 
 
+@pytest.mark.parametrize("kept", [None, OLD], ids=["unknown", "too old"])
+async def test_a_request_without_a_record_to_fall_back_on_waits_for_a_slow_store(
+    kept: KeyRecord | None,
+) -> None:
+    """Its patience is that of the store's own time limits."""
+    store = SlowStore()
+    cache = cache_of(store, dataclasses.replace(LIMITS, patience_seconds=0.0))
+    await answered(cache, store, LoadedKey(kept))
+    looked_up = cache.peek("k1", now=600.0)
+
+    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: 600.0))
+    await asyncio.sleep(0.01)
+    store.asked[-1][1].set_result(LoadedKey(NEW))
+
+    assert (looked_up, await waiting) == (Miss(), LoadedKey(NEW))
+
+
+async def test_a_record_that_becomes_too_old_while_a_request_waits_is_not_used() -> None:
+    """The store fails after the record's last moment: 503, as if it had not been kept."""
+    store = SlowStore()
+    cache = cache_of(store)
+    await answered(cache, store, LoadedKey(OLD))
+    times = iter((599.0, 600.0))
+    waiting = asyncio.ensure_future(cache.load("k1", now=lambda: next(times)))
+    await settle()
+
+    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
+
+    with pytest.raises(KeyStoreUnavailableError):
+        await waiting
+
+
 async def test_no_record_goes_on_for_longer_than_max_stale() -> None:
     """Counted from when the store was asked for it."""
     cache = await cache_in_outage()
@@ -359,7 +408,7 @@ async def load_in_outage(cache: KeyCache, store: SlowStore, *, now: float = 40.0
     """Return what a request gets whose load meets a store that has gone away."""
     waiting = asyncio.ensure_future(cache.load("k1", now=lambda: now))
     await settle()
-    store.asked[1][1].set_exception(KeyStoreUnavailableError("down"))
+    store.asked[-1][1].set_exception(KeyStoreUnavailableError("down"))
     return await waiting
 
 
@@ -416,6 +465,44 @@ async def test_one_request_at_a_time_finds_out_whether_the_store_is_back() -> No
     assert (asked, cache.peek("k1", now=41.4)) == ([2, 3, 3, 3], Hit(NEW))
 
 
+async def test_one_of_many_keys_finds_out_whether_the_store_is_back() -> None:
+    """In an outage the store sees one question a second, however many keys are in use."""
+    store = SlowStore()
+    cache = cache_of(store)
+    await answered(cache, store, LoadedKey(OLD))
+    await answered(cache, store, LoadedKey(record_of("k2")), key_id="k2")
+    await load_in_outage(cache, store)
+
+    for key_id in ("k1", "k2"):
+        cache.peek(key_id, now=41.1)
+    await settle()
+
+    assert len(store.asked) == 4
+
+
+@pytest.mark.parametrize(("jitter", "before", "due"), [(0.0, 40.4, 40.5), (1.0, 40.9, 41.0)])
+async def test_a_store_that_is_away_is_asked_again_after_half_to_all_of_a_second(
+    jitter: float, before: float, due: float
+) -> None:
+    """Spread, so that workers do not ask in step; failures of other keys do not put it off."""
+    store = SlowStore()
+    cache = KeyCache(store, LIMITS, jitter=lambda: jitter)
+    await answered(cache, store, LoadedKey(OLD))
+    await load_in_outage(cache, store)
+    other = asyncio.ensure_future(cache.load("k2", now=lambda: before))
+    await settle()
+    store.asked[-1][1].set_exception(KeyStoreUnavailableError("down"))
+    await asyncio.gather(other, return_exceptions=True)
+
+    asked: list[int] = []
+    for now in (before, due):
+        cache.peek("k1", now=now)
+        await settle()
+        asked.append(len(store.asked))
+
+    assert asked == [3, 4]
+
+
 async def test_what_a_missed_change_may_have_met_is_asked_for_at_its_next_use() -> None:
     """A listener was lost or is back: every record must be confirmed before it counts again."""
     store = SlowStore()
@@ -450,6 +537,38 @@ async def test_a_store_that_is_back_is_waited_for_again() -> None:
     assert cache.peek("k1", now=41.0) == Miss()
 
 
+@pytest.mark.parametrize(
+    ("tier", "expected"),
+    [(CacheTier.STORE, Miss()), (CacheTier.L2, Hit(OLD, is_stale=True))],
+    ids=["the database", "the shared cache"],
+)
+async def test_only_an_answer_of_the_database_ends_its_outage(
+    tier: CacheTier, expected: Lookup
+) -> None:
+    """A shared record of another key may come while the database is away."""
+    store = SlowStore()
+    cache = cache_of(store)
+    await answered(cache, store, LoadedKey(OLD))
+    await load_in_outage(cache, store)
+
+    await answered(cache, store, LoadedKey(record_of("k2"), tier), key_id="k2", now=40.1)
+
+    assert cache.peek("k1", now=40.2) == expected
+
+
+async def test_a_stale_answer_shows_that_the_database_is_away() -> None:
+    """Requests with other keys do not wait to find out, and the answer does not become current."""
+    other = record_of("k2")
+    store = SlowStore()
+    cache = cache_of(store)
+    await answered(cache, store, LoadedKey(OLD))
+
+    await answered(cache, store, LoadedKey(other, CacheTier.STALE), key_id="k2", now=40.0)
+
+    assert cache.peek("k1", now=40.1) == Hit(OLD, is_stale=True)
+    assert cache.peek("k2", now=40.1) == Hit(other, is_stale=True)
+
+
 async def test_a_change_of_an_owner_ends_its_keys_and_no_others() -> None:
     """Switching a team off costs the rest of the world no query."""
     other = record_of("k2")
@@ -466,16 +585,35 @@ async def test_a_change_of_an_owner_ends_its_keys_and_no_others() -> None:
 
 
 async def test_a_record_that_is_too_large_is_used_and_not_kept() -> None:
-    """It is counted, and asked for each time: memory has a bound."""
+    """It is counted, and asked for each time: memory has a bound. The former one is forgotten."""
     large = dataclasses.replace(OLD, allowed_models=("m" * 3000,))
     counted: list[str] = []
-    cache = KeyCache(
-        QuickStore({"k1": large}), LIMITS, on_oversized=lambda: counted.append("too large")
-    )
+    store = QuickStore({"k1": OLD})
+    cache = KeyCache(store, LIMITS, on_oversized=lambda: counted.append("too large"))
+    await cache.load("k1", now=lambda: 0.0)
+    store.records["k1"] = large
 
     loaded = await cache.load("k1", now=lambda: 0.0)
 
     assert (loaded.record, cache.peek("k1", now=0.0), counted) == (large, Miss(), ["too large"])
+
+
+NETWORKS = tuple(ip_network(f"2001:db8:{number:x}::/48") for number in range(200))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        dataclasses.replace(OLD, allowed_operations=("chat",) * 600),
+        dataclasses.replace(OLD, allowed_sources=NETWORKS),
+        dataclasses.replace(OLD, limits=(limit(models=("m" * 3000,)),)),
+    ],
+    ids=["operations", "networks", "models of limits"],
+)
+def test_every_list_of_a_record_counts_to_its_size(record: KeyRecord) -> None:
+    """The memory of the cache has a bound in bytes, not only in keys."""
+    assert fits(OLD)
+    assert not fits(record)
 
 
 async def test_a_flood_of_unknown_keys_does_not_keep_a_known_one_from_being_confirmed() -> None:
