@@ -67,17 +67,11 @@ class Fences:
         self._listening_since = _Floor(noted_as=0)
         self._is_listening = False
         self._notes = 0
-        self._resolved_notes = 0
 
     @property
     def notes(self) -> int:
         """How many notes were taken: the number of the latest."""
         return self._notes
-
-    @property
-    def wants_fence(self) -> bool:
-        """Whether any note is without a fence."""
-        return self._resolved_notes < self._notes
 
     @property
     def timeline(self) -> int | None:
@@ -107,7 +101,6 @@ class Fences:
 
     def resolve(self, *, notes: int, fence: Fence) -> None:
         """Give *fence* to the notes up to number *notes*, which were taken before it was made."""
-        self._resolved_notes = max(self._resolved_notes, notes)
         for floor in (self._listening_since, self._under_all):
             if floor is not None and floor.fence is None and floor.noted_as <= notes:
                 floor.fence = fence
@@ -127,10 +120,12 @@ class Fences:
         return Freshness.UNCERTAIN
 
     def has_changed_since(self, notes: int, record: KeyRecord) -> bool:
-        """Return whether *record* has changed since *notes*, or a change may have been missed."""
-        if not self._is_listening or self._listening_since.noted_as > notes:
-            return True
-        return any(floor.noted_as > notes for floor in self._floors_of(record))
+        """Return whether *record* has changed since *notes*, or a change may have been missed.
+
+        While the worker does not listen, there is no `timeline`.
+        """
+        floors = (self._listening_since, *self._floors_of(record))
+        return any(floor.noted_as > notes for floor in floors)
 
     def _floors_of(self, record: KeyRecord) -> list[_Floor]:
         floors = [] if self._under_all is None else [self._under_all]
@@ -215,9 +210,13 @@ class TwoTierKeys:
                 raise KeyStoreUnavailableError(reason) from error
             return LoadedKey(shared.record, CacheTier.STALE, age_seconds)
         record, timeline = reading.record, self._fences.timeline
-        # A record from before a change would be of no use to workers that received the change.
-        is_unchanged = record is not None and not self._fences.has_changed_since(notes, record)
-        if record is not None and timeline is not None and is_unchanged and fits(record):
+        if (
+            record is not None
+            and timeline is not None
+            # One from before a change would be of no use to workers that received the change.
+            and not self._fences.has_changed_since(notes, record)
+            and fits(record)
+        ):
             to_share = SharedRecord(
                 record,
                 timeline,

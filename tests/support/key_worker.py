@@ -81,7 +81,10 @@ class KeyWorker:
     async def until_fenced(self) -> None:
         """Wait until the shared cache may be believed."""
         fences = self.keys.tiers._fences
-        while fences.timeline is None or fences.wants_fence:  # noqa: ASYNC110 - tells nobody
+        while fences.timeline is None or any(  # noqa: ASYNC110 - tells nobody
+            floor is not None and floor.fence is None
+            for floor in (fences._under_all, *fences._floors.values())
+        ):
             await asyncio.sleep(0.01)
 
 

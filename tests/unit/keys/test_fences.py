@@ -67,7 +67,21 @@ def test_a_change_counts_before_there_is_a_fence_for_it(scope: str) -> None:
 
     fences.note_change(scope)
 
-    assert (fences.freshness(read_at(10**9)), fences.wants_fence) == (Freshness.OUTDATED, True)
+    before = fences.freshness(read_at(10**9))
+    fences.resolve(notes=fences.notes, fence=Fence(1, 20))
+
+    assert (before, fences.freshness(read_at(21))) == (Freshness.OUTDATED, Freshness.CURRENT)
+
+
+def test_a_key_that_changes_again_is_believed_once_there_is_a_fence_for_that() -> None:
+    """Though another key's change, which has a fence, came in between."""
+    fences = listening()
+    for horizon, key_id in enumerate(("k1", "k2", "k1"), start=20):
+        fences.note_change(key_id)
+        fences.resolve(notes=fences.notes, fence=Fence(1, horizon))
+
+    assert fences.freshness(read_at(22)) is Freshness.OUTDATED
+    assert fences.freshness(read_at(23)) is Freshness.CURRENT
 
 
 def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() -> None:
@@ -81,7 +95,6 @@ def test_a_fence_is_not_for_changes_that_were_heard_of_after_it_was_asked_for() 
 
     assert fences.freshness(read_at(21)) is Freshness.CURRENT
     assert fences.freshness(read_at(21, key_id="k2")) is Freshness.OUTDATED
-    assert fences.wants_fence
 
 
 def test_a_fence_from_before_the_worker_began_to_listen_does_not_say_what_it_missed() -> None:
@@ -129,6 +142,19 @@ def test_a_load_that_began_before_a_change_is_known_as_such() -> None:
 
     assert (before, fences.has_changed_since(notes, record_of("k1"))) == (False, True)
     assert not fences.has_changed_since(notes, record_of("k2"))
+
+
+def test_a_load_during_which_the_listener_was_lost_and_came_back_may_have_missed_a_change() -> (
+    None
+):
+    """Though the fence of the new listener is there already."""
+    fences = listening()
+    notes = fences.notes
+    fences.listening_ended()
+    fences.listening_began()
+    fences.resolve(notes=fences.notes, fence=Fence(1, 20))
+
+    assert fences.has_changed_since(notes, record_of("k1"))
 
 
 def test_a_moved_key_is_looked_for_under_its_present_owner() -> None:

@@ -177,3 +177,88 @@ async def test_a_deleted_key_is_taken_out_of_the_shared_cache(bench: Bench) -> N
     await settle()
 
     assert bench.shared.values == {}
+
+
+OLDER, NEWER = record_at("k1", 1), record_at("k1", 2)
+
+
+@pytest.mark.parametrize("bench", [60.0], indirect=True, ids=["patient"])
+@pytest.mark.parametrize("is_heard_of", [True, False], ids=["a change", "a lost listener"])
+async def test_a_shared_record_is_not_used_where_a_change_may_have_met_it(
+    bench: Bench, *, is_heard_of: bool
+) -> None:
+    """The database answers, and its record counts."""
+    bench.share(age_seconds=1)
+    bench.database.keys["k1"] = 2
+    if is_heard_of:
+        bench.tiers.note_change("k1")
+    else:
+        bench.changes.listening_ended("listen")
+
+    assert (await bench.tiers.load("k1")).record == NEWER
+
+
+async def test_a_key_that_is_not_shared_waits_for_a_slow_database(bench: Bench) -> None:
+    """There is no record to fall back on: the database's own time limits count."""
+    bench.database.temper = Temper.SLOW
+    caller = asyncio.ensure_future(bench.tiers.load("k1"))
+    await asyncio.sleep(bench.patience_seconds * 2)
+
+    bench.database.answer_all()
+
+    assert (await caller).record == OLDER
+
+
+async def test_a_record_that_is_too_large_is_not_shared(bench: Bench) -> None:
+    """No worker would keep it."""
+    key_id = "k" * 3000
+    bench.database.keys[key_id] = 1
+
+    await bench.tiers.load(key_id)
+    await settle()
+
+    assert bench.shared.history == []
+
+
+@pytest.mark.parametrize("bench", [60.0], indirect=True, ids=["patient"])
+@pytest.mark.parametrize("scope", ["k1", "team:team_1", "organization:org_1", "*"])
+async def test_a_change_ends_the_copies_of_every_key_in_its_scope(
+    bench: Bench, scope: str
+) -> None:
+    """That of the worker and the shared one; a record that is read after it is shared again."""
+    bench.share(age_seconds=1)
+    await bench.cache.load("k1", now=lambda: bench.now)
+    bench.database.keys["k1"] = 2
+
+    if scope == "k1":
+        bench.changes.key_changed(scope)
+    else:
+        bench.changes.scope_changed(scope)
+    looked_up = bench.cache.peek("k1", now=bench.now)
+    at_once = await bench.tiers.load("k1")
+    await settle()  # until the change has its fence
+    bench.share(age_seconds=1)
+    later = await bench.tiers.load("k1")
+
+    assert (looked_up, at_once.record, later.tier) == (Miss(), NEWER, CacheTier.L2)
+
+
+@pytest.mark.parametrize("bench", [60.0], indirect=True, ids=["patient"])
+async def test_changes_count_as_received_while_every_channel_is_up(bench: Bench) -> None:
+    """Each may carry changes that the others do not."""
+    bench.changes.listening_ended("listen")
+    bench.changes.channels = frozenset({"listen", "stream"})
+    tiers: list[CacheTier] = []
+    for channel in ("listen", "stream"):
+        bench.changes.listening_began(channel)
+        await settle()
+        bench.share(age_seconds=1)
+        tiers.append((await bench.tiers.load("k1")).tier)
+        await bench.cache.load("k1", now=lambda: bench.now)
+
+    bench.changes.listening_ended("stream")
+    looked_up = bench.cache.peek("k1", now=bench.now)
+    tiers.append((await bench.tiers.load("k1")).tier)
+
+    assert tiers == [CacheTier.STORE, CacheTier.L2, CacheTier.STORE]
+    assert looked_up == Miss()
