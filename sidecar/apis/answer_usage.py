@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-import orjson
 from msgspec.structs import astuple
 
+from sidecar.apis.response_text import load_event
 from sidecar.domain.http import Headers
 from sidecar.domain.usage import (
     BEDROCK_INPUT_TOKENS,
@@ -81,8 +81,8 @@ class AnswerUsage:
         if payload is None or (_MARK not in payload and _METRICS_MARK not in payload):
             return
         try:
-            document: JsonValue = orjson.loads(payload)
-        except orjson.JSONDecodeError:
+            document: JsonValue = load_event(payload)
+        except (ValueError, RecursionError):
             return
         if not isinstance(document, dict):
             return

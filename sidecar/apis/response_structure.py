@@ -12,16 +12,17 @@ import orjson
 
 from sidecar.apis.event_stream import EventStreamFramer
 from sidecar.apis.frames import Framer, JsonArrayFramer, SseFramer
-from sidecar.apis.response_text import index_of
 from sidecar.domain.guardrail_settings import AnswerPart
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Unreadable, UnscannedReason
-from sidecar.jsontext.strict import JsonValue
+from sidecar.jsontext.strict import JsonValue, index_of
 
 MAX_TEXTS: Final = 1_000
 """More than any answer has choices, blocks and calls."""
 MAX_COMPARED_BYTES: Final = 262_144
 """No guardrail takes a longer text, so longer ones need not be compared."""
+MAX_ITEMS: Final = 5_000
+"""Of the lists in one event that may hold texts; to look at each takes 1 us or two."""
 
 _Object = Mapping[str, JsonValue]
 _Channel = tuple[str | int, ...]
@@ -46,13 +47,13 @@ class _Open:
     lane: str
     tool: str | None = None
     pieces: list[str] = field(default_factory=list[str])
-    value: JsonValue = None
+    value: bytes = b""
 
     def text(self) -> bytes:
         """Return all of it so far; two halves of a character in two events are one again."""
         joined = "".join(self.pieces)
-        if not joined and self.value is not None:
-            return orjson.dumps(self.value)
+        if not joined and self.value:
+            return self.value
         try:
             return joined.encode()
         except UnicodeEncodeError:
@@ -70,6 +71,7 @@ class AnswerStructure:
     def __init__(self) -> None:
         self._open: dict[_Channel, _Open] = {}
         self._answered_otherwise: set[str] = set()
+        self._items = 0
         self.is_known = False
         self.is_overfull = False
 
@@ -94,6 +96,7 @@ class AnswerStructure:
         """Read the next event."""
         if not isinstance(document, dict):
             return
+        self._items = 0
         kind = document.get("type")
         if isinstance(kind, str) and kind.startswith("response."):
             self._responses_event(kind, document)
@@ -116,9 +119,9 @@ class AnswerStructure:
     def _choices(self, document: _Object) -> None:
         """Chat completions and completions of OpenAI, and of those who speak like it."""
         self.is_known = True
-        for place, choice in _placed(document.get("choices")):
+        for place, choice in self._placed(document.get("choices")):
             self._message(_object(choice.get("message")), f"choices[{place}]")
-        for index, choice in _indexed(document.get("choices")):
+        for index, choice in self._indexed(document.get("choices")):
             lane = f"choices[{index}]"
             self._message(_object(choice.get("delta")), lane)
             if isinstance(text := choice.get("text"), str):
@@ -128,12 +131,12 @@ class AnswerStructure:
         content = message.get("content")
         if isinstance(content, str):
             self._say((lane,), content, lane, lane)
-        for _, part in _placed(content):
+        for _, part in self._placed(content):
             if part.get("type", "text") == "text" and isinstance(text := part.get("text"), str):
                 self._say((lane,), text, lane, lane)
         if message.get("refusal"):
             self._answered_otherwise.add(lane)
-        for index, call in _indexed(message.get("tool_calls")):
+        for index, call in self._indexed(message.get("tool_calls")):
             place = f"{lane}.tool_calls[{index}]"
             self._call((lane, index), _object(call.get("function")), place, lane)
         if legacy := _object(message.get("function_call")):
@@ -142,9 +145,9 @@ class AnswerStructure:
     def _candidates(self, document: _Object) -> None:
         """Gemini, whose clients join the text of all parts that are not thoughts."""
         self.is_known = True
-        for index, candidate in _indexed(document.get("candidates")):
+        for index, candidate in self._indexed(document.get("candidates")):
             lane = f"candidates[{index}]"
-            for _, part in _placed(_object(candidate.get("content")).get("parts")):
+            for _, part in self._placed(_object(candidate.get("content")).get("parts")):
                 if part.get("thought") is not True and isinstance(text := part.get("text"), str):
                     self._say((lane,), text, lane, lane)
                 if call := _object(part.get("functionCall")):
@@ -154,7 +157,7 @@ class AnswerStructure:
     def _blocks(self, document: _Object, prefix: str = "") -> None:
         """Whole messages of Anthropic and Bedrock."""
         self.is_known = True
-        for index, block in _placed(document.get("content")):
+        for index, block in self._placed(document.get("content")):
             self._block(index, block, prefix)
 
     def _block(self, index: int, block: _Object, prefix: str) -> None:
@@ -173,7 +176,7 @@ class AnswerStructure:
         output = document.get("output")
         if isinstance(output, list):
             self.is_known = True
-            for index, item in _placed(output):
+            for index, item in self._placed(output):
                 self._item(index, item, prefix)
         elif message := _object(_object(output).get("message")):
             self._blocks(message, "message.")
@@ -185,7 +188,7 @@ class AnswerStructure:
         if item.get("type") == "function_call":
             self._call((place,), item, place, _MESSAGE)
         if item.get("type", "message") == "message":
-            for number, part in _placed(item.get("content")):
+            for number, part in self._placed(item.get("content")):
                 self._part((place, number), part, f"{place}.content[{number}]")
 
     def _part(self, channel: _Channel, part: _Object, place: str) -> None:
@@ -236,7 +239,26 @@ class AnswerStructure:
             if isinstance(value, str):
                 one.pieces.append(value)
             elif value is not None:
-                one.value = value
+                try:
+                    one.value = orjson.dumps(value)
+                except orjson.JSONEncodeError:  # half a character, or too deep for any schema
+                    self.is_overfull = True
+
+    def _placed(self, value: JsonValue) -> Iterator[tuple[int, _Object]]:
+        if isinstance(value, list):
+            self._items += len(value)
+            if self._items > MAX_ITEMS:
+                self.is_overfull = True
+                return
+            for place, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield place, item
+
+    def _indexed(self, value: JsonValue) -> Iterator[tuple[int, _Object]]:
+        """Yield the objects of a list by the index they give themselves: they come in pieces."""
+        for place, item in self._placed(value):
+            index = index_of(item.get("index"))
+            yield (place if index is None else index), item
 
     def _opened(self, channel: _Channel, new: _Open) -> _Open:
         if len(self._open) < MAX_TEXTS:
@@ -254,20 +276,6 @@ _QUIET: Final = ("message_start", "message_delta", "message_stop", "ping", "erro
 
 def _object(value: JsonValue) -> _Object:
     return value if isinstance(value, dict) else {}
-
-
-def _placed(value: JsonValue) -> Iterator[tuple[int, _Object]]:
-    if isinstance(value, list):
-        for place, item in enumerate(value):
-            if isinstance(item, dict):
-                yield place, item
-
-
-def _indexed(value: JsonValue) -> Iterator[tuple[int, _Object]]:
-    """Yield the objects of a list by the index they give themselves: they come in pieces."""
-    for place, item in _placed(value):
-        index = index_of(item.get("index"))
-        yield (place if index is None else index), item
 
 
 def _number(document: _Object, key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -11,9 +12,10 @@ import msgspec
 import orjson
 
 from sidecar.apis.vocabulary import FIELD_NAMES
+from sidecar.domain.cooperative import SHORT_BYTES, Cooperative, run_sync
 from sidecar.domain.subject import UnscannedReason
-from sidecar.jsontext.strict import JsonBound, JsonValue, digits_of
-from sidecar.jsontext.tokens import WHOLE_STRING, count_strings, decode, string_tokens
+from sidecar.jsontext.strict import MAX_DEPTH, JsonBound, JsonValue, digits_of, index_of
+from sidecar.jsontext.tokens import count_strings
 
 SKIPPED: Final = frozenset(
     """
@@ -109,6 +111,12 @@ Path = tuple[str | int, ...]
 MAX_TEXTS: Final = 50_000
 """As many as a request may have; ten megabytes of one-letter strings take seconds."""
 
+SLICE_VALUES: Final = 512
+"""Values read between two interruptions: some 0.5 ms."""
+
+SLICE_ITEMS: Final = 16_384
+"""Items of a list that are counted between two interruptions if none is text: some 1 ms."""
+
 BOUND: Final = JsonBound(containers=400_000, commas=1_500_000)
 """More than a request may have: ten megabytes of the probabilities of tokens are no fewer."""
 
@@ -186,17 +194,26 @@ _PLACES: Final = ("content_index", "summary_index", "command_index")
 
 
 def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | UnreadableEvent:
+    """Read a short event at once."""
+    return run_sync(read_in_slices(payload, event=event))
+
+
+def read_in_slices(
+    payload: bytes | None, *, event: str = ""
+) -> Cooperative[AnswerEvent | UnreadableEvent]:
     """Read an event, or a whole answer, which is its own only event."""
-    if payload is None or not payload.strip():
+    if payload is None or not (content := payload.strip()):
         return _NOTHING
-    if payload.strip() == DONE:
+    if content == DONE:
         return _END
     try:
         document: JsonValue = load_event(payload)
         if not isinstance(document, dict):
             return UnreadableEvent(UnscannedReason.UNKNOWN_SHAPE)
-        walk = _Walk(document, event)
-        walk.run()
+        if len(payload) > SHORT_BYTES:
+            yield
+        walk = _Walk()
+        yield from walk.run(document, event)
     except (ValueError, RecursionError):
         return _UNREADABLE
     if walk.is_overfull or walk.strings != count_strings(payload):
@@ -209,40 +226,8 @@ def read_answer(payload: bytes | None, *, event: str = "") -> AnswerEvent | Unre
     )
 
 
-_BEFORE_VALUE: Final = re.compile(rb'"[ \t\r\n]*+:[ \t\r\n]*+')
-_TO_BRACKET: Final = re.compile(
-    rb'[^"{}\[\]]*+(?:' + WHOLE_STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
-)
-_SCALAR: Final = re.compile(WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
-
-
-def without_logprobs(payload: bytes) -> bytes:
-    """Return the event with null for the probabilities of its tokens: they repeat the text."""
-    pieces: list[bytes] = []
-    end = 0
-    for token in string_tokens(payload):
-        if token.start < end or decode(payload[token.start : token.end]) not in _LOGPROB_KEYS:
-            continue
-        before = _BEFORE_VALUE.match(payload, token.end)
-        if before is not None:
-            pieces += (payload[end : before.end()], b"null")
-            end = _value_end(payload, before.end())
-    return b"".join((*pieces, payload[end:]))
-
-
-def _value_end(payload: bytes, start: int) -> int:
-    if payload[start : start + 1] in {b"{", b"["}:
-        depth = 0
-        for bracket in _TO_BRACKET.finditer(payload, start):
-            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
-            if not depth:
-                return bracket.end()
-    scalar = _SCALAR.match(payload, start)
-    return scalar.end() if scalar is not None else start
-
-
-_LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
-_LOGPROB_KEYS: Final = frozenset(key.encode() for key in _LOGPROBS)
+LOGPROBS: Final = frozenset({"logprobs", "logprobsResult"})
+"""Fields that repeat the text of an answer, token by token."""
 
 
 def load_event(payload: bytes) -> Any:
@@ -254,20 +239,25 @@ def load_event(payload: bytes) -> Any:
     """
     if BOUND.is_exceeded_by(payload):
         raise ValueError("more values than are read")
+    is_collecting = gc.isenabled() and len(payload) > SHORT_BYTES
+    if is_collecting:
+        gc.disable()  # none of what is made is garbage; to look for it takes as long again
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
         # An emoji cut in two by a provider that counts in UTF-16 leaves half a pair in each
         # event, which orjson refuses.
         return json.loads(payload.decode())
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 class _Walk:
-    """One pass over a document, in the order of its tokens."""
+    """One pass over a document, in the order of its tokens and in slices."""
 
     __slots__ = (
-        "_document",
-        "_event",
+        "_left",
         "_numbers",
         "_payload",
         "ended",
@@ -278,9 +268,8 @@ class _Walk:
         "unscanned",
     )
 
-    def __init__(self, document: dict[str, JsonValue], event: str) -> None:
-        self._document = document
-        self._event = event
+    def __init__(self) -> None:
+        self._left = SLICE_VALUES
         self._numbers = 0
         self._payload: tuple[str, UnscannedReason] | None = None
         self.strings = 0
@@ -290,24 +279,24 @@ class _Walk:
         self.has_logprobs = False
         self.is_overfull = False
 
-    def run(self) -> None:
+    def run(self, document: dict[str, JsonValue], event: str) -> Cooperative[None]:
         """Collect everything."""
-        document = self._document
         kind = document.get("type")
-        name = kind if isinstance(kind, str) else self._event
+        name = kind if isinstance(kind, str) else event
         self._payload = EVENT_PAYLOADS.get(name)
         if name.startswith("response."):
-            self._responses_event(name)
+            self.is_overfull = len(document) > SLICE_VALUES  # it has some ten members
+            if not self.is_overfull:
+                yield from self._responses_event(document, name)
             return
         index = index_of(document.get("index", document.get("contentBlockIndex")))
         lane: Path = () if index is None else ("block", index)
-        self._object(document, lane, lane, _JOIN)
+        yield from self._object(document, lane, lane, _JOIN)
         if lane and name in _BLOCK_ENDS:
             self.ended.append(lane)
 
-    def _responses_event(self, name: str) -> None:
+    def _responses_event(self, document: dict[str, JsonValue], name: str) -> Cooperative[None]:
         """OpenAI's typed events: only `delta` comes in pieces, all else repeats it whole."""
-        document = self._document
         lane: Path = ("output", _number_of(document, "output_index"))
         stem = name.removesuffix(".delta")
         place = sum([_number_of(document, name) for name in _PLACES])
@@ -321,38 +310,39 @@ class _Walk:
                     is_json = stem.endswith(("arguments", "input", "code"))
                     self._add(value, channel, lane, is_json=is_json)
                 self.strings += 1
-            elif key == "delta" and stem != name:  # an object with pieces of several texts
-                self._value(key, value, channel, lane, _JOIN)
+                continue
+            path, mode = lane, _JOIN
+            if key == "delta" and stem != name:  # an object with pieces of several texts
+                path = channel
             else:
                 if key not in KNOWN:
                     self._add(key, None, lane, is_json=False)
-                self._value(key, value, lane, lane, self._mode_below(key, value, _ONCE))
+                mode = self._mode_below(key, value, _ONCE)
+            if isinstance(value, dict):
+                yield from self._object(value, path, lane, mode)
+            elif isinstance(value, list):
+                yield from self._list(key, value, path, lane, mode)
+            elif value is not None:
+                self._scalar(key, value, path, lane, mode)
         if stem == name and not name.endswith((".added", ".created", ".in_progress")):
             self.ended.append(lane)
 
     # These run for every value of every event: arguments by position, and few calls.
-    def _value(self, key: str, value: JsonValue, path: Path, lane: Path, mode: int) -> None:
-        if isinstance(value, str):
-            if mode != _COUNT and value:
-                self._string(key, value, path, lane, mode)
-            self.strings += 1
-        elif value is None or value is True or value is False:
-            pass
-        elif isinstance(value, dict):
-            self._object(value, path, lane, mode)
-        elif isinstance(value, list):
-            self._list(key, value, path, lane, mode)
-        else:
-            if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
-                place = -1 - self._numbers
-                self.texts.append(AnswerText(digits_of(value), place, None, lane, is_json=False))
-            self._numbers += 1
-
-    def _object(self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int) -> None:
+    def _object(  # noqa: C901 - one branch a kind of value
+        self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int
+    ) -> Cooperative[None]:
         if mode != _ALL and node.get("type") in SEALED:
             mode = _COUNT
+        if len(path) > MAX_DEPTH:
+            self.is_overfull = True
         is_counted, is_text = mode == _COUNT, mode == _ALL
         for key, value in node.items():
+            self._left -= 1
+            if self._left < 0:
+                self._left = SLICE_VALUES
+                yield
+            if self.is_overfull:
+                return
             inner = mode
             if is_counted:
                 pass
@@ -364,44 +354,88 @@ class _Walk:
                 self.strings += 2
                 continue
             self.strings += 1
-            if value is not None:
-                below = (*path, _ALIASES.get(key, key)) if inner == _JOIN else path
-                self._value(key, value, below, lane, inner)
+            if value is None:
+                continue
+            below = (*path, _ALIASES.get(key, key)) if inner == _JOIN else path
+            if isinstance(value, dict):
+                yield from self._object(value, below, lane, inner)
+            elif isinstance(value, list):
+                yield from self._list(key, value, below, lane, inner)
+            else:
+                self._scalar(key, value, below, lane, inner)
 
     def _mode_below(self, key: str, value: JsonValue, mode: int) -> int:
         inner = _MODES.get(key, mode)
         if inner == _COUNT:
-            if value and key in _LOGPROBS:
+            if value and key in LOGPROBS:
                 self.has_logprobs = True
         elif inner == _ALL and isinstance(value, str):
             return mode
         return inner
 
-    def _list(self, key: str, items: list[JsonValue], path: Path, lane: Path, mode: int) -> None:
-        if len(items) > SHORT_LIST and mode != _ALL:
-            kinds = list(map(type, items))
-            if _UNCOUNTED.isdisjoint(kinds) and (mode == _COUNT or str not in kinds):
-                # The vector of an embedding, or the bytes of a token: nothing of it is text.
-                self.strings += kinds.count(str)
-                self._numbers += kinds.count(float) + kinds.count(int)
-                return
-        for position, item in enumerate(items):
+    def _list(  # noqa: C901 - one branch a kind of item
+        self, key: str, items: list[JsonValue], path: Path, lane: Path, mode: int, first: int = 0
+    ) -> Cooperative[None]:
+        """Collect the items of a list, or of the slice of it that begins at *first*."""
+        if len(items) > SLICE_ITEMS:
+            for start in range(0, len(items), SLICE_ITEMS):
+                piece = items[start : start + SLICE_ITEMS]
+                yield from self._list(key, piece, path, lane, mode, start)
+                yield
+            return
+        if len(items) > SHORT_LIST and self._is_counted(items, mode):
+            return
+        for position, item in enumerate(items, first):
+            self._left -= 1
+            if self._left < 0:
+                self._left = SLICE_VALUES
+                yield
             if self.is_overfull:
                 return
-            if mode != _JOIN:
-                self._value(key, item, path, lane, mode)
-                continue
-            place: str | int = position
+            inner, own, is_lane = path, lane, False
+            if mode == _JOIN:
+                place: str | int = position
+                if isinstance(item, dict):
+                    place = _place(key, item, position)
+                inner = (*path, place)
+                if key in _LANES and len(path) == 1:
+                    own, is_lane = inner, True
             if isinstance(item, dict):
-                place = _place(key, item, position)
-            inner = (*path, place)
-            own = inner if key in _LANES and len(path) == 1 else lane
-            self._value(key, item, inner, own, mode)
-            if own is inner and (
-                isinstance(item, dict)
-                and bool(item.get("finish_reason") or item.get("finishReason"))
-            ):
-                self.ended.append(own)
+                yield from self._object(item, inner, own, mode)
+                if is_lane and (item.get("finish_reason") or item.get("finishReason")):
+                    self.ended.append(own)
+            elif isinstance(item, list):
+                yield from self._list(key, item, inner, own, mode)
+            elif item is not None:
+                self._scalar(key, item, inner, own, mode)
+
+    def _is_counted(self, items: list[JsonValue], mode: int) -> bool:
+        """Return whether nothing of a long list is text, and count its values if so.
+
+        For example the vector of an embedding, or the bytes of a token.
+        """
+        kinds = list(map(type, items))
+        if not _UNCOUNTED.isdisjoint(kinds) or (mode != _COUNT and str in kinds):
+            return False
+        if mode == _ALL:
+            numbers: list[Any] = list(filter(None, items))
+            if numbers and not -LONG_NUMBER < min(numbers) <= max(numbers) < LONG_NUMBER:
+                return False
+        self.strings += kinds.count(str)
+        self._numbers += kinds.count(float) + kinds.count(int)
+        return True
+
+    def _scalar(self, key: str, value: str | float, path: Path, lane: Path, mode: int) -> None:
+        if isinstance(value, str):
+            if mode != _COUNT and value:
+                self._string(key, value, path, lane, mode)
+            self.strings += 1
+        elif not isinstance(value, bool):
+            if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
+                place = -1 - self._numbers
+                self.is_overfull = self.is_overfull or len(self.texts) >= MAX_TEXTS
+                self.texts.append(AnswerText(digits_of(value), place, None, lane, is_json=False))
+            self._numbers += 1
 
     def _string(self, key: str, value: str, path: Path, lane: Path, mode: int) -> None:
         if self._payload is not None and self._is_event_payload(key, value):
@@ -455,17 +489,3 @@ def _place(key: str, item: dict[str, JsonValue], position: int) -> str | int:
 
 def _number_of(document: dict[str, JsonValue], key: str) -> int:
     return index_of(document.get(key)) or 0
-
-
-_MAX_INDEX_DIGITS: Final = 9
-
-
-def index_of(value: JsonValue) -> int | None:
-    """Return the number that a client reads: to JavaScript `0`, `0.0` and `"0"` are one place."""
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdecimal():  # of no other script
-        return int(value) if len(value) <= _MAX_INDEX_DIGITS else None
-    return None

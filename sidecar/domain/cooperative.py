@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -37,3 +37,11 @@ def run_sync(steps: Cooperative[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def pieces_of(
+    body: bytes, *, is_last: bool, size: int = SHORT_BYTES
+) -> Iterator[tuple[bytes, bool]]:
+    """Yield *body* in pieces of at most *size* bytes, each with whether it is the last of all."""
+    for start in range(0, len(body) or 1, size):
+        yield body[start : start + size], is_last and start + size >= len(body)

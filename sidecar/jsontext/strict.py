@@ -228,3 +228,17 @@ def digits_of(number: float) -> bytes:
     if type(number) is int or -_LONGEST_NUMBER < number < _LONGEST_NUMBER:
         return b"%d" % int(number)
     return repr(number).encode()
+
+
+_MAX_INDEX_DIGITS: Final = 9
+
+
+def index_of(value: JsonValue) -> int | None:
+    """Return the number that a client reads: to JavaScript `0`, `0.0` and `"0"` are one place."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal():  # of no other script
+        return int(value) if len(value) <= _MAX_INDEX_DIGITS else None
+    return None

@@ -8,7 +8,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
 from operator import attrgetter
 from typing import Final
 
@@ -85,40 +84,37 @@ def escaped_strings(text: bytes) -> Iterator[tuple[int, bytes]]:
         at = found.end()
 
 
-def pick_strings(text: bytes, indexes: Collection[int]) -> dict[int, Token]:
-    """Return the string tokens of some indexes.
-
-    Raises:
-        SpliceError: there are fewer tokens.
-    """
-    return _pick(_STRING_TOKEN.finditer(text), indexes)
+def pick_strings(text: bytes, indexes: Collection[int]) -> Cooperative[dict[int, Token]]:
+    """Return the string tokens of some indexes; raise `SpliceError` if there are fewer."""
+    return _pick(_STRING_TOKEN, text, indexes, group=1)
 
 
 def count_strings(text: bytes) -> int:
-    """Return how many string tokens *text* has."""
-    if b"\\" not in text:
-        return text.count(b'"') // 2
-    return _STRING_TOKEN.subn(b"", text)[1]
+    """Return how many strings *text* has, which is valid JSON."""
+    if b"\\" in text:
+        text = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    return text.count(b'"') // 2
 
 
-def pick_numbers(text: bytes, indexes: Collection[int]) -> dict[int, Token]:
-    """Return the number tokens of some indexes.
-
-    Raises:
-        SpliceError: there are fewer tokens.
-    """
-    found = _TOKEN.finditer(text)
-    return _pick((one for one in found if one.lastindex == _NUMBER_GROUP), indexes)
+def pick_numbers(text: bytes, indexes: Collection[int]) -> Cooperative[dict[int, Token]]:
+    """Return the number tokens of some indexes; raise `SpliceError` if there are fewer."""
+    return _pick(_TOKEN, text, indexes, group=_NUMBER_GROUP)
 
 
-def _pick(found: Iterable[re.Match[bytes]], indexes: Collection[int]) -> dict[int, Token]:
-    if not indexes:
-        return {}
-    picked = {
-        index: Token(*match.span(match.lastindex or 0))
-        for index, match in enumerate(islice(found, max(indexes) + 1))
-        if index in indexes
-    }
+def _pick(
+    tokens: re.Pattern[bytes], text: bytes, indexes: Collection[int], *, group: int
+) -> Cooperative[dict[int, Token]]:
+    picked: dict[int, Token] = {}
+    index, behind = 0, max(indexes, default=-1) + 1
+    for count, found in enumerate(tokens.finditer(text) if indexes else (), start=1):
+        if found.lastindex == group:
+            if index in indexes:
+                picked[index] = Token(*found.span(group))
+            index += 1
+        if index == behind:
+            break
+        if not count % SLICE_TOKENS:
+            yield
     if len(picked) != len(indexes):
         raise SpliceError("a replacement is for a token that is not in the text")
     return picked
@@ -187,21 +183,28 @@ class OffsetMap:
 
     A range that begins or ends inside an escape or a character is widened to the whole of it.
     Only the beginnings of stretches are kept, and the escapes of the stretch used last: a client
-    may send ten megabytes of escapes. Ranges in order look into each stretch once.
+    may send ten megabytes of escapes. Ranges in order look into each stretch once. `decoded` comes
+    first.
     """
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         self._raw_starts = array("Q", [0])  # of stretches; the last one is the end of all
         self._decoded_starts = array("Q", [0])
-        self.decoded_length = 0
-        for stretch in _STRETCH.finditer(raw):
-            self.decoded_length += len(decode(stretch.group()))
-            self._raw_starts.append(stretch.end())
-            self._decoded_starts.append(self.decoded_length)
         self._open = -1  # the stretch whose escapes these are
         self._escapes: list[tuple[int, int]] = []  # raw start and end
         self._decoded: list[tuple[int, int]] = []  # the same escapes in the decoded content
+
+    def decoded(self) -> Cooperative[bytes]:
+        """Read the string in slices, and return its content."""
+        content = bytearray()
+        for count, stretch in enumerate(_STRETCH.finditer(self._raw), start=1):
+            content += decode(stretch.group())
+            self._raw_starts.append(stretch.end())
+            self._decoded_starts.append(len(content))
+            if not count % TOKENS_AN_EDIT:
+                yield
+        return bytes(content)
 
     def raw_range(self, start: int, end: int) -> tuple[int, int]:
         """Return the raw range that covers the decoded range."""
@@ -384,7 +387,7 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[byte
     edits = yield from _in_strings(body, strings)
     if len(strings) < len(replacements):
         numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
-        for index, token in pick_numbers(body, numbers).items():
+        for index, token in (yield from pick_numbers(body, numbers)).items():
             edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
     pieces: list[bytes] = []
     position = 0
@@ -435,6 +438,7 @@ def _in_token(
         if (one.start, one.end) == span and len(one.location) == 1:  # all others are within it
             return [_Edit(token.start, token.end, one.text)]
     offsets = OffsetMap(raw)
+    yield from offsets.decoded()
     edits: list[_Edit] = []
     inner = yield from _in_content(content, replacements)
     for count, edit in enumerate(sorted(inner, key=attrgetter("start")), start=1):

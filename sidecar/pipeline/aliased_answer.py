@@ -11,10 +11,13 @@ import orjson
 
 from sidecar.apis.frames import SseFramer, with_payload_in_place
 from sidecar.apis.response_structure import AnswerForm, answer_form
+from sidecar.apis.response_text import load_event
 from sidecar.apis.stream_usage import members
+from sidecar.domain.cooperative import SHORT_BYTES, Cooperative, pieces_of, run_sync
 from sidecar.domain.errors import ClientError
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.jsontext.strict import JsonValue
 from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
 from sidecar.pipeline.answer_judgement import Released
@@ -32,11 +35,14 @@ class AliasedAnswer:
     it is. A whole answer is held until it is here, since its length changes.
     """
 
-    def __init__(self, line: RequestLine, inner: AnswerPlan | None, *, alias: str) -> None:
+    def __init__(
+        self, line: RequestLine, inner: AnswerPlan | None, *, alias: str, runner: GuardrailRunner
+    ) -> None:
         self.is_judged = inner is not None and inner.is_judged
         self._line = line
         self._inner = inner
         self._alias = orjson.dumps(alias)
+        self._runner = runner
         self._form: AnswerForm | None = None
         self._framer = SseFramer()
         self._is_beyond = False
@@ -59,10 +65,16 @@ class AliasedAnswer:
     def take(self, body: bytes, *, is_last: bool) -> Released:
         """Return the bytes that may leave, once the next piece of a stream is here."""
         if self._inner is None:
-            return Released(self._named(body, is_last=is_last))
+            return run_sync(self._named(Released(body), is_last=is_last))[0]
         released = self._inner.take(body, is_last=is_last)
-        is_end = is_last or released.error is not None
-        return Released(self._named(released.body, is_last=is_end), released.error)
+        return run_sync(self._named(released, is_last=is_last))[0]
+
+    def steps(self, body: bytes, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        """Do the same as `take` in slices."""
+        released = Released(body)
+        if self._inner is not None:
+            (released,) = yield from self._inner.steps(body, is_last=is_last)
+        return (yield from self._named(released, is_last=is_last))
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Return the body that may leave, of an answer that is here as a whole."""
@@ -71,38 +83,49 @@ class AliasedAnswer:
             released = await self._inner.judge_whole(body, stream)
         if released.error is not None:
             return released
-        return Released(self._named(released.body, is_last=True))
+        done = self._runner.run_cooperatively(self._named(released, is_last=True))
+        (named,) = done if isinstance(done, tuple) else await stream.wait_for(done)
+        return named
 
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""
         if self._inner is not None:
             self._inner.abandon()
 
-    def _named(self, body: bytes, *, is_last: bool) -> bytes:
+    def _named(self, released: Released, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        body = released.body
         if self._form is AnswerForm.JSON:
-            return _with_model(body, self._alias)
+            return (Released(_with_model(body, self._alias)),)
         if self._form is None or self._is_beyond:
-            return body
-        frames = self._framer.feed(body)
-        if is_last:
-            frames += self._framer.finish()
-        shown = b"".join(
-            [
-                frame.raw
-                if frame.payload is None or _NAMED not in frame.payload
-                else with_payload_in_place(frame, _with_model(frame.payload, self._alias))
-                for frame in frames
-            ]
-        )
-        self._is_beyond = self._framer.fault is not None
-        return shown + self._framer.rest() if self._is_beyond else shown
+            return (released,)
+        shown: list[bytes] = []
+        is_end = is_last or released.error is not None
+        for piece, is_last_piece in pieces_of(body, is_last=is_end):
+            if self._is_beyond:
+                shown.append(piece)
+                continue
+            frames = self._framer.feed(piece)
+            if is_last_piece:
+                frames += self._framer.finish()
+            for frame in frames:
+                if frame.payload is None or _NAMED not in frame.payload:
+                    shown.append(frame.raw)
+                else:
+                    payload = _with_model(frame.payload, self._alias)
+                    shown.append(with_payload_in_place(frame, payload))
+            if self._framer.fault is not None:
+                self._is_beyond = True
+                shown.append(self._framer.rest())
+            if len(body) > SHORT_BYTES:
+                yield
+        return (Released(b"".join(shown), released.error),)
 
 
 def _with_model(payload: bytes, alias: bytes) -> bytes:
     """Return JSON text with *alias* as its model, or as that of an answer within."""
     try:
-        document: JsonValue = orjson.loads(payload)
-    except orjson.JSONDecodeError:
+        document: JsonValue = load_event(payload)
+    except (ValueError, RecursionError):
         return payload
     if not isinstance(document, dict):
         return payload

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from sidecar.apis.error_body import stream_error
 from sidecar.apis.response_structure import AnswerForm, answer_form
 from sidecar.apis.stream_usage import UsageStripper
-from sidecar.domain.cooperative import SLICE_BYTES
+from sidecar.domain.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative, pieces_of
 from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
@@ -19,6 +19,7 @@ from sidecar.domain.policy import StreamMode
 from sidecar.domain.subject import RequestForm, Route, Unreadable
 from sidecar.extproc.phases import Event
 from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned, is_flagged
 from sidecar.pipeline.dependencies import Worker
@@ -53,6 +54,10 @@ class AnswerPlan(Protocol):
 
     def take(self, body: bytes, *, is_last: bool) -> Released:
         """Return the bytes that may leave, once the next piece of a stream is here."""
+        ...
+
+    def steps(self, body: bytes, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        """Do the same as `take` in slices, for a piece that may take long."""
         ...
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
@@ -101,12 +106,24 @@ class GuardedAnswer:
 
     def take(self, body: bytes, *, is_last: bool) -> Released:
         """Judge the next piece of a stream; an error ends it in the form of its API."""
-        judgement = self._begun()
-        released = judgement.take(body, is_last=is_last)
+        released = self._begun().take(body, is_last=is_last)
         if released.body:
             self._has_left = True
         if is_last or released.error is not None:
-            self._note(judgement)
+            return self._ended(released)
+        return released
+
+    def steps(self, body: bytes, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        """Do the same as `take` in slices."""
+        (released,) = yield from self._begun().steps(body, is_last=is_last)
+        if released.body:
+            self._has_left = True
+        if is_last or released.error is not None:
+            released = self._ended(released)
+        return (released,)
+
+    def _ended(self, released: Released) -> Released:
+        self._note(self._begun())
         if released.error is None:
             return released
         end = stream_error(
@@ -153,8 +170,9 @@ class UncountedAnswer:
 
     is_judged = False
 
-    def __init__(self, line: RequestLine) -> None:
+    def __init__(self, line: RequestLine, runner: GuardrailRunner) -> None:
         self._line = line
+        self._runner = runner
         self._stripper = UsageStripper()
 
     def begin(self, headers: Headers, *, may_stream: bool) -> Handling:
@@ -167,9 +185,19 @@ class UncountedAnswer:
         """Return the part of the stream that may go on."""
         return Released(self._stripper.take(body, is_last=is_last))
 
-    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:  # noqa: ARG002 - nothing to wait for
+    def steps(self, body: bytes, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        """Do the same as `take` in slices."""
+        shown: list[bytes] = []
+        for piece, is_end in pieces_of(body, is_last=is_last):
+            shown.append(self._stripper.take(piece, is_last=is_end))
+            yield
+        return (Released(b"".join(shown)),)
+
+    async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Return a whole stream, as a gateway sends it that buffers answers."""
-        return Released(self._stripper.take(body, is_last=True))
+        done = self._runner.run_cooperatively(self.steps(body, is_last=True))
+        (released,) = done if isinstance(done, tuple) else await stream.wait_for(done)
+        return released
 
     def abandon(self) -> None:
         """Record nothing: nothing is looked for."""
@@ -185,6 +213,7 @@ async def carry_answer(
     """Carry the answer to its end, from its first *event* on; return why it is refused, if so."""
     protocol = stream.protocol
     judged = 0  # since other requests had their turn: pieces that came together do not wait
+    waiting = 0  # of an event that has not ended
     while event is not _ENDED:
         error: ClientError | None = None
         if plan is not None:
@@ -192,11 +221,16 @@ async def carry_answer(
         match event:
             case Event.ANSWER_PIECE if plan is not None:  # first, as most events are pieces
                 piece, is_last = protocol.piece, protocol.piece_is_last
-                judged += len(piece) + EVENT_BYTES
-                if judged <= SLICE_BYTES:
+                size = len(piece)
+                judged, waiting = judged + size + EVENT_BYTES, waiting + size
+                if judged <= SLICE_BYTES and waiting <= SHORT_BYTES:
                     released = plan.take(piece, is_last=is_last)
                 else:
-                    released, judged = await _take_in_turns(plan, piece, is_last=is_last), 0
+                    runner = worker.guardrail_runner
+                    released = await _take_in_turns(plan, piece, runner, is_last=is_last)
+                    judged = 0
+                if released.body:
+                    waiting = 0
                 if released.error is None:
                     protocol.send_piece(released.body)
                 else:
@@ -216,13 +250,15 @@ async def carry_answer(
     return None
 
 
-async def _take_in_turns(plan: AnswerPlan, piece: bytes, *, is_last: bool) -> Released:
+async def _take_in_turns(
+    plan: AnswerPlan, piece: bytes, runner: GuardrailRunner, *, is_last: bool
+) -> Released:
     """Judge a piece in slices, between which other requests get their turn."""
     bodies: list[bytes] = []
-    for start in range(0, max(len(piece), 1), SLICE_BYTES):
+    for part, is_end in pieces_of(piece, is_last=is_last, size=SLICE_BYTES):
         await asyncio.sleep(0)
-        is_end = start + SLICE_BYTES >= len(piece)
-        released = plan.take(piece[start : start + SLICE_BYTES], is_last=is_last and is_end)
+        done = runner.run_cooperatively(plan.steps(part, is_last=is_end))
+        (released,) = done if isinstance(done, tuple) else await done
         bodies.append(released.body)
         if released.error is not None:
             return Released(b"".join(bodies), released.error)

@@ -22,9 +22,21 @@ from sidecar.apis.frames import (
     plain_text,
 )
 from sidecar.apis.response_structure import AnswerForm, AnswerPiece, AnswerStructure, framer_of
-from sidecar.apis.response_text import DONE, UnreadableEvent, load_event
+from sidecar.apis.response_text import (
+    DONE,
+    AnswerEvent,
+    UnreadableEvent,
+    load_event,
+    read_in_slices,
+)
 from sidecar.apis.stream_usage import EventUsageStripper
-from sidecar.domain.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative
+from sidecar.domain.cooperative import (
+    SHORT_BYTES,
+    SLICE_CANDIDATES,
+    Cooperative,
+    pieces_of,
+    run_sync,
+)
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Deny, Finding, GuardrailResult, Redact, Restoration
 from sidecar.domain.policy import Stage, UnscannedAction
@@ -47,6 +59,9 @@ MAX_HELD_FRAME_BYTES: Final = 4 * 1024 * 1024
 MAX_EVENTS_BYTES: Final = 64 * 1024 * 1024
 """Memory of the events of a whole answer: ten megabytes of empty comments would take
 seven times that. An answer of 16 MB and more may take four times its own size."""
+
+SLICE_EVENTS: Final = 64
+"""Short events read between two interruptions: a millisecond or less."""
 
 TOO_LONG: Final = ClientError(
     ErrorKind.CONTENT_BLOCKED,
@@ -118,21 +133,33 @@ class AnswerJudgement:
         return tuple(by_name[name] for name in self._guardrails if name in by_name)
 
     def take(self, chunk: bytes, *, is_last: bool) -> Released:
-        """Judge the next bytes, and return those that may leave."""
+        """Judge the next bytes, which are few, and return those that may leave."""
         reading = self._reading
-        reading.take(chunk, is_last=is_last)
-        unread = self._unread() if reading.reasons else None
-        if unread is not None:
-            reading.transcript.let_all_go()  # no event follows an unreadable one
+        reading.take_short(chunk, is_last=is_last)
+        error = self._unread_by_now() if reading.reasons else None
         due = reading.transcript.due()
-        error = (self._error_in(self._scan.judge(due)) if due else None) or unread
-        held = reading.held
-        body = held.release(unread=self._lets_unread_pass)
-        if error is None and held.size_bytes > MAX_HELD_FRAME_BYTES:
+        if due and (found := self._scan.judge(due)) is not NOTHING_FOUND:
+            error = run_sync(self._replace(found)) or error
+        body = reading.held.release(unread=self._lets_unread_pass)
+        if error is None and reading.held.size_bytes > MAX_HELD_FRAME_BYTES:
             error = TOO_LONG
         if error is not None:
-            held.drop()
+            reading.held.drop()
         return Released(body, error)
+
+    def steps(self, chunk: bytes, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        """Do the same as `take` in slices."""
+        reading = self._reading
+        yield from reading.take(chunk, is_last=is_last)
+        error = self._unread_by_now() if reading.reasons else None
+        (refusal,) = yield from self._judge(reading.transcript.due())
+        error = refusal or error
+        (body,) = yield from reading.held.release_in_turns(unread=self._lets_unread_pass)
+        if error is None and reading.held.size_bytes > MAX_HELD_FRAME_BYTES:
+            error = TOO_LONG
+        if error is not None:
+            reading.held.drop()
+        return (Released(body, error),)
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Judge all of an answer; waits for remote guardrails, and for long work.
@@ -148,10 +175,10 @@ class AnswerJudgement:
             return Released(b"", read[0])
         due = self._reading.transcript.due()
         asked = [(window, window.buffer) for window in due]
-        outcomes = guardrail_runner.run_cooperatively(self._scan.steps(due))
-        if not isinstance(outcomes, tuple):
-            outcomes = await stream.wait_for(outcomes)
-        error = self._error_in(outcomes[0]) or self._unread()
+        refusal = guardrail_runner.run_cooperatively(self._judge(due))
+        if not isinstance(refusal, tuple):
+            refusal = await stream.wait_for(refusal)
+        error = refusal[0] or self._unread()
         if error is None and policy.asking.remote:
             parts = tuple([TextPart(text, (), ROLE) for _, text in asked])
             subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
@@ -162,7 +189,9 @@ class AnswerJudgement:
         if error is not None:
             self._reading.held.drop()
             return Released(b"", error)
-        leaving = guardrail_runner.run_cooperatively(self._reading.held.release_in_turns())
+        leaving = guardrail_runner.run_cooperatively(
+            self._reading.held.release_in_turns(unread=True)
+        )
         if not isinstance(leaving, tuple):
             leaving = await stream.wait_for(leaving)
         released = Released(leaving[0])
@@ -179,26 +208,28 @@ class AnswerJudgement:
         return released if error is None else Released(b"", error)
 
     def _read_whole(self, body: bytes) -> Cooperative[tuple[ClientError | None]]:
-        """Read all of an answer, one of events in slices; return why it is refused."""
-        reading = self._reading
-        size = SHORT_BYTES if self._form.is_streamed else max(len(body), 1)
-        for start in range(0, max(len(body), 1), size):
-            is_last = start + size >= len(body)
-            reading.take(body[start : start + size], is_last=is_last)
-            if reading.held.size_bytes > max(MAX_EVENTS_BYTES, 4 * len(body)):
-                return (TOO_LONG,)
-            if not is_last:
-                yield
-        return (None,)
+        """Read all of an answer in slices; return why it is refused."""
+        held, most_bytes = self._reading.held, max(MAX_EVENTS_BYTES, 4 * len(body))
+        for _ in self._reading.take(body, is_last=True):
+            if held.size_bytes > most_bytes:
+                break
+            yield
+        return (TOO_LONG if held.size_bytes > most_bytes else None,)
 
-    def _error_in(self, outcome: ScanResult) -> ClientError | None:
-        if outcome is NOTHING_FOUND:
-            return None
-        for one in outcome.redact:
+    def _judge(self, due: Sequence[Window]) -> Cooperative[tuple[ClientError | None]]:
+        """Scan *due*, and replace findings in slices; return why the answer is refused."""
+        (found,) = yield from self._scan.steps(due)
+        return ((yield from self._replace(found)),)
+
+    def _replace(self, found: ScanResult) -> Cooperative[ClientError | None]:
+        """Replace what was found; return why the answer is refused."""
+        for count, one in enumerate(found.redact, start=1):
             self._redact(one.window, one.finding, one.value, one.depth)
-        if outcome.is_too_long or outcome.is_overfull:
-            return TOO_LONG if outcome.is_too_long else OVERFULL
-        return None if outcome.refused_by is None else _error_of((outcome.refused_by,))
+            if not count % SLICE_CANDIDATES:
+                yield
+        if found.is_too_long or found.is_overfull:
+            return TOO_LONG if found.is_too_long else OVERFULL
+        return None if found.refused_by is None else _error_of((found.refused_by,))
 
     def _weigh_remote(
         self, results: tuple[GuardrailResult, ...], asked: list[tuple[Window, bytes]]
@@ -235,6 +266,12 @@ class AnswerJudgement:
         window.add_edit(Edit(finding.start, finding.end, text, is_bare=depth is not None))
         self.is_redacted = True
 
+    def _unread_by_now(self) -> ClientError | None:
+        error = self._unread()
+        if error is not None:
+            self._reading.transcript.let_all_go()  # no event follows an unreadable one
+        return error
+
     def _unread(self) -> ClientError | None:
         decision = decide_unscanned(
             self._reading.reasons, self._setting.unscanned, subject="answer"
@@ -253,6 +290,10 @@ _REASONS: Final = {
 }
 
 
+class _Unread(Opaque, frozen=True):
+    """Bytes of a stream that cannot be cut into events."""
+
+
 class AnswerReading:
     """The texts of an answer so far; `reasons` is why parts of it could not be read."""
 
@@ -268,50 +309,83 @@ class AnswerReading:
         self._framer = framer_of(form)
         self._is_beyond = False
 
-    def take(self, chunk: bytes, *, is_last: bool) -> None:
-        """Read the next bytes; of an answer that is not streamed, all of them."""
+    def take_short(self, chunk: bytes, *, is_last: bool) -> None:
+        """Read the next bytes of a stream, which are few and end no long event."""
         if self._framer is None:
-            self._take_whole(chunk)
-        elif self._is_beyond:
-            self.held.add(Opaque(chunk, None), is_unread=True)
-        else:
-            self._take_frames(self._framer, chunk, is_last=is_last)
+            raise AssertionError("an answer that is not streamed is read as a whole")
+        for frame in self._cut(self._framer, chunk, is_end=is_last):
+            self._take_frame(frame)
         if is_last:
             self.transcript.let_all_go()
 
-    def _take_frames(self, framer: Framer, chunk: bytes, *, is_last: bool) -> None:
-        frames = framer.feed(chunk)
-        if is_last:
-            frames += framer.finish()
-        for frame in frames:
-            self._take_frame(frame if self._shown is None else self._shown.shown(frame))
-        if framer.fault is not None:
-            self._is_beyond = True
-            self._take_unread(framer.rest(), _REASONS[framer.fault])
-
-    def _take_whole(self, body: bytes) -> None:
-        if self._form is AnswerForm.TEXT and holds_events(body):
+    def take(self, chunk: bytes, *, is_last: bool) -> Cooperative[None]:
+        """Read the next bytes in slices; of an answer that is not streamed, all of them."""
+        if self._form is AnswerForm.TEXT and holds_events(chunk):
             # Some clients read a stream of events whatever its label says, others its text.
             self.reasons[UnscannedReason.UNKNOWN_SHAPE] = None
-            self._take_frames(SseFramer(), body, is_last=True)
-            return
+            self._framer = SseFramer()
+        if self._framer is None:
+            yield from self._take_whole(chunk)
+        else:
+            for piece, is_end in pieces_of(chunk, is_last=is_last):
+                frames = self._cut(self._framer, piece, is_end=is_end)
+                for count, frame in enumerate(frames, start=1):
+                    if frame.payload is not None and len(frame.raw) > SHORT_BYTES:
+                        yield from self._take_long(frame)
+                    else:
+                        self._take_frame(frame)
+                    if not count % SLICE_EVENTS:
+                        yield
+                yield
+        if is_last:
+            self.transcript.let_all_go()
+
+    def _cut(self, framer: Framer, chunk: bytes, *, is_end: bool) -> list[Frame]:
+        """Return the events that *chunk* completes."""
+        if self._is_beyond:
+            return [_Unread(chunk, None)]
+        frames = framer.feed(chunk)
+        if is_end:
+            frames += framer.finish()
+        if self._shown is not None:
+            frames = [self._shown.shown(frame) for frame in frames]
+        if framer.fault is not None:
+            self._is_beyond = True
+            self.reasons[_REASONS[framer.fault]] = None
+            frames.append(_Unread(framer.rest(), None))
+        return frames
+
+    def _take_whole(self, body: bytes) -> Cooperative[None]:
         frame = WholeAnswer(body, body) if self._form is AnswerForm.JSON else plain_text(body)
         if frame is None:
             self._take_unread(body, UnscannedReason.CHARSET)
         else:
-            self._take_frame(frame)
+            yield from self._take_long(frame)
+
+    def _take_long(self, frame: Frame) -> Cooperative[None]:
+        read = yield from read_in_slices(frame.payload, event=frame.event)
+        yield from self._keep(frame, read)
 
     def _take_frame(self, frame: Frame) -> None:
         read = self._events.read(frame.payload, event=frame.event)
+        if isinstance(read, AnswerEvent) and not read.unscanned:
+            pieces = self.transcript.extend(read)
+            if pieces is not None:
+                self.held.add(frame, pieces, has_logprobs=read.has_logprobs)
+                return
+        run_sync(self._keep(frame, read))
+
+    def _keep(self, frame: Frame, read: AnswerEvent | UnreadableEvent) -> Cooperative[None]:
         if isinstance(read, UnreadableEvent):
             self._take_unread(frame.raw, read.reason)
             return
+        if isinstance(frame, _Unread):
+            self.held.add(frame, is_unread=True)
+            return
         if read.unscanned:
             self.reasons.update(dict.fromkeys(read.unscanned))
-        pieces = self.transcript.extend(read)
         try:
-            if pieces is None:
-                pieces = self.transcript.take(read)
+            pieces = yield from self.transcript.take(read)
         except TooManyTextsError:
             self._take_unread(frame.raw, UnscannedReason.ANSWER_TOO_LARGE)
             return
@@ -339,9 +413,11 @@ def _read(body: bytes, form: AnswerForm) -> Cooperative[Sequence[AnswerPiece] | 
     structure = AnswerStructure()
     framer = framer_of(form)
     if framer is not None:
-        for start in range(0, len(body), SLICE_BYTES):
-            for frame in framer.feed(body[start : start + SLICE_BYTES]):
+        for start in range(0, len(body), SHORT_BYTES):
+            for count, frame in enumerate(framer.feed(body[start : start + SHORT_BYTES]), start=1):
                 _take(structure, frame.payload)
+                if not count % SLICE_EVENTS:
+                    yield
             yield
         for frame in framer.finish():
             _take(structure, frame.payload)

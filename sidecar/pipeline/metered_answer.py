@@ -17,6 +17,7 @@ from sidecar.apis.answer_usage import AnswerUsage
 from sidecar.apis.frames import Framer
 from sidecar.apis.response_structure import AnswerForm, answer_form, framer_of
 from sidecar.apis.response_text import DONE
+from sidecar.domain.cooperative import SHORT_BYTES, Cooperative, pieces_of, run_sync
 from sidecar.domain.errors import ClientError
 from sidecar.domain.http import HeaderName, Headers
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, Unreadable
@@ -30,6 +31,7 @@ from sidecar.domain.usage import (
 )
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import ExtProcStream, OverloadGuard
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
 from sidecar.pipeline.answer_judgement import Released
 from sidecar.pipeline.dependencies import Worker
@@ -62,6 +64,7 @@ class MeteredAnswer:
         line: RequestLine,
         inner: AnswerPlan | None,
         *,
+        runner: GuardrailRunner,
         room: OverloadGuard,
         clock: Callable[[], float],
         reads_body: bool = True,
@@ -77,6 +80,7 @@ class MeteredAnswer:
         self.last_byte_at: float | None = None
         self._line = line
         self._inner = inner
+        self._runner = runner
         self._room = room
         self._clock = clock
         self._framer: Framer | None = None
@@ -114,12 +118,21 @@ class MeteredAnswer:
 
     def take(self, body: bytes, *, is_last: bool) -> Released:
         """Read the next piece, and return the bytes that may leave."""
-        self._read(body, is_last=is_last)
+        run_sync(self._read(body, is_last=is_last))
         return Released(body) if self._inner is None else self._inner.take(body, is_last=is_last)
+
+    def steps(self, body: bytes, *, is_last: bool) -> Cooperative[tuple[Released]]:
+        """Do the same as `take` in slices."""
+        yield from self._read(body, is_last=is_last)
+        if self._inner is None:
+            return (Released(body),)
+        return (yield from self._inner.steps(body, is_last=is_last))
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Read a whole answer, and return the body that may leave."""
-        self._read(body, is_last=True)
+        done = self._runner.run_cooperatively(self._read(body, is_last=True))
+        if not isinstance(done, tuple):
+            await stream.wait_for(done)
         inner = self._inner
         return Released(body) if inner is None else await inner.judge_whole(body, stream)
 
@@ -133,22 +146,28 @@ class MeteredAnswer:
         self._room.release(self._kept_bytes)
         self._kept_bytes, self._pieces = 0, None
 
-    def _read(self, body: bytes, *, is_last: bool) -> None:
+    def _read(  # noqa: C901 - a stream, or pieces of a whole answer
+        self, body: bytes, *, is_last: bool
+    ) -> Cooperative[tuple[()]]:
         if body:
             self.last_byte_at = now = self._clock()
             if self.first_byte_at is None:
                 self.first_byte_at = now
             self.seen_bytes += len(body)
         if self._framer is not None:
-            frames = self._framer.feed(body)
-            if is_last:
-                frames += self._framer.finish()
-            for frame in frames:
-                self.usage.read(frame.payload)
-                if frame.payload == DONE or frame.event in _LAST_EVENTS:
-                    self.is_complete = True  # many clients leave here, before the body has ended
-            if self._framer.fault is not None:
-                self._framer = None
+            for piece, is_end in pieces_of(body, is_last=is_last):
+                frames = self._framer.feed(piece)
+                if is_end:
+                    frames += self._framer.finish()
+                for frame in frames:
+                    self.usage.read(frame.payload)
+                    if frame.payload == DONE or frame.event in _LAST_EVENTS:
+                        self.is_complete = True  # many clients leave here, before the body ends
+                if len(body) > SHORT_BYTES:
+                    yield
+                if self._framer.fault is not None:
+                    self._framer = None
+                    break
         elif self._pieces is not None:
             # In one piece it is all here, and needs no room to be kept.
             pieces = [body] if is_last and not self._pieces else self._kept(body)
@@ -157,6 +176,7 @@ class MeteredAnswer:
         if is_last:
             self.is_complete = True
             self.forget()
+        return ()
 
     def _kept(self, body: bytes) -> list[bytes]:
         """Keep a piece of a whole answer; return all, none if there is no room for them."""
@@ -205,6 +225,7 @@ def metered(
     return MeteredAnswer(
         RequestLine(record.path, route),
         plan,
+        runner=worker.guardrail_runner,
         room=worker.guard,
         clock=worker.clocks.monotonic,
         reads_body=reads_body,

@@ -371,10 +371,10 @@ def _plan_answer(
         )
         plan = GuardedAnswer(RequestLine(record.path, route), setting, record)
     elif allowed.hides_usage:
-        plan = UncountedAnswer(RequestLine(record.path, route))
+        plan = UncountedAnswer(RequestLine(record.path, route), worker.guardrail_runner)
     if record.alias is not None and policy.restores_aliases and protocol.may_judge_answer:
         line = RequestLine(record.path, route)
-        plan = AliasedAnswer(line, plan, alias=record.alias)
+        plan = AliasedAnswer(line, plan, alias=record.alias, runner=worker.guardrail_runner)
     return plan
 
 

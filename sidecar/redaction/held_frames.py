@@ -5,19 +5,20 @@ Texts that are redacted are changed in place: every other byte of their JSON sta
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
 from sidecar.apis.frames import Frame
-from sidecar.apis.response_text import without_logprobs
-from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative
+from sidecar.apis.response_text import LOGPROBS
+from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.tokens import OffsetMap, Token
+from sidecar.jsontext.tokens import SLICE_TOKENS, WHOLE_STRING, OffsetMap, Token
 
 EVENT_BYTES: Final = 128
 """Memory that an event takes beside its bytes: an empty comment is one of three bytes."""
@@ -29,24 +30,29 @@ class _Held(msgspec.Struct, frozen=True):
     has_logprobs: bool
     is_unread: bool
 
-    def changed(self) -> bytes:
+    def changed(self) -> Cooperative[bytes]:
         """Return the event with the edits of its texts, which are forgotten then."""
-        edits = [
-            TokenEdit(
-                piece.location,
-                edit.start,
-                edit.end,
-                edit.text,
-                is_json=piece.window.is_json,
-                is_bare=edit.is_bare,
-            )
-            for piece in self.pieces
-            for edit in piece.window.take_edits(piece.start, piece.end)
-        ]
+        edits: list[TokenEdit] = []
+        for piece in self.pieces:
+            window = piece.window
+            for edit in window.take_edits(piece.start, piece.end):
+                edits.append(
+                    TokenEdit(
+                        piece.location,
+                        edit.start,
+                        edit.end,
+                        edit.text,
+                        is_json=window.is_json,
+                        is_bare=edit.is_bare,
+                    )
+                )
+                if not len(edits) % SLICE_CANDIDATES:
+                    yield
         frame = self.frame
         if not edits or frame.payload is None:
             return frame.raw
-        return frame.with_payload(edited(frame.payload, edits, has_logprobs=self.has_logprobs))
+        payload = yield from edited(frame.payload, edits, has_logprobs=self.has_logprobs)
+        return frame.with_payload(payload)
 
 
 class HeldFrames:
@@ -57,6 +63,7 @@ class HeldFrames:
 
     def __init__(self) -> None:
         self._held: deque[_Held] = deque()
+        self._changing: _Held | None = None
         self.size_bytes = 0
 
     def add(
@@ -74,8 +81,8 @@ class HeldFrames:
     def release(self, *, unread: bool, most: int = -1) -> bytes:
         """Return the events that may leave now, byte for byte unless something was redacted.
 
-        They are *most* events at most, if that is not negative. Unless `unread` is set, an event
-        that cannot be judged stays, and all behind it.
+        They are *most* events at most, if that is not negative, and end before one that is
+        changed. Unless `unread` is set, an event that cannot be judged stays, and all behind it.
         """
         released: list[bytes] = []
         waiting = self._held
@@ -94,16 +101,22 @@ class HeldFrames:
             most -= 1
             raw = held.frame.raw
             self.size_bytes -= len(raw) + EVENT_BYTES
-            released.append(held.changed() if has_edits else raw)
+            if has_edits and most >= 0:
+                self._changing = held
+                break
+            released.append(run_sync(held.changed()) if has_edits else raw)
         return b"".join(released)
 
-    def release_in_turns(self) -> Cooperative[tuple[bytes]]:
-        """Do the same for the events of a whole answer, also for those that cannot be judged."""
+    def release_in_turns(self, *, unread: bool) -> Cooperative[tuple[bytes]]:
+        """Do the same for all events that may leave, in slices."""
         released: list[bytes] = []
         before = 0
         while before != self.size_bytes:  # until none is left, or none may leave
             before = self.size_bytes
-            released.append(self.release(unread=True, most=SLICE_CANDIDATES))
+            released.append(self.release(unread=unread, most=SLICE_CANDIDATES))
+            if self._changing is not None:
+                released.append((yield from self._changing.changed()))
+                self._changing = None
             if self.size_bytes:
                 yield
         return (b"".join(released),)
@@ -130,16 +143,21 @@ class TokenEdit(msgspec.Struct, frozen=True, gc=False):
     is_bare: bool = False
 
 
-def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) -> bytes:
+def edited(
+    payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool
+) -> Cooperative[bytes]:
     """Return *payload* with its texts changed and without the tokens that would repeat them."""
     by_location: defaultdict[int, list[TokenEdit]] = defaultdict(list)
     for edit in sorted(edits, key=attrgetter("start")):
         by_location[edit.location].append(edit)
     spans: list[tuple[int, int, bytes]] = []
-    strings = json_text.pick_strings(payload, {at for at in by_location if at >= 0})
-    for location, token in strings.items():  # each is decoded once, however many its edits
-        spans += _in_string(payload, token, by_location[location])
-    numbers = json_text.pick_numbers(payload, {-1 - at for at in by_location if at < 0})
+    strings = yield from json_text.pick_strings(payload, {at for at in by_location if at >= 0})
+    for count, (location, token) in enumerate(strings.items(), start=1):
+        # Each is decoded once, however many its edits.
+        spans += yield from _in_string(payload, token, by_location[location])
+        if not count % SLICE_CANDIDATES:
+            yield
+    numbers = yield from json_text.pick_numbers(payload, {-1 - at for at in by_location if at < 0})
     for number, token in numbers.items():
         spans += [
             (token.start, token.end, b'"' + edit.text + b'"') for edit in by_location[-1 - number]
@@ -151,24 +169,65 @@ def edited(payload: bytes, edits: Sequence[TokenEdit], *, has_logprobs: bool) ->
             pieces += (payload[position:start], text)
         position = max(position, end)
     payload = b"".join((*pieces, payload[position:]))
-    return without_logprobs(payload) if has_logprobs else payload
+    return (yield from _without_logprobs(payload)) if has_logprobs else payload
 
 
 def _in_string(
     payload: bytes, token: Token, edits: Sequence[TokenEdit]
-) -> Iterator[tuple[int, int, bytes]]:
-    raw = payload[token.start : token.end]
-    offsets = OffsetMap(raw)
-    content = json_text.decode(raw) if any(edit.is_json for edit in edits) else b""
-    for edit in edits:
+) -> Cooperative[list[tuple[int, int, bytes]]]:
+    offsets = OffsetMap(payload[token.start : token.end])
+    content = yield from offsets.decoded()
+    spans: list[tuple[int, int, bytes]] = []
+    for count, edit in enumerate(edits, start=1):
         start, end, text = edit.start, edit.end, edit.text
         if edit.is_json:
             start, end = json_text.whole_units(content, start, end)
         if edit.is_json and not edit.is_bare:
             text = _escaped(text)
         start, end = offsets.raw_range(start, end)
-        yield token.start + start, token.start + end, _escaped(text)
+        spans.append((token.start + start, token.start + end, _escaped(text)))
+        if not count % SLICE_CANDIDATES:
+            yield
+    return spans
 
 
 def _escaped(text: bytes) -> bytes:
     return json_text.quoted(text)[1:-1]
+
+
+_LOGPROB_KEYS: Final = frozenset(key.encode() for key in LOGPROBS)
+_BEFORE_VALUE: Final = re.compile(rb'"[ \t\r\n]*+:[ \t\r\n]*+')
+_TO_BRACKET: Final = re.compile(
+    rb'[^"{}\[\]]*+(?:' + WHOLE_STRING + rb'[^"{}\[\]]*+)*+([{}\[\]])', re.DOTALL
+)
+_SCALAR: Final = re.compile(WHOLE_STRING + rb"|[^ \t\r\n,\]}]*+", re.DOTALL)
+
+
+def _without_logprobs(payload: bytes) -> Cooperative[bytes]:
+    """Return the event with null for the probabilities of its tokens: they repeat the text."""
+    pieces: list[bytes] = []
+    end = 0
+    for count, token in enumerate(json_text.string_tokens(payload), start=1):
+        if not count % SLICE_TOKENS:
+            yield
+        key = payload[token.start : token.end]
+        if token.start < end or json_text.decode(key) not in _LOGPROB_KEYS:
+            continue
+        before = _BEFORE_VALUE.match(payload, token.end)
+        if before is not None:
+            pieces += (payload[end : before.end()], b"null")
+            end = yield from _value_end(payload, before.end())
+    return b"".join((*pieces, payload[end:]))
+
+
+def _value_end(payload: bytes, start: int) -> Cooperative[int]:
+    if payload[start : start + 1] in {b"{", b"["}:
+        depth = 0
+        for count, bracket in enumerate(_TO_BRACKET.finditer(payload, start), start=1):
+            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
+            if not depth:
+                return bracket.end()
+            if not count % SLICE_TOKENS:
+                yield
+    scalar = _SCALAR.match(payload, start)
+    return scalar.end() if scalar is not None else start

@@ -15,9 +15,10 @@ from typing import Final
 
 import msgspec
 
-from sidecar.domain.cooperative import Cooperative, run_sync
+from sidecar.domain.cooperative import SLICE_BYTES, SLICE_FINDINGS, Cooperative, run_sync
 from sidecar.domain.finding import (
     LOCAL_VERDICTS,
+    MAX_PLACEHOLDER_BYTES,
     PLACEHOLDER,
     Finding,
     GuardrailResult,
@@ -88,6 +89,8 @@ _Numbered = tuple[int, Finding]
 
 _Found = dict[Window, list[_Numbered]]
 
+_Span = tuple[int, int]
+
 
 class StreamScan:
     """The local guardrails of one answer, over all its windows."""
@@ -128,26 +131,24 @@ class StreamScan:
                     return NOTHING_FOUND
             read = [(window, views)]
         else:
-            read, outcomes = self._start(windows)
-        if not isinstance(outcomes, tuple):
-            outcomes = run_sync(outcomes)
-        result = self._weigh(read, outcomes)
+            read = [(window, window.views()) for window in windows]
+            outcomes = local.start([view for _, views in read for view in views])
+        result = run_sync(self._weigh(read, outcomes))
         self.seconds += self._clock() - began
         return result
 
     def steps(self, windows: Sequence[Window]) -> Cooperative[tuple[ScanResult]]:
         """Do the same as `judge`, in slices of a millisecond or two."""
         began = self._clock()
-        read, outcomes = self._start(windows)
-        if not isinstance(outcomes, tuple):
-            outcomes = yield from outcomes
-        result = self._weigh(read, outcomes)
+        read: _Read = []
+        for count, window in enumerate(windows, start=1):
+            read.append((window, (yield from window.views_in_turns())))
+            if not count % SLICE_FINDINGS:
+                yield
+        outcomes = self._policy.local.start([view for _, views in read for view in views])
+        result = yield from self._weigh(read, outcomes)
         self.seconds += self._clock() - began
         return (result,)
-
-    def _start(self, windows: Sequence[Window]) -> tuple[_Read, Results | Cooperative[Results]]:
-        read = [(window, window.views()) for window in windows]
-        return read, self._policy.local.start([view for _, views in read for view in views])
 
     def results(self) -> tuple[GuardrailResult, ...]:
         """Return the result of each guardrail so far."""
@@ -164,8 +165,12 @@ class StreamScan:
             for guardrail, tally in zip(self._policy.local.guardrails, self._tallies, strict=True)
         )
 
-    def _weigh(self, read: _Read, outcomes: Results) -> ScanResult:
+    def _weigh(
+        self, read: _Read, outcomes: Results | Cooperative[Results]
+    ) -> Cooperative[ScanResult]:
         """Count findings, restore placeholders of the request, and settle what is final."""
+        if not isinstance(outcomes, tuple):
+            outcomes = yield from outcomes
         found: _Found = {}
         refused_by: GuardrailResult | None = None
         if outcomes is not self._policy.local.passing:
@@ -173,25 +178,35 @@ class StreamScan:
         is_failed = refused_by is not None  # text that was not judged may not leave
         redact: list[WindowFinding] = []
         is_too_long = False
-        for window, views in read:
+        for count, (window, views) in enumerate(read, start=1):
+            if not count % SLICE_FINDINGS:
+                yield
             here = found.get(window, ())
-            border, is_longer = self._border(window, views, here)
+            placed = (yield from self._placeholders(window)) if self._originals else []
+            border, is_longer = self._border(window, views, here, placed)
             is_too_long = is_too_long or is_longer
             refusing: GuardrailResult | None = None
             replaced: list[WindowFinding] = []
             if here:
-                refusing, replaced = self._take_findings(window, border, here)
+                refusing, replaced = self._take_findings(window, border, here, placed)
                 refused_by = refused_by or refusing
                 redact += replaced
             if refusing is not None or is_longer or is_failed:
                 continue
             if self._originals:
-                spans = self._placeholders(window, border, replaced)
+                # One that is a part of a finding that is replaced goes with it.
+                starts = [one.finding.start - window.base for one in replaced]
+                ends = [0, *(one.finding.end - window.base for one in replaced)]
+                spans = [
+                    (begin, end)
+                    for begin, end in placed
+                    if end <= border and ends[bisect_left(starts, end)] <= begin
+                ]
                 values = [self._originals[window.buffer[begin:end]] for begin, end in spans]
                 self._restorable -= sum(map(len, values)) + RESTORED_BYTES * len(values)
                 if self._restorable < 0:
                     return ScanResult(tuple(redact), refused_by, is_too_long, is_overfull=True)
-                window.restore(spans, values)
+                yield from window.restore(spans, values)
             keep_from = None
             if (window.leaves or self._is_observed) and not window.is_final:
                 keep_from = window.base + window.unfinished_from(self._policy.unfinished, views)
@@ -221,7 +236,11 @@ class StreamScan:
         return found, refused_by
 
     def _border(
-        self, window: Window, views: list[WindowView], found: Sequence[_Numbered]
+        self,
+        window: Window,
+        views: list[WindowView],
+        found: Sequence[_Numbered],
+        placed: Sequence[_Span],
     ) -> tuple[int, bool]:
         """Return the end of the final text in the buffer, and whether a finding is too long."""
         length = len(window.buffer)
@@ -233,7 +252,7 @@ class StreamScan:
         if self._originals:
             border = min(border, unfinished_from(window.buffer))
         if found or self._originals:
-            spans = [(item.start, item.end) for _, item in found] + self._placeholders(window)
+            spans = [*[(item.start, item.end) for _, item in found], *placed]
             # No span is cut in two: more text may make it longer.
             while cut := [start for start, end in spans if start < border < end]:
                 border = min(cut)
@@ -246,7 +265,11 @@ class StreamScan:
         return max([forced, *reaching]), False
 
     def _take_findings(
-        self, window: Window, border: int, found: Sequence[_Numbered]
+        self,
+        window: Window,
+        border: int,
+        found: Sequence[_Numbered],
+        placed: Sequence[_Span],
     ) -> tuple[GuardrailResult | None, list[WindowFinding]]:
         """Count the findings that are final and new, and return the effect they have.
 
@@ -256,7 +279,7 @@ class StreamScan:
         refusing: GuardrailResult | None = None
         redacting: dict[str, Guardrail] = {}
         to_redact: list[Finding] = []
-        placeholders = [(-1, -1), *(self._placeholders(window) if self._originals else ())]
+        placeholders = [(-1, -1), *placed]
         for number, item in found:
             start, end = item.start + window.base, item.end + window.base
             before = bisect_right(placeholders, (item.start, len(window.buffer))) - 1
@@ -291,19 +314,19 @@ class StreamScan:
             for item in apart
         ]
 
-    def _placeholders(
-        self, window: Window, border: int | None = None, replaced: Sequence[WindowFinding] = ()
-    ) -> list[tuple[int, int]]:
-        """Return the spans of the request's placeholders in the new text, up to *border*.
-
-        One that is a part of a finding that is *replaced* goes with it.
-        """
-        start = window.settled - window.base
-        limit = len(window.buffer) if border is None else border
-        found = PLACEHOLDER.finditer(window.buffer, start, limit)
-        spans = [match.span() for match in found if match.group() in self._originals]
-        if not replaced:
-            return spans
-        starts = [one.finding.start - window.base for one in replaced]
-        ends = [0, *(one.finding.end - window.base for one in replaced)]
-        return [one for one in spans if ends[bisect_left(starts, one[1])] <= one[0]]
+    def _placeholders(self, window: Window) -> Cooperative[list[_Span]]:
+        """Return the spans of the request's placeholders in the new text."""
+        spans: list[_Span] = []
+        text, at = window.buffer, window.settled - window.base
+        while at < len(text):
+            end = at + SLICE_BYTES
+            for match in PLACEHOLDER.finditer(text, at, end + MAX_PLACEHOLDER_BYTES):
+                if match.start() >= end:
+                    break
+                at = match.end()
+                if match.group() in self._originals:
+                    spans.append(match.span())
+            at = max(at, end)
+            if at < len(text):
+                yield
+        return spans

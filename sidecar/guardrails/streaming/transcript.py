@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
+from sidecar.domain.cooperative import SLICE_FINDINGS, Cooperative
 from sidecar.guardrails.streaming.window import Window
 
 MAX_CHANNELS: Final = 1_000
@@ -17,7 +18,7 @@ class TooManyTextsError(Exception):
     """An answer has more than `MAX_CHANNELS` texts at once."""
 
 
-class TokenText(msgspec.Struct, frozen=True):
+class TokenText(msgspec.Struct, frozen=True, gc=False):
     """The place of a token of an event in its window's text."""
 
     window: Window
@@ -59,8 +60,8 @@ class Transcript:
         self._changed[window] = None
         return [TokenText(window, end - len(text.content), end, text.location)]
 
-    def take(self, event: AnswerEvent) -> list[TokenText]:
-        """Append an event's texts, and return the place of each.
+    def take(self, event: AnswerEvent) -> Cooperative[list[TokenText]]:  # noqa: C901 - texts, then lanes
+        """Append an event's texts, and return the place of each; in slices.
 
         Raises:
             TooManyTextsError: it opens more than `MAX_CHANNELS`.
@@ -88,6 +89,8 @@ class Transcript:
             end = window.add(text.content)
             self._changed[window] = None
             places.append(TokenText(window, end - len(text.content), end, text.location))
+            if not len(places) % SLICE_FINDINGS:
+                yield
         for lane, channels in speaking.items():
             before = self._speaking.get(lane)
             if before != channels:

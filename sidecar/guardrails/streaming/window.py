@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.domain.finding import Finding
 from sidecar.domain.subject import TextPart
 from sidecar.guardrails.matching.partial_match import PartialMatcher
@@ -130,24 +131,13 @@ class Window:
         found = open_strings.depths_of_numbers(text, moved, opened)
         return {start + base: depth for start, depth in found.items()}
 
-    def depths(self, places: Sequence[int]) -> list[int]:
-        """Return how many strings of a document are around each of *places* in `buffer`, in order.
-
-        JSON text within a string has strings of its own. In tool arguments one less is counted:
-        all that is put in there is escaped once anyway.
-        """
-        if not self.is_document:
-            return [0] * len(places)
-        found: list[int] = []
-        opened, at = self.opened, 0
-        for place in places:
-            opened, at = open_strings.opened_after(self.buffer[at:place], opened), place
-            found.append(max(opened.count(b'"') - self.is_json, 0))
-        return found
-
     def views(self) -> list[WindowView]:
         """Return the text as it stands and, if it is JSON text, with its escapes resolved."""
-        return _views(self.buffer) if self.is_json else [WindowView(self.buffer)]
+        return run_sync(_views(self.buffer)) if self.is_json else [WindowView(self.buffer)]
+
+    def views_in_turns(self) -> Cooperative[list[WindowView]]:
+        """Return the same, in slices."""
+        return (yield from _views(self.buffer)) if self.is_json else [WindowView(self.buffer)]
 
     def unfinished_from(self, unfinished: PartialMatcher, views: list[WindowView]) -> int:
         """Return the start of the end that could become a match, as an offset into `buffer`."""
@@ -160,7 +150,7 @@ class Window:
         if half := _HALF_ESCAPE.search(self.buffer):
             # Any character may come of it, also the next one of a match before it.
             least = half.start()
-            views = _views(self.buffer[:least])
+            views = run_sync(_views(self.buffer[:least]))
         for view in views:
             begin = unfinished.begins_at(view.content)
             if begin < len(view.content):
@@ -190,14 +180,25 @@ class Window:
         """Note an edit of text that has not left yet."""
         heappush(self.edits, edit)
 
-    def restore(self, spans: Sequence[tuple[int, int]], values: Iterable[bytes]) -> None:
-        """Put each of *values* in the place of a span of `buffer`."""
-        depths = self.depths([begin for begin, _ in spans])
-        for (begin, end), value, depth in zip(spans, values, depths, strict=True):
+    def restore(
+        self, spans: Sequence[tuple[int, int]], values: Iterable[bytes]
+    ) -> Cooperative[None]:
+        """Put each of *values* in the place of a span of `buffer`, in order.
+
+        In a document it is escaped as often as strings are around it: JSON text within a string
+        has strings of its own. In tool arguments one less is counted: all that is put in there is
+        escaped once anyway.
+        """
+        opened, at = self.opened, 0
+        for count, ((begin, end), value) in enumerate(zip(spans, values, strict=True), start=1):
             text = value
-            for _ in range(depth):  # a quote of the value would end the string
-                text = tokens.quoted(text)[1:-1]
+            if self.is_document:
+                opened, at = open_strings.opened_after(self.buffer[at:begin], opened), begin
+                for _ in range(opened.count(b'"') - self.is_json):
+                    text = tokens.quoted(text)[1:-1]  # a quote of the value would end the string
             self.add_edit(Edit(begin + self.base, end + self.base, text))
+            if not count % SLICE_CANDIDATES:
+                yield
 
     def drop_edits(self, restored: Sequence[Edit], found: Sequence[Finding]) -> list[Finding]:
         """Return those of *found* that are not within *restored* edits; drop those they overlap.
@@ -242,10 +243,11 @@ class Window:
         return taken
 
 
-def _views(text: bytes) -> list[WindowView]:
+def _views(text: bytes) -> Cooperative[list[WindowView]]:
     views = [WindowView(text)]
     while b"\\" in views[-1].content and len(views) <= MAX_JSON_DEPTH:
         outer = views[-1].content
         offsets = tokens.OffsetMap(outer)
-        views.append(WindowView(tokens.decode(outer), outer=views[-1], offsets=offsets))
+        content = yield from offsets.decoded()
+        views.append(WindowView(content, outer=views[-1], offsets=offsets))
     return views

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.apis.answer_usage import AnswerUsage
+from sidecar.apis.response_text import BOUND
 from sidecar.domain.usage import MAX_COUNT, TokenCounts
 
 
@@ -234,3 +235,9 @@ def test_the_model_that_served_is_read_beside_the_counts() -> None:
     usage = AnswerUsage()
     usage.read(json.dumps(ANTHROPIC_START).encode())
     assert usage.model == "claude-x"
+
+
+def test_an_answer_with_more_values_than_are_read_states_nothing() -> None:
+    """Ten megabytes of empty lists became three hundred, in one step."""
+    assert counted({"usage": {"prompt_tokens": 1}, "data": [{}] * 100}) == TokenCounts(1)
+    assert counted({"usage": {"prompt_tokens": 1}, "data": [{}] * BOUND.containers}) is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.apis.response_structure import MAX_TEXTS, AnswerStructure
+from sidecar.apis.response_structure import MAX_ITEMS, MAX_TEXTS, AnswerStructure
 from sidecar.domain.guardrail_settings import AnswerPart
 
 CONTENT, ARGUMENTS = AnswerPart.CONTENT, AnswerPart.ARGUMENTS
@@ -244,3 +244,24 @@ def test_an_answer_of_more_texts_than_anybody_asks_for_says_so() -> None:
 
     assert (before, structure.is_overfull) == (False, True)
     assert [one.text for one in structure.pieces()][:2] == [b"00", b"1"]
+
+
+def test_an_answer_of_more_items_than_anybody_asks_for_is_not_gone_through() -> None:
+    """A hundred thousand choices held a worker for half a second."""
+    for most, is_overfull in ((MAX_ITEMS // 2, False), (MAX_ITEMS, True)):
+        structure = AnswerStructure()
+        structure.take({"choices": [{"message": {"refusal": "no"}}] * most})  # gone through twice
+        assert structure.is_overfull is is_overfull
+        structure.take(delta(0, content="{}"))  # each event is looked at by itself
+        assert [one.text for one in structure.pieces()] == [b"{}"]
+
+
+@pytest.mark.parametrize(
+    "value", ["\ud83d", json.loads("[" * 300 + "]" * 300)], ids=["half", "deep"]
+)
+def test_arguments_that_cannot_be_written_are_left_out(value: Any) -> None:
+    """The answer is of unknown shape then; it was a fault of the worker."""
+    call: dict[str, Any] = {"functionCall": {"name": "f", "args": {"a": value}}}
+    structure = AnswerStructure()
+    structure.take({"candidates": [{"content": {"parts": [call]}}]})
+    assert structure.is_overfull

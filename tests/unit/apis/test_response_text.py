@@ -4,8 +4,18 @@ import json
 
 import pytest
 
-from sidecar.apis.response_text import SHORT_LIST, AnswerEvent, AnswerText, read_answer
+from sidecar.apis.response_text import (
+    MAX_TEXTS,
+    SHORT_LIST,
+    SLICE_ITEMS,
+    AnswerEvent,
+    AnswerText,
+    UnreadableEvent,
+    read_answer,
+    read_in_slices,
+)
 from sidecar.domain.subject import UnscannedReason
+from sidecar.jsontext.strict import MAX_DEPTH
 
 MANY = [0.5, 3, -1, None, True, 1e300, 4111111111111111] * SHORT_LIST
 NUMBERS = sum(type(one) in {int, float} for one in MANY)
@@ -53,3 +63,51 @@ def test_the_trace_of_bedrocks_guardrails_is_text(form: str) -> None:
     assert isinstance(read, AnswerEvent)
     (said,) = (one for one in read.texts if one.content == b"said")
     assert said.channel is None
+
+
+def turns(payload: bytes) -> int:
+    """Return how often others get their turn while an answer is read."""
+    return sum(1 for _ in read_in_slices(payload))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"args": [[1, 2]] * 10_000},
+        {"args": {str(number): number for number in range(20_000)}},
+        {"usage": {str(number): number for number in range(20_000)}},
+        {"content": [{"text": "a"}] * 10_000},
+        {"embedding": [0.5] * 20 * SLICE_ITEMS},
+        {"type": "response.output_item.done", "item": {"content": [{"text": "a"}] * 10_000}},
+    ],
+    ids=["lists", "arguments", "counted", "texts", "numbers", "typed"],
+)
+def test_a_long_answer_is_read_in_slices(document: object) -> None:
+    """Four megabytes of numbers held a worker for a second."""
+    assert turns(json.dumps(document).encode()) >= 20
+
+
+def test_more_long_numbers_than_texts_are_read_are_not_read() -> None:
+    """Each was a text of its own: a million of them took a worker ten seconds."""
+    most = json.dumps({"args": [CARD] * (MAX_TEXTS - 1)}).encode()
+    assert isinstance(read_answer(most), AnswerEvent)
+    beyond = json.dumps({"args": [CARD] * (MAX_TEXTS + 1)}).encode()
+    assert read_answer(beyond) == UnreadableEvent(UnscannedReason.MALFORMED_ANSWER)
+
+
+def test_text_that_is_nested_too_deep_is_not_read() -> None:
+    """The place of each of its texts is as long as it is deep."""
+
+    def nested(depth: int) -> bytes:
+        return b'{"a":' * depth + b'"said"' + b"}" * depth
+
+    assert isinstance(read_answer(nested(MAX_DEPTH)), AnswerEvent)
+    assert isinstance(read_answer(nested(MAX_DEPTH + 2)), UnreadableEvent)
+
+
+@pytest.mark.parametrize("said", ['a\\"b', "a\\\\", '\\\\\\"', '"\\', "\\n\\\\n"])
+def test_a_key_that_stands_twice_is_found_beside_every_escape(said: str) -> None:
+    """The strings of the text are compared with those that were read, escapes or not."""
+    text = json.dumps(said)
+    assert isinstance(read_answer(b'{"a":%b,"b":"c"}' % text.encode()), AnswerEvent)
+    assert isinstance(read_answer(b'{"a":%b,"a":"c"}' % text.encode()), UnreadableEvent)

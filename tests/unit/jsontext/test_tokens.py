@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.jsontext import tokens as json_text
 from tests.support.cpu_time import least_seconds
 from tests.support.memory import peak_bytes
@@ -72,10 +73,10 @@ def test_strings_without_an_escape_are_skipped_at_little_cost() -> None:
 def test_numbers_in_strings_are_not_number_tokens() -> None:
     """Only what stands outside quotes is counted."""
     text = rb'{"1":[-2.5E+3,"\"4",true],"x":60}'
-    picked = json_text.pick_numbers(text, {0, 1}).values()
+    picked = run_sync(json_text.pick_numbers(text, {0, 1})).values()
     assert [text[t.start : t.end] for t in picked] == [b"-2.5E+3", b"60"]
     with pytest.raises(json_text.SpliceError):
-        json_text.pick_numbers(text, {2})
+        run_sync(json_text.pick_numbers(text, {2}))
 
 
 @pytest.mark.parametrize("code", ["007f", "0080", "07FF", "0800", "d7ff", "D800", "dfff", "E000"])
@@ -83,8 +84,9 @@ def test_an_escape_is_as_long_as_its_character(code: str) -> None:
     """Offsets count the bytes of UTF-8 at each of its borders; an unpaired surrogate is one."""
     raw = f"a\\u{code}b".encode()
     offsets = json_text.OffsetMap(raw)
+    content = run_sync(offsets.decoded())
     length = len(json_text.decode(raw))
-    assert offsets.decoded_length == length
+    assert len(content) == length
     assert offsets.raw_range(length - 1, length) == (7, 8)
     assert offsets.raw_range(1, 2) == (1, 7)
 
@@ -105,6 +107,7 @@ def test_offsets_are_found_in_strings_of_any_length() -> None:
     """In order and out of it, and to the last escape."""
     units = UNITS * 300
     offsets = json_text.OffsetMap(b"".join(units))
+    content = run_sync(offsets.decoded())
     spans: list[tuple[tuple[int, int], tuple[int, int]]] = []
     at = decoded = 0
     for unit in units:
@@ -114,7 +117,7 @@ def test_offsets_are_found_in_strings_of_any_length() -> None:
             spans.append(((decoded, decoded + length), (at, at + len(unit))))
             spans.append(((decoded + length - 1, decoded + 1), (at, at + len(unit))))
         at, decoded = at + len(unit), decoded + length
-    assert offsets.decoded_length == decoded
+    assert len(content) == decoded
     for order in (spans, spans[::-1], spans[::7] + spans[::5]):
         assert [offsets.raw_range(*span) for span, _ in order] == [raw for _, raw in order]
     assert offsets.raw_range(0, decoded) == (0, at)
@@ -124,7 +127,14 @@ def test_offsets_are_found_in_strings_of_any_length() -> None:
 def test_offsets_take_no_memory_for_each_escape(unit: bytes) -> None:
     """A text may be ten megabytes of escapes: some five million."""
     raw = unit * 100_000
-    assert peak_bytes(lambda: json_text.OffsetMap(raw).raw_range(9, 99_999)) < len(raw)
+    content = json_text.decode(raw)
+
+    def look_up() -> None:
+        offsets = json_text.OffsetMap(raw)
+        run_sync(offsets.decoded())
+        offsets.raw_range(9, 99_999)
+
+    assert peak_bytes(look_up) < len(raw) + 2 * len(content)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -12,15 +13,21 @@ from hypothesis import strategies as st
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 from sidecar.extproc.phases import BodyMode
+from sidecar.extproc.stream import OverloadGuard
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.aliased_answer import AliasedAnswer
-from sidecar.pipeline.answer import Handling, RequestLine
+from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine, UncountedAnswer
+from sidecar.pipeline.metered_answer import MeteredAnswer
 from sidecar.settings.stores import UsageSource
+from tests.support.answers import quiet_stream
 from tests.support.events import BodyRequired, RequestCleared, ResponseHeld, ResponseJudged
-from tests.support.pipeline import Exchange, World, headers
+from tests.support.pipeline import Exchange, ScriptedRemote, World, headers
 
 ALIASES = "name: default\naliases: {gpt-best: gpt-5-mini}\nrestore_aliases: true\n"
 REDACTS = "guardrails: [{name: pii, type: pii, stage: output, action: redact}]\n"
 ROUTE = Route(Dialect.OPENAI, Operation.CHAT, has_body=True, form=RequestForm.MESSAGES)
+LINE = RequestLine("/v1/chat/completions", ROUTE)
+RUNNER = GuardrailRunner(remote=ScriptedRemote(), clock=lambda: 0.0)
 JSON = Headers(((":status", b"200"), ("content-type", b"application/json")))
 SSE = Headers(((":status", b"200"), ("content-type", b"text/event-stream")))
 EVENTS = (
@@ -38,7 +45,7 @@ NAMED = (
 
 def plan(content: Headers = SSE) -> AliasedAnswer:
     """Begin an answer that nothing judges."""
-    made = AliasedAnswer(RequestLine("/v1/chat/completions", ROUTE), None, alias="gpt-best")
+    made = AliasedAnswer(LINE, None, alias="gpt-best", runner=RUNNER)
     assert made.begin(content, may_stream=True) is Handling.STREAM
     return made
 
@@ -115,7 +122,7 @@ async def test_a_judged_stream_names_the_alias() -> None:
 )
 def test_other_answers_pass_as_they_are(content: Headers) -> None:
     """They name no model, or cannot be read."""
-    made = AliasedAnswer(RequestLine("/v1/chat/completions", ROUTE), None, alias="gpt-best")
+    made = AliasedAnswer(LINE, None, alias="gpt-best", runner=RUNNER)
     assert made.begin(content, may_stream=True) is Handling.PASS
 
 
@@ -138,3 +145,30 @@ async def test_behind_a_gateway_that_sends_no_answers_the_model_stays() -> None:
     assert isinstance(verdict, RequestCleared)
     assert verdict.mutations.body == b'{"model":"gpt-5-mini","messages":[]}'
     await exchange.end()
+
+
+@pytest.mark.parametrize("kind", ["aliased", "metered", "uncounted"])
+async def test_a_whole_stream_that_nothing_judges_is_gone_through_in_turns(kind: str) -> None:
+    """Nine megabytes of comments from a gateway that buffers held a worker for ten seconds."""
+    ticks, turns = count(), 0
+    runner = GuardrailRunner(remote=ScriptedRemote(), clock=lambda: float(next(ticks)))
+    room = OverloadGuard(max_exchanges=1, max_held_bytes=1)
+    plans: dict[str, AnswerPlan] = {
+        "aliased": AliasedAnswer(LINE, None, alias="gpt-best", runner=runner),
+        "metered": MeteredAnswer(LINE, None, runner=runner, room=room, clock=lambda: 0.0),
+        "uncounted": UncountedAnswer(LINE, runner),
+    }
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside, body = asyncio.ensure_future(others()), b": ping\n\n" * 30_000
+    assert plans[kind].begin(SSE, may_stream=False) is Handling.HOLD
+    released = await plans[kind].judge_whole(body, quiet_stream())
+    beside.cancel()
+
+    assert (released.error, released.body) == (None, body)
+    assert turns > 20

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -12,12 +14,14 @@ from sidecar.apis.frames import MAX_FRAME_BYTES
 from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Finding, Restoration, Verdict
+from sidecar.domain.http import Headers
 from sidecar.domain.policy import Stage
 from sidecar.domain.subject import UnscannedReason
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.guardrails.streaming.scan import MAX_RESTORED_BYTES
 from sidecar.guardrails.streaming.transcript import MAX_CHANNELS
 from sidecar.guardrails.streaming.window import MAX_HELD_BYTES
-from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES, TOO_LONG
+from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES, TOO_LONG, AnswerReading
 from tests.support.answers import (
     APIS,
     chat_chunk,
@@ -28,7 +32,7 @@ from tests.support.answers import (
     sse,
     streamed,
 )
-from tests.support.pipeline import ScriptedRemote
+from tests.support.pipeline import ScriptedRemote, World, headers
 
 REDACT = "[{name: pii, type: pii, stage: output, action: redact}]"
 BLOCK = "[{name: pii, type: pii, stage: both, action: block}]"
@@ -812,6 +816,38 @@ async def test_a_stream_with_the_label_of_a_text_is_unread_and_judged_as_a_strea
         assert APIS[api].said(released.body) == "mail [EMAIL_1] now"
 
 
+async def test_a_stream_with_the_label_of_a_text_is_read_in_slices() -> None:
+    """Nine megabytes of short events held a worker for eleven seconds."""
+    reading = AnswerReading(AnswerForm.TEXT)
+    assert sum(1 for _ in reading.take(b"data: {}\n\n" * 10_000, is_last=True)) > 100
+    result = await judged_whole(
+        judgement(effective(REDACT), AnswerForm.TEXT), b"data:\n\n" * 600_000
+    )
+    assert (result.body, result.error) == (b"", TOO_LONG)
+
+
+@pytest.mark.parametrize("unscanned", ["block", "allow"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+async def test_an_answer_with_the_label_of_a_stream_is_judged(end: bytes, unscanned: str) -> None:
+    """Clients of streams skip its lines, but a client that asked for no stream reads them."""
+    body = json.dumps({"choices": [{"message": {"content": "Hi bob@a.org"}}]}, indent=1).encode()
+    for result in (
+        streamed(judgement(effective(REDACT, unscanned=unscanned)), [body[:40], body[40:] + end]),
+        await judged_whole(judgement(effective(REDACT, unscanned=unscanned)), body + end),
+    ):
+        assert result.error is None
+        assert result.body == (body + end).replace(b"bob@a.org", b"[EMAIL_1]")
+
+
+@pytest.mark.parametrize("line", [b"Hi bob@a.org", b"Data: bob@a.org", b"data: {}\nx: bob@a.org"])
+def test_a_line_that_is_no_field_of_an_event_is_unread(line: bytes) -> None:
+    """It passed as if it were a comment."""
+    judge = judgement(effective(REDACT))
+    result = streamed(judge, [line + b"\n\n"])
+    assert judge.reasons == (UnscannedReason.MALFORMED_ANSWER,)
+    assert b"bob" not in result.body
+
+
 async def test_a_text_that_mentions_events_is_a_text() -> None:
     """Only a line of its own is one of a stream."""
     body = b"Each line begins with data: and ends with a line feed."
@@ -913,3 +949,27 @@ def test_text_in_a_field_nobody_knows_is_judged() -> None:
     assert result.body == sse({"x_vendor": {"note": "[EMAIL_2]", "[EMAIL_1]": True}}) or (
         result.body == sse({"x_vendor": {"note": "[EMAIL_1]", "[EMAIL_2]": True}})
     )
+
+
+LISTED = json.dumps({"choices": [], "args": [f"bob{number}@a.org" for number in range(3_000)]})
+LONG_EVENT = f"data: {LISTED}\n\n".encode()
+
+
+async def test_a_long_event_of_a_stream_is_judged_in_turns() -> None:
+    """A megabyte of short texts held a worker for two seconds, each time it came."""
+    ticks = count()
+    world = World(f"name: default\nguardrails: {REDACT}\n")
+    runner = GuardrailRunner(remote=ScriptedRemote(), clock=lambda: float(next(ticks)))
+    world.worker = replace(world.worker, guardrail_runner=runner)
+    exchange = world.exchange()
+    await exchange.judge_headers(headers(), has_body=True)
+    await exchange.judge_body(json.dumps({"model": "m", "messages": []}).encode())
+    events = (("content-type", b"text/event-stream"), (":status", b"200"))
+    await exchange.judge_response_headers(Headers(events))
+    before, sent = next(ticks), b""
+    for at in range(0, len(LONG_EVENT), 4_096):
+        piece = LONG_EVENT[at : at + 4_096]
+        sent += (await exchange.judge_response_piece(piece, is_last=False)).body
+    assert next(ticks) - before > 100
+    assert sent.count(b"[EMAIL_") == sent.count(b'"bob') + sent.count(b"[EMAIL_") >= 1_000
+    await exchange.end()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from types import FrameType
 
 import pytest
@@ -40,13 +41,13 @@ PAYLOAD = b'{"a": "x bob\\u0040example.com \\"y\\"", "n": 4111111111111111, "s":
 )
 def test_only_the_bytes_of_the_spans_change(edits: list[TokenEdit], wanted: bytes) -> None:
     """Escapes are taken out whole; what is put in is escaped as deep as it stands."""
-    assert edited(PAYLOAD, edits, has_logprobs=False) == wanted
+    assert run_sync(edited(PAYLOAD, edits, has_logprobs=False)) == wanted
 
 
 def test_spans_that_were_widened_over_each_other_leave_nothing_between() -> None:
     """Two that begin within one escape: the first stands for both."""
     edits = [TokenEdit(1, 2, 6, b"[A_1]"), TokenEdit(1, 5, 17, b"[B_1]")]
-    assert edited(PAYLOAD, edits, has_logprobs=False) == PAYLOAD.replace(
+    assert run_sync(edited(PAYLOAD, edits, has_logprobs=False)) == PAYLOAD.replace(
         b"bob\\u0040example.com", b"[A_1]"
     )
 
@@ -55,7 +56,7 @@ def test_an_edit_of_a_token_that_is_not_there_raises() -> None:
     """Nothing that was to be taken out goes on unchanged."""
     for location in (6, -2):
         with pytest.raises(ValueError, match="not in the text"):
-            edited(PAYLOAD, [TokenEdit(location, 0, 1, b"z")], has_logprobs=False)
+            run_sync(edited(PAYLOAD, [TokenEdit(location, 0, 1, b"z")], has_logprobs=False))
 
 
 def calls_for(findings: int) -> int:
@@ -71,7 +72,7 @@ def calls_for(findings: int) -> int:
     before = sys.getprofile()
     sys.setprofile(profile)
     try:
-        shown = edited(payload, edits, has_logprobs=False)
+        shown = run_sync(edited(payload, edits, has_logprobs=False))
     finally:
         sys.setprofile(before)
     assert shown == b'{"a":"' + b"[X]\\n" * findings + b'"}'
@@ -99,7 +100,7 @@ def test_probabilities_are_taken_out_and_nothing_else_changes(key: str, value: s
     begin = '{"n": 123456789012345678901234567890, "a": "logprobs", "b": "\\ud83d",\n '
     payload = f'{begin}"{key}" : {value} , "c": [{{"{key}":{value}}}, 1.0]}}'
     wanted = f'{begin}"{key}" : null , "c": [{{"{key}":null}}, 1.0]}}'
-    assert edited(payload.encode(), [], has_logprobs=True) == wanted.encode()
+    assert run_sync(edited(payload.encode(), [], has_logprobs=True)) == wanted.encode()
 
 
 def test_the_events_of_a_whole_answer_leave_in_turns() -> None:
@@ -109,7 +110,7 @@ def test_the_events_of_a_whole_answer_leave_in_turns() -> None:
     for event in events:
         held.add(event, is_unread=True)
     turns, left = 0, None
-    steps = held.release_in_turns()
+    steps = held.release_in_turns(unread=True)
     while left is None:
         try:
             next(steps)
@@ -129,6 +130,23 @@ def test_an_event_whose_text_is_not_judged_does_not_leave() -> None:
     held.add(Opaque(b"first", None))
     held.add(Opaque(b"text", None), [TokenText(window, 0, 4, 0)])
     held.add(Opaque(b"last", None))
-    assert run_sync(held.release_in_turns()) == (b"first",)
+    assert run_sync(held.release_in_turns(unread=True)) == (b"first",)
     window.settle(4)
-    assert run_sync(held.release_in_turns()) == (b"textlast",)
+    assert run_sync(held.release_in_turns(unread=True)) == (b"textlast",)
+
+
+@pytest.mark.parametrize(
+    ("payload", "edits", "has_logprobs"),
+    [
+        (b'{"a":["%b"]}' % b'","'.join([b"bob"] * 3_000), range(1, 3_001), False),
+        (b'{"a":["%b","bob"]}' % b'","'.join([b"a"] * 50_000), [50_001], False),
+        (b'{"b":"bob","logprobs":[%b]}' % b",".join([b'{"a":"a"}'] * 50_000), [1], True),
+    ],
+    ids=["many edits", "many strings", "probabilities"],
+)
+def test_a_long_event_is_changed_in_turns(
+    payload: bytes, edits: Iterable[int], *, has_logprobs: bool
+) -> None:
+    """The probabilities of eight megabytes held a worker for three seconds."""
+    changes = [TokenEdit(at, 0, 3, b"[X]") for at in edits]
+    assert sum(1 for _ in edited(payload, changes, has_logprobs=has_logprobs)) > 40
