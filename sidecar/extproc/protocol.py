@@ -112,13 +112,11 @@ class ExtProcProtocol(ProtocolState, eq=False):
 
     def half_close(self) -> None:
         """Note that Envoy sends nothing more; a reset is no half-close, and cancels the stream."""
-        if self.phase is Phase.ENDED:
-            return
         if self.phase in JUDGING:
             # The peer may still wait for the verdict; Envoy resets the stream if it does not.
             self._is_half_closed = True
             return
-        self.is_aborted = self.phase in OWING
+        self.is_aborted = self.is_aborted or self.phase in OWING
         self._end()
 
     def abort(self) -> None:

@@ -463,6 +463,16 @@ def test_a_stream_that_closes_before_the_request_is_whole_is_aborted(
     assert Talk(*before).tell(on.StreamClosed()) == [do.AbortStream()]
 
 
+def test_an_aborted_stream_stays_aborted_when_it_closes() -> None:
+    """An end with OK would let the request go on."""
+    protocol = Talk().protocol
+    protocol.abort()
+
+    protocol.half_close()
+
+    assert protocol.is_aborted
+
+
 @pytest.mark.parametrize("name", sorted(IS_JUDGING))
 def test_a_half_close_does_not_stop_a_judgement(name: str) -> None:
     """Whoever half-closes may still wait for the verdict."""
