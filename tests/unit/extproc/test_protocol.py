@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,13 @@ def test_a_request_whose_policy_needs_the_body_is_held_streamed_judged_and_sent_
         do.StreamRequestBody(b"abc", end_of_stream=True),
         do.EndStream(),
     ]
+
+
+def test_the_address_of_the_client_comes_with_the_headers() -> None:
+    """A key may be restricted to networks."""
+    asked = replace(headers(), source_address="192.0.2.7")
+
+    assert Talk(opened()).tell(asked) == [replace(JUDGE_HEADERS, source_address="192.0.2.7")]
 
 
 def test_a_request_whose_policy_needs_no_body_costs_one_message() -> None:
