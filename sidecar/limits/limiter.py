@@ -137,8 +137,6 @@ class Limiter:
         Returns at once if leases have all units or there was no room a moment ago, else an
         awaitable.
         """
-        if not checks:
-            return Granted(())
         at_hand = self._at_hand(principal.organization_id, checks)
         return at_hand or self._take_later(principal, checks, member)
 
