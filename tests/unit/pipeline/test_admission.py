@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import dataclasses
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.http import Headers
+from sidecar.domain.limits import Measure
+from sidecar.domain.policy import Action, Guardrail, Policy, Stage
+from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Dialect, Operation, Route
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
-from sidecar.pipeline.admission import Caller, admit
+from sidecar.pipeline.admission import Caller, admit, requires_body
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import RequestRecord
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 from tests.support.answers import quiet_stream
 from tests.support.keys import record_of
+from tests.support.limits import limit
 from tests.support.pipeline import KEY, World
 
 RECORD = record_of(KEY.key_id, digest=KEY.secret_sha256)
@@ -134,3 +141,73 @@ async def test_a_narrow_key_is_judged_on_a_miss_and_on_every_hit(
     kinds = [each if isinstance(each, ErrorKind) else None for each, _ in asked]
     error_types = [record.error_type for _, record in asked]
     assert (kinds, error_types) == ([expected] * 2, [error_type] * 2)
+
+
+CHAT = Route(Dialect.OPENAI, Operation.CHAT, has_body=True)
+EMBEDDINGS = dataclasses.replace(CHAT, operation=Operation.EMBEDDINGS)
+IN_PATH = dataclasses.replace(CHAT, model="gpt-5")
+LIST = Route(Dialect.OPENAI, Operation.LIST_MODELS, has_body=False)
+EMAILS = Guardrail("pii", PiiSettings())
+OF_ANSWERS = dataclasses.replace(EMAILS, stage=Stage.OUTPUT)
+RESTORED = dataclasses.replace(EMAILS, action=Action.REDACT, restore=True)
+
+
+def policy_of(*guardrails: Guardrail) -> EffectivePolicy:
+    """Return a policy of its headers alone, but for its *guardrails* of answers."""
+    found = build_snapshot((Policy("default", 1, guardrails),)).effective(PolicyBinding())
+    assert isinstance(found, EffectivePolicy)
+    return dataclasses.replace(found, needs_body=False)
+
+
+@pytest.mark.parametrize(
+    ("route", "needs", "expected"),
+    [
+        pytest.param(CHAT, {}, False, id="nothing"),
+        pytest.param(CHAT, {"allowed_models": ("gpt-5",)}, True, id="allowed models"),
+        pytest.param(CHAT, {"allowed_models": ()}, True, id="no allowed model"),
+        pytest.param(CHAT, {"limits": (limit(),)}, False, id="a limit on requests"),
+        pytest.param(
+            CHAT, {"limits": (limit(), limit(Measure.TOKENS))}, True, id="a limit on tokens"
+        ),
+        pytest.param(
+            CHAT, {"limits": (limit(models=("gpt-*",)),)}, True, id="a limit of some models"
+        ),
+        pytest.param(CHAT, {"names_route": True}, True, id="a route by the model"),
+        pytest.param(IN_PATH, {"names_route": True}, False, id="a model in the path"),
+        pytest.param(LIST, {"allowed_models": ("gpt-5",)}, False, id="a request without a body"),
+    ],
+)
+def test_a_body_is_required_if_the_verdict_depends_on_it(
+    route: Route, needs: dict[str, Any], *, expected: bool
+) -> None:
+    """Else the request goes on without it, and its model and tokens are not known."""
+    asked = {"names_route": False, **needs}
+
+    assert requires_body(route, policy_of(), **asked) is expected
+
+
+@pytest.mark.parametrize(
+    ("route", "guardrail", "expected"),
+    [
+        pytest.param(CHAT, OF_ANSWERS, True, id="guardrail of answers"),
+        pytest.param(CHAT, RESTORED, True, id="placeholders to restore"),
+        pytest.param(CHAT, EMAILS, False, id="guardrail of requests"),
+        pytest.param(EMBEDDINGS, OF_ANSWERS, False, id="answers without text"),
+    ],
+)
+def test_a_body_is_required_where_the_answer_is_judged(
+    route: Route, guardrail: Guardrail, *, expected: bool
+) -> None:
+    """With it Envoy refuses the request if the answer cannot come here."""
+    assert requires_body(route, policy_of(guardrail), names_route=False) is expected
+
+
+async def test_a_good_key_whose_policy_is_not_there_is_not_admitted() -> None:
+    """It is not known which guardrails its content must pass."""
+    record = dataclasses.replace(RECORD, policies=PolicyBinding(team="gone"))
+    keys = KeyCache(ScriptedStore(LoadedKey(record)))
+
+    verdict, facts = await ask(dataclasses.replace(World().worker, keys=keys))
+
+    assert verdict is ErrorKind.AUTHORIZATION_UNAVAILABLE
+    assert facts.principal == record.principal
