@@ -31,7 +31,6 @@ from sidecar.usage.prices import (
     Price,
     PriceFileError,
     PriceRow,
-    prices_in_force,
     read_prices,
 )
 
@@ -130,14 +129,12 @@ def list_(
     """
     now = datetime.now(UTC)
     found = on_connection(
-        list_prices,
+        lambda connection: list_prices(connection, at=None if every else now),
         remote=lambda server: [
             one.to_price(now=now)
             for one in server.pages(PriceRow, "/prices", query={"all": every})
         ],
     )
-    if not every:
-        found = prices_in_force(found, now=now)
     more = [name for name in _MORE if any(getattr(one, name) is not None for one in found)]
     columns = (*_COLUMNS[:-1], *more, _COLUMNS[-1])
     print_rows([_row(one) for one in found], columns=columns, output=output)

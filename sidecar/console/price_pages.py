@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.installation_routes import show_prices
+from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.roles import Permission
 from sidecar.console.forms import Refusal, read_fields, valid
 from sidecar.console.rendering import render
-from sidecar.storage.usage_store import list_prices, set_prices
-from sidecar.usage.prices import PriceRow, prices_in_force
+from sidecar.storage.usage_store import count_later_prices, set_prices
+from sidecar.usage.prices import PriceRow
+
+PAGE_SIZE: Final = 200
 
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
 
 
 @router.get("/prices")
 async def listed(
-    request: Request, access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)]
+    request: Request,
+    access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
+    after: str = "",
 ) -> HTMLResponse:
     """Show the prices that hold now."""
-    return await _page(request, access, fields={}, refusal=None)
+    return await _page(request, access, fields={}, refusal=None, after=after or None)
 
 
 @router.post("/prices")
@@ -42,16 +48,19 @@ async def change(
 
 
 async def _page(
-    request: Request, access: Access, *, fields: Mapping[str, str], refusal: Refusal | None
+    request: Request,
+    access: Access,
+    *,
+    fields: Mapping[str, str],
+    refusal: Refusal | None,
+    after: str | None = None,
 ) -> HTMLResponse:
-    found = await list_prices(access.connection)
-    now = datetime.now(UTC)
     return render(
         request,
         access,
         "prices.html",
-        prices=prices_in_force(found, now=now),
-        later=sum(one.valid_from > now for one in found),
+        page=await show_prices(access, Paging(after, PAGE_SIZE)),
+        later=await count_later_prices(access.connection, at=datetime.now(UTC)),
         fields=fields,
         refusal=refusal,
     )

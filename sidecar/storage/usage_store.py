@@ -76,6 +76,12 @@ async def list_prices(
     return list(prices_of(rows))
 
 
+async def count_later_prices(connection: Connection, *, at: datetime) -> int:
+    """Return the number of prices that begin to hold after *at*."""
+    query = "SELECT count(*) FROM prices WHERE valid_from > $1"
+    return int(await connection.fetchval(query, at))
+
+
 def prices_of(rows: Iterable[Any]) -> Iterable[Price]:
     """Return the prices in rows of `PRICE_COLUMNS`."""
     return (Price(**{name: row[column] for name, column in _PRICE_FIELDS.items()}) for row in rows)

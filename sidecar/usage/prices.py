@@ -149,15 +149,6 @@ class PriceList:
         return None
 
 
-def prices_in_force(prices: Iterable[Price], *, now: datetime) -> list[Price]:
-    """Return the price of each model that holds *now*; of each, *prices* has the latest first."""
-    latest: dict[str, Price] = {}
-    for one in prices:
-        if one.valid_from <= now:
-            latest.setdefault(one.model, one)
-    return list(latest.values())
-
-
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
 """Providers whose APIs pass through Egret; variants such as `bedrock_converse` count too."""
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import re
+
+import pytest
 from fastapi import FastAPI
 
+from sidecar.console import price_pages
 from tests.support.console import HOSTILE, Visitor
 
 FORM = {"model": HOSTILE, "input": "2.5", "output": "10", "cached_input": "", "cache_write": ""}
@@ -37,3 +41,27 @@ async def test_a_price_for_long_prompts_is_a_second_row(console: FastAPI) -> Non
     assert "up to 200,000 tokens of input" in made
     assert "$6.50" in made
     assert "$4.20" in made
+
+
+async def test_prices_that_hold_come_page_by_page(
+    console: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A former price and a later one are on no page; the later one is counted."""
+    monkeypatch.setattr(price_pages, "PAGE_SIZE", 1)
+    async with console.state.pool.acquire() as connection:
+        await connection.execute(
+            "INSERT INTO prices (model, valid_from, input_per_million, output_per_million) VALUES"
+            " ('a', '2020-01-01', 1, 1), ('a', '2021-01-01', 2, 1), ('a', '2090-01-01', 3, 1),"
+            " ('b', '2021-01-01', 4, 1)"
+        )
+    visitor = await Visitor.of(console, "viewer")
+
+    first = await visitor.get("/prices")
+    link = re.search(r'href="(/prices\?after=[^"]+)"', first)
+    assert link is not None
+    second = await visitor.get(link[1])
+
+    shown = [re.findall(r'data-label="Input">(\$\d)', page) for page in (first, second)]
+    assert shown == [["$2"], ["$4"]]
+    assert "1 more begin later" in first
+    assert "Next page" not in second
