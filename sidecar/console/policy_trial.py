@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ def _subject(sample: str, kind: SampleKind) -> Subject:
 
 
 async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTrial:
-    """Judge *sample* by *document*, whose expressions were checked; no remote guardrail is called.
+    """Judge *sample* by *document*, in a thread: a long text must not hold other requests up.
+
+    Its expressions were checked; no remote guardrail is called.
 
     Raises:
         Problem: the sample is too long or no request, or the policy does not compile within the
@@ -80,18 +83,22 @@ async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTria
     """
     subject = _subject(sample, kind)
     side = Stage.OUTPUT if kind is SampleKind.ANSWER else Stage.INPUT
+
+    def judged() -> PolicyTrial:
+        tested = asyncio.run(run_policy_test(document, subject, side=side))
+        texts = [
+            (part.role, marked_pieces(part.content, tested.results, part=index))
+            for index, part in enumerate(subject.parts)
+        ]
+        decision = decide(tested.results)
+        unscanned = [one.value for one in dict.fromkeys(subject.unscanned)]
+        words, is_refused = decision_words(decision), isinstance(decision, Deny)
+        return PolicyTrial(words, is_refused, texts, unscanned, tested)
+
     try:
-        tested = await run_policy_test(document, subject, side=side)
+        return await asyncio.to_thread(judged)
     except CompileError as error:
         raise Problem(409, str(error), hint="write fewer or simpler expressions") from None
-    texts = [
-        (part.role, marked_pieces(part.content, tested.results, part=index))
-        for index, part in enumerate(subject.parts)
-    ]
-    decision = decide(tested.results)
-    unscanned = [one.value for one in dict.fromkeys(subject.unscanned)]
-    words, is_refused = decision_words(decision), isinstance(decision, Deny)
-    return PolicyTrial(words, is_refused, texts, unscanned, tested)
 
 
 def marked_pieces(
@@ -105,9 +112,13 @@ def marked_pieces(
         if found.part == part
     ]
     edges = sorted({0, len(content), *(one[0] for one in spans), *(one[1] for one in spans)})
+    places = {edge: place for place, edge in enumerate(edges)}
+    covered: list[list[tuple[int, int, str, str]]] = [[] for _ in edges[1:]]
+    for span in spans:
+        for place in range(places[span[0]], places[span[1]]):
+            covered[place].append(span)
     pieces: list[tuple[str, str, bool]] = []
-    for start, end in pairwise(edges):
-        covering = [one for one in spans if one[0] <= start and end <= one[1]]
+    for (start, end), covering in zip(pairwise(edges), covered, strict=True):
         names = ", ".join(dict.fromkeys(one[2] for one in covering))
         is_blocked = any(one[3] == "block" for one in covering)
         pieces.append((content[start:end].decode(errors="replace"), names, is_blocked))
