@@ -77,6 +77,9 @@ class Team:
         return f"{self.organization}/{self.name}"
 
 
+_Owner = TypeVar("_Owner", Organization, Team)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """Bindings of any level: globs of models, and a policy's name; None binds none."""
@@ -124,7 +127,8 @@ _ORGANIZATIONS: Final = """
 SELECT id, name, enabled, allowed_models, policy_name AS policy, created_at
 FROM organizations
 WHERE ($1::text IS NULL OR name = $1) AND ($2::text[] IS NULL OR id = ANY($2))
-ORDER BY name
+    AND ($3::text IS NULL OR name COLLATE "C" > $3) AND strpos(name, $4) > 0
+ORDER BY name COLLATE "C" LIMIT $5
 """
 
 _CREATE_ORGANIZATION: Final = """
@@ -140,6 +144,16 @@ WHERE ($1::text IS NULL OR o.name = $1) AND ($2::text IS NULL OR t.id = $2)
     AND ($3::text[] IS NULL OR t.id = ANY($3) OR o.id = ANY($3))
     AND ($5::text IS NULL OR (o.name COLLATE "C", t.name COLLATE "C") > ($5, $6))
 ORDER BY o.name COLLATE "C", t.name COLLATE "C" LIMIT $4
+"""
+
+_FIRST_TEAMS: Final = """
+SELECT t.* FROM organizations AS o CROSS JOIN LATERAL (
+    SELECT id, o.name AS organization, name, enabled, allowed_models, policy_name AS policy,
+        created_at
+    FROM teams WHERE organization_id = o.id
+        AND ($2::text[] IS NULL OR id = ANY($2) OR organization_id = ANY($2))
+    ORDER BY name COLLATE "C" LIMIT $3
+) AS t WHERE o.id = ANY($1) ORDER BY t.organization COLLATE "C", t.name COLLATE "C"
 """
 
 _CREATE_TEAM: Final = """
@@ -160,7 +174,6 @@ WHERE (t.id = $1 OR t.name = $1 OR o.name || '/' || t.name = $1)
     AND ($2::text[] IS NULL OR t.id = ANY($2) OR o.id = ANY($2))
 ORDER BY path
 """
-
 
 _CHANGE_ORGANIZATION: Final = """
 UPDATE organizations SET name = COALESCE($2, name),
@@ -208,11 +221,28 @@ _BIND_TEAM: Final = "UPDATE teams SET policy_name = $2 WHERE id = $1"
 
 
 async def organizations(
-    connection: Connection, *, name: str | None = None, within: tuple[str, ...] | None = None
+    connection: Connection,
+    *,
+    name: str | None = None,
+    part: str = "",
+    within: tuple[str, ...] | None = None,
+    after: str | None = None,
+    most: int | None = None,
 ) -> tuple[Organization, ...]:
-    """Return every organization by name; with *within*, those of these ids alone."""
-    rows = await connection.fetch(_ORGANIZATIONS, name, within)
-    return tuple(_organization(row) for row in rows)
+    """Return every organization by name, or those that have *part* in it.
+
+    *within*, *after* and *most* are as for `teams`, and so is the order.
+    """
+    rows = await connection.fetch(_ORGANIZATIONS, name, within, after, part, most)
+    return tuple(_owner(Organization, row) for row in rows)
+
+
+async def first_teams(
+    connection: Connection, ids: Sequence[str], *, within: tuple[str, ...] | None, most: int
+) -> tuple[Team, ...]:
+    """Return the *most* first teams of each organization of *ids*; *within* is as for `teams`."""
+    rows = await connection.fetch(_FIRST_TEAMS, ids, within, most)
+    return tuple(_owner(Team, row) for row in rows)
 
 
 async def create_organization(connection: Connection, name: str, *, rules: Rules) -> Organization:
@@ -227,7 +257,7 @@ async def create_organization(connection: Connection, name: str, *, rules: Rules
             _CREATE_ORGANIZATION, name, models_array(rules.allowed_models), rules.policy
         )
     assert row is not None  # noqa: S101 - RETURNING after an INSERT that did not fail
-    return _organization(row)
+    return _owner(Organization, row)
 
 
 async def teams(
@@ -251,12 +281,8 @@ async def teams(
         _TEAMS, organization, None, within, most, *(after or (None, None))
     )
     if not rows and organization is not None:
-        known = await connection.fetchval(
-            "SELECT count(*) FROM organizations WHERE name = $1", organization
-        )
-        if not known:
-            raise _no_organization(organization)
-    return tuple(_team(row) for row in rows)
+        await find_organization_id(connection, organization)
+    return tuple(_owner(Team, row) for row in rows)
 
 
 async def create_team(
@@ -273,7 +299,7 @@ async def create_team(
         )
     if row is None:
         raise _no_organization(organization)
-    return _team(row)
+    return _owner(Team, row)
 
 
 async def change_organization(
@@ -289,7 +315,7 @@ async def change_organization(
         row = await connection.fetchrow(_CHANGE_ORGANIZATION, name, *change.arguments())
     if row is None:
         raise _no_organization(name)
-    return _organization(row)
+    return _owner(Organization, row)
 
 
 async def change_team(connection: Connection, team: str, change: OwnerChange) -> Team:
@@ -314,7 +340,7 @@ async def team_of(connection: Connection, team_id: str) -> Team:
     row = await connection.fetchrow(_TEAMS, None, team_id, None, None, None, None)
     if row is None:
         raise ChangeRefusedError("the team is gone", hint="see `egret teams list`")
-    return _team(row)
+    return _owner(Team, row)
 
 
 async def dependents(connection: Connection, owner_id: str) -> Dependents:
@@ -470,9 +496,5 @@ def _no_organization(name: str) -> ChangeRefusedError:
     )
 
 
-def _organization(row: asyncpg.Record) -> Organization:
-    return Organization(**dict(row) | {"allowed_models": as_tuple(row["allowed_models"])})
-
-
-def _team(row: asyncpg.Record) -> Team:
-    return Team(**dict(row) | {"allowed_models": as_tuple(row["allowed_models"])})
+def _owner(kind: type[_Owner], row: asyncpg.Record) -> _Owner:
+    return kind(**dict(row) | {"allowed_models": as_tuple(row["allowed_models"])})

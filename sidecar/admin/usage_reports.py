@@ -13,6 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import PlainSerializer
 
+from sidecar.admin.owners import InvalidValueError
 from sidecar.storage.pool import Connection
 
 Cost = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:f}", return_type=str)]
@@ -62,32 +63,51 @@ NO_MODEL: Final = "(none)"
 """The name of requests without one: most of them were refused before their body was read."""
 NO_TAG: Final = "(none)"
 REST: Final = "all others"
+MAX_POINTS: Final = 50_000
 
-_NAMES: Final = {
-    By.TEAM: "COALESCE(o.name || '/' || t.name, s.team_id)",
-    By.KEY: "COALESCE(o.name || '/' || t.name || '/' || k.name || ' ' || s.key_id, s.key_id)",
-    By.ORGANIZATION: "COALESCE(o.name, s.organization_id)",
-    By.MODEL: f"CASE s.model WHEN '' THEN '{NO_MODEL}' ELSE s.model END",
-    By.TAG: f"COALESCE(g.tag, '{NO_TAG}')",
+_TEAM: Final = """LEFT JOIN teams AS t ON t.id = s.team_id
+LEFT JOIN organizations AS o ON o.id = t.organization_id"""
+_KEY: Final = "LEFT JOIN api_keys AS k ON k.public_id = s.key_id"
+
+
+@dataclass(frozen=True, slots=True)
+class _Dimension:
+    """The columns that rows are added up by, and the tables and the words of their names."""
+
+    columns: str
+    joined: str
+    name: str
+
+
+_DIMENSIONS: Final = {
+    By.TEAM: _Dimension("team_id", _TEAM, "COALESCE(o.name || '/' || t.name, s.team_id)"),
+    By.KEY: _Dimension(
+        "key_id, team_id",
+        f"{_TEAM} {_KEY}",
+        "COALESCE(o.name || '/' || t.name || '/' || k.name || ' ' || s.key_id, s.key_id)",
+    ),
+    By.ORGANIZATION: _Dimension(
+        "organization_id",
+        "LEFT JOIN organizations AS o ON o.id = s.organization_id",
+        "COALESCE(o.name, s.organization_id)",
+    ),
+    By.MODEL: _Dimension("model", "", f"CASE s.model WHEN '' THEN '{NO_MODEL}' ELSE s.model END"),
+    By.TAG: _Dimension(
+        "key_id",
+        f"{_KEY} LEFT JOIN LATERAL unnest(k.tags) AS g (tag) ON true",
+        f"COALESCE(g.tag, '{NO_TAG}')",
+    ),
 }
 
-_FROM: Final = """
-FROM {table} AS s
-LEFT JOIN teams AS t ON t.id = s.team_id
-LEFT JOIN organizations AS o ON o.id = s.organization_id
-LEFT JOIN api_keys AS k ON k.public_id = s.key_id
-{tags}
-WHERE s.began_at >= date_trunc('hour', $1::timestamptz, 'UTC') AND s.began_at < $2::timestamptz
-    AND ($3::text[] IS NULL OR s.organization_id = ANY($3) OR s.team_id = ANY($3))
-"""
-_TAGS: Final = "LEFT JOIN LATERAL unnest(k.tags) AS g (tag) ON true"
-
-_SUMS: Final = (
+_COUNTS: Final = (
     "requests", "refused", "failed", "estimated", "unpriced", "input_tokens",
     "cached_input_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
 )  # fmt: skip
 _COLUMNS: Final = (
-    f"began_at, key_id, team_id, organization_id, model, cost_usd, {', '.join(_SUMS)}"
+    f"began_at, key_id, team_id, organization_id, model, cost_usd, {', '.join(_COUNTS)}"
+)
+_ADDED: Final = ", ".join(
+    (*(f"sum({name})::bigint AS {name}" for name in _COUNTS), "sum(cost_usd) AS cost_usd")
 )
 _FIRST: Final = "date_trunc('day', date_trunc('hour', $1, 'UTC') + interval '23 hours', 'UTC')"
 _LAST: Final = "date_trunc('day', $2, 'UTC')"
@@ -97,6 +117,42 @@ _DAYS_AND_HOURS: Final = f"""(
     UNION ALL SELECT {_COLUMNS} FROM usage_by_hour WHERE began_at < {_FIRST}
     UNION ALL SELECT {_COLUMNS} FROM usage_by_hour WHERE began_at >= GREATEST({_FIRST}, {_LAST})
 )"""  # noqa: S608 - names of our own
+_WHERE: Final = """
+WHERE began_at >= date_trunc('hour', $1::timestamptz, 'UTC') AND began_at < $2::timestamptz
+    AND ($3::text[] IS NULL OR organization_id = ANY($3) OR team_id = ANY($3))
+"""
+
+# Added up before the names are joined: there are far fewer sums than rows.
+_SUMS: Final = """
+WITH named AS (
+    SELECT {one.name} AS name, {added} FROM (
+        SELECT {one.columns}, {added} FROM {rows} AS r {where} GROUP BY {one.columns}
+    ) AS s {one.joined} GROUP BY 1
+), placed AS (
+    SELECT *, row_number() OVER (ORDER BY {order}, requests DESC, name) AS place FROM named
+)
+SELECT CASE WHEN place > $4 THEN '{rest}' ELSE name END AS name, {added}
+FROM placed GROUP BY LEAST(place, $4::bigint + 1), 1 ORDER BY LEAST(place, $4 + 1)
+"""
+_POINTS: Final = """
+SELECT began_at,
+    CASE WHEN $4::text[] IS NULL OR name = ANY($4) THEN name ELSE '{rest}' END AS name,
+    sum(tokens)::bigint AS tokens, sum(cost_usd) AS cost_usd
+FROM (
+    SELECT began_at, {one.name} AS name, tokens, cost_usd FROM (
+        SELECT date_trunc('{unit}', began_at, 'UTC') AS began_at, {one.columns},
+            sum(input_tokens + output_tokens) AS tokens, sum(cost_usd) AS cost_usd
+        FROM {rows} AS r {where} GROUP BY 1, {one.columns}
+    ) AS s {one.joined}
+) AS named GROUP BY 1, 2 ORDER BY 1, 2 LIMIT $5
+"""
+
+
+class Order(enum.Enum):
+    """The amount by which the largest sums come first."""
+
+    COST = "cost_usd DESC, input_tokens + output_tokens DESC"
+    TOKENS = "input_tokens + output_tokens DESC, cost_usd DESC"
 
 
 async def usage_sums(
@@ -106,21 +162,19 @@ async def usage_sums(
     since: datetime,
     until: datetime,
     within: Sequence[str] | None = None,
+    order: Order = Order.COST,
+    largest: int | None = None,
 ) -> list[UsageSum]:
     """Return the sums by *by*, the dearest first.
 
-    *within* holds ids of organizations and teams that are counted; None is all.
+    *within* holds ids of organizations and teams that are counted; None is all. With *largest*
+    so many come, and those of all other names as one, called `REST`.
     """
-    rows = await connection.fetch(
-        f"SELECT {_NAMES[by]} AS name,"
-        f" {', '.join(f'sum(s.{name})::bigint AS {name}' for name in _SUMS)},"
-        f" sum(s.cost_usd) AS cost_usd {_from(_DAYS_AND_HOURS, by)}"
-        " GROUP BY 1 ORDER BY sum(s.cost_usd) DESC,"
-        " sum(s.input_tokens + s.output_tokens) DESC, sum(s.requests) DESC, 1",
-        since,
-        until,
-        within,
-    )
+    statement = _SUMS.format(
+        one=_DIMENSIONS[by], rows=_DAYS_AND_HOURS, where=_WHERE, added=_ADDED, order=order.value,
+        rest=REST,
+    )  # fmt: skip
+    rows = await connection.fetch(statement, since, until, within, largest)
     return [UsageSum(**dict(row)) for row in rows]
 
 
@@ -138,30 +192,24 @@ async def usage_points(
 
     Of the first and the last day, as of `usage_sums`, the hours from *since* to *until* alone.
     With *names* those of all other names are one, called `REST`.
+
+    Raises:
+        InvalidValueError: there are more than `MAX_POINTS`.
     """
-    table = _DAYS_AND_HOURS if unit == "day" else "usage_by_hour"
-    name = f"CASE WHEN $4::text[] IS NULL OR {_NAMES[by]} = ANY($4)"
-    rows = await connection.fetch(
-        f"SELECT date_trunc('{unit}', s.began_at, 'UTC') AS began_at,"
-        f" {name} THEN {_NAMES[by]} ELSE '{REST}' END AS name,"
-        " sum(s.input_tokens + s.output_tokens)::bigint AS tokens, sum(s.cost_usd) AS cost_usd"
-        f" {_from(table, by)} GROUP BY 1, 2 ORDER BY 1, 2",
-        since,
-        until,
-        within,
-        names,
-    )
-    return [UsagePoint(**dict(row)) for row in rows]
+    rows = _DAYS_AND_HOURS if unit == "day" else "usage_by_hour"
+    statement = _POINTS.format(one=_DIMENSIONS[by], rows=rows, where=_WHERE, unit=unit, rest=REST)
+    found = await connection.fetch(statement, since, until, within, names, MAX_POINTS + 1)
+    if len(found) > MAX_POINTS:
+        problem = f"the report has more than {MAX_POINTS:,} points in time"
+        hint = "ask for fewer names, days in place of hours, or a shorter time"
+        raise InvalidValueError(problem, hint=hint)
+    return [UsagePoint(**dict(row)) for row in found]
 
 
 async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
     """Drop the requests of months before the last *keep_months* whole ones; return which."""
     dropped = await connection.fetchval("SELECT egret_drop_usage($1)", keep_months)
     return list(dropped)
-
-
-def _from(table: str, by: By) -> str:
-    return _FROM.format(table=table, tags=_TAGS if by is By.TAG else "")
 
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")

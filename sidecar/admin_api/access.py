@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import override
 
-from sidecar.admin.audit_log import set_actor
+from sidecar.admin.audit_log import ACTOR_SETTING
 from sidecar.admin.in_force import (
     Barrier,
     ChangeNotPublishedError,
@@ -175,6 +175,8 @@ class Access:
 class AccessRoute(APIRoute):
     """A route for people with a session and programs with a token, in one transaction."""
 
+    is_report: ClassVar = False
+
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -186,7 +188,7 @@ class AccessRoute(APIRoute):
             check_rate(services.rates.requests, identity.name)
             if self.include_in_schema:
                 _check_query(request, known)
-            async with services.rates.turn(identity.name):
+            async with services.rates.turn(identity.name, is_report=self.is_report):
                 if request.method not in SAFE_METHODS:
                     await _receive(request, token)
                 async with _transaction(request, services, identity, token) as access:
@@ -215,6 +217,12 @@ class AccessRoute(APIRoute):
                 return refused.response
 
         return answered
+
+
+class ReportRoute(AccessRoute):
+    """A route that may read much: some of the connections are for no report."""
+
+    is_report = True
 
 
 def query_names(dependant: Dependant) -> frozenset[str]:
@@ -287,6 +295,14 @@ class _RefusedError(Exception):
         self.response = response
 
 
+_BEGIN: Final = f"""
+SELECT set_config('{ACTOR_SETTING}', $1, true), set_config('statement_timeout', $2, true),
+    set_config('plan_cache_mode', 'force_custom_plan', true)
+"""
+"""PostgreSQL ends a statement that takes too long, whatever becomes of this process. A plan for
+any value would read far too much if a filter is not given."""
+
+
 @asynccontextmanager
 async def _transaction(
     request: Request, services: Services, identity: Identity, csrf: str
@@ -294,7 +310,8 @@ async def _transaction(
     async with borrow(services.pool, services.postgres) as connection:
         readonly = request.method in SAFE_METHODS
         async with connection.transaction(readonly=readonly):
-            await set_actor(connection, identity.name)
+            seconds = services.settings.admin.query_seconds
+            await connection.execute(_BEGIN, identity.name, f"{seconds * 1000:.0f}")
             yield Access(
                 connection=connection,
                 identity=identity,

@@ -134,7 +134,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     admin = settings.admin
-    budgets = {"query_seconds": admin.query_seconds, "pool_size": admin.pool_size}
+    # PostgreSQL ends a statement at `query_seconds`; this is for one that never answers.
+    budgets = {"query_seconds": admin.query_seconds + 1, "pool_size": admin.pool_size}
     async with open_pool(settings.postgres.model_copy(update=budgets)) as pool:
         app.state.pool = pool
         app.state.services = Services(

@@ -36,7 +36,14 @@ from sidecar.admin.installation.plan import (
 )
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_changes import check_expressions
-from sidecar.admin_api.access import WAIT_SECONDS, Access, AccessRoute, Services, requires
+from sidecar.admin_api.access import (
+    WAIT_SECONDS,
+    Access,
+    AccessRoute,
+    ReportRoute,
+    Services,
+    requires,
+)
 from sidecar.admin_api.objects import Body, ChosenPage, Model, Page
 from sidecar.admin_api.policy_routes import SCHEMA_ANSWER
 from sidecar.admin_api.problems import RETRY_AFTER, Problem
@@ -47,7 +54,7 @@ from sidecar.storage.postgres_policies import StoredPolicy
 from sidecar.storage.usage_store import list_prices, set_prices
 from sidecar.usage.prices import Price, PriceRow
 
-router = APIRouter(route_class=AccessRoute, tags=["installation"])
+router = APIRouter(route_class=ReportRoute, tags=["installation"])
 price_router = APIRouter(route_class=AccessRoute, tags=["prices"])
 
 LOCK_SECONDS: Final = 10

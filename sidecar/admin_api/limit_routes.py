@@ -25,6 +25,7 @@ from sidecar.admin_api.objects import (
     Page,
     Paging,
     TeamPath,
+    bounded,
     check_match,
     tagged,
     team_names,
@@ -214,7 +215,7 @@ async def list_limits(
         access.connection,
         owner,
         within=access.within(Permission.VIEW),
-        after=paging.place(_place),
+        after=paging.place(owner_place),
         most=paging.rows,
     )
     return _by_owner(
@@ -243,7 +244,7 @@ async def list_budgets(
         owner,
         now=time.time(),
         within=access.within(Permission.VIEW),
-        after=paging.place(_place),
+        after=paging.place(owner_place),
         most=paging.rows,
     )
     by_holder = [list(of_one) for _, of_one in groupby(found, key=lambda one: one.holder)]
@@ -257,7 +258,8 @@ async def list_budgets(
 _State = TypeVar("_State", LimitState, BudgetState)
 
 
-def _place(after: str) -> tuple[str, str]:
+def owner_place(after: str) -> tuple[str, str]:
+    """Return the name and the id of the owner at the end of a page."""
     name, owner_id = after.split(" ")
     return name, owner_id
 
@@ -267,7 +269,7 @@ def _by_owner(
 ) -> list[_State] | Page[_State]:
     """Return the *states* of each of *holders*, or as many whole owners as a page has room for."""
     if paging.limit is None:
-        return list(chain.from_iterable(states))
+        return list(bounded(list(chain.from_iterable(states))))
     ends = list(accumulate(map(len, states)))
     shown = max(1, bisect_right(ends, paging.limit))
     last = holders[shown - 1] if shown < len(holders) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,29 @@ class Page(BaseModel, Generic[_Item]):
     next: str | None = None
 
 
+MAX_ROWS: Final = 50_000
+"""Of an answer without pages: more would take the memory of the process."""
+
+
+def bounded(found: Sequence[_Item]) -> Sequence[_Item]:
+    """Return *found*, of which one more than `MAX_ROWS` was read.
+
+    Raises:
+        Problem: 422, an answer has no room for it.
+    """
+    if len(found) > MAX_ROWS:
+        problem = f"the answer has more than {MAX_ROWS:,} rows"
+        hint = "send `limit`, or choose one owner or a shorter time"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, problem, hint=hint)
+    return found
+
+
+async def written(kind: Any, found: object) -> Response:
+    """Return *found* as the JSON of *kind*, written beside the loop."""
+    text = await asyncio.to_thread(TypeAdapter[Any](kind).dump_json, found)
+    return Response(text, media_type="application/json")
+
+
 @dataclass(frozen=True, slots=True)
 class Paging:
     """The page that a query asks for, of a list that older clients read whole.
@@ -113,9 +137,9 @@ class Paging:
         return cls(after, 100 if limit is None and after is not None else limit)
 
     @property
-    def rows(self) -> int | None:
+    def rows(self) -> int:
         """Return how many rows to read: one more than the page has, so that its end is known."""
-        return None if self.limit is None else self.limit + 1
+        return (MAX_ROWS if self.limit is None else self.limit) + 1
 
     def place(self, parse: Callable[[str], _Item]) -> _Item | None:
         """Return what *parse* reads from `after`, None on the first page.
@@ -137,7 +161,7 @@ class Paging:
     ) -> list[_Item] | Page[_Item]:
         """Return *found*, of which *place* makes an `after`, as a list or as a page."""
         if self.limit is None:
-            return list(found)
+            return list(bounded(found))
         end = place(found[self.limit - 1]) if len(found) > self.limit else None
         return Page(items=list(found[: self.limit]), next=end)
 

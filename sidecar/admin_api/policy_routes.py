@@ -120,9 +120,11 @@ class TrialResult(Model):
 @router.get("/policies")
 async def list_policies(
     access: Annotated[Access, requires(Permission.VIEW_INSTALLATION)],
-) -> list[PolicyUse]:
+    paging: ChosenPage,
+) -> list[PolicyUse] | Page[PolicyUse]:
     """List the policies in force, and how many organizations, teams and keys bind each."""
-    return list(await policy_uses(access.connection))
+    found = await policy_uses(access.connection, after=paging.after, most=paging.rows)
+    return paging.answer(found, lambda one: one.name)
 
 
 @router.get("/policy-schema", response_class=Response, responses=SCHEMA_ANSWER)
@@ -254,11 +256,14 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
     part = TextPart(trial.text.encode(errors="replace"), (0,), role.value)
     subject = Subject(model=None, streamed=False, parts=(part,))
     side = Stage.OUTPUT if trial.is_answer else Stage.INPUT
-    result = await asyncio.to_thread(
-        lambda: asyncio.run(run_policy_test(document.text, subject, side=side))
-    )
-    decision = type(decide(result.results)).__name__.lower()
-    return TrialResult(policy=document.policy.name, decision=decision, **result.described(subject))
+
+    def judged() -> TrialResult:
+        result = asyncio.run(run_policy_test(document.text, subject, side=side))
+        decision = type(decide(result.results)).__name__.lower()
+        described = result.described(subject)
+        return TrialResult(policy=document.policy.name, decision=decision, **described)
+
+    return await asyncio.to_thread(judged)
 
 
 async def stored_or_404(access: Access, name: str, version: int | None) -> StoredPolicy:

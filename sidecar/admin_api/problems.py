@@ -115,6 +115,12 @@ def _of_database(error: Exception) -> Problem:
                 "an object that this change depends on was changed meanwhile; nothing was done",
                 hint="read it again, then repeat the change",
             )
+        case asyncpg.QueryCanceledError():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "a query took longer than EGRET_ADMIN__QUERY_SECONDS; nothing was done",
+                hint="ask for a shorter time, one owner or a page, or raise the setting",
+            )
         case asyncpg.DataError():
             return Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Self
 from weakref import WeakValueDictionary
 
-from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.problems import RETRY_AFTER, Problem
 from sidecar.settings.administration import AdminSettings
 
 BURST_SECONDS: Final = 10
 BARRIERS_AT_ONCE: Final = 5
+REPORT_SECONDS: Final = 30.0
+"""The longest time that a report waits for its turn."""
 MAX_BUCKETS: Final = 10_000
 """The longest unused are forgotten first: they are the fullest."""
 
@@ -59,7 +63,10 @@ class Rates:
     """Repeated barriers, by person: each makes every worker report."""
     at_once: int
     """Requests of one person that may hold a body and a connection; further ones wait."""
-    _turns: WeakValueDictionary[str, asyncio.Semaphore] = field(
+    reports: asyncio.Semaphore
+    """Reports of all people: fewer than one person's requests, so that a change needs no report's
+    end."""
+    _turns: WeakValueDictionary[tuple[str, bool], asyncio.Semaphore] = field(
         default_factory=WeakValueDictionary
     )
 
@@ -72,12 +79,39 @@ class Rates:
             logins=RateLimiter(per_second=minute / 60, burst=minute),
             refused=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
             barriers=RateLimiter(per_second=1, burst=BARRIERS_AT_ONCE),
-            at_once=(admin.pool_size + 1) // 2,
+            at_once=(at_once := (admin.pool_size + 1) // 2),
+            reports=asyncio.Semaphore(max(1, at_once - 1)),
         )
 
-    def turn(self, name: str) -> asyncio.Semaphore:
-        """Return the turns of one person or token, which are forgotten once none is held."""
-        return self._turns.setdefault(name, asyncio.Semaphore(self.at_once))
+    @asynccontextmanager
+    async def turn(self, name: str, *, is_report: bool) -> AsyncIterator[None]:
+        """Wait for the turn of one person or token; a report waits for one among reports first.
+
+        Half of one person's turns are for reports, and turns are forgotten once none is held.
+
+        Raises:
+            Problem: 503, the reports before this one have not ended.
+        """
+        async with AsyncExitStack() as held:
+            if is_report:
+                try:
+                    async with asyncio.timeout(REPORT_SECONDS):
+                        await held.enter_async_context(
+                            self._own(name, (self.at_once + 1) // 2, is_report=True)
+                        )
+                        await held.enter_async_context(self.reports)
+                except TimeoutError:
+                    raise Problem(
+                        HTTPStatus.SERVICE_UNAVAILABLE,
+                        "other reports have not ended",
+                        hint="try again",
+                        headers=RETRY_AFTER,
+                    ) from None
+            await held.enter_async_context(self._own(name, self.at_once, is_report=False))
+            yield
+
+    def _own(self, name: str, at_once: int, *, is_report: bool) -> asyncio.Semaphore:
+        return self._turns.setdefault((name, is_report), asyncio.Semaphore(at_once))
 
 
 def check_rate(limiter: RateLimiter, name: str) -> None:

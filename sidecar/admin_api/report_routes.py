@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -14,13 +16,22 @@ from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
 from sidecar.admin.finding_reports import FindingSum, finding_sums
 from sidecar.admin.traffic_reports import LatencyHour, latency_by_hour
 from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_csv_text
-from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Model, Moment, Page, TeamPath, team_names
+from sidecar.admin_api.access import Access, ReportRoute, find_owner, requires
+from sidecar.admin_api.objects import (
+    MAX_ROWS,
+    Model,
+    Moment,
+    Page,
+    TeamPath,
+    bounded,
+    team_names,
+    written,
+)
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.storage.worker_status import reported_workers
 
-router = APIRouter(route_class=AccessRoute, tags=["reports"])
+router = APIRouter(route_class=ReportRoute, tags=["reports"])
 
 _MONTH: Final = timedelta(days=30)
 _MAX_HOURS: Final = timedelta(days=62)
@@ -75,12 +86,18 @@ class ReportScope:
 _Scope = Annotated[ReportScope, Depends(ReportScope.chosen)]
 
 
-@router.get("/usage")
-async def sum_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> list[UsageSum]:
+Largest = Annotated[
+    int | None,
+    Query(ge=1, le=1000, description="The largest so many; all others as one, `all others`."),
+]
+
+
+@router.get("/usage", response_model=list[UsageSum])
+async def sum_usage(
+    access: _View, scope: _Scope, by: By = By.TEAM, limit: Largest = None
+) -> Response:
     """Sum usage of owners that the caller may view, the dearest first; times are whole hours."""
-    return await usage_reports.usage_sums(
-        access.connection, by, since=scope.start, until=scope.end, within=scope.within
-    )
+    return await written(list[UsageSum], await _sums(access, scope, by, limit))
 
 
 @router.get(
@@ -88,25 +105,53 @@ async def sum_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> list[Usag
     response_class=Response,
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
 )
-async def export_usage(access: _View, scope: _Scope, by: By = By.TEAM) -> Response:
+async def export_usage(
+    access: _View, scope: _Scope, by: By = By.TEAM, limit: Largest = None
+) -> Response:
     """Sum usage as `GET /usage` does, as CSV."""
-    return Response(
-        usage_csv_text(await sum_usage(access, scope, by), heading="name"),
-        media_type="text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="usage-by-{by.value}.csv"'},
-    )
+    sums = await _sums(access, scope, by, limit)
+    return await csv_answer(sums, heading="name", file=f"usage-by-{by.value}.csv")
 
 
-@router.get("/usage/points")
+@router.get("/usage/points", response_model=list[UsagePoint])
 async def list_usage_points(
-    access: _View, scope: _Scope, by: By = By.TEAM, unit: Literal["hour", "day"] = "day"
-) -> list[UsagePoint]:
+    access: _View,
+    scope: _Scope,
+    by: By = By.TEAM,
+    unit: Literal["hour", "day"] = "day",
+    limit: Largest = None,
+) -> Response:
     """Sum usage of every hour or day with any; hours for 62 days at most."""
     if unit == "hour":
         scope.check_hours()
-    return await usage_reports.usage_points(
-        access.connection, by, since=scope.start, until=scope.end, unit=unit, within=scope.within
+    names = None
+    if limit is not None:
+        sums = await _sums(access, scope, by, limit)
+        names = [one.name for one in sums[:limit]]
+    points = await usage_reports.usage_points(
+        access.connection, by, since=scope.start, until=scope.end, unit=unit, within=scope.within,
+        names=names,
+    )  # fmt: skip
+    return await written(list[UsagePoint], points)
+
+
+async def csv_answer(sums: Sequence[UsageSum], *, heading: str, file: str) -> Response:
+    """Return sums as a file of CSV, written beside the loop."""
+    return Response(
+        await asyncio.to_thread(usage_csv_text, sums, heading=heading),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="{file}"'},
     )
+
+
+async def _sums(
+    access: Access, scope: ReportScope, by: By, limit: int | None
+) -> Sequence[UsageSum]:
+    sums = await usage_reports.usage_sums(
+        access.connection, by, since=scope.start, until=scope.end, within=scope.within,
+        largest=limit or MAX_ROWS,
+    )  # fmt: skip
+    return bounded(sums)
 
 
 @router.get("/findings")

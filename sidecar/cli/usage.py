@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -103,18 +104,14 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
 def _series(
     points: Sequence[UsagePoint], times: Sequence[datetime], *, has_cost: bool
 ) -> list[tuple[str, list[float]]]:
-    """Return the values of each name at each time: the largest first, those beyond as one."""
+    """Return the values of each name at each time: the largest first."""
     by_name: defaultdict[str, defaultdict[datetime, Decimal]] = defaultdict(
         lambda: defaultdict(Decimal)
     )
     for point in points:
         by_name[point.name][point.began_at] += point.cost_usd if has_cost else point.tokens
-    ordered = sorted(by_name, key=lambda name: (-sum(by_name[name].values()), name))
-    for name in ordered[MAX_SHOWN:]:
-        for at, value in by_name[name].items():
-            by_name[REST][at] += value
-    names = ordered[:MAX_SHOWN] + ([REST] if len(ordered) > MAX_SHOWN else [])
-    return [(name, [float(by_name[name][at]) for at in times]) for name in names]
+    ordered = sorted(by_name, key=lambda name: (name == REST, -sum(by_name[name].values()), name))
+    return [(name, [float(by_name[name][at]) for at in times]) for name in ordered]
 
 
 usage = typer.Typer(no_args_is_help=True, help="Usage and its cost.")
@@ -175,13 +172,14 @@ def report(
         sums = await usage_sums(connection, by, since=start, until=end)
         if chart is None:
             return sums, [], HOUR
+        names = [one.name for one in sums[:MAX_SHOWN]]
+        drawn = partial(usage_points, connection, by, since=start, until=end, names=names)
         if end - start > HOURLY_UP_TO:
-            points = await usage_points(connection, by, since=start, until=end, unit="day")
+            points = await drawn(unit="day")
             if len({point.began_at for point in points}) > HOURLY_UP_TO.days:
                 return sums, points, timedelta(days=1)
         # A short span, or one of which only the last days have usage.
-        points = await usage_points(connection, by, since=start, until=end, unit="hour")
-        return sums, points, HOUR
+        return sums, await drawn(unit="hour"), HOUR
 
     def remote(server: AdminServer) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
         query = {"by": by.value, "since": start, "until": end}
@@ -190,7 +188,10 @@ def report(
             return sums, [], HOUR
         unit = "day" if end - start > HOURLY_UP_TO else "hour"
         points = server.call(
-            list[UsagePoint], "GET", "/usage/points", query=query | {"unit": unit}
+            list[UsagePoint],
+            "GET",
+            "/usage/points",
+            query=query | {"unit": unit, "limit": MAX_SHOWN},
         )
         return sums, points, timedelta(days=1) if unit == "day" else HOUR
 

@@ -16,10 +16,12 @@ from sidecar.domain.validation import plain_fault
 from sidecar.keys.scopes import ScopeError
 from sidecar.limits.limit_syntax import LimitWordsError
 from sidecar.storage.pool import Connection
-from sidecar.storage.postgres_policies import policy_uses
+from sidecar.storage.postgres_policies import policy_names
 
 CSRF_FIELD: Final = "csrf_token"
 NO_POLICY: Final = ("", "none: the next level decides")
+MOST_OFFERED: Final = 1_000
+"""Names offered while one types; any other can be typed."""
 _Result = TypeVar("_Result")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -82,4 +84,4 @@ def valid(kind: type[_Model], fields: Mapping[str, object]) -> _Model | Refusal:
 
 async def policy_choices(connection: Connection) -> list[tuple[str, str]]:
     """Return the options of a field that binds a policy: none, and each in force."""
-    return [NO_POLICY, *((one.name, one.name) for one in await policy_uses(connection))]
+    return [NO_POLICY, *((one, one) for one in await policy_names(connection))]

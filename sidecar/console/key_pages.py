@@ -35,6 +35,7 @@ from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watch_query, watched_change
 from sidecar.console.forms import (
+    MOST_OFFERED,
     Refusal,
     attempt,
     chosen,
@@ -50,8 +51,6 @@ from sidecar.keys.credentials import KEY_ID_LENGTH, PREFIX, generate, parse
 from sidecar.keys.scopes import Scopes, parse_operations, parse_sources, parse_tags
 
 PAGE_SIZE: Final = 100
-MOST_TEAMS: Final = 1_000
-"""Offered while one types; any other can be typed."""
 NEVER: Final = "never"
 EXPIRIES: Final = {
     NEVER: None,
@@ -115,7 +114,7 @@ async def listed(
         organizations=[
             one.name
             for one in await organizations(
-                access.connection, within=access.within(Permission.VIEW)
+                access.connection, within=access.within(Permission.VIEW), most=MOST_OFFERED
             )
         ],
     )
@@ -151,8 +150,8 @@ async def choose_team(
             status_code=303,
         )
     within = access.within(Permission.MANAGE_KEYS)
-    found = await teams(access.connection, organization=None, within=within)
-    return render(request, access, "key_team.html", teams=[one.path for one in found[:MOST_TEAMS]])
+    found = await teams(access.connection, organization=None, within=within, most=MOST_OFFERED)
+    return render(request, access, "key_team.html", teams=[one.path for one in found])
 
 
 @router.get("/organizations/{organization}/teams/{team}/keys/new", name="new_key")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated, Final
 
@@ -19,16 +18,20 @@ from sidecar.admin.limits import (
 )
 from sidecar.admin.owners import organizations
 from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.limit_routes import owner_place
+from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
-from sidecar.console.forms import Refusal, attempt, read_fields, words
+from sidecar.console.forms import MOST_OFFERED, Refusal, attempt, read_fields, words
 from sidecar.console.limit_bars import bars_of
 from sidecar.console.rendering import render
 from sidecar.domain.limits import Level, Limit
 from sidecar.limits.limit_syntax import LimitWordsError, Selectors, parse_limit
 
 MOST_ORGANIZATIONS: Final = 20
-"""Shown without a filter: the counts of each are read from Valkey in a call of their own."""
+"""Of a page: the counts of each are read from Valkey in a call of their own."""
+MOST_OWNERS: Final = 200
+"""Of a page, with all of their limits."""
 
 router = APIRouter(route_class=AccessRoute, include_in_schema=False)
 
@@ -38,28 +41,38 @@ async def listed(
     request: Request,
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     organization: str = "",
+    after: str = "",
 ) -> HTMLResponse:
     """Show the limits of every owner that the person may see, by organization."""
     connection, within = access.connection, access.within(Permission.VIEW)
-    names = {one.id: one.name for one in await organizations(connection, within=within)}
-    owner = Owner(Level.ORGANIZATION, organization) if organization in names.values() else None
-    by_organization: defaultdict[str, list[Holder]] = defaultdict(list)
-    for holder in await holders_of_limits(connection, owner, within=within):
+    is_known = organization and await organizations(connection, name=organization, within=within)
+    owner = Owner(Level.ORGANIZATION, organization) if is_known else None
+    paging = Paging(after or None, MOST_OWNERS)
+    found = await holders_of_limits(
+        connection, owner, within=within, after=paging.place(owner_place), most=paging.rows
+    )
+    by_organization: dict[str, list[Holder]] = {}
+    last: Holder | None = None
+    for holder in found[:MOST_OWNERS]:
         # By its name, as the person may view no more of it than a team.
-        by_organization[holder.name.partition("/")[0]].append(holder)
-    shown = sorted(by_organization)[:MOST_ORGANIZATIONS]
+        name = holder.name.partition("/")[0]
+        if name not in by_organization and len(by_organization) == MOST_ORGANIZATIONS:
+            break
+        by_organization.setdefault(name, []).append(holder)
+        last = holder
     return render(
         request,
         access,
         "limits.html",
         found={
-            name: await bars_of(connection, access.settings, by_organization[name])
-            for name in shown
+            name: await bars_of(connection, access.settings, holders)
+            for name, holders in by_organization.items()
         },
         organization=organization,
-        organizations=list(names.values()),
-        most=MOST_ORGANIZATIONS,
-        has_more=len(by_organization) > len(shown),
+        organizations=[
+            one.name for one in await organizations(connection, within=within, most=MOST_OFFERED)
+        ],
+        next=None if last is None or last is found[-1] else f"{last.name} {last.id}",
         has_prices=await has_prices(connection),
     )
 

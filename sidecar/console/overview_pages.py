@@ -36,7 +36,9 @@ async def overview(request: Request, access: _View) -> HTMLResponse:
     """Show the last 24 hours of all that the person may see."""
     connection, within = access.connection, access.within(Permission.VIEW)
     now = datetime.now(UTC)
-    teams = await usage_sums(connection, By.TEAM, since=now - DAY, until=now, within=within)
+    teams = await usage_sums(
+        connection, By.TEAM, since=now - DAY, until=now, within=within, largest=MOST_ROWS
+    )
     changes: Sequence[AuditEntry] = ()
     if may_somewhere(access, Permission.VIEW_AUDIT):
         wanted = AuditFilter(limit=MOST_ROWS, within=access.within(Permission.VIEW_AUDIT))

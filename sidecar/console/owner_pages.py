@@ -23,6 +23,7 @@ from sidecar.admin.owners import (
     delete_owner,
     dependents,
     described,
+    first_teams,
     organizations,
     team_of,
     teams,
@@ -40,7 +41,7 @@ from sidecar.domain.limits import Level
 from sidecar.storage.pool import Connection
 
 MOST_KEYS: Final = 10
-MOST_ORGANIZATIONS: Final = 200
+PAGE_SIZE: Final = 200
 MOST_TEAMS: Final = 20
 """Of an organization in the list; its page has all."""
 BUDGET: Final = "cost/month"
@@ -55,9 +56,10 @@ async def listed(
     request: Request,
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     filter: str = "",  # noqa: A002 - the word of the address
+    after: str = "",
 ) -> HTMLResponse:
     """List organizations with their teams; with *filter*, those that have it in their names."""
-    return await _list(request, access, fields={}, name=filter)
+    return await _list(request, access, fields={}, name=filter, after=after)
 
 
 @router.post("/organizations")
@@ -76,10 +78,13 @@ async def create(request: Request, access: _ManageOrganizations) -> Response:
 
 @router.get("/organizations/{organization}")
 async def shown(
-    request: Request, access: Annotated[Access, requires(Permission.VIEW)], organization: str
+    request: Request,
+    access: Annotated[Access, requires(Permission.VIEW)],
+    organization: str,
+    after: str = "",
 ) -> HTMLResponse:
     """Show an organization: its teams, policy and limits."""
-    return await _organization_page(request, access, organization)
+    return await _organization_page(request, access, organization, after=after)
 
 
 @router.post("/organizations/{organization}/teams")
@@ -236,20 +241,24 @@ async def _list(
     fields: Mapping[str, str],
     refusal: Refusal | None = None,
     name: str = "",
+    after: str = "",
 ) -> HTMLResponse:
     connection, within = access.connection, access.within(Permission.VIEW)
-    found = [one for one in await organizations(connection, within=within) if name in one.name]
+    found = await organizations(
+        connection, part=name, within=within, after=after or None, most=PAGE_SIZE + 1
+    )
+    ids = [one.id for one in found[:PAGE_SIZE]]
     by_organization: dict[str, list[Any]] = {}
-    for team in await teams(connection, organization=None, within=within):
+    for team in await first_teams(connection, ids, within=within, most=MOST_TEAMS + 1):
         by_organization.setdefault(team.organization, []).append(team)
     return render(
         request,
         access,
         "organizations.html",
         status=200 if refusal is None else 409,
-        organizations=found[:MOST_ORGANIZATIONS],
+        organizations=found[:PAGE_SIZE],
         name=name,
-        left_out=max(0, len(found) - MOST_ORGANIZATIONS),
+        has_more=len(found) > PAGE_SIZE,
         teams=by_organization,
         most_teams=MOST_TEAMS,
         policies=await policy_choices(connection),
@@ -266,10 +275,15 @@ async def _organization_page(
     *,
     fields: Mapping[str, str] | None = None,
     refusal: Refusal | None = None,
+    after: str = "",
 ) -> HTMLResponse:
     connection, within = access.connection, access.within(Permission.VIEW)
     organization_id = access.organization_id
-    found = next(one for one in await organizations(connection) if one.id == organization_id)
+    (found,) = await organizations(connection, name=name)
+    shown_teams = await teams(
+        connection, organization=name, within=within, after=(name, after) if after else None,
+        most=PAGE_SIZE + 1,
+    )  # fmt: skip
     return render(
         request,
         access,
@@ -277,7 +291,8 @@ async def _organization_page(
         status=200 if refusal is None else 409,
         organization=found,
         goes=described(await dependents(connection, found.id)),
-        teams=await teams(connection, organization=name, within=within),
+        teams=shown_teams[:PAGE_SIZE],
+        has_more=len(shown_teams) > PAGE_SIZE,
         bars=await limit_bars(access, Owner(Level.ORGANIZATION, name)),
         policies=await policy_choices(connection),
         fields=fields or {},

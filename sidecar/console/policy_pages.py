@@ -23,7 +23,8 @@ from sidecar.admin.policy_changes import (
 )
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
-from sidecar.admin_api.policy_routes import MAX_VERSION
+from sidecar.admin_api.objects import Paging
+from sidecar.admin_api.policy_routes import MAX_VERSION, list_policies
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
@@ -34,9 +35,11 @@ from sidecar.domain.policy import Mode
 from sidecar.policy.json_schema_file import policy_schema_text
 from sidecar.policy.parse import PolicyDocument, PolicyDocumentError
 from sidecar.policy.text import hides_values
-from sidecar.storage.postgres_policies import StoredPolicy, policy_uses, policy_versions
+from sidecar.storage.postgres_policies import StoredPolicy, policy_versions
 
 MAX_NOTE_CHARACTERS: Final = 1_000
+PAGE_SIZE: Final = 200
+"""Policies, or versions of one."""
 KINDS: Final = {one.value for one in SampleKind}
 SHADOW_SPAN: Final = timedelta(days=7)
 NEW: Final = """\
@@ -63,13 +66,13 @@ _Manage = Annotated[Access, requires(Permission.MANAGE_POLICIES)]
 
 
 @router.get("/policies")
-async def listed(request: Request, access: _View) -> HTMLResponse:
+async def listed(request: Request, access: _View, after: str = "") -> HTMLResponse:
     """List the policies in force and how many owners bind them."""
     return render(
         request,
         access,
         "policies.html",
-        policies=await policy_uses(access.connection),
+        page=await list_policies(access, Paging(after or None, PAGE_SIZE)),
         may_manage=access.allows(Permission.MANAGE_POLICIES),
     )
 
@@ -287,7 +290,7 @@ async def _page(
         stored=stored,
         policy=policy,
         text=shown_policy(stored).document,
-        versions=await policy_versions(connection, name),
+        versions=await policy_versions(connection, name, most=PAGE_SIZE),
         shadow=shadow,
         shadow_days=SHADOW_SPAN.days,
         trial=trial,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -17,13 +16,14 @@ from sidecar.admin.finding_reports import finding_sums, recorded_requests
 from sidecar.admin.usage_reports import (
     REST,
     By,
+    Order,
     UsagePoint,
-    UsageSum,
-    usage_csv_text,
     usage_points,
     usage_sums,
 )
-from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.access import Access, ReportRoute, requires
+from sidecar.admin_api.objects import MAX_ROWS, bounded
+from sidecar.admin_api.report_routes import csv_answer
 from sidecar.admin_api.roles import Permission
 from sidecar.console.forms import chosen
 from sidecar.console.rendering import render
@@ -45,7 +45,7 @@ COST: Final = "cost"
 _BY_TEAM: Final = "team"
 MOST_ROWS: Final = 500
 MOST_ENTRIES: Final = 200
-router = APIRouter(route_class=AccessRoute, include_in_schema=False)
+router = APIRouter(route_class=ReportRoute, include_in_schema=False)
 _View = Annotated[Access, requires(Permission.VIEW, anywhere=True)]
 _ViewInstallation = Annotated[Access, requires(Permission.VIEW_INSTALLATION)]
 
@@ -62,9 +62,11 @@ async def usage(
     since, until = _times(span)
     unit = "hour" if until - since <= HOURLY_UP_TO else "day"
     within = access.within(Permission.VIEW)
-    sums = await usage_sums(access.connection, by, since=since, until=until, within=within)
-    largest = sorted(sums, key=lambda one: _measured(one, measure), reverse=True)[:MOST_SERIES]
-    names = [one.name for one in largest]
+    sums = await usage_sums(
+        access.connection, by, since=since, until=until, within=within, largest=MOST_ROWS,
+        order=Order.COST if measure == COST else Order.TOKENS,
+    )  # fmt: skip
+    names = [one.name for one in sums[:MOST_SERIES]]
     points = await usage_points(
         access.connection, by, since=since, until=until, unit=unit, within=within, names=names
     )
@@ -78,8 +80,8 @@ async def usage(
         span=span,
         spans=[(one, one) for one in SPANS],
         measure=measure,
-        sums=sums[:MOST_ROWS],
-        left_out=max(0, len(sums) - MOST_ROWS),
+        sums=sums,
+        has_more=len(sums) > MOST_ROWS,
         series=series,
         points=charted(points, series, measure=measure),
         since=since,
@@ -92,14 +94,11 @@ async def usage_csv(access: _View, by: By = By.TEAM, span: str = "7d") -> Respon
     """Return all sums as CSV with exact amounts."""
     since, until = _times(span)
     sums = await usage_sums(
-        access.connection, by, since=since, until=until, within=access.within(Permission.VIEW)
-    )
+        access.connection, by, since=since, until=until, within=access.within(Permission.VIEW),
+        largest=MAX_ROWS,
+    )  # fmt: skip
     name = f"usage-by-{by.value}-{since:%Y%m%d}-{until:%Y%m%d}.csv"
-    return Response(
-        usage_csv_text(sums, heading=by.value),
-        media_type="text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="{name}"'},
-    )
+    return await csv_answer(bounded(sums), heading=by.value, file=name)
 
 
 def charted(
@@ -112,10 +111,6 @@ def charted(
             point.cost_usd if measure == COST else point.tokens
         )
     return [(at, [values[at].get(name, 0.0) for name in series]) for at in sorted(values)]
-
-
-def _measured(one: UsageSum, measure: str) -> Decimal:
-    return one.cost_usd if measure == COST else Decimal(one.input_tokens + one.output_tokens)
 
 
 def _times(span: str) -> tuple[datetime, datetime]:

@@ -26,7 +26,8 @@ SELECT p.name, p.version, v.created_at AS applied_at,
             AND k.revoked_at IS NULL) AS keys
 FROM policies AS p
 JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
-ORDER BY p.name
+WHERE $1::text IS NULL OR p.name > $1
+ORDER BY p.name LIMIT $2
 """
 
 _VERSIONS: Final = """
@@ -131,9 +132,18 @@ async def load_policy(
     return rows[0] if rows else None
 
 
-async def policy_uses(connection: Connection) -> tuple[PolicyUse, ...]:
-    """Return every policy with the number of its bindings, by name."""
-    return tuple(PolicyUse(**dict(row)) for row in await connection.fetch(_LIST_POLICIES))
+async def policy_names(connection: Connection) -> tuple[str, ...]:
+    """Return the names of all policies, in their order."""
+    rows = await connection.fetch("SELECT name FROM policies ORDER BY name")
+    return tuple(row["name"] for row in rows)
+
+
+async def policy_uses(
+    connection: Connection, *, after: str | None = None, most: int | None = None
+) -> tuple[PolicyUse, ...]:
+    """Return each policy with the number of its bindings by name, or the *most* behind *after*."""
+    rows = await connection.fetch(_LIST_POLICIES, after, most)
+    return tuple(PolicyUse(**dict(row)) for row in rows)
 
 
 async def policy_versions(

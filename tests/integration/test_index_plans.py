@@ -162,7 +162,10 @@ CASES = [
         (TEAM,),
     ),
     Case(
-        "policies and who binds them", "idx_api_keys_policy_name", postgres_policies._LIST_POLICIES
+        "policies and who binds them",
+        "idx_api_keys_policy_name",
+        postgres_policies._LIST_POLICIES,
+        (None, None),
     ),
     Case(
         "deleting a policy that keys might bind",

@@ -1,8 +1,22 @@
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from fastapi import FastAPI
 
-from tests.support.admin_api import API, session_client, token_client
+from sidecar.admin import usage_reports
+from sidecar.admin_api import objects, report_routes
+from sidecar.admin_api.roles import Grant, Role
+from sidecar.admin_api.sign_in import begin_link_login
+from tests.support.admin_api import (
+    API,
+    admin_settings,
+    client_of,
+    running_app,
+    session_client,
+    token_client,
+)
 from tests.support.postgres import Database
 from tests.support.reporting_worker import reporting_worker
 
@@ -39,6 +53,104 @@ async def test_usage_is_that_of_the_callers_owners(app: FastAPI) -> None:
     assert {one["cost_usd"] for one in (*every, *points)} == {"0.000000000"}
     assert table.headers["content-type"] == "text/csv; charset=utf-8"
     assert table.text.splitlines()[1].startswith("'=cmd|calc,1,")
+
+
+async def test_the_largest_sums_stand_before_one_of_all_others(app: FastAPI) -> None:
+    """In a report, its CSV, and over time; nothing of the total is missing."""
+    async with app.state.pool.acquire() as connection:
+        await connection.execute("SELECT egret_prepare_usage(1)")
+        await connection.execute(USAGE)
+    admin = await session_client(app, "admin")
+    one: dict[str, str | int] = {"limit": 1, "by": "key"}
+
+    sums = (await admin.get(f"{API}/usage", params=one)).json()
+    points = (await admin.get(f"{API}/usage/points", params=one)).json()
+    table = (await admin.get(f"{API}/usage.csv", params=one)).text.splitlines()
+    all_of_them = (await admin.get(f"{API}/usage", params=one | {"limit": 2})).json()
+
+    names = ["globex/search/laptop AAAAAAAAAAA2", "all others"]
+    assert [(one["name"], one["input_tokens"]) for one in sums] == list(
+        zip(names, (20, 10), strict=True)
+    )
+    assert {one["name"]: one["tokens"] for one in points} == dict(
+        zip(names, (25, 15), strict=True)
+    )
+    assert [line.partition(",")[0] for line in table] == ["name", *names]
+    assert [one["name"] for one in all_of_them] == [names[0], "acme/search/laptop AAAAAAAAAAA1"]
+
+
+async def test_an_answer_without_pages_is_bounded(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that would be longer is refused, and says how to ask for less."""
+    for module in (objects, report_routes):
+        monkeypatch.setattr(module, "MAX_ROWS", 1)
+    monkeypatch.setattr(usage_reports, "MAX_POINTS", 1)
+    async with app.state.pool.acquire() as connection:
+        await connection.execute("SELECT egret_prepare_usage(1)")
+        await connection.execute(USAGE)
+    admin = await session_client(app, "admin")
+    prices = [{"model": name, "input": 1, "output": 1} for name in "ab"]
+    await admin.post(f"{API}/prices", json=prices)
+    paths = ("usage", "usage.csv", "usage/points", "prices")
+
+    refused = [await admin.get(f"{API}/{path}") for path in paths]
+    pages = [
+        await admin.get(f"{API}/{path}", params={"team": "acme/search"}) for path in paths[:3]
+    ]
+    page = await admin.get(f"{API}/prices", params={"limit": 2})
+
+    assert {one.status_code for one in refused} == {422}
+    assert {one.json()["detail"] for one in refused} == {
+        "the answer has more than 1 rows",
+        "the report has more than 1 points in time",
+    }
+    assert {one.status_code for one in (*pages, page)} == {200}
+
+
+async def test_slow_reports_delay_neither_a_login_nor_a_revocation(database: Database) -> None:
+    """Not those of two people, who have all connections between them."""
+    settings = admin_settings(database, pool_size=6)
+    settings = settings.model_copy(
+        update={"postgres": settings.postgres.model_copy(update={"acquire_seconds": 0.5})}
+    )
+    async with running_app(settings) as app, database.server.connect(database.name) as other:
+        people = [await session_client(app, "admin", person=name) for name in ("alice", "bob")]
+        token = await token_client(app, "viewer")
+        token_id = (await token.get(f"{API}/me")).json()["person"].rpartition(" ")[2]
+        link = await begin_link_login(other, "carol", [Grant(Role.VIEWER)])
+        async with other.transaction():
+            await other.execute("LOCK TABLE usage_by_day, usage_by_hour")
+            async with asyncio.TaskGroup() as tasks:
+                reports = [
+                    tasks.create_task(one.get(f"{API}/usage")) for one in people for _ in range(6)
+                ]
+                await asyncio.sleep(0.2)
+                login = await client_of(app).post("/login/link", data={"token": link})
+                revoked = await people[0].post(f"{API}/tokens/{token_id}/revoke")
+                refused = await token.get(f"{API}/me")
+                await other.execute("ROLLBACK; BEGIN")
+        codes = {one.result().status_code for one in reports}
+
+    assert (login.status_code, revoked.status_code, refused.status_code) == (303, 200, 401)
+    assert codes == {200}
+
+
+async def test_a_query_that_takes_too_long_is_ended_in_the_database(database: Database) -> None:
+    """And the answer says that less is to be asked for."""
+    settings = admin_settings(database, query_seconds=0.3)
+    async with running_app(settings) as app, database.server.connect(database.name) as other:
+        admin = await session_client(app, "admin")
+        async with other.transaction():
+            await other.execute("LOCK TABLE usage_by_day")
+            answer = await admin.get(f"{API}/usage")
+            running = await other.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            )
+        after = await admin.get(f"{API}/usage")
+
+    assert (answer.status_code, running, after.status_code) == (503, 0, 200)
+    assert answer.json()["hint"].startswith("ask for a shorter time")
 
 
 async def test_times_that_are_no_period_are_refused(app: FastAPI) -> None:

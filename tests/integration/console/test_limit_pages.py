@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import html
 import re
 
+import pytest
 from fastapi import FastAPI
 
+from sidecar.console import limit_pages
 from tests.support.console import Visitor, World
 
 TEAM = "/organizations/acme/teams/search"
@@ -77,3 +80,30 @@ async def test_a_team_sees_no_budget_of_its_organization(console: FastAPI, world
         page = await viewer.get(path)
         assert "cost/month=10.00" in page
         assert "777" not in page
+
+
+async def test_owners_with_limits_come_page_by_page(
+    console: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one organization after the other; each owner is on one page."""
+    monkeypatch.setattr(limit_pages, "MOST_OWNERS", 2)
+    monkeypatch.setattr(limit_pages, "MOST_ORGANIZATIONS", 1)
+    limit = '[{"measure": "requests", "window": "minute", "amount": 7}]'
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("UPDATE organizations SET limits = $1", limit)
+        await connection.execute("UPDATE teams SET limits = $1 WHERE name <> 'search'", limit)
+    visitor = await Visitor.of(console, "viewer")
+
+    pages, path = [], "/limits"
+    while path:
+        page = await visitor.get(path)
+        pages.append(re.findall(r'data-label="Owner">(\w+ <bdi[^>]*>[^<]+)', page))
+        link = re.search(r'href="(/limits\?[^"]+)"', page)
+        path = html.unescape(link[1]) if link else ""
+
+    names = [[re.sub("<.*>", "", one) for one in page] for page in pages]
+    assert names == [
+        ["organization acme", "team acme/search"],
+        ["team acme/support"],
+        ["organization globex", "team globex/lab"],
+    ]

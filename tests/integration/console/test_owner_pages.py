@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import re
+
+import pytest
 from fastapi import FastAPI
 
+from sidecar.console import owner_pages
 from tests.support.admin_api import token_client
 from tests.support.console import Visitor
 
@@ -93,3 +97,25 @@ async def test_an_operator_of_one_organization_sees_and_changes_no_other(
     await visitor.send("/organizations/acme/teams", {"name": "r", "policy": "strict"}, status=403)
     await visitor.get("/organizations/acme")
     await visitor.send("/organizations/acme/teams", {"name": "red", "budget": "5"})
+
+
+async def test_organizations_and_teams_come_page_by_page(
+    console: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose names have the filter in them; of each organization its first teams."""
+    monkeypatch.setattr(owner_pages, "PAGE_SIZE", 1)
+    monkeypatch.setattr(owner_pages, "MOST_TEAMS", 1)
+    visitor = await Visitor.of(console, "viewer")
+
+    first = await visitor.get("/organizations?filter=c")
+    second = await visitor.get("/organizations?after=acme")
+    of_one = await visitor.get("/organizations/acme")
+    rest = await visitor.get("/organizations/acme?after=search")
+
+    links = [re.findall(r'href="/organizations/(\w+(?:/teams/\w+)?)"', page)
+             for page in (first, second, of_one, rest)]  # fmt: skip
+    assert links[:2] == [["acme", "acme/teams/search"], ["globex", "globex/teams/lab"]]
+    assert links[2:] == [["acme/teams/search"], ["acme/teams/support"]]
+    assert "and more" in first
+    assert "Next page" not in first + second + rest
+    assert "after=search" in of_one
