@@ -367,6 +367,9 @@ class AnswerReading:
         yield from self._keep(frame, read)
 
     def _take_frame(self, frame: Frame) -> None:
+        if frame.payload is None:  # a provider may send a million comments
+            self.held.add(frame, is_unread=isinstance(frame, _Unread))
+            return
         read = self._events.read(frame.payload, event=frame.event)
         if isinstance(read, AnswerEvent) and not read.unscanned:
             pieces = self.transcript.extend(read)
@@ -378,9 +381,6 @@ class AnswerReading:
     def _keep(self, frame: Frame, read: AnswerEvent | UnreadableEvent) -> Cooperative[None]:
         if isinstance(read, UnreadableEvent):
             self._take_unread(frame.raw, read.reason)
-            return
-        if isinstance(frame, _Unread):
-            self.held.add(frame, is_unread=True)
             return
         if read.unscanned:
             self.reasons.update(dict.fromkeys(read.unscanned))

@@ -124,6 +124,27 @@ class DecodedText:
         self._put(self._content[start:end], start, end)
         self._at = end
 
+    def add_behind(self, text: bytes, start: int, end: int) -> None:
+        """Do both: a text may have two million runs, so mostly without a further call."""
+        at, whole = self._at, self._text
+        if start - at > 2 * REACH_BYTES or not text:
+            self.add_up_to(start)
+            self.add(text, start, end)
+            return
+        begins, ends, literals = self._origins
+        if start > at:
+            self._starts.append(len(whole))
+            whole += self._content[at:start]
+            begins.append(at)
+            ends.append(start)
+            literals.append(1)
+        self._starts.append(len(whole))
+        whole += text
+        begins.append(start)
+        ends.append(end)
+        literals.append(0)
+        self._at = end
+
     def add_rest(self) -> None:
         """Add the text behind the last run."""
         end = min(len(self._content), self._boundary(self._at + REACH_BYTES))
@@ -167,14 +188,14 @@ def replace_runs(
 
     Yields wherever *found* has None.
     """
-    text = DecodedText(view.content)
+    content = view.content
+    text = DecodedText(content)
     for span in found:
         if span is None:
             yield
             continue
         start, end = span
-        text.add_up_to(start)
-        text.add(decode(view.content[start:end]), start, end)
+        text.add_behind(decode(content[start:end]), start, end)
     if not text:
         return ()
     text.add_rest()

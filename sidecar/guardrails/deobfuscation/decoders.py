@@ -6,6 +6,7 @@ import binascii
 import html
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from typing_extensions import override
@@ -175,6 +176,14 @@ def _unescaped(escape: bytes) -> bytes:
     )
 
 
+_unescaped_one = lru_cache(maxsize=4_096)(_unescaped)
+"""A text has few escapes, each of them many times; ten megabytes took `html.unescape` seconds."""
+
+
+def _unescaped_run(run: bytes) -> bytes:
+    return _unescaped_one(run) if len(run) <= _MAX_ESCAPE else _unescaped(run)
+
+
 class EscapesDecoder(Decoder):
     """Decodes percent escapes, HTML entities and backslash escapes."""
 
@@ -195,7 +204,7 @@ class EscapesDecoder(Decoder):
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE, more=_MORE_ESCAPES)
-        return replace_runs(view, found, _unescaped, ViewKind.UNESCAPED)
+        return replace_runs(view, found, _unescaped_run, ViewKind.UNESCAPED)
 
 
 ESCAPES: Final = EscapesDecoder()

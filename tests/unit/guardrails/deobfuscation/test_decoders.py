@@ -25,6 +25,7 @@ from sidecar.guardrails.deobfuscation.decoder import matches
 from sidecar.guardrails.deobfuscation.decoders import SPACING, SPELLING
 from sidecar.guardrails.matching import database, text_views
 from sidecar.guardrails.matching.rule import disjoint
+from tests.support.cpu_time import python_calls
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.memory import peak_bytes
 
@@ -311,6 +312,16 @@ def test_a_run_takes_little_memory() -> None:
         assert decoded.offsets.span(2, 4) == (4, 8)
 
     assert peak_bytes(decode) < 300 * runs
+
+
+@pytest.mark.parametrize("escape", ["&#97;", "&lt;", "%41", r"\u0041", r"\x41"])
+def test_an_escape_takes_few_calls_if_it_was_read_before(escape: str) -> None:
+    """Ten megabytes of entities ran into the limit of a check, five seconds."""
+    content = f"{escape}b".encode() * 10_000
+    view = text_views.TextView(0, text_views.ONE_VIEW, content, len(content))
+    (read,) = run_sync(decoders.ESCAPES.read(view))
+    assert len(read.content) == 20_000
+    assert python_calls(lambda: run_sync(decoders.ESCAPES.read(view))) < 5 * 10_000
 
 
 def test_a_short_text_takes_few_turns_however_much_is_hidden_in_it() -> None:
