@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.compiled_once import sitecustomize
 from tests.support.sizes import choose_full
 
 # A run in the background of a script ignores SIGINT, and so would the programs that tests start.
@@ -39,8 +45,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the sizes of tests before their modules are imported."""
+    """Choose the sizes of tests before their modules are imported; compile expressions once."""
     choose_full(is_full=config.getoption("--full"))
+    if not hasattr(config, "workerinput"):  # one of parallel processes has all this already
+        compiled = tempfile.mkdtemp(prefix="egret-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
+        environment = os.environ  # noqa: TID251 - of every process that a test starts
+        environment[sitecustomize.DIRECTORY] = compiled
+        paths = [str(Path(sitecustomize.__file__).parent), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        sys.meta_path.insert(0, sitecustomize.Finder())
 
 
 @pytest.hookimpl(trylast=True)
