@@ -20,6 +20,9 @@ pytestmark = [
 
 RULES = 200
 CLIENTS = 4
+PAUSE_SECONDS = 0.02
+"""Between two requests of a client: as many as there is time for would take the CPU time that
+compiling needs."""
 
 
 async def test_a_key_is_bound_to_a_new_policy_without_a_failed_request(
@@ -39,6 +42,7 @@ async def test_a_key_is_bound_to_a_new_policy_without_a_failed_request(
     async def ask() -> None:
         while not is_over.is_set():
             statuses[(await stack.post(chat("what is new?"), key=key.reveal())).status] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async with asyncio.TaskGroup() as clients:
         for _ in range(CLIENTS):
