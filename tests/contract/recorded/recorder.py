@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
@@ -84,7 +85,7 @@ async def _record_group(served: Served, group: Group, seen: set[str]) -> Recordi
     run_sql = _blocking(served)
     if group.is_shared:
         await _meet_keys(served, group)
-    before = counts(await served.metrics())
+    before = served.counts()
     for conversation in group.conversations:
         transcript = await asyncio.to_thread(play, served.calls, conversation, run_sql)
         lines = await _lines_of(served, conversation)
@@ -94,7 +95,7 @@ async def _record_group(served: Served, group: Group, seen: set[str]) -> Recordi
             if group.ends_at_once:
                 await served.export(export_message([record]))
                 await asyncio.sleep(CORRECTED_SECONDS)
-        after = counts(await served.metrics())
+        after = served.counts()
         recording[conversation.name] = {
             "sent": digest_of(conversation),
             **transcript_of(transcript),
@@ -106,7 +107,7 @@ async def _record_group(served: Served, group: Group, seen: set[str]) -> Recordi
         await served.export(export_message(records))
     expected = sum('"key_id"' in record["egret"] for record in records)
     rows = await _usage_rows(served, seen, expected=expected)
-    late = changes(before, counts(await served.metrics()))
+    late = changes(before, await _shown_counts(served))
     recording["(the end)"] = {"metrics": late, "spans": []}
     _add_usage(recording, group, rows)
     return recording
@@ -118,6 +119,14 @@ async def _meet_keys(served: Served, group: Group) -> None:
         conversation = first_use(name)
         await asyncio.to_thread(play, served.calls, conversation, _blocking(served))
         await _lines_of(served, conversation)
+
+
+async def _shown_counts(served: Served) -> Counter[str]:
+    """Return the counts once those in the worker's files are those that a scrape shows."""
+    async with asyncio.timeout(ROWS_SECONDS):
+        while (shown := counts(await served.metrics())) != served.counts():  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+    return shown
 
 
 def _blocking(served: Served) -> Callable[[str], None]:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import urllib.request
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,12 +29,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from sidecar.settings.sections import inherited_environment
 from tests.contract.recorded.keys import KEYS, ORGANIZATIONS, TEAMS, KeyRow
+from tests.contract.recorded.observe import counts_in_files
 from tests.support.otlp import OtlpReceiver, otlp_receiver
 from tests.support.webhook_server import webhook_server
 
 POLICIES: Final = Path(__file__).with_name("policies.yaml")
 EXPORT: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
-START_SECONDS: Final = 100.0
+START_SECONDS: Final = 300.0
 POLL_SECONDS: Final = 0.005
 
 PRICES: Final = (("gpt-4o*", 2.5, 10, 1.25), ("claude*", 3, 15, 0.3), ("gemini*", 1.25, 10, None))
@@ -243,6 +245,11 @@ class Served:
         whole = text[: text.rfind(b"\n") + 1]
         self._read_bytes += len(whole)
         return [orjson.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+
+    def counts(self) -> Counter[str]:
+        """Return what the worker's files of metrics count."""
+        (directory,) = self._log.parent.glob("egret-metrics-*")
+        return counts_in_files(directory)
 
     async def metrics(self) -> str:
         """Return the exposition of all metrics."""
