@@ -67,7 +67,7 @@ class Breaker:
         self._failures = 0
         self._open_until: float | None = None
         self._probe: BreakerPermit | None = None
-        # Ends with every change of state: results of earlier requests say nothing about it.
+        # Ends each time it opens: results of earlier requests say nothing about it.
         self._period = 0
 
     def state(self, now: float) -> BreakerState:
@@ -87,21 +87,17 @@ class Breaker:
 
     def succeeded(self, permit: BreakerPermit) -> None:
         """Record that the server answered."""
-        if permit.period != self._period:
-            return
-        self._failures = 0
-        if permit.is_probe:
+        if permit.period == self._period:
+            self._failures = 0
             self._open_until = self._probe = None
-            self._period += 1
 
     def failed(self, permit: BreakerPermit, now: float) -> None:
         """Record that the server did not answer, or failed."""
         if permit.period != self._period:
             return
-        self._failures += 1
-        if permit.is_probe or self._failures >= self._limit:
+        self._failures += 1  # to the limit or beyond it until a probe succeeds
+        if self._failures >= self._limit:
             self._open_until = now + self._open_seconds
-            self._failures = 0
             self._probe = None
             self._period += 1
 

@@ -45,7 +45,8 @@ def test_a_trial_that_fails_opens_it_for_another_pause() -> None:
     """One failure is enough here."""
     breaker = open_breaker()
     breaker.failed(admitted(breaker, 10), 11)
-    assert (breaker.admit(20.9), breaker.state(21)) == (None, BreakerState.HALF_OPEN)
+    assert (breaker.state(20.9), breaker.admit(20.9)) == (BreakerState.OPEN, None)
+    assert admitted(breaker, 21).is_probe
 
 
 def test_a_trial_nobody_waited_for_leaves_room_for_another() -> None:
@@ -53,6 +54,25 @@ def test_a_trial_nobody_waited_for_leaves_room_for_another() -> None:
     breaker = open_breaker()
     breaker.abandoned(admitted(breaker, 10))
     assert admitted(breaker, 10).is_probe
+
+
+def test_a_late_request_does_not_make_room_for_a_second_trial() -> None:
+    """It was admitted while the breaker was closed, and its client goes away during the trial."""
+    breaker = Breaker(failures=1, open_seconds=10)
+    late = admitted(breaker, 0)
+    breaker.failed(admitted(breaker, 0), 0)
+    assert admitted(breaker, 10).is_probe
+    breaker.abandoned(late)
+    assert breaker.admit(10) is None
+
+
+def test_failures_count_beside_a_request_that_succeeds_at_the_same_time() -> None:
+    """The answer begins the count anew, and says nothing about requests that are under way."""
+    breaker = Breaker(failures=1, open_seconds=10)
+    first, second = admitted(breaker, 0), admitted(breaker, 0)
+    breaker.succeeded(first)
+    breaker.failed(second, 1)
+    assert breaker.state(1) is BreakerState.OPEN
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
