@@ -271,8 +271,6 @@ def refuse_unread(
 
 def refuse_models(subject: Subject, allowed: tuple[str, ...] | None) -> ClientError | None:
     """Return why a request is refused that names a model which is not *allowed*."""
-    if allowed is None:
-        return None
     named = (subject.model, *subject.other_models)
     if all(is_model_allowed(one, allowed) for one in named):
         return None
@@ -281,8 +279,6 @@ def refuse_models(subject: Subject, allowed: tuple[str, ...] | None) -> ClientEr
 
 def refuse_unscanned_parts(subject: Subject, policy: EffectivePolicy) -> ClientError | None:
     """Return why a request is refused of which a part cannot be read."""
-    if not subject.unscanned:
-        return None
     decision = decide_unscanned(subject.unscanned, policy.unscanned)
     return decision.error if isinstance(decision, Deny) else None
 

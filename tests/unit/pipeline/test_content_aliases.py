@@ -51,6 +51,11 @@ def judged(world: World) -> JudgedRequest:
             chat("gpt-5-mini", metadata={"model": "gpt-best"}),
             id="a name elsewhere stays",
         ),
+        pytest.param(
+            b'{"user":"gpt-best","model":"gpt-best","messages":[]}',
+            b'{"user":"gpt-best","model":"gpt-5-mini","messages":[]}',
+            id="a user of that name stays",
+        ),
         pytest.param(chat("gpt-4o"), None, id="a model"),
         pytest.param(chat("GPT-BEST"), None, id="another name"),
     ],

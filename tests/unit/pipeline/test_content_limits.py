@@ -100,6 +100,15 @@ async def test_a_key_without_limits_asks_nobody() -> None:
     assert made.limiter.asked == []
 
 
+async def test_a_request_without_a_body_is_refused_where_there_is_no_room() -> None:
+    """A list of models counts to a limit on requests as any other request."""
+    made = world(limit(Measure.REQUESTS))
+    made.limiter.short = 0
+    _, verdict = await judged(made, None, path="/v1/models")
+    assert isinstance(verdict, RequestRefused)
+    assert verdict.refusal.status == 429
+
+
 async def test_a_request_asks_for_its_estimate_of_tokens_and_money() -> None:
     """A token for four bytes of text, and what it allows the model to write."""
     made = world(limit(Measure.TOKENS), limit(Measure.COST, Window.DAY), limit(Measure.REQUESTS))

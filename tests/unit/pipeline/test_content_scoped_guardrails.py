@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from sidecar.guardrails.message_table import MessageTable
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
 from tests.support.pipeline import NOW, World, headers
 
@@ -12,18 +13,25 @@ TODAY = datetime.fromtimestamp(NOW, UTC).date().isoformat()
 YESTERDAY = datetime.fromtimestamp(NOW - 86_400, UTC).date().isoformat()
 
 
-async def verdict(world: World, path: str = "/v1/chat/completions", model: object = "o3") -> str:
+async def verdict(
+    world: World, path: str = "/v1/chat/completions", model: object = "o3", **more: object
+) -> str:
     """Send an address in a prompt; say what became of it."""
     text = "write to bob@example.com"
-    body = {"messages": [{"role": "user", "content": text}], "input": text}
+    body = {"messages": [{"role": "user", "content": text}], "input": text, **more}
     if model is not None:
-        body["model"] = model  # type: ignore[assignment]  # a client sends what it likes
+        body["model"] = model
+    return await verdict_on(world, json.dumps(body).encode(), path)
+
+
+async def verdict_on(world: World, body: bytes, path: str = "/v1/chat/completions") -> str:
+    """Say what became of a request."""
     exchange = world.exchange()
     answer = await exchange.judge_headers(
         headers(path, ("content-type", b"application/json")), has_body=True
     )
     if isinstance(answer, BodyRequired):
-        answer = await exchange.judge_body(json.dumps(body).encode())
+        answer = await exchange.judge_body(body)
     await exchange.end()
     if isinstance(answer, RequestRefused):
         return "refused"
@@ -57,6 +65,29 @@ async def test_a_guardrail_judges_the_requests_of_its_scope(
 ) -> None:
     """By what the path and the body say; a model that says nothing is within every scope."""
     assert await verdict(World(policy(extra)), path, model) == expected
+
+
+async def test_of_several_models_the_guardrails_of_any_hold() -> None:
+    """It is not known which of them runs."""
+    world = World(policy(", models: ['gpt-*']"))
+
+    assert await verdict(world, model="o3", models=["gpt-5"]) == "refused"
+
+
+async def test_a_long_body_is_judged_for_its_model_however_that_is_written() -> None:
+    """Known messages are looked up for the model that an unread body seems to name."""
+    world = World(
+        policy(", models: ['gpt-*']"), messages=MessageTable(max_bytes=1 << 20, secret=bytes(32))
+    )
+    text = "write to bob@example.com, " + "and a plain word " * 300
+    body = json.dumps({"model": "o3", "messages": [{"role": "user", "content": text}]})
+
+    verdicts = [
+        await verdict_on(world, body.replace("o3", name).encode())
+        for name in ("o3", "gpt-5", r"gp\u0074-5", "o3")
+    ]
+
+    assert verdicts == ["unchanged", "refused", "refused", "unchanged"]
 
 
 @pytest.mark.parametrize(

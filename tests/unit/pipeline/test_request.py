@@ -393,6 +393,39 @@ async def test_a_remote_guardrail_is_waited_for(
     assert (None if isinstance(answer, RequestCleared) else refused(answer)[:2]) == expected
 
 
+@pytest.mark.parametrize("turns", [1, 2], ids=["new", "known"])
+async def test_a_remote_guardrail_judges_long_conversations(turns: int) -> None:
+    """All of their text, though a local one knows the messages of earlier turns."""
+    world = World(WITH_WEBHOOK, messages=MessageTable(max_bytes=1 << 20, secret=bytes(32)))
+    messages = [{"role": "user", "content": "a plain word " * 400} for _ in range(turns)]
+    if turns > 1:
+        await cleared_by(world, json.dumps({"messages": messages[:1]}).encode())
+    world.remote.verdict = "block"
+    checks = world.exchange()
+    await checks.judge_headers(headers(), has_body=True)
+    answer = await checks.judge_body(json.dumps({"messages": messages}).encode())
+    assert refused(answer)[:2] == (400, "content_blocked")
+    assert len(world.remote.asked[-1].subject.parts) == turns
+
+
+IMAGE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+
+
+@pytest.mark.parametrize("allowed", [None, ("gpt-*",)], ids=["any model", "an allowed model"])
+async def test_an_image_is_refused_where_the_policy_blocks_unscanned_content(
+    allowed: tuple[str, ...] | None,
+) -> None:
+    """Whatever its text holds, and however good its model is."""
+    world = World(REDACTING + "unscanned: block\n")
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
+    checks = world.exchange()
+    await checks.judge_headers(headers(), has_body=True)
+    body = {"model": "gpt-5", "messages": [{"role": "user", "content": IMAGE}]}
+    answer = await checks.judge_body(json.dumps(body).encode())
+    assert refused(answer)[:2] == (403, "unscanned_content")
+
+
 async def test_what_a_local_rule_blocks_is_not_told_to_a_remote_check() -> None:
     """A secret that is blocked here does not leave for a third party."""
     world = World(WITH_WEBHOOK)
