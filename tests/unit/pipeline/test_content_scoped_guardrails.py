@@ -74,20 +74,24 @@ async def test_of_several_models_the_guardrails_of_any_hold() -> None:
     assert await verdict(world, model="o3", models=["gpt-5"]) == "refused"
 
 
-async def test_a_long_body_is_judged_for_its_model_however_that_is_written() -> None:
-    """Known messages are looked up for the model that an unread body seems to name."""
+async def test_messages_that_are_known_to_one_model_are_judged_for_another() -> None:
+    """Though the body seems to name the first: what comes before its model is a client's own."""
     world = World(
         policy(", models: ['gpt-*']"), messages=MessageTable(max_bytes=1 << 20, secret=bytes(32))
     )
     text = "write to bob@example.com, " + "and a plain word " * 300
-    body = json.dumps({"model": "o3", "messages": [{"role": "user", "content": text}]})
+    messages = json.dumps([{"role": "user", "content": text}])
+    metadata = '{"model": "o3"}'
 
     verdicts = [
-        await verdict_on(world, body.replace("o3", name).encode())
-        for name in ("o3", "gpt-5", r"gp\u0074-5", "o3")
+        await verdict_on(
+            world,
+            f'{{"metadata": {metadata}, "messages": {messages}, "model": "{model}"}}'.encode(),
+        )
+        for model in ("o3", "gpt-5", "o3")
     ]
 
-    assert verdicts == ["unchanged", "refused", "refused", "unchanged"]
+    assert verdicts == ["unchanged", "refused", "unchanged"]
 
 
 @pytest.mark.parametrize(

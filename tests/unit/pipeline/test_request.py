@@ -426,6 +426,30 @@ async def test_an_image_is_refused_where_the_policy_blocks_unscanned_content(
     assert refused(answer)[:2] == (403, "unscanned_content")
 
 
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        pytest.param({"model": "gpt-5"}, None, id="allowed"),
+        pytest.param({"model": "o3"}, (403, "model_not_allowed"), id="another"),
+        pytest.param({}, (403, "model_not_allowed"), id="none"),
+        pytest.param(
+            {"model": "gpt-5", "models": ["o3"]}, (403, "model_not_allowed"), id="one of several"
+        ),
+    ],
+)
+async def test_a_body_may_name_allowed_models_only(
+    models: dict[str, object], expected: tuple[int, str] | None
+) -> None:
+    """Each of several, since it is not known which of them runs."""
+    world = World("name: default\nguardrails: []\n")
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, allowed_models=("gpt-*",))
+    checks = world.exchange()
+    await checks.judge_headers(headers(), has_body=True)
+    answer = await checks.judge_body(json.dumps({"messages": [], **models}).encode())
+    assert (None if isinstance(answer, RequestCleared) else refused(answer)[:2]) == expected
+
+
 async def test_what_a_local_rule_blocks_is_not_told_to_a_remote_check() -> None:
     """A secret that is blocked here does not leave for a third party."""
     world = World(WITH_WEBHOOK)
