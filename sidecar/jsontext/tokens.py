@@ -48,6 +48,8 @@ _NESTED_UNIT: Final = re.compile(
 """A run of backslashes, with the character that it escapes at some depth. An even run before any
 other character is of backslashes alone, as in `C:\\\\[NAME_1]`."""
 
+_COLON: Final = re.compile(rb"[ \t\r\n]*+:")
+
 _CONTINUATION: Final = range(0x80, 0xC0)
 """Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
 
@@ -363,6 +365,7 @@ class _Edit(msgspec.Struct, frozen=True, gc=False):
     start: int
     end: int
     text: bytes
+    is_key: bool = False  # in the name of a member
 
 
 SLICE_TOKENS: Final = 1_024
@@ -372,9 +375,10 @@ TOKENS_AN_EDIT: Final = 32
 """Strings that are gone through in the time of one edit, some 10 us."""
 
 
-def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[bytes]:
+def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[tuple[bytes, bool]]:
     """Return *body*, which is valid JSON, with all replacements done, a slice at a time.
 
+    And whether the name of a member has changed.
     Where ranges overlap, their union is replaced by the text of the one that begins first.
 
     Raises:
@@ -390,13 +394,14 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[byte
         for index, token in (yield from pick_numbers(body, numbers)).items():
             edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
     pieces: list[bytes] = []
-    position = 0
+    position, has_key = 0, False
     for count, edit in enumerate(_merge(edits), start=1):
         pieces += (body[position : edit.start], edit.text)
         position = edit.end
+        has_key |= edit.is_key
         if not count % SLICE_TOKENS:
             yield
-    return b"".join((*pieces, body[position:]))
+    return b"".join((*pieces, body[position:])), has_key
 
 
 def _is_number(replacement: Replacement) -> bool:
@@ -433,10 +438,10 @@ def _in_token(
 ) -> Cooperative[list[_Edit]]:
     raw = text[token.start : token.end]
     content = decode(raw)
-    span = 0, len(content)
+    span, is_key = (0, len(content)), _COLON.match(text, token.end + 1) is not None
     for one in replacements:
         if (one.start, one.end) == span and len(one.location) == 1:  # all others are within it
-            return [_Edit(token.start, token.end, one.text)]
+            return [_Edit(token.start, token.end, one.text, is_key)]
     offsets = OffsetMap(raw)
     yield from offsets.decoded()
     edits: list[_Edit] = []
@@ -444,7 +449,7 @@ def _in_token(
     for count, edit in enumerate(sorted(inner, key=attrgetter("start")), start=1):
         start, end = offsets.raw_range(edit.start, edit.end)
         escaped = edit.text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-        edits.append(_Edit(token.start + start, token.start + end, escaped))
+        edits.append(_Edit(token.start + start, token.start + end, escaped, is_key))
         if not count * TOKENS_AN_EDIT % SLICE_TOKENS:
             yield
     return edits
@@ -488,7 +493,7 @@ def _merge(edits: Iterable[_Edit]) -> Iterator[_Edit]:
     last: _Edit | None = None
     for edit in sorted(edits, key=lambda edit: (edit.start, -edit.end)):
         if last is not None and edit.start < last.end:
-            last = _Edit(last.start, max(last.end, edit.end), last.text)
+            last = _Edit(last.start, max(last.end, edit.end), last.text, last.is_key)
             continue
         if last is not None:
             yield last

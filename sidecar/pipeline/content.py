@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import math
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar, assert_never
 
@@ -51,14 +51,13 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import limit_error, single_request_error, uncounted_error
 from sidecar.policy.snapshot import EffectivePolicy
-from sidecar.redaction.redact import RedactionRules, number_before, redact
+from sidecar.redaction.redact import Placeholders, RedactionRules, number_before, redact
 from sidecar.usage.records import BYTES_A_TOKEN, MEDIA_BYTES_A_TOKEN, UNKNOWN_OPERATION
 
 T = TypeVar("T", bound=tuple[object, ...])
 
 NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
 """For policies without remote guardrails, which alone read it."""
-
 
 _FIRST_READ: Final = VALUE_FIELDS - {"system"}
 """Roles that a model reads before all messages, wherever they stand in the body. Numbered first,
@@ -75,12 +74,14 @@ class RequestAllowed:
     `restoration` has the values that replace placeholders in the answer; mostly none. With
     `hides_usage` the counts that Egret requested are removed from the answer. With
     `is_model_replaced` a guardrail has changed the model's name: the provider's model is unknown.
+    `placeholders` are those that the model reads, for new values in the answer; None if unread.
     """
 
     body: bytes | None = None
     restoration: Restoration = NOTHING_REDACTED
     hides_usage: bool = False
     is_model_replaced: bool = False
+    placeholders: Placeholders | None = field(default=None, repr=False)
 
 
 UNCHANGED: Final = RequestAllowed()
@@ -134,12 +135,11 @@ async def judge_body(
         case Allow():
             record.is_flagged = is_flagged(results)
             allowed = UNCHANGED
-            if read.streamed:
-                asking, hides = _asking_for_usage(read, body, route, caller, stream)
-                allowed = RequestAllowed(asking, hides_usage=hides)
+            if read.streamed or policy.answers.redacts:
+                allowed = await _allowed(read, body, (), route, caller, stream, record, worker)
         case Redact(findings):
             record.is_redacted = True
-            allowed = await _redacted(read, body, findings, route, caller, stream, record, worker)
+            allowed = await _allowed(read, body, findings, route, caller, stream, record, worker)
         case Deny(error):
             return error
         case _:
@@ -332,7 +332,7 @@ def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> C
     return refuse_unscanned_parts(subject, policy) if subject.unscanned else None
 
 
-async def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
+async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
     subject: Subject,
     body: bytes,
     findings: tuple[Finding, ...],
@@ -342,18 +342,24 @@ async def _redacted(  # noqa: PLR0913, PLR0917 - the facts of one request
     record: RequestRecord,
     worker: Worker,
 ) -> RequestAllowed:
-    guardrails = {result.guardrail.name: result.guardrail for result in record.results}
-    first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
-    after = number_before(body, record.request_id)
-    rules = RedactionRules(guardrails, hash_key_of(record, worker), first, after)
-    steps = redact(body, subject.parts, findings, rules=rules)
-    redacted = await _done(worker.guardrail_runner.run_cooperatively(steps), stream)
-    asking, hides = _asking_for_usage(subject, redacted.body, route, caller, stream)
-    is_model_replaced = False
-    if subject.model is not None and route.model is None:
+    """Redact *findings*, request the counts of a stream, and hand on placeholders."""
+    policy, changed, restoration = record.policy or caller[1], body, NOTHING_REDACTED
+    placeholders: Placeholders | None = None
+    if findings or policy.answers.redacts:
+        guardrails = {result.guardrail.name: result.guardrail for result in record.results}
+        first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
+        after = number_before(body, record.request_id)
+        rules = RedactionRules(guardrails, hash_key_of(record, worker), first, after)
+        steps = redact(body, subject.parts, findings, rules=rules)
+        redacting = worker.guardrail_runner.run_cooperatively(steps)
+        changed, restoration, placeholders = await _done(redacting, stream)
+    asking, hides = _asking_for_usage(subject, changed, route, caller, stream)
+    is_replaced = False
+    if findings and subject.model is not None and route.model is None:
         name = (record.alias or subject.model).encode()
-        is_model_replaced = any(subject.parts[one.part].content == name for one in findings)
-    return RequestAllowed(asking or redacted.body, redacted.restoration, hides, is_model_replaced)
+        is_replaced = any(subject.parts[one.part].content == name for one in findings)
+    asking = asking or (changed if findings else None)
+    return RequestAllowed(asking, restoration, hides, is_replaced, placeholders)
 
 
 def _asking_for_usage(

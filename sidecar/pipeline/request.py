@@ -73,7 +73,7 @@ from sidecar.pipeline.metered_answer import (
 )
 from sidecar.pipeline.record import NO_ALLOWANCE, RequestRecord
 from sidecar.pipeline.reply import limit_metadata, metadata_of, own_headers, refusal_of
-from sidecar.redaction.redact import Placeholders
+from sidecar.redaction.redact import Placeholders, own_number
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.stores import UsageSource
 
@@ -349,8 +349,8 @@ def _plan_answer(
     """Return how the answer is treated; None if it passes without Egret.
 
     On an unknown route it always passes: `unscanned` has let the request through, and Egret knows
-    no place of a model's text in the answer. Placeholders of the request are not assigned to
-    other values in the answer.
+    no place of a model's text in the answer. Placeholders that the model reads are not given to
+    other values in the answer; those of turns that are not read may have any small number.
     """
     policy = record.policy
     if policy is None or not isinstance(route, Route) or not route.operation.spec.has_model_text:
@@ -358,12 +358,14 @@ def _plan_answer(
     restoration = allowed.restoration
     plan: AnswerPlan | None = None
     if policy.answers.guardrails or restoration.originals:
-        taken = frozenset(restoration.originals)
+        placeholders = allowed.placeholders or Placeholders(
+            hash_key=hash_key_of(record, worker), after=own_number(record.request_id)
+        )
         setting = AnswerSetting(
             policy=policy.answers,
             unscanned=policy.unscanned,
             restoration=restoration,
-            placeholders=Placeholders(hash_key=hash_key_of(record, worker), taken=taken),
+            placeholders=placeholders,
             guardrail_runner=worker.guardrail_runner,
             about=subject_of(record),
             clock=worker.clocks.monotonic,

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final, NamedTuple, assert_never
 
 from sidecar.apis.fragments import top_values
-from sidecar.domain.cooperative import SLICE_CANDIDATES, SLICE_FINDINGS, Cooperative
-from sidecar.domain.finding import HASH_DIGITS, PLACEHOLDER, Finding, Restoration
+from sidecar.domain.cooperative import SLICE_BYTES, SLICE_CANDIDATES, Cooperative
+from sidecar.domain.finding import (
+    HASH_DIGITS,
+    MAX_PLACEHOLDER_BYTES,
+    PLACEHOLDER_FORMS,
+    Finding,
+    Restoration,
+)
 from sidecar.domain.policy import Guardrail, RedactionStyle
 from sidecar.domain.subject import Malformed, TextPart
 from sidecar.jsontext import tokens as json_text
@@ -30,7 +38,7 @@ class RedactionRules:
 
     `hash_key` is the organization's own; without one `hash` falls back to numbers. `first` are
     the roles whose values are numbered before all others. Numbers begin *after* one. With
-    `skips_written` they pass over those in the request, also where nothing is restored.
+    `skips_written` they pass over all those in the request, also where nothing is restored.
     """
 
     guardrails: Mapping[str, Guardrail]
@@ -58,42 +66,53 @@ def number_before(body: bytes, request_id: str) -> int:
     names = {found.decode() for found in _STORED.findall(body)}
     if not any(body[values[name].start] in b'"{' for name in names & values.keys()):
         return 0
+    return own_number(request_id)
+
+
+def own_number(request_id: str) -> int:
+    """Return a number for the request, whose answer is about turns that have not been read."""
     digest = hashlib.sha256(request_id.encode()).digest()
     return _NUMBERS[int.from_bytes(digest[:8], "big") % len(_NUMBERS)]
 
 
-_FEW: Final = 16
-"""Placeholders that are looked for one by one."""
-
-
 class Redacted(NamedTuple):
-    """The body that goes on, and the values to restore in its answer."""
+    """The body that goes on, and the values to restore in its answer.
+
+    `placeholders` are those of the request, which its answer goes on with.
+    """
 
     body: bytes
     restoration: Restoration
+    placeholders: Placeholders
 
 
 def redact(
     body: bytes, parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
 ) -> Cooperative[Redacted]:
-    """Return *body* with each found span replaced, for example by `[EMAIL_1]`."""
+    """Return *body* with each found span replaced, for example by `[EMAIL_1]`.
+
+    Without any, it is searched as a whole for placeholders that its answer may not get: *parts* of
+    known messages have not been read.
+    """
     found = tuple(findings)
-    made, restoration = yield from replacements(parts, found, rules=rules)
-    redacted = yield from splice(body, made)
-    texts = {one.text for one in made}
-    is_suspect = len(texts) > _FEW or b"\\u00" in body or any(map(body.__contains__, texts))
+    parts = parts if found else (TextPart(body, (), ""),)
+    made, restoration, placeholders = yield from replacements(parts, found, rules=rules)
+    redacted, has_new_keys = yield from splice(body, made)
+    is_suspect = has_new_keys and not placeholders.taken.keys().isdisjoint(
+        [one.text for one in made]
+    )
     if is_suspect and isinstance(parse(redacted), Malformed):
         # A key has become one that stands in its object already: that number is passed over.
         apart = replace(rules, skips_written=True)
-        made, restoration = yield from replacements(parts, found, rules=apart)
-        redacted = yield from splice(body, made)
-    return Redacted(redacted, restoration)
+        made, restoration, placeholders = yield from replacements(parts, found, rules=apart)
+        redacted, _ = yield from splice(body, made)
+    return Redacted(redacted, restoration, placeholders)
 
 
 def replacements(
     parts: Sequence[TextPart], findings: Iterable[Finding], *, rules: RedactionRules
-) -> Cooperative[tuple[list[Replacement], Restoration]]:
-    """Return a replacement for each finding, and the values to restore in the answer.
+) -> Cooperative[tuple[list[Replacement], Restoration, Placeholders]]:
+    """Return a replacement for each finding, the values to restore, and all placeholders made.
 
     A placeholder that the client wrote itself is never restored: the client would receive a value
     by guessing its name, or its own text would turn into the address of another person.
@@ -101,8 +120,7 @@ def replacements(
     ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
     if rules.first:
         ordered.sort(key=lambda found: parts[found.part].role not in rules.first)
-    skips = rules.skips_written or any(rules.guardrails[one.guardrail].restore for one in ordered)
-    taken = (yield from _written(parts)) if skips else frozenset[bytes]()
+    taken = yield from written_in(parts, rules.first)
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken, after=rules.after)
     with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
     # Of a text that is found as a whole, the texts that it holds as JSON go with it.
@@ -142,49 +160,75 @@ def replacements(
             if _DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after):
                 # Other digits stand right beside the number, which would merge with it.
                 style = RedactionStyle.PLACEHOLDER
+        place = part.role not in rules.first, found.part, found.start
+        skips = guardrail.restore or rules.skips_written
         text = placeholders.of(
-            value,
-            type_=found.type,
-            style=style,
-            may_be_taken=not (guardrail.restore or rules.skips_written),
+            value, type_=found.type, style=style, before=_ANYWHERE if skips else place
         )
         if guardrail.restore and text not in taken:
             originals[text] = value
         made.append(
             Replacement(location=part.location, start=found.start, end=found.end, text=text)
         )
-    return made, Restoration(originals)
+    return made, Restoration(originals), placeholders
 
 
-def _written(parts: Sequence[TextPart]) -> Cooperative[frozenset[bytes]]:
-    """Return everything in the request that looks like a placeholder."""
-    written: set[bytes] = set()
-    for count, part in enumerate(parts, start=1):
-        written.update(PLACEHOLDER.findall(part.content))
-        if not count % SLICE_FINDINGS:
-            yield
-    return frozenset(written)
+Place = tuple[bool, int, int]
+"""Where a text stands in the order of numbers: whether its role comes later, its part, offset."""
+_ANYWHERE: Final[Place] = (True, sys.maxsize, 0)
+
+_PART_BYTES: Final = 64
+"""Text that is searched in the time that a part takes beside its text."""
+
+
+def written_in(
+    parts: Iterable[TextPart], first: frozenset[str] = frozenset()
+) -> Cooperative[dict[bytes, Place]]:
+    """Return everything in *parts* that looks like a placeholder, and where it stands first."""
+    written: dict[bytes, Place] = {}
+    work = 0
+    for index, part in enumerate(parts):
+        content, is_later = part.content, part.role not in first
+        for start in range(0, len(content), SLICE_BYTES):
+            end = start + SLICE_BYTES
+            for first_byte, form in PLACEHOLDER_FORMS:
+                if content.find(first_byte, start, end) < 0:
+                    continue  # as in nearly all of many short texts
+                for found in form.finditer(content, start, end + MAX_PLACEHOLDER_BYTES):
+                    place = is_later, index, found.start()
+                    written[found[0]] = min(written.get(found[0], place), place)
+            work += min(end, len(content)) - start + _PART_BYTES
+            if work >= SLICE_BYTES:
+                yield
+                work = 0
+    return written
 
 
 class Placeholders:
     """Gives the same value the same placeholder, and two values different ones.
 
     Numbers run per type in order of first use, so that a model can still distinguish two people
-    and the answer can refer to them. A number is skipped if the client's own text has it already,
-    by `taken`.
+    and the answer can refer to them. A number is skipped if it is `taken` before the value's
+    place: an earlier answer has it, or the client's own text.
     """
 
-    def __init__(self, *, hash_key: bytes | None, taken: frozenset[bytes], after: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        hash_key: bytes | None,
+        taken: Mapping[bytes, Place] = MappingProxyType({}),
+        after: int = 0,
+    ) -> None:
         self._hash_key = hash_key
-        self._taken = taken
+        self.taken: Final = taken
         self._after = after
         self._made: dict[tuple[RedactionStyle, str, bytes], bytes] = {}
         self._counts: Counter[str] = Counter()
 
     def of(
-        self, value: bytes, *, type_: str, style: RedactionStyle, may_be_taken: bool = False
+        self, value: bytes, *, type_: str, style: RedactionStyle, before: Place = _ANYWHERE
     ) -> bytes:
-        """Return the placeholder of *value*, one that is taken only if it *may be*."""
+        """Return the placeholder of *value*; a new one is not taken *before* its place."""
         key = (style, type_, value)
         made = self._made.get(key)
         if made is not None:
@@ -195,23 +239,23 @@ class Placeholders:
                 digest = hmac.new(self._hash_key, message, hashlib.sha256).hexdigest()
                 made = f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
             case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
-                made = self._numbered(type_, value.decode(), may_be_taken=may_be_taken)
+                made = self._numbered(type_, value.decode(), before=before)
             case (
                 RedactionStyle.PLACEHOLDER | RedactionStyle.HASH | RedactionStyle.FORMAT_PRESERVING
             ):
-                made = self._numbered(type_, None, may_be_taken=may_be_taken)
+                made = self._numbered(type_, None, before=before)
             case _:
                 assert_never(style)
         self._made[key] = made
         return made
 
-    def _numbered(self, type_: str, card: str | None, *, may_be_taken: bool) -> bytes:
+    def _numbered(self, type_: str, card: str | None, *, before: Place) -> bytes:
         while True:
             self._counts[type_] += 1
             number = self._after + self._counts[type_]
             made = None if card is None else stand_in(card, number)
             made = made or f"[{type_}_{number}]".encode()
-            if may_be_taken or made not in self._taken:
+            if self.taken.get(made, before) >= before:
                 return made
 
 

@@ -56,6 +56,10 @@ guardrails:
   - {name: pii, type: pii, stage: output, action: redact}
   - {name: secrets, type: secrets, stage: output, action: redact}
 ---
+name: answers-both
+guardrails:
+  - {name: pii, type: pii, stage: both, action: redact}
+---
 name: answers-block
 guardrails:
   - {name: pii, type: pii, stage: output, action: block}

@@ -7,6 +7,7 @@ import base64
 import gzip
 import io
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from tests.support.stack_steps import EMAIL, ext_proc_messages, says
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 SAID = f"Write to {EMAIL} please."
+OTHER = "tim@example.org"
 REDACTED = "Write to [EMAIL_1] please."
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
@@ -124,6 +126,40 @@ async def test_a_stream_is_redacted_in_every_api(stack: Stack, api: str) -> None
     assert answer.status == 200
     assert b"[EMAIL_1]" in answer.body
     assert EMAIL.encode() not in answer.body
+
+
+@pytest.mark.parametrize("api", [*WHOLE, *(f"{api}, streamed" for api in STREAMED)])
+async def test_a_value_of_the_answer_gets_no_placeholder_of_its_request(
+    stack: Stack, api: str
+) -> None:
+    """The client would read one name for two people."""
+    await says(stack, f"I wrote to [EMAIL_1], and to {EMAIL}.")
+    path, body = STREAMED[api.partition(",")[0]] if "," in api else WHOLE[api]
+    asked = json.loads(json.dumps(body).replace('"hi"', f'"mail {OTHER}"'))
+    answer = await stack.post(asked, path=path, key="answers-both")
+    assert answer.status == 200, answer.body
+    (received,) = await stack.received()
+    assert b"mail [EMAIL_1]" in received.body
+    assert b"[EMAIL_1]" in answer.body
+    assert b"[EMAIL_2]" in answer.body
+    assert EMAIL.encode() not in answer.body
+
+
+async def test_each_person_of_a_conversation_has_a_number_of_its_own(stack: Stack) -> None:
+    """In every turn, whether a value came from the client or from the model."""
+    turns: list[dict[str, str]] = []
+    for asked, said, sent, left in (
+        (f"mail {OTHER}", f"[EMAIL_1] and {EMAIL}", "mail [EMAIL_1]", "[EMAIL_1] and [EMAIL_2]"),
+        ("mail ann@example.org", "ted@example.org", "mail [EMAIL_3]", "[EMAIL_4]"),
+        ("who?", "ada@example.org", "who?", "[EMAIL_5]"),
+    ):
+        await says(stack, said)
+        turns.append({"role": "user", "content": asked})
+        answer = await stack.post({"model": "gpt-4o", "messages": turns}, key="answers-both")
+        turns.append(answer.json["choices"][0]["message"])
+        received = json.loads((await stack.received())[-1].body)["messages"]
+        assert (received[-1]["content"], turns[-1]["content"]) == (sent, left)
+        assert received[0]["content"] == "mail [EMAIL_1]"
 
 
 @pytest.mark.parametrize("api", STREAMED)
@@ -354,13 +390,24 @@ async def test_answers_of_every_kind_have_a_way(stack: Stack, name: str) -> None
     assert EMAIL.encode() not in answer.body
 
 
-async def test_a_stored_answer_is_judged_when_it_is_fetched_again(stack: Stack) -> None:
-    """It is stored as the model wrote it; a request without a body asks for it."""
-    await says(stack, SAID)
-    headers = stack.credentials("/v1/responses", "answers-redact", ())
-    answer = await stack.request("GET", "/v1/responses/resp_1", headers=headers)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_answer_about_stored_turns_begins_at_a_number_of_its_own(
+    stack: Stack, method: str
+) -> None:
+    """The model wrote it, and in a turn that is not read `[EMAIL_1]` is another person."""
+    text = {"type": "output_text", "text": f"[EMAIL_1] and {EMAIL}", "annotations": []}
+    said = {"type": "message", "role": "assistant", "content": [text]}
+    body = json.dumps({"id": "resp_1", "object": "response", "output": [said]}).encode()
+    await answers(stack, [body], JSON)
+    asked = {"model": "gpt-4o", "input": "who?", "previous_response_id": "resp_1"}
+    if method == "GET":
+        headers = stack.credentials("/v1/responses", "answers-redact", ())
+        answer = await stack.request("GET", "/v1/responses/resp_1", headers=headers)
+    else:
+        answer = await stack.post(asked, path="/v1/responses", key="answers-redact")
     assert answer.status == 200
     assert EMAIL.encode() not in answer.body
+    assert re.search(rb"\[EMAIL_1\] and \[EMAIL_[1-9][0-9]{4,5}\]", answer.body)
 
 
 async def test_two_hundred_streams_at_once_are_all_judged(stack: Stack) -> None:

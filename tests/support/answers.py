@@ -48,7 +48,9 @@ def judgement(
         policy=policy.answers,
         unscanned=policy.unscanned,
         restoration=restoration,
-        placeholders=Placeholders(hash_key=None, taken=frozenset(restoration.originals)),
+        placeholders=Placeholders(
+            hash_key=None, taken=dict.fromkeys(restoration.originals, (True, 0, 0))
+        ),
         guardrail_runner=GuardrailRunner(remote=remote or ScriptedRemote(), clock=lambda: 0.0),
         about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,

@@ -28,13 +28,15 @@ class RemoteGuardrails:
 class AnswerPolicy:
     """The guardrails of answers. `streams` is the strictest mode that any of them has.
 
-    `restores` is whether placeholders of the request are turned back. `structured` judge the text
-    that leaves, after all others have changed it.
+    `restores` is whether placeholders of the request are turned back, `redacts` whether values of
+    an answer may get some. `structured` judge the text that leaves, after all others have changed
+    it.
     """
 
     guardrails: tuple[Guardrail, ...]
     streams: StreamMode
     restores: bool
+    redacts: bool
     local: LocalScan = field(repr=False, compare=False)
     asking: RemoteGuardrails = field(repr=False, compare=False)
     unfinished: PartialMatcher = field(repr=False, compare=False)
@@ -57,6 +59,11 @@ def answer_policy(
         ),
         restores=any(
             one.restore and one.action is Action.REDACT for one in every if judges_input(one)
+        ),
+        # A remote check may ask for it under any action but `flag`.
+        redacts=any(
+            one.action is Action.REDACT or (one.action is Action.BLOCK and is_remote(one))
+            for one in outputs
         ),
         local=scan_of(outputs),
         asking=RemoteGuardrails(remote, remote, scan_of(())),

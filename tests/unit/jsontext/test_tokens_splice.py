@@ -13,7 +13,7 @@ MARK = b"[X_1]"
 
 
 def splice(body: bytes, replacements: list[Replacement]) -> bytes:
-    return run_sync(tokens.splice(body, replacements))
+    return run_sync(tokens.splice(body, replacements))[0]
 
 
 @pytest.mark.parametrize(

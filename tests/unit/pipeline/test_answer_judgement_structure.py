@@ -176,7 +176,7 @@ def test_what_a_provider_says_of_a_failure_is_no_answer() -> None:
         policy=policy.answers,
         unscanned=policy.unscanned,
         restoration=NOTHING_REDACTED,
-        placeholders=Placeholders(hash_key=None, taken=frozenset()),
+        placeholders=Placeholders(hash_key=None),
         guardrail_runner=GuardrailRunner(remote=ScriptedRemote(), clock=lambda: 0.0),
         about=RequestInfo(request_id="r", key_id="k", model="gpt-4o"),
         clock=lambda: 0.0,
@@ -199,7 +199,7 @@ async def test_a_long_answer_is_judged_in_turns(guardrails: str) -> None:
         policy=policy.answers,
         unscanned=policy.unscanned,
         restoration=NOTHING_REDACTED,
-        placeholders=Placeholders(hash_key=None, taken=frozenset()),
+        placeholders=Placeholders(hash_key=None),
         guardrail_runner=GuardrailRunner(
             remote=ScriptedRemote(), clock=lambda: float(next(ticks))
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
-from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
+from sidecar.domain.cooperative import SLICE_BYTES, SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.domain.finding import NOTHING_REDACTED, Finding, Restoration
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail, RedactionStyle
@@ -28,7 +28,7 @@ def redact(
 def replacements(
     parts: Sequence[TextPart], findings: Sequence[Finding], *, rules: RedactionRules
 ) -> tuple[list[Replacement], Restoration]:
-    return run_sync(redaction.replacements(parts, findings, rules=rules))
+    return run_sync(redaction.replacements(parts, findings, rules=rules))[:2]
 
 
 def part(text: str, *location: int) -> TextPart:
@@ -68,7 +68,7 @@ def placeholders(
 def test_a_body_without_findings_stays_as_it_is() -> None:
     """Not a byte is touched, odd white space included."""
     body = b'{ "a" :"b" }'
-    assert redact(body, [part("b", 1)], [], rules=RULES) == Redacted(body, NOTHING_REDACTED)
+    assert redact(body, [part("b", 1)], [], rules=RULES)[:2] == (body, NOTHING_REDACTED)
 
 
 def test_a_finding_is_replaced_in_place_and_every_other_byte_stays() -> None:
@@ -363,6 +363,37 @@ def test_numbers_do_not_shift_where_nothing_is_restored() -> None:
     """A conversation that repeats an earlier answer keeps its names: [EMAIL_1] stays that."""
     parts = [part(FIRST, 1), TextPart(b"I wrote to [EMAIL_1].", (3,), "assistant")]
     assert placeholders(parts, found(parts, 0, FIRST)) == [b"[EMAIL_1]"]
+
+
+def test_a_number_of_an_earlier_answer_is_given_to_no_value_behind_it() -> None:
+    """`[EMAIL_2]` would name two people; the values before it keep theirs in each turn."""
+    parts = [part(FIRST, 1), part("[EMAIL_1] and [EMAIL_2]", 2), part(SECOND, 3), part(FIRST, 4)]
+    findings = [found(parts, 0, FIRST), found(parts, 2, SECOND), found(parts, 3, FIRST)]
+    assert placeholders(parts, *findings) == [b"[EMAIL_1]", b"[EMAIL_3]", b"[EMAIL_1]"]
+
+
+def test_an_answer_goes_on_with_the_placeholders_of_its_request() -> None:
+    """A value of the request keeps its name, and a new one gets a number that is not written."""
+    parts = [part(FIRST, 1), part("[EMAIL_2]", 2)]
+    redacted = redact(b'{"a":"anna@a.test"}', parts, [found(parts, 0, FIRST)], rules=RULES)
+    made = [
+        redacted.placeholders.of(one, type_="EMAIL", style=RedactionStyle.PLACEHOLDER)
+        for one in (FIRST.encode(), SECOND.encode())
+    ]
+    assert made == [b"[EMAIL_1]", b"[EMAIL_3]"]
+
+
+def test_an_answer_gets_no_number_that_an_unredacted_request_has() -> None:
+    """An earlier answer has them, also one in the middle of a long body."""
+    text = "x" * 3 * SLICE_BYTES
+    body = f'{{"a":"{text}[EMAIL_1]{text}[EMAIL_3]"}}'.encode()
+    redacted = redact(body, [part(text, 0)], [], rules=RULES)
+    assert redacted.body is body
+    made = [
+        redacted.placeholders.of(one, type_="EMAIL", style=RedactionStyle.PLACEHOLDER)
+        for one in (FIRST.encode(), SECOND.encode())
+    ]
+    assert made == [b"[EMAIL_2]", b"[EMAIL_4]"]
 
 
 @pytest.mark.parametrize("written", ["[EMAIL_1]", r"\u005bEMAIL_1]"])
