@@ -187,6 +187,7 @@ _OWN_PACE: Final = re.compile(
 def counts(exposition: str) -> Counter[str]:
     """Return every count of an exposition: of time, how often it was measured, never how long."""
     found: Counter[str] = Counter()
+    family = kind = ""
     for line in exposition.splitlines():
         if line.startswith("# TYPE "):
             _, _, family, kind = line.split(" ")
