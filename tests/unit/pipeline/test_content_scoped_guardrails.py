@@ -76,8 +76,10 @@ async def test_of_several_models_the_guardrails_of_any_hold() -> None:
 
 async def test_messages_that_are_known_to_one_model_are_judged_for_another() -> None:
     """Though the body seems to name the first: what comes before its model is a client's own."""
+    other = "{name: b, type: secrets, action: block, models: [o3]}"
     world = World(
-        policy(", models: ['gpt-*']"), messages=MessageTable(max_bytes=1 << 20, secret=bytes(32))
+        policy(", models: ['gpt-*']").replace("[{", f"[{other}, {{"),
+        messages=MessageTable(max_bytes=1 << 20, secret=bytes(32)),
     )
     text = "write to bob@example.com, " + "and a plain word " * 300
     messages = json.dumps([{"role": "user", "content": text}])
