@@ -38,6 +38,11 @@ def test_a_grant_reaches_no_other_organization_and_no_other_team(permission: Per
     assert not OF_TEAM.covers(permission, "org_1", "team_2")
 
 
+def test_a_grant_for_an_organization_reaches_all_of_its_teams() -> None:
+    """They need no grant of their own."""
+    assert OF_ORGANIZATION.covers(Permission.MANAGE_KEYS, "org_1", "team_1")
+
+
 @pytest.mark.parametrize("permission", [one for one in Permission if one in INSTALLATION_WIDE])
 def test_an_organizations_admin_has_nothing_of_the_installation(permission: Permission) -> None:
     """Its own budget, policies of all, files."""

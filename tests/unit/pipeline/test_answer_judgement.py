@@ -12,6 +12,7 @@ import pytest
 from sidecar.apis.event_stream import EventStreamFramer, event_stream_message
 from sidecar.apis.frames import MAX_FRAME_BYTES
 from sidecar.apis.response_structure import AnswerForm
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import Finding, Restoration, Verdict
 from sidecar.domain.http import Headers
@@ -973,3 +974,32 @@ async def test_a_long_event_of_a_stream_is_judged_in_turns() -> None:
     assert next(ticks) - before > 100
     assert sent.count(b"[EMAIL_") == sent.count(b'"bob') + sent.count(b"[EMAIL_") >= 1_000
     await exchange.end()
+
+
+MAIL = sse(chat_chunk({"content": "mail bob@example.com now. "}))
+BROKEN = b"data: {so\n\n"
+PINGS = (b": " + b"x" * 65_000 + b"\n\n") * (MAX_HELD_FRAME_BYTES // 65_000 + 1)
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "chunks"),
+    [
+        pytest.param(REDACT, [MAIL, MAIL], id="redacted"),
+        pytest.param(BLOCK, [sse(chat_chunk({"content": "so. "})), MAIL], id="blocked"),
+        pytest.param(REDACT, [MAIL, BROKEN], id="not readable"),
+        pytest.param(BLOCK, [MAIL + BROKEN], id="blocked, then not readable"),
+        pytest.param(REDACT, [*chat_of({"content": "bob"}), PINGS], id="too much that waits"),
+    ],
+)
+def test_a_long_piece_is_judged_as_a_short_one(guardrails: str, chunks: list[bytes]) -> None:
+    """Nothing more leaves of it, for the same reason; a replacement is noted alike."""
+    short, long = judgement(effective(guardrails)), judgement(effective(guardrails))
+
+    taken = [short.take(chunk, is_last=False) for chunk in chunks]
+    stepped = [run_sync(long.steps(chunk, is_last=False))[0] for chunk in chunks]
+
+    assert stepped == taken
+    assert long.reasons == short.reasons
+    assert long.is_redacted == short.is_redacted == (b"[EMAIL_" in taken[0].body)
+    assert long.results() == short.results()
+    assert long.take(b"", is_last=True).body == short.take(b"", is_last=True).body
