@@ -74,19 +74,17 @@ async def plan_change(
 
     Raises:
         PolicyDocumentError: expressions cannot be compiled, each with its place.
-        ChangeRefusedError: together with those in force they cannot be compiled.
+        ChangeRefusedError: those of a policy cannot be compiled together.
     """
     stored = await load_policies(connection)
     planned = await asyncio.to_thread(plan_policies, documents, stored=stored)
     names = {one.name for one in planned if one.change is not Change.NONE}
-    await check_expressions([one for one in documents if one.policy.name in names], stored)
+    await check_expressions([one for one in documents if one.policy.name in names])
     return planned
 
 
-async def check_expressions(
-    documents: Sequence[PolicyDocument], stored: Sequence[StoredPolicy]
-) -> None:
-    """Compile the expressions of *documents*, each alone and all with those in force.
+async def check_expressions(documents: Sequence[PolicyDocument]) -> None:
+    """Compile the expressions of *documents*, each alone and those of each policy together.
 
     Each runs in a process of its own, which ends at its limit of CPU time or memory.
 
@@ -95,7 +93,7 @@ async def check_expressions(
         ChangeRefusedError: together they cannot be compiled, or the check failed.
     """
     await check_alone(documents, advance=lambda _done: None)
-    await check_together(documents, stored)
+    await check_together(documents)
 
 
 async def check_alone(
@@ -111,18 +109,11 @@ async def check_alone(
         raise PolicyDocumentError(faults)
 
 
-async def check_together(
-    documents: Sequence[PolicyDocument], stored: Sequence[StoredPolicy]
-) -> None:
-    """Compile all policies, if *documents* have expressions; otherwise like the above."""
-    if not any(one.expressions for one in documents):
-        return
-    texts = {one.name: one.document for one in stored}
-    texts |= {one.policy.name: one.text for one in documents}
+async def check_together(documents: Sequence[PolicyDocument]) -> None:
+    """Compile those of *documents* that have expressions; otherwise like the above."""
+    texts = [one.text for one in documents if one.expressions]
     try:
-        await compile_in_subprocess(
-            [(text, 1) for text in texts.values()], cpu_seconds=MAX_CPU_SECONDS // 2
-        )
+        await compile_in_subprocess(texts, cpu_seconds=MAX_CPU_SECONDS // 2)
     except CheckFailedError as error:
         raise _failed(error) from None
     except CompileError as error:

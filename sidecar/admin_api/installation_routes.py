@@ -50,7 +50,6 @@ from sidecar.admin_api.problems import RETRY_AFTER, Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.policy.parse import PolicyDocument
 from sidecar.storage.pool import Connection, borrow
-from sidecar.storage.postgres_policies import StoredPolicy
 from sidecar.storage.usage_store import list_prices, set_prices
 from sidecar.usage.prices import Price, PriceRow
 
@@ -136,7 +135,7 @@ async def plan_files(
     """Compare files with the installation, and change nothing."""
     wanted, stored = await _read(body), await load_installation(access.connection)
     planned = await _planned(wanted, stored, body)
-    await _check_policies(planned, wanted, stored)
+    await _check_policies(planned, wanted)
     return await _shown(planned)
 
 
@@ -159,7 +158,7 @@ async def apply_files(
             "the installation was changed since that plan",
             hint="look at the new plan, then apply its digest",
         )
-    await _check_policies(planned, wanted, stored)
+    await _check_policies(planned, wanted)
     first, *rest = planned.in_steps()
     if rest:
         services: Services = request.app.state.services
@@ -202,17 +201,14 @@ async def _planned(
     )
 
 
-async def _check_policies(
-    planned: InstallationPlan, wanted: Sequence[WantedObject], stored: Sequence[StoredObject]
-) -> None:
+async def _check_policies(planned: InstallationPlan, wanted: Sequence[WantedObject]) -> None:
     changed = {one.name for one in planned.changes if one.policy is not None}
     documents = [
         one.content
         for one in wanted
         if isinstance(one.content, PolicyDocument) and one.name in changed
     ]
-    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
-    await check_expressions(documents, in_force)
+    await check_expressions(documents)
 
 
 async def _carry_out(

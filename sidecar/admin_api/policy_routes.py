@@ -248,7 +248,7 @@ async def judge_text(access: Access, trial: Trial) -> TrialResult:
         document, *others = await changes.read_policies(trial.document)
         if others:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the document holds several policies")
-        await changes.check_expressions([document], ())
+        await changes.check_expressions([document])
     else:
         stored = await stored_or_404(access, trial.policy or "", None)
         document = changes.earlier_document(stored)

@@ -36,7 +36,6 @@ from sidecar.admin.installation.objects import (
 from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
 from sidecar.admin.installation.plan import (
     InstallationPlan,
-    StoredObject,
     noticed_keys,
     plan_document,
     plan_installation,
@@ -75,7 +74,6 @@ from sidecar.cli.terminal import (
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
 from sidecar.storage.pool import Connection
-from sidecar.storage.postgres_policies import StoredPolicy
 
 DRIFT: Final = 2
 DRIFT_METRIC: Final = "egret_installation_drift"
@@ -143,10 +141,10 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
         return
     keys = _read(files, file_set, secrets)
     wanted = keys.objects
-    stored, plan = _planned(wanted, file_set, prunes=prune)
+    plan = _planned(wanted, file_set, prunes=prune)
     if output is Output.TABLE:
         show_plan(plan_document(plan), file_set=file_set, lost=_lost(plan))
-    _check_policies(plan, wanted, stored)
+    _check_policies(plan, wanted)
     applied = {APPLIED_METRIC: time.time()}
     if dry_run or not (plan.changes or plan.adopted):
         _write_metrics(None if dry_run else metrics_file, file_set, applied)
@@ -211,7 +209,7 @@ def diff(
     else:
         try:
             wanted = _read(files, file_set, secrets).objects
-            _, plan = _planned(wanted, file_set, prunes=prune)
+            plan = _planned(wanted, file_set, prunes=prune)
         except typer.Exit:
             raise typer.Exit(FAILED) from None  # a fault is no drift
         shown, lost = plan_document(plan), _lost(plan)
@@ -373,12 +371,10 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def _planned(
-    wanted: Sequence[WantedObject], file_set: str, *, prunes: bool
-) -> tuple[tuple[StoredObject, ...], InstallationPlan]:
+def _planned(wanted: Sequence[WantedObject], file_set: str, *, prunes: bool) -> InstallationPlan:
     stored = on_connection(load_installation)
     try:
-        return stored, plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
+        return plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
     except InstallationError as error:
         _fail_with(error.faults)
 
@@ -391,17 +387,14 @@ def _fail_with(faults: Sequence[FileFault]) -> NoReturn:
     fail(counted(len(faults), "fault"), hint="correct the above; nothing was changed")
 
 
-def _check_policies(
-    plan: InstallationPlan, wanted: Sequence[WantedObject], stored: Sequence[StoredObject]
-) -> None:
+def _check_policies(plan: InstallationPlan, wanted: Sequence[WantedObject]) -> None:
     """Compile the changed policies as `egret policy apply` does; exit with their faults."""
     changed = {one.name for one in plan.changes if one.policy is not None}
     by_file: dict[str, list[PolicyDocument]] = {}
     for one in wanted:
         if isinstance(one.content, PolicyDocument) and one.name in changed:
             by_file.setdefault(one.file, []).append(one.content)
-    in_force = [one.content for one in stored if isinstance(one.content, StoredPolicy)]
-    check_expressions(by_file, stored=in_force)
+    check_expressions(by_file)
 
 
 def _carry_out(

@@ -172,7 +172,7 @@ def chosen_document(name: str | None, file: Path | None) -> PolicyDocument:
     """
     if file is not None:
         documents = read_documents(file)
-        check_expressions({str(file): documents}, stored=())
+        check_expressions({str(file): documents})
         for document in documents:
             if name in {None, document.policy.name}:
                 return document
@@ -204,7 +204,7 @@ def advise(
         policies = _stored()
     else:
         documents = read_documents(file)
-        check_expressions({str(file): documents}, stored=())
+        check_expressions({str(file): documents})
         policies = [one.policy for one in documents]
     today = datetime.now(UTC).date()
     found = lint(policies, today=today, near_days=days, missing=missing_extras())

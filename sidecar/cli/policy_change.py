@@ -36,7 +36,7 @@ from sidecar.policy.parse import (
     parse_documents,
 )
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.storage.postgres_policies import StoredPolicy, load_policies
+from sidecar.storage.postgres_policies import load_policies
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[
@@ -121,19 +121,18 @@ def carry_out(
     check_note(manner.note)
     is_remote = SERVER.get() is not None
     documents: Sequence[PolicyDocument] = ()
-    stored: Sequence[StoredPolicy] = ()
     if is_remote:
         planned = request.send()
     else:
-        documents, stored = read(), on_connection(load_policies)
-        planned = plan_policies(documents, stored=stored)
+        documents = read()
+        planned = plan_policies(documents, stored=on_connection(load_policies))
     changes = [one for one in planned if one.change is not Change.NONE]
     if manner.output is Output.TABLE:
         show_plan(planned)
     if changes and not is_remote:
         names = {one.name for one in changes}
         new = [one for one in documents if one.policy.name in names]
-        check_expressions({manner.source: new}, stored=stored)
+        check_expressions({manner.source: new})
     if changes and not manner.dry_run:
         if not manner.yes:
             changed = "this change" if len(changes) == 1 else f"these {len(changes)} changes"
@@ -163,10 +162,8 @@ def check_note(text: str | None) -> None:
         fail("that note is too long or empty", hint=hint, code=WRONG_USAGE)
 
 
-def check_expressions(
-    by_source: Mapping[str, Sequence[PolicyDocument]], *, stored: Sequence[StoredPolicy]
-) -> None:
-    """Compile the documents of each source, alone and with all policies in force.
+def check_expressions(by_source: Mapping[str, Sequence[PolicyDocument]]) -> None:
+    """Compile the expressions of each source, each alone and those of each policy together.
 
     Exits with the documents that do not compile. Each runs in a process of its own.
     """
@@ -181,11 +178,9 @@ def check_expressions(
                     asyncio.run(check_alone(some, advance=advance))
             except PolicyDocumentError as error:
                 _fail_with(error.faults, source=source)
-        count = len({one.policy.name for one in documents} | {one.name for one in stored})
-        with console(stderr=True).status(
-            f"Compiling {counted(count, 'policy', 'policies')} together …"
-        ):
-            asyncio.run(check_together(documents, stored))
+        count = counted(len(documents), "policy", "policies")
+        with console(stderr=True).status(f"Compiling {count} …"):
+            asyncio.run(check_together(documents))
     except ChangeRefusedError as error:
         fail(error.problem, hint=error.hint)
 

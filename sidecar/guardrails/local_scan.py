@@ -79,7 +79,8 @@ class _RuleCheck:
         """Return the rules of *settings* by the ids of their expressions."""
         rules: dict[int | None, tuple[Rule, ...]] = {}
         for rule in rules_of(settings):
-            _ = rule.pattern  # compiled now, not in the first scan that needs it
+            if not (rule.folded or rule.by_author):  # thousands, of which most never match
+                _ = rule.pattern  # compiled now, not in the first scan that needs it
             id_ = ids[rule.expression] if rule.expression.filtered else None
             rules[id_] = (*rules.get(id_, ()), rule)
         return cls(rules)
@@ -91,7 +92,9 @@ class _RuleCheck:
         located: list[Located] = []
         wholes: dict[int, tuple[int, str]] = {}  # the lowest rank and type of each such part
         gave_up = False
-        for id_ in (*(texts.hits.keys() & self.rules.keys()), None):
+        for count, id_ in enumerate((*(texts.hits.keys() & self.rules.keys()), None), start=1):
+            if not count % SLICE_PARTS:  # the expression of each may be compiled here
+                yield
             views, ends = texts.views, texts.ends
             first_end = 0 if id_ is None else texts.hits[id_][0]
             if id_ is not None and texts.places is not None:
@@ -266,7 +269,14 @@ class LocalScan:
             before, redacted = redacted, (yield from spans_to_redact(now))
             if redacted == before:
                 return tuple(now)
-        return tuple(_whole(known, parts) if known.findings else known for known in now)
+        for index, known in enumerate(now):  # each part with a finding is found as a whole
+            first = {one.part: one for one in reversed(known.findings)}
+            whole = tuple(
+                Finding(one.guardrail, one.type, part, 0, len(parts[part].content))
+                for part, one in sorted(first.items())
+            )
+            now[index] = known._replace(findings=whole, gave_up=True) if whole else known
+        return tuple(now)
 
     def _scan_once(
         self,
@@ -488,13 +498,3 @@ def spans_to_redact(results: Iterable[GuardrailResult]) -> Cooperative[PartSpans
         if not count % SLICE_FINDINGS:
             yield
     return spans
-
-
-def _whole(result: GuardrailResult, parts: Sequence[TextPart]) -> GuardrailResult:
-    """Return each part with a finding as found as a whole, by the first finding's type."""
-    first = {one.part: one for one in reversed(result.findings)}
-    whole = [
-        Finding(one.guardrail, one.type, part, 0, len(parts[part].content))
-        for part, one in sorted(first.items())
-    ]
-    return result._replace(findings=tuple(whole), gave_up=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, assert_never
 
-from sidecar.domain.cooperative import Cooperative, run_sync
 from sidecar.domain.guardrail_settings import (
     CodeSettings,
     DeniedPatternsSettings,
@@ -24,7 +23,7 @@ from sidecar.domain.guardrail_settings import (
     ToxicitySettings,
     WholeTextSettings,
 )
-from sidecar.domain.policy import Guardrail, GuardrailSettings, Policy
+from sidecar.domain.policy import Guardrail, GuardrailSettings
 from sidecar.guardrails.deobfuscation.decoders import TRIGGERS
 from sidecar.guardrails.detectors.code import code_rules
 from sidecar.guardrails.detectors.language import LanguageCheck
@@ -38,7 +37,12 @@ from sidecar.guardrails.detectors.prompt_injection.scoring import (
 from sidecar.guardrails.detectors.secrets import SECRET_RULES, tier_of
 from sidecar.guardrails.detectors.terms import term_rule, toxicity_rules
 from sidecar.guardrails.detectors.whole_text import MaxInputCheck, MaxTokensCheck, WholeTextCheck
-from sidecar.guardrails.matching.database import author_expression
+from sidecar.guardrails.matching.database import (
+    ExpressionDatabase,
+    author_expression,
+    compile_expressions,
+    load_database,
+)
 from sidecar.guardrails.matching.rule import Expression, Rank, Rule
 
 
@@ -63,14 +67,15 @@ def _check(settings: WholeTextSettings) -> WholeTextCheck:
             assert_never(settings)
 
 
-_ORDER: Final = {
-    expression: index
-    for index, expression in enumerate(
-        (*(rule.expression for rule in (*SECRET_RULES, *PII_RULES)), *TRIGGERS)
-    )
-}
-"""Hyperscan groups neighbours that have no literal: in this order, which is by type, the pass
-takes two thirds of the time that it takes with the same expressions sorted or shuffled.
+CORE: Final = dict.fromkeys(
+    (*(rule.expression for rule in (*SECRET_RULES, *PII_RULES)), *TRIGGERS)
+)
+"""The expressions of `secrets` and `pii`, and signs of hidden text: a database that every policy
+with rules searches by. So no change of a policy compiles it again.
+
+Hyperscan groups neighbours that have no literal: in this order, which is by type, the pass
+takes two thirds of the time that it takes with the same expressions sorted or shuffled. The terms
+of `prompt_injection` have a database of their own, which takes long to compile.
 """
 _AUTHORS: Final = (DeniedPatternsSettings, DeniedTermsSettings, ToxicitySettings)
 _RANKS: Final = dict.fromkeys(NATIONAL_TYPES, Rank.NATIONAL) | {
@@ -145,27 +150,38 @@ def rank_of(guardrail: Guardrail, type_: str) -> int:
     return _RANKS[type_]
 
 
-def expressions_of(policies: Iterable[Policy]) -> tuple[Expression, ...]:
-    """Return the distinct expressions a database filters for *policies*, in a stable order."""
-    return run_sync(expressions_in_turn(policies))
+def expressions_beside_core(guardrails: Iterable[Guardrail]) -> tuple[tuple[Expression, ...], ...]:
+    """Return the distinct expressions of *guardrails* that `core_database` has not.
+
+    Each tuple is for a database of its own: that of the other built-in rules, which many policies
+    have alike, and that of the author's, which are few and differ from policy to policy.
+    """
+    built_in: set[Expression] = set()
+    own: set[Expression] = set()
+    for settings in (one.settings for one in guardrails):
+        is_own = isinstance(settings, (DeniedPatternsSettings, DeniedTermsSettings))
+        rules = rules_in_turn(settings)
+        expressions = {rule.expression for rule in rules if rule.expression.filtered}
+        (own if is_own else built_in).update(expressions - CORE.keys())
+    return tuple(
+        tuple(sorted(some, key=lambda one: (one.unicode, one.counted, one.regex)))
+        for some in (built_in, own - built_in)
+        if some
+    )
 
 
-def expressions_in_turn(policies: Iterable[Policy]) -> Cooperative[tuple[Expression, ...]]:
-    """Do the same as `expressions_of`, a guardrail at a time."""
-    distinct: set[Expression] = set()
-    for one in (guardrail.settings for policy in policies for guardrail in policy.guardrails):
-        rules = rules_of(one)
-        distinct.update(rule.expression for rule in rules if rule.expression.filtered)
-        if rules or isinstance(one, PromptInjectionSettings):
-            # Signs of hidden text. The terms of `prompt_injection` have a database of their own,
-            # which takes long to compile, and is of no use where only these are wanted.
-            distinct.update(TRIGGERS)
-        yield
-    return tuple(sorted(distinct, key=_place))
+_core: Final[list[ExpressionDatabase]] = []
 
 
-def _place(one: Expression) -> tuple[int, bool, bool, str]:
-    return _ORDER.get(one, len(_ORDER)), one.unicode, one.counted, one.regex
+def core_database(compiled: bytes = b"") -> ExpressionDatabase:
+    """Return the database of `CORE`, made once a process.
+
+    To compile it takes part of a second; to load what was *compiled*, a thousandth.
+    """
+    if not _core:
+        expressions = tuple(CORE)
+        _core.append(load_database(compiled or compile_expressions(expressions), expressions))
+    return _core[0]
 
 
 def _chosen(rules: tuple[Rule, ...], types: tuple[str, ...] | None) -> tuple[Rule, ...]:

@@ -18,7 +18,7 @@ from sidecar.domain.http import (
 )
 from sidecar.domain.limits import SETTLED, Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
-from sidecar.domain.principal import KeyRecord
+from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
@@ -28,6 +28,15 @@ from sidecar.keys.ports import KeyStoreUnavailableError
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import RequestRecord
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
+
+
+class _PolicyPendingError(Exception):
+    """The policies of *binding* are in the store, and not compiled yet in this worker."""
+
+    def __init__(self, binding: PolicyBinding) -> None:
+        super().__init__()
+        self.binding = binding
+
 
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
@@ -41,31 +50,40 @@ Caller = tuple[KeyRecord, EffectivePolicy]
 async def admit(
     headers: Headers, stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> Caller | ErrorKind:
-    """Judge the key that *headers* present; waits only for a key that is not in the cache."""
+    """Judge the key that *headers* present.
+
+    Waits only for a key that is not in the cache, or a policy that is not compiled yet.
+    """
     key = presented_key(headers)
     if isinstance(key, ErrorKind):
         return key
+    known: KeyRecord | None = None
     found = worker.keys.peek(key.key_id, now=worker.clocks.monotonic())
     match found:
-        case Hit(known, is_stale):
+        case Hit(cached, is_stale):
+            known = cached
             record.cache_tier = CacheTier.STALE if is_stale else CacheTier.L1
-            return _judge(known, key, stream, record, worker)
         case NegativeHit():
             record.cache_tier = CacheTier.NEGATIVE
-            return _judge(None, key, stream, record, worker)
         case Miss():
             record.cache_tier = CacheTier.STORE
+            load = worker.keys.load(key.key_id, now=worker.clocks.monotonic)
+            try:
+                loaded = await stream.wait_for(load)
+            except KeyStoreUnavailableError as error:
+                record.error_type = type(error).__name__
+                record.authorize = record.step()
+                return ErrorKind.AUTHORIZATION_UNAVAILABLE
+            known, record.cache_tier = loaded.record, loaded.tier
         case _:
             assert_never(found)
-    load = worker.keys.load(key.key_id, now=worker.clocks.monotonic)
-    try:
-        loaded = await stream.wait_for(load)
-    except KeyStoreUnavailableError as error:
-        record.error_type = type(error).__name__
-        record.authorize = record.step()
-        return ErrorKind.AUTHORIZATION_UNAVAILABLE
-    record.cache_tier = loaded.tier
-    return _judge(loaded.record, key, stream, record, worker)
+    while True:
+        try:
+            return _judge(known, key, stream, record, worker)
+        except _PolicyPendingError as pending:
+            if not await stream.wait_for(worker.policies.compiled(pending.binding)):
+                record.error_type = type(pending).__name__
+                return ErrorKind.AUTHORIZATION_UNAVAILABLE
 
 
 def _judge(
@@ -75,7 +93,11 @@ def _judge(
     record: RequestRecord,
     worker: Worker,
 ) -> Caller | ErrorKind:
-    """Judge *key* by its stored record, and find the policy that holds for it."""
+    """Judge *key* by its stored record, and find the policy that holds for it.
+
+    Raises:
+        _PolicyPendingError: the key is good, and its policy is not compiled yet.
+    """
     operation = record.route.operation if isinstance(record.route, Route) else None
     source = stream.protocol.source_address
     now = worker.clocks.wall()
@@ -92,6 +114,8 @@ def _judge(
     snapshot = worker.policies.snapshot
     policy = None if snapshot is None else snapshot.effective(good.policies)
     if policy is None or isinstance(policy, MissingPolicy):
+        if isinstance(policy, MissingPolicy) and policy.is_pending:
+            raise _PolicyPendingError(good.policies)
         # Without its policy it is unknown which guardrails this key's content must pass.
         return ErrorKind.AUTHORIZATION_UNAVAILABLE
     if policy.request_variants is not None:

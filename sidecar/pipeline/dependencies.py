@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar.domain.finding import FindingCount
-from sidecar.domain.principal import Principal
+from sidecar.domain.principal import PolicyBinding, Principal
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
@@ -30,6 +30,10 @@ class PolicySource(Protocol):
     @property
     def snapshot(self) -> PolicySnapshot | None:
         """Return the policies in force; None while none could be loaded yet."""
+        ...
+
+    async def compiled(self, binding: PolicyBinding) -> bool:
+        """Wait until the policies of *binding* are compiled; return False if they cannot be."""
         ...
 
 

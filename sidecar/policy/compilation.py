@@ -2,7 +2,7 @@
 
 Hyperscan may take minutes and gigabytes for an expression of a few characters, and cannot be
 interrupted. So it only ever compiles in a process of its own: `python -m` of this module, either
-all policies of a worker into one database, or an author's expressions one by one.
+policies one by one, or an author's expressions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -18,13 +17,16 @@ import resource
 import signal
 import stat
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import hyperscan
+import re2
 
 from sidecar import __version__
 from sidecar.domain.policy import Policy
@@ -34,22 +36,26 @@ from sidecar.guardrails.matching.database import (
     compile_expressions,
     expression_problem,
 )
-from sidecar.guardrails.registry import expressions_of
+from sidecar.guardrails.matching.rule import Expression
+from sidecar.guardrails.registry import (
+    CORE,
+    core_database,
+    expressions_beside_core,
+    rules_in_turn,
+)
 from sidecar.policy.parse import (
-    DEFAULT_POLICY_NAME,
     PlacedExpression,
     PolicyDocumentError,
     PolicyFault,
-    default_policy,
     parse_policies,
 )
 
 MAX_COMPILE_BYTES: Final = 2 * 1024**3
 MAX_CPU_SECONDS: Final = 120
-"""CPU time of the compiling process; a command that applies policies allows half of it, so that
+"""CPU time to compile one policy; a command that applies policies allows half of it, so that
 policies it accepts can be compiled on a slower machine."""
 COMPILE_SECONDS: Final = 600.0
-"""Wall clock for the compiling process, whose CPU limit is lower: its priority may be low."""
+"""Wall clock for one policy, for which the CPU limit is lower: the priority may be low."""
 NICENESS: Final = 5
 """Of a process that compiles while requests are served, since every worker of a host does so at
 the same time; but a policy must come into force on a busy host as well: this still is a third of
@@ -64,6 +70,8 @@ MAX_LOST: Final = 10
 _LOCK_POLL_SECONDS: Final = 0.02
 _OWN_ONLY: Final = 0o600
 _DIGEST_BYTES: Final = 32
+_LENGTH_BYTES: Final = 8
+_UNFINISHED: Final = ".new"
 
 _FAILED: Final = 1
 """Python's own exit code for an error that nothing caught, such as a package that is missing."""
@@ -79,8 +87,6 @@ _COSTLY_HINT: Final = (
     "make its repeats shorter: bounded ones in each other, or of wide classes, multiply"
 )
 
-VersionedDocument = tuple[str, int]
-"""The text of one policy that was checked when it was applied, and its version."""
 Advance = Callable[[int], None]
 """Receives the number of expressions checked so far."""
 
@@ -90,69 +96,122 @@ class CheckFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class CompiledPolicies:
-    """Policies, and the database of their expressions for `PolicySnapshot`."""
+class CompiledPolicy:
+    """A policy, and the databases of those of its expressions that `core_database` has not."""
 
-    policies: tuple[Policy, ...]
-    database: bytes = field(repr=False)
-
-
-def policies_with_default(policies: Sequence[Policy]) -> tuple[Policy, ...]:
-    """Return *policies*, and the built-in default if none of them has its name."""
-    if any(policy.name == DEFAULT_POLICY_NAME for policy in policies):
-        return tuple(policies)
-    return (*policies, default_policy())
+    policy: Policy
+    databases: tuple[tuple[tuple[Expression, ...], bytes], ...] = field(default=(), repr=False)
 
 
-def compile_database(policies: Sequence[Policy]) -> bytes:
-    """Compile the expressions of *policies* to bytes another process can load.
+_compile: Final = lru_cache(maxsize=64)(compile_expressions)
+"""Policies with the same expressions are compiled once."""
+
+
+def compile_policy(policy: Policy) -> CompiledPolicy:
+    """Compile the expressions of *policy* to bytes another process can load.
 
     Raises:
-        CompileError: an expression cannot be compiled.
+        CompileError: one of them cannot be compiled.
     """
     try:
-        return compile_expressions(expressions_of(policies_with_default(policies)))
-    except hyperscan.error:
+        for one in policy.guardrails:
+            for rule in rules_in_turn(one.settings):
+                _ = rule.pattern
+        every = expressions_beside_core(policy.guardrails)
+        return CompiledPolicy(policy, tuple((one, _compile(one)) for one in every))
+    except (hyperscan.error, re2.error):
         raise CompileError("the policies' expressions cannot be compiled together") from None
 
 
-async def compile_in_subprocess(
-    documents: Sequence[VersionedDocument],
+async def compile_each(
+    documents: Iterable[str],
     *,
+    directory: Path | None = None,
     cpu_seconds: int = MAX_CPU_SECONDS,
     gives_way: bool = False,
-) -> CompiledPolicies:
-    """Parse and compile *documents* without blocking this process, or others if it *gives_way*.
+) -> AsyncGenerator[CompiledPolicy]:
+    """Yield the policy of each of *documents*, of which the next is taken when one is done.
+
+    Blocks neither this process nor, if it *gives_way*, others. Processes that share *directory*,
+    theirs alone, compile each document once.
 
     Raises:
-        CompileError: they cannot be parsed or compiled, or not within the limits.
+        CompileError: it cannot be parsed or compiled, or not within the limits.
     """
-    return _unpacked(await _compile(documents, cpu_seconds, gives_way=gives_way))
+    async with AsyncExitStack() as stack:
+        process: asyncio.subprocess.Process | None = None
+        for document in documents:
+
+            async def make(document: str = document) -> bytes:
+                nonlocal process
+                if process is None:  # not for documents that others have compiled
+                    niceness = NICENESS if gives_way else 0
+                    child = _child("compile", __version__, str(cpu_seconds), str(niceness))
+                    process = await stack.enter_async_context(child)
+                return await _answer(process, document)
+
+            if directory is None:
+                answer = await make()
+            else:
+                answer = await _made_once(directory / "policies", document, make)
+            yield CompiledPolicy(*pickle.loads(answer))  # noqa: S301 - of a process of our own
 
 
-async def compile_shared(
-    directory: Path, documents: Sequence[VersionedDocument], *, gives_way: bool = False
-) -> CompiledPolicies:
-    """Compile *documents* once for all processes that share *directory*, theirs alone.
+async def _answer(process: asyncio.subprocess.Process, document: str) -> bytes:
+    """Have the child *process* compile a document."""
+    assert process.stdin is not None  # noqa: S101 - both are pipes
+    assert process.stdout is not None  # noqa: S101
+    try:
+        async with asyncio.timeout(COMPILE_SECONDS):
+            with suppress(ConnectionError):  # it has ended, and its exit code says why
+                process.stdin.write(json.dumps(document).encode() + b"\n")
+                await process.stdin.drain()
+            length = int.from_bytes(await process.stdout.readexactly(_LENGTH_BYTES))
+            return await process.stdout.readexactly(length)
+    except TimeoutError:
+        raise CompileError(f"not compiled within {COMPILE_SECONDS:.0f} s") from None
+    except asyncio.IncompleteReadError:
+        pass
+    match await process.wait():
+        case code if code == -signal.SIGXCPU:
+            problem = "take more CPU time to compile than is allowed"
+        case code if code == _CANNOT_COMPILE:
+            problem = "cannot be compiled together"
+        case code if code == _CANNOT_READ:
+            raise CompileError("the policies cannot be read")
+        case code if code in {_FAILED, _OTHER_VERSION}:
+            raise CompileError(
+                "the process that compiles policies failed; if Egret was upgraded beneath this"
+                " process, restart it"
+            )
+        case _:
+            problem = "take more memory to compile than is allowed"
+    raise CompileError(f"the policies' expressions {problem}")
 
-    Raises:
-        CompileError: as `compile_in_subprocess` does.
+
+async def compile_in_subprocess(
+    documents: Iterable[str], *, cpu_seconds: int = MAX_CPU_SECONDS
+) -> tuple[CompiledPolicy, ...]:
+    """Compile all of *documents*, as `compile_each` does."""
+    async with aclosing(compile_each(documents, cpu_seconds=cpu_seconds)) as every:
+        return tuple([one async for one in every])
+
+
+async def compile_shipped(directory: Path) -> None:
+    """Have ready what every policy searches by; one of those that share *directory* compiles.
+
+    That is `core_database`, and the terms of `prompt_injection`.
     """
 
-    async def make() -> bytes:
-        return await _compile(documents, MAX_CPU_SECONDS, gives_way=gives_way)
-
-    return _unpacked(await _made_once(directory / "policies", documents, make))
-
-
-async def compile_terms_shared(directory: Path) -> None:
-    """Have the terms of `prompt_injection` ready; one of those that share *directory* compiles."""
-
-    async def make() -> bytes:
+    async def make_core() -> bytes:
         # Hyperscan compiles without the interpreter's lock.
+        return await asyncio.to_thread(compile_expressions, tuple(CORE))
+
+    async def make_terms() -> bytes:
         return (await asyncio.to_thread(shipped_scorer)).search.dump()
 
-    shipped_scorer(await _made_once(directory / "terms", (), make))
+    core_database(await _made_once(directory / "core", (), make_core))
+    shipped_scorer(await _made_once(directory / "terms", (), make_terms))
 
 
 async def _made_once(
@@ -163,30 +222,45 @@ async def _made_once(
     The first one takes a lock; the others wait for its file. The kernel releases the lock of a
     process that dies. Where no file can be written or locked, each makes its own.
     """
-    name = hashlib.sha256(json.dumps([__version__, content]).encode()).hexdigest()
-    file = directory / name
+    file = directory / _file_name(content)
     try:
         await asyncio.to_thread(directory.mkdir, 0o700, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _OWN_ONLY)
     except OSError:
         return await make()
     try:
+        is_locked = False
         while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await asyncio.sleep(_LOCK_POLL_SECONDS)
-                continue
-            except OSError:  # a file system without locks
-                return await make()
             answer = await asyncio.to_thread(_read_shared, file)
-            if answer is None:
+            if answer is not None:
+                return answer
+            if is_locked:
                 answer = await make()
                 with suppress(OSError):
                     await asyncio.to_thread(_write_shared, file, answer)
-            return answer
+                return answer
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_locked = True  # others may have written the file before
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_POLL_SECONDS)
+            except OSError:  # a file system without locks
+                return await make()
     finally:
         os.close(lock)
+
+
+def _file_name(content: object) -> str:
+    return hashlib.sha256(json.dumps([__version__, content]).encode()).hexdigest()
+
+
+def keep_compiled(directory: Path, documents: Iterable[str]) -> None:
+    """Remove the files of *directory* of all but these documents."""
+    kept = {"lock", *map(_file_name, documents)}
+    with suppress(OSError):
+        for file in (directory / "policies").iterdir():
+            if file.name not in kept and file.suffix != _UNFINISHED:
+                file.unlink()
 
 
 def _read_shared(file: Path) -> bytes | None:
@@ -203,49 +277,12 @@ def _read_shared(file: Path) -> bytes | None:
 
 
 def _write_shared(file: Path, answer: bytes) -> None:
-    """Replace the files that were made earlier by one with *answer* and its digest."""
-    for earlier in file.parent.iterdir():
-        if earlier.name != "lock":
-            earlier.unlink()
-    written = file.with_suffix(".new")
+    """Write *answer* and its digest to *file*, in place of one that could not be read."""
+    written = file.with_suffix(_UNFINISHED)
+    written.unlink(missing_ok=True)  # of a process that was killed
     with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWN_ONLY), "wb") as out:
         out.write(hashlib.sha256(answer).digest() + answer)
     written.replace(file)
-
-
-def _unpacked(answer: bytes) -> CompiledPolicies:
-    stream = io.BytesIO(answer)
-    policies: tuple[Policy, ...] = pickle.load(stream)  # noqa: S301 - of a process of our own
-    return CompiledPolicies(policies, stream.read())
-
-
-async def _compile(
-    documents: Sequence[VersionedDocument], cpu_seconds: int, *, gives_way: bool
-) -> bytes:
-    niceness = NICENESS if gives_way else 0
-    async with _child("compile", __version__, str(cpu_seconds), str(niceness)) as process:
-        try:
-            async with asyncio.timeout(COMPILE_SECONDS):
-                answer, _ = await process.communicate(json.dumps(documents).encode())
-        except TimeoutError:
-            raise CompileError(f"not compiled within {COMPILE_SECONDS:.0f} s") from None
-    match process.returncode:
-        case 0:
-            return answer
-        case code if code == -signal.SIGXCPU:
-            problem = "take more CPU time to compile than is allowed"
-        case code if code == _CANNOT_COMPILE:
-            problem = "cannot be compiled together"
-        case code if code == _CANNOT_READ:
-            raise CompileError("the policies cannot be read")
-        case code if code in {_FAILED, _OTHER_VERSION}:
-            raise CompileError(
-                "the process that compiles policies failed; if Egret was upgraded beneath this"
-                " process, restart it"
-            )
-        case _:
-            problem = "take more memory to compile than is allowed"
-    raise CompileError(f"the policies' expressions {problem}")
 
 
 async def expression_faults(
@@ -306,47 +343,53 @@ async def _child(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+        assert process.stdin is not None  # noqa: S101 - a pipe
+        process.stdin.close()
+        await process.communicate()  # up to the ends of its pipes
 
 
 def main() -> None:
-    """Run in the child: `compile VERSION CPU_SECONDS NICENESS` or `check`, with JSON as input."""
+    """Run in the child: `compile VERSION CPU_SECONDS NICENESS` or `check`, with JSON as input.
+
+    To compile, each line is a document; each answer comes behind its length.
+    """
     match sys.argv[1:]:
         case ["compile", caller, cpu_seconds, niceness]:
             if caller != __version__:  # which could not read the answer
                 sys.exit(_OTHER_VERSION)
             os.nice(int(niceness))
-            _limit(int(cpu_seconds))
-            try:
-                policies = [
-                    policy
-                    for document, version in json.load(sys.stdin.buffer)
-                    for policy in parse_policies(document, version=version, expressions="trust")
-                ]
-                database = compile_database(policies)
-            except CompileError:
-                sys.exit(_CANNOT_COMPILE)
-            except PolicyDocumentError:
-                sys.exit(_CANNOT_READ)
-            except MemoryError:
-                sys.exit(_NO_MEMORY)
-            sys.stdout.buffer.write(pickle.dumps(tuple(policies)) + database)
+            for line in sys.stdin.buffer:
+                _limit(int(cpu_seconds))
+                try:
+                    policy = parse_policies(json.loads(line), expressions="trust")[0]
+                    compiled = compile_policy(policy)
+                    answer = pickle.dumps((compiled.policy, compiled.databases))
+                except CompileError:
+                    sys.exit(_CANNOT_COMPILE)
+                except PolicyDocumentError:
+                    sys.exit(_CANNOT_READ)
+                except MemoryError:
+                    sys.exit(_NO_MEMORY)
+                sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH_BYTES) + answer)
+                sys.stdout.flush()
         case ["check"]:
             _limit(MAX_CHECK_SECONDS)
             for regex in json.load(sys.stdin.buffer):
                 signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS_EACH)
-                answer = json.dumps(expression_problem(regex))
+                problem = json.dumps(expression_problem(regex))
                 signal.setitimer(signal.ITIMER_PROF, 0)
-                sys.stdout.write(f"{answer}\n")
+                sys.stdout.write(f"{problem}\n")
                 sys.stdout.flush()
         case _:
             sys.exit("usage: compile VERSION CPU_SECONDS NICENESS | check")
 
 
 def _limit(cpu_seconds: int) -> None:
-    """Bound this process, however much an expression expands."""
+    """Bound this process from now on, however much an expression expands."""
     resource.setrlimit(resource.RLIMIT_AS, (MAX_COMPILE_BYTES, MAX_COMPILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    until = int(time.process_time()) + cpu_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (until if most < 0 else min(until, most), most))
 
 
 if __name__ == "__main__":

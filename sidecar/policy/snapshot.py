@@ -5,14 +5,14 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar, assert_never
+from weakref import WeakValueDictionary
 
 import jsonschema_rs
-import re2
 
-from sidecar.domain.cooperative import Cooperative, run_sync
+from sidecar.domain.cooperative import SLICE_FINDINGS, Cooperative, run_sync
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import (
     FULL_ROLLOUT,
@@ -37,19 +37,14 @@ from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.matching.database import CompileError, ExpressionDatabase, load_database
 from sidecar.guardrails.matching.rule import Expression
 from sidecar.guardrails.registry import (
-    expressions_in_turn,
+    core_database,
     is_remote,
-    rules_in_turn,
     rules_of,
     whole_text_check,
 )
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy, answer_policy
-from sidecar.policy.compilation import (
-    CompiledPolicies,
-    compile_database,
-    policies_with_default,
-)
-from sidecar.policy.parse import DEFAULT_POLICY_NAME
+from sidecar.policy.compilation import CompiledPolicy, compile_policy
+from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy
 
 _STRICTNESS: Final = (UnscannedAction.ALLOW, UnscannedAction.FLAG, UnscannedAction.BLOCK)
 
@@ -109,9 +104,13 @@ def rollout_position(guardrail: str, key_id: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MissingPolicy:
-    """A binding names a policy the store does not have: nothing can be judged by it."""
+    """A binding names a policy the store does not have: nothing can be judged by it.
+
+    One that `is_pending` is in the store, and not compiled yet.
+    """
 
     name: str
+    is_pending: bool = False
 
 
 def resolve(policies: Mapping[str, Policy], binding: PolicyBinding) -> Policy | MissingPolicy:
@@ -187,10 +186,10 @@ class PolicyVariants(Generic[Facts, Variant]):
 
 
 MAX_REMEMBERED: Final = 10_000
-"""Bindings whose effective policy is kept; far more than a store has combinations in use."""
+"""Bindings whose effective policy is kept; far more than most stores have combinations in use."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class EffectivePolicy:
     """The policy in force for one binding. `guardrails` has inherited mandatory ones first.
 
@@ -226,24 +225,34 @@ class EffectivePolicy:
         return self if self.model_variants is None else self.model_variants(model)
 
 
-class PolicySnapshot:
-    """The policies of the store at one time, with their compiled database.
+Databases = tuple[ExpressionDatabase, ...]
+"""Those of one policy's expressions, or of several policies', beside `core_database`."""
 
-    Does not change, but belongs to one thread: a scan uses the database's only scratch space.
+_loaded: Final = WeakValueDictionary[tuple[Expression, ...], ExpressionDatabase]()
+_scans: Final = WeakValueDictionary[tuple[Guardrail, ...], LocalScan]()
+_effective: Final = WeakValueDictionary[Policy, EffectivePolicy]()
+"""Policies of equal content share their databases, scans and all, in old and new snapshots."""
+
+
+class PolicySnapshot:
+    """The policies of the store at one time, with the databases of their expressions.
+
+    Does not change, but belongs to one thread: a scan uses a database's only scratch space.
     """
 
     def __init__(
         self,
-        policies: Sequence[Policy],
+        policies: Mapping[str, Policy],
+        databases: Mapping[str, Databases],
         *,
-        expressions: Sequence[Expression],
-        database: ExpressionDatabase,
+        known: Mapping[PolicyBinding, EffectivePolicy | MissingPolicy],
+        pending: Collection[str],
     ) -> None:
-        """*policies* have a default; *expressions* are those of *database*, by id."""
-        self._policies = {policy.name: policy for policy in policies}
-        self._ids = {expression: index for index, expression in enumerate(expressions)}
-        self._database = database
-        self._effective: dict[PolicyBinding, EffectivePolicy | MissingPolicy] = {}
+        """*known* are bindings looked up before; *policies* and *pending* have a default."""
+        self._policies = policies
+        self._pending = pending
+        self._databases = databases
+        self._effective = dict(known)
 
     @property
     def policies(self) -> tuple[Policy, ...]:
@@ -260,136 +269,196 @@ class PolicySnapshot:
         known = self._effective.get(binding)
         if known is None:
             if len(self._effective) >= MAX_REMEMBERED:
-                self._effective.clear()
-            known = self._effective[binding] = self._build(binding)
+                del self._effective[next(iter(self._effective))]
+            known = self._build(binding)
+            if not isinstance(known, MissingPolicy) or not known.is_pending:
+                self._effective[binding] = known
         return known
+
+    def with_changes(
+        self,
+        compiled: Iterable[CompiledPolicy],
+        *,
+        without: Collection[str],
+        pending: Collection[str],
+        prepared_for: Iterable[PolicyBinding],
+    ) -> Cooperative[PolicySnapshot]:
+        """Build the snapshot with *compiled* in place of their namesakes, as `snapshot_steps`."""
+        policies = {name: one for name, one in self._policies.items() if name not in without}
+        databases = {name: self._databases[name] for name in policies}
+        changed = {*without}
+        for one in compiled:
+            yield from _prepare(one.policy)
+            name = one.policy.name
+            changed.add(name)
+            policies[name] = one.policy
+            found: list[ExpressionDatabase] = []
+            for expressions, dumped in one.databases:
+                database = _loaded.get(expressions) or load_database(dumped, expressions)
+                _loaded[expressions] = database
+                found.append(database)
+                yield
+            databases[name] = tuple(found)
+        if DEFAULT_POLICY_NAME not in policies and DEFAULT_POLICY_NAME not in pending:
+            default = policies[DEFAULT_POLICY_NAME] = default_policy()
+            databases[DEFAULT_POLICY_NAME] = ()
+            yield from _prepare(default)
+        known: dict[PolicyBinding, EffectivePolicy | MissingPolicy] = {}
+        for count, binding in enumerate(self.bindings, start=1):
+            one_known = self._effective.get(binding)
+            if one_known is not None and changed.isdisjoint(_names_of(binding)):
+                known[binding] = one_known
+            if not count % SLICE_FINDINGS:
+                yield
+        snapshot = PolicySnapshot(policies, databases, known=known, pending=frozenset(pending))
+        for binding in prepared_for:
+            yield
+            snapshot.effective(binding)
+        return snapshot
 
     def _build(self, binding: PolicyBinding) -> EffectivePolicy | MissingPolicy:
         policy = resolve(self._policies, binding)
         if isinstance(policy, MissingPolicy):
-            return policy
-        if not any(one.scope.depends_on_headers for one in policy.guardrails):
-            return self._with_model_variants(policy, exempted=())
-
-        def build(applying: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
-            return self._with_model_variants(
-                replace(policy, guardrails=applying), exempted=exempted
+            return replace(policy, is_pending=policy.name in self._pending)
+        known = _effective.get(policy)
+        if known is None:
+            some = dict.fromkeys(
+                one for name in _names_of(binding) for one in self._databases[name]
             )
-
-        variants = PolicyVariants(
-            policy.guardrails,
-            is_scoped=lambda one: one.scope.depends_on_headers,
-            applicability=applicability_of,
-            build=build,
-        )
-        return replace(self._compiled(policy), request_variants=variants)
-
-    def _with_model_variants(
-        self, policy: Policy, *, exempted: tuple[str, ...]
-    ) -> EffectivePolicy:
-        compiled = replace(self._compiled(policy), exempted=exempted)
-        if all(one.scope.models is None for one in policy.guardrails):
-            return compiled
-
-        def applicability(guardrail: Guardrail, model: str | None) -> Applicability:
-            applies = applies_to_model(guardrail, model)
-            return Applicability.APPLIES if applies else Applicability.OUT_OF_SCOPE
-
-        def build(applying: tuple[Guardrail, ...], _: tuple[str, ...]) -> EffectivePolicy:
-            left = replace(policy, guardrails=applying)
-            return replace(self._compiled(left), exempted=exempted)
-
-        variants = PolicyVariants(
-            policy.guardrails,
-            is_scoped=lambda one: one.scope.models is not None,
-            applicability=applicability,
-            build=build,
-        )
-        return replace(compiled, model_variants=variants)
-
-    def _compiled(self, policy: Policy) -> EffectivePolicy:
-        inputs = tuple(
-            replace(guardrail, stage=Stage.INPUT)
-            for guardrail in policy.guardrails
-            if judges_input(guardrail)
-        )
-        return EffectivePolicy(
-            name=policy.name,
-            version=policy.version,
-            guardrails=policy.guardrails,
-            unscanned=policy.unscanned,
-            allowed_models=policy.allowed_models,
-            needs_body=bool(inputs)
-            or policy.allowed_models is not None
-            or policy.stream_usage in {StreamUsage.HIDE, StreamUsage.PASS}
-            or bool(policy.aliases),
-            local=self._scan_of(inputs),
-            remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
-            answers=answer_policy(policy.guardrails, self._scan_of),
-            stream_usage=policy.stream_usage,
-            uncounted=policy.uncounted,
-            aliases=dict(policy.aliases),
-            restores_aliases=policy.restores_aliases,
-            provider=policy.provider,
-        )
-
-    def _scan_of(self, guardrails: tuple[Guardrail, ...]) -> LocalScan:
-        return LocalScan(guardrails, database=self._database, ids=self._ids)
+            known = _effective[policy] = _with_request_variants(policy, tuple(some))
+        return known
 
 
-def _prepare(policies: Sequence[Policy]) -> Cooperative[None]:
-    """Compile rules, schemas and models now: within an exchange that is late, and could fail."""
-    for policy in policies:
-        try:
-            for one in policy.guardrails:
-                for rule in rules_in_turn(one.settings):
-                    _ = rule.pattern
-                    yield
-                rules_of(one.settings)
+def _names_of(binding: PolicyBinding) -> Sequence[str]:
+    """Return the names of the policies that are in force together for *binding*."""
+    return [name for name in binding if name] or [DEFAULT_POLICY_NAME]
+
+
+def _with_request_variants(policy: Policy, databases: Databases) -> EffectivePolicy:
+    if not any(one.scope.depends_on_headers for one in policy.guardrails):
+        return _with_model_variants(policy, databases, exempted=())
+
+    def build(applying: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
+        left = replace(policy, guardrails=applying)
+        return _with_model_variants(left, databases, exempted=exempted)
+
+    variants = PolicyVariants(
+        policy.guardrails,
+        is_scoped=lambda one: one.scope.depends_on_headers,
+        applicability=applicability_of,
+        build=build,
+    )
+    return replace(_compiled(policy, databases), request_variants=variants)
+
+
+def _with_model_variants(
+    policy: Policy, databases: Databases, *, exempted: tuple[str, ...]
+) -> EffectivePolicy:
+    compiled = replace(_compiled(policy, databases), exempted=exempted)
+    if all(one.scope.models is None for one in policy.guardrails):
+        return compiled
+
+    def applicability(guardrail: Guardrail, model: str | None) -> Applicability:
+        applies = applies_to_model(guardrail, model)
+        return Applicability.APPLIES if applies else Applicability.OUT_OF_SCOPE
+
+    def build(applying: tuple[Guardrail, ...], _: tuple[str, ...]) -> EffectivePolicy:
+        left = replace(policy, guardrails=applying)
+        return replace(_compiled(left, databases), exempted=exempted)
+
+    variants = PolicyVariants(
+        policy.guardrails,
+        is_scoped=lambda one: one.scope.models is not None,
+        applicability=applicability,
+        build=build,
+    )
+    return replace(compiled, model_variants=variants)
+
+
+def _compiled(policy: Policy, databases: Databases) -> EffectivePolicy:
+    def scan_of(guardrails: tuple[Guardrail, ...]) -> LocalScan:
+        known = _scans.get(guardrails)
+        if known is None:
+            rules = (rule for one in guardrails for rule in rules_of(one.settings))
+            needed = {rule.expression for rule in rules}
+            beside = [one for one in databases if not needed.isdisjoint(one.ids)]
+            database = core_database().beside(beside)
+            known = _scans[guardrails] = LocalScan(guardrails, database=database, ids=database.ids)
+        return known
+
+    inputs = tuple(
+        one if one.stage is Stage.INPUT else replace(one, stage=Stage.INPUT)
+        for one in policy.guardrails
+        if judges_input(one)
+    )
+    return EffectivePolicy(
+        name=policy.name,
+        version=policy.version,
+        guardrails=policy.guardrails,
+        unscanned=policy.unscanned,
+        allowed_models=policy.allowed_models,
+        needs_body=bool(inputs)
+        or policy.allowed_models is not None
+        or policy.stream_usage in {StreamUsage.HIDE, StreamUsage.PASS}
+        or bool(policy.aliases),
+        local=scan_of(inputs),
+        remote=tuple(guardrail for guardrail in inputs if is_remote(guardrail)),
+        answers=answer_policy(policy.guardrails, scan_of),
+        stream_usage=policy.stream_usage,
+        uncounted=policy.uncounted,
+        aliases=dict(policy.aliases),
+        restores_aliases=policy.restores_aliases,
+        provider=policy.provider,
+    )
+
+
+def _prepare(policy: Policy) -> Cooperative[None]:
+    """Make checks and load their tables now: within an exchange that is late, and could fail."""
+    try:
+        for one in policy.guardrails:
+            if (check := whole_text_check(one.settings)) is not None:
+                check.load()
                 yield
-                if (check := whole_text_check(one.settings)) is not None:
-                    check.load()
-                    yield
-                if isinstance(one.settings, JsonSchemaSettings):
-                    json_schema_check(one.settings)
-                    yield
-        except re2.error:
-            raise CompileError(f"an expression of policy {policy.name} is not RE2") from None
-        except jsonschema_rs.ValidationError:
-            raise CompileError(f"a schema of policy {policy.name} cannot be used") from None
+            if isinstance(one.settings, JsonSchemaSettings):
+                json_schema_check(one.settings)
+                yield
+    except jsonschema_rs.ValidationError:
+        raise CompileError(f"a schema of policy {policy.name} cannot be used") from None
 
 
 def snapshot_steps(
-    compiled: CompiledPolicies, *, prepared_for: Iterable[PolicyBinding] = ()
+    compiled: Iterable[CompiledPolicy],
+    *,
+    before: PolicySnapshot | None = None,
+    without: Collection[str] = (),
+    pending: Collection[str] = (),
+    prepared_for: Iterable[PolicyBinding] = (),
 ) -> Cooperative[PolicySnapshot]:
     """Build a snapshot in slices of a millisecond, ready for the bindings *prepared_for*.
 
+    It has the policies from *before*, but for those *without*, and *compiled* in place of their
+    namesakes. Those *pending* come in a later one.
+
     Raises:
-        CompileError: an expression cannot be compiled, or the database is of other policies.
+        CompileError: a schema cannot be used, or a database is of other expressions.
     """
     load_numbering_plans()
     shipped_scorer()  # compiled before the first request, not with a policy that comes later
-    policies = policies_with_default(compiled.policies)
-    yield from _prepare(policies)
-    expressions = yield from expressions_in_turn(policies)
-    yield
-    database = load_database(compiled.database, expressions)
-    yield
-    snapshot = PolicySnapshot(policies, expressions=expressions, database=database)
-    for binding in prepared_for:
-        yield
-        snapshot.effective(binding)
-    return snapshot
+    core_database()
+    before = before or PolicySnapshot({}, {}, known={}, pending=())
+    return (
+        yield from before.with_changes(
+            compiled, without=without, pending=pending, prepared_for=prepared_for
+        )
+    )
 
 
-def build_snapshot(policies: Sequence[Policy], *, database: bytes | None = None) -> PolicySnapshot:
+def build_snapshot(policies: Iterable[Policy]) -> PolicySnapshot:
     """Build a snapshot of *policies*, with the built-in default if none has its name.
 
-    Without *database* it is compiled here, which takes hundreds of milliseconds.
+    They are compiled here, which takes hundreds of milliseconds.
 
     Raises:
-        CompileError: as `snapshot_steps` does.
+        CompileError: as `snapshot_steps` does, or an expression cannot be compiled.
     """
-    run_sync(_prepare(policies))  # a fault names its policy
-    compiled = CompiledPolicies(tuple(policies), database or compile_database(policies))
-    return run_sync(snapshot_steps(compiled))
+    return run_sync(snapshot_steps([compile_policy(one) for one in policies]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from sidecar.guardrails.registry import is_remote, judges_texts
 from sidecar.guardrails.remote.checks import NoRemoteChecks
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import judges_output
-from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
 
 MAX_RUNS: Final = 200
@@ -41,6 +42,9 @@ PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if chr(code) not 
 
 _PREFIX: Final = "\0"
 """Of the names of policies made here; no document can have such a name."""
+
+_SCANNING: Final = threading.RLock()
+"""Held by the thread that scans: databases are shared, and each has one scratch space."""
 
 
 class TextRole(enum.Enum):
@@ -112,50 +116,51 @@ async def run_policy_test(
     Raises:
         CompileError: it cannot be compiled within the limits.
     """
-    compiled = await compile_in_subprocess([(document, 1)])
-    policy = compiled.policies[0]
+    (compiled,) = await compile_in_subprocess([document])
+    policy = compiled.policy
     judges = judges_output if side is Stage.OUTPUT else judges_input
     asked = tuple(one for one in policy.guardrails if judges(one))
     local = tuple(
         replace(one, scope=EVERYWHERE, stage=Stage.INPUT) for one in asked if judges_texts(one)
     )
-    # The policy, and one of each guardrail alone, over the same database.
+    # The policy, and one of each guardrail alone, over the same databases.
     whole = replace(policy, name=_PREFIX, guardrails=local)
     alone = (replace(policy, name=_PREFIX + one.name, guardrails=(one,)) for one in local)
     policies = {one.name: one for one in (*alone, whole, policy)}
-    snapshot = run_sync(
-        snapshot_steps(CompiledPolicies(tuple(policies.values()), compiled.database))
-    )
+    with _SCANNING:
+        snapshot = run_sync(
+            snapshot_steps([replace(compiled, policy=one) for one in policies.values()])
+        )
 
-    def microseconds_of(policy_name: str) -> float:
-        scan = _effective(snapshot, policy_name).local.scan
-        return _microseconds(lambda: scan(subject.parts, subject.runs))
+        def microseconds_of(policy_name: str) -> float:
+            scan = _effective(snapshot, policy_name).local.scan
+            return _microseconds(lambda: scan(subject.parts, subject.runs))
 
-    results = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
-        _effective(snapshot, _PREFIX),
-        subject,
-        about=RequestInfo(request_id="", key_id="", model=subject.model),
-    )
-    judged: dict[str, TimedResult] = {}
-    for result in results if isinstance(results, tuple) else await results:
-        name = result.guardrail.name
-        judged[name] = TimedResult(result, microseconds_of(_PREFIX + name))
-    for checked in schema_guardrails(asked):
-        settings = checked.guardrail.settings
-        assert isinstance(settings, JsonSchemaSettings)  # noqa: S101 - no other type has a schema
-        pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
+        results = GuardrailRunner(remote=NoRemoteChecks(), clock=time.perf_counter).inspect(
+            _effective(snapshot, _PREFIX),
+            subject,
+            about=RequestInfo(request_id="", key_id="", model=subject.model),
+        )
+        judged: dict[str, TimedResult] = {}
+        for result in results if isinstance(results, tuple) else await results:
+            name = result.guardrail.name
+            judged[name] = TimedResult(result, microseconds_of(_PREFIX + name))
+        for checked in schema_guardrails(asked):
+            settings = checked.guardrail.settings
+            assert isinstance(settings, JsonSchemaSettings)  # noqa: S101 - no other type has a schema
+            pieces = [AnswerPiece(settings.of, part.content, "answer") for part in subject.parts]
 
-        def judge(
-            one: SchemaGuardrail = checked, given: Sequence[AnswerPiece] = pieces
-        ) -> GuardrailResult:
-            return run_sync(check_structure([one], given, clock=time.perf_counter))[0]
+            def judge(
+                one: SchemaGuardrail = checked, given: Sequence[AnswerPiece] = pieces
+            ) -> GuardrailResult:
+                return run_sync(check_structure([one], given, clock=time.perf_counter))[0]
 
-        judged[checked.guardrail.name] = TimedResult(judge(), _microseconds(judge))
-    return PolicyTestResult(
-        judged=tuple(judged[one.name] for one in asked if one.name in judged),
-        not_asked=tuple(one for one in asked if is_remote(one)),
-        pass_microseconds=microseconds_of(_PREFIX),
-    )
+            judged[checked.guardrail.name] = TimedResult(judge(), _microseconds(judge))
+        return PolicyTestResult(
+            judged=tuple(judged[one.name] for one in asked if one.name in judged),
+            not_asked=tuple(one for one in asked if is_remote(one)),
+            pass_microseconds=microseconds_of(_PREFIX),
+        )
 
 
 def _effective(snapshot: PolicySnapshot, name: str) -> EffectivePolicy:

@@ -58,6 +58,7 @@ class Metrics:
         self._policy_label = LabelCap()
         self._ends: dict[tuple[int | bool, ...], ObserveEach] = {}
         self._verdicts: dict[tuple[str, int, int], tuple[Guardrail, Observe]] = {}
+        self._observed: dict[tuple[str, ...], Observe] = {}
         self._declare_exchange(registry)
         self._declare_guardrails(registry)
         faults = counter(
@@ -264,17 +265,20 @@ class Metrics:
         """Return a guardrail and a function that counts its verdict and observes its seconds."""
         guardrail = result.guardrail
         name = self._guardrail_label(guardrail.name)
-        observe = observing(
-            self._guardrail_seconds.labels(name),
-            self._guardrail_verdicts.labels(
-                name,
-                guardrail.settings.guardrail_type,
-                result.verdict.value,
-                guardrail.action.value,
-                guardrail.mode.value,
-                result.stage.value,
-            ),
+        labels = (
+            name,
+            guardrail.settings.guardrail_type,
+            result.verdict.value,
+            guardrail.action.value,
+            guardrail.mode.value,
+            result.stage.value,
         )
+        # The policies of many teams have guardrails of one name in turn, and mostly alike.
+        observe = self._observed.get(labels)
+        if observe is None:
+            observe = self._observed[labels] = observing(
+                self._guardrail_seconds.labels(name), self._guardrail_verdicts.labels(*labels)
+            )
         if guardrail.warn_on_volume is not None and result.verdict in _CHECKED:
             observe = self.findings.counting_checks(guardrail, observe)
         if name != OVERFLOW:  # names beyond the cap would fill memory in place of labels

@@ -9,13 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import replace
 from typing import Final, Never, Protocol
 
 from sidecar.domain.cooperative import Cooperative
+from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.matching.database import CompileError
-from sidecar.policy.compilation import CompiledPolicies, VersionedDocument
-from sidecar.policy.snapshot import PolicySnapshot, snapshot_steps
+from sidecar.policy.compilation import MAX_LOST, CompiledPolicy
+from sidecar.policy.parse import DEFAULT_POLICY_NAME
+from sidecar.policy.snapshot import MissingPolicy, PolicySnapshot, snapshot_steps
 from sidecar.storage.postgres_policies import PolicyStoreUnavailableError, StoredPolicy
 from sidecar.telemetry.logs import get_logger
 from sidecar.telemetry.metrics import Metrics
@@ -28,17 +39,20 @@ REFRESH_SECONDS: Final = 30.0
 HOLD_SECONDS: Final = 0.001
 """How long building a snapshot keeps the event loop before exchanges have their turn."""
 
+MOST_AT_ONCE: Final = 32
+"""Policies that come into force together when a worker starts, unless requests wait for one."""
+
 
 class Compile(Protocol):
     """Reads and compiles policies in another process."""
 
     def __call__(
-        self, documents: Sequence[VersionedDocument], *, gives_way: bool
-    ) -> Awaitable[CompiledPolicies]:
-        """Return *documents* compiled; with *gives_way* at low priority, since requests go first.
+        self, documents: Iterable[str], *, gives_way: bool
+    ) -> AsyncGenerator[CompiledPolicy]:
+        """Yield *documents* compiled; with *gives_way* at low priority, since requests go first.
 
         Raises:
-            CompileError: they cannot be read or compiled.
+            CompileError: one cannot be read or compiled.
         """
         ...
 
@@ -56,7 +70,11 @@ class PolicyStore(Protocol):
 
 
 class PolicyReloader:
-    """Keeps `snapshot` up to date; it is None until policies were loaded once."""
+    """Keeps `snapshot` up to date; it is None until policies were loaded once.
+
+    The policies that a worker finds at its start come into force a few at a time, first those that
+    requests wait for. Later changes come into force whole, or not at all.
+    """
 
     def __init__(
         self,
@@ -64,16 +82,28 @@ class PolicyReloader:
         *,
         compile_policies: Compile,
         metrics: Metrics,
-        on_loaded: Callable[[Mapping[str, int]], None] = lambda _: None,
+        on_loaded: Callable[
+            [Mapping[str, int], Iterable[str]], None
+        ] = lambda _versions, _documents: None,
     ) -> None:
-        """*on_loaded* gets the versions by name of policies that have come into force."""
+        """*on_loaded* gets the versions by name that are in force, and all documents."""
         self._store = store
         self._compile = compile_policies
         self._metrics = metrics
         self._on_loaded = on_loaded
         self._changed = asyncio.Event()
+        self._published = asyncio.Event()
         self._loaded: tuple[StoredPolicy, ...] | None = None
+        self._stored: dict[str, StoredPolicy] = {}
+        self._in_force: dict[str, StoredPolicy] = {}
+        self._waiting: dict[str, None] = {}
+        """Names of policies that are not compiled yet: none of their requests is judged."""
+        self._wanted: dict[str, None] = {}
+        """Those of them that requests wait for."""
+        self._refused: set[str] = set()
+        """Those of them that could not be compiled."""
         self._snapshot: PolicySnapshot | None = None
+        self._longest_hold_seconds = 0.0
         self._is_building = False
 
     @property
@@ -90,6 +120,18 @@ class PolicyReloader:
         """Have the policies loaded soon: they may have changed."""
         self._changed.set()
 
+    async def compiled(self, binding: PolicyBinding) -> bool:
+        """Wait for the policies of *binding*, compiled next; return False if they cannot be."""
+        while self._snapshot is not None:
+            found = self._snapshot.effective(binding)
+            if not isinstance(found, MissingPolicy):
+                return True
+            if not found.is_pending or found.name in self._refused:
+                break
+            self._wanted[found.name] = None
+            await self._published.wait()
+        return False
+
     async def run(self) -> Never:
         """Load now, on every change and from time to time, until cancelled."""
         retry_seconds = RETRY_SECONDS
@@ -99,9 +141,8 @@ class PolicyReloader:
                 stored = await self._store.load_policies()
                 if stored != self._loaded:
                     self._is_building = True
-                    self._snapshot = await self._build(stored)
+                    await self._build(stored)
                     self._loaded = stored
-                    self._on_loaded({one.name: one.version for one in stored})
             except (PolicyStoreUnavailableError, OSError, ValueError) as error:
                 self._metrics.policy_reload_failed()
                 get_logger().warning(
@@ -109,6 +150,7 @@ class PolicyReloader:
                     error_type=type(error).__name__,
                     # Others may quote a document.
                     reason=str(error) if isinstance(error, CompileError) else None,
+                    refused=sorted(self._refused),
                     keeps_last_good=self._snapshot is not None,
                 )
                 wait_seconds = retry_seconds
@@ -123,23 +165,126 @@ class PolicyReloader:
                     await self._changed.wait()
                 retry_seconds = RETRY_SECONDS
 
-    async def _build(self, stored: tuple[StoredPolicy, ...]) -> PolicySnapshot:
-        began_at = time.monotonic()
-        compiled = await self._compile(
-            [(row.document, row.version) for row in stored], gives_way=self._snapshot is not None
-        )
-        # Requests will use the bindings of the old snapshot with the new one.
-        bindings = () if self._snapshot is None else self._snapshot.bindings
-        steps = snapshot_steps(compiled, prepared_for=bindings)
-        snapshot, longest_hold_seconds = await _in_turns(steps)
-        self._metrics.policies_loaded(compiled.policies)
-        get_logger().info(
-            "policies.loaded",
-            policies={policy.name: policy.version for policy in compiled.policies},
-            seconds=round(time.monotonic() - began_at, 3),
-            longest_hold_ms=round(longest_hold_seconds * 1000, 3),
-        )
-        return snapshot
+    async def _build(self, stored: tuple[StoredPolicy, ...]) -> None:
+        """Bring what has changed into force; all else stays as it is.
+
+        Raises:
+            CompileError: some of it cannot be compiled.
+        """
+        began_at, before, was = time.monotonic(), dict(self._in_force), self._snapshot
+        self._longest_hold_seconds = 0.0
+        self._stored = {one.name: one for one in stored}
+        changed = [name for name, one in self._stored.items() if before.get(name) != one]
+        is_starting = self._snapshot is None or bool(self._waiting)
+        late = [name for name in changed if is_starting and name not in before]
+        # Those that were refused come last, and the policy of most requests first.
+        late.sort(key=lambda name: (name in self._refused, name != DEFAULT_POLICY_NAME))
+        self._waiting = dict.fromkeys(late)
+        self._refused.clear()
+        failure: CompileError | None = None
+        try:
+            names = [name for name in changed if name not in self._waiting]
+            async with contextlib.aclosing(self._compile_named(names)) as every:
+                compiled = [one async for one in every]
+            gone = before.keys() - self._stored.keys()
+            if compiled or gone or not (self._snapshot or late):
+                await self._publish(compiled, gone=gone)
+        except CompileError as error:
+            failure = error
+        while not self._changed.is_set() and self._waiting.keys() - self._refused:
+            failure = await self._fill() or failure
+            if len(self._refused) >= MAX_LOST:
+                break
+        snapshot = self._snapshot
+        if snapshot is not None and snapshot is not was:
+            versions = {policy.name: policy.version for policy in snapshot.policies}
+            self._metrics.policies_loaded(snapshot.policies)
+            self._on_loaded(versions, [one.document for one in stored])
+            get_logger().info(
+                "policies.loaded",
+                policies=versions,
+                changed=len(changed) + len(before.keys() - self._stored.keys()),
+                waiting=len(self._waiting),
+                seconds=round(time.monotonic() - began_at, 3),
+                longest_hold_ms=round(self._longest_hold_seconds * 1000, 3),
+            )
+        if failure is not None:
+            raise failure
+
+    async def _compile_named(self, names: Iterable[str]) -> AsyncGenerator[CompiledPolicy]:
+        """Yield the policies of these *names*, of which the next is taken when one is done."""
+        row: StoredPolicy | None = None
+
+        def documents() -> Iterator[str]:
+            nonlocal row
+            for name in names:
+                row = self._stored[name]
+                yield row.document
+
+        # While a worker starts, requests may wait for it.
+        gives_way = self._snapshot is not None and not self._waiting
+        every = self._compile(documents(), gives_way=gives_way)
+        async with contextlib.aclosing(every):
+            async for one in every:
+                assert row is not None  # noqa: S101 - it was taken
+                policy = replace(one.policy, name=row.name, version=row.version)
+                yield replace(one, policy=policy)
+
+    async def _fill(self) -> CompileError | None:
+        """Compile policies that wait, up to a change or a failure, which is returned."""
+        taken: dict[str, None] = {}
+        done: list[CompiledPolicy] = []
+        failure: CompileError | None = None
+
+        def names() -> Iterator[str]:
+            while not self._changed.is_set():
+                left = self._waiting.keys() - taken.keys() - self._refused
+                for name in (*self._wanted, *self._waiting):
+                    if name in left:
+                        break
+                else:
+                    return
+                taken[name] = None
+                yield name
+
+        try:
+            async with contextlib.aclosing(self._compile_named(names())) as every:
+                async for one in every:
+                    done.append(one)
+                    if self._wanted or len(done) >= MOST_AT_ONCE:
+                        await self._publish(done)
+                        done = []
+        except CompileError as error:
+            self._refused.add(next(reversed(taken)))
+            failure = error
+        await self._publish(done)
+        return failure
+
+    async def _publish(
+        self, compiled: Sequence[CompiledPolicy], *, gone: Collection[str] = ()
+    ) -> None:
+        """Swap the snapshot for one with *compiled* in it, and without those *gone*."""
+        names = {one.policy.name for one in compiled}
+        before = self._snapshot
+        if names or gone or (before is None and not self._waiting):
+            steps = snapshot_steps(
+                compiled,
+                before=before,
+                without=gone,
+                pending=self._waiting.keys() - names,
+                # Requests will use the bindings of the old snapshot with the new one.
+                prepared_for=() if before is None else before.bindings,
+            )
+            self._snapshot, hold_seconds = await _in_turns(steps)
+            self._longest_hold_seconds = max(self._longest_hold_seconds, hold_seconds)
+        for name in gone:
+            del self._in_force[name]
+        for name in names:
+            self._in_force[name] = self._stored[name]
+            self._waiting.pop(name, None)
+            self._wanted.pop(name, None)
+        self._published.set()
+        self._published = asyncio.Event()
 
 
 async def _in_turns(steps: Cooperative[PolicySnapshot]) -> tuple[PolicySnapshot, float]:

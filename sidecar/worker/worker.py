@@ -14,8 +14,8 @@ import secrets
 import signal
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
@@ -33,11 +33,10 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.compilation import (
-    CompiledPolicies,
-    VersionedDocument,
-    compile_in_subprocess,
-    compile_shared,
-    compile_terms_shared,
+    CompiledPolicy,
+    compile_each,
+    compile_shipped,
+    keep_compiled,
 )
 from sidecar.server.grpc_server import GrpcServer
 from sidecar.server.options import NetworkAddress, ReceiveLog, ServerOptions, TlsFiles
@@ -101,8 +100,10 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
         )  # fmt: skip
         table = await open_messages(settings, metrics=recorder.metrics.process, stack=stack)
 
-        def policies_loaded(versions: Mapping[str, int]) -> None:
+        def policies_loaded(versions: Mapping[str, int], documents: Iterable[str]) -> None:
             status.policies_loaded(versions)
+            if directory is not None:
+                loop.run_in_executor(None, keep_compiled, directory, documents)
             if table is not None:
                 table.clear()
 
@@ -156,20 +157,23 @@ class Loading(Protocol):
 
 
 def _compile_policies(directory: Path | None) -> Compile:
-    """Return what compiles policies; meanwhile the terms of `prompt_injection` are compiled.
+    """Return what compiles policies; meanwhile what all policies search by is compiled.
 
     The supervisor's *directory* for metrics belongs to its workers alone.
     """
     if directory is None:
-        return compile_in_subprocess
-    terms = asyncio.ensure_future(compile_terms_shared(directory))
+        return compile_each
+    shipped = asyncio.ensure_future(compile_shipped(directory))
 
     async def compile_policies(
-        documents: Sequence[VersionedDocument], *, gives_way: bool
-    ) -> CompiledPolicies:
-        compiled = await compile_shared(directory, documents, gives_way=gives_way)
-        await terms
-        return compiled
+        documents: Iterable[str], *, gives_way: bool
+    ) -> AsyncGenerator[CompiledPolicy]:
+        every = compile_each(documents, directory=directory, gives_way=gives_way)
+        async with aclosing(every):
+            async for one in every:
+                await shipped
+                yield one
+        await shipped
 
     return compile_policies
 

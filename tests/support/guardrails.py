@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.matching.database import compile_expressions
-from sidecar.guardrails.registry import expressions_of
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
-from sidecar.policy.compilation import policies_with_default
 from sidecar.policy.parse import parse_policies
-from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, build_snapshot
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
 
 
 def policy(guardrails: str, name: str = "default") -> Policy:
@@ -23,13 +19,7 @@ def policy(guardrails: str, name: str = "default") -> Policy:
     return parse_policies(f"name: {name}\nguardrails:\n{guardrails}")[0]
 
 
-_compiled = cache(compile_expressions)
-
-
-def snapshot_of(policies: Sequence[Policy]) -> PolicySnapshot:
-    """Build a snapshot; policies of the same expressions are compiled once in a run."""
-    database = _compiled(expressions_of(policies_with_default(policies)))
-    return build_snapshot(policies, database=database)
+snapshot_of = build_snapshot
 
 
 def effective(*policies: Policy) -> EffectivePolicy:

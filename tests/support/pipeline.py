@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.domain.finding import Finding, FindingCount
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import LimitStatus
-from sidecar.domain.principal import KeyRecord, Principal
+from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.usage import Estimate, ExchangeEnded, JudgedRequest
 from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import Budgets, OverloadGuard
@@ -134,9 +134,16 @@ class NotedFindings:
 
 @dataclass
 class FixedPolicies:
-    """The port `PolicySource`."""
+    """The port `PolicySource`; policies that are waited for are those of the *next* snapshot."""
 
     snapshot: PolicySnapshot | None
+    next: PolicySnapshot | None = None
+
+    async def compiled(self, binding: PolicyBinding) -> bool:
+        """Take the next snapshot; without one they cannot be compiled."""
+        del binding
+        self.snapshot = self.next or self.snapshot
+        return self.next is not None
 
 
 class NotedUsage:

@@ -37,7 +37,7 @@ from sidecar.pipeline.content import (
     refuse_unscanned_parts,
 )
 from sidecar.pipeline.decide import decide
-from sidecar.policy.compilation import CompiledPolicies, compile_in_subprocess
+from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
 
 _NAME: Final = "\0rehearsed"
@@ -81,16 +81,15 @@ class PolicyReplay:
         Raises:
             CompileError: it cannot be compiled within the limits.
         """
-        compiled = await compile_in_subprocess([(document, 1)])
-        policy = compiled.policies[0]
+        (compiled,) = await compile_in_subprocess([document])
+        policy = compiled.policy
         local = tuple(
             replace(one, scope=replace(one.scope, rollout=FULL_ROLLOUT, exceptions=()))
             for one in policy.guardrails
             if not is_remote(one)
         )
         rehearsed = replace(policy, name=_NAME, guardrails=local)
-        policies = CompiledPolicies((policy, rehearsed), compiled.database)
-        return cls(run_sync(snapshot_steps(policies)))
+        return cls(run_sync(snapshot_steps([compiled, replace(compiled, policy=rehearsed)])))
 
     async def judge(self, request: KeptRequest) -> ReplayResult:
         """Return the policy's verdict on *request*."""

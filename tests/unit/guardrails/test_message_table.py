@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.finding import Finding
+from sidecar.guardrails.local_scan import LocalScan
 from sidecar.guardrails.message_table import MAX_TAILS, SECRET_BYTES, Entry, MessageTable
+from sidecar.guardrails.registry import core_database
 from tests.support.guardrails import effective, policy
 from tests.support.routes import route_of
 
@@ -62,7 +64,8 @@ def test_keys_differ_by_owner_guardrails_field_and_secret() -> None:
 
 
 def test_equal_guardrails_know_the_same_messages() -> None:
-    again = effective(policy("  - {name: pii, type: pii}\n")).local
+    core = core_database()
+    again = LocalScan(SCAN.guardrails, database=core, ids=core.ids)
     assert again is not SCAN
     assert again.digest == SCAN.digest
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.errors import ErrorKind, client_error
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import Level, Limit, Measure, Window
@@ -18,6 +19,7 @@ from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.remote.checks import RemoteVerdict
 from sidecar.keys.credentials import ApiKey
 from sidecar.pipeline.reply import refusal_of
+from sidecar.policy.snapshot import snapshot_steps
 from sidecar.settings.serving import Timing
 from tests.support import envoy_messages as envoy
 from tests.support import replies as do
@@ -204,6 +206,24 @@ async def test_a_key_that_is_not_good_is_refused_before_its_body(
     checks = world.exchange()
     verdict = await checks.judge_headers(headers(), has_body=True)
     assert refused(verdict)[:2] == answer
+
+
+@pytest.mark.parametrize("can_be_compiled", [True, False])
+async def test_a_request_waits_until_its_policy_is_compiled(*, can_be_compiled: bool) -> None:
+    """It is judged by this policy, and by no other; without it, it is refused."""
+    world = World(REDACTING)
+    ready = world.policies.snapshot
+    world.policies.snapshot = run_sync(snapshot_steps([], pending=["default"]))
+    world.policies.next = ready if can_be_compiled else None
+    checks = world.exchange()
+    verdict = await checks.judge_headers(headers(), has_body=True)
+
+    if can_be_compiled:
+        assert verdict == BodyRequired()
+        verdict = await checks.judge_body(chat("AKIA" + "Z7QK" * 4))
+        assert refused(verdict)[:2] == (400, "content_blocked")
+    else:
+        assert refused(verdict)[:2] == (503, "authorization_unavailable")
 
 
 @pytest.mark.parametrize("change", [_revoked, _expired, _disabled])

@@ -11,14 +11,21 @@ from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.detectors import language
 from sidecar.guardrails.detectors import whole_text as max_tokens
 from sidecar.guardrails.matching.database import CompileError
-from sidecar.policy.compilation import compile_database, compile_in_subprocess
-from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot, snapshot_steps
+from sidecar.guardrails.registry import CORE
+from sidecar.policy import snapshot as snapshots
+from sidecar.policy.compilation import CompiledPolicy, compile_in_subprocess, compile_policy
+from sidecar.policy.snapshot import (
+    EffectivePolicy,
+    MissingPolicy,
+    PolicySnapshot,
+    build_snapshot,
+    snapshot_steps,
+)
 from tests.support.guardrails import parts_of, policy
 from tests.support.many_rules import many_rules
 
-CODES = policy(
-    "  - {name: a, type: denied_patterns, patterns: [{name: CODE, regex: 'PRJ-[0-9]'}]}", "codes"
-)
+CODES_OF = "  - {{name: a, type: denied_patterns, patterns: [{{name: CODE, regex: '{}-[0-9]'}}]}}"
+CODES = policy(CODES_OF.format("PRJ"), "codes")
 LARGE = {
     "  - {name: a, type: language, allowed: [en]}": language._identifier,
     "  - {name: a, type: max_tokens, max_tokens: 9}": max_tokens._counter,
@@ -74,10 +81,10 @@ guardrails: [{name: a, type: denied_patterns, patterns: [{name: CODE, regex: 'PR
 
 async def test_policies_read_and_compiled_elsewhere_find_the_same() -> None:
     """What the other process sends back stands for the documents it was given."""
-    compiled = await compile_in_subprocess([(CODES_TEXT, 7)])
+    compiled = await compile_in_subprocess([CODES_TEXT])
     snapshot = run_sync(snapshot_steps(compiled, prepared_for=[PolicyBinding(team="codes")]))
 
-    assert compiled.policies == (dataclasses.replace(CODES, version=7),)
+    assert [one.policy for one in compiled] == [CODES]
     assert snapshot.bindings == (PolicyBinding(team="codes"),)
     found = snapshot.effective(PolicyBinding(key="codes"))
     assert isinstance(found, EffectivePolicy)
@@ -86,17 +93,25 @@ async def test_policies_read_and_compiled_elsewhere_find_the_same() -> None:
     assert [one.type for one in outcome.findings] == ["CODE"]
 
 
-@pytest.mark.parametrize("database", [b"", b"junk", compile_database(())])
+def with_database(database: bytes) -> CompiledPolicy:
+    """Return a policy that no other test compiles, with *database* in place of its own."""
+    compiled = compile_policy(policy(CODES_OF.format("REFUSED"), "refused"))
+    ((expressions, _),) = compiled.databases
+    return dataclasses.replace(compiled, databases=((expressions, database),))
+
+
+@pytest.mark.parametrize("database", [b"", b"junk", compile_policy(CODES).databases[0][1]])
 def test_a_database_of_other_policies_is_refused(database: bytes) -> None:
     """Ids of another database would name the wrong rules."""
     with pytest.raises(CompileError):
-        build_snapshot((CODES,), database=database or b"\0")
+        run_sync(snapshot_steps([with_database(database)]))
 
 
 def test_a_database_cut_short_is_refused() -> None:
     """A digest alone does not make a database."""
+    ((_, whole),) = compile_policy(policy(CODES_OF.format("REFUSED"))).databases
     with pytest.raises(CompileError):
-        build_snapshot((CODES,), database=compile_database((CODES,))[:40])
+        run_sync(snapshot_steps([with_database(whole[:40])]))
 
 
 @pytest.mark.parametrize("regex", ["a(", "^a("])
@@ -117,7 +132,7 @@ def test_an_expression_that_does_not_compile_makes_no_snapshot(regex: str) -> No
 async def test_the_compiling_process_tells_a_failure(text: str, words: str) -> None:
     """Its exit code is the answer; nothing of the document is repeated."""
     with pytest.raises(CompileError, match=words) as raised:
-        await compile_in_subprocess([(text, 1)])
+        await compile_in_subprocess([text])
     assert "secret" not in str(raised.value)
 
 
@@ -126,11 +141,91 @@ async def test_the_compiling_process_is_allowed_so_much_cpu_time(count: int) -> 
     """It ends by itself, however many rules there are, and what it was at is told by its kind."""
     text = many_rules(count, name="many")
     with pytest.raises(CompileError, match="more CPU time to compile than is allowed"):
-        await compile_in_subprocess([(text, 1)], cpu_seconds=1)
+        await compile_in_subprocess([text], cpu_seconds=1)
 
 
 async def test_policies_without_expressions_need_no_database() -> None:
     """The matching engine cannot compile nothing; nothing is what is scanned for."""
-    compiled = await compile_in_subprocess([("name: default", 1)])
+    compiled = await compile_in_subprocess(["name: default"])
     snapshot = run_sync(snapshot_steps(compiled))
     assert isinstance(snapshot.effective(PolicyBinding()), EffectivePolicy)
+
+
+def of(snapshot: PolicySnapshot, key: str, **above: str) -> EffectivePolicy:
+    found = snapshot.effective(PolicyBinding(key=key, **above))
+    assert isinstance(found, EffectivePolicy)
+    return found
+
+
+def test_policies_of_equal_content_share_their_scans() -> None:
+    """However many teams have the same rules, a worker holds these once."""
+    again = policy(CODES_OF.format("PRJ"), "again")
+    snapshot = build_snapshot((CODES, again, policy(CODES_OF.format("OTHER"), "other")))
+
+    assert of(snapshot, "codes").local is of(snapshot, "again").local
+    assert of(snapshot, "codes").answers.local is of(snapshot, "other").answers.local
+    assert of(snapshot, "codes").local is not of(snapshot, "other").local
+
+
+def test_a_policy_is_searched_by_its_own_expressions_and_those_of_every_policy_alone() -> None:
+    """Patterns of other teams cost a request nothing, and mandatory ones of its own hold."""
+    mandatory = policy(
+        CODES_OF.format("ORG").replace("name: a,", "name: b, mandatory: true,"), "org"
+    )
+    snapshot = build_snapshot((CODES, mandatory, policy(CODES_OF.format("OTHER"), "other")))
+    own, both = of(snapshot, "codes").local, of(snapshot, "codes", organization="org").local
+
+    assert [len(one._database.ids) - len(CORE) for one in (own, both)] == [1, 2]
+    found = both.scan(parts_of(["PRJ-1 and ORG-1 and OTHER-1"]))
+    assert [len(one.findings) for one in found] == [1, 1]
+
+
+def test_a_change_leaves_what_other_policies_have_in_force() -> None:
+    """Only bindings of a changed policy are worked out again, those above and below included."""
+    demanding = CODES_OF.replace("name: a,", "name: a, mandatory: true,")
+    before = build_snapshot(
+        [
+            policy(demanding.format(name.upper()), name)
+            for name in ("first", "second", "org", "gone")
+        ]
+    )
+    kept = of(before, "first")
+    bindings = (PolicyBinding("second"), PolicyBinding("first", organization="org"))
+    changed = [before.effective(one) for one in bindings]
+    of(before, "gone")
+
+    compiled = [
+        compile_policy(dataclasses.replace(policy(demanding.format("NEW"), name), version=2))
+        for name in ("second", "org")
+    ]
+    steps = snapshot_steps(compiled, before=before, without=["gone"], prepared_for=before.bindings)
+    after = run_sync(steps)
+
+    assert of(after, "first") is kept
+    assert all(after.effective(one) is not was for one, was in zip(bindings, changed, strict=True))
+    assert [one.name for one in after.policies] == ["default", "first", "org", "second"]
+    assert after.effective(PolicyBinding("gone")) == MissingPolicy("gone")
+    assert [one.type for one in of(after, "second").local.scan(parts_of(["NEW-1"]))[0].findings]
+
+
+def test_a_stored_default_that_is_removed_gives_way_to_the_built_in_one() -> None:
+    """Also for bindings that were looked up before."""
+    before = build_snapshot((Policy("default", 4),))
+    before.effective(PolicyBinding())
+
+    after = run_sync(snapshot_steps([], before=before, without=["default"]))
+
+    found = after.effective(PolicyBinding())
+    assert isinstance(found, EffectivePolicy)
+    assert (found.version, found.needs_body) == (0, True)
+
+
+def test_bindings_beyond_the_bound_drop_the_oldest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more owners than are remembered, most of their policies stay at hand."""
+    monkeypatch.setattr(snapshots, "MAX_REMEMBERED", 3)
+    snapshot = build_snapshot((CODES,))
+    bindings = [PolicyBinding(f"absent-{number}") for number in range(5)]
+    for binding in bindings:
+        snapshot.effective(binding)
+
+    assert snapshot.bindings == tuple(bindings[2:])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 from sidecar.apis.vocabulary import ROLES
 from sidecar.domain.finding import Verdict
 from sidecar.domain.policy import Stage
@@ -42,3 +44,16 @@ def test_a_text_can_have_each_role_that_requests_have() -> None:
     """Of the names for instructions one stands for the others."""
     roles = {role.value for role in TextRole}
     assert ROLES <= roles <= ROLES | SYSTEM_ROLES
+
+
+async def test_texts_that_are_judged_in_threads_at_once_are_all_judged() -> None:
+    """As people do on a server: a database has one scratch space, for one scan at a time."""
+    texts = [f"{'project ' * 20_000} bluebird {number}" for number in range(4)]
+
+    async def judge(text: str) -> list[Verdict]:
+        result = await asyncio.to_thread(
+            lambda: asyncio.run(run_policy_test(DOCUMENT, subject_of(text)))
+        )
+        return [one.result.verdict for one in result.judged]
+
+    assert await asyncio.gather(*map(judge, texts)) == [[Verdict.PASS, Verdict.BLOCK]] * 4

@@ -7,11 +7,11 @@ import time
 
 import pytest
 from msgspec import structs
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import GuardrailResult, Verdict
-from sidecar.domain.guardrail_settings import PiiSettings
+from sidecar.domain.guardrail_settings import DeniedTermsSettings, PiiSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.report import CacheTier, ExchangeOutcome, FaultKind
 from sidecar.domain.subject import UnscannedReason
@@ -227,6 +227,34 @@ def test_labels_stay_bounded_under_a_thousand_guardrails_keys_and_models(
         ),
     ]
     assert not [line for line in samples if "model-" in line or "request-" in line]
+
+
+def test_guardrails_of_one_name_in_turn_have_their_samples_looked_up_once(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the policies of many teams have them: a look-up takes longer than all else."""
+    first = redacted_report().results[0]
+    settings = DeniedTermsSettings(("bluebird",))
+    results = [
+        one._replace(guardrail=dataclasses.replace(one.guardrail, settings=settings))
+        for one in (first, first._replace(verdict=Verdict.PASS), first)
+    ]
+    reports = [structs.replace(redacted_report(), results=(one,)) for one in (first, *results)]
+    for report in reports:
+        metrics.record(report)
+    looked_up: list[object] = []
+    counters = type(metrics._guardrail_verdicts)
+    labels = counters.labels
+
+    def counted(self: Counter, *values: object) -> Counter:
+        looked_up.append(values)
+        return labels(self, *values)
+
+    monkeypatch.setattr(counters, "labels", counted)
+    for report in reports:
+        metrics.record(report)
+
+    assert looked_up == []
 
 
 def test_a_guardrail_that_changed_is_counted_under_its_new_action(
