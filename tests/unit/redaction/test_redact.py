@@ -397,11 +397,17 @@ def test_an_answer_gets_no_number_that_an_unredacted_request_has() -> None:
 
 
 @pytest.mark.parametrize("written", ["[EMAIL_1]", r"\u005bEMAIL_1]"])
-def test_a_key_does_not_become_one_that_its_object_has(written: str) -> None:
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "behind"])
+def test_a_key_does_not_become_one_that_its_object_has(written: str, *, is_first: bool) -> None:
     """A provider reads one of the two members, or refuses the request."""
-    parts = [part("[EMAIL_1]", 1), part(FIRST, 2), part(FIRST, 4)]
-    findings = [found(parts, 1, FIRST), found(parts, 2, FIRST)]
-    body = f'{{"m":{{"{written}":0,"{FIRST}":1}},"t":"{FIRST}"}}'.encode()
+    members = [(f'"{written}":0', "[EMAIL_1]"), (f'"{FIRST}":1', FIRST)]
+    if not is_first:
+        members.reverse()
+    # Strings are counted from the key `m`, those that follow the members are `t` and its value.
+    texts = [text for _, text in members]
+    parts = [part(texts[0], 1), part(texts[1], 2), part(FIRST, 4)]
+    findings = [found(parts, texts.index(FIRST), FIRST), found(parts, 2, FIRST)]
+    body = f'{{"m":{{{members[0][0]},{members[1][0]}}},"t":"{FIRST}"}}'.encode()
     redacted = json.loads(redact(body, parts, findings, rules=RULES).body)
     assert redacted == {"m": {"[EMAIL_1]": 0, "[EMAIL_2]": 1}, "t": "[EMAIL_2]"}
 
