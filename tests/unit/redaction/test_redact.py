@@ -276,12 +276,14 @@ def test_a_card_can_keep_its_shape() -> None:
     ]
 
 
-def test_what_has_not_the_shape_of_a_card_gets_a_placeholder() -> None:
-    """A finding that grew over another, for example."""
-    parts = [part("card 4111 1111 1111 1111", 1)]
-    finding = found(parts, 0, "card 4111 1111 1111 1111", "CREDIT_CARD")
+@pytest.mark.parametrize(
+    ("value", "kind"), [(f"card {CARD}", "CREDIT_CARD"), (CARD, "ACCOUNT")], ids=["shape", "type"]
+)
+def test_what_has_not_shape_and_type_of_a_card_gets_a_placeholder(value: str, kind: str) -> None:
+    """A finding that grew over another, for example, or the number of something else."""
+    parts = [part(f"card {CARD}", 1)]
     by = rules(RedactionStyle.FORMAT_PRESERVING)
-    assert placeholders(parts, finding, by=by) == [b"[CREDIT_CARD_1]"]
+    assert placeholders(parts, found(parts, 0, value, kind), by=by) == [f"[{kind}_1]".encode()]
 
 
 @pytest.mark.parametrize("text", [f"5 {CARD}", f"5{CARD}", f"{CARD}-5", f"{CARD}5"])
