@@ -32,6 +32,8 @@ class InvalidValueError(ChangeRefusedError):
 
 EXISTS: Final = "urn:egret:problem:exists"
 """The type of the problem details of an `ExistsAlreadyError`, for server and command line."""
+UNKNOWN_PARAMETER: Final = "is not a known parameter"
+"""The fault of a name in a query, by which the command line knows an older server."""
 
 
 class ExistsAlreadyError(ChangeRefusedError):

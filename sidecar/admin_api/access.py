@@ -31,6 +31,7 @@ from sidecar.admin.in_force import (
     publish_change,
     wait_in_force,
 )
+from sidecar.admin.owners import UNKNOWN_PARAMETER
 from sidecar.admin_api import idempotency
 from sidecar.admin_api.problems import MAX_ERRORS, Problem, not_found
 from sidecar.admin_api.rates import Rates, check_rate
@@ -241,7 +242,7 @@ def _check_query(request: Request, names: frozenset[str]) -> None:
     given = request.query_params
     counts = Counter(name for name, _ in given.multi_items())
     faults = {name: "is given twice" for name, count in counts.items() if count > 1}
-    faults |= {name: "is not a known parameter" for name in counts if name not in known}
+    faults |= {name: UNKNOWN_PARAMETER for name in counts if name not in known}
     if WAIT in known and given.get(WAIT, "true") not in {"true", "false"}:
         faults[WAIT] = "must be true or false"
     if faults:

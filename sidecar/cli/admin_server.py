@@ -8,13 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sidecar.admin.owners import EXISTS, ChangeRefusedError, ExistsAlreadyError
+from sidecar import __version__
+from sidecar.admin.owners import (
+    EXISTS,
+    UNKNOWN_PARAMETER,
+    ChangeRefusedError,
+    ExistsAlreadyError,
+)
 from sidecar.cli.arguments import SERVER
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint, note
 from sidecar.domain.limits import Level
@@ -79,6 +85,13 @@ def refuse_local(words: Sequence[str]) -> None:
 
 
 Shown = TypeVar("Shown")
+
+
+class _Page(BaseModel, Generic[Shown]):
+    """A part of a list, and the `after` of the next part."""
+
+    items: list[Shown]
+    next: str | None
 
 
 def address(*parts: str) -> str:
@@ -166,13 +179,27 @@ class AdminServer:
                 hint=f"{hint}; {_LOOK_FIRST}" if may_change else hint,
             )
         if answer.status_code >= _REFUSED or not answer.is_success:
-            _refuse(document, answer.status_code)
+            refusal: dict[str, Any] = document if isinstance(document, dict) else {}
+            for one in refusal.get("errors", ()):
+                if one["in"].startswith("query.") and one["fault"] == UNKNOWN_PARAMETER:
+                    self._fail_by_version(f"the server does not know `{one['in'][6:]}`")
+            _refuse(refusal, answer.status_code)
         self.etag = answer.headers.get("etag")
         _STATE.set(answer.headers.get("egret-in-force", ""))
         try:
             return TypeAdapter(kind).validate_python(document)
         except ValidationError:
-            fail("the server is of another version", hint="use its version of egret", code=FAILED)
+            self._fail_by_version("the answer of the server has another form")
+
+    def _fail_by_version(self, problem: str) -> NoReturn:
+        """Exit with *problem* and the versions of both sides; any server states its own."""
+        try:
+            answer = self._request("GET", f"{self._url}/openapi.json", timeout=_SECONDS)
+            version = str(answer.json()["info"]["version"])
+        except (*self._failed, KeyError, TypeError):
+            version = "unknown"
+        versions = f"version {version} there, version {__version__} here"
+        fail(f"{problem} ({versions})", hint="use an `egret` of the server's version", code=FAILED)
 
     def pages(
         self,
@@ -183,22 +210,20 @@ class AdminServer:
         most: int = sys.maxsize,
     ) -> Iterator[Shown]:
         """Yield the objects of all pages of a list, or the first *most*."""
-        adapter = TypeAdapter(list[kind])  # type: ignore[valid-type]
         wanted = dict(query or {})
         left = most
         while left > 0:
             wanted["limit"] = min(left, MAX_ROWS)
-            page = self.call(dict[str, Any], "GET", path, query=wanted)
-            items = adapter.validate_python(page["items"])[:left]
+            page = self.call(_Page[kind], "GET", path, query=wanted)  # type: ignore[valid-type]
+            items = page.items[:left]
             yield from items
-            if page["next"] is None:
+            if page.next is None:
                 return
-            wanted["after"] = page["next"]
+            wanted["after"] = page.next
             left -= len(items)
 
 
-def _refuse(document: object, status: int) -> None:
-    problem = document if isinstance(document, dict) else {}
+def _refuse(problem: Mapping[str, Any], status: int) -> None:
     detail = str(problem.get("detail", f"the server answered {status}"))
     hints: dict[int, str] = {
         HTTPStatus.UNAUTHORIZED: f"check {TOKEN}",

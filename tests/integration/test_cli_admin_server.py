@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from sidecar import __version__
 from tests.support.admin_server import NO_DATABASE, ByServer
 from tests.support.command_line import Egret
 from tests.support.postgres import Database
@@ -280,6 +282,54 @@ async def test_a_change_may_have_been_made_only_if_a_command_that_changes_was_se
         ran = await asyncio.to_thread(Egret(NO_DATABASE), "--server", url, *words)
 
     assert (ran.code, ran.err) == (1, f"error: {error}\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "problem"),
+    [
+        (
+            "422 Unprocessable Content",
+            {
+                "type": "about:blank",
+                "title": "t",
+                "status": 422,
+                "detail": "the request is not valid",
+                "hint": "known parameters: none",
+                "errors": [{"in": "query.limit", "fault": "is not a known parameter"}],
+            },
+            "the server does not know `limit`",
+        ),
+        ("200 OK", [{"name": "acme"}], "the answer of the server has another form"),
+        ("200 OK", {"items": [7], "next": None}, "the answer of the server has another form"),
+        ("200 OK", {"items": []}, "the answer of the server has another form"),
+    ],
+    ids=["no pages", "whole list", "other items", "no next"],
+)
+@pytest.mark.parametrize("version", ["0.0.9", None])
+async def test_a_server_of_another_version_is_named_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch, status: str, page: object, problem: str, version: str | None
+) -> None:
+    """A list that it sends without pages, for one."""
+    monkeypatch.setenv("EGRET_SERVER_TOKEN", "ega_x")
+    document = {} if version is None else {"info": {"version": version}}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0]
+        is_document = line == b"GET /api/v1/openapi.json HTTP/1.1"
+        body = json.dumps(document if is_document else page).encode()
+        head = f"HTTP/1.1 {'200 OK' if is_document else status}\r\ncontent-length: {len(body)}"
+        writer.write(head.encode() + b"\r\nconnection: close\r\n\r\n" + body)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ran = await asyncio.to_thread(Egret(NO_DATABASE), "--server", url, "orgs", "list")
+
+    versions = f"version {version or 'unknown'} there, version {__version__} here"
+    assert (ran.code, ran.err) == (
+        1,
+        f"error: {problem} ({versions}); use an `egret` of the server's version\n",
+    )
 
 
 @pytest.mark.parametrize("token", ["ega_a\nb", "“ega_a”", "ega_a b"])
