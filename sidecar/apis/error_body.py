@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final, assert_never
 
 import orjson
@@ -21,11 +22,7 @@ def error_body(
     Its message ends with *contact*, the operator's own line, and the request id, which is also in
     the fields that Anthropic and Google have for it.
     """
-    message = error.message
-    if contact:
-        message = f"{message} {contact}"
-    if request_id:
-        message = f"{message} Request id: {request_id}."
+    message = _full_message(error, request_id=request_id, contact=contact)
     match dialect:
         case Dialect.OPENAI | Dialect.AZURE_OPENAI:
             detail = {
@@ -61,18 +58,28 @@ def error_body(
             assert_never(dialect)
 
 
+def _full_message(error: ClientError, *, request_id: str, contact: str) -> str:
+    message = f"{error.message} {contact}" if contact else error.message
+    return f"{message} Request id: {request_id}." if request_id else message
+
+
 def error_headers(
     dialect: Dialect, error: ClientError, *, request_id: str = ""
 ) -> tuple[tuple[str, bytes], ...]:
-    """Return the headers from which clients of *dialect* read AWS's error type and the id."""
+    """Return the headers from which clients of *dialect* read AWS's error type and the id.
+
+    Claude Code would send a refused key for minutes, and show nothing until then.
+    """
     named: tuple[tuple[str, bytes], ...] = ()
+    if error.kind.spec.status == HTTPStatus.UNAUTHORIZED:
+        named = ((HeaderName.SHOULD_RETRY, b"false"),)
     if request_id:
         name: str = HeaderName.REQUEST_ID
         if dialect is Dialect.ANTHROPIC:
             name = HeaderName.ANTHROPIC_REQUEST_ID
         elif dialect is Dialect.BEDROCK:
             name = HeaderName.AMZN_REQUEST_ID
-        named = ((name, request_id.encode("ascii", "replace")),)
+        named = (*named, (name, request_id.encode("ascii", "replace")))
     if dialect is not Dialect.BEDROCK:
         return named
     return ((HeaderName.AMZN_ERROR_TYPE, bedrock_type(error.kind).encode()), *named)
@@ -85,7 +92,9 @@ def gemini_status(kind: ErrorKind) -> str:
 
 def bedrock_type(kind: ErrorKind) -> str:
     """Return the exception that AWS's clients raise, by the runtime API's table of errors."""
-    return _BEDROCK_TYPES[kind.spec.status]
+    # AWS's clients try again after any other type of 429.
+    is_quota = kind is ErrorKind.BUDGET_EXHAUSTED
+    return "ServiceQuotaExceededException" if is_quota else _BEDROCK_TYPES[kind.spec.status]
 
 
 _GOOGLE_STATUSES: Final = {
@@ -119,32 +128,29 @@ def stream_error(
     error: ClientError,
     *,
     dialect: Dialect,
+    request_id: str = "",
+    contact: str = "",
     is_typed: bool = False,
     follows_element: bool = False,
 ) -> bytes:
-    """Return the last bytes of a stream that is ended here.
+    """Return the last bytes of a stream that is ended here; messages end as in `error_body`.
 
     `is_typed` is OpenAI's responses API, whose events have names. `follows_element` is set if
     an element of a JSON array was sent already.
     """
+    body = error_body(dialect, error, request_id=request_id, contact=contact)
+    message = _full_message(error, request_id=request_id, contact=contact)
     match form:
         case AnswerForm.SSE:
             if is_typed:
-                typed = {
-                    "type": "error",
-                    "code": error.kind.value,
-                    "message": error.message,
-                    "param": error.param,
-                    "sequence_number": 0,
-                }
-                return b"event: error\ndata: " + orjson.dumps(typed) + b"\n\n"
-            data = b"data: " + error_body(dialect, error) + b"\n\n"
+                return _typed_error(error, message)
+            data = b"data: " + body + b"\n\n"
             if dialect is Dialect.ANTHROPIC:
                 return b"event: error\n" + data
             return data + b"data: [DONE]\n\n" if dialect in _ENDING_IN_DONE else data
         case AnswerForm.JSON_ARRAY:
             opening = b"," if follows_element else b"["
-            return opening + error_body(dialect, error) + b"]"
+            return opening + body + b"]"
         case AnswerForm.EVENT_STREAM:
             # Amazon's clients know this exception on every streaming operation.
             headers = {
@@ -152,11 +158,44 @@ def stream_error(
                 ":content-type": "application/json",
                 ":message-type": "exception",
             }
-            return event_stream_message(headers, orjson.dumps({"message": error.message}))
+            return event_stream_message(headers, orjson.dumps({"message": message}))
         case AnswerForm.JSON | AnswerForm.TEXT:
             raise AssertionError("an answer that is not streamed is refused as a whole")
         case _:
             assert_never(form)
+
+
+def _typed_error(error: ClientError, message: str) -> bytes:
+    """Return the two events at the end of OpenAI's responses API.
+
+    The first is in the form of its specification, and in that of its server: its libraries raise
+    on the inner `error`. Codex goes by the second alone. Without it, or with another code than
+    `invalid_prompt`, Codex asks the model five more times.
+    """
+    inner = {"message": message, "param": error.param, "code": error.kind.value}
+    told: dict[str, object] = {
+        "type": "error",
+        **inner,
+        "sequence_number": 0,
+        "error": {**inner, "type": error.kind.spec.openai_type},
+    }
+    is_final = error.kind.spec.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    reason = {"code": "invalid_prompt" if is_final else "server_error", "message": message}
+    failed: dict[str, object] = {
+        "type": "response.failed",
+        "sequence_number": 0,
+        "response": {
+            "id": "",
+            "object": "response",
+            "created_at": 0,
+            "status": "failed",
+            "error": reason,
+            "incomplete_details": None,
+            "output": [],
+        },
+    }
+    first = b"event: error\ndata: " + orjson.dumps(told) + b"\n\n"
+    return first + b"event: response.failed\ndata: " + orjson.dumps(failed) + b"\n\n"
 
 
 _ENDING_IN_DONE: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})

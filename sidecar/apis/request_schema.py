@@ -108,6 +108,10 @@ def asks_for_usage(options: JsonValue) -> bool:
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
+TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
+"""Where tokens may stand in place of text."""
+
+
 def has_tokens(text: JsonValue) -> bool:
     """Return whether numbers stand in place of text: tokens, which only the model can read."""
     return isinstance(text, list) and any(
@@ -122,6 +126,23 @@ so many."""
 
 _NESTING_FIELDS: Final = ("requests", "generateContentRequest", "generate_content_request")
 """Gemini repeats the model within these."""
+
+_ROUTING_FIELDS: Final = (
+    (
+        ("generationConfig", "generation_config"),
+        ("routingConfig", "routing_config"),
+        ("manualMode", "manual_mode"),
+    ),
+    (
+        ("tools",),
+        ("retrieval",),
+        ("vertexRagStore", "vertex_rag_store"),
+        ("ragRetrievalConfig", "rag_retrieval_config"),
+        ("ranking",),
+        ("llmRanker", "llm_ranker"),
+    ),
+)
+"""Where Vertex AI takes the name of another model: to answer, and to rank what was retrieved."""
 
 _SETTINGS: Final = ("moderation", "svg")
 """Objects with a model of their own: OpenAI's moderation of a chat, and its author of pictures."""
@@ -157,6 +178,13 @@ def _nested(fields: dict[str, JsonValue]) -> Iterator[str]:
     for name in _NESTING_FIELDS:
         for item in _objects(fields.get(name)):
             yield from _strings(item.get("model"))
+    for path in _ROUTING_FIELDS:
+        found = [fields]
+        for names in path:
+            found = [inner for one in found for name in names for inner in _objects(one.get(name))]
+        for one in found:
+            yield from _strings(one.get("modelName"))
+            yield from _strings(one.get("model_name"))
 
 
 def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
@@ -240,7 +268,13 @@ _FIELDS: Final = frozenset(
         "maxTokens",  # Bedrock converse
     }
 )
-_HOLDERS: Final = frozenset({"generationConfig", "generation_config", "inferenceConfig"})
+_HOLDERS: Final = frozenset(
+    {
+        *("generationConfig", "generation_config"),  # Gemini
+        *("inferenceConfig", "additionalModelRequestFields"),  # Bedrock converse
+        "fallbacks",  # Anthropic: each may have a bound of its own
+    }
+)
 _CHOICES: Final = frozenset({"n", "best_of", "candidateCount", "candidate_count"})
 _BOUNDS: Final = _FIELDS | _CHOICES
 MOST_OUTPUT_TOKENS: Final = 10_000_000
@@ -256,9 +290,7 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
     """
     holders = [fields]
     for name in _HOLDERS.intersection(fields):
-        holder = fields[name]
-        if isinstance(holder, dict):  # not «a Mapping», which takes ten times as long to ask
-            holders.append(holder)
+        holders += _objects(fields[name])
     bound: int | None = None
     choices = 1
     for holder in holders:
@@ -287,6 +319,8 @@ def service_tier(fields: dict[str, JsonValue]) -> str | None:
     # Bedrock has it in an object.
     words = [one.get("type") if isinstance(one, dict) else one for one in named]
     lower = [word.lower() for word in words if isinstance(word, str)]
+    if "fast" in lower:  # OpenAI's other name of it
+        return "priority"
     return next((tier for tier in SERVICE_TIERS if tier in lower), None)
 
 

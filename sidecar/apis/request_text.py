@@ -9,6 +9,7 @@ from typing import Any, Final
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
+    TOKEN_FIELDS,
     asks_for_usage,
     declared_unreadable,
     has_tokens,
@@ -422,7 +423,6 @@ class TextExtractor:
 
 _LONG_BODY: Final = 32_768
 """Bytes, of which decoding may take a slice."""
-_TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
 
 
 def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unreadable | Malformed:
@@ -465,7 +465,7 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
     yield from extractor.document(fields)
     if len(extractor.parts) + (reading.known_parts if reading else 0) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
-    for name in _TOKEN_FIELDS.intersection(fields):
+    for name in TOKEN_FIELDS.intersection(fields):
         if has_tokens(fields[name]):
             extractor.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
     model, others = named_models(route, fields)

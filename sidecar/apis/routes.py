@@ -202,7 +202,7 @@ _PREFIX: Final = re.compile(
     r"|/v1(?:beta1)?/projects/[^/]+/locations/[^/]+/publishers/anthropic/)"
     r"|((?:/gemini)?(?:/v1beta(?![\w-])(?!/openai/)|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$)))"
     r"|((?:/azure)?/openai(?![\w-]))"
-    r"|((?:/bedrock)?/model(?![\w-]))"
+    r"|((?:/bedrock)?/(?:model|guardrail|guardrail-checks|async-invoke)(?![\w-]))"
     r"|(/v1(?:beta1)?/projects/(?![^?]*/endpoints/openapi/))",
     re.ASCII,
 )
@@ -218,14 +218,15 @@ _OF_PREFIX: Final = (
 def guess_dialect(path: str, headers: Headers) -> Dialect:
     """Return the dialect that a refusal should use.
 
-    `GET /v1/models` is served by several; only Anthropic's clients send `anthropic-version`,
-    only Google's send their key in `x-goog-api-key`.
+    Below `/v1` are paths of several; only Anthropic's clients send `anthropic-version`, only
+    Google's send their key in `x-goog-api-key`.
     """
     found = _PREFIX.match(path)
     if found is not None and found.lastindex is not None:
         return _OF_PREFIX[found.lastindex - 1]
     if HeaderName.ANTHROPIC_VERSION in headers.by_name:
         return Dialect.ANTHROPIC
-    if path.startswith("/v1/models") and HeaderName.X_GOOG_API_KEY in headers.by_name:
+    bare = path.partition("?")[0]
+    if HeaderName.X_GOOG_API_KEY in headers.by_name and ("POST", bare) not in _EXACT:
         return Dialect.GEMINI
     return Dialect.OPENAI

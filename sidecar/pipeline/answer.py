@@ -130,6 +130,8 @@ class GuardedAnswer:
             self._form,
             released.error,
             dialect=self._line.route.dialect,
+            request_id=self._record.request_id,
+            contact=self._setting.contact,
             is_typed=self._line.route.form is RequestForm.RESPONSES,
             follows_element=self._has_left,
         )

@@ -84,7 +84,10 @@ class Released(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSetting:
-    """The policy and tools that judge an answer, and the values its request leaves to it."""
+    """The policy and tools that judge an answer, and the values its request leaves to it.
+
+    `contact` is the operator's line in the error that ends a stream.
+    """
 
     policy: AnswerPolicy
     unscanned: UnscannedAction
@@ -94,6 +97,7 @@ class AnswerSetting:
     about: RequestInfo
     clock: Callable[[], float]
     hides_usage: bool = False
+    contact: str = ""
 
 
 class AnswerJudgement:

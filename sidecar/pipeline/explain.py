@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from sidecar.apis.request_schema import declared_unreadable
+from sidecar.apis.request_schema import TOKEN_FIELDS, declared_unreadable, has_tokens
 from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.errors import ClientError, ErrorKind
@@ -52,6 +52,8 @@ def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol
         case ErrorKind.UNSCANNED_CONTENT:
             declared = declared_unreadable(protocol.headers)
             fix = _FIXES[declared] if declared in record.unscanned else ""
+            if UnscannedReason.UNKNOWN_SHAPE in record.unscanned and _has_tokens(protocol.body()):
+                fix = _TOKENS_FIX
             return replace(error, message=error.message + fix)
         case _:
             return error
@@ -63,6 +65,23 @@ _FIXES: Final[Mapping[UnscannedReason | None, str]] = {
     UnscannedReason.UNKNOWN_SHAPE: " Send JSON, with 'content-type: application/json'.",
 }
 """By the fault that the headers show. curl sends a form unless a content type is named."""
+
+
+_TOKENS_FIX: Final = (
+    " Send texts in place of arrays of tokens; LangChain's OpenAIEmbeddings does so with"
+    " check_embedding_ctx_length=False."
+)
+
+
+def _has_tokens(body: bytes) -> bool:
+    """Return whether tokens stand in place of text in a *body* that is not too long to look."""
+    if len(body) > MAX_SEARCHED_BYTES:
+        return False
+    try:
+        fields = orjson.loads(body)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and any(has_tokens(fields.get(one)) for one in TOKEN_FIELDS)
 
 
 _PROVIDER_KEYS: Final = (
@@ -156,7 +175,8 @@ def suggested_path(method: str, segments: list[str]) -> str | None:
     for path in paths:
         if isinstance(recognise(method, path), Route):
             return path
-    for other in _OTHER_METHODS:
+    # A name such as `m:batchGenerateContent` can be that of a model, and is mostly none.
+    for other in () if ":" in "".join(segments[-1:]) else _OTHER_METHODS:
         if isinstance(recognise(other, paths[0] if paths else "/"), Route):
             return f"{other} {paths[0]}"
     return None

@@ -151,9 +151,16 @@ def server_timing(authorize: float, guardrails: float, own: float) -> str:
 
 
 LONGEST_WAIT_SECONDS: Final = 120
-"""OpenAI's library waits no longer. Anthropic's sleeps for all of `retry-after`, also until the
-next month, so a header forbids its retry."""
+"""OpenAI's library waits no longer. Anthropic's and Codex would sleep for all of `retry-after`,
+even until the next month: a header forbids the retry, and `retry-after`, all that Codex reads,
+is left out."""
 _CALENDAR: Final = frozenset({Window.DAY, Window.WEEK, Window.MONTH})
+
+
+def _is_long(short: LimitStatus) -> bool:
+    """Return whether the wait for room is too long for a library."""
+    return short.reset_seconds > LONGEST_WAIT_SECONDS or short.limit.window in _CALENDAR
+
 
 _LOCAL: Final = (HeaderName.LIMITS, "local")
 """For diagnosis: the shared counts were unavailable, and this worker's share decided."""
@@ -180,8 +187,7 @@ def limit_pairs(record: RequestRecord, clocks: Clocks) -> tuple[tuple[str, str],
     allowance = record.allowance
     if allowance.short is not None:
         headers = limit_headers(record.dialect, [allowance.short], now=clocks.wall())
-        is_long = allowance.short.reset_seconds > LONGEST_WAIT_SECONDS
-        if allowance.never_passes or is_long or allowance.short.limit.window in _CALENDAR:
+        if allowance.never_passes or _is_long(allowance.short):
             headers.append((HeaderName.SHOULD_RETRY, "false"))
     elif allowance.standings:
         headers = limit_headers(record.dialect, allowance.standings, now=clocks.wall())
@@ -360,7 +366,8 @@ def limit_error(short: LimitStatus, *, never_passes: bool = False) -> ClientErro
             text = f"This request needs more than the limit of this {level} ever allows: {words}."
         else:
             text += f" Try again in {wait} s."
-    return ClientError(kind, text, retry_after_seconds=None if never_passes else wait)
+    waits = not never_passes and not _is_long(short)
+    return ClientError(kind, text, retry_after_seconds=wait if waits else None)
 
 
 def single_request_error(limit: Limit) -> ClientError:

@@ -370,6 +370,7 @@ def _plan_answer(
             about=subject_of(record),
             clock=worker.clocks.monotonic,
             hides_usage=allowed.hides_usage,
+            contact=worker.contact,
         )
         plan = GuardedAnswer(RequestLine(record.path, route), setting, record)
     elif allowed.hides_usage:

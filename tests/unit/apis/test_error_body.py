@@ -54,6 +54,7 @@ BEDROCK_TYPES = {
     500: b"InternalServerException",
     503: b"ServiceUnavailableException",
 }
+BEDROCK_TYPES_OF_THEIR_OWN = {ErrorKind.BUDGET_EXHAUSTED: b"ServiceQuotaExceededException"}
 OPENAIS = [Dialect.OPENAI, Dialect.AZURE_OPENAI]
 
 
@@ -109,13 +110,22 @@ def test_gemini_clients_get_googles_status_and_our_reason(kind: ErrorKind) -> No
 
 @pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
 def test_bedrock_clients_find_the_type_in_a_header(kind: ErrorKind) -> None:
-    """AWS's clients raise the exception of that name; the others need no header."""
+    """AWS's clients raise the exception of that name; the others need no such header."""
     error = ClientError(kind, "No.")
     assert json.loads(error_body(Dialect.BEDROCK, error)) == {"message": "No."}
-    assert error_headers(Dialect.BEDROCK, error) == (
-        ("x-amzn-errortype", BEDROCK_TYPES[kind.spec.status]),
-    )
-    assert all(error_headers(one, error) == () for one in Dialect if one is not Dialect.BEDROCK)
+    named = BEDROCK_TYPES_OF_THEIR_OWN.get(kind, BEDROCK_TYPES[kind.spec.status])
+    assert error_headers(Dialect.BEDROCK, error)[0] == ("x-amzn-errortype", named)
+    for dialect in set(Dialect) - {Dialect.BEDROCK}:
+        assert "x-amzn-errortype" not in dict(error_headers(dialect, error))
+
+
+@pytest.mark.parametrize("dialect", Dialect, ids=lambda dialect: dialect.value)
+@pytest.mark.parametrize("kind", ErrorKind, ids=lambda kind: kind.value)
+def test_no_library_sends_a_refused_key_again(kind: ErrorKind, dialect: Dialect) -> None:
+    """Claude Code would do so for minutes; other refusals are tried again as they always are."""
+    headers = dict(error_headers(dialect, ClientError(kind, "No."), request_id=ID))
+    forbidden = headers.get("x-should-retry") == b"false"
+    assert forbidden is (kind.spec.status == 401)
 
 
 ID = "5d0c3a0e-6c0e-4a55-9a0e-0d9d6f0f0a01"

@@ -323,6 +323,35 @@ def test_ordinary_requests_have_nothing_unscanned(path: str, body: JsonValue) ->
             "g",
             ("other",),
         ),
+        (
+            GENERATE,
+            {
+                "contents": [],
+                "generationConfig": {"routingConfig": {"manualMode": {"modelName": "other"}}},
+            },
+            "gemini-2.5-pro",
+            ("other",),
+        ),
+        (
+            GENERATE,
+            {
+                "contents": [],
+                "generation_config": {"routing_config": {"manual_mode": {"model_name": "other"}}},
+                "tools": [
+                    {
+                        "retrieval": {
+                            "vertexRagStore": {
+                                "ragRetrievalConfig": {
+                                    "ranking": {"llmRanker": {"modelName": "ranker"}}
+                                }
+                            }
+                        }
+                    }
+                ],
+            },
+            "gemini-2.5-pro",
+            ("other", "ranker"),
+        ),
         (CONVERSE, {"messages": []}, "anthropic.claude-v2:1", ()),
         (INVOKE, {"model": "other"}, "anthropic.claude-v2:1", ("other",)),
     ],

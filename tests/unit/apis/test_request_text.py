@@ -584,6 +584,7 @@ def test_a_malformed_body_is_handed_on() -> None:
     [
         ({}, None),
         ({"service_tier": "priority"}, "priority"),
+        ({"service_tier": "fast"}, "priority"),
         ({"service_tier": "FLEX"}, "flex"),
         ({"serviceTier": {"type": "priority"}}, "priority"),
         ({"service_tier": "flex", "serviceTier": "priority"}, "priority"),

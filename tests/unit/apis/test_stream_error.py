@@ -34,12 +34,53 @@ def test_openai_ends_with_an_error_and_its_terminator() -> None:
     assert read(AnswerForm.SSE, stream) == [("", {"error": OPENAI}), ("", b"[DONE]")]
 
 
-def test_openai_responses_end_with_an_event_of_that_type() -> None:
-    """Typed events have no terminator."""
-    stream = stream_error(AnswerForm.SSE, ERROR, dialect=Dialect.OPENAI, is_typed=True)
-    typed = {"type": "error", "code": "content_blocked", "message": "Blocked.", "param": None,
-             "sequence_number": 0}  # fmt: skip
-    assert read(AnswerForm.SSE, stream) == [("error", typed)]
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (ErrorKind.CONTENT_BLOCKED, "invalid_prompt"),
+        (ErrorKind.UNSCANNED_CONTENT, "invalid_prompt"),
+        (ErrorKind.GUARDRAIL_UNAVAILABLE, "server_error"),
+    ],
+)
+def test_openai_responses_end_with_an_error_and_a_failed_response(
+    kind: ErrorKind, reason: str
+) -> None:
+    """Its libraries raise on the inner `error`, Codex gives up on the code of the response."""
+    error = ClientError(kind, "No.")
+    stream = stream_error(AnswerForm.SSE, error, dialect=Dialect.OPENAI, is_typed=True)
+    (name, told), (last, failed) = read(AnswerForm.SSE, stream)
+    own = {"code": kind.value, "message": "No.", "param": None}
+    assert (name, last) == ("error", "response.failed")
+    assert told == {
+        "type": "error",
+        **own,
+        "sequence_number": 0,
+        "error": {**own, "type": kind.spec.openai_type},
+    }
+    assert isinstance(failed, dict)
+    assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
+    assert failed["response"]["error"] == {"code": reason, "message": "No."}
+
+
+@pytest.mark.parametrize(
+    ("form", "dialect", "is_typed"),
+    [
+        (AnswerForm.SSE, Dialect.OPENAI, False),
+        (AnswerForm.SSE, Dialect.OPENAI, True),
+        (AnswerForm.SSE, Dialect.ANTHROPIC, False),
+        (AnswerForm.SSE, Dialect.GEMINI, False),
+        (AnswerForm.JSON_ARRAY, Dialect.GEMINI, False),
+        (AnswerForm.EVENT_STREAM, Dialect.BEDROCK, False),
+    ],
+)
+def test_the_message_ends_as_that_of_any_refusal(
+    form: AnswerForm, dialect: Dialect, *, is_typed: bool
+) -> None:
+    """With the operator's line and the request id, which a library shows of a stream nowhere."""
+    stream = stream_error(
+        form, ERROR, dialect=dialect, is_typed=is_typed, request_id="r-1", contact="Ask us."
+    )
+    assert stream.count(b"Blocked. Ask us. Request id: r-1.") == 1 + 2 * is_typed
 
 
 def test_anthropic_ends_with_an_event_named_error() -> None:

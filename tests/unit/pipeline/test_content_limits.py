@@ -358,18 +358,21 @@ async def test_a_request_that_can_never_pass_is_not_told_to_try_again(one: Limit
 
 
 @pytest.mark.parametrize(
-    ("window", "retries"), [(Window.MINUTE, None), (Window.DAY, b"false")], ids=["minute", "day"]
+    ("window", "waits", "retries"),
+    [(Window.MINUTE, b"2", None), (Window.DAY, None, b"false")],
+    ids=["minute", "day"],
 )
 async def test_a_library_is_told_not_to_wait_for_the_next_day(
-    window: Window, retries: bytes | None
+    window: Window, waits: bytes | None, retries: bytes | None
 ) -> None:
-    """Anthropic's would sleep for as long as `retry-after` says, and then once more."""
+    """Codex reads `retry-after` alone, and would sleep for as long as it says, without a word."""
     made = world(limit(Measure.REQUESTS, window))
     made.limiter.short = 0
     _, verdict = await judged(made, chat())
     assert isinstance(verdict, RequestRefused)
     told = dict(verdict.refusal.headers)
-    assert (told["retry-after"], told.get("x-should-retry")) == (b"2", retries)
+    assert (told.get("retry-after"), told.get("x-should-retry")) == (waits, retries)
+    assert "Try again in 2 s." in json.loads(verdict.refusal.body)["error"]["message"]
 
 
 async def test_a_budget_that_is_used_up_has_a_code_of_its_own_and_asks_for_no_retry() -> None:

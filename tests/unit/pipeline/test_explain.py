@@ -76,7 +76,18 @@ def test_an_unknown_path_is_answered_with_the_one_that_was_meant(
     assert path_message(method, path).endswith(f"Did you mean {meant}?")
 
 
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/egk_abc", "/%2e%2e/v1", "/a\nb", "", "/" * 99])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files",
+        "/v1/models/m:batchGenerateContent",
+        "/v1/egk_abc",
+        "/%2e%2e/v1",
+        "/a\nb",
+        "",
+        "/" * 99,
+    ],
+)
 def test_a_path_like_no_other_is_refused_with_the_apis_and_the_operators_part(path: str) -> None:
     """The policy can let it pass; only plain words of a path are repeated."""
     message = path_message("POST", path)
@@ -222,10 +233,19 @@ async def test_a_header_that_keeps_a_body_from_being_read_is_explained(
 
 
 async def test_an_unreadable_part_of_readable_json_has_no_fix_of_headers() -> None:
-    """Token numbers in place of a text, for example."""
-    error = await _refusal({"model": "m", "input": [1, 2]}, path="/v1/embeddings")
+    """Base64 in a field that no API has, for example."""
+    error = await _refusal({"model": "m", "messages": [], "future": "QUJD" * 999})
     assert error["code"] == "unscanned_content"
     assert "Send " not in error["message"]
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[1, 2], [3]]], ids=["one text", "several texts"])
+async def test_tokens_in_place_of_text_are_explained(tokens: list[object]) -> None:
+    """LangChain sends embeddings like that unless it is set up not to."""
+    error = await _refusal({"model": "m", "input": tokens}, path="/v1/embeddings")
+    assert error["code"] == "unscanned_content"
+    assert "Send texts in place of arrays of tokens" in error["message"]
+    assert "check_embedding_ctx_length=False" in error["message"]
 
 
 def test_a_body_too_large_to_be_read_again_has_no_places() -> None:
