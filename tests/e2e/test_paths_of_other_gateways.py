@@ -128,6 +128,34 @@ async def test_awss_client_shows_the_message_of_an_api_without_a_provider(
 
 
 @pytest.mark.parametrize(
+    ("path", "sent", "received"),
+    [
+        ("/v1/files", "x-api-key", "x-api-key"),
+        ("/v1/messages/batches", "x-api-key", "x-api-key"),
+        ("/v1/files", "x-goog-api-key", "x-goog-api-key"),
+        ("/upload/v1/files", "x-goog-api-key", "x-goog-api-key"),
+        ("/v1/interactions", "x-goog-api-key", "x-goog-api-key"),
+        ("/v1/files", "authorization", "authorization"),
+        ("/v1/chat/completions", "x-api-key", "authorization"),
+        ("/v1/chat/completions?a=b", "x-goog-api-key", "authorization"),
+    ],
+)
+async def test_an_unknown_path_that_a_policy_lets_pass_reaches_the_provider_of_its_client(
+    stack: Stack, path: str, sent: str, received: str
+) -> None:
+    """A file for one provider is not uploaded to another; a known path ignores the header."""
+    given = [
+        (sent, f"Bearer {stack.keys['free']}" if sent == "authorization" else stack.keys["free"])
+    ]
+    if sent == "x-api-key":
+        given.append(("anthropic-version", "2023-06-01"))
+    await stack.post(chat("x"), path=path, headers=given)
+    (one,) = await stack.received()
+    names = ("authorization", "x-api-key", "x-goog-api-key")
+    assert [name for name, _ in one.headers if name in names] == [received]
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/v1%2Fchat/completions",

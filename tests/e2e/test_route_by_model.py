@@ -116,6 +116,22 @@ async def test_the_model_counts_and_not_the_path_it_is_asked_for_at(
     assert await _reached(world) == [_own("openai", "gpt-5"), _own("anthropic", "claude-mock")]
 
 
+async def test_the_model_counts_below_the_prefixes_of_litellm_too(
+    world: RoutedWorld, gateway: Stack
+) -> None:
+    """Each provider receives the path of its own API; a model without a route reaches none."""
+    openai_path, anthropic_path = f"/openai{CHAT}", f"/anthropic{MESSAGES}"
+    await gateway.post(chat("x", model=LLAMA), path=openai_path, key="redact")
+    await gateway.post(message("x") | {"model": "gpt-5"}, path=anthropic_path, key="redact")
+    paths = {one.provider: one.path for one in await world.seen()}
+    assert paths == {"self_hosted": CHAT, "openai": MESSAGES}
+    assert await _reached(world) == [_own("openai", "gpt-5"), _own("self_hosted", LLAMA)]
+    for path, body in ((openai_path, chat("x")), (anthropic_path, message("x"))):
+        answer = await gateway.post(body | {"model": "mistral"}, path=path, key="redact")
+        assert answer.status == 404
+    assert await _reached(world) == []
+
+
 async def test_a_model_that_no_route_names_is_answered_in_the_words_of_its_api(
     world: RoutedWorld, gateway: Stack
 ) -> None:

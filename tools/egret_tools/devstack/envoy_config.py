@@ -79,6 +79,14 @@ _PATHS: Final = {
 """Where a body names the model and several providers listen, by what Envoy's AI filter calls the
 API. Every other path leads to the one provider that knows it."""
 
+
+def _paths(*, has_prefixes: bool) -> Iterator[tuple[str, str]]:
+    """Yield these paths, *has_prefixes* those below the prefixes of LiteLLM too."""
+    for protocol, path in _PATHS.items():
+        prefix = "/anthropic" if protocol == "ANTHROPIC_MESSAGES" else "/openai"
+        yield protocol, f"({prefix})?{path}" if has_prefixes else path
+
+
 _GLOB: Final = re.compile(r"[A-Za-z0-9@*?][A-Za-z0-9._:/@+~*?-]*")
 """Models that Egret can name in the header, and the two wildcards of a key's list of models."""
 
@@ -113,19 +121,18 @@ class ModelRoute:
                 return f"Egret names no model in the header that {glob!r} could match"
         return None
 
-    @property
-    def matches(self) -> list[tuple[str, dict[str, object]]]:
-        """The protocol and the match of each of its routes, as Envoy writes them."""
+    def matches(self, *, has_prefixes: bool = False) -> list[tuple[str, dict[str, object]]]:
+        """Return the protocol and the match of each of its routes, as Envoy writes them."""
         return [
             (protocol, _match(path, {"string_match": _as_matcher(glob)}))
             for glob in self.models
-            for protocol, path in _PATHS.items()
+            for protocol, path in _paths(has_prefixes=has_prefixes)
         ]
 
 
-def unknown_model_routes() -> Iterator[dict[str, object]]:
+def unknown_model_routes(*, has_prefixes: bool = False) -> Iterator[dict[str, object]]:
     """Yield Envoy's answer to a request that no route by model takes."""
-    for protocol, path in _PATHS.items():
+    for protocol, path in _paths(has_prefixes=has_prefixes):
         is_anthropics = protocol == "ANTHROPIC_MESSAGES"
         yield {
             "name": "unknown_model",
@@ -368,7 +375,9 @@ class EnvoyParameters:
     def unknown_model_routes(self) -> list[dict[str, object]]:
         """Answers to requests for models that no route names; empty if they go by path."""
         refuses = self.model_routes and self.unknown_models is UnknownModels.REFUSE
-        return list(unknown_model_routes()) if refuses else []
+        # With Azure the prefixes are its own.
+        has_prefixes = self.azure is None
+        return list(unknown_model_routes(has_prefixes=has_prefixes)) if refuses else []
 
     def provider(self, name: str) -> Provider | None:
         """Return one whose paths others have too; None where it is not there, or is none."""

@@ -60,7 +60,7 @@ def test_a_glob_means_what_it_means_in_a_keys_list(glob: str, model: str) -> Non
     """Whoever may use a model by one is led by the other."""
     route = ModelRoute(models=(glob,), provider="openai")
     assert route.problem is None
-    for _, match in route.matches:
+    for _, match in route.matches():
         found: Any = match["headers"]
         assert [matches(one["string_match"], model) for one in found] == [
             is_model_allowed(model, (glob,))
@@ -70,7 +70,7 @@ def test_a_glob_means_what_it_means_in_a_keys_list(glob: str, model: str) -> Non
 def test_routes_by_model_hold_on_every_path_whose_body_names_a_model() -> None:
     """What Egret reads a model in and several providers serve; no other path."""
     route = ModelRoute(models=("gpt-*",), provider="openai")
-    regexes = [match["safe_regex"]["regex"] for _, match in route.matches]  # type: ignore[index]
+    regexes = [match["safe_regex"]["regex"] for _, match in route.matches()]  # type: ignore[index]
     known = [
         *("chat/completions", "completions", "responses", "responses/input_tokens"),
         *("responses/compact", "embeddings", "moderations", "images/generations"),
