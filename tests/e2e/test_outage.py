@@ -32,6 +32,8 @@ OUTAGE_SECONDS: Final = 4.0
 ANSWERED_WITHIN_SECONDS: Final = 60.0
 """Far more than the budget of authorization: the outage ends only after the answers."""
 AFTER_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 0.03
+"""Between two requests of a client; each key is asked for several times in its time to live."""
 RETRY_SECONDS: Final = "2"
 SHORTEST_TURN_SECONDS: Final = 0.7
 """A key in use is loaded anew at 80 % of a time to live of 1 s less a tenth."""
@@ -138,6 +140,7 @@ async def load(outage: Outage, keys: list[ApiKey], told: Load, *, done: asyncio.
             (told.statuses_of_first if is_first else told.statuses)[answer.status] += 1
             told.answers_of_clients[number] += 1
             told.longest_seconds = max(told.longest_seconds, time.monotonic() - started_at)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     await asyncio.gather(*(client(number) for number in range(CLIENTS)))
 
@@ -211,13 +214,14 @@ async def break_and_look(
     return During(unknown, slowest, stale, are_ready)
 
 
-async def recover(outage: Outage) -> After:
-    """Wait until keys can be looked up again, then watch a little longer."""
+async def recover(outage: Outage, keys: list[ApiKey]) -> After:
+    """Wait until keys can be looked up again, use each at every worker, and watch a little."""
     statements_before = await outage.servers.key_statements()
     repaired_at = time.monotonic()
     async with asyncio.timeout(60):
         await until_known_again(outage)
     known_again_seconds = time.monotonic() - repaired_at
+    await warm_up(outage, keys)
     await asyncio.sleep(AFTER_SECONDS)
     window_seconds = time.monotonic() - repaired_at
     statements = await outage.servers.key_statements() - statements_before
@@ -249,7 +253,7 @@ async def test_traffic_with_known_keys_goes_on_through_an_outage(
     try:
         down: list[LiveServer] = [getattr(outage.servers, name) for name in names]
         during = await break_and_look(outage, told, down, break_down)
-        after = await recover(outage)
+        after = await recover(outage, keys)
         await revoke_everywhere(outage, keys[0])
     finally:
         done.set()
