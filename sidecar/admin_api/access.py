@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,9 +30,8 @@ from sidecar.admin.in_force import (
     publish_change,
     wait_in_force,
 )
-from sidecar.admin.owners import UNKNOWN_PARAMETER
 from sidecar.admin_api import idempotency
-from sidecar.admin_api.problems import MAX_ERRORS, Problem, not_found
+from sidecar.admin_api.problems import Problem, check_query, not_found
 from sidecar.admin_api.rates import Rates, check_rate
 from sidecar.admin_api.roles import (
     INSTALLATION_WIDE,
@@ -55,7 +53,6 @@ IN_FORCE_HEADER: Final = "egret-in-force"
 WAIT: Final = "wait"
 """Parameter of every write: its answer waits until live workers have the change."""
 WAIT_SECONDS: Final = 20.0
-MAX_NAME_CHARACTERS: Final = 60
 BODY_SECONDS: Final = 30.0
 
 
@@ -188,7 +185,9 @@ class AccessRoute(APIRoute):
             identity, token = await _authenticated(request, services)
             check_rate(services.rates.requests, identity.name)
             if self.include_in_schema:
-                _check_query(request, known)
+                is_safe = request.method in SAFE_METHODS
+                names = known if is_safe else known | {WAIT}
+                check_query(request.query_params, names, switch=WAIT)
             async with services.rates.turn(identity.name, is_report=self.is_report):
                 if request.method not in SAFE_METHODS:
                     await _receive(request, token)
@@ -230,31 +229,6 @@ def query_names(dependant: Dependant) -> frozenset[str]:
     """Return the parameters of the query that a route and its dependencies read."""
     own = frozenset(one.alias for one in dependant.query_params)
     return own.union(*map(query_names, dependant.dependencies))
-
-
-def _check_query(request: Request, names: frozenset[str]) -> None:
-    """Check the names of the query: `dryrun=true` for `dry_run` would make the change.
-
-    Raises:
-        Problem: 422, one is unknown or repeated, or `wait` is neither true nor false.
-    """
-    known = names if request.method in SAFE_METHODS else names | {WAIT}
-    given = request.query_params
-    counts = Counter(name for name, _ in given.multi_items())
-    faults = {name: "is given twice" for name, count in counts.items() if count > 1}
-    faults |= {name: UNKNOWN_PARAMETER for name in counts if name not in known}
-    if WAIT in known and given.get(WAIT, "true") not in {"true", "false"}:
-        faults[WAIT] = "must be true or false"
-    if faults:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "the request is not valid",
-            hint=f"known parameters: {', '.join(sorted(known)) or 'none'}",
-            errors=[
-                {"in": f"query.{name[:MAX_NAME_CHARACTERS]}", "fault": fault}
-                for name, fault in list(faults.items())[:MAX_ERRORS]
-            ],
-        )
 
 
 async def _receive(request: Request, token: str) -> None:

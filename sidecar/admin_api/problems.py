@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, assert_never
 
 import asyncpg
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from sidecar.admin.installation.objects import InstallationError
 from sidecar.admin.owners import (
     EXISTS,
+    UNKNOWN_PARAMETER,
     ChangeRefusedError,
     ExistsAlreadyError,
     InvalidValueError,
@@ -27,6 +30,7 @@ RETRY_AFTER: Final = {"retry-after": "5"}
 _MAX_CHARACTERS: Final = 200
 """Of an error of PostgreSQL: it may repeat a whole value."""
 MAX_ERRORS: Final = 20
+_MAX_NAME_CHARACTERS: Final = 60
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457
@@ -71,6 +75,29 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457
 def not_found(kind: str) -> Problem:
     """Return the answer for an object that is not there, or that the caller may not see."""
     return Problem(HTTPStatus.NOT_FOUND, f"there is no such {kind}, or you may not see it")
+
+
+def check_query(given: QueryParams, known: frozenset[str], *, switch: str) -> None:
+    """Check the names of a query: `dryrun=true` for `dry_run` would make the change.
+
+    Raises:
+        Problem: 422, one is unknown or repeated, or the *switch* is neither true nor false.
+    """
+    counts = Counter(name for name, _ in given.multi_items())
+    faults = {name: "is given twice" for name, count in counts.items() if count > 1}
+    faults |= {name: UNKNOWN_PARAMETER for name in counts if name not in known}
+    if switch in known and given.get(switch, "true") not in {"true", "false"}:
+        faults[switch] = "must be true or false"
+    if faults:
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "the request is not valid",
+            hint=f"known parameters: {', '.join(sorted(known)) or 'none'}",
+            errors=[
+                {"in": f"query.{name[:_MAX_NAME_CHARACTERS]}", "fault": fault}
+                for name, fault in list(faults.items())[:MAX_ERRORS]
+            ],
+        )
 
 
 def problem_of(error: Exception) -> Problem | None:
