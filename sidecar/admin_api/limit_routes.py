@@ -27,6 +27,7 @@ from sidecar.admin_api.objects import (
     TeamPath,
     bounded,
     check_match,
+    json_answer,
     tagged,
     team_names,
 )
@@ -200,12 +201,12 @@ async def show_organization_limit_state(access: _View, organization: str) -> Lim
     return await _state(access, Owner(Level.ORGANIZATION, organization))
 
 
-@router.get("/limits")
+@router.get("/limits", response_model=list[LimitState] | Page[LimitState])
 async def list_limits(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     paging: ChosenPage,
     organization: Annotated[str | None, Query(max_length=63)] = None,
-) -> list[LimitState] | Page[LimitState]:
+) -> Response:
     """List the limits of all owners that the caller may view, or of one organization's.
 
     All limits of one owner are on one page.
@@ -218,21 +219,22 @@ async def list_limits(
         after=paging.place(owner_place),
         most=paging.rows,
     )
-    return _by_owner(
-        paging,
-        found,
-        [[LimitState.of(holder, limit) for limit in holder.limits] for holder in found],
-    )
+
+    def listed() -> list[LimitState] | Page[LimitState]:
+        states = [[LimitState.of(holder, limit) for limit in holder.limits] for holder in found]
+        return _by_owner(paging, found, states)
+
+    return await json_answer(Any, listed)
 
 
-@router.get("/budgets")
+@router.get("/budgets", response_model=list[BudgetState] | Page[BudgetState])
 async def list_budgets(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     paging: ChosenPage,
     organization: Annotated[str | None, Query(max_length=63)] = None,
     team: TeamPath = None,
     key: Annotated[str | None, Query(max_length=12)] = None,
-) -> list[BudgetState] | Page[BudgetState]:
+) -> Response:
     """List the budgets of the present period, by the records of usage, with a forecast.
 
     Of all owners that the caller may view, or of one and those that it holds. All budgets of one
@@ -247,12 +249,13 @@ async def list_budgets(
         after=paging.place(owner_place),
         most=paging.rows,
     )
-    by_holder = [list(of_one) for _, of_one in groupby(found, key=lambda one: one.holder)]
-    return _by_owner(
-        paging,
-        [of_one[0].holder for of_one in by_holder],
-        [[BudgetState.of(one) for one in of_one] for of_one in by_holder],
-    )
+
+    def listed() -> list[BudgetState] | Page[BudgetState]:
+        by_holder = [list(of_one) for _, of_one in groupby(found, key=lambda one: one.holder)]
+        states = [[BudgetState.of(one) for one in of_one] for of_one in by_holder]
+        return _by_owner(paging, [of_one[0].holder for of_one in by_holder], states)
+
+    return await json_answer(Any, listed)
 
 
 _State = TypeVar("_State", LimitState, BudgetState)

@@ -106,9 +106,12 @@ def bounded(found: Sequence[_Item]) -> Sequence[_Item]:
     return found
 
 
-async def written(kind: Any, found: object) -> Response:
-    """Return *found* as the JSON of *kind*, written beside the loop."""
-    text = await asyncio.to_thread(TypeAdapter[Any](kind).dump_json, found)
+async def json_answer(kind: Any, make: Callable[[], object]) -> Response:
+    """Return the object that *make* returns as the JSON of *kind*, beside the loop.
+
+    With `Any` a model is written by its own class.
+    """
+    text = await asyncio.to_thread(lambda: TypeAdapter[Any](kind).dump_json(make()))
     return Response(text, media_type="application/json")
 
 

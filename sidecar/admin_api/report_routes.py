@@ -24,8 +24,8 @@ from sidecar.admin_api.objects import (
     Page,
     TeamPath,
     bounded,
+    json_answer,
     team_names,
-    written,
 )
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
@@ -97,7 +97,8 @@ async def sum_usage(
     access: _View, scope: _Scope, by: By = By.TEAM, limit: Largest = None
 ) -> Response:
     """Sum usage of owners that the caller may view, the dearest first; times are whole hours."""
-    return await written(list[UsageSum], await _sums(access, scope, by, limit))
+    sums = await _sums(access, scope, by, limit)
+    return await json_answer(list[UsageSum], lambda: sums)
 
 
 @router.get(
@@ -132,7 +133,7 @@ async def list_usage_points(
         access.connection, by, since=scope.start, until=scope.end, unit=unit, within=scope.within,
         names=names,
     )  # fmt: skip
-    return await written(list[UsagePoint], points)
+    return await json_answer(list[UsagePoint], lambda: points)
 
 
 async def csv_answer(sums: Sequence[UsageSum], *, heading: str, file: str) -> Response:

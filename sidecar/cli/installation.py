@@ -256,8 +256,9 @@ def export(
     else:
         stored = on_connection(load_installation)
         try:
-            files = dict(export_files(stored))
-            text = SEPARATOR.join(document_text(one) for one in stored)
+            is_folder = target != STANDARD_STREAM and target.suffix not in _SUFFIXES
+            files = dict(export_files(stored)) if is_folder else {}
+            text = "" if is_folder else SEPARATOR.join(map(document_text, stored))
             masked = masked_policies(stored)
         except ChangeRefusedError as error:
             fail(error.problem, hint=error.hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final
 
 from sidecar.domain.limits import MICROS, Level, Limit, Measure, Window, dollars
@@ -44,6 +45,7 @@ def parse_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -
     return read_limit(words, level=level, owner=owner, selectors=selectors)
 
 
+@lru_cache(maxsize=1_000)  # thousands of owners have the same few limits
 def read_limit(words: str, *, level: Level, owner: str, selectors: Selectors) -> Limit:
     """Read one limit that is set: it may be for an operation that this version does not know.
 
