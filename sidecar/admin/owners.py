@@ -403,9 +403,8 @@ async def find_organization_id(connection: Connection, name: str) -> str:
     Raises:
         ChangeRefusedError: there is no such organization.
     """
-    found: str | None = await connection.fetchval(
-        "SELECT id FROM organizations WHERE name = $1", name
-    )
+    query = "SELECT id FROM organizations WHERE name = $1"
+    found: str | None = await connection.fetchval(query, name)
     if found is None:
         raise _no_organization(name)
     return found
@@ -493,9 +492,8 @@ def models_array(globs: Sequence[str] | None) -> list[str] | None:
 
 
 def _no_organization(name: str) -> ChangeRefusedError:
-    return ChangeRefusedError(
-        f"there is no organization {name}", hint="create it with `egret orgs create`"
-    )
+    hint = "create it with `egret orgs create`"
+    return ChangeRefusedError(f"there is no organization {name}", hint=hint)
 
 
 def _owner(kind: type[_Owner], row: asyncpg.Record) -> _Owner:
