@@ -83,6 +83,13 @@ _OFF: Final = UsageSource.OFF
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
+TOO_LONG_TO_HOLD: Final = ClientError(
+    ErrorKind.UNSCANNED_CONTENT,
+    "The answer is longer than this gateway can check as a whole, and nothing of it was let "
+    "through. Ask for a shorter answer, or for a stream.",
+)
+"""The only content that the protocol refuses: an answer that is held, beyond `max_body_bytes`."""
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 """Envoy's own form and room for others; anything else could carry text into logs and headers."""
 
@@ -161,6 +168,8 @@ class RequestHandler:
 
     def refusal(self, kind: ErrorKind) -> Refusal:
         """Return the refusal of *kind* in the client's dialect; may come before the headers."""
+        if kind is ErrorKind.UNSCANNED_CONTENT:
+            return self._refused(TOO_LONG_TO_HOLD)
         return self._refused(client_error(kind))
 
     def finish(self, protocol: ExtProcProtocol, end: StreamEnd) -> None:

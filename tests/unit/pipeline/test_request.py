@@ -772,6 +772,19 @@ async def test_a_blocked_answer_names_its_provider_s_status(status: bytes) -> No
     assert do.pairs_of(verdict.refusal.metadata)["answer_status"] == wanted
 
 
+async def test_an_answer_that_is_too_long_to_be_held_is_refused_as_an_answer() -> None:
+    """Its client read that the request could not be checked, and changed that in vain."""
+    world = World(GUARDED)
+    checks, _ = await cleared_by(world, chat("hi", stream=True))
+    answer = Headers(((":status", b"200"), ("content-type", b"application/json")))
+    assert await checks.judge_response_headers(answer) == ResponseHeld()
+    verdict = await checks.judge_response_body(b" " * (world.worker.max_body_bytes + 1))
+    assert refused(verdict)[:2] == (403, "unscanned_content")
+    assert isinstance(verdict, RequestRefused)
+    message = json.loads(verdict.refusal.body)["error"]["message"]
+    assert message.startswith("The answer is longer than this gateway can check")
+
+
 COUNTED = """
 name: default
 guardrails:
