@@ -107,8 +107,9 @@ _USUAL: Final = re.compile(rb"(?:event: ([^\n]*+)\n)?+data: ([^\n]*+)\n\n")
 times as long as to look for it then."""
 
 _OTHER_FIELDS: Final = frozenset({b"", b"id", b"retry"})
-"""Of a comment and of numbers. A line of any other is no event: an answer in JSON, for one, whose
-label says that it is a stream. Clients of streams skip it, others read it."""
+"""Of a comment and of numbers. A line of any other is no event: an answer in JSON, for one, or an
+error in plain text, whose label says that it is a stream. Clients of streams skip it, others read
+it. Beside data it is neither."""
 
 _LONGEST_BORDER: Final = 4
 """Bytes of CRLF CRLF, of which all but the last may have come before."""
@@ -226,7 +227,7 @@ class SseFramer:
             self._is_first = False
             text = raw.removeprefix(_BOM)
         data: list[bytes] = []
-        event = ""
+        event, is_foreign = "", False
         for line in _LINE_END.split(text.rstrip(b"\r\n")):
             name, _, value = line.partition(b":")
             value = value.removeprefix(b" ")
@@ -235,7 +236,10 @@ class SseFramer:
             elif name == b"event":
                 event = value.decode("utf-8", "replace")
             elif name not in _OTHER_FIELDS:
-                return WholeAnswer(raw, text)
+                is_foreign = True
+        if is_foreign:
+            is_text = not data and not text.lstrip().startswith((b"{", b"["))
+            return (plain_text(raw) if is_text else None) or WholeAnswer(raw, text)
         return ServerSentEvent(raw, b"\n".join(data) if data else None, event)
 
 

@@ -840,9 +840,21 @@ async def test_an_answer_with_the_label_of_a_stream_is_judged(end: bytes, unscan
         assert result.body == (body + end).replace(b"bob@a.org", b"[EMAIL_1]")
 
 
-@pytest.mark.parametrize("line", [b"Hi bob@a.org", b"Data: bob@a.org", b"data: {}\nx: bob@a.org"])
-def test_a_line_that_is_no_field_of_an_event_is_unread(line: bytes) -> None:
-    """It passed as if it were a comment."""
+@pytest.mark.parametrize("line", [b"Hi bob@a.org", b"Data: bob@a.org", b"\xef\xbb\xbfbob@a.org"])
+def test_a_line_that_is_no_field_of_an_event_is_text(line: bytes) -> None:
+    """It passed as if it were a comment; it may go on behind a blank line."""
+    judge = judgement(effective(REDACT))
+    result = streamed(judge, [line + b"\n\n", b"to eve@exam", b"ple.com", b"\r\n\r\nyes"])
+    assert judge.reasons == ()
+    wanted = line.replace(b"bob@a.org", b"[EMAIL_1]") + b"\n\nto [EMAIL_2]\r\n\r\nyes"
+    assert (result.error, result.body) == (None, wanted)
+
+
+@pytest.mark.parametrize(
+    "line", [b"data: {}\nx: bob@a.org", b"x\ndata: bob@a.org", b"bob\xe9", b'{"bob":\n\n1}']
+)
+def test_a_line_that_is_neither_text_nor_a_field_of_an_event_is_unread(line: bytes) -> None:
+    """Beside data it would hide what the data's client reads."""
     judge = judgement(effective(REDACT))
     result = streamed(judge, [line + b"\n\n"])
     assert judge.reasons == (UnscannedReason.MALFORMED_ANSWER,)
