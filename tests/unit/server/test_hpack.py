@@ -56,10 +56,93 @@ def test_a_few_bytes_do_not_become_megabytes() -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [b"\x80", b"\xff\xff\xff\xff\xff\x7f", b"\x3f\xe2\x1f", b"\x88\x20", b"\x00\x7f", b"\x40"],
-    ids=["index 0", "a huge index", "a larger table", "a late size", "cut length", "cut name"],
+    [
+        pytest.param(b"\x80", id="index 0"),
+        pytest.param(b"\xff\xff\xff\xff\xff\x7f", id="a huge index"),
+        pytest.param(b"\x3f\xe2\x1f", id="a larger table"),
+        pytest.param(b"\x88\x20", id="a late size"),
+        pytest.param(b"\x00\x7f", id="cut length"),
+        pytest.param(b"\x40", id="cut name"),
+        pytest.param(b"\x00\x81\x00\x00", id="padding of zeros"),
+        pytest.param(b"\x00\x82\xff\xff\x00", id="padding of a byte"),
+        pytest.param(b"\x00\x84\xff\xff\xff\xff\x00", id="the end symbol"),
+    ],
 )
 def test_a_damaged_block_is_refused(block: bytes) -> None:
     """The connection ends then: later blocks could mean anything."""
     with pytest.raises(HpackError):
         HpackDecoder().decode(block)
+
+
+DATE = b"Mon, 21 Oct 2013 20:13:2%d GMT"
+LOCATION = (b"location", b"https://www.example.com")
+COOKIE = b"foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1"
+RESPONSES = [
+    (
+        (
+            "48826402 5885aec3771a4b 6196d07abe941054d444a8200595040b8166e082a62d1bff"
+            "6e919d29ad171863c78f0b97c8e9ae82ae43d3"
+        ),
+        [(b":status", b"302"), (b"cache-control", b"private"), (b"date", DATE % 1), LOCATION],
+    ),
+    (
+        "4883640effc1c0bf",
+        [(b":status", b"307"), (b"cache-control", b"private"), (b"date", DATE % 1), LOCATION],
+    ),
+    (
+        (
+            "88c1 6196d07abe941054d444a8200595040b8166e084a62d1bff c0 5a839bd9ab"
+            "77ad94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007"
+        ),
+        [
+            (b":status", b"200"),
+            (b"cache-control", b"private"),
+            (b"date", DATE % 2),
+            LOCATION,
+            (b"content-encoding", b"gzip"),
+            (b"set-cookie", COOKIE),
+        ],
+    ),
+]
+"""RFC 7541 appendix C.6: Huffman codes, and a table of 256 bytes that drops its oldest fields."""
+
+
+def test_the_table_drops_its_oldest_fields_as_the_standard_does() -> None:
+    """Else an index would name another field than Envoy has sent."""
+    decoder = HpackDecoder()
+    assert decoder.decode(b"\x3f\xe1\x01") == []
+    for block, expected in RESPONSES:
+        assert decoder.decode(bytes.fromhex(block)) == expected
+
+
+FIELD, LARGE, NEWEST = b"\x40\x01a\x01b", b"\x40\x01c\x1f" + b"d" * 31, b"\xbe"
+
+
+@pytest.mark.parametrize("change", [LARGE, b"\x20"], ids=["a field larger than it", "size 0"])
+def test_the_table_is_emptied_by_what_does_not_fit(change: bytes) -> None:
+    """A field that fits to the byte stays."""
+    decoder = HpackDecoder()
+    decoder.decode(b"\x3f\x03" + FIELD)  # a table of 34 bytes
+    assert decoder.decode(NEWEST) == [(b"a", b"b")]
+    decoder.decode(change)
+    with pytest.raises(HpackError):
+        decoder.decode(NEWEST)
+
+
+def test_a_long_field_takes_the_room_of_several() -> None:
+    """The oldest go first, as many as it takes."""
+    decoder = HpackDecoder()
+    decoder.decode(b"\x3f\x31" + FIELD * 2)  # a table of 80 bytes
+    decoder.decode(LARGE)
+    with pytest.raises(HpackError):
+        decoder.decode(b"\xbf")
+    assert decoder.decode(FIELD + b"\xbe") == [(b"a", b"b")] * 2
+
+
+def test_an_index_is_read_to_its_last_byte() -> None:
+    """127 and nothing more, in two bytes; index 0 is none, however many fields there are."""
+    decoder = HpackDecoder()
+    decoder.decode(b"".join(b"\x40\x01%c\x01b" % number for number in range(100)))
+    assert decoder.decode(b"\xff\x80\x00") == [(bytes([99 - (127 - 62)]), b"b")]
+    with pytest.raises(HpackError):
+        decoder.decode(b"\x80")
