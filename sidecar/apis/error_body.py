@@ -92,9 +92,7 @@ def gemini_status(kind: ErrorKind) -> str:
 
 def bedrock_type(kind: ErrorKind) -> str:
     """Return the exception that AWS's clients raise, by the runtime API's table of errors."""
-    # AWS's clients try again after any other type of 429.
-    is_quota = kind is ErrorKind.BUDGET_EXHAUSTED
-    return "ServiceQuotaExceededException" if is_quota else _BEDROCK_TYPES[kind.spec.status]
+    return _BEDROCK_TYPES[kind.spec.status]
 
 
 _GOOGLE_STATUSES: Final = {

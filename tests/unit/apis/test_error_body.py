@@ -54,7 +54,6 @@ BEDROCK_TYPES = {
     500: b"InternalServerException",
     503: b"ServiceUnavailableException",
 }
-BEDROCK_TYPES_OF_THEIR_OWN = {ErrorKind.BUDGET_EXHAUSTED: b"ServiceQuotaExceededException"}
 OPENAIS = [Dialect.OPENAI, Dialect.AZURE_OPENAI]
 
 
@@ -113,8 +112,8 @@ def test_bedrock_clients_find_the_type_in_a_header(kind: ErrorKind) -> None:
     """AWS's clients raise the exception of that name; the others need no such header."""
     error = ClientError(kind, "No.")
     assert json.loads(error_body(Dialect.BEDROCK, error)) == {"message": "No."}
-    named = BEDROCK_TYPES_OF_THEIR_OWN.get(kind, BEDROCK_TYPES[kind.spec.status])
-    assert error_headers(Dialect.BEDROCK, error)[0] == ("x-amzn-errortype", named)
+    named = ("x-amzn-errortype", BEDROCK_TYPES[kind.spec.status])
+    assert error_headers(Dialect.BEDROCK, error)[0] == named
     for dialect in set(Dialect) - {Dialect.BEDROCK}:
         assert "x-amzn-errortype" not in dict(error_headers(dialect, error))
 
