@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.server.http2 import AWAY_PING
+from sidecar.server.http2 import AWAY_PING, CLOSE_SECONDS, HANDSHAKE_SECONDS
 from sidecar.server.http2_streams import (
     MAX_FRAME_BYTES,
     STREAM_WINDOW,
@@ -32,6 +32,7 @@ from tests.support.http2_peer import (
     upload,
     wait,
 )
+from tests.support.key_world import VirtualLoop
 
 
 async def test_a_body_comes_back_with_headers_and_trailers() -> None:
@@ -311,3 +312,37 @@ async def no_task_is_left() -> AsyncIterator[None]:
     yield
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_cut_off"),
+    [(b"", True), (HELLO[:20], True), (HELLO, False)],
+    ids=["nothing", "half of it", "its preface"],
+)
+def test_a_peer_that_does_not_send_its_preface_in_time_is_cut_off(
+    sent: bytes, *, is_cut_off: bool
+) -> None:
+    """It would hold a connection for nothing; any other may be silent for as long as it likes."""
+    loop = VirtualLoop()
+    peer = loop.call(lambda: Http2Peer(echo))
+    loop.call(lambda: peer.receive(sent))
+    loop.now += HANDSHAKE_SECONDS - 0.1
+    loop.settle()
+    early = peer.transport.is_aborted
+    loop.now += 0.2
+    loop.settle()
+    loop.close()
+
+    assert (early, peer.transport.is_aborted) == (False, is_cut_off)
+
+
+def test_a_peer_that_does_not_read_the_end_of_a_connection_is_cut_off() -> None:
+    """Its last bytes wait for a while, and not for ever."""
+    loop = VirtualLoop()
+    peer = loop.call(lambda: Http2Peer(echo))
+    loop.call(peer.connection.close)
+    loop.now += CLOSE_SECONDS + 0.1
+    loop.settle()
+    loop.close()
+
+    assert (peer.transport.is_closed, peer.transport.is_aborted) == (True, True)
