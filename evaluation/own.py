@@ -46,7 +46,7 @@ class OwnDetector:
         started_at = time.perf_counter()
         outcome = self._scan(parts)[0]
         self.seconds += time.perf_counter() - started_at
-        if outcome.error_type is not None:
+        if outcome.failure is not None:
             raise TypeError(f"the guardrail could not judge: {outcome}")
         return Judged(outcome.findings, outcome.score or 0.0)
 

@@ -201,7 +201,8 @@ def _row(one: TimedResult) -> Row:
         "guardrail": result.guardrail.name,
         "type": result.guardrail.settings.guardrail_type,
         "mode": result.guardrail.mode.value,
-        "verdict": result.verdict.value + (f" ({result.error_type})" if result.error_type else ""),
+        "verdict": result.verdict.value
+        + ("" if result.failure is None else f" ({result.failure.error_type})"),
         "score": None if result.score is None else f"{result.score:.2f}",
         "finds": ", ".join(dict.fromkeys(map(_words, result.findings))) or None,
         "µs": f"{one.microseconds:.0f}",

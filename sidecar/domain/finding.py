@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 
 import msgspec
 
@@ -64,6 +64,42 @@ class TooMuchHiddenTextError(Exception):
     """More texts are hidden in encodings, escapes or spaced letters than are decoded."""
 
 
+class FailureKind(enum.Enum):
+    """Why a guardrail could not judge, as far as its verdict and the refusal depend on it."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    HIDDEN_TEXT = "hidden_text"
+    """The sender hides more than is decoded: `on_error` does not let that pass."""
+
+
+class Failure(NamedTuple):
+    """The failure of a check; `error_type` names its cause in metrics, logs and spans."""
+
+    kind: FailureKind
+    error_type: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Return the failure of a check that raised *error*."""
+        is_hidden = isinstance(error, TooMuchHiddenTextError)
+        kind = FailureKind.HIDDEN_TEXT if is_hidden else FailureKind.ERROR
+        return cls(kind, type(error).__name__)
+
+    def verdict(self, guardrail: Guardrail) -> Verdict:
+        """Return the verdict of a guardrail whose check failed."""
+        is_open = guardrail.on_error is OnError.ALLOW
+        match self.kind:
+            case FailureKind.ERROR:
+                return Verdict.ERROR_OPEN if is_open else Verdict.ERROR_CLOSED
+            case FailureKind.TIMEOUT:
+                return Verdict.TIMEOUT_OPEN if is_open else Verdict.TIMEOUT_CLOSED
+            case FailureKind.HIDDEN_TEXT:
+                return Verdict.ERROR_CLOSED
+            case _:
+                assert_never(self.kind)
+
+
 @dataclass(frozen=True, slots=True)
 class NotedEvent:
     """A remote event and when it was, on the clock of the inspection."""
@@ -86,7 +122,7 @@ class GuardrailResult(NamedTuple):
     No two of `findings` overlap, and they are in text order.
     `started_at` is monotonic seconds on the clock of the inspection, `seconds` the duration; None
     for a guardrail of the local pass, which takes the times of the pass.
-    `error_type` is a class name or short code when the check failed, for spans and logs.
+    `failure` is set if the check failed.
     `score` is the guardrail's certainty from 0 to 1, if it gives one; also if it passed.
     `stage` is the side that was checked, never both.
     `part_values` has what parts, by index, add to what is known without them: a score above that
@@ -100,7 +136,7 @@ class GuardrailResult(NamedTuple):
     findings: tuple[Finding, ...] = ()
     started_at: float | None = None
     seconds: float | None = None
-    error_type: str | None = None
+    failure: Failure | None = None
     score: float | None = None
     events: tuple[NotedEvent, ...] = ()
     stage: Stage = Stage.INPUT
@@ -108,14 +144,10 @@ class GuardrailResult(NamedTuple):
     gave_up: bool = False
 
     @classmethod
-    def failed(cls, guardrail: Guardrail, error_type: str) -> GuardrailResult:
-        """Return the result of a check that failed, which passes only if `on_error` says so.
-
-        A sender that hides too much never passes: any other failure is none of its doing.
-        """
-        is_hidden = error_type == TooMuchHiddenTextError.__name__
-        verdict = Verdict.ERROR_CLOSED if is_hidden else error_verdict(guardrail)
-        return cls(guardrail, verdict, error_type=error_type)
+    def failed(cls, guardrail: Guardrail, error: Exception) -> GuardrailResult:
+        """Return the result of a check that raised *error*."""
+        failure = Failure.of(error)
+        return cls(guardrail, failure.verdict(guardrail), failure=failure)
 
     @property
     def blocks(self) -> bool:
@@ -158,11 +190,6 @@ def count_findings(results: Results, parts: Sequence[TextPart]) -> tuple[Finding
             for (number, type_, role), count in counts.items()
         ]
     )
-
-
-def error_verdict(guardrail: Guardrail) -> Verdict:
-    """Return the verdict of a guardrail whose check failed."""
-    return Verdict.ERROR_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.ERROR_CLOSED
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,7 +289,7 @@ class Conversation:
             passing, guardrail = self.scan.passing[number], result.guardrail
             found = findings[number] if findings else ()
             value = values[number] if values else 0.0
-            if result.error_type is not None:
+            if result.failure is not None:
                 joined.append(result)
             elif number in most:
                 if found or self.known_text_bytes + search.text_bytes + value > most[number]:
@@ -333,7 +333,7 @@ class Conversation:
         table.hits += len(reading.known)
         table.misses += sum([not one.is_known for one in self._pieces])
         table.saved_bytes += self._saved_bytes
-        if reading.names_models or any(map(_error_of, results)) or any(map(_gave_up, results)):
+        if reading.names_models or any(map(_failure_of, results)) or any(map(_gave_up, results)):
             return  # a search that gave up has found texts that are harmless by themselves
         search = self._search_of(results)
         elements, at = reading.elements, 0
@@ -476,7 +476,7 @@ class _Search:
         )
 
 
-_error_of: Final = attrgetter("error_type")
+_failure_of: Final = attrgetter("failure")
 _gave_up: Final = attrgetter("gave_up")
 _findings_of: Final = attrgetter("findings")
 _values_of: Final = attrgetter("part_values")

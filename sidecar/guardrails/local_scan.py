@@ -139,8 +139,9 @@ class LocalScan:
             whole_text_check(one.settings) or _RuleCheck.of(one.settings, ids)
             for one in self.guardrails
         )
-        every_rule = (rule for one in self.guardrails for rule in rules_of(one.settings))
-        self._folded = any(rule.folded for rule in every_rule)
+        self._folded = any(
+            rule.folded for one in self.guardrails for rule in rules_of(one.settings)
+        )
         decoders = FOR_WORDS if self._folded else FOR_ALL
         self._decoders = tuple(
             (decoder, None if decoder.trigger is None else ids.get(decoder.trigger))
@@ -159,6 +160,7 @@ class LocalScan:
         rules = [check.rules.keys() for check in self._checks if isinstance(check, _RuleCheck)]
         self._rule_ids: frozenset[int | None] = frozenset().union(*rules)
         self._is_filtered = None not in self._rule_ids
+        self._reads = any(isinstance(one, _RuleCheck) or one.reads_views for one in self._checks)
         self._trigger_ids = frozenset(id_ for _, id_ in self._decoders if id_ is not None)
         self._whole_checks = tuple(
             (index, check)
@@ -170,9 +172,7 @@ class LocalScan:
             [(type(one).__name__, one.trigger) for one, _ in self._decoders],
         )
         self.digest = blake3(msgspec.json.encode(form, order="deterministic")).digest()
-        self.most = {
-            index: check.most for index, check in self._whole_checks if check.most is not None
-        }
+        self.most = {at: one.most for at, one in self._whole_checks if one.most is not None}
 
     def scan(self, parts: Sequence[TextPart], runs: Runs = ()) -> Results:
         """Return one result a guardrail, in the order of `guardrails`.
@@ -189,7 +189,7 @@ class LocalScan:
         """
         if not self._checks or not parts:
             return self._unread
-        short = self._scan_short(parts)
+        short = self._scan_short(parts) if self._reads else None
         if short is None or runs or self._needs_search(short):
             return self._scan(parts, runs, short)
         results = self.passing
@@ -198,7 +198,7 @@ class LocalScan:
             try:
                 result = check.judge(parts, short[0], passing)
             except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-                result = GuardrailResult.failed(passing.guardrail, type(error).__name__)
+                result = GuardrailResult.failed(passing.guardrail, error)
             if not isinstance(result, GuardrailResult) or result.findings:
                 return self._scan(parts, runs, short)
             if result is not passing:
@@ -222,11 +222,10 @@ class LocalScan:
 
     def _needs_search(self, short: _Short) -> bool:
         """Return whether a rule may match in short texts, or text may be hidden in them."""
-        joined_content, hits = short
-        if self._is_filtered and not (hits or self._always_in_ascii) and joined_content.isascii():
+        if self._is_filtered and not (short[1] or self._always_in_ascii) and short[0].isascii():
             return False  # mostly
-        may_match = not (self._is_filtered and self._rule_ids.isdisjoint(hits))
-        return may_match or self._may_hide_text(short)
+        is_clear = self._is_filtered and self._rule_ids.isdisjoint(short[1])
+        return not is_clear or self._may_hide_text(short)
 
     def _may_hide_text(self, short: _Short) -> bool:
         joined_content, hits = short
@@ -243,7 +242,7 @@ class LocalScan:
         The results have every match that redacting by them would bring to light.
         """
         now = list((yield from self._scan_once(parts, runs, short)))
-        redacted = yield from spans_to_redact(now)
+        redacted: PartSpans = (yield from spans_to_redact(now)) if self._rule_ids else {}
         for _ in range(MAX_RESCANS):
             if not redacted:
                 return tuple(now)
@@ -256,9 +255,9 @@ class LocalScan:
             rescanned = yield from self._scan_once(left_parts, left_runs, short, by_rules=True)
             for index, result in enumerate(rescanned):
                 known = now[index]
-                if known.error_type is not None:
+                if known.failure is not None:
                     continue
-                if result.error_type is not None:
+                if result.failure is not None:
                     now[index] = result
                 if result.findings and (more := (yield from in_parts(result.findings, left))):
                     findings = yield from joined(known.guardrail, known.findings, more)
@@ -287,18 +286,19 @@ class LocalScan:
         by_rules: bool = False,
     ) -> Cooperative[Results]:
         try:
-            if short is None or self._may_hide_text(short):
+            if not self._reads:
+                texts = ScannedTexts(parts, (), (), {})
+            elif short is None or self._may_hide_text(short):
                 texts = yield from self._read(parts, short)
             else:
                 views = _plain_views(parts)
                 texts = ScannedTexts(parts, views, _ends(views), hits=short[1], joined=short[0])
             across: _Across | None = None
-            if runs and (windows := (yield from boundary_windows(parts, runs))):
+            if runs and self._rule_ids and (windows := (yield from boundary_windows(parts, runs))):
                 around = [TextPart(one.content, (), "") for one in windows]
                 across = windows, (yield from self._read(around, None))
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-            error_type = type(error).__name__
-            return tuple(GuardrailResult.failed(one, error_type) for one in self.guardrails)
+            return tuple([GuardrailResult.failed(one, error) for one in self.guardrails])
         results, hits = list(self._unread), {*texts.hits, None}
         for index, check in enumerate(self._checks):
             if isinstance(check, _RuleCheck):
@@ -388,7 +388,7 @@ def _judge(
         verdict = LOCAL_VERDICTS[guardrail.action]
         return GuardrailResult(guardrail, verdict, findings, gave_up=gave_up)
     except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-        return GuardrailResult.failed(guardrail, type(error).__name__)
+        return GuardrailResult.failed(guardrail, error)
 
 
 STAND_IN: Final = b"[]"

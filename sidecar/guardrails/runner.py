@@ -8,17 +8,17 @@ from typing import Final, Protocol, TypeVar
 
 from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import (
+    Failure,
+    FailureKind,
     GuardrailResult,
     NotedEvent,
     RemoteEvent,
     Results,
     Verdict,
-    error_verdict,
 )
 from sidecar.domain.policy import (
     Guardrail,
     Mode,
-    OnError,
     Stage,
 )
 from sidecar.domain.subject import Subject
@@ -180,13 +180,14 @@ class GuardrailRunner:
         for guardrail in policy.remote:
             if guardrail.name not in remote:
                 # Without a decision no task should be cancelled: an error, never a pass.
+                failure = None if decided else Failure(FailureKind.ERROR, "cancelled")
                 remote[guardrail.name] = GuardrailResult(
                     guardrail,
-                    Verdict.SKIPPED if decided else error_verdict(guardrail),
+                    Verdict.SKIPPED if failure is None else failure.verdict(guardrail),
                     (),
                     started_at,
                     self._clock() - started_at,
-                    None if decided else "cancelled",
+                    failure,
                 )
         return _disjoint(_in_order(policy, (*local, *remote.values())))
 
@@ -212,27 +213,29 @@ class GuardrailRunner:
             note=note,
         )
         started_at = self._clock()
-        answer, error_type = RemoteAnswer("pass"), None
+        answer, failure = RemoteAnswer("pass"), None
         limit = asyncio.timeout(guardrail.timeout_seconds + GRACE_SECONDS)
         try:
             async with limit:
                 answer = await self._remote.check(request)
-            verdict = verdict_of(answer, guardrail.action)
-        except RemoteTimeoutError as error:
-            verdict, error_type = _timeout(guardrail), error.error_type
         except RemoteCheckError as error:
-            verdict, error_type = error_verdict(guardrail), error.error_type
+            is_late = isinstance(error, RemoteTimeoutError)
+            failure = Failure(
+                FailureKind.TIMEOUT if is_late else FailureKind.ERROR, error.error_type
+            )
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
-            expired = limit.expired()
-            verdict = _timeout(guardrail) if expired else error_verdict(guardrail)
-            error_type = "timeout" if expired else type(error).__name__
+            failure = Failure.of(error)
+            if limit.expired():
+                failure = Failure(FailureKind.TIMEOUT, "timeout")
         results[guardrail.name] = result = GuardrailResult(
             guardrail,
-            verdict,
+            verdict_of(answer, guardrail.action)
+            if failure is None
+            else failure.verdict(guardrail),
             disjoint(answer.findings, rank=lambda one: rank_of(guardrail, one.type)),
             started_at,
             self._clock() - started_at,
-            error_type,
+            failure,
             answer.score,
             tuple(events),
         )
@@ -243,10 +246,6 @@ class GuardrailRunner:
 def _decides(result: GuardrailResult) -> bool:
     """Return whether the request is refused, whatever other guardrails return."""
     return result.guardrail.mode is Mode.ENFORCE and result.verdict in _CLOSING
-
-
-def _timeout(guardrail: Guardrail) -> Verdict:
-    return Verdict.TIMEOUT_OPEN if guardrail.on_error is OnError.ALLOW else Verdict.TIMEOUT_CLOSED
 
 
 def _in_order(policy: Inspectable, results: Results) -> Results:

@@ -10,10 +10,10 @@ from sidecar.domain.finding import (
     Allow,
     Decision,
     Deny,
+    FailureKind,
     Finding,
     GuardrailResult,
     Redact,
-    TooMuchHiddenTextError,
     Verdict,
 )
 from sidecar.domain.policy import Mode, UnscannedAction
@@ -60,7 +60,9 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
                         f"Blocked by guardrail '{result.guardrail.name}'.{found}",
                     )
                 )
-            case Verdict.ERROR_CLOSED if result.error_type == TooMuchHiddenTextError.__name__:
+            case Verdict.ERROR_CLOSED if (
+                result.failure is not None and result.failure.kind is FailureKind.HIDDEN_TEXT
+            ):
                 return Deny(
                     ClientError(
                         ErrorKind.UNSCANNED_CONTENT,

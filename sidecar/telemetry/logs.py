@@ -385,8 +385,8 @@ def exchange_fields(  # noqa: C901 - in one function, as it runs for every reque
             if result.findings:
                 types = sorted({finding.type for finding in result.findings})
                 row["findings"] = [sanitize.word(one) for one in types[:MAX_FINDING_TYPES]]
-            if result.error_type is not None:
-                row["error"] = sanitize.word(result.error_type)
+            if result.failure is not None:
+                row["error"] = sanitize.word(result.failure.error_type)
             guardrails.append(row)
     if report.unscanned:
         fields["unscanned"] = [reason.value for reason in dict.fromkeys(report.unscanned)]

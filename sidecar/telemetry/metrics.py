@@ -227,7 +227,7 @@ class Metrics:
                 known = self._verdict_of(result, verdict)
             # As `report.step_of`, without a call for each.
             known[1](pass_seconds if result.seconds is None else result.seconds)
-            if result.events or result.error_type is not None:
+            if result.events or result.failure is not None:
                 self.remote.count(result)
         if report.findings:
             self.findings.count(report.findings, at=report.started_at)

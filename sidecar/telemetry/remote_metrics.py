@@ -54,8 +54,8 @@ class RemoteMetrics:
         name = self._guardrail_label(result.guardrail.name)
         for noted in result.events:
             self._events.labels(name, noted.event.value).inc()
-        if result.error_type is not None:
-            error_type = self._error_label(sanitize.word(result.error_type))
+        if result.failure is not None:
+            error_type = self._error_label(sanitize.word(result.failure.error_type))
             self._errors.labels(name, error_type).inc()
 
     def breaker_is(self, guardrail: str, state: int) -> None:

@@ -23,7 +23,7 @@ from opentelemetry.trace import (
 )
 from typing_extensions import override
 
-from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.report import ExchangeOutcome, ExchangeReport
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import SERVICE_NAME, EgretAttribute, SemconvAttribute, SpanName
@@ -36,10 +36,6 @@ AttributeValue = str | bool | int | float | Sequence[str]
 MAX_FINDING_TYPES: Final = 8
 MAX_PLACE_CHARACTERS: Final = 200
 MAX_PROCESSING_MODES: Final = 4
-
-_FAILED_VERDICTS: Final = frozenset(
-    {Verdict.ERROR_OPEN, Verdict.ERROR_CLOSED, Verdict.TIMEOUT_OPEN, Verdict.TIMEOUT_CLOSED}
-)
 
 
 def exchange_attributes(report: ExchangeReport) -> dict[str, AttributeValue]:
@@ -108,10 +104,8 @@ def guardrail_attributes(result: GuardrailResult) -> dict[str, AttributeValue]:
         )
     if result.score is not None:
         attributes[EgretAttribute.GUARDRAIL_SCORE] = result.score
-    if result.verdict in _FAILED_VERDICTS:
-        attributes[SemconvAttribute.ERROR_TYPE] = sanitize.word(
-            result.error_type or result.verdict.value
-        )
+    if result.failure is not None:
+        attributes[SemconvAttribute.ERROR_TYPE] = sanitize.word(result.failure.error_type)
     return attributes
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.cooperative import run_sync
-from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict
+from sidecar.domain.finding import Failure, Finding, GuardrailResult, Results, Verdict
 from sidecar.guardrails import local_scan
 from sidecar.guardrails.detectors.numbers import passes_luhn
 from sidecar.guardrails.detectors.pii import PII_RULES, PRIVATE_ADDRESS_RULES
@@ -91,13 +91,13 @@ apart = st.sampled_from([" ", "\n", ", ", "(", '"', "。", "\u200b", "\x00", "\t
 def spans(found: Results) -> list[Finding]:
     findings: list[Finding] = []
     for outcome in found:
-        assert outcome.error_type is None
+        assert outcome.failure is None
         findings += outcome.findings
     return findings
 
 
-def _outcome(result: GuardrailResult) -> tuple[str, Verdict, tuple[Finding, ...], str | None]:
-    return result.guardrail.name, result.verdict, result.findings, result.error_type
+def _outcome(result: GuardrailResult) -> tuple[str, Verdict, tuple[Finding, ...], Failure | None]:
+    return result.guardrail.name, result.verdict, result.findings, result.failure
 
 
 @given(st.lists(any_text, max_size=3), st.sampled_from([cards, emails, keys]).flatmap(lambda s: s),
@@ -121,7 +121,7 @@ def test_findings_are_in_range_disjoint_and_on_character_boundaries(written: lis
     """Replacing them leaves valid text, in any order of replacement."""
     parts = parts_of(written)
     for outcome in (*POLICY.local.scan(parts), *FORWARD.local.scan(parts)):
-        assert outcome.error_type is None
+        assert outcome.failure is None
         end_of_last = (-1, 0)
         for one in outcome.findings:
             content = parts[one.part].content

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.domain.finding import Finding, GuardrailResult, NotedEvent, RemoteEvent, Verdict
+from sidecar.domain.finding import (
+    Failure,
+    FailureKind,
+    Finding,
+    GuardrailResult,
+    NotedEvent,
+    RemoteEvent,
+    Verdict,
+)
 from sidecar.domain.guardrail_settings import (
     DeniedPattern,
     DeniedPatternsSettings,
@@ -98,7 +106,7 @@ def results() -> tuple[GuardrailResult, ...]:
             findings=(),
             started_at=STARTED_AT + 0.0065,
             seconds=0.003,
-            error_type="ClientConnectorError",
+            failure=Failure(FailureKind.ERROR, "ClientConnectorError"),
             events=(
                 NotedEvent(RemoteEvent.RETRY, STARTED_AT + 0.0075),
                 NotedEvent(RemoteEvent.HEDGE, STARTED_AT + 0.0085),

@@ -33,6 +33,11 @@ class WholeTextCheck(Protocol):
         """
         return None
 
+    @property
+    def reads_views(self) -> bool:
+        """Whether it reads the views of texts, and not only the texts as they stand."""
+        return False
+
     def load(self) -> None:
         """Read large tables before the first text, once a process."""
         return

@@ -10,7 +10,7 @@ from typing import Final
 
 from sidecar.apis.response_structure import AnswerPiece
 from sidecar.domain.cooperative import Cooperative
-from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict, error_verdict
+from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.guardrail_settings import JsonSchemaSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import Malformed
@@ -30,8 +30,8 @@ ones, 0.25 s of the worst that an author can write, on a text made for it."""
 MAX_FRACTION_WORK: Final = 1_000
 """Values times the fractions that each may have to be a multiple of."""
 
-UNKNOWN_SHAPE: Final = "unknown_shape"
-"""Error type of an answer in a form that is not known to hold a model's words."""
+UNKNOWN_SHAPE: Final = Failure(FailureKind.ERROR, "unknown_shape")
+"""Of an answer in a form that is not known to hold a model's words."""
 
 _SEPARATORS: Final = (b",", b"{", b"[")
 _UNKNOWN_COMPLEXITY: Final = Complexity(MAX_COMPLEXITY, MAX_COMPLEXITY, MAX_COMPLEXITY)
@@ -129,23 +129,21 @@ def check_structure(
     for one in checks:
         guardrail, began = one.guardrail, clock()
         findings: tuple[Finding, ...] = ()
-        error_type = None
-        if read is None:
-            error_type = UNKNOWN_SHAPE
-        else:
+        failure = UNKNOWN_SHAPE if read is None else None
+        if read is not None:
             try:
                 findings = yield from one.check.judge(guardrail.name, read)
             except Exception as error:  # noqa: BLE001 - any failure has the verdict of `on_error`
-                error_type = type(error).__name__
-        if error_type is not None:
-            verdict = error_verdict(guardrail)
+                failure = Failure.of(error)
+        if failure is not None:
+            verdict = failure.verdict(guardrail)
         elif findings:
             verdict = Verdict.FLAG if guardrail.action is Action.FLAG else Verdict.BLOCK
         else:
             verdict = Verdict.PASS
         results.append(
             GuardrailResult(
-                guardrail, verdict, findings, began, clock() - began, error_type,
+                guardrail, verdict, findings, began, clock() - began, failure,
                 stage=Stage.OUTPUT,
             )
         )  # fmt: skip

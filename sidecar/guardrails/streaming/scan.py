@@ -20,6 +20,7 @@ from sidecar.domain.finding import (
     LOCAL_VERDICTS,
     MAX_PLACEHOLDER_BYTES,
     PLACEHOLDER,
+    Failure,
     Finding,
     GuardrailResult,
     Restoration,
@@ -75,7 +76,7 @@ class _Tally:
 
     verdict: Verdict = Verdict.PASS
     findings: list[Finding] = field(default_factory=list[Finding])
-    error_type: str | None = None
+    failure: Failure | None = None
 
 
 NOTHING_FOUND: Final = ScanResult()
@@ -159,7 +160,7 @@ class StreamScan:
                 tuple(tally.findings),
                 self._started_at,
                 self.seconds,
-                tally.error_type,
+                tally.failure,
                 stage=Stage.OUTPUT,
             )
             for guardrail, tally in zip(self._policy.local.guardrails, self._tallies, strict=True)
@@ -221,9 +222,9 @@ class StreamScan:
         refused_by: GuardrailResult | None = None
         places = [(window, view) for window, views in read for view in views]
         for number, outcome in enumerate(outcomes):
-            if outcome.error_type is not None:
+            if outcome.failure is not None:
                 guardrail, tally = outcome.guardrail, self._tallies[number]
-                tally.verdict, tally.error_type = outcome.verdict, outcome.error_type
+                tally.verdict, tally.failure = outcome.verdict, outcome.failure
                 is_closed = outcome.verdict is Verdict.ERROR_CLOSED
                 if is_closed and guardrail.mode is not Mode.SHADOW and refused_by is None:
                     refused_by = outcome

@@ -9,8 +9,9 @@ from typing import Final
 import pytest
 
 from sidecar.domain.cooperative import Cooperative, run_sync
-from sidecar.domain.finding import Finding, GuardrailResult, Results, Verdict
+from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.subject import TextPart
+from sidecar.guardrails.deobfuscation import decoders
 from sidecar.guardrails.matching.rule import MAX_CANDIDATES
 from tests.support.guardrails import effective, parts_of, policy
 
@@ -36,7 +37,7 @@ def values(guardrails: str, *texts: str) -> list[tuple[str, str]]:
     outcomes = effective(policy(guardrails)).local.scan(parts)
     found: list[tuple[str, str]] = []
     for outcome in outcomes:
-        assert outcome.error_type is None
+        assert outcome.failure is None
         found += [
             (one.type, parts[one.part].content[one.start : one.end].decode())
             for one in outcome.findings
@@ -44,8 +45,27 @@ def values(guardrails: str, *texts: str) -> list[tuple[str, str]]:
     return found
 
 
-def _outcome(result: GuardrailResult) -> tuple[Verdict, tuple[Finding, ...], str | None]:
-    return result.verdict, result.findings, result.error_type
+def _outcome(result: GuardrailResult) -> tuple[Verdict, tuple[Finding, ...], Failure | None]:
+    return result.verdict, result.findings, result.failure
+
+
+@pytest.mark.parametrize(
+    ("guardrail", "verdict"),
+    [
+        ("type: max_input, max_characters: 10000", Verdict.PASS),
+        ("type: max_tokens, max_tokens: 10000", Verdict.PASS),
+        ("type: language, allowed: [en]", Verdict.PASS),
+        ("type: prompt_injection", Verdict.ERROR_CLOSED),
+    ],
+)
+def test_hidden_text_is_decoded_only_for_guardrails_that_read_it(
+    guardrail: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of more hidden texts than are decoded was refused, as nothing else would be."""
+    monkeypatch.setattr(decoders, "MAX_DECODED", 100)
+    local = effective(policy(f"  - {{name: own, {guardrail}}}\n")).local
+    (result,) = local.scan(parts_of(["b\u043eb@\u0435xample.com"] * 101))
+    assert result.verdict is verdict
 
 
 PATTERN_CASES = {
@@ -115,7 +135,7 @@ def test_a_match_repeated_beyond_counting_takes_in_the_rest() -> None:
     repeated = "PRJ-1234 " * (MAX_CANDIDATES + 5)
     parts = parts_of(["PRJ-1234 x", repeated, "harmless"])
     (outcome,) = effective(policy(PATTERNS)).local.scan(parts)
-    assert outcome.error_type is None
+    assert outcome.failure is None
     assert outcome.findings == (
         Finding("own", "CODE", 0, 0, 8),
         Finding("own", "CODE", 1, 0, len(repeated)),
@@ -159,7 +179,7 @@ def test_a_hundred_thousand_matches_are_judged_in_slices_and_found_as_a_whole(
 
     (outcome,) = outcomes
     name = outcome.guardrail.name
-    assert outcome.error_type is None
+    assert outcome.failure is None
     assert outcome.findings == (Finding(name, type_, 0, 0, len(text)),)
     assert 50 < slices < 1_000
 
@@ -212,7 +232,7 @@ def test_text_that_is_not_utf8_fails_every_guardrail() -> None:
     """The engine is undefined on such text: no guardrail may claim that it passed."""
     part = TextPart(content=b"\xff PRJ-1234", location=(0,), role="user")
     outcomes = effective(policy(PATTERNS + TERMS)).local.scan([part])
-    failed = (Verdict.ERROR_CLOSED, (), "UnicodeDecodeError")
+    failed = (Verdict.ERROR_CLOSED, (), Failure(FailureKind.ERROR, "UnicodeDecodeError"))
     assert [_outcome(one) for one in outcomes] == [failed, failed]
 
 
@@ -228,7 +248,7 @@ def test_a_rule_that_raises_fails_its_guardrail_and_no_other(
     chosen = effective(policy("  - {name: pii, type: pii}\n" + PATTERNS))
     outcomes = chosen.local.scan(parts_of(["4111111111111111 PRJ-1234"]))
     assert [_outcome(one) for one in outcomes] == [
-        (Verdict.ERROR_CLOSED, (), "ZeroDivisionError"),
+        (Verdict.ERROR_CLOSED, (), Failure(FailureKind.ERROR, "ZeroDivisionError")),
         (Verdict.BLOCK, (Finding("own", "CODE", 0, 17, 25),), None),
     ]
 

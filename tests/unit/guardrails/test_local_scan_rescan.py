@@ -17,7 +17,7 @@ OWN = (
 
 def _found(guardrails: str, *texts: str, runs: tuple[tuple[int, ...], ...] = ()) -> Results:
     outcomes = effective(policy(guardrails)).local.scan(parts_of(texts), runs)
-    assert all(one.error_type is None for one in outcomes)
+    assert all(one.failure is None for one in outcomes)
     return outcomes
 
 

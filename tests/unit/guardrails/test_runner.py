@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.texts import mixed_text
 from sidecar.domain.cooperative import SLICE_BYTES
-from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
@@ -76,7 +76,10 @@ async def outcomes_of(
 ) -> tuple[list[Outcome], ScriptedChecks]:
     checks = ScriptedChecks(scripts)
     results = await results_of(effective(policy(guardrails)), subject_of(*texts), checks)
-    return [(one.guardrail.name, one.verdict, one.error_type) for one in results], checks
+    return [
+        (one.guardrail.name, one.verdict, one.failure and one.failure.error_type)
+        for one in results
+    ], checks
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,10 @@ async def test_a_local_guardrail_that_cannot_judge_has_its_direction(
     chosen = effective(policy(pii(f", on_error: {on_error}")))
     subject = Subject("m", streamed=False, parts=(TextPart(b"\xff", (0,), "user"),))
     (result,) = await results_of(chosen, subject, ScriptedChecks({}))
-    assert (result.verdict, result.error_type) == (verdict, "UnicodeDecodeError")
+    assert (result.verdict, result.failure) == (
+        verdict,
+        Failure(FailureKind.ERROR, "UnicodeDecodeError"),
+    )
 
 
 REMOTE_CASES: dict[str, tuple[str, Script, Verdict, str | None]] = {

@@ -11,6 +11,7 @@ from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
+from sidecar.guardrails.json_schema.check import UNKNOWN_SHAPE
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.redaction.redact import Placeholders
@@ -166,7 +167,7 @@ def test_an_answer_of_no_known_shape_goes_by_on_error(
 
     assert (None if released.error is None else released.error.kind) is kind
     (result,) = judge.results()
-    assert (result.verdict, result.error_type) == (verdict, "unknown_shape")
+    assert (result.verdict, result.failure) == (verdict, UNKNOWN_SHAPE)
 
 
 def test_what_a_provider_says_of_a_failure_is_no_answer() -> None:

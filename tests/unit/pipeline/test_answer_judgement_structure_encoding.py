@@ -33,4 +33,4 @@ def test_json_in_another_encoding_is_read_as_little_as_elsewhere(encoding: str) 
     """Texts are looked for in UTF-8 alone; what would be read of it here nobody has scanned."""
     result = judged(ANSWER.encode(encoding))
 
-    assert (result.verdict, result.error_type) == (Verdict.ERROR_CLOSED, UNKNOWN_SHAPE)
+    assert (result.verdict, result.failure) == (Verdict.ERROR_CLOSED, UNKNOWN_SHAPE)

@@ -10,6 +10,7 @@ from sidecar.domain.finding import (
     Allow,
     Decision,
     Deny,
+    Failure,
     Finding,
     GuardrailResult,
     Redact,
@@ -73,7 +74,7 @@ def test_a_refusal_says_where_in_a_structured_answer() -> None:
 
 def test_a_text_that_hides_too_much_is_refused_without_another_try() -> None:
     """Sent again, the same text takes as long again."""
-    failed = result(Verdict.ERROR_CLOSED)._replace(error_type=TooMuchHiddenTextError.__name__)
+    failed = result(Verdict.ERROR_CLOSED)._replace(failure=Failure.of(TooMuchHiddenTextError()))
 
     decision = decide([failed])
 

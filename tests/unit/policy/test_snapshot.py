@@ -89,7 +89,7 @@ async def test_policies_read_and_compiled_elsewhere_find_the_same() -> None:
     found = snapshot.effective(PolicyBinding(key="codes"))
     assert isinstance(found, EffectivePolicy)
     (outcome,) = found.local.scan(parts_of(["PRJ-1"]))
-    assert outcome.error_type is None
+    assert outcome.failure is None
     assert [one.type for one in outcome.findings] == ["CODE"]
 
 

@@ -11,7 +11,7 @@ from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.finding import GuardrailResult, Verdict
+from sidecar.domain.finding import Failure, FailureKind, GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.policy import Guardrail
 from sidecar.domain.principal import Principal
@@ -55,7 +55,12 @@ def _meet(metrics: Metrics, index: int) -> None:
     """Report a request in which all that can differ is that of nobody else."""
     guardrail = Guardrail(name=f"guardrail-{index}", settings=PiiSettings())
     result = GuardrailResult(
-        guardrail, Verdict.ERROR_OPEN, (), started_at=0, seconds=0.001, error_type=f"E{index}"
+        guardrail,
+        Verdict.ERROR_OPEN,
+        (),
+        started_at=0,
+        seconds=0.001,
+        failure=Failure(FailureKind.ERROR, f"E{index}"),
     )
     report = structs.replace(
         redacted_report(),

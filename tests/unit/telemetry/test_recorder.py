@@ -14,7 +14,7 @@ from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar import __version__
-from sidecar.domain.finding import Finding
+from sidecar.domain.finding import Failure, FailureKind, Finding
 from sidecar.domain.report import ExchangeReport, FaultKind
 from sidecar.domain.subject import UnscannedReason
 from sidecar.settings.telemetry import TelemetrySettings
@@ -56,7 +56,10 @@ def _odd(text: str) -> ExchangeReport:
         model=text,
         error_type=text,
         processing_modes=(text,),
-        results=tuple(result._replace(findings=(odd,), error_type=text) for result in results()),
+        results=tuple(
+            result._replace(findings=(odd,), failure=Failure(FailureKind.ERROR, text))
+            for result in results()
+        ),
     )
 
 

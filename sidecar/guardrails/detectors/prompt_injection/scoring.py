@@ -231,6 +231,11 @@ class PromptInjectionCheck(WholeTextCheck):
         self._weights = model.weights[Author.USER]
         self._indirect = dict.fromkeys(INDIRECT_ROLES, model.weights[Author.TOOL])
 
+    @property
+    @override
+    def reads_views(self) -> bool:
+        return True
+
     @override
     def passing(self, guardrail: Guardrail) -> GuardrailResult:
         return GuardrailResult(guardrail, Verdict.PASS, score=_certainty(self._without_terms))

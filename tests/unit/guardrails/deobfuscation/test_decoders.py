@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.cooperative import Cooperative, run_sync
-from sidecar.domain.finding import Verdict
+from sidecar.domain.finding import Failure, FailureKind, Verdict
 from sidecar.guardrails import local_scan
 from sidecar.guardrails.deobfuscation import decoder as reading
 from sidecar.guardrails.deobfuscation import decoders
@@ -191,7 +191,7 @@ def test_a_secret_hidden_in_some_way_is_found_or_known_to_be_missed(
     parts = parts_of([f"{padding}\n{row.text}\n{padding}"])
     taken: list[bytes] = []
     for outcome in POLICY.local.scan(parts):
-        assert outcome.error_type is None
+        assert outcome.failure is None
         taken += [
             parts[0].content[one.start : one.end]
             for one in outcome.findings
@@ -210,7 +210,7 @@ def redacted(text: str) -> str:
     findings = [
         finding
         for outcome in POLICY.local.scan(parts)
-        if outcome.error_type is None
+        if outcome.failure is None
         for finding in outcome.findings
     ]
     content, kept, end = parts[0].content, [], 0
@@ -231,7 +231,7 @@ def test_no_invisible_character_hides_a_secret(code: int) -> None:
     text = f"key {KEY[:9]}{chr(code)}{KEY[9:]}."
     (part,) = parts_of([text])
     outcome = POLICY.local.scan([part])[0]
-    assert outcome.error_type is None
+    assert outcome.failure is None
     taken = [part.content[one.start : one.end].decode() for one in outcome.findings]
     assert taken == [text[4:-1]]
 
@@ -357,4 +357,7 @@ def test_more_hidden_texts_than_are_decoded_never_pass(
     (most,) = local.scan(parts_of(["a%20b"] * 100))
     (more,) = local.scan(parts_of(["a%20b"] * 101))
     assert most.verdict is Verdict.PASS
-    assert (more.verdict, more.error_type) == (Verdict.ERROR_CLOSED, "TooMuchHiddenTextError")
+    assert (more.verdict, more.failure) == (
+        Verdict.ERROR_CLOSED,
+        Failure(FailureKind.HIDDEN_TEXT, "TooMuchHiddenTextError"),
+    )

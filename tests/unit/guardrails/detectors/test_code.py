@@ -59,7 +59,7 @@ PROSE = {
 
 def found(text: str, *, sql_only: bool = False) -> set[str]:
     (outcome,) = (SQL_ONLY if sql_only else POLICY).local.scan(parts_of([text]))
-    assert outcome.error_type is None
+    assert outcome.failure is None
     return {one.type for one in outcome.findings}
 
 

@@ -37,7 +37,7 @@ def judged(text: str, *allowed: str) -> tuple[tuple[Finding, ...], str | None]:
     languages = ", ".join(f"'{one}'" for one in allowed)
     guardrail = f"  - {{name: ours, type: language, allowed: [{languages}]}}"
     (outcome,) = effective(policy(guardrail)).local.scan(parts_of([text]))
-    return outcome.findings, outcome.error_type
+    return outcome.findings, outcome.failure and outcome.failure.error_type
 
 
 @pytest.mark.parametrize("own", FOREIGN)

@@ -90,7 +90,7 @@ def found(text: str, country: str | None) -> list[tuple[str, str]]:
     chosen = policies().effective(PolicyBinding(key=country and f"of-{country.lower()}"))
     assert isinstance(chosen, EffectivePolicy)
     (outcome,) = chosen.local.scan(parts)
-    assert outcome.error_type is None
+    assert outcome.failure is None
     return [(one.type, parts[0].content[one.start : one.end].decode()) for one in outcome.findings]
 
 

@@ -271,7 +271,7 @@ CLEAN = {
 def found(text: str, *, regional: bool = False) -> list[tuple[str, str]]:
     parts = parts_of([text])
     (outcome,) = (REGIONAL if regional else POLICY).local.scan(parts)
-    assert outcome.error_type is None
+    assert outcome.failure is None
     return [(one.type, parts[0].content[one.start : one.end].decode()) for one in outcome.findings]
 
 

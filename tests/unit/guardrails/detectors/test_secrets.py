@@ -104,7 +104,7 @@ BENIGN = {
 def found(*texts: str) -> list[tuple[str, str]]:
     parts = parts_of(texts)
     (outcome,) = POLICY.local.scan(parts)
-    assert outcome.error_type is None
+    assert outcome.failure is None
     return [
         (one.type, parts[one.part].content[one.start : one.end].decode())
         for one in outcome.findings
@@ -376,7 +376,7 @@ def test_only_the_chosen_types_are_looked_for() -> None:
     tokens = {type_: secret for type_, _, secret in SECRETS}
     text = f"{tokens['GITHUB_TOKEN']} {tokens['NPM_TOKEN']}"
     (outcome,) = narrowed.local.scan(parts_of([text]))
-    assert outcome.error_type is None
+    assert outcome.failure is None
     assert [one.type for one in outcome.findings] == ["GITHUB_TOKEN"]
 
 

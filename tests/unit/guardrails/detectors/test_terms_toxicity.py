@@ -19,7 +19,7 @@ LENIENT = effective(policy("  - {name: rude, type: toxicity, allowed: [Bollocks,
 def found(text: str, *, lenient: bool = False) -> list[str]:
     parts = parts_of([text])
     (outcome,) = (LENIENT if lenient else POLICY).local.scan(parts)
-    assert outcome.error_type is None
+    assert outcome.failure is None
     assert {one.type for one in outcome.findings} <= {"TOXICITY"}
     return [parts[0].content[one.start : one.end].decode() for one in outcome.findings]
 

@@ -25,4 +25,4 @@ def test_characters_are_counted_over_all_texts(case: str) -> None:
     findings: tuple[Finding, ...] = ()
     if over is not None:
         findings = (Finding("most", "MAX_INPUT", over, 0, len(texts[over].encode())),)
-    assert (outcome.findings, outcome.error_type) == (findings, None)
+    assert (outcome.findings, outcome.failure) == (findings, None)

@@ -24,7 +24,7 @@ TEXTS = {
 def judged(limit: int, *texts: str) -> tuple[tuple[Finding, ...], str | None]:
     chosen = effective(policy(f"  - {{name: most, type: max_tokens, max_tokens: {limit}}}"))
     (outcome,) = chosen.local.scan(parts_of(texts))
-    return outcome.findings, outcome.error_type
+    return outcome.findings, outcome.failure and outcome.failure.error_type
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -340,7 +340,7 @@ async def test_a_webhook_that_hangs_times_out_and_is_let_go() -> None:
             lambda url: f"  - {{name: a, type: webhook, url: '{url}', timeout: 30ms}}\n",
             until_gone,
         )
-        assert [(one.verdict, one.error_type) for one in results] == [
+        assert [(one.verdict, one.failure and one.failure.error_type) for one in results] == [
             (Verdict.TIMEOUT_CLOSED, "timeout")
         ]
     assert gone.is_set()

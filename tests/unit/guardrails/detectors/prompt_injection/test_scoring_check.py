@@ -24,7 +24,7 @@ def _judge(*parts: tuple[str, str], fields: str = "") -> GuardrailResult:
     guarded = effective(policy(f"  - {{name: g, type: prompt_injection{fields}}}"))
     texts = [TextPart(text.encode(), (at,), role) for at, (role, text) in enumerate(parts)]
     (outcome,) = guarded.local.scan(texts)
-    assert outcome.error_type is None
+    assert outcome.failure is None
     return outcome
 
 
