@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidecar.server.http2 import AWAY_PING, CLOSE_SECONDS, HANDSHAKE_SECONDS
 from sidecar.server.http2_streams import (
+    CONNECTION_WINDOW,
     MAX_FRAME_BYTES,
     STREAM_WINDOW,
     ErrorCode,
@@ -174,11 +175,13 @@ async def test_padding_and_priorities_are_left_out() -> None:
 
 
 async def test_a_block_of_headers_may_come_in_pieces() -> None:
+    """And the next stream's behind it as a whole."""
     peer = Http2Peer(echo)
     pieces = raw(0x1, 0x1, 1, POST[:3]) + raw(0x9, 0, 1, POST[3:5]) + raw(0x9, 0x4, 1, POST[5:])
-    peer.receive(HELLO + pieces)
+    peer.receive(HELLO + pieces + raw(0x1, 0x4 | 0x1, 3, POST))
     await asyncio.sleep(0.01)
-    assert TRAILERS in peer.transport.written
+    assert closed_with(peer) is None
+    assert peer.transport.written.count(TRAILERS) == 2
 
 
 BROKEN = {
@@ -222,6 +225,21 @@ BROKEN = {
     "a stream's window that grows by nothing": (
         HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\0" * 4), ErrorCode.FLOW_CONTROL_ERROR,
     ),
+    "a stream's window that grows too far": (
+        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\x7f\xff\xff\xff"),
+        ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "a reset of the connection": (HELLO + raw(0x3, 0, 0, b"\0" * 4), ErrorCode.PROTOCOL_ERROR),
+    "half a reset": (
+        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x3, 0, 1, b"\0"), ErrorCode.PROTOCOL_ERROR,
+    ),
+    "a ping of a stream": (HELLO + raw(0x6, 0, 1, b"\0" * 8), ErrorCode.FRAME_SIZE_ERROR),
+    "trailers behind the end": (
+        HELLO + raw(0x1, 0x5, 1, POST) + raw(0x1, 0x5, 1, POST), ErrorCode.PROTOCOL_ERROR,
+    ),
+    "padding without its length": (
+        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x0, 0x8, 1), ErrorCode.PROTOCOL_ERROR,
+    ),
     "half a window": (HELLO + raw(0x8, 0, 0, b"\0"), ErrorCode.FRAME_SIZE_ERROR),
 }  # fmt: skip
 
@@ -262,6 +280,17 @@ async def test_frames_of_a_long_body_that_come_in_one_read_count_as_if_apart() -
     peer = Http2Peer(wait)
     frames = raw(0x0, 0, 1, b"x" * MAX_FRAME_BYTES) * (STREAM_WINDOW // MAX_FRAME_BYTES + 1)
     peer.receive(HELLO + raw(0x1, 0x4, 1, POST) + frames)
+    assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
+
+
+async def test_a_peer_that_ignores_the_connections_window_loses_its_connection() -> None:
+    """Many streams, each within its own window, would fill the memory as well."""
+    peer = Http2Peer(wait)
+    peer.receive(HELLO + raw(0x1, 0x4, 1, POST))
+    peer.connection.outstanding = CONNECTION_WINDOW - 5  # of other streams
+    peer.receive(raw(0x0, 0, 1, b"x" * 5))
+    assert closed_with(peer) is None
+    peer.receive(raw(0x0, 0, 1, b"x"))
     assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
 
 
