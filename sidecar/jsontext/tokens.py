@@ -26,6 +26,7 @@ _STRING_TOKEN: Final = re.compile(_STRING, re.DOTALL)
 
 _TOKEN: Final = re.compile(_STRING + rb"|(-?[0-9][0-9.eE+-]*+)", re.DOTALL)
 _NUMBER_GROUP: Final = 2
+_COLON: Final = re.compile(rb"[ \t\r\n]*+:")
 
 _JSON_START: Final = re.compile(rb'[ \t\r\n]*+["\[{]')
 
@@ -47,8 +48,6 @@ _NESTED_UNIT: Final = re.compile(
 )
 """A run of backslashes, with the character that it escapes at some depth. An even run before any
 other character is of backslashes alone, as in `C:\\\\[NAME_1]`."""
-
-_COLON: Final = re.compile(rb"[ \t\r\n]*+:")
 
 _CONTINUATION: Final = range(0x80, 0xC0)
 """Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
@@ -270,9 +269,8 @@ def whole_units(content: bytes, start: int, end: int) -> tuple[int, int]:
 
 
 def _units_around(content: bytes, offset: int) -> Iterator[Token]:
-    search_from = max(
-        offset - 4, 0
-    )  # at most `uXXX` of a unit stands between its backslashes and offset
+    # At most `uXXX` of a unit stands between its backslashes and the offset.
+    search_from = max(offset - 4, 0)
     while search_from and content[search_from - 1] == ord("\\"):
         search_from -= 1
     at = content.find(b"\\", search_from, offset)
@@ -376,9 +374,9 @@ TOKENS_AN_EDIT: Final = 32
 
 
 def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[tuple[bytes, bool]]:
-    """Return *body*, which is valid JSON, with all replacements done, a slice at a time.
+    """Return *body*, valid JSON, with all replacements done, and whether a name has changed.
 
-    And whether the name of a member has changed.
+    It works in slices. Names are those of members of *body*, not of JSON text in its strings.
     Where ranges overlap, their union is replaced by the text of the one that begins first.
 
     Raises:

@@ -160,16 +160,12 @@ def replacements(
             if _DIGIT_BEFORE.search(before) or _DIGIT_AFTER.match(after):
                 # Other digits stand right beside the number, which would merge with it.
                 style = RedactionStyle.PLACEHOLDER
-        place = part.role not in rules.first, found.part, found.start
         skips = guardrail.restore or rules.skips_written
-        text = placeholders.of(
-            value, type_=found.type, style=style, before=_ANYWHERE if skips else place
-        )
+        place = _ANYWHERE if skips else (part.role not in rules.first, found.part, found.start)
+        text = placeholders.of(value, type_=found.type, style=style, before=place)
         if guardrail.restore and text not in taken:
             originals[text] = value
-        made.append(
-            Replacement(location=part.location, start=found.start, end=found.end, text=text)
-        )
+        made.append(Replacement(part.location, found.start, found.end, text))
     return made, Restoration(originals), placeholders
 
 
