@@ -85,11 +85,6 @@ def escaped_strings(text: bytes) -> Iterator[tuple[int, bytes]]:
         at = found.end()
 
 
-def pick_strings(text: bytes, indexes: Collection[int]) -> Cooperative[dict[int, Token]]:
-    """Return the string tokens of some indexes; raise `SpliceError` if there are fewer."""
-    return _pick(_STRING_TOKEN, text, indexes, group=1)
-
-
 def count_strings(text: bytes) -> int:
     """Return how many strings *text* has, which is valid JSON."""
     if b"\\" in text:
@@ -97,14 +92,11 @@ def count_strings(text: bytes) -> int:
     return text.count(b'"') // 2
 
 
-def pick_numbers(text: bytes, indexes: Collection[int]) -> Cooperative[dict[int, Token]]:
-    """Return the number tokens of some indexes; raise `SpliceError` if there are fewer."""
-    return _pick(_TOKEN, text, indexes, group=_NUMBER_GROUP)
-
-
-def _pick(
-    tokens: re.Pattern[bytes], text: bytes, indexes: Collection[int], *, group: int
+def pick_tokens(
+    text: bytes, indexes: Collection[int], *, are_numbers: bool = False
 ) -> Cooperative[dict[int, Token]]:
+    """Return the strings, or numbers, of some indexes; raise `SpliceError` if there are fewer."""
+    tokens, group = (_TOKEN, _NUMBER_GROUP) if are_numbers else (_STRING_TOKEN, 1)
     picked: dict[int, Token] = {}
     index, behind = 0, max(indexes, default=-1) + 1
     for count, found in enumerate(tokens.finditer(text) if indexes else (), start=1):
@@ -184,8 +176,7 @@ class OffsetMap:
 
     A range that begins or ends inside an escape or a character is widened to the whole of it.
     Only the beginnings of stretches are kept, and the escapes of the stretch used last: a client
-    may send ten megabytes of escapes. Ranges in order look into each stretch once. `decoded` comes
-    first.
+    may send ten megabytes of escapes. Ranges in order look into each stretch once.
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -197,9 +188,14 @@ class OffsetMap:
         self._decoded: list[tuple[int, int]] = []  # the same escapes in the decoded content
 
     def decoded(self) -> Cooperative[bytes]:
-        """Read the string in slices, and return its content."""
+        """Read the string in slices, and return its content; before any range."""
+        raw = self._raw
+        if b"\\" not in raw:  # mostly
+            self._raw_starts.append(len(raw))
+            self._decoded_starts.append(len(raw))
+            return raw
         content = bytearray()
-        for count, stretch in enumerate(_STRETCH.finditer(self._raw), start=1):
+        for count, stretch in enumerate(_STRETCH.finditer(raw), start=1):
             content += decode(stretch.group())
             self._raw_starts.append(stretch.end())
             self._decoded_starts.append(len(content))
@@ -389,7 +385,7 @@ def splice(body: bytes, replacements: Sequence[Replacement]) -> Cooperative[tupl
     edits = yield from _in_strings(body, strings)
     if len(strings) < len(replacements):
         numbers = {-1 - one.location[0]: one for one in reversed(replacements) if _is_number(one)}
-        for index, token in (yield from pick_numbers(body, numbers)).items():
+        for index, token in (yield from pick_tokens(body, numbers, are_numbers=True)).items():
             edits.append(_Edit(token.start, token.end, b'"' + numbers[index].text + b'"'))
     pieces: list[bytes] = []
     position, has_key = 0, False

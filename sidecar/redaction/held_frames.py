@@ -151,13 +151,14 @@ def edited(
     for edit in sorted(edits, key=attrgetter("start")):
         by_location[edit.location].append(edit)
     spans: list[tuple[int, int, bytes]] = []
-    strings = yield from json_text.pick_strings(payload, {at for at in by_location if at >= 0})
+    strings = yield from json_text.pick_tokens(payload, {at for at in by_location if at >= 0})
     for count, (location, token) in enumerate(strings.items(), start=1):
         # Each is decoded once, however many its edits.
         spans += yield from _in_string(payload, token, by_location[location])
         if not count % SLICE_CANDIDATES:
             yield
-    numbers = yield from json_text.pick_numbers(payload, {-1 - at for at in by_location if at < 0})
+    indexes = {-1 - at for at in by_location if at < 0}
+    numbers = yield from json_text.pick_tokens(payload, indexes, are_numbers=True)
     for number, token in numbers.items():
         spans += [
             (token.start, token.end, b'"' + edit.text + b'"') for edit in by_location[-1 - number]

@@ -372,6 +372,12 @@ WHOLE_CASES: dict[str, tuple[int, dict[str, str], bytes, int, bytes]] = {
     ),
     "html error": (502, {"content-type": "text/html"}, HTML, 502,
                    HTML.replace(EMAIL.encode(), b"[EMAIL_1]")),
+    "json with the label of a stream": (
+        200, EVENTS, json.dumps({"choices": [{"message": {"content": EMAIL}}]}).encode(),
+        200, b'{"choices": [{"message": {"content": "[EMAIL_1]"}}]}',
+    ),
+    "text with the label of a stream": (502, EVENTS, HTML, 502,
+                                        HTML.replace(EMAIL.encode(), b"[EMAIL_1]")),
     "no content": (204, {}, b"", 204, b""),
     "audio": (200, {"content-type": "audio/mpeg"}, b"\0\1", 403, b"unscanned_content"),
     "no type": (200, {}, b"{}", 403, b"unscanned_content"),

@@ -130,7 +130,8 @@ def test_a_number_in_a_json_string_becomes_a_string(
     tokens: list[json_text.Token] = []
     with contextlib.suppress(json_text.SpliceError):
         while True:
-            tokens += run_sync(json_text.pick_numbers(arguments, {len(tokens)})).values()
+            picked = json_text.pick_tokens(arguments, {len(tokens)}, are_numbers=True)
+            tokens += run_sync(picked).values()
     token = data.draw(st.sampled_from(tokens))
     start = data.draw(st.integers(token.start, token.end - 1))
     end = data.draw(st.integers(start + 1, token.end))

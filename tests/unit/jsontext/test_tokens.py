@@ -73,10 +73,10 @@ def test_strings_without_an_escape_are_skipped_at_little_cost() -> None:
 def test_numbers_in_strings_are_not_number_tokens() -> None:
     """Only what stands outside quotes is counted."""
     text = rb'{"1":[-2.5E+3,"\"4",true],"x":60}'
-    picked = run_sync(json_text.pick_numbers(text, {0, 1})).values()
+    picked = run_sync(json_text.pick_tokens(text, {0, 1}, are_numbers=True)).values()
     assert [text[t.start : t.end] for t in picked] == [b"-2.5E+3", b"60"]
     with pytest.raises(json_text.SpliceError):
-        run_sync(json_text.pick_numbers(text, {2}))
+        run_sync(json_text.pick_tokens(text, {2}, are_numbers=True))
 
 
 @pytest.mark.parametrize("code", ["007f", "0080", "07FF", "0800", "d7ff", "D800", "dfff", "E000"])
