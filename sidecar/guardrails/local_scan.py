@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -74,17 +75,6 @@ class _RuleCheck:
 
     rules: Mapping[int | None, tuple[Rule, ...]]
 
-    @classmethod
-    def of(cls, settings: GuardrailSettings, ids: Mapping[Expression, int]) -> _RuleCheck:
-        """Return the rules of *settings* by the ids of their expressions."""
-        rules: dict[int | None, tuple[Rule, ...]] = {}
-        for rule in rules_of(settings):
-            if not (rule.folded or rule.by_author):  # thousands, of which most never match
-                _ = rule.pattern  # compiled now, not in the first scan that needs it
-            id_ = ids[rule.expression] if rule.expression.filtered else None
-            rules[id_] = (*rules.get(id_, ()), rule)
-        return cls(rules)
-
     def search(
         self, texts: ScannedTexts, *, guardrail: str
     ) -> Cooperative[tuple[tuple[Finding, ...], bool]]:
@@ -119,6 +109,20 @@ class _RuleCheck:
         return (yield from disjoint_in_turns(located)) if located else (), gave_up
 
 
+_ids: Final = lru_cache(maxsize=1024)(frozenset[int | None])
+
+
+@lru_cache(maxsize=1024)
+def _rule_check(settings: GuardrailSettings, ids: tuple[int | None, ...]) -> _RuleCheck:
+    """Return the rules of *settings*, whose expressions have these *ids*; policies share them."""
+    rules: dict[int | None, tuple[Rule, ...]] = {}
+    for rule, id_ in zip(rules_of(settings), ids, strict=True):
+        if not (rule.folded or rule.by_author):  # thousands, of which most never match
+            _ = rule.pattern  # compiled now, not in the first scan that needs it
+        rules[id_] = (*rules.get(id_, ()), rule)
+    return _RuleCheck(rules)
+
+
 class LocalScan:
     """The local guardrails of one effective policy, ready to run.
 
@@ -135,13 +139,13 @@ class LocalScan:
     ) -> None:
         self._database = database
         self.guardrails = tuple(one for one in guardrails if judges_texts(one))
+        every = [one.settings for one in self.guardrails]
         self._checks = tuple(
-            whole_text_check(one.settings) or _RuleCheck.of(one.settings, ids)
-            for one in self.guardrails
+            whole_text_check(one)
+            or _rule_check(one, tuple([ids.get(rule.expression) for rule in rules_of(one)]))
+            for one in every
         )
-        self._folded = any(
-            rule.folded for one in self.guardrails for rule in rules_of(one.settings)
-        )
+        self._folded = any(rule.folded for one in every for rule in rules_of(one))
         decoders = FOR_WORDS if self._folded else FOR_ALL
         self._decoders = tuple(
             (decoder, None if decoder.trigger is None else ids.get(decoder.trigger))
@@ -158,7 +162,7 @@ class LocalScan:
             for check, result in zip(self._checks, self._unread, strict=True)
         )
         rules = [check.rules.keys() for check in self._checks if isinstance(check, _RuleCheck)]
-        self._rule_ids: frozenset[int | None] = frozenset().union(*rules)
+        self._rule_ids: frozenset[int | None] = _ids(frozenset().union(*rules))
         self._is_filtered = None not in self._rule_ids
         self._reads = any(isinstance(one, _RuleCheck) or one.reads_views for one in self._checks)
         self._trigger_ids = frozenset(id_ for _, id_ in self._decoders if id_ is not None)

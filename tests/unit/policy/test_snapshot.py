@@ -229,3 +229,16 @@ def test_bindings_beyond_the_bound_drop_the_oldest_alone(monkeypatch: pytest.Mon
         snapshot.effective(binding)
 
     assert snapshot.bindings == tuple(bindings[2:])
+
+
+def test_policies_that_differ_share_the_rules_that_they_have_in_common() -> None:
+    """Thousands of teams have the same built-in guardrails beside a few patterns of their own."""
+    common = "  - {name: s, type: secrets}\n"
+    snapshot = build_snapshot(
+        [policy(common + CODES_OF.format(name.upper()), name) for name in ("one", "two")]
+    )
+    one, two = (of(snapshot, name).local for name in ("one", "two"))
+
+    assert one._checks[0] is two._checks[0]
+    assert one._checks[1] is not two._checks[1]
+    assert one._rule_ids is two._rule_ids
