@@ -285,6 +285,34 @@ async def test_a_change_while_a_worker_starts_comes_before_policies_that_nothing
     assert world.compiled[:4] == [one.document for one in (*starting[:3], changed)]
 
 
+@dataclass
+class HeardWhileRead(ListedPolicies):
+    """Tells of a change, which there is none of, while it is first read: a listener connects."""
+
+    heard: list[PolicyReloader] = field(default_factory=list)
+
+    async def load_policies(self) -> tuple[StoredPolicy, ...]:
+        """Answer."""
+        stored = await super().load_policies()
+        if self.asked == 1:
+            self.heard[0].note_change()
+        return stored
+
+
+@pytest.mark.timeout(60)
+async def test_policies_of_a_start_come_into_force_though_nothing_changed_when_a_change_was_told() -> (
+    None
+):
+    store = HeardWhileRead((named("p", rule="PRJ-[0-9]"),))
+    world = World(store=store)
+    store.heard.append(world.reloader)
+
+    async with world.running():
+        snapshot = await world.snapshot_of(1)
+
+    assert [one.name for one in snapshot.policies] == ["default", "p"]
+
+
 @pytest.mark.timeout(300)
 async def test_a_policy_that_does_not_compile_at_the_start_refuses_its_own_keys_alone(
     world: World, starting: list[StoredPolicy]
