@@ -270,18 +270,18 @@ async def show_prices(
     every: Annotated[bool, Query(alias="all", description="Former and future ones too.")] = False,
 ) -> list[StoredPrice] | Page[StoredPrice]:
     """List the prices that hold now, by model."""
+
+    def place(after: str) -> tuple[str, datetime]:
+        time, _, model = after.partition("/")
+        return model, datetime.fromisoformat(time).replace(tzinfo=UTC)
+
     found = await list_prices(
         access.connection,
         at=None if every else datetime.now(UTC),
-        after=paging.place(_price_place),
+        after=paging.place(place),
         most=paging.rows,
     )
     return paging.answer(_stored_prices(found), lambda one: f"{one.valid_from}/{one.model}")
-
-
-def _price_place(after: str) -> tuple[str, datetime]:
-    time, _, model = after.partition("/")
-    return model, datetime.fromisoformat(time).replace(tzinfo=UTC)
 
 
 @price_router.post("/prices")

@@ -226,7 +226,7 @@ def guess_dialect(path: str, headers: Headers) -> Dialect:
         return _OF_PREFIX[found.lastindex - 1]
     if HeaderName.ANTHROPIC_VERSION in headers.by_name:
         return Dialect.ANTHROPIC
-    bare = path.partition("?")[0]
-    if HeaderName.X_GOOG_API_KEY in headers.by_name and ("POST", bare) not in _EXACT:
+    is_google = HeaderName.X_GOOG_API_KEY in headers.by_name
+    if is_google and ("POST", path.partition("?")[0]) not in _EXACT:
         return Dialect.GEMINI
     return Dialect.OPENAI

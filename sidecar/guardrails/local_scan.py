@@ -95,8 +95,7 @@ class _RuleCheck:
                     rule, views, ends, first_end=first_end, wholes=wholes
                 )
                 gave_up |= was_bounded
-                kind = rule.rank, rule.type, guardrail
-                located += [(*one, *kind) for one in found]
+                located += [(*one, rule.rank, rule.type, guardrail) for one in found]
                 if wholes or len(located) > MAX_FINDINGS:
                     for part, _, _, rank, type_, _ in located:
                         wholes[part] = min(wholes.get(part, (rank, type_)), (rank, type_))
@@ -146,10 +145,9 @@ class LocalScan:
             for one in every
         )
         self._folded = any(rule.folded for one in every for rule in rules_of(one))
-        decoders = FOR_WORDS if self._folded else FOR_ALL
         self._decoders = tuple(
             (decoder, None if decoder.trigger is None else ids.get(decoder.trigger))
-            for decoder in decoders
+            for decoder in (FOR_WORDS if self._folded else FOR_ALL)
             if decoder.trigger is None or decoder.trigger in ids
         )
         self._always = tuple(one for one, trigger in self._decoders if trigger is None)
@@ -167,9 +165,7 @@ class LocalScan:
         self._reads = any(isinstance(one, _RuleCheck) or one.reads_views for one in self._checks)
         self._trigger_ids = frozenset(id_ for _, id_ in self._decoders if id_ is not None)
         self._whole_checks = tuple(
-            (index, check)
-            for index, check in enumerate(self._checks)
-            if not isinstance(check, _RuleCheck)
+            (at, one) for at, one in enumerate(self._checks) if not isinstance(one, _RuleCheck)
         )
         form = (
             [(one.settings.guardrail_type, one) for one in self.guardrails],

@@ -7,6 +7,7 @@ as far as its segments are plain words.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -52,8 +53,14 @@ def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol
         case ErrorKind.UNSCANNED_CONTENT:
             declared = declared_unreadable(protocol.headers)
             fix = _FIXES[declared] if declared in record.unscanned else ""
-            if UnscannedReason.UNKNOWN_SHAPE in record.unscanned and _has_tokens(protocol.body()):
-                fix = _TOKENS_FIX
+            body = protocol.body() if UnscannedReason.UNKNOWN_SHAPE in record.unscanned else b""
+            if len(body) <= MAX_SEARCHED_BYTES:
+                with contextlib.suppress(ValueError):
+                    fields: JsonValue = orjson.loads(body)
+                    if isinstance(fields, dict) and any(
+                        has_tokens(fields.get(one)) for one in TOKEN_FIELDS
+                    ):
+                        fix = _TOKENS_FIX
             return replace(error, message=error.message + fix)
         case _:
             return error
@@ -71,17 +78,6 @@ _TOKENS_FIX: Final = (
     " Send texts in place of arrays of tokens; LangChain's OpenAIEmbeddings does so with"
     " check_embedding_ctx_length=False."
 )
-
-
-def _has_tokens(body: bytes) -> bool:
-    """Return whether tokens stand in place of text in a *body* that is not too long to look."""
-    if len(body) > MAX_SEARCHED_BYTES:
-        return False
-    try:
-        fields = orjson.loads(body)
-    except ValueError:
-        return False
-    return isinstance(fields, dict) and any(has_tokens(fields.get(one)) for one in TOKEN_FIELDS)
 
 
 _PROVIDER_KEYS: Final = (

@@ -184,19 +184,22 @@ def written_in(
     written: dict[bytes, Place] = {}
     work = 0
     for index, part in enumerate(parts):
-        content, is_later = part.content, part.role not in first
-        for start in range(0, len(content), SLICE_BYTES):
-            end = start + SLICE_BYTES
-            for first_byte, form in PLACEHOLDER_FORMS:
-                if content.find(first_byte, start, end) < 0:
-                    continue  # as in nearly all of many short texts
+        content = part.content
+        if (work := work + _PART_BYTES) >= SLICE_BYTES:
+            yield
+            work = 0
+        for first_byte, form in PLACEHOLDER_FORMS:
+            if first_byte not in content:
+                continue  # as in nearly all of many short texts
+            for start in range(0, len(content), SLICE_BYTES):
+                end = start + SLICE_BYTES
                 for found in form.finditer(content, start, end + MAX_PLACEHOLDER_BYTES):
-                    place = is_later, index, found.start()
+                    place = part.role not in first, index, found.start()
                     written[found[0]] = min(written.get(found[0], place), place)
-            work += min(end, len(content)) - start + _PART_BYTES
-            if work >= SLICE_BYTES:
-                yield
-                work = 0
+                work += SLICE_BYTES if end < len(content) else len(content) - start
+                if work >= SLICE_BYTES:
+                    yield
+                    work = 0
     return written
 
 

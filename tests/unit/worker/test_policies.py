@@ -300,9 +300,7 @@ class HeardWhileRead(ListedPolicies):
 
 
 @pytest.mark.timeout(60)
-async def test_policies_of_a_start_come_into_force_though_nothing_changed_when_a_change_was_told() -> (
-    None
-):
+async def test_a_change_told_while_policies_are_first_read_keeps_none_of_them_back() -> None:
     store = HeardWhileRead((named("p", rule="PRJ-[0-9]"),))
     world = World(store=store)
     store.heard.append(world.reloader)
