@@ -280,6 +280,7 @@ async def test_a_bad_credential_is_refused_with_timing(
     assert isinstance(verdict, RequestRefused)
     assert [name for name, _ in verdict.refusal.headers] == [
         "content-type",
+        "x-should-retry",
         "x-request-id",
         "x-egret-request-id",
         "x-response-time",
