@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
+from typing_extensions import override
 
 from sidecar.domain.principal import PolicyBinding
 from sidecar.policy.compilation import CompiledPolicy, compile_each
@@ -291,6 +292,7 @@ class HeardWhileRead(ListedPolicies):
 
     heard: list[PolicyReloader] = field(default_factory=list)
 
+    @override
     async def load_policies(self) -> tuple[StoredPolicy, ...]:
         """Answer."""
         stored = await super().load_policies()
