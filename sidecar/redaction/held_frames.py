@@ -222,13 +222,17 @@ def _without_logprobs(payload: bytes) -> Cooperative[bytes]:
 
 
 def _value_end(payload: bytes, start: int) -> Cooperative[int]:
-    if payload[start : start + 1] in {b"{", b"["}:
-        depth = 0
-        for count, bracket in enumerate(_TO_BRACKET.finditer(payload, start), start=1):
-            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
-            if not depth:
-                return bracket.end()
-            if not count % SLICE_TOKENS:
-                yield
-    scalar = _SCALAR.match(payload, start)
-    return scalar.end() if scalar is not None else start
+    if payload[start : start + 1] not in {b"{", b"["}:
+        scalar = _SCALAR.match(payload, start)
+        return scalar.end() if scalar is not None else start
+    end, depth, count = start, 0, 0
+    while True:
+        bracket = _TO_BRACKET.match(payload, end)
+        assert bracket is not None  # noqa: S101 - the event was read as JSON
+        end = bracket.end()
+        depth += 1 if bracket.group(1) in {b"{", b"["} else -1
+        if not depth:
+            return end
+        count += 1
+        if not count % SLICE_TOKENS:
+            yield

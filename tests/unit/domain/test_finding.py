@@ -5,10 +5,13 @@ import pytest
 from sidecar.domain.finding import (
     MAX_PLACEHOLDER_BYTES,
     NOTHING_REDACTED,
+    Failure,
+    FailureKind,
     Finding,
     FindingCount,
     GuardrailResult,
     Restoration,
+    TooMuchHiddenTextError,
     Verdict,
     count_findings,
     unfinished_from,
@@ -122,3 +125,20 @@ def test_findings_are_counted_by_guardrail_type_and_role() -> None:
         FindingCount(shadow, Verdict.BLOCK, "EMAIL", "user", 1),
         FindingCount(pii, Verdict.FLAG, "EMAIL", "answer", 1),
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (ValueError("a text"), Failure(FailureKind.ERROR, "ValueError")),
+        (
+            TooMuchHiddenTextError(),
+            Failure(FailureKind.HIDDEN_TEXT, "TooMuchHiddenTextError"),
+        ),
+    ],
+)
+def test_a_check_that_raised_has_failed_by_the_name_of_its_error_alone(
+    error: Exception, failure: Failure
+) -> None:
+    """Its message may quote the text."""
+    assert Failure.of(error) == failure
