@@ -17,7 +17,7 @@ from sidecar.domain.finding import (
     unfinished_from,
 )
 from sidecar.domain.guardrail_settings import PiiSettings
-from sidecar.domain.policy import Guardrail, Mode, Stage
+from sidecar.domain.policy import Guardrail, Mode, OnError, Stage
 from sidecar.domain.subject import TextPart
 
 HASH = b"[EMAIL_h_00112233445566ff]"
@@ -142,3 +142,20 @@ def test_a_check_that_raised_has_failed_by_the_name_of_its_error_alone(
 ) -> None:
     """Its message may quote the text."""
     assert Failure.of(error) == failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdicts"),
+    [
+        (FailureKind.ERROR, [Verdict.ERROR_OPEN, Verdict.ERROR_CLOSED]),
+        (FailureKind.TIMEOUT, [Verdict.TIMEOUT_OPEN, Verdict.TIMEOUT_CLOSED]),
+        (FailureKind.HIDDEN_TEXT, [Verdict.ERROR_CLOSED, Verdict.ERROR_CLOSED]),
+    ],
+)
+def test_on_error_decides_about_a_failed_check_but_not_about_text_that_its_sender_hides(
+    kind: FailureKind, verdicts: list[Verdict]
+) -> None:
+    guardrails = [
+        Guardrail("pii", PiiSettings(), on_error=one) for one in (OnError.ALLOW, OnError.BLOCK)
+    ]
+    assert [Failure(kind, "Error").verdict(one) for one in guardrails] == verdicts
