@@ -235,18 +235,21 @@ async def _measure(
     ):
         console.print("Starting both sides …")
         python = await asyncio.to_thread(own_python, rev)
-        # The long bodies are all the same: a table of known messages would know them.
+        # The long bodies are all the same: a table of known messages would know them. A revision
+        # without one refuses the setting.
+        no_table = {TABLE_SETTING: "0"}
+        has_table = await asyncio.to_thread(_has_table, rev)
         sides = (
             *(
                 Side(
                     f"{REV}.{engine}",
                     rev,
-                    settings={"EGRET_SERVER__ENGINE": engine},
+                    settings={"EGRET_SERVER__ENGINE": engine} | (no_table if has_table else {}),
                     python=python,
                 )
                 for engine in engines
             ),
-            Side(NEW, ROOT, settings={TABLE_SETTING: "0"}),
+            Side(NEW, ROOT, settings=no_table),
         )
         floor = await asyncio.to_thread(build_floor)
         servers = {} if floor is None else {GO: floor}
@@ -255,6 +258,11 @@ async def _measure(
             new = {f"{NEW}.{engine}": gateways[NEW] for engine in engines}
             runner = _Runner(gateways | new, options.seconds, Path(place), console)
             return await runner.rounds(engines, options.load or LOADS, options.rounds)
+
+
+def _has_table(checkout: Path) -> bool:
+    name = TABLE_SETTING.rpartition("__")[2].lower()
+    return any(name in one.read_text("utf-8") for one in (checkout / "sidecar").rglob("*.py"))
 
 
 class _Runner:
