@@ -142,7 +142,7 @@ class PolicyReloader:
                 if stored != self._loaded:
                     self._is_building = True
                     await self._build(stored)
-                    # What a change has interrupted goes on, though that may be of no policy.
+                    # Policies that still wait are built in the next round, changed or not.
                     self._loaded = None if self._waiting else stored
             except (PolicyStoreUnavailableError, OSError, ValueError) as error:
                 self._metrics.policy_reload_failed()
