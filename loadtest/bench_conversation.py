@@ -85,8 +85,6 @@ milliseconds a second, which are a good part of the cost of fewer requests."""
 PARTS: Final = 2
 """How often in a round first and next turns follow each other. A machine that is shared is slower
 for some seconds and then fast again, so that turns that are far apart are hard to compare."""
-EVERY_SHARE: Final = 0.5
-"""Fewer: with every guardrail a first turn takes three times as long."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
 LONG_ROUNDS: Final = 1
@@ -253,7 +251,7 @@ class _Runner:
                     for part in range(PARTS):
                         self._is_backwards = bool((number + part) % 2)
                         await self._next_turns(size, count=count, names=(NOW, WITHOUT, KEPT, REV))
-                        await self._every_guardrail(size, count=round(count * EVERY_SHARE))
+                        await self._every_guardrail(size, count=count)
                 if not self._plan.shapes:
                     continue
                 await self._changed()
