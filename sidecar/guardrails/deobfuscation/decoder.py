@@ -155,11 +155,8 @@ class DecodedText:
         """Return the text as a view that leads back through *source*."""
         self._starts.append(len(self._text))
         offsets = _RunsMap(self._starts, self._origins, source.offsets)
-        content = bytes(self._text)
-        if not content.isascii():
-            # Hyperscan needs UTF-8: `?` for any other byte, which is decoded to one surrogate.
-            content = content.decode("utf-8", "surrogateescape").encode("utf-8", "replace")
         kinds = frozenset({kind, ViewKind.FOLDED})
+        content = as_utf8(bytes(self._text))
         return TextView(source.part, kinds, content, source.length, offsets)
 
     def _boundary(self, at: int) -> int:
@@ -176,6 +173,13 @@ class DecodedText:
             begins.append(start)
             ends.append(end)
             literals.append(is_literal)
+
+
+def as_utf8(text: bytes) -> bytes:
+    """Return *text* with `?` for each byte that is not UTF-8, which Hyperscan needs."""
+    if text.isascii():
+        return text
+    return text.decode("utf-8", "surrogateescape").encode("utf-8", "replace")
 
 
 def replace_runs(

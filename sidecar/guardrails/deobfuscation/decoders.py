@@ -5,8 +5,7 @@ from __future__ import annotations
 import binascii
 import html
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from typing_extensions import override
@@ -17,12 +16,21 @@ from sidecar.guardrails.deobfuscation.decoder import (
     MAX_UNITS,
     DecodedText,
     Decoder,
+    as_utf8,
     matches,
     replace_runs,
 )
-from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES
+from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES, SLICE_CHUNKS
+from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
-from sidecar.guardrails.matching.text_views import ONE_VIEW, TextView, ViewKind
+from sidecar.guardrails.matching.text_views import (
+    ONE_VIEW,
+    ChunkedMap,
+    ComposedMap,
+    TableMap,
+    TextView,
+    ViewKind,
+)
 
 MIN_RUN: Final = 20
 """Characters; 15 bytes in base64, shorter than any key."""
@@ -150,38 +158,67 @@ class EncodingsDecoder(Decoder):
 ENCODINGS: Final = EncodingsDecoder()
 
 
-_ESCAPES: Final = re.compile(
-    # One class first, so that the search skips to it. Percent signs in a row are one run.
-    rb"[%&\\](?:(?<=%)[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2}){0,MOST}"
+_ESCAPE: Final = re.compile(
+    # One class first, so that the search skips to it.
+    rb"([%&\\](?:(?<=%)[0-9A-Fa-f]{2}"
     rb"|(?<=&)(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});"
-    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2}))".replace(b"MOST", b"%d" % MAX_UNITS)
+    rb"|(?<=\\)(?:u[0-9A-Fa-f]{4}|x[0-9A-Fa-f]{2})))"
 )
-_MORE_ESCAPES: Final = re.compile(rb"(?:%%[0-9A-Fa-f]{2}){1,%d}" % MAX_UNITS)
-
-_MAX_ESCAPE: Final = 16
+_CUT_ESCAPE: Final = re.compile(rb"[%&\\][#0-9A-Za-z]{0,8}\Z")
+"""Where an escape may begin that ends behind the text; none has more than ten bytes."""
+_LONGEST_ESCAPE: Final = 10
 _PERCENT: Final = re.compile(rb"%[0-9A-Fa-f]{2}")
 _ENTITY: Final = re.compile(rb"&[#A-Za-z][0-9A-Za-z]{1,7};")
 _BACKSLASH: Final = re.compile(rb"\\[ux][0-9A-Fa-f]{2}")
+MAX_KEPT_ESCAPES: Final = 16_384
 
 
-def _unescaped(escape: bytes) -> bytes:
-    if escape.startswith(b"%"):
-        return bytes.fromhex(escape.replace(b"%", b"").decode("ascii"))
-    if escape.startswith(b"\\x"):
-        return bytes.fromhex(escape[2:].decode("ascii"))
-    if escape.startswith(b"&"):
-        return html.unescape(escape.decode("ascii")).encode("utf-8", "replace")
-    return chr(int.from_bytes(bytes.fromhex(escape[2:].decode("ascii")))).encode(
-        "utf-8", "replace"
-    )
+class _Unescaped(dict[bytes, bytes]):
+    """The texts of escapes: a text has few different ones, each of them many times."""
+
+    def __missing__(self, escape: bytes) -> bytes:
+        if escape.startswith(b"&"):
+            text = html.unescape(escape.decode("ascii")).encode("utf-8", "replace")
+        else:
+            code = int(escape.lstrip(b"%\\ux"), 16)
+            is_character = escape.startswith(b"\\u")
+            text = chr(code).encode("utf-8", "replace") if is_character else bytes((code,))
+        if len(self) >= MAX_KEPT_ESCAPES:
+            self.clear()
+        self[escape] = text
+        return text
 
 
-_unescaped_one = lru_cache(maxsize=4_096)(_unescaped)
-"""A text has few escapes, each of them many times; ten megabytes took `html.unescape` seconds."""
+_unescaped: Final = _Unescaped().__getitem__
+
+CHUNK_BYTES: Final = 2_048
+"""Text is unescaped in chunks. Those beside one with an escape are searched with it: few findings
+are longer. Of all others, offsets of three million escapes would take seconds."""
 
 
-def _unescaped_run(run: bytes) -> bytes:
-    return _unescaped_one(run) if len(run) <= _MAX_ESCAPE else _unescaped(run)
+def _chunks_of(content: bytes) -> Iterator[bytes]:
+    """Yield *content* in chunks that cut no escape and no character."""
+    start = 0
+    while start < len(content):
+        end = min(start + CHUNK_BYTES, len(content))
+        cut = _CUT_ESCAPE.search(content, max(end - _LONGEST_ESCAPE + 1, start), end)
+        if cut is not None and (escape := _ESCAPE.match(content, cut.start())):
+            end = max(end, escape.end())
+        while end < len(content) and content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8
+            end += 1
+        yield content[start:end]
+        start = end
+
+
+def _map_of_chunk(chunk: str) -> TableMap:
+    """Map by escapes, and other text byte for byte."""
+    changed: list[int] = []
+    original: list[int] = []
+    for at, piece in enumerate(_ESCAPE.split(chunk.encode())):
+        is_escape = at % 2 == 1
+        changed += (len(_unescaped(piece)),) if is_escape else (1,) * len(piece)
+        original += (len(piece),) if is_escape else (1,) * len(piece)
+    return TableMap(changed, original)
 
 
 class EscapesDecoder(Decoder):
@@ -203,8 +240,27 @@ class EscapesDecoder(Decoder):
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        found = matches(_ESCAPES, view.content, least=_MAX_ESCAPE, more=_MORE_ESCAPES)
-        return replace_runs(view, found, _unescaped_run, ViewKind.UNESCAPED)
+        lengths: list[int] = []
+        changed: list[bytes] = []
+        wanted: set[int] = set()
+        for index, chunk in enumerate(_chunks_of(view.content)):
+            if index and not index % SLICE_CHUNKS:
+                yield
+            lengths.append(len(chunk))
+            pieces = _ESCAPE.split(chunk)  # every second is an escape
+            if len(pieces) > 1:
+                wanted |= {index - 1, index, index + 1}
+                pieces[1::2] = map(_unescaped, pieces[1::2])
+            changed.append(b"".join(pieces))
+        if not wanted:
+            return ()
+        changed = [one if at in wanted else SEPARATOR for at, one in enumerate(changed)]
+        above = ChunkedMap(view.content, _map_of_chunk, changed=changed, lengths=lengths)
+        content = as_utf8(b"".join(changed))
+        kinds = frozenset({ViewKind.UNESCAPED, ViewKind.FOLDED})
+        return (
+            TextView(view.part, kinds, content, view.length, ComposedMap(above, view.offsets)),
+        )
 
 
 ESCAPES: Final = EscapesDecoder()
