@@ -89,7 +89,7 @@ async def learn_beginning(
     key = table.key(owner, scan, route, field)
     ends = sorted({*ends_of_beginnings(body, field, start)})
     tails = [tail_of(key, body, start, end) for end in ends]
-    if not ends or not table.tails.isdisjoint(tails):
+    if not ends or not table.tails.keys().isdisjoint(tails):
         return
     hasher, at = blake3(key=key), start
     digests: list[bytes] = []

@@ -7,6 +7,7 @@ fragment is known only to the guardrails that have searched it, byte for byte, i
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -61,6 +62,8 @@ class SharedEntries(Protocol):
 class MessageTable:
     """Entries by digest; above `max_bytes` the least recently used are dropped.
 
+    No change of policies makes an entry wrong: `key` has the guardrails that found it, whole.
+
     `hits`, `misses` and `evictions` count fragments; `saved_bytes` are those of hits. `mark` is
     the only member of a stand-in. `tails` are the hashes of ends of lists that were kept: only to
     save time, since texts with the same hash are compared by their digests. `shared` has the
@@ -78,17 +81,11 @@ class MessageTable:
         self._secret = secret
         self.shared = shared
         self.mark = secrets.token_hex(16)  # no client can guess it, and write a stand-in
-        self._entries: dict[bytes, Entry] = {}
+        # Plain dictionaries pass over all that was dropped to find their first key.
+        self._entries = OrderedDict[bytes, Entry]()
         self._keys: dict[tuple[str, bytes, str, str, str], bytes] = {}
-        self.tails: set[int] = set()
+        self.tails = OrderedDict[int, None]()
         self.bytes = self.hits = self.misses = self.evictions = self.saved_bytes = 0
-
-    def clear(self) -> None:
-        """Forget everything: policies have changed."""
-        self._entries.clear()
-        self._keys.clear()
-        self.tails.clear()
-        self.bytes = 0
 
     def key(self, owner: str, scan: LocalScan, route: Route, field: str) -> bytes:
         """Return the key of digests: of one secret, owner, set of guardrails, and field.
@@ -105,9 +102,9 @@ class MessageTable:
 
     def get(self, digest: bytes) -> Entry | None:
         """Return an entry, which becomes the last to be dropped."""
-        entry = self._entries.pop(digest, None)
+        entry = self._entries.get(digest)
         if entry is not None:
-            self._entries[digest] = entry
+            self._entries.move_to_end(digest)
         return entry
 
     def put(self, digest: bytes, entry: Entry) -> None:
@@ -116,15 +113,16 @@ class MessageTable:
         self.bytes += entry.size - (0 if before is None else before.size)
         self._entries[digest] = entry
         while self.bytes > self._max_bytes:
-            self.bytes -= self._entries.pop(next(iter(self._entries))).size
+            self.bytes -= self._entries.popitem(last=False)[1].size
             self.evictions += 1
 
     def put_beginning(self, digest: bytes, entry: Entry, tail: int) -> None:
         """Keep the entry of a list, whose next turn is recognised by the hash of its end."""
         self.put(digest, entry)
-        if len(self.tails) >= MAX_TAILS:
-            self.tails.clear()
-        self.tails.add(tail)
+        self.tails[tail] = None
+        self.tails.move_to_end(tail)
+        if len(self.tails) > MAX_TAILS:
+            self.tails.popitem(last=False)
 
 
 def tail_of(key: bytes, text: bytes, start: int, end: int) -> int:

@@ -104,8 +104,6 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             status.policies_loaded(versions)
             if directory is not None:
                 loop.run_in_executor(None, keep_compiled, directory, documents)
-            if table is not None:
-                table.clear()
 
         policies = PolicyReloader(
             PostgresPolicyStore(stores.pool, settings.postgres),

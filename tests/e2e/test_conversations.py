@@ -21,6 +21,7 @@ from google import genai
 from google.genai import types
 
 from tests.support.clients import anthropic_client, openai_client, tls_client
+from tests.support.more_workers import more_workers
 from tests.support.stack import PATIENCE_SECONDS, POLL_SECONDS, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -163,13 +164,15 @@ async def _gemini(stack: Stack, sent: Sent) -> Say:
     return say
 
 
-async def _hits(stack: Stack, metric: str = "egret_known_messages_total") -> float:
+async def _hits(
+    stack: Stack, metric: str = "egret_known_messages_total", outcome: str = 'outcome="hit"'
+) -> float:
     async with stack.client.get(stack.facts.metrics_url) as answer:
         page = await answer.text()
     return sum(
         float(line.split()[-1])
         for line in page.splitlines()
-        if line.startswith(f"{metric}{{") and 'outcome="hit"' in line
+        if line.startswith(f"{metric}{{") and outcome in line
     )
 
 
@@ -253,3 +256,43 @@ async def test_workers_share_what_they_know_of_a_long_conversation(stack: Stack)
             if await _hits(stack, shared) > hits:
                 return
     pytest.fail("no worker has learned from the other")
+
+
+WORDS: Final = """
+name: {name}
+guardrails: [{{name: words, type: denied_terms, terms: [{term}]}}]
+"""
+
+
+async def test_a_change_of_one_policy_leaves_the_conversations_of_the_others_known(
+    stack: Stack,
+) -> None:
+    """Those of the changed one are searched once more."""
+    first, other = "talk-changed", "talk-other"
+    await stack.apply("---".join(WORDS.format(name=one, term=one) for one in (first, other)))
+    keys = {one: (await stack.new_key(one)).reveal() for one in (first, other)}
+    tool = {"type": "function", "function": {"name": "a", "description": FILLER * 20}}
+    said = {"role": "assistant", "content": "I have asked for it."}
+    talk = [{"role": "user", "content": FILLER * 60}]
+
+    async with more_workers(stack, workers=1) as alone:
+
+        async def hits_of_a_turn(policy: str) -> float:
+            """Take the next turn; each look-up of its tools is a hit or a miss."""
+            hits, all_ = await _hits(alone), await _hits(alone, outcome="")
+            talk.extend([said, {"role": "user", "content": "And then?"}])
+            body = {"model": "gpt-4o", "messages": talk, "tools": [tool]}
+            assert (await alone.post(body, key=keys[policy])).status == 200
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await _hits(alone, outcome="") == all_:  # noqa: ASYNC110 - a worker counts
+                    await asyncio.sleep(POLL_SECONDS)
+            return await _hits(alone) - hits
+
+        new = [await hits_of_a_turn(one) for one in keys]
+        known = [await hits_of_a_turn(one) for one in keys]
+        loads = stack.policy_loads()
+        await alone.apply(WORDS.format(name=first, term="nothing-of-before"))
+        await stack.every_worker_has({first: 2}, since=loads)
+        changed = [await hits_of_a_turn(one) for one in keys]
+
+    assert (new, known, changed) == ([0, 0], [2, 2], [0, 2])

@@ -274,14 +274,17 @@ def test_the_table_stays_within_its_bound_and_drops_the_oldest() -> None:
     assert known.hits == 1
 
 
-def test_nothing_is_known_once_policies_have_changed() -> None:
+def test_messages_are_known_by_the_guardrails_that_searched_them_and_by_no_others() -> None:
+    """Whichever policy has them: a change to other policies drops nothing."""
     known = table()
     body = chat(message("user", "hi"), message("assistant", "hi"))
     judge(known, body)
-    known.clear()
-    judge(known, chat(*json.loads(body)["messages"], message("user", "more", 50)))
+    more = chat(*json.loads(body)["messages"], message("user", "more", 50))
+    stricter = effective(policy("  - {name: pii, type: pii, action: block}\n"))
+    judge(known, more, stricter)
     assert known.hits == 0
-    assert known.bytes > 0
+    judge(known, more, effective(policy("  - {name: pii, type: pii, action: redact}\n")))
+    assert known.hits == 1
 
 
 @pytest.mark.parametrize("ending", ["", " ann@example.org and card 4111 1111 1111 1111"])
@@ -476,4 +479,4 @@ async def test_a_table_that_shares_nothing_learns_nothing() -> None:
     known = table()
     body = chat(message("user", "hello", 20_000), message("assistant", "hi"))
     await learn_beginning(known, route_of(), body, RULES.local, owner="org")
-    assert known.tails == set()
+    assert not known.tails

@@ -94,8 +94,8 @@ def test_no_two_tables_have_the_same_stand_in() -> None:
     assert table(1).mark != table(1).mark
 
 
-def test_the_ends_of_lists_are_forgotten_before_they_take_much_memory() -> None:
-    known = table(1)
-    for number in range(MAX_TAILS + 1):
+def test_of_the_ends_of_lists_those_kept_for_longest_are_forgotten_first() -> None:
+    known = table(1 << 20)
+    for number in (*range(MAX_TAILS), 0, MAX_TAILS):
         known.put_beginning(b"a", entry(), number)
-    assert known.tails == {MAX_TAILS}
+    assert [*known.tails] == [*range(2, MAX_TAILS), 0, MAX_TAILS]
