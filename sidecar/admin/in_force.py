@@ -49,7 +49,7 @@ class InForce:
 async def in_force(connection: Connection, barrier: Barrier) -> InForce | None:
     """Return the workers that are past *barrier*; None before the table of workers was made."""
     try:
-        workers = await reported_workers(connection)
+        workers = await reported_workers(connection, policies=barrier.policies)
     except asyncpg.UndefinedTableError:
         return None
     return InForce(

@@ -64,7 +64,7 @@ async def live_part(request: Request, access: _View) -> HTMLResponse:
 async def _live(access: Access, now: datetime) -> dict[str, Any]:
     connection, within = access.connection, access.within(Permission.VIEW)
     hours = await traffic_by_hour(connection, since=now - DAY, until=now, within=within)
-    workers = await reported_workers(connection)
+    workers = await reported_workers(connection, policies=())
     return {
         "at": now,
         "hours": hours,

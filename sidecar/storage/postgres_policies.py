@@ -18,6 +18,20 @@ JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
 ORDER BY p.name
 """
 
+_CHANGED_POLICIES: Final = """
+SELECT COALESCE(p.name, known.name) AS name, p.version, v.document, v.xmin::text AS written_by
+FROM policies AS p
+JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
+FULL JOIN unnest($1::text[], $2::integer[], $3::text[]) AS known (name, version, written_by)
+    ON known.name = p.name
+WHERE (p.version, v.xmin::text) IS DISTINCT FROM (known.version, known.written_by)
+"""
+"""The policies that differ from those known; one without a version is gone.
+
+The transaction that wrote a row (`xmin`) tells apart two documents of one name and version: of a
+policy that was deleted and made anew, or that was changed by hand.
+"""
+
 _LIST_POLICIES: Final = """
 SELECT p.name, p.version, v.created_at AS applied_at,
        (SELECT count(*) FROM organizations AS o WHERE o.policy_name = p.name) AS organizations,
@@ -98,25 +112,43 @@ class PolicyVersion:
 
 
 class PostgresPolicyStore:
-    """Reads the policies in force."""
+    """Reads the policies in force, and of those that it has read before only what has changed."""
 
     def __init__(self, pool: Pool, settings: PostgresSettings) -> None:
         self._pool = pool
         self._settings = settings
+        self._known: dict[str, tuple[StoredPolicy, str]] = {}
+        """The policies with the transaction that wrote each, by name."""
+        self._in_order: tuple[StoredPolicy, ...] = ()
 
     async def load_policies(self) -> tuple[StoredPolicy, ...]:
-        """Return the version in force of every policy, by name.
+        """Return the version in force of every policy, by name; the same object for the same set.
 
         Raises:
             PolicyStoreUnavailableError: no connection, no answer in time, or no such schema yet.
         """
+        known = self._known
         try:
-            rows = await fetch(self._pool, _LOAD_POLICIES, settings=self._settings)
+            changed = await fetch(
+                self._pool,
+                _CHANGED_POLICIES,
+                list(known),
+                [policy.version for policy, _ in known.values()],
+                [written_by for _, written_by in known.values()],
+                settings=self._settings,
+            )
         except UNAVAILABLE as error:
             raise PolicyStoreUnavailableError(
                 f"PostgreSQL gave no policies: {type(error).__name__}"
             ) from error
-        return _policies(rows)
+        for name, version, document, written_by in changed:
+            if version is None:
+                del known[name]
+            else:
+                known[name] = StoredPolicy(name, version, document), written_by
+        if changed:
+            self._in_order = tuple([known[name][0] for name in sorted(known)])
+        return self._in_order
 
 
 async def load_policies(connection: Connection) -> tuple[StoredPolicy, ...]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Never
 
@@ -30,13 +30,22 @@ INSERT INTO workers (host, socket, process, version, seen_at, policies, acknowle
 VALUES ($1, $2, $3, $4, clock_timestamp(), $5::jsonb, $6)
 ON CONFLICT (host, socket) DO UPDATE SET process = $3, version = $4, seen_at = clock_timestamp(),
     policies = $5::jsonb, acknowledged = $6
+RETURNING true
 """
+_REPORT_AGAIN: Final = """
+UPDATE workers SET seen_at = clock_timestamp(), acknowledged = $4
+WHERE host = $1 AND socket = $2 AND process = $3
+RETURNING true
+"""
+"""Without the policies: of thousands they take tens of kilobytes, and change seldom."""
 _END: Final = """
 DELETE FROM workers
 WHERE process = $1 OR seen_at < clock_timestamp() - make_interval(secs => 2 * $2::float8)
 """
 _READ: Final = """
-SELECT host, socket, version, policies::text AS policies, acknowledged,
+SELECT host, socket, version, acknowledged, CASE WHEN $2::text[] IS NULL THEN policies::text
+    ELSE (SELECT COALESCE(jsonb_object_agg(name, policies -> name), '{}')::text
+          FROM unnest($2::text[]) AS name WHERE policies ? name) END AS policies,
     extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_seconds
 FROM workers
 WHERE seen_at > clock_timestamp() - make_interval(secs => $1::float8)
@@ -53,6 +62,9 @@ class WorkerStatus:
         self._place = (host, socket)
         self._process = secrets.token_hex(8)
         self._policies: Mapping[str, int] = {}
+        self._stored: Mapping[str, int] | None = None
+        """The policies that the row has, as this process has written it."""
+        self._writing = asyncio.Lock()  # an earlier report must not come last
         self._acknowledged: deque[str] = deque(maxlen=MAX_TOKENS)
         self._changed = asyncio.Event()
 
@@ -69,9 +81,14 @@ class WorkerStatus:
 
     async def report(self) -> None:
         """Write the row; a database that does not take it is reported by every other part."""
-        self._changed.clear()
-        values = (orjson.dumps(self._policies).decode(), list(self._acknowledged))
-        await self._execute(_REPORT, *self._place, self._process, __version__, *values)
+        async with self._writing:
+            self._changed.clear()
+            policies, acknowledged = self._policies, list(self._acknowledged)
+            row = (*self._place, self._process)
+            if self._stored is policies and await self._execute(_REPORT_AGAIN, *row, acknowledged):
+                return
+            values = (__version__, orjson.dumps(policies).decode(), acknowledged)
+            self._stored = policies if await self._execute(_REPORT, *row, *values) else None
 
     async def run(self) -> Never:
         """Report until cancelled."""
@@ -85,9 +102,11 @@ class WorkerStatus:
         """Delete the row, unless another process has taken it over, and those long gone."""
         await self._execute(_END, self._process, GONE_SECONDS)
 
-    async def _execute(self, statement: str, *values: object) -> None:
+    async def _execute(self, statement: str, *values: object) -> bool:
+        """Return whether the database has taken the statement, and it has changed a row."""
         with contextlib.suppress(*UNAVAILABLE):
-            await fetch(self._pool, statement, *values, settings=self._settings)
+            return bool(await fetch(self._pool, statement, *values, settings=self._settings))
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +132,14 @@ class ReportedWorker:
         )
 
 
-async def reported_workers(connection: Connection) -> tuple[ReportedWorker, ...]:
-    """Return the workers that reported within the last minutes. Raises one of `UNAVAILABLE`."""
+async def reported_workers(
+    connection: Connection, *, policies: Collection[str] | None = None
+) -> tuple[ReportedWorker, ...]:
+    """Return the workers that reported within the last minutes. Raises one of `UNAVAILABLE`.
+
+    Of the policies that they serve only those named are read, by default all.
+    """
+    names = None if policies is None else list(policies)
     return tuple(
         ReportedWorker(
             **dict(row)
@@ -123,5 +148,5 @@ async def reported_workers(connection: Connection) -> tuple[ReportedWorker, ...]
                 "acknowledged": frozenset(row["acknowledged"]),
             }
         )
-        for row in await connection.fetch(_READ, GONE_SECONDS)
+        for row in await connection.fetch(_READ, GONE_SECONDS, names)
     )

@@ -34,6 +34,39 @@ async def test_the_latest_version_of_each_policy_is_in_force_and_all_are_kept(
     assert await in_force(database) == (StoredPolicy("a", 1, "2"), StoredPolicy("b", 2, "3"))
 
 
+async def test_of_policies_that_were_read_before_only_those_that_changed_are_read(
+    database: Database,
+) -> None:
+    """New, newer, gone, made anew under the same version, or written over by hand."""
+    async with (
+        database.server.connect(database.name) as connection,
+        open_pool(database.settings) as pool,
+    ):
+        store = PostgresPolicyStore(pool, database.settings)
+        for name in ("again", "changed", "gone", "same", "written"):
+            await apply_policy(connection, name, document="1", expected_version=0)
+        first = await store.load_policies()
+        unchanged = await store.load_policies()
+        await apply_policy(connection, "added", document="2", expected_version=0)
+        await apply_policy(connection, "changed", document="2", expected_version=1)
+        await connection.execute("DELETE FROM policies WHERE name IN ('again', 'gone')")
+        await apply_policy(connection, "again", document="2", expected_version=0)
+        await connection.execute(
+            "UPDATE policy_versions SET document = '2' WHERE policy_name = 'written'"
+        )
+        changed = await store.load_policies()
+
+    assert unchanged is first
+    assert changed == (
+        StoredPolicy("added", 1, "2"),
+        StoredPolicy("again", 1, "2"),
+        StoredPolicy("changed", 2, "2"),
+        StoredPolicy("same", 1, "1"),
+        StoredPolicy("written", 1, "2"),
+    )
+    assert changed[3] is first[3]
+
+
 @pytest.mark.parametrize("seen", [0, 2], ids=["before the first", "a version to come"])
 async def test_a_change_planned_against_another_version_is_refused(
     database: Database, seen: int
