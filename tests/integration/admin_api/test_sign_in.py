@@ -9,15 +9,17 @@ from sidecar.admin.owners import ExistsAlreadyError
 from sidecar.admin_api import idempotency
 from sidecar.admin_api.roles import Grant, Role
 from sidecar.admin_api.sign_in import (
+    TOKEN_PREFIX,
     begin_login,
     create_token,
     delete_expired,
     list_tokens,
+    reveal_token,
     revoke_token,
     take_login,
 )
-from sidecar.keys.credentials import generate
-from tests.support.admin_api import session_client
+from sidecar.keys.credentials import PREFIX, ApiKey, generate, parse
+from tests.support.admin_api import API, client_of, session_client, token_client
 
 
 async def test_a_name_of_a_token_is_free_again_once_it_is_revoked(app: FastAPI) -> None:
@@ -80,3 +82,17 @@ async def test_expired_rows_are_swept_and_others_stay(app: FastAPI) -> None:
         keys = await connection.fetchval("SELECT count(*) FROM admin_idempotency_keys")
 
     assert (sessions, keys) == (["alice"], 1)
+
+
+async def test_a_token_is_good_with_its_own_secret_alone(app: FastAPI) -> None:
+    """Its id is no secret: it is in lists and in the audit log."""
+    bot = await token_client(app, "operator:acme")
+    token = bot.headers["authorization"].removeprefix(f"Bearer {TOKEN_PREFIX}")
+    known = parse(PREFIX + token)
+    assert known is not None
+    forged = ApiKey(known.key_id, generate(secrets.token_bytes).secret)
+    other = client_of(app, authorization=f"Bearer {reveal_token(forged)}")
+
+    answers = [await one.get(f"{API}/me") for one in (bot, other)]
+
+    assert [one.status_code for one in answers] == [200, 401]

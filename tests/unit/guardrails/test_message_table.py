@@ -50,17 +50,17 @@ def test_an_entry_larger_than_the_table_is_not_kept() -> None:
     assert known.bytes == 0
 
 
-def test_keys_differ_by_owner_guardrails_field_and_secret() -> None:
-    route = route_of()
+def test_keys_differ_by_owner_guardrails_route_field_and_secret() -> None:
     other = effective(policy("  - {name: pii, type: pii, action: flag}\n")).local
     keys = {
         known.key(owner, scan, route, field)
         for known in (table(1), MessageTable(max_bytes=1, secret=b"x" * SECRET_BYTES))
         for owner in ("one", "two")
         for scan in (SCAN, other)
+        for route in map(route_of, ("/v1/chat/completions", "/v1/responses", "/v1/messages"))
         for field in ("messages", "tools")
     }
-    assert len(keys) == 16
+    assert len(keys) == 48
 
 
 def test_equal_guardrails_know_the_same_messages() -> None:
