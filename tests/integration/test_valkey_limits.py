@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
 from sidecar.domain.usage import MAX_COUNT
-from sidecar.limits.limit_check import CalendarWindow
+from sidecar.limits.limit_check import CalendarWindow, LimitCheck
 from sidecar.limits.store import (
     Acquire,
     Acquired,
@@ -27,6 +27,7 @@ from sidecar.limits.store import (
     Uninitialized,
 )
 from sidecar.settings.stores import ValkeySettings
+from sidecar.storage import valkey_limits as stored_limits
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
 from tests.support.limits import checks, limit, valkey_limits
@@ -138,6 +139,7 @@ async def test_much_is_taken_ahead_far_from_the_limit_and_nothing_near_it(
     assert ahead[0] == 99
     assert ahead == sorted(ahead, reverse=True)
     assert ahead[-1] == 0
+    assert len(ahead) + sum(ahead) == one.amount
 
 
 async def test_a_calendar_limit_has_to_be_told_what_was_used(
@@ -319,6 +321,49 @@ async def test_slots_are_free_again_by_name(store: ValkeyLimits, scope: str) -> 
     assert isinstance(await take(store, scope, acquires(one, member="d")), Exhausted)
 
 
+async def test_a_slot_whose_end_never_comes_is_free_in_time(
+    store: ValkeyLimits, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a request whose worker and Envoy have died, while others come and go."""
+    one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=2)
+    monkeypatch.setattr(stored_limits, "SLOT_SECONDS", 1)
+    assert isinstance(await take(store, scope, acquires(one, member="lost")), Acquired)
+    monkeypatch.undo()
+    assert isinstance(await take(store, scope, acquires(one, member="kept")), Acquired)
+    async with asyncio.timeout(30):
+        while not isinstance(await take(store, scope, acquires(one, member="next")), Acquired):  # noqa: ASYNC110 - on a server
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        limit(Measure.TOKENS, amount=5),
+        limit(Measure.TOKENS, window=Window.DAY, amount=5),
+        limit(Measure.CONCURRENT, window=Window.ONCE, amount=5),
+    ],
+    ids=["sliding", "calendar", "slots"],
+)
+async def test_a_request_leaves_the_part_of_those_before_it(
+    store: ValkeyLimits, scope: str, one: Limit
+) -> None:
+    """Two of five, of each kind of limit."""
+    (check,) = checks(one, input_tokens=1)
+    if one.window is Window.DAY:
+        today = int(time.time()) // 86_400 * 86_400
+        await store.begin(scope, check, start=today, used=0)
+
+    async def granted(*, reserve: int) -> int:
+        asked = LimitCheck(one, check.window, check.cost, reserve)
+        answers = [
+            await take(store, scope, [Acquire(asked, check.cost, 0, f"{reserve}-{number}")])
+            for number in range(6)
+        ]
+        return sum(isinstance(answer, Acquired) for answer in answers)
+
+    assert (await granted(reserve=2), await granted(reserve=0)) == (3, 2)
+
+
 async def test_what_was_taken_too_much_is_given_back(store: ValkeyLimits, scope: str) -> None:
     """And what was taken too little is taken after all, even past the limit."""
     tokens = limit(Measure.TOKENS, amount=1_000)
@@ -389,6 +434,29 @@ async def test_units_that_are_told_of_late_have_drained_since(
     one = limit(amount=60, burst=60)
     await adjust(store, scope, Adjustment(one, 30, is_new=True, age_seconds=20.0))
     assert remaining(await take(store, scope, acquires(one))) == 49
+
+
+async def test_more_units_returned_than_are_left_make_no_time_in_which_all_was_free(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """A request ends when part of its units have drained; others were in use meanwhile."""
+    one = limit(amount=60, burst=60)
+    assert await taken(store, scope, one, times=5) == 5
+    await adjust(store, scope, Adjustment(one, -50))
+    await adjust(store, scope, Adjustment(one, 30, is_new=True, age_seconds=20.0))
+    assert remaining(await take(store, scope, acquires(one))) < 49 - 10
+
+
+async def test_use_of_a_period_that_is_over_does_not_begin_the_next(
+    store: ValkeyLimits, scope: str
+) -> None:
+    """It came while no counter had begun."""
+    one = limit(Measure.COST, window=Window.DAY, amount=1_000)
+    (acquire,) = acquires(one, cost=0)
+    today = int(time.time()) // 86_400 * 86_400
+    await adjust(store, scope, Adjustment(one, 500, period_start=today - 86_400))
+    await store.begin(scope, acquire.check, start=today, used=7)
+    assert await used_of(store, scope, acquire) == 7
 
 
 async def test_units_that_are_told_of_after_others_go_to_where_all_was_free(
