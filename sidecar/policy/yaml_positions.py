@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, cast
+from itertools import pairwise
+from typing import Any, Final, cast
 
 import yaml
 
@@ -22,6 +23,8 @@ _DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """PyYAML's own loses U+0085 in a text; libyaml escapes it, and emoji too."""
 
 _TAG: Final = "tag:yaml.org,2002:"
+_MAPPING: Final = frozenset({None, "!", f"{_TAG}map"})
+_SEQUENCE: Final = frozenset({None, "!", f"{_TAG}seq"})
 
 
 class YamlError(Exception):
@@ -55,9 +58,17 @@ def read_yaml(text: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[
         content = text.encode()
     except UnicodeEncodeError as error:
         raise YamlError("not YAML: a lone surrogate", _mark_at(text[: error.start])) from None
+    starts: list[int] = []
+    found: list[tuple[object, dict[Path, Mark], dict[Path, Mark]]] = []
     try:
-        starts = _starts(content)
-        nodes = [*yaml.compose_all(content, Loader=LOADER)]
+        # Its events alone: nodes that are composed of them take as long again.
+        loader: Any = LOADER(content)
+        while not isinstance(event := loader.get_event(), yaml.StreamEndEvent):
+            if isinstance(event, yaml.DocumentStartEvent):
+                starts.append(cast("yaml.Mark", event.start_mark).index)
+                values: dict[Path, Mark] = {}
+                keys: dict[Path, Mark] = {}
+                found.append((_value(loader, loader.get_event(), (), values, keys), values, keys))
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         raise YamlError(error.problem or "not YAML", _mark(at) if at else (1, 1)) from None
@@ -65,16 +76,12 @@ def read_yaml(text: str, *, max_characters: int = MAX_TEXT_CHARACTERS) -> tuple[
         before = content[: error.position].decode(errors="ignore")
         raise YamlError(f"not YAML: {error.reason}", _mark_at(before)) from None
     # A document's text runs up to the next one's dashes, so that joined they are the whole.
-    ends = [*starts[1:], len(text)]
-    documents: list[YamlDocument] = []
-    for index, (node, start, end) in enumerate(zip(nodes, starts, ends, strict=False)):
-        values: dict[Path, Mark] = {}
-        keys: dict[Path, Mark] = {}
-        value = _plain(node, (), values, keys)
-        if value is not None:
-            piece = text[0 if index == 0 else start : end]
-            documents.append(YamlDocument(value=value, values=values, keys=keys, text=piece))
-    return tuple(documents)
+    pieces = pairwise([0, *starts[1:], len(text)])
+    return tuple(
+        YamlDocument(value=value, values=values, keys=keys, text=text[start:end])
+        for (value, values, keys), (start, end) in zip(found, pieces, strict=False)
+        if value is not None
+    )
 
 
 def write_yaml(value: object) -> str:
@@ -83,69 +90,85 @@ def write_yaml(value: object) -> str:
     return text
 
 
-def _starts(content: bytes) -> list[int]:
-    """Return where each document begins, in characters.
-
-    Refuses anchors and depth before nodes are made and anything can be multiplied.
-    """
-    starts: list[int] = []
-    depth = 0
-    for event in yaml.parse(content, Loader=LOADER):
-        at = cast("yaml.Mark", event.start_mark)
-        if isinstance(event, yaml.DocumentStartEvent):
-            starts.append(at.index)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.NodeEvent):
-            if event.anchor is not None:
-                raise YamlError("anchors and aliases are not accepted", _mark(at))
-            if depth >= MAX_DEPTH:
-                raise YamlError(f"nested deeper than {MAX_DEPTH} levels", _mark(at))
-            depth += isinstance(event, yaml.CollectionStartEvent)
-    return starts
-
-
-def _plain(
-    node: yaml.Node, path: Path, values: dict[Path, Mark], keys: dict[Path, Mark]
+def _value(
+    loader: Any,
+    event: yaml.ScalarEvent | yaml.CollectionStartEvent,
+    path: Path,
+    values: dict[Path, Mark],
+    keys: dict[Path, Mark],
 ) -> object:
-    """Return the plain value of *node*; note where it and everything in it stood."""
-    at = values[path] = _mark(node.start_mark)
-    if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+    """Return the plain value that begins with *event*; note where it and everything in it stood.
+
+    Anchors and depth are refused before anything can be multiplied.
+    """
+    at = values[path] = _checked(event, len(path))
+    if isinstance(event, yaml.MappingStartEvent) and event.tag in _MAPPING:
         mapping: dict[str, object] = {}
-        for key_node, value_node in node.value:
-            key_at = _mark(key_node.start_mark)
-            if not isinstance(key_node, yaml.ScalarNode):
+        while not isinstance(named := loader.get_event(), yaml.MappingEndEvent):
+            key_at = _checked(named, len(path) + 1)
+            if not isinstance(named, yaml.ScalarEvent):
                 raise YamlError("a key must be a plain word", key_at)
-            key = str(key_node.value)
-            if key_node.tag == f"{_TAG}merge":
+            key = named.value
+            if _tag(loader, named) == f"{_TAG}merge":
                 raise YamlError("merge keys are not accepted", key_at)
             if key in mapping:
                 raise YamlError(f"the key `{key[:80]}` is given twice", key_at)
-            keys[(*path, key)] = key_at
-            mapping[key] = _plain(value_node, (*path, key), values, keys)
+            step = (*path, key)
+            keys[step] = key_at
+            mapping[key] = _value(loader, loader.get_event(), step, values, keys)
         return mapping
-    if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
-        items = enumerate(node.value)
-        return [_plain(item, (*path, index), values, keys) for index, item in items]
-    kind = node.tag.removeprefix(_TAG) if isinstance(node, yaml.ScalarNode) else ""
-    text = str(node.value) if kind else ""
-    match kind:
+    if isinstance(event, yaml.SequenceStartEvent) and event.tag in _SEQUENCE:
+        items: list[object] = []
+        while not isinstance(item := loader.get_event(), yaml.SequenceEndEvent):
+            items.append(_value(loader, item, (*path, len(items)), values, keys))
+        return items
+    if not isinstance(event, yaml.ScalarEvent):
+        raise _unknown_tag(str(event.tag), at)
+    return _scalar(_tag(loader, event), event.value, at)
+
+
+def _scalar(tag: str, text: str, at: Mark) -> object:
+    match tag.removeprefix(_TAG):
         case "str" | "timestamp":
             return text
         case "null":
             return None
         case "bool":
             return text.lower() in {"yes", "true", "on"}
-        case "int" | "float":
+        case "int" | "float" as kind:
             try:  # decimal; YAML 1.1's octal, sexagesimal and such stay text
                 return int(text) if kind == "int" else float(text)
             except ValueError:
                 return text
         case _:
-            raise YamlError(f"the tag `{node.tag[:80]}` is not accepted", at)
+            raise _unknown_tag(tag, at)
 
 
-def _mark(mark: yaml.Mark) -> Mark:
+def _unknown_tag(tag: str, at: Mark) -> YamlError:
+    return YamlError(f"the tag `{tag[:80]}` is not accepted", at)
+
+
+def _checked(event: yaml.NodeEvent, depth: int) -> Mark:
+    """Return the place of *event*.
+
+    Raises:
+        YamlError: it has an anchor, or is too deep.
+    """
+    at = _mark(event.start_mark)
+    if event.anchor is not None:
+        raise YamlError("anchors and aliases are not accepted", at)
+    if depth >= MAX_DEPTH:
+        raise YamlError(f"nested deeper than {MAX_DEPTH} levels", at)
+    return at
+
+
+def _tag(loader: Any, event: yaml.ScalarEvent) -> str:
+    if event.tag is None or event.tag == "!":
+        return str(loader.resolve(yaml.ScalarNode, event.value, event.implicit))
+    return event.tag
+
+
+def _mark(mark: Any) -> Mark:
     return mark.line + 1, mark.column + 1
 
 

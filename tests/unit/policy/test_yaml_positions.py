@@ -71,6 +71,9 @@ def test_a_text_comes_back_as_it_was_written(text: str) -> None:
         ("a: \0", "not YAML", (1, 4)),
         ("é: 1\nö: \0", "not YAML", (2, 4)),
         ("a: 1\nb: \ud800", "not YAML", (2, 4)),
+        ("a: 1\na: 2\n---\nb: [", "the key `a` is given twice", (2, 1)),
+        ("a: !!map b", "the tag `tag:yaml.org,2002:map`", (1, 4)),
+        ("a: !!str {}", "the tag `tag:yaml.org,2002:str`", (1, 4)),
     ],
 )
 def test_yaml_that_is_not_accepted_is_refused_at_its_place(
