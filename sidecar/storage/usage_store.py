@@ -210,11 +210,42 @@ def _row(record: UsageRecord, cost: Decimal | None) -> tuple[object, ...]:
 
 
 _TOTALS: Final = "SELECT * FROM egret_used($1, $2, $3)"
-_MANY: Final = """
-SELECT asked.number, used.* FROM unnest($1::text[], $2::text[], $3::timestamptz[])
-    WITH ORDINALITY AS asked (level, subject, since, number)
-CROSS JOIN LATERAL egret_used(asked.level, asked.subject, asked.since) AS used
+_SUMMED: Final = """
+SELECT asked.number, used.* FROM asked CROSS JOIN LATERAL (
+    SELECT model, sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,
+        sum(output_tokens)::bigint AS output_tokens, sum(cost_usd) AS cost_usd
+    FROM (
+        SELECT model, requests, input_tokens, output_tokens, cost_usd FROM usage_by_day
+        WHERE {owner} = asked.subject AND began_at >= asked.day
+        UNION ALL
+        SELECT model, requests, input_tokens, output_tokens, cost_usd FROM usage_by_hour
+        WHERE {owner} = asked.subject AND began_at >= asked.since AND began_at < asked.day
+    ) AS sums GROUP BY model
+) AS used WHERE asked.level = '{level}' AND asked.is_whole_hour
 """
+# As `egret_used` adds up, without a plan of its own for each: that alone knows parts of an hour.
+_MANY: Final = f"""
+WITH asked AS MATERIALIZED (
+    SELECT level, subject, since, number,
+        date_trunc('hour', since, 'UTC') = since AS is_whole_hour,
+        date_trunc('day', since + interval '23 hours', 'UTC') AS day
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[])
+        WITH ORDINALITY AS asked (level, subject, since, number)
+)
+{
+    "UNION ALL".join(
+        _SUMMED.format(level=level, owner=owner)
+        for level, owner in (
+            ("key", "key_id"),
+            ("team", "team_id"),
+            ("organization", "organization_id"),
+        )
+    )
+}
+UNION ALL SELECT asked.number, used.* FROM asked
+CROSS JOIN LATERAL egret_used(asked.level, asked.subject, asked.since) AS used
+WHERE NOT asked.is_whole_hour
+"""  # noqa: S608 - names of our own
 _DATED: Final = re.compile(r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}|[0-9]{3,4})$")
 """How providers write which state of a model answered: a day, or a number."""
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
 from sidecar.storage.pool import open_pool
-from sidecar.storage.usage_store import PostgresTotals, PostgresUsage
+from sidecar.storage.usage_store import Asked, PostgresTotals, PostgresUsage, totals_of
 from sidecar.usage.prices import Price, PriceList
 from tests.support.postgres import Database, logged_in
 from tests.support.usage import MOMENT, judged, record
@@ -277,3 +277,67 @@ async def test_old_months_are_dropped_and_their_sums_stay(
     assert dropped == ["usage_2020_01"]
     assert await rows(database, "SELECT count(*) FROM usage") == [(0,)]
     assert await rows(database, "SELECT sum(requests) FROM usage_by_day") == [(1,)]
+
+
+async def test_the_use_of_many_limits_is_added_up_as_that_of_each(
+    database: Database, store: PostgresUsage
+) -> None:
+    """In one statement; the function that workers ask adds up parts of an hour alone."""
+    records = [
+        record(
+            request=judged(
+                number,
+                occurred_at=MOMENT + number * timedelta(minutes=47),
+                key_id=f"AAAAAAAAAAA{number % 4}",
+                team_id=f"team_{number % 4 % 2}",
+                model="gpt-4o" if number % 3 else "claude",
+            ),
+            response_model=None,
+        )
+        for number in range(150)
+    ]
+    await store.add(records, PRICES)
+    owners = [(Level.ORGANIZATION, "org_1"), (Level.ORGANIZATION, "org_2")]
+    owners += [(Level.TEAM, f"team_{number}") for number in range(3)]
+    owners += [(Level.KEY, f"AAAAAAAAAAA{number}") for number in range(5)]
+    hour = MOMENT.replace(minute=0, second=0, microsecond=0)
+    starts = [
+        int((hour + timedelta(hours=hours, minutes=minutes)).timestamp())
+        for minutes in (0, 30)
+        for hours in (0, 5, 14, 15, 38, 39)
+    ]
+    asked = [
+        Asked(
+            Limit(
+                id="used",
+                level=level,
+                measure=measure,
+                window=Window.MONTH,
+                amount=1,
+                models=("gpt-*",),
+            ),
+            owner,
+            start,
+        )
+        for start in starts
+        for level, owner in owners
+        for measure in (Measure.COST, Measure.REQUESTS)
+    ]
+    calls = "SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'egret_used'"
+    async with (
+        open_pool(database.settings) as pool,
+        database.server.connect(database.name) as connection,
+    ):
+        totals = PostgresTotals(pool, database.settings)
+        each = [
+            await totals.used(one.limit, subject=one.subject, start=one.start) for one in asked
+        ]
+        async with connection.transaction():
+            await connection.execute("SET LOCAL track_functions = 'all'")
+            found = await totals_of(connection, asked[: len(asked) // 2])
+            assert not await connection.fetchval(calls)
+            found += await totals_of(connection, asked[len(asked) // 2 :])
+            assert await connection.fetchval(calls) == len(asked) // 2
+
+    assert found == each
+    assert len(set(each)) > len(owners)
