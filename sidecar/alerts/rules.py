@@ -144,10 +144,11 @@ GROUP BY began_at, policy, guardrail, role
         " check that Envoy's filter is attached",
         f"""
 SELECT 'usage' AS object, NULL AS organization_id, {_DAY} AS period_began
-WHERE 24 = (
-    SELECT count(DISTINCT began_at) FROM usage_by_hour
-    WHERE began_at >= {_HOUR} - interval '25 hours' AND began_at < {_HOUR} - interval '1 hour'
-) AND NOT EXISTS (SELECT FROM usage_by_hour WHERE began_at >= {_HOUR} - interval '1 hour')
+WHERE NOT EXISTS (SELECT FROM usage_by_hour WHERE began_at >= {_HOUR} - interval '1 hour')
+    AND 24 = (
+        SELECT count(DISTINCT began_at) FROM usage_by_hour
+        WHERE began_at >= {_HOUR} - interval '25 hours' AND began_at < {_HOUR} - interval '1 hour'
+    )
 """,
     ),
     AlertRule.WORKER_DIED: SqlRule(

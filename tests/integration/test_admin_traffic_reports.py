@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from sidecar.admin import traffic_reports
 from sidecar.admin.traffic_reports import (
     BUCKET,
     keys_in_use,
@@ -69,3 +72,33 @@ def test_a_percentile_is_within_a_twentieth_of_a_latency() -> None:
         assert percentile({bucket: 5}, 0.95) == pytest.approx(milliseconds, rel=0.06)
     assert percentile({3: 19, 40: 1}, 0.95) == percentile({3: 1}, 0.5)
     assert percentile({}, 0.5) is None
+
+
+_EARLIER = """
+INSERT INTO usage_by_hour
+SELECT now() - n * interval '1 minute', 'k', 't', 'o', '', 1, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1
+FROM generate_series(0, 20000) AS n;
+INSERT INTO latency_by_hour
+SELECT now() - n * interval '1 minute', 't', 'o', 9, 1 FROM generate_series(0, 20000) AS n;
+ANALYZE usage_by_hour, latency_by_hour;
+"""
+
+
+@pytest.mark.parametrize("statement", [traffic_reports._HOURS, traffic_reports._BUCKETS])
+async def test_a_day_of_traffic_is_read_without_the_days_before(
+    database: Database, statement: str
+) -> None:
+    """The overview reads it every few seconds, and sums by hour are kept for ever."""
+    now = datetime.now(UTC)
+
+    def rows(node: dict[str, Any]) -> int:
+        own = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+        below = sum(map(rows, node.get("Plans", ())))
+        return int(own * node["Actual Loops"] * ("Relation Name" in node)) + below
+
+    async with database.server.connect(database.name) as connection:
+        await connection.execute(_EARLIER)
+        explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
+        text = await connection.fetchval(explain, now - timedelta(hours=24), now, None)
+
+    assert 0 < rows(json.loads(text)[0]["Plan"]) <= 25 * 60
