@@ -122,7 +122,7 @@ def test_every_file_of_the_checkout_that_a_command_names_is_there(page: str, fil
     assert any(ROOT.glob(file)) or file in NO_FILES, page
 
 
-def test_pages_have_commands() -> None:
+def test_the_pages_have_commands_to_test() -> None:
     """Or the tests above would look at nothing."""
     assert len(EGRET) > 100
     assert len(MAKE) > 30

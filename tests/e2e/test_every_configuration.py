@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anthropic
 import httpx2
@@ -29,6 +28,7 @@ from pydantic import SecretStr
 
 from tests.support.at_home import LOOPBACK, Home, at_home
 from tests.support.authority import Authority
+from tests.support.clients import ask_claude, ask_gpt
 from tests.support.deployments import DEPLOYMENTS
 from tests.support.helm import CASES, CHART, one, render
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
@@ -41,7 +41,6 @@ DEPLOY = CHART.parents[1]
 EGRET = "egret.egret.svc"
 """What our configurations call an Egret elsewhere."""
 SELF_HOSTED = "models.internal"
-PROMPT = {"role": "user", "content": "Write a haiku about herons."}
 WORDS = "The mock model was given 27 characters."
 BAD_KEY = "egk_AAAAAAAAAAAA_" + 49 * "A"
 
@@ -217,8 +216,8 @@ async def served(gateway: Served) -> Served:
 async def test_openais_client_is_answered_whole_and_word_by_word(served: Served) -> None:
     """By its provider, with the key that Envoy has for it."""
     async with served.clients.gpt(served.key) as gpt:
-        whole = await _chat(gpt)
-        chunks = [chunk async for chunk in await _chat(gpt, stream=True)]
+        whole = await ask_gpt(gpt)
+        chunks = [chunk async for chunk in await ask_gpt(gpt, stream=True)]
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert whole.choices[0].message.content == WORDS
     assert "".join(texts) == WORDS
@@ -231,11 +230,11 @@ async def test_anthropics_client_is_answered_whole_and_word_by_word(served: Serv
     async with served.clients.claude(served.key) as claude:
         if "anthropic" not in served.clusters:
             with pytest.raises(anthropic.NotFoundError):
-                await _message(claude)
+                await ask_claude(claude)
             assert await served.reached() == []
             return
-        whole = await _message(claude)
-        events = [event async for event in await _message(claude, stream=True)]
+        whole = await ask_claude(claude)
+        events = [event async for event in await ask_claude(claude, stream=True)]
     texts = [event.delta.text for event in events if event.type == "content_block_delta"]
     assert whole.content[0].text == WORDS
     assert "".join(texts) == WORDS
@@ -247,28 +246,18 @@ async def test_both_official_clients_raise_their_own_error_for_a_bad_key(served:
     """Egret judges here, and not only Envoy serves."""
     async with served.clients.gpt(BAD_KEY) as gpt, served.clients.claude(BAD_KEY) as claude:
         with pytest.raises(openai.AuthenticationError):
-            await _chat(gpt)
+            await ask_gpt(gpt)
         with pytest.raises(anthropic.AuthenticationError):
-            await _message(claude)
+            await ask_claude(claude)
     assert await served.reached() == []
 
 
 async def test_models_of_ones_own_are_asked_for_by_openais_client(served: Served) -> None:
     """By their host, where the configuration has some; nowhere is another provider asked."""
     async with served.clients.gpt(served.key, host=SELF_HOSTED) as gpt:
-        answer = await _chat(gpt)
-        chunks = [chunk async for chunk in await _chat(gpt, stream=True)]
+        answer = await ask_gpt(gpt)
+        chunks = [chunk async for chunk in await ask_gpt(gpt, stream=True)]
     assert answer.choices[0].message.content == WORDS
     assert len(chunks) > 1
     provider = "self_hosted" if "self_hosted" in served.clusters else "openai"
     assert await served.reached() == 2 * [(provider, {key_of(provider)})]
-
-
-async def _chat(client: openai.AsyncOpenAI, **more: Any) -> Any:
-    create: Any = client.chat.completions.create
-    return await create(model="gpt-4o", messages=[PROMPT], **more)
-
-
-async def _message(client: anthropic.AsyncAnthropic, **more: Any) -> Any:
-    create: Any = client.messages.create
-    return await create(model="claude-mock", max_tokens=64, messages=[PROMPT], **more)

@@ -7,34 +7,20 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from typing import Any
 
 import anthropic
 import openai
 import pytest
 import pytest_asyncio
 
-from tests.support.clients import anthropic_client, openai_client
+from tests.support.clients import PROMPT, anthropic_client, ask_claude, ask_gpt, openai_client
 from tests.support.http2 import Http2Answer, http2_request
 from tests.support.stack import CHAT, MESSAGES, Stack, as_json, chat, message
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-TEXT = "Write a haiku about herons."
-PROMPT = {"role": "user", "content": TEXT}
 WORDS = "The mock model was given 27 characters."
 BAD_KEY = "egk_AAAAAAAAAAAA_" + 49 * "A"
-
-
-async def _chat(client: openai.AsyncOpenAI, said: object = PROMPT, **more: Any) -> Any:
-    """Send one message; the client's types know more models and shapes than a test needs."""
-    create: Any = client.chat.completions.create
-    return await create(**{"model": "gpt-4o", "messages": [said], **more})
-
-
-async def _message(client: anthropic.AsyncAnthropic, said: object = PROMPT, **more: Any) -> Any:
-    create: Any = client.messages.create
-    return await create(**{"model": "claude-mock", "max_tokens": 9, "messages": [said], **more})
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -54,7 +40,7 @@ async def claude(stack: Stack) -> AsyncIterator[anthropic.AsyncAnthropic]:
 async def test_openai_completes_a_chat(stack: Stack, gpt: openai.AsyncOpenAI) -> None:
     """Every field of the answer is the provider's; the exchange is counted as allowed."""
     async with stack.counting() as counted:
-        answer = await _chat(gpt)
+        answer = await ask_gpt(gpt)
     assert answer.choices[0].message.content == WORDS
     assert answer.usage is not None
     assert (answer.model, answer.usage.completion_tokens) == ("gpt-4o", 7)
@@ -64,7 +50,7 @@ async def test_openai_completes_a_chat(stack: Stack, gpt: openai.AsyncOpenAI) ->
 
 async def test_openai_streams_a_chat(stack: Stack, gpt: openai.AsyncOpenAI) -> None:
     """Word by word, and with the usage it asked for at the end."""
-    stream = await _chat(gpt, stream=True, stream_options={"include_usage": True})
+    stream = await ask_gpt(gpt, stream=True, stream_options={"include_usage": True})
     chunks = [chunk async for chunk in stream]
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(texts) == WORDS
@@ -78,7 +64,7 @@ async def test_openai_completes_embeds_and_lists_models(
 ) -> None:
     """The other operations Egret knows."""
     async with stack.counting(4) as counted:
-        completion = await gpt.completions.create(model="gpt-4o", prompt=TEXT)
+        completion = await gpt.completions.create(model="gpt-4o", prompt=PROMPT["content"])
         vectors = await gpt.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
         models = await gpt.models.list()
         one = await gpt.models.retrieve("gpt-4o")
@@ -96,7 +82,7 @@ async def test_openai_completes_embeds_and_lists_models(
 async def test_anthropic_answers_a_message(stack: Stack, claude: anthropic.AsyncAnthropic) -> None:
     """Every field of the answer is the provider's; the exchange is counted as allowed."""
     async with stack.counting() as counted:
-        answer = await _message(claude)
+        answer = await ask_claude(claude)
     assert [part.text for part in answer.content if part.type == "text"] == [WORDS]
     assert (answer.model, answer.stop_reason, answer.usage.output_tokens) == (
         "claude-mock",
@@ -115,11 +101,11 @@ async def test_anthropic_streams_counts_and_lists(
         async with claude.messages.stream(
             model="claude-mock",
             max_tokens=64,
-            messages=[{"role": "user", "content": TEXT}],
+            messages=[{"role": "user", "content": PROMPT["content"]}],
         ) as stream:
             words = [text async for text in stream.text_stream]
         tokens = await claude.messages.count_tokens(
-            model="claude-mock", messages=[{"role": "user", "content": TEXT}]
+            model="claude-mock", messages=[{"role": "user", "content": PROMPT["content"]}]
         )
         models = [model.id async for model in claude.models.list()]
     assert ("".join(words), len(words)) == (WORDS, 7)
@@ -137,7 +123,7 @@ async def test_openai_raises_its_authentication_error_for_a_bad_key(stack: Stack
     for key in (BAD_KEY, "sk-of-somebody-else"):
         async with stack.counting() as counted, openai_client(stack, key) as client:
             with pytest.raises(openai.AuthenticationError) as raised:
-                await _chat(client)
+                await ask_gpt(client)
         assert (raised.value.status_code, raised.value.code) == (401, "invalid_api_key")
         assert "This API key is not valid." in raised.value.message
         assert counted.outcomes == {("refused", "chat", "invalid_api_key"): 1}
@@ -148,7 +134,7 @@ async def test_anthropic_raises_its_authentication_error_for_a_bad_key(stack: St
     """Listing models included: that path is served by both APIs."""
     async with stack.counting(2) as counted, anthropic_client(stack, BAD_KEY) as client:
         with pytest.raises(anthropic.AuthenticationError) as raised:
-            await _message(client)
+            await ask_claude(client)
         with pytest.raises(anthropic.AuthenticationError):
             await client.models.list()
     request_id = raised.value.request_id
@@ -177,7 +163,7 @@ async def test_a_blocked_prompt_raises_each_clients_bad_request_error(
     async with stack.counting(3) as counted:
         for stream in (False, True):
             with pytest.raises(openai.BadRequestError) as refused:
-                await _chat(gpt, prompt, stream=stream)
+                await ask_gpt(gpt, prompt, stream=stream)
             assert refused.value.request_id
             assert refused.value.body == {
                 "message": f"{said} Request id: {refused.value.request_id}.",
@@ -186,7 +172,7 @@ async def test_a_blocked_prompt_raises_each_clients_bad_request_error(
                 "code": "content_blocked",
             }
         with pytest.raises(anthropic.BadRequestError) as declined:
-            await _message(claude, prompt)
+            await ask_claude(claude, prompt)
     assert declined.value.body == {
         "type": "error",
         "error": {
@@ -205,14 +191,14 @@ async def test_a_forbidden_model_and_an_image_raise_permission_denied(stack: Sta
     image = [{"type": "image_url", "image_url": {"url": "https://example.com/heron.png"}}]
     async with openai_client(stack, key.reveal()) as client:
         with pytest.raises(openai.PermissionDeniedError) as raised:
-            await _chat(client, model="gpt-4o-mini")
+            await ask_gpt(client, model="gpt-4o-mini")
         assert (raised.value.code, raised.value.param) == ("model_not_allowed", "model")
         with pytest.raises(openai.PermissionDeniedError) as unread:
-            await _chat(client, {"role": "user", "content": image})
+            await ask_gpt(client, {"role": "user", "content": image})
         assert unread.value.code == "unscanned_content"
     async with anthropic_client(stack, key.reveal()) as client:
         with pytest.raises(anthropic.PermissionDeniedError):
-            await _message(client, model="claude-else")
+            await ask_claude(client, model="claude-else")
     assert await stack.received_count() == 0
 
 
@@ -255,10 +241,12 @@ async def test_http2_clients_are_served_and_refused_alike(stack: Stack) -> None:
     """Both dialects: a call, a stream, a bad key, a blocked prompt."""
     key = stack.keys["block"]
     async with stack.counting(5) as counted:
-        whole = await _over_http2(stack, CHAT, key, as_json(chat(TEXT)))
-        streamed = await _over_http2(stack, CHAT, key, as_json(chat(TEXT, stream=True)))
-        told = await _over_http2(stack, MESSAGES, key, as_json(message(TEXT)))
-        unknown = await _over_http2(stack, CHAT, BAD_KEY, as_json(chat(TEXT)))
+        whole = await _over_http2(stack, CHAT, key, as_json(chat(PROMPT["content"])))
+        streamed = await _over_http2(
+            stack, CHAT, key, as_json(chat(PROMPT["content"], stream=True))
+        )
+        told = await _over_http2(stack, MESSAGES, key, as_json(message(PROMPT["content"])))
+        unknown = await _over_http2(stack, CHAT, BAD_KEY, as_json(chat(PROMPT["content"])))
         blocked = await _over_http2(stack, MESSAGES, key, as_json(message("Bluebird")))
     assert json.loads(whole.body)["choices"][0]["message"]["content"] == WORDS
     assert streamed.body.endswith(b"data: [DONE]\n\n")

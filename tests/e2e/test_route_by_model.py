@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from egret_tools.devstack.envoy_config import UnknownModels
 
-from tests.support.clients import anthropic_client, openai_client
+from tests.support.clients import anthropic_client, ask_claude, ask_gpt, openai_client
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
 from tests.support.second_gateway import (
     Adapt,
@@ -28,7 +28,6 @@ from tests.support.stack_steps import recorded
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
-PROMPT = {"role": "user", "content": "Write a haiku about herons."}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -60,16 +59,6 @@ def _claude(stack: Stack, key: str) -> anthropic.AsyncAnthropic:
     return anthropic_client(stack, stack.keys[key])
 
 
-async def _chat(client: openai.AsyncOpenAI, model: str, **more: Any) -> Any:
-    create: Any = client.chat.completions.create
-    return await create(model=model, messages=[PROMPT], **more)
-
-
-async def _message(client: anthropic.AsyncAnthropic, model: str) -> Any:
-    create: Any = client.messages.create
-    return await create(model=model, messages=[PROMPT], max_tokens=9)
-
-
 async def _reached(world: RoutedWorld) -> list[tuple[str, str | None, set[str]]]:
     """Return who received which model with which keys since the last time."""
     seen = [(one.provider, one.model, one.keys) for one in await world.seen()]
@@ -92,9 +81,9 @@ async def test_each_provider_gets_its_own_models_with_its_own_key(
     """Two official clients, three providers, one base URL; also where no policy needs the body."""
     async with _gpt(gateway, key) as gpt, _claude(gateway, key) as claude:
         for model in ("gpt-5-mini", LLAMA, "qwen3"):
-            assert (await _chat(gpt, model)).model == model
-        chunks = [chunk async for chunk in await _chat(gpt, LLAMA, stream=True)]
-        assert (await _message(claude, "claude-mock")).model == "claude-mock"
+            assert (await ask_gpt(gpt, model=model)).model == model
+        chunks = [chunk async for chunk in await ask_gpt(gpt, model=LLAMA, stream=True)]
+        assert (await ask_claude(claude, model="claude-mock")).model == "claude-mock"
     assert len(chunks) > 1
     headers = {name for one in await world.seen() for name in one.headers}
     assert not {name for name in headers if name.startswith("x-egret-")}
@@ -138,9 +127,9 @@ async def test_a_model_that_no_route_names_is_answered_in_the_words_of_its_api(
     """The official clients raise what they raise for their own provider's 404."""
     async with _gpt(gateway, "free") as gpt, _claude(gateway, "free") as claude:
         with pytest.raises(openai.NotFoundError) as of_openai:
-            await _chat(gpt, "mistral-large")
+            await ask_gpt(gpt, model="mistral-large")
         with pytest.raises(anthropic.NotFoundError) as of_anthropic:
-            await _message(claude, "gpt5-without-a-dash")
+            await ask_claude(claude, model="gpt5-without-a-dash")
     assert (of_openai.value.code, of_openai.value.param) == ("model_not_found", "model")
     assert of_openai.value.response.headers["x-egret-request-id"]
     body: Any = of_anthropic.value.body

@@ -28,7 +28,7 @@ async def test_sums_begin_with_the_hour_of_the_time(database: Database) -> None:
             counts.note("default", (PHONE,), of=PRINCIPAL, at=at.timestamp())
             await usage.add([record(request=judged(number, occurred_at=at))], PriceList())
         await counts.flush()
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         until = AT - timedelta(hours=1)
         found = [
             await finding_sums(
@@ -56,7 +56,7 @@ async def test_sums_begin_with_the_hour_of_the_time(database: Database) -> None:
 
 
 async def test_without_findings_there_are_no_sums(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         assert await finding_sums(connection, since=AT, policy=None, limit=9) == []
         assert await recorded_requests(connection, since=AT) == 0
 
@@ -70,7 +70,7 @@ async def test_sums_are_of_one_owner_or_a_row_for_each_team(database: Database) 
             for _ in range(times):
                 counts.note("default", (PHONE,), of=owner, at=AT.timestamp())
             await counts.flush()
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute("INSERT INTO organizations (id, name) VALUES ('org_2', 'globex')")
         await connection.execute(
             "INSERT INTO teams (id, organization_id, name) VALUES ('team_lab', 'org_2', 'lab')"

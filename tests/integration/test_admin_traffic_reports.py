@@ -22,7 +22,7 @@ from tests.support.postgres import Database
 
 
 async def test_traffic_has_every_hour_and_only_owners_within(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await fill(connection)
         now = datetime.now(UTC)
         team = await connection.fetchval("SELECT id FROM teams WHERE name = 'lab'")
@@ -41,7 +41,7 @@ async def test_traffic_has_every_hour_and_only_owners_within(database: Database)
 
 async def test_latency_counts_completed_requests_alone(database: Database) -> None:
     now = datetime.now(UTC)
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.executemany(
             "INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, status,"
             " decision, latency_ms, ended) VALUES ($1, $2, 'k', 't', 'o', 200, 'allow', $3, $4)",

@@ -61,10 +61,10 @@ async def test_replicas_that_raise_the_same_alerts_make_one_row_and_message_of_e
     database: Database,
 ) -> None:
     async def replica() -> int:
-        async with database.server.connect(database.name) as connection:
+        async with database.connect() as connection:
             return sum([await raised(connection, *map(alert, range(5))) for _ in range(10)])
 
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text())
         counts = await asyncio.gather(*(replica() for _ in range(4)))
         again = await raised(
@@ -78,7 +78,7 @@ async def test_replicas_that_raise_the_same_alerts_make_one_row_and_message_of_e
 
 async def test_a_route_takes_alerts_by_organization_severity_and_rule(database: Database) -> None:
     """An organization's route takes none of another, nor of the installation as a whole."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(
             connection,
             joined(
@@ -115,7 +115,7 @@ async def test_a_route_takes_alerts_by_organization_severity_and_rule(database: 
 async def test_a_route_with_a_machines_time_zone_of_a_former_version_stops_no_alert(
     database: Database,
 ) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text())
         await connection.execute(
             "INSERT INTO alert_routes (name, channel, secret, time_zone)"
@@ -128,7 +128,7 @@ async def test_a_route_with_a_machines_time_zone_of_a_former_version_stops_no_al
 
 async def test_a_digest_is_one_message_until_it_is_sent(database: Database) -> None:
     """Alerts of later checks join it; a critical one is a message of its own, at once."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text(more="digest: daily\n"))
         for number in range(3):
             await raised(connection, alert(number))
@@ -154,8 +154,8 @@ async def test_a_message_is_leased_to_one_replica_and_returns_with_its_id(
 ) -> None:
     """A replica that was too slow does not undo the outcome of the next one."""
     async with (
-        database.server.connect(database.name) as first,
-        database.server.connect(database.name) as second,
+        database.connect() as first,
+        database.connect() as second,
     ):
         await apply_text(first, route_text())
         await raised(first, alert())
@@ -174,7 +174,7 @@ async def test_a_message_is_leased_to_one_replica_and_returns_with_its_id(
 
 async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> None:
     """However many of its messages are due: a replica takes one of each route."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, joined(route_text("slow"), route_text("quick")))
         for number in range(5):
             await raised(connection, alert(number))
@@ -188,7 +188,7 @@ async def test_a_receiver_that_hangs_holds_up_no_other(database: Database) -> No
 
 
 async def test_a_message_is_given_up_after_a_day(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text())
         await raised(connection, alert())
         (message,) = await claim_messages(connection, limit=1, lease_seconds=0)
@@ -208,7 +208,7 @@ async def test_a_disabled_route_keeps_its_messages_and_a_deleted_one_does_not(
     database: Database,
 ) -> None:
     """The alerts stay in the history."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text())
         await raised(connection, alert())
         await apply_text(connection, route_text(more="enabled: false\n"))
@@ -225,7 +225,7 @@ async def test_a_disabled_route_keeps_its_messages_and_a_deleted_one_does_not(
 
 
 async def test_alerts_are_forgotten_after_400_days(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text())
         await raised(connection, alert(1))
         await connection.execute("UPDATE alerts SET raised_at = now() - interval '401 days'")
@@ -244,7 +244,7 @@ async def test_routes_are_exported_as_they_were_applied(database: Database) -> N
         "kind: AlertRoute\nname: b\nchannel: slack\nsecret: env:ALERT_SLACK\n"
         "rules: [fail_open, key_leaked]\nseverity: critical\ntime_zone: Europe/Berlin\n",
     )
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, text)
         written = exported(await load_installation(connection))
         again = await apply_text(connection, written, prunes=True)
@@ -257,7 +257,7 @@ async def test_routes_are_exported_as_they_were_applied(database: Database) -> N
 
 
 async def test_the_database_takes_no_secret_in_place_of_its_name(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         for secret in ("whsec_C2FVsBQIhrscChlQIMV", "env:HOME", "file:../dsn"):
             with pytest.raises(asyncpg.CheckViolationError, match="alert_routes_secret_check"):
                 await connection.execute(

@@ -46,7 +46,7 @@ async def found(connection: Connection, rule: AlertRule) -> list[tuple[str, str]
 @asynccontextmanager
 async def at(database: Database, moment: str) -> AsyncIterator[Connection]:
     """Connect to a database in which `now()` is *moment*."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(
             "CREATE SCHEMA clock; CREATE FUNCTION clock.now() RETURNS timestamptz STABLE"
             f" RETURN timestamptz '{moment}'; SET search_path = clock, public, pg_catalog"
@@ -66,7 +66,7 @@ async def add_key(
 
 
 async def test_every_rule_runs_on_an_empty_database_and_finds_nothing(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         for rule in RULES:
             assert await found(connection, rule) == []
         assert await budget_alerts(connection, now=datetime.now(UTC).timestamp()) == []
@@ -84,7 +84,7 @@ async def test_a_key_is_reported_before_it_expires_and_again_on_the_last_day(
     database: Database,
 ) -> None:
     """Not one that was revoked, has expired or lasts longer."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         await add_key(connection, "AAAAAAAAAAA1", expires="13 days")
         await add_key(connection, "AAAAAAAAAAA2", expires="23 hours")
@@ -104,7 +104,7 @@ async def test_keys_that_were_not_used_for_90_days_are_one_alert_a_month(
     database: Database,
 ) -> None:
     """A young key, and an old one that was used, are in use."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         await add_key(connection, "AAAAAAAAAAA1", age=91)
         await add_key(connection, "AAAAAAAAAAA2", age=400)
@@ -231,7 +231,7 @@ async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Datab
     """One that ends by itself deletes its row."""
     async with open_pool(database.settings) as pool:  # reports once, and is never ended
         await WorkerStatus(pool, database.settings, host="here", socket=SOCKET).report()
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         async with reporting_worker(database) as started:
             died = await found(connection, AlertRule.WORKER_DIED)
             await started.report()
@@ -250,7 +250,7 @@ async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Datab
 
 async def test_a_route_that_does_not_deliver_is_reported_to_the_others(database: Database) -> None:
     """With the reason; not while a message waits for a digest, nor when it was delivered."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         await connection.execute(
             """

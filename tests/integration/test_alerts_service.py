@@ -36,7 +36,7 @@ async def test_three_replicas_that_are_killed_raise_each_alert_once(
     async with receiver.listening():
         pass  # its port is known
     secrets = secrets_of(tmp_path, "ops")
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, route_text(url=receiver.url))
         replicas = [await start_replica(database.dsn, secrets) for _ in range(REPLICAS)]
         try:
@@ -91,7 +91,7 @@ async def test_a_service_that_is_stopped_stores_the_outcome_of_what_it_sends(
     """A rolling update repeats no message."""
     receiver = AlertReceiver(seconds=0.5)
     alerts = service(database.settings, secrets_of(tmp_path, "ops"))
-    async with receiver.listening(), database.server.connect(database.name) as connection:
+    async with receiver.listening(), database.connect() as connection:
         await apply_text(connection, route_text(url=receiver.url))
         await leak(connection, "strict")
         running = asyncio.ensure_future(alerts.run())
@@ -110,7 +110,7 @@ async def test_a_receiver_that_refuses_gets_the_same_message_again(
     """By the same id, until it accepts; the reason of the last failure is in the history."""
     receiver = AlertReceiver(status=503)
     alerts = service(database.settings, secrets_of(tmp_path, "ops"))
-    async with receiver.listening(), database.server.connect(database.name) as connection:
+    async with receiver.listening(), database.connect() as connection:
         await apply_text(connection, route_text(url=receiver.url))
         await leak(connection, "strict")
         assert await alerts.check(connection) == 1
@@ -137,7 +137,7 @@ async def test_a_webhook_that_redirects_to_metadata_reaches_nothing(
     async with (
         receiver.listening(),
         metadata.listening(),
-        database.server.connect(database.name) as connection,
+        database.connect() as connection,
     ):
         receiver.headers["location"] = metadata.url
         await apply_text(connection, route_text(url=receiver.url))
@@ -156,7 +156,7 @@ async def test_a_rule_that_fails_and_a_secret_that_is_missing_hold_up_nothing_el
     """Limits that cannot be read stop the rule of budgets; a route without secret waits."""
     receiver = AlertReceiver()
     alerts = service(database.settings, secrets_of(tmp_path, "ops"))
-    async with receiver.listening(), database.server.connect(database.name) as connection:
+    async with receiver.listening(), database.connect() as connection:
         await apply_text(
             connection,
             joined(
@@ -199,7 +199,7 @@ async def test_a_test_is_sent_at_once_in_quiet_hours(database: Database, tmp_pat
     """And by its route alone; an alert of that hour waits."""
     receiver = AlertReceiver()
     alerts = service(database.settings, secrets_of(tmp_path, "ops"))
-    async with receiver.listening(), database.server.connect(database.name) as connection:
+    async with receiver.listening(), database.connect() as connection:
         quiet = "quiet_hours: 00:00-23:59\ndigest: daily\n"
         await apply_text(connection, route_text(url=receiver.url, more=quiet))
         now = await connection.fetchval("SELECT now()")
@@ -215,7 +215,7 @@ async def test_a_route_that_is_deleted_while_its_message_is_taken_holds_up_no_ot
     """The messages that were taken with it would wait until their lease is over."""
     receiver = AlertReceiver()
     alerts = service(database.settings, secrets_of(tmp_path, "ops", "gone"))
-    async with receiver.listening(), database.server.connect(database.name) as connection:
+    async with receiver.listening(), database.connect() as connection:
         routes = joined(route_text(url=receiver.url), route_text("gone", url=receiver.url))
         await apply_text(connection, routes)
         await leak(connection, "strict")

@@ -20,7 +20,7 @@ from tests.support.usage import judged, record
 
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
-    for words in (
+    egret.prepare(
         "orgs create acme",
         "orgs create other",
         "teams create search --org acme",
@@ -30,8 +30,7 @@ def egret(egret: Egret) -> Egret:
         "limits set --org other cost/day=1",
         "limits set --team acme/search cost/month=1 --model gpt-*",
         "limits set --team acme/ads requests/day=5",
-    ):
-        assert egret(*words.split()).code == 0
+    )
     return egret
 
 
@@ -44,7 +43,7 @@ def key_id(egret: Egret) -> str:
 
 async def spend(database: Database, key_id: str, **tokens: int) -> None:
     """Record a request of the key now, and a dearer one of 40 days ago."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         ids = await connection.fetchrow(
             "SELECT id, organization_id FROM teams WHERE name = 'search'"
         )

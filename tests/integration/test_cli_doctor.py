@@ -68,12 +68,7 @@ def egret(database: Database, folder: Path) -> Egret:
 
 
 def execute(database: Database, *statements: str) -> None:
-    async def run() -> None:
-        async with database.server.connect(database.name) as connection:
-            for statement in statements:
-                await connection.execute(statement)
-
-    asyncio.run(run())
+    asyncio.run(database.execute("; ".join(statements)))
 
 
 def rows(ran: Ran) -> dict[str, tuple[str, str, str | None]]:
@@ -472,7 +467,7 @@ async def test_clocks_that_differ_are_found(
 
 
 @pytest.mark.stack
-async def test_valkey_is_looked_at(
+async def test_doctor_reports_a_valkey_that_is_no_primary_or_refuses_or_is_gone(
     egret: Egret, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A primary passes; a replica and a server that wants a password do not; nor one that died."""
@@ -531,7 +526,7 @@ async def test_a_valkey_that_is_away_is_found_in_every_mode(mode: ValkeyMode) ->
 
 
 @pytest.mark.stack
-async def test_a_cluster_is_looked_at(tmp_path: Path) -> None:
+async def test_doctor_checks_a_cluster_by_one_of_its_primaries(tmp_path: Path) -> None:
     """By one of its primaries."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -811,14 +806,11 @@ def test_what_is_expected_is_what_the_migrations_make(database: Database) -> Non
     """Neither list is longer than the other."""
     from sidecar.storage.migrate import INDEXES, TRIGGERS  # noqa: PLC0415
 
-    async def names(query: str) -> list[Any]:
-        async with database.server.connect(database.name) as connection:
-            return [row[0] for row in await connection.fetch(query)]
+    def names(query: str) -> list[Any]:
+        return [name for (name,) in asyncio.run(database.fetch(query))]
 
-    indexes = asyncio.run(names("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx%'"))
-    triggers = asyncio.run(
-        names("SELECT DISTINCT tgname::text FROM pg_trigger WHERE NOT tgisinternal")
-    )
+    indexes = names("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx%'")
+    triggers = names("SELECT DISTINCT tgname::text FROM pg_trigger WHERE NOT tgisinternal")
 
     assert sorted(indexes) == sorted(INDEXES)
     assert sorted(triggers) == sorted(TRIGGERS)

@@ -94,7 +94,7 @@ def test_without_usage_no_share_is_shown(database: Database, egret: Egret) -> No
     assert "%" not in egret("guardrails", "audit").out
 
 
-def test_nothing_found_is_said(egret: Egret) -> None:
+def test_an_audit_without_findings_says_so_and_passes(egret: Egret) -> None:
     ran = egret("guardrails", "audit")
     assert (ran.code, ran.out) == (0, "")
     assert "found" in ran.err

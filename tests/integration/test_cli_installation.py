@@ -252,7 +252,7 @@ async def test_a_change_is_one_transaction_but_for_new_policies_that_are_bound(
 
     ran = await asyncio.to_thread(applied, egret, text)
 
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         count = await connection.fetchval("SELECT count(DISTINCT transaction) FROM audit_log")
     assert count == 1 + transactions
     assert ("1 new policy: this is stored; no worker is running." in ran.err) == (transactions > 1)
@@ -262,12 +262,11 @@ async def test_a_refusal_after_new_policies_says_that_they_are_stored(
     egret: Egret, database: Database
 ) -> None:
     """Here another change comes right after them; the next apply does the rest."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(
-            "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN INSERT INTO organizations (name) VALUES ('acme'); RETURN NULL; END $$;"
-            "CREATE TRIGGER other AFTER INSERT ON policies EXECUTE FUNCTION other()"
-        )
+    await database.execute(
+        "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO organizations (name) VALUES ('acme'); RETURN NULL; END $$;"
+        "CREATE TRIGGER other AFTER INSERT ON policies EXECUTE FUNCTION other()"
+    )
     text = joined(policy("new"), organization(more="policy: new\n"))
 
     refused = await asyncio.to_thread(applied, egret, text)
@@ -424,7 +423,7 @@ async def test_a_time_zone_of_a_machine_that_was_stored_is_read(
 ) -> None:
     """Former versions took it: files that do not name it are applied nevertheless."""
     limits = '[{"measure": "cost", "window": "day", "amount": 5, "time_zone": "Factory"}]'
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(
             "INSERT INTO alert_routes (name, channel, secret, time_zone)"
             " VALUES ('ops', 'slack', 'env:ALERT_A', 'Factory')"

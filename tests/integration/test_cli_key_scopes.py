@@ -24,14 +24,13 @@ SCOPES = {
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
     """With an organization of two teams, and another."""
-    for arguments in (
+    egret.prepare(
         "orgs create acme",
         "orgs create zoo",
         "teams create search --org acme",
         "teams create ads --org acme",
         "teams create apes --org zoo",
-    ):
-        assert egret(*arguments.split()).code == 0
+    )
     return egret
 
 

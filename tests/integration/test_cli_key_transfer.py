@@ -39,8 +39,7 @@ def jsonl(file: Path, *rows: dict[str, object]) -> str:
 
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
-    egret("orgs", "create", "acme")
-    egret("teams", "create", "search", "--org", "acme")
+    egret.prepare("orgs create acme", "teams create search --org acme")
     return egret
 
 
@@ -52,14 +51,6 @@ def file(tmp_path: Path) -> Path:
 def listed(egret: Egret) -> list[Any]:
     found: list[Any] = egret("keys", "list", "-o", "json").json
     return sorted(found, key=lambda key: key["key_id"])
-
-
-def fetch(database: Database, query: str) -> list[tuple[Any, ...]]:
-    async def run() -> list[tuple[Any, ...]]:
-        async with database.server.connect(database.name) as connection:
-            return [tuple(row) for row in await connection.fetch(query)]
-
-    return asyncio.run(run())
 
 
 def test_an_imported_key_works(egret: Egret, database: Database, file: Path) -> None:
@@ -203,7 +194,7 @@ def test_one_wrong_line_keeps_all_out_and_every_one_is_named(
             "faults": [{"line": number, "problem": problem} for number, problem in problems],
         },
     )
-    assert fetch(database, "SELECT public_id FROM api_keys") == [("000000000007",)]
+    assert asyncio.run(database.fetch("SELECT public_id FROM api_keys")) == [("000000000007",)]
 
 
 def test_many_faults_are_counted_and_the_first_shown(egret: Egret, file: Path) -> None:
@@ -222,7 +213,7 @@ def test_a_check_finds_everything_and_changes_nothing(
     egret: Egret, database: Database, file: Path
 ) -> None:
     """Neither keys nor owners nor entries in the log."""
-    before = fetch(database, "SELECT count(*) FROM audit_log")
+    before = asyncio.run(database.fetch("SELECT count(*) FROM audit_log"))
     rows = (line(1), line(2, team="zoo/ads"))
 
     good = egret("keys", "import", jsonl(file, *rows), "--check", "--create-owners")
@@ -231,7 +222,7 @@ def test_a_check_finds_everything_and_changes_nothing(
     assert good == Ran(0, "", "2 keys would be imported, 0 skipped that exist already\n")
     assert (bad.code, bad.err.splitlines()[0]) == (1, f"{file}:2: there is no team zoo/ads")
     assert listed(egret) == []
-    assert fetch(database, "SELECT count(*) FROM audit_log") == before
+    assert asyncio.run(database.fetch("SELECT count(*) FROM audit_log")) == before
 
 
 def test_an_import_can_be_run_again_for_what_is_missing(egret: Egret, file: Path) -> None:
@@ -254,7 +245,7 @@ def test_an_import_tells_workers_once_and_is_logged_once(
 
     async def heard() -> list[str]:
         payloads: list[str] = []
-        async with database.server.connect(database.name) as connection:
+        async with database.connect() as connection:
             await connection.add_listener(
                 "egret_keys", lambda *heard: payloads.append(str(heard[3]).partition(",")[0])
             )

@@ -23,14 +23,13 @@ from tests.support.postgres import Database
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
     """With an organization of two teams, and another with a team of the same name."""
-    for arguments in (
+    egret.prepare(
         "orgs create acme",
         "orgs create zoo",
         "teams create search --org acme",
         "teams create ads --org acme",
         "teams create ads --org zoo",
-    ):
-        assert egret(*arguments.split()).code == 0
+    )
     return egret
 
 
@@ -376,11 +375,7 @@ def test_a_time_without_end_is_listed_and_compared(
     """Nobody can set it here; a database may hold it."""
     key_id = create(egret)["key_id"]
 
-    async def write() -> None:
-        async with database.server.connect(database.name) as connection:
-            await connection.execute(f"UPDATE api_keys SET expires_at = '{time}'")  # noqa: S608 - of the test
-
-    asyncio.run(write())
+    asyncio.run(database.execute(f"UPDATE api_keys SET expires_at = '{time}'"))  # noqa: S608 - of the test
 
     assert egret("keys", "list").code == 0
     assert egret("keys", "list", "-o", "json").code == 0

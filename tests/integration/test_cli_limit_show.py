@@ -37,8 +37,7 @@ def socket(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
-    egret("orgs", "create", "acme")
-    egret("teams", "create", "search", "--org", "acme")
+    egret.prepare("orgs create acme", "teams create search --org acme")
     return egret
 
 
@@ -239,8 +238,7 @@ async def test_limits_that_cannot_be_read_are_said_to_be_so(
     egret: Egret, database: Database
 ) -> None:
     """One line, and no traceback."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute('UPDATE teams SET limits = \'[{"measure": "smiles"}]\'')
+    await database.execute('UPDATE teams SET limits = \'[{"measure": "smiles"}]\'')
     ran = await run(egret, "limits", "show", "--team", "search")
     assert ran.code == 1
     assert "cannot be read" in ran.err

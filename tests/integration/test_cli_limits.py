@@ -17,8 +17,7 @@ from tests.support.postgres import Database
 
 @pytest.fixture
 def egret(egret: Egret) -> Egret:
-    egret("orgs", "create", "acme")
-    egret("teams", "create", "search", "--org", "acme")
+    egret.prepare("orgs create acme", "teams create search --org acme")
     return egret
 
 
@@ -184,12 +183,7 @@ def test_limits_that_cannot_be_read_are_shown_and_can_be_taken_away(
     egret: Egret, database: Database, key_id: str
 ) -> None:
     """Whatever is stored, it can be repaired without SQL."""
-
-    async def spoil() -> None:
-        async with database.server.connect(database.name) as connection:
-            await connection.execute("""UPDATE teams SET limits = '[{"measure": "smiles"}]'""")
-
-    asyncio.run(spoil())
+    asyncio.run(database.execute("""UPDATE teams SET limits = '[{"measure": "smiles"}]'"""))
     for words in (
         ("list", "--team", "search"),
         ("set", "--team", "search", "requests/minute=1"),

@@ -122,8 +122,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     egret: Egret, arguments: str, code: int, error: str
 ) -> None:
     """What is wrong, then what would be right; nothing on standard output."""
-    egret("orgs", "create", "acme")
-    egret("teams", "create", "search", "--org", "acme")
+    egret.prepare("orgs create acme", "teams create search --org acme")
 
     assert egret(*arguments.split()) == Ran(code, "", error)
 
@@ -205,8 +204,7 @@ def test_a_change_that_cannot_be_made_is_said_in_one_line(
 def test_a_glob_that_can_be_no_models_is_refused_and_the_installation_stays_readable(
     egret: Egret, arguments: str, glob: str
 ) -> None:
-    egret("orgs", "create", "acme")
-    egret("teams", "create", "search", "--org", "acme")
+    egret.prepare("orgs create acme", "teams create search --org acme")
     before = egret("export")
 
     ran = egret(*arguments.split(), glob)
@@ -218,11 +216,10 @@ def test_a_glob_that_can_be_no_models_is_refused_and_the_installation_stays_read
 
 
 def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) -> None:
-    for command in (
+    egret.prepare(
         "orgs create acme", "teams create search --org acme", "teams create chat --org acme",
         "keys create --team search --name laptop", "keys create --team search --name phone",
-    ):  # fmt: skip
-        assert egret(*command.split()).code == 0
+    )  # fmt: skip
     key_id = egret("keys", "list", "-o", "json").json[0]["key_id"]
     assert egret("keys", "revoke", key_id).code == 0
 

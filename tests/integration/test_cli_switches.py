@@ -24,27 +24,18 @@ INSERT INTO api_keys (public_id, secret_sha256, team_id, name)
 USED = "INSERT INTO key_activity VALUES ('AAAAAAAAAAA1', '2026-01-31T12:00:00Z', 7, 2)"
 
 
-def execute(database: Database, statement: str) -> None:
-    async def run() -> None:
-        async with database.server.connect(database.name) as connection:
-            await connection.execute(statement)
-
-    asyncio.run(run())
-
-
 @pytest.fixture
 def egret(database: Database, tmp_path: Path) -> Egret:
     """With a key of team acme/search, and a policy that nobody binds."""
     egret = Egret(database.dsn)
     file = tmp_path / "policies.yaml"
     file.write_text(POLICY)
-    for arguments in (
+    egret.prepare(
         "orgs create acme",
         "teams create search --org acme",
         f"policy apply --yes -f {file}",
-    ):
-        assert egret(*arguments.split()).code == 0
-    execute(database, INSERT_KEY)
+    )
+    asyncio.run(database.execute(INSERT_KEY))
     return egret
 
 
@@ -90,7 +81,7 @@ def test_a_switch_shows_what_it_switched(egret: Egret) -> None:
 
 def test_how_a_key_was_used_is_shown(egret: Egret, database: Database) -> None:
     """When last, how often, and how often in vain."""
-    execute(database, USED)
+    asyncio.run(database.execute(USED))
 
     shown = egret("keys", "show", KEY)
 
@@ -230,7 +221,7 @@ def test_a_revoked_key_is_not_switched_on(egret: Egret) -> None:
 
 def test_the_audit_log_tells_who_changed_what(egret: Egret, database: Database) -> None:
     """By the name given, else by the user of the operating system."""
-    execute(database, "DELETE FROM audit_log")
+    asyncio.run(database.execute("DELETE FROM audit_log"))
     egret("--as", "alice", "keys", "disable", KEY)
     egret("--as", "bob", "policy", "bind", "strict", "--key", KEY)
     egret("--as", "carol", "orgs", "create", "zoo")
@@ -248,7 +239,7 @@ def test_the_audit_log_tells_who_changed_what(egret: Egret, database: Database) 
 
 def test_the_audit_log_is_json_for_programs(egret: Egret, database: Database) -> None:
     """Every field, and the filters narrow it."""
-    execute(database, "DELETE FROM audit_log")
+    asyncio.run(database.execute("DELETE FROM audit_log"))
     egret("--as", "alice", "keys", "disable", KEY)
     egret("--as", "alice", "orgs", "disable", "acme")
 

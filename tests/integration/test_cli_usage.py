@@ -34,8 +34,7 @@ HEADER = (
 
 async def fill(database: Database) -> None:
     """Add five requests: of two teams with names, and of one that is gone."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(OWNERS)
+    await database.execute(OWNERS)
     other = judged(3, team_id="team_2", key_id="BBBBBBBBBBB2", occurred_at=NOW, model=None)
     gone = judged(5, team_id="team_9", organization_id="org_9", occurred_at=NOW)
     async with open_pool(database.settings) as pool:
@@ -119,7 +118,7 @@ async def test_a_report_of_any_length_has_its_hours_and_no_others(
         await store.add(records, await store.load_prices())
     span = ("--since", start.isoformat(), "--until", end.isoformat())
     ran = await asyncio.to_thread(egret, "usage", "report", *span, "-o", "json")
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         drawn = [
             await usage_points(connection, By.TEAM, since=start, until=end, unit=unit)
             for unit in ("hour", "day")
@@ -218,11 +217,10 @@ def test_what_cannot_be_reported_is_said_in_one_line(
 
 async def test_old_months_are_dropped_and_reports_stay(database: Database, egret: Egret) -> None:
     """Whole months only, and never this one."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(
-            "CREATE TABLE usage_2020_01 PARTITION OF usage"
-            " FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')"
-        )
+    await database.execute(
+        "CREATE TABLE usage_2020_01 PARTITION OF usage"
+        " FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')"
+    )
     old = judged(1, occurred_at=datetime(2020, 1, 5, tzinfo=UTC))
     async with open_pool(database.settings) as pool:
         store = PostgresUsage(pool, database.settings, batch_seconds=20)

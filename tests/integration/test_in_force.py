@@ -62,11 +62,10 @@ async def test_workers_that_do_not_follow_are_named_and_the_command_fails(
     monkeypatch.setattr(in_force, "WAIT_SECONDS", 60.0 if is_cut_off else 0.3)
     async with worker(database), worker(database, "/run/worker-1.sock", listens=False):
         if is_cut_off:
-            async with database.server.connect(database.name) as connection:
-                await connection.execute(
-                    "UPDATE workers SET seen_at = now() - interval '40 s'"
-                    " WHERE socket = '/run/worker-1.sock'"
-                )
+            await database.execute(
+                "UPDATE workers SET seen_at = now() - interval '40 s'"
+                " WHERE socket = '/run/worker-1.sock'"
+            )
         ran = await run(database, "orgs", "disable", organization)
 
     assert ran.code == 1
@@ -90,8 +89,7 @@ async def test_on_an_older_schema_a_change_is_stored_and_migrating_is_advised(
     database: Database, organization: str
 ) -> None:
     """A key must be revocable before the migration as well."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute("DROP TABLE workers")
+    await database.execute("DROP TABLE workers")
 
     ran = await run(database, "orgs", "disable", organization)
 

@@ -272,7 +272,7 @@ def indexes_of(root: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.use)
 async def test_an_index_is_used_and_dear_to_do_without(million: Database, case: Case) -> None:
     """Without it the same statement costs five times as much at least, by the planner's count."""
-    async with million.server.connect(million.name) as connection:
+    async with million.connect() as connection:
         partitions = await connection.fetch(
             "SELECT relid::regclass::text FROM pg_partition_tree($1::text::regclass)", case.index
         )
@@ -290,7 +290,7 @@ async def test_an_index_is_used_and_dear_to_do_without(million: Database, case: 
 
 async def test_a_miss_reads_three_rows_by_their_keys(million: Database) -> None:
     """The statement that a worker waits for scans nothing."""
-    async with million.server.connect(million.name) as connection:
+    async with million.connect() as connection:
         root = await plan(connection, Case("miss", "", postgres_keys._LOAD_KEY, (KEY,)))
 
     assert indexes_of(root) == {"api_keys_pkey", "teams_pkey", "organizations_pkey"}
@@ -302,7 +302,7 @@ async def test_a_page_of_keys_is_read_by_an_index(
     million: Database, statement: tuple[str, tuple[Any, ...]]
 ) -> None:
     """Whatever chooses the keys, and however far down; no table of keys is sorted for it."""
-    async with million.server.connect(million.name) as connection:
+    async with million.connect() as connection:
         root = await plan(connection, Case("page", "", *statement))
 
     by_table = [node for node in nodes(root) if node.get("Relation Name") == "api_keys"]

@@ -108,7 +108,7 @@ class RandomFiles:
 async def test_random_edits_come_back_by_an_export(database: Database) -> None:
     """After each edit the export has no difference, and neither have the files."""
     files = RandomFiles(20)
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         for _ in range(EDITS):
             files.edit()
             written = parse_files([("a.yaml", files.text())])
@@ -122,7 +122,7 @@ async def test_random_edits_come_back_by_an_export(database: Database) -> None:
 @pytest.mark.asyncio
 async def test_a_change_made_meanwhile_ends_the_change(database: Database, tmp_path: Path) -> None:
     """The second of two people is asked to look at the new plan."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, organization())
         (tmp_path / "a.yaml").write_text(organization(more="enabled: false\n"))
         command = ("apply", "-f", str(tmp_path), "--yes", "--no-wait")
@@ -145,8 +145,8 @@ async def test_a_change_that_does_not_end_is_not_waited_for_without_end(
     database: Database,
 ) -> None:
     async with (
-        database.server.connect(database.name) as one,
-        database.server.connect(database.name) as other,
+        database.connect() as one,
+        database.connect() as other,
         one.transaction(),
     ):
         await lock_installation(one)
@@ -161,7 +161,7 @@ async def test_keys_that_exchange_names_are_refused(database: Database) -> None:
     """The names of a team's keys are unique at every moment."""
     tree = joined(organization(), team())
     first, second = key("aaaaaaaaaaaa", "one"), key("bbbbbbbbbbbb", "two")
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, joined(tree, first, second))
         other = joined(tree, key("aaaaaaaaaaaa", "two"), key("bbbbbbbbbbbb", "one"))
         with pytest.raises(ChangeRefusedError, match="exchange their names"):
@@ -171,7 +171,7 @@ async def test_keys_that_exchange_names_are_refused(database: Database) -> None:
 @pytest.mark.asyncio
 async def test_the_first_revocation_stays(database: Database) -> None:
     tree = joined(organization(), team(), key(more="revoked_at: 2026-02-01\n"))
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, tree)
         plan = await apply_text(connection, tree.replace("2026-02", "2026-03"))
         text = exported(await load_installation(connection))
@@ -208,7 +208,7 @@ async def test_an_object_that_this_version_cannot_read_is_named_with_its_field(
     database: Database, spoilt: str, problem: str, hint: str
 ) -> None:
     """And the command that corrects it: one object stops `export`, `diff` and `apply` of all."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, joined(organization(), price()))
         await connection.execute(spoilt)
         with pytest.raises(ChangeRefusedError, match=problem) as caught:
@@ -222,7 +222,7 @@ async def test_a_stored_limit_for_no_operation_is_exported_and_corrected_by_a_fi
     database: Database,
 ) -> None:
     """Older versions accepted it; the file that has it names its line."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, organization(more="limits: [requests/minute=1]\n"))
         await connection.execute(
             """UPDATE organizations SET limits =
@@ -242,7 +242,7 @@ async def test_a_stored_limit_for_no_operation_is_exported_and_corrected_by_a_fi
 
 @pytest.mark.asyncio
 async def test_the_role_of_the_command_line_may_apply(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute("SET ROLE egret_admin")
         await apply_text(connection, joined(policy(), price(), organization(), team(), key()))
         await apply_text(connection, organization("other"), prunes=True)
@@ -251,7 +251,7 @@ async def test_the_role_of_the_command_line_may_apply(database: Database) -> Non
 @pytest.mark.asyncio
 async def test_the_plan_counts_the_api_tokens_that_go_with_an_owner(database: Database) -> None:
     """Each with its own owner; a revoked one is no loss."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, joined(policy(), organization(), team()))
         await connection.execute(
             "INSERT INTO admin_tokens (id, secret_sha256, name, role, organization_id, team_id,"
@@ -270,8 +270,8 @@ async def test_the_plan_counts_the_api_tokens_that_go_with_an_owner(database: Da
 
 
 @pytest.mark.asyncio
-async def test_a_worker_may_not(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
+async def test_the_role_of_a_worker_may_not_change_the_installation(database: Database) -> None:
+    async with database.connect() as connection:
         await connection.execute("SET ROLE egret_sidecar")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await apply_text(connection, organization())

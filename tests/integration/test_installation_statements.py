@@ -58,7 +58,7 @@ def count_statements() -> Callable[[Any], list[str]]:
 @pytest.mark.asyncio
 async def test_the_export_of_many_keys_has_no_changes(database: Database) -> None:
     """With 50 teams and 20 policies; keys that are read again are the same."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_text(connection, large(MANY))
         stored = await load_installation(connection)
 
@@ -72,7 +72,7 @@ async def test_statements_grow_with_kinds_and_not_with_objects(
     database: Database, count_statements: Callable[[Any], list[str]]
 ) -> None:
     """Creating, changing and deleting many keys takes as many statements as three."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         statements = count_statements(connection)
         counts: dict[int, list[int]] = {}
         for keys in (3, MANY):

@@ -51,8 +51,7 @@ class Login:
 
     async def execute(self, statement: str, *arguments: object) -> None:
         """Run a statement as the superuser."""
-        async with self.database.server.connect(self.database.name) as connection:
-            await connection.execute(statement, *arguments)
+        await self.database.execute(statement, *arguments)
 
     @property
     def settings(self) -> PostgresSettings:

@@ -22,7 +22,7 @@ POLICY = "name: strict\nguardrails: [{name: a, type: pii}]\n"
 
 async def test_of_two_plans_of_one_state_the_second_is_refused(database: Database) -> None:
     """Nothing is overwritten that its author has not seen."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         documents = await read_policies(POLICY)
         first, second = [await plan_change(connection, documents) for _ in range(2)]
 
@@ -38,7 +38,7 @@ async def test_a_stored_text_that_this_egret_cannot_read_is_named(database: Data
     for work in (shown_policy, lambda one: document_with_mode(one, "a", Mode.SHADOW)):
         with pytest.raises(ChangeRefusedError, match="version 3 of strict"):
             work(broken)
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         built_in = await stored_policy(connection, "default")
     assert built_in is not None
     assert built_in.version == 0

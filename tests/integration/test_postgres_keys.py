@@ -41,11 +41,6 @@ INSERT INTO api_keys (public_id, secret_sha256, team_id, name, not_before, expir
 OWNERS = (("team_1", "org_1"), ("team_2", "org_1"), ("team_1", "org_2"))
 
 
-async def fill(database: Database, statements: str = FULL, *arguments: object) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(statements, *arguments)
-
-
 async def load(database: Database, key_id: str = KEY_ID) -> KeyRecord | None:
     async with open_pool(database.settings) as pool:
         return await PostgresKeyStore(pool, database.settings).load(key_id)
@@ -53,7 +48,7 @@ async def load(database: Database, key_id: str = KEY_ID) -> KeyRecord | None:
 
 async def test_a_record_holds_all_that_authorization_needs(database: Database) -> None:
     """Owner, digest, switches and policies of every level, times as seconds since the epoch."""
-    await fill(database)
+    await database.execute(FULL)
 
     assert await load(database) == KeyRecord(
         principal=Principal(
@@ -95,10 +90,10 @@ async def test_the_nearest_level_that_lists_models_decides(
     expected: tuple[str, ...] | None,
 ) -> None:
     """Models resolve key, then team, then organization."""
-    await fill(database)
-    await fill(database, "UPDATE api_keys SET allowed_models = $1", key)
-    await fill(database, "UPDATE teams SET allowed_models = $1", team)
-    await fill(database, "UPDATE organizations SET allowed_models = $1", organization)
+    await database.execute(FULL)
+    await database.execute("UPDATE api_keys SET allowed_models = $1", key)
+    await database.execute("UPDATE teams SET allowed_models = $1", team)
+    await database.execute("UPDATE organizations SET allowed_models = $1", organization)
 
     record = await load(database)
 
@@ -113,8 +108,8 @@ async def test_an_unknown_key_has_no_record(database: Database) -> None:
 
 async def test_a_load_costs_one_statement(database: Database) -> None:
     """By the server's own log, a pooled connection runs one statement a load and no other."""
-    await fill(database)
-    await fill(database, f"ALTER DATABASE \"{database.name}\" SET log_statement = 'all'")
+    await database.execute(FULL)
+    await database.execute(f"ALTER DATABASE \"{database.name}\" SET log_statement = 'all'")
     settings = database.settings.model_copy(update={"pool_size": 1})
 
     async with open_pool(settings) as pool:
@@ -151,7 +146,7 @@ def statements_logged(log_file: Path, pid: int) -> list[str]:
 
 async def test_a_store_starts_without_its_database_and_recovers(database: Database) -> None:
     """Unreachable at start is «unavailable»; once it is there the same pool answers."""
-    await fill(database)
+    await database.execute(FULL)
     async with database.server.connect() as connection:
         await connection.execute(f'ALTER DATABASE "{database.name}" RENAME TO "not_yet"')
         async with open_pool(database.settings) as pool:
@@ -165,7 +160,7 @@ async def test_a_store_starts_without_its_database_and_recovers(database: Databa
 
 async def test_a_store_survives_the_death_of_its_connections(database: Database) -> None:
     """A server restart ends idle connections; the next load opens another and succeeds."""
-    await fill(database)
+    await database.execute(FULL)
     async with open_pool(database.settings) as pool:
         store = PostgresKeyStore(pool, database.settings)
         async with asyncio.TaskGroup() as loads:
@@ -223,9 +218,9 @@ async def test_an_unreachable_store_says_so_and_no_more(dsn: str) -> None:
 
 async def test_a_query_that_hangs_ends_with_its_budget(database: Database) -> None:
     """A table locked by someone's schema change makes the key unavailable, not the worker."""
-    await fill(database)
+    await database.execute(FULL)
     settings = database.settings.model_copy(update={"query_seconds": 0.2})
-    async with database.server.connect(database.name) as connection, connection.transaction():
+    async with database.connect() as connection, connection.transaction():
         await connection.execute("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
         async with open_pool(settings) as pool:
             with pytest.raises(KeyStoreUnavailableError):
@@ -236,7 +231,7 @@ async def test_a_pool_that_is_used_up_is_waited_for_no_longer_than_its_budget(
     database: Database,
 ) -> None:
     """All connections taken: unavailable after the acquire budget."""
-    await fill(database)
+    await database.execute(FULL)
     settings = database.settings.model_copy(update={"pool_size": 1, "acquire_seconds": 0.2})
     async with open_pool(settings) as pool, pool.acquire(timeout=20):
         with pytest.raises(KeyStoreUnavailableError):
@@ -306,15 +301,15 @@ async def test_a_change_is_notified_when_it_is_committed(
     database: Database, change: str, expected: list[tuple[str, str]]
 ) -> None:
     """Each relevant change tells its scope, once, and not before its transaction ends."""
-    await fill(database)
+    await database.execute(FULL)
     heard: list[tuple[str, str]] = []
 
     def note(_connection: object, _pid: int, channel: str, payload: object) -> None:
         heard.append((channel, str(payload).partition(",")[0]))
 
     async with (
-        database.server.connect(database.name) as listening,
-        database.server.connect(database.name) as changing,
+        database.connect() as listening,
+        database.connect() as changing,
     ):
         await listen(listening, note)
         async with changing.transaction():
@@ -336,14 +331,14 @@ async def listen(connection: Connection, note: Callable[[object, int, str, objec
 
 async def test_limits_of_owners_are_those_of_the_ones_that_are_there(database: Database) -> None:
     """A request may end after its key was deleted, and its team with it."""
-    await fill(database)
+    await database.execute(FULL)
     for table, amount in (("teams", 1), ("organizations", 2)):
         limits = f'[{{"measure": "concurrent", "window": "once", "amount": {amount}}}]'
-        await fill(database, f"UPDATE {table} SET limits = $1", limits)  # noqa: S608 - of ours
+        await database.execute(f"UPDATE {table} SET limits = $1", limits)  # noqa: S608 - of ours
     async with open_pool(database.settings) as pool:
         store = PostgresKeyStore(pool, database.settings)
         found = [await store.owner_limits(*ids) for ids in OWNERS]
-        await fill(database, "UPDATE teams SET limits = '[{}]'")
+        await database.execute("UPDATE teams SET limits = '[{}]'")
         unreadable = await store.owner_limits("team_1", "org_1")
     assert [[(one.level, one.amount) for one in limits] for limits in found] == [
         [(Level.TEAM, 1), (Level.ORGANIZATION, 2)],

@@ -25,7 +25,7 @@ async def test_the_latest_version_of_each_policy_is_in_force_and_all_are_kept(
     database: Database,
 ) -> None:
     """By name; an earlier version can still be read."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_policy(connection, "b", document="1", expected_version=0)
         await apply_policy(connection, "a", document="2", expected_version=0)
         await apply_policy(connection, "b", document="3", expected_version=1)
@@ -72,7 +72,7 @@ async def test_a_change_planned_against_another_version_is_refused(
     database: Database, seen: int
 ) -> None:
     """Someone else was faster: the version in force stays."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await apply_policy(connection, "a", document="1", expected_version=0)
 
         with pytest.raises(PolicyChangedError, match=f"at version 1 now, planned against {seen}"):
@@ -84,7 +84,7 @@ async def test_of_two_first_versions_at_once_one_wins(database: Database) -> Non
     """The other is told, whichever came first."""
 
     async def apply(document: str) -> StoredPolicy:
-        async with database.server.connect(database.name) as connection:
+        async with database.connect() as connection:
             return await apply_policy(connection, "a", document=document, expected_version=0)
 
     results = await asyncio.gather(apply("1"), apply("2"), return_exceptions=True)

@@ -27,7 +27,7 @@ Told = tuple[str, str, str | None, dict[str, object] | None, dict[str, object] |
 
 async def logged(database: Database, *statements: str) -> list[Told]:
     """What the statements left in the log, in order."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         await connection.execute("DELETE FROM audit_log")
         for statement in statements:
@@ -197,7 +197,7 @@ async def test_a_link_that_logs_in_is_logged_for_its_person_and_without_its_secr
 
 async def test_a_month_of_usage_that_is_dropped_is_logged(database: Database) -> None:
     """With the login that dropped it, of the role that may."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(
             "CREATE TABLE usage_2020_01 PARTITION OF usage"
             " FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')"
@@ -214,7 +214,7 @@ async def test_a_month_of_usage_that_is_dropped_is_logged(database: Database) ->
 
 async def test_the_log_says_who_by_login_and_by_their_own_word(database: Database) -> None:
     """SET ROLE does not hide who logged in, and the word does not outlive its transaction."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         async with connection.transaction():
             await connection.execute("SET ROLE egret_admin")
             await set_actor(connection, "alice")
@@ -244,7 +244,7 @@ async def test_a_bulk_of_new_keys_is_one_entry(
     database: Database, rows: int, expected: list[tuple[int, str]]
 ) -> None:
     """It is found by the id of each of them."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         await connection.execute("DELETE FROM audit_log")
         await connection.execute(
@@ -262,7 +262,7 @@ async def test_a_bulk_of_new_keys_is_one_entry(
 
 async def test_entries_are_found_by_thing_table_and_time(database: Database) -> None:
     """The latest first, and no more than asked for."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         await connection.execute("UPDATE api_keys SET enabled = false")
         every = await audit_entries(connection, AuditFilter())
@@ -307,7 +307,7 @@ async def test_entries_are_followed_from_the_first_look_on_by_the_clock_of_the_d
 ) -> None:
     """A machine's clock that is a minute ahead would leave out the changes of that minute."""
     tail = AuditTail(None)
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
         before = await tail.more(connection)
         await connection.execute("UPDATE teams SET name = 'b' WHERE id = 'team_1'")
@@ -319,7 +319,7 @@ async def test_entries_are_followed_from_the_first_look_on_by_the_clock_of_the_d
 
 async def test_entries_that_were_followed_are_left_out_by_a_join(database: Database) -> None:
     """Also in the plan for any values, which PostgreSQL takes after five looks."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(
             "INSERT INTO audit_log (database_role, action, object_type)"
             " SELECT 'alice', 'insert', 'teams' FROM generate_series(1, 20000);"

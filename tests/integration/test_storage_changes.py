@@ -57,14 +57,8 @@ async def running(listener: ChangeListener) -> AsyncIterator[None]:
             await task
 
 
-async def execute(database: Database, statement: str) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(statement)
-
-
 async def terminate_listener(database: Database) -> None:
-    await execute(
-        database,
+    await database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name = 'egret'",
     )
@@ -107,7 +101,7 @@ async def test_a_notification_reaches_the_callback_of_its_scope(
     heard = Heard()
     async with listening(database.settings, heard):
         await heard.next(2)
-        await execute(database, f"SELECT pg_notify('{channel}', '{payload}')")
+        await database.execute(f"SELECT pg_notify('{channel}', '{payload}')")
 
         assert await heard.next(1) == [expected]
 
@@ -122,7 +116,7 @@ async def test_a_listener_whose_connection_is_ended_listens_again_and_says_so(
         await terminate_listener(database)
 
         assert await heard.next(3) == ["lost", "listening", "policies"]
-        await execute(database, "SELECT pg_notify('egret_keys', 'AAAAAAAAAAA1')")
+        await database.execute("SELECT pg_notify('egret_keys', 'AAAAAAAAAAA1')")
         assert await heard.next(1) == ["key AAAAAAAAAAA1"]
 
 
@@ -170,7 +164,7 @@ async def test_how_long_a_change_took_to_be_heard_is_told(
     listener = ChangeListener(database.settings, callbacks, wall=lambda: clock)
     async with running(listener):
         await heard.next(2)
-        await execute(database, f"SELECT pg_notify('egret_keys', '{payload}')")
+        await database.execute(f"SELECT pg_notify('egret_keys', '{payload}')")
         await heard.next(1)
 
     assert told == expected
@@ -181,12 +175,12 @@ async def test_a_revocation_tells_when_it_was_made(database: Database) -> None:
     heard = Heard()
     told: list[float] = []
     callbacks = dataclasses.replace(heard.callbacks, on_latency=told.append)
-    await execute(database, OWNER_AND_KEY)
+    await database.execute(OWNER_AND_KEY)
     listener = ChangeListener(database.settings, callbacks)
     async with running(listener):
         await heard.next(2)
         before = time.time()
-        await execute(database, "UPDATE api_keys SET revoked_at = now()")
+        await database.execute("UPDATE api_keys SET revoked_at = now()")
 
         assert await heard.next(1) == ["key AAAAAAAAAAA1"]
         await asyncio.sleep(0)

@@ -33,16 +33,11 @@ async def counting(
 
 
 async def written(database: Database) -> list[tuple[object, ...]]:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         rows = await connection.fetch(
             "SELECT * FROM findings_by_hour ORDER BY 1, 2, 3, 4, 5, 6, 7"
         )
     return [tuple(row) for row in rows]
-
-
-async def execute(database: Database, statement: str) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(statement)
 
 
 async def test_findings_are_added_up_by_hour_type_and_role(database: Database) -> None:
@@ -68,13 +63,13 @@ async def test_findings_are_added_up_by_hour_type_and_role(database: Database) -
 async def test_counts_of_findings_wait_for_a_database_that_is_away(database: Database) -> None:
     """As while an older schema is in place: a failed batch is kept and added to."""
     async with counting(database.settings) as counts:
-        await execute(database, "ALTER TABLE findings_by_hour RENAME TO away")
+        await database.execute("ALTER TABLE findings_by_hour RENAME TO away")
         counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         with pytest.raises(asyncpg.UndefinedTableError):
             await counts.flush()
         counts.note("default", (PHONE,), of=PRINCIPAL, at=AT)
         assert counts.pending == 1
-        await execute(database, "ALTER TABLE away RENAME TO findings_by_hour")
+        await database.execute("ALTER TABLE away RENAME TO findings_by_hour")
         await counts.flush()
     assert [row[-2:] for row in await written(database)] == [(2, 14)]
 

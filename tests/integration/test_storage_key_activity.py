@@ -32,7 +32,7 @@ async def activity(
 
 
 async def written(database: Database) -> list[tuple[str, float, int, int]]:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         rows = await connection.fetch(
             "SELECT key_id, extract(epoch FROM last_used_at)::float8, requests, refused"
             " FROM key_activity ORDER BY key_id"
@@ -40,14 +40,9 @@ async def written(database: Database) -> list[tuple[str, float, int, int]]:
     return [tuple(row) for row in rows]
 
 
-async def execute(database: Database, statement: str) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(statement)
-
-
 async def test_uses_are_added_up_key_by_key(database: Database) -> None:
     """Two batches, out of order in time: the latest use stays, counts add up."""
-    await execute(database, OWNERS)
+    await database.execute(OWNERS)
     async with activity(database.settings) as uses:
         uses.note(ONE, refused=False, at=1000.5)
         uses.note(ONE, refused=True, at=999.0)
@@ -62,7 +57,7 @@ async def test_uses_are_added_up_key_by_key(database: Database) -> None:
 
 async def test_a_key_that_is_gone_does_not_spoil_its_batch(database: Database) -> None:
     """Deleted since it was used: it is left out, the others are written."""
-    await execute(database, OWNERS)
+    await database.execute(OWNERS)
     async with activity(database.settings) as uses:
         uses.note(GONE, refused=False, at=1.0)
         uses.note(ONE, refused=False, at=1.0)
@@ -74,12 +69,12 @@ async def test_a_key_that_is_gone_does_not_spoil_its_batch(database: Database) -
 
 async def test_uses_go_with_their_key(database: Database) -> None:
     """Who deletes a key does not leave its counts to a successor of the same id."""
-    await execute(database, OWNERS)
+    await database.execute(OWNERS)
     async with activity(database.settings) as uses:
         uses.note(ONE, refused=False, at=1.0)
         uses.note(TWO, refused=False, at=1.0)
         await uses.flush()
-    await execute(database, "DELETE FROM api_keys WHERE name = 'key-1'")
+    await database.execute("DELETE FROM api_keys WHERE name = 'key-1'")
 
     assert await written(database) == [(TWO, 1.0, 1, 0)]
 
@@ -87,14 +82,14 @@ async def test_uses_go_with_their_key(database: Database) -> None:
 async def test_counts_wait_for_a_database_that_is_away(database: Database) -> None:
     """A failed batch is kept, and what came meanwhile is added to it."""
     async with activity(database.settings) as uses:
-        await execute(database, OWNERS)
-        await execute(database, "ALTER TABLE key_activity RENAME TO away")
+        await database.execute(OWNERS)
+        await database.execute("ALTER TABLE key_activity RENAME TO away")
         uses.note(ONE, refused=False, at=1.0)
         with pytest.raises(asyncpg.UndefinedTableError):
             await uses.flush()
         uses.note(ONE, refused=True, at=2.0)
         assert uses.pending == 1
-        await execute(database, "ALTER TABLE away RENAME TO key_activity")
+        await database.execute("ALTER TABLE away RENAME TO key_activity")
         await uses.flush()
 
     assert await written(database) == [(ONE, 2.0, 2, 1)]
@@ -111,7 +106,7 @@ async def test_memory_is_bounded_while_the_database_is_away(database: Database) 
 
 async def test_what_is_left_is_written_at_the_end(database: Database) -> None:
     """A worker that drains loses nothing; its background task may be cancelled at any moment."""
-    await execute(database, OWNERS)
+    await database.execute(OWNERS)
     async with activity(database.settings, flush_seconds=0.001) as uses:
         task = asyncio.ensure_future(uses.run())
         uses.note(ONE, refused=False, at=1.0)
@@ -143,7 +138,7 @@ async def test_the_task_outlives_a_failing_database(empty_database: Database) ->
 
 async def test_two_workers_that_write_the_same_keys_do_not_deadlock(database: Database) -> None:
     """Many batches at once, each with the keys in another order: every use is counted."""
-    await execute(database, OWNERS)
+    await database.execute(OWNERS)
     ids = [f"AAAAAAAAAAA{number}" for number in (1, 2, 3)]
 
     async def work(order: list[str]) -> None:
@@ -162,11 +157,11 @@ async def test_counting_tells_nobody_and_leaves_no_entry_in_the_audit_log(
     database: Database,
 ) -> None:
     """It is no administrative change."""
-    await execute(database, OWNERS)
-    await execute(database, "DELETE FROM audit_log")
+    await database.execute(OWNERS)
+    await database.execute("DELETE FROM audit_log")
     async with activity(database.settings) as uses:
         uses.note(ONE, refused=False, at=datetime(2026, 1, 1, tzinfo=UTC).timestamp())
         await uses.flush()
 
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         assert await connection.fetchval("SELECT count(*) FROM audit_log") == 0

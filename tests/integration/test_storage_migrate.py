@@ -14,7 +14,7 @@ FIRST = Migration(
 
 
 async def tables(database: Database) -> set[str]:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         rows = await connection.fetch(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
         )
@@ -43,8 +43,7 @@ async def test_two_migrations_at_once_apply_each_step_once(empty_database: Datab
 
 async def test_a_schema_from_the_future_is_left_alone(database: Database) -> None:
     """An older Egret refuses to touch what a newer one has migrated."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await database.execute("UPDATE alembic_version SET version_num = '9999'")
 
     with pytest.raises(UnknownRevisionError, match="9999"):
         await migrate(database.settings)
@@ -52,8 +51,7 @@ async def test_a_schema_from_the_future_is_left_alone(database: Database) -> Non
 
 async def test_a_failing_migration_leaves_nothing_behind(empty_database: Database) -> None:
     """A table in the way of the migration: none of its other tables are made."""
-    async with empty_database.server.connect(empty_database.name) as connection:
-        await connection.execute("CREATE TABLE api_keys ()")
+    await empty_database.execute("CREATE TABLE api_keys ()")
 
     with pytest.raises(Exception, match="already exists"):
         await migrate(empty_database.settings)
@@ -67,6 +65,5 @@ async def test_the_statements_can_be_read_first(empty_database: Database) -> Non
 
     assert "CREATE TABLE api_keys" in statements
     assert await tables(empty_database) == set()
-    async with empty_database.server.connect(empty_database.name) as connection:
-        await connection.execute(statements)
+    await empty_database.execute(statements)
     assert await pending(empty_database.settings) == ()

@@ -66,19 +66,12 @@ async def worker(database: Database) -> AsyncIterator[Worker]:
         await cache.aclose()
 
 
-async def execute(database: Database, statement: str, *arguments: object) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(statement, *arguments)
-
-
 async def create_key(database: Database) -> None:
-    await execute(database, "INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
-    await execute(
-        database,
+    await database.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
+    await database.execute(
         "INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search')",
     )
-    await execute(
-        database,
+    await database.execute(
         "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
         " VALUES ($1, $2, 'team_1', 'laptop')",
         KEY.key_id,
@@ -91,7 +84,7 @@ async def test_a_revocation_ends_a_cached_key_in_every_worker_at_once(database: 
     await create_key(database)
     async with worker(database) as one, worker(database) as other:
         before = [await one.authorize(), await other.authorize()]
-        await execute(database, "UPDATE api_keys SET revoked_at = now()")
+        await database.execute("UPDATE api_keys SET revoked_at = now()")
         await one.forgot.wait()
         await other.forgot.wait()
 
@@ -119,7 +112,7 @@ async def test_switching_off_an_organization_ends_its_keys(database: Database) -
     await create_key(database)
     async with worker(database) as one:
         await one.authorize()
-        await execute(database, "UPDATE organizations SET enabled = false")
+        await database.execute("UPDATE organizations SET enabled = false")
         await one.forgot.wait()
 
         assert one.cache.peek(KEY.key_id, now=0.0) == Miss()

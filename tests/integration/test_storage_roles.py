@@ -46,14 +46,9 @@ async def connected(settings: PostgresSettings) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def fill(database: Database) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(OWNERS)
-
-
 async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) -> None:
     """Read keys and policies, listen, report, count uses, write usage, prepare its months."""
-    await fill(database)
+    await database.execute(OWNERS)
     async with logged_in(database, "egret_sidecar") as settings:
         async with open_pool(settings) as pool:
             uses = KeyActivity(pool, settings)
@@ -71,7 +66,7 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
             assert await connection.fetchval("SELECT egret_prepare_usage(12)") == 0
             assert await connection.fetchval("SELECT egret_prepare_usage(14)") == 2
 
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         key = await find_key(connection, "AAAAAAAAAAA1")
         assert (key.requests, key.refused) == (2, 1)
         assert [one.host for one in await reported_workers(connection)] == ["here"]
@@ -108,7 +103,7 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
 )
 async def test_a_workers_role_can_do_no_more(database: Database, statement: str) -> None:
     """Who takes over a worker cannot let himself in, nor cover his traces."""
-    await fill(database)
+    await database.execute(OWNERS)
     async with logged_in(database, "egret_sidecar") as settings, connected(settings) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
@@ -131,7 +126,7 @@ async def test_an_administrators_role_cannot_touch_the_log(
     database: Database, statement: str
 ) -> None:
     """Neither write, nor change, nor empty it, nor keep a change out of it."""
-    await fill(database)
+    await database.execute(OWNERS)
     async with logged_in(database, "egret_admin") as settings, connected(settings) as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
@@ -141,7 +136,7 @@ async def test_an_administrators_role_is_enough_for_the_command_line(
     database: Database, tmp_path: Path
 ) -> None:
     """Every kind of command, imports included."""
-    await fill(database)
+    await database.execute(OWNERS)
     (tmp_path / "policy.yaml").write_text("name: strict\n")
     file = tmp_path / "keys.jsonl"
     async with logged_in(database, "egret_admin") as settings:
@@ -170,7 +165,7 @@ async def test_an_administrators_role_is_enough_for_the_command_line(
 
 async def test_what_an_administrator_does_is_logged_under_their_login(database: Database) -> None:
     """Whatever the table."""
-    await fill(database)
+    await database.execute(OWNERS)
     async with logged_in(database, "egret_admin") as settings, connected(settings) as connection:
         await connection.execute(
             "INSERT INTO organizations (name) VALUES ('zoo');"
@@ -230,10 +225,10 @@ async def test_the_roles_of_administration_raise_and_deliver_alerts(
     database: Database, group: str, tmp_path: Path
 ) -> None:
     """By the command of its own, or within `egret admin`."""
-    await fill(database)
+    await database.execute(OWNERS)
     receiver = AlertReceiver()
     async with logged_in(database, group) as settings, receiver.listening():
-        async with database.server.connect(database.name) as connection:
+        async with database.connect() as connection:
             await apply_text(connection, route_text(url=receiver.url))
             await leak(connection, "strict")
         alerts = service(settings, secrets_of(tmp_path, "ops"))
@@ -249,7 +244,7 @@ async def test_the_table_of_grants_has_each_privilege_of_a_role(
     database: Database, role: str
 ) -> None:
     """`egret doctor` compares a login with it: one that is left out would not be missed."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         rows = await connection.fetch(
             "SELECT table_name, privilege_type FROM information_schema.role_table_grants"
             " WHERE grantee = $1 AND table_schema = current_schema()",

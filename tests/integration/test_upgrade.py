@@ -29,7 +29,7 @@ LONG_AGO = "0008"
 
 async def test_workers_that_are_out_there_find_all_they_know(database: Database) -> None:
     """While pods are replaced. A change that takes something away needs two releases."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         assert (await surface_of(connection)).lacks(published()) == []
 
 
@@ -45,7 +45,7 @@ async def test_workers_that_are_out_there_find_all_they_know(database: Database)
 )
 async def test_what_they_would_miss_is_named(database: Database, change: str, lack: str) -> None:
     """What may be added: tables, and columns that may be left out."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute("ALTER TABLE teams ADD COLUMN note text")
         await connection.execute(change)
         (found,) = [
@@ -59,7 +59,7 @@ async def behind(empty_database: Database, revision: str) -> Database:
     """A database that was migrated so far, with one key."""
     statements = io.StringIO()
     command.upgrade(migrate._config(statements), f"base:{revision}", sql=True)
-    async with empty_database.server.connect(empty_database.name) as connection:
+    async with empty_database.connect() as connection:
         await connection.execute(statements.getvalue())
         await connection.execute("INSERT INTO organizations (id, name) VALUES ('org_1', 'acme')")
         await connection.execute(
@@ -79,13 +79,12 @@ async def test_a_worker_on_an_older_schema_judges_or_refuses(
 ) -> None:
     """One step back keys are judged; where a column is missing, nobody is let in unseen."""
     key = generate(secrets.token_bytes)
-    async with behind.server.connect(behind.name) as connection:
-        await connection.execute(
-            "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
-            " VALUES ($1, $2, 'team_1', 'laptop')",
-            key.key_id,
-            key.secret_sha256,
-        )
+    await behind.execute(
+        "INSERT INTO api_keys (public_id, secret_sha256, team_id, name)"
+        " VALUES ($1, $2, 'team_1', 'laptop')",
+        key.key_id,
+        key.secret_sha256,
+    )
     settings = Settings(postgres=behind.settings, cache=CacheSettings())
     async with key_worker(settings, is_fenced=False) as worker:
         if is_served:
@@ -102,7 +101,7 @@ async def test_a_worker_tells_how_the_schema_stands_whenever_that_changes(
     told: asyncio.Queue[str] = asyncio.Queue()
     async with (
         open_pool(database.settings) as pool,
-        database.server.connect(database.name) as connection,
+        database.connect() as connection,
         asyncio.timeout(60),
     ):
         watch = SchemaWatch(pool, database.settings, on_change=told.put_nowait, seconds=0.01)

@@ -106,7 +106,7 @@ async def worker(
 
 
 async def stored(database: Database) -> list[tuple[str, str, int]]:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         rows = await connection.fetch(
             "SELECT request_id, ended, input_tokens FROM usage ORDER BY 1"
         )
@@ -516,16 +516,15 @@ async def test_prices_are_read_anew_after_a_while(database: Database, tmp_path: 
     async with worker(tmp_path, database.settings) as one:
         await one.delivery.keep([record(1)])
         await one.delivery.deliver()
-        async with database.server.connect(database.name) as connection:
-            await connection.execute(
-                "INSERT INTO prices (model, valid_from, input_per_million, output_per_million)"
-                " VALUES ('*', '2020-01-01Z', 1, 1)"
-            )
+        await database.execute(
+            "INSERT INTO prices (model, valid_from, input_per_million, output_per_million)"
+            " VALUES ('*', '2020-01-01Z', 1, 1)"
+        )
         one.wall[0] += 31
         await one.delivery.keep([record(2)])
         await one.delivery.deliver()
 
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         costs = await connection.fetch("SELECT cost_usd::float8 FROM usage ORDER BY request_id")
     assert [row[0] for row in costs] == [None, 0.00012]
 

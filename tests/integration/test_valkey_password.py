@@ -162,5 +162,4 @@ async def _new_key(database: Database) -> ApiKey:
 
 
 async def _execute(database: Database, statement: str, *arguments: object) -> None:
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(statement, *arguments)
+    await database.execute(statement, *arguments)

@@ -10,7 +10,7 @@ from tests.support.reporting_worker import reporting_worker as worker
 
 
 async def rows(database: Database) -> int:
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         return len(await reported_workers(connection))
 
 

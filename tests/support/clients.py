@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import anthropic
 import httpx2
@@ -14,6 +14,8 @@ from google import genai
 from google.genai import types
 
 from tests.support.stack import Stack
+
+PROMPT: Final = {"role": "user", "content": "Write a haiku about herons."}
 
 
 def tls_client(stack: Stack) -> httpx2.AsyncClient:
@@ -43,6 +45,18 @@ def anthropic_client(
         http_client=https or tls_client(stack),
         max_retries=0,
     )
+
+
+async def ask_gpt(client: openai.AsyncOpenAI, said: object = PROMPT, **more: Any) -> Any:
+    """Send one message; the client's types know more models and shapes than a test needs."""
+    create: Any = client.chat.completions.create
+    return await create(**{"model": "gpt-4o", "messages": [said], **more})
+
+
+async def ask_claude(client: anthropic.AsyncAnthropic, said: object = PROMPT, **more: Any) -> Any:
+    """Do the same with Anthropic's client."""
+    create: Any = client.messages.create
+    return await create(**{"model": "claude-mock", "max_tokens": 9, "messages": [said], **more})
 
 
 @asynccontextmanager

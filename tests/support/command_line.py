@@ -52,6 +52,12 @@ class Egret:
         environment = {"EGRET_POSTGRES__DSN": self.dsn, "EGRET_POSTGRES__ACQUIRE_SECONDS": "20"}
         return run_command(arguments, stdin=stdin, environment=environment)
 
+    def prepare(self, *commands: str) -> None:
+        """Run commands that must succeed, each in words without blanks."""
+        for command in commands:
+            ran = self(*command.split())
+            assert ran.code == 0, ran
+
 
 def run_command(
     arguments: Sequence[str],

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -85,6 +86,22 @@ class Database:
         """Settings that lead here."""
         return self.server.settings(self.name)
 
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Connection]:
+        """Give a connection of the test's own."""
+        async with self.server.connect(self.name) as connection:
+            yield connection
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        """Run one statement, or several without arguments."""
+        async with self.connect() as connection:
+            await connection.execute(statement, *arguments)
+
+    async def fetch(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        async with self.connect() as connection:
+            return [tuple(row) for row in await connection.fetch(query)]
+
 
 async def _prepare(server: PostgresServer) -> None:
     async with server.connect() as connection:
@@ -137,11 +154,11 @@ async def database(postgres_server: PostgresServer) -> AsyncIterator[Database]:
 async def logged_in(database: Database, group: str) -> AsyncIterator[PostgresSettings]:
     """Settings of a login that is a member of *group* and of nothing else."""
     login = f"login_{database.name}"
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(f"CREATE ROLE {login} LOGIN IN ROLE {group}")
     dsn = database.dsn.replace("//postgres@", f"//{login}@")
     try:
         yield database.settings.model_copy(update={"dsn": SecretStr(dsn)})
     finally:
-        async with database.server.connect(database.name) as connection:
+        async with database.connect() as connection:
             await connection.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")

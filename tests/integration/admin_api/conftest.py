@@ -22,7 +22,7 @@ INSERT INTO api_keys (public_id, secret_sha256, team_id, name) VALUES
 @pytest.fixture
 async def app(database: Database) -> AsyncIterator[FastAPI]:
     """The application, with two organizations, three teams and a key in each."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.execute(OWNERS)
     async with running_app(admin_settings(database)) as running:
         yield running

@@ -21,7 +21,7 @@ async def test_the_process_of_administration_sends_alerts(
         secrets_directory=secrets_of(tmp_path, "ops"), allowed_networks=(LOOPBACK,)
     )
     settings = admin_settings(database).model_copy(update={"alerts": alerts})
-    async with receiver.listening(), database.server.connect(database.name) as connection:
+    async with receiver.listening(), database.connect() as connection:
         await apply_text(connection, route_text(url=receiver.url))
         await leak(connection, "strict")
         async with running_app(settings):

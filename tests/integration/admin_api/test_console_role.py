@@ -37,8 +37,7 @@ async def test_the_role_of_the_console_can_do_all_that_the_console_does(
     database: Database,
 ) -> None:
     """Each page and each kind of change; also the ends of sessions."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(OWNERS)
+    await database.execute(OWNERS)
     faults: list[str] = []
     async with logged_in(database, "egret_console") as postgres:
         settings = admin_settings(database).model_copy(update={"postgres": postgres})

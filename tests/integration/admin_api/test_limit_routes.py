@@ -57,8 +57,7 @@ async def test_an_organization_cannot_raise_its_own_budget(app: FastAPI) -> None
 
 async def test_limits_of_others_are_not_even_read(app: FastAPI, database: Database) -> None:
     """Such as this version cannot read would fail the lists of all, and be named in the answer."""
-    async with database.server.connect(database.name) as connection:
-        await connection.execute("""
+    await database.execute("""
             UPDATE organizations SET limits = '[{"measure": "cost", "window": "day", "amount": 1}]'
             WHERE id = 'org_1';
             UPDATE teams SET limits = '[{"measure": "cost", "window": "eon", "amount": 1}]'

@@ -59,8 +59,7 @@ async def app(database: Database, issuer: str, tmp_path: Path) -> AsyncIterator[
     """The application with this provider."""
     secret = tmp_path / "secret"
     secret.write_text("the client's\n")
-    async with database.server.connect(database.name) as connection:
-        await connection.execute(OWNERS)
+    await database.execute(OWNERS)
     settings = admin_settings(
         database,
         oidc_issuer=issuer,

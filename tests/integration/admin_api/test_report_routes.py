@@ -114,7 +114,7 @@ async def test_slow_reports_delay_neither_a_login_nor_a_revocation(database: Dat
     settings = settings.model_copy(
         update={"postgres": settings.postgres.model_copy(update={"acquire_seconds": 0.5})}
     )
-    async with running_app(settings) as app, database.server.connect(database.name) as other:
+    async with running_app(settings) as app, database.connect() as other:
         people = [await session_client(app, "admin", person=name) for name in ("alice", "bob")]
         token = await token_client(app, "viewer")
         token_id = (await token.get(f"{API}/me")).json()["person"].rpartition(" ")[2]
@@ -139,7 +139,7 @@ async def test_slow_reports_delay_neither_a_login_nor_a_revocation(database: Dat
 async def test_a_query_that_takes_too_long_is_ended_in_the_database(database: Database) -> None:
     """And the answer says that less is to be asked for."""
     settings = admin_settings(database, query_seconds=0.3)
-    async with running_app(settings) as app, database.server.connect(database.name) as other:
+    async with running_app(settings) as app, database.connect() as other:
         admin = await session_client(app, "admin")
         async with other.transaction():
             await other.execute("LOCK TABLE usage_by_day")

@@ -13,7 +13,7 @@ from tests.support.postgres import Database, logged_in
 @pytest.fixture
 async def world(database: Database) -> World:
     """A little of everything."""
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         return await fill(connection)
 
 

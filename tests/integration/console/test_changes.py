@@ -16,8 +16,7 @@ async def test_a_change_is_watched_until_every_worker_acknowledges_it(
     page = await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:1")
     assert "0 of 2 workers have the change" in page
     assert 'hx-trigger="load delay:400ms"' in page
-    async with database.server.connect(database.name) as connection:
-        await connection.execute("UPDATE workers SET acknowledged = '{0123456789abcdef}'")
+    await database.execute("UPDATE workers SET acknowledged = '{0123456789abcdef}'")
     page = await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:1")
     assert "In force in all 2 workers." in page
     assert "hx-get" not in page
@@ -35,8 +34,7 @@ async def test_a_silent_worker_is_reported_and_not_waited_for(
     console: FastAPI, database: Database
 ) -> None:
     visitor = await Visitor.of(console, "admin")
-    async with database.server.connect(database.name) as connection:
-        await connection.execute("UPDATE workers SET seen_at = now() - interval '1 minute'")
+    await database.execute("UPDATE workers SET seen_at = now() - interval '1 minute'")
 
     page = await visitor.get("/in-force?watch=0123456789abcdef")
 
@@ -50,7 +48,7 @@ async def test_a_viewer_sends_workers_a_barrier_a_second_however_often_it_looks(
     """Five at once, and every page is shown nevertheless; another person's are not held up."""
     received: list[object] = []
     alice, bob = [await session_client(console, "viewer", person=name) for name in ("a", "b")]
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         await connection.add_listener(BARRIERS_CHANNEL, lambda *args: received.append(args[-1]))
         for place in range(20):
             page = await alice.get(f"/in-force?watch={place:016x}")

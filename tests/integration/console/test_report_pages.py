@@ -130,7 +130,7 @@ def test_a_chart_has_a_value_of_each_series_at_each_time() -> None:
 async def test_all_but_the_largest_are_one_series(database: Database, world: World) -> None:
     now = datetime.now(UTC)
     since = now - timedelta(hours=24)
-    async with database.server.connect(database.name) as connection:
+    async with database.connect() as connection:
         points = await usage_points(
             connection, By.TEAM, since=since, until=now, unit="hour", names=["globex/lab"]
         )

@@ -164,7 +164,7 @@ async def test_no_page_shows_or_changes_an_owner_of_another_organization(
     tables = ("organizations", "teams", "api_keys", "policies")
 
     async def state() -> list[str]:
-        async with database.server.connect(database.name) as connection:
+        async with database.connect() as connection:
             return [await connection.fetchval(rows.format(table)) for table in tables]
 
     before = await state()

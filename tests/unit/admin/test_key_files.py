@@ -282,7 +282,7 @@ def test_no_line_of_json_is_lost(lines: list[bytes]) -> None:
 
 
 @given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"") + b"\n")))
-def test_no_table_raises(lines: list[bytes]) -> None:
+def test_any_bytes_below_a_header_are_rows_or_faults(lines: list[bytes]) -> None:
     """Any bytes after a good header are rows or faults."""
     faults = Faults()
     rows = list(read_csv([*csv_of(LEAST), *lines], faults))

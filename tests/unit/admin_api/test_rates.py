@@ -30,7 +30,9 @@ def test_a_clock_that_goes_back_gives_nothing_away() -> None:
     assert limiter.wait_seconds("alice", now=50.0) > 0
 
 
-def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_longest_unused_bucket_is_dropped_beyond_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An attacker with many addresses takes no memory; the longest unused is forgotten."""
     monkeypatch.setattr(rates, "MAX_BUCKETS", 2)
     limiter = RateLimiter(per_second=0.001, burst=1)

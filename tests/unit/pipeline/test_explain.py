@@ -255,7 +255,7 @@ def test_a_body_too_large_to_be_read_again_has_no_places() -> None:
     assert places_of(b"{", [(1,)], names=NAMES) == []
 
 
-def test_a_place_is_bounded() -> None:
+def test_a_place_deep_in_a_body_is_cut() -> None:
     """However deep the body is."""
     body = b'{"messages":' * 60 + b'"x"' + b"}" * 60
     (place,) = places_of(body, [(60,)], names=NAMES)

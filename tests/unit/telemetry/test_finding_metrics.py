@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import pytest
 from msgspec import structs
 from prometheus_client import CollectorRegistry
 
@@ -15,16 +14,6 @@ from tests.support.log_lines import LogLines
 from tests.support.reports import PII, redacted_report
 
 WATCHED = replace(PII, warn_on_volume=0.05)
-
-
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def metrics(registry: CollectorRegistry) -> Metrics:
-    return Metrics(registry)
 
 
 def found(

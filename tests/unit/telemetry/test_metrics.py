@@ -20,16 +20,6 @@ from sidecar.telemetry.sanitize import LabelCap
 from tests.support.reports import POLICY, redacted_report
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def metrics(registry: CollectorRegistry) -> Metrics:
-    return Metrics(registry)
-
-
 def _samples(registry: CollectorRegistry) -> set[str]:
     """Return every sample that is not zero, but for buckets and the time a metric was made."""
     lines = generate_latest(registry).decode().splitlines()

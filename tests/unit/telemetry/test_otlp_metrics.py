@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Histogram, Sum
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, Counter, Info
@@ -18,11 +17,6 @@ from sidecar.telemetry.process_metrics import SupervisorMetrics
 from tests.support.otlp import refusing_collector
 
 SINCE = Interval(100, 200)
-
-
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
 
 
 def _pushed(registry: CollectorRegistry) -> dict[str, Any]:

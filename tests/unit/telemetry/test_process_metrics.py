@@ -22,11 +22,6 @@ from sidecar.telemetry.process_metrics import (
 
 
 @pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
 def pauses() -> Iterator[GcPauses]:
     watched = GcPauses()
     watched.start()

@@ -35,11 +35,6 @@ def receiver() -> Iterator[OtlpReceiver]:
         yield running
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
 def _sample(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
     return registry.get_sample_value(name, labels)
 

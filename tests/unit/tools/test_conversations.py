@@ -27,7 +27,7 @@ def test_an_even_conversation_has_its_size_in_forty_messages_of_one_length(size:
     assert len(texts(talk.body(2))) == 42
 
 
-def test_messages_need_room() -> None:
+def test_a_conversation_too_small_for_its_messages_is_refused() -> None:
     """A conversation of empty messages would measure nothing."""
     with pytest.raises(ValueError, match="no room for 40 messages"):
         even_conversation(1_000, seed=1)

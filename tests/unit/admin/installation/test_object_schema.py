@@ -17,7 +17,7 @@ def faults(text: str) -> list[str]:
     return [error.message for error in VALIDATOR.iter_errors(yaml.safe_load(text))]
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid_by_its_draft() -> None:
     """Of the draft that it names, and the same each time."""
     jsonschema.Draft202012Validator.check_schema(installation_schema())
     assert json.loads(installation_schema_text()) == installation_schema()
@@ -54,11 +54,11 @@ def test_documents_are_valid(text: str) -> None:
         ("kind: Team\n", "'name' is a required property"),
     ],
 )
-def test_a_fault_is_at_its_field(text: str, expected: str) -> None:
+def test_the_schema_names_the_field_of_a_fault(text: str, expected: str) -> None:
     assert faults(text) == [expected]
 
 
-def test_a_price_is_a_number() -> None:
+def test_the_schema_takes_a_price_that_is_a_number_alone() -> None:
     value = yaml.safe_load(price()) | {"valid_from": "2026-01-01"}
 
     assert [*VALIDATOR.iter_errors(value)] == []

@@ -242,7 +242,7 @@ def test_new_policies_that_others_bind_are_a_step_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("text", [ALL, joined(policy("default"), organization())])
-def test_all_else_is_one_step(text: str) -> None:
+def test_a_plan_without_new_policies_that_are_bound_is_one_step(text: str) -> None:
     found = plan(text, [])
 
     assert found.in_steps() == (found,)

@@ -42,12 +42,12 @@ def test_an_innocent_word_that_contains_one_passes(text: str) -> None:
     assert found(text) == []
 
 
-def test_allowed_words_are_none() -> None:
+def test_an_allowed_word_is_no_finding() -> None:
     """What one team minds, another says all day."""
     assert found("Bollocks! Shit! Wanker!", lenient=True) == ["Wanker"]
 
 
-def test_the_list_is_sound() -> None:
+def test_toxic_words_are_folded_and_unique() -> None:
     """Folded, without doubles: a word twice would be two rules."""
     words = toxic_words()
     assert len(set(words)) == len(words)

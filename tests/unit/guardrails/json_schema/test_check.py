@@ -129,7 +129,9 @@ def test_what_two_parsers_could_read_in_two_ways_is_no_json(text: str) -> None:
         ('"' + "x" * 10_000_000 + '"', {}, "JSON_TOO_LARGE"),
     ],
 )  # fmt: skip
-def test_a_text_is_bounded(text: str, settings: dict[str, int], type_: str | None) -> None:
+def test_a_text_beyond_a_bound_is_a_finding(
+    text: str, settings: dict[str, int], type_: str | None
+) -> None:
     """Before it is read, however it is written; what is over a bound is a finding, not a pass."""
     assert [one for one, _ in found(piece(text), schema={}, **settings)] == (
         [] if type_ is None else [type_]

@@ -38,7 +38,7 @@ def test_the_socket_may_be_named_from_here() -> None:
 @pytest.mark.parametrize(
     "text", ["", "localhost", "localhost:", ":9002", "a:0", "a:70000", "a:x", "unix:/" + "a" * 108]
 )
-def test_anything_else_is_none(text: str) -> None:
+def test_a_text_that_is_no_target_is_refused(text: str) -> None:
     """Said before anything is started."""
     with pytest.raises(TargetError):
         read_target(text)

@@ -25,7 +25,7 @@ def rules(match: dict[str, Any], **action: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("path", [STATS, "/stats", "/ready"])
-def test_numbers_may_be_read(path: str) -> None:
+def test_a_public_path_that_only_shows_figures_is_no_finding(path: str) -> None:
     """One path, and reading alone."""
     assert rules({"path": path, "headers": [GET]}) == set()
 

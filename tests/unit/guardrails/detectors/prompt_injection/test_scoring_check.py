@@ -76,7 +76,7 @@ def test_a_system_prompt_may_speak_of_its_own_rules() -> None:
     assert _judge(("system", JAILBREAK)).findings
 
 
-def test_the_threshold_decides() -> None:
+def test_a_low_threshold_finds_text_that_a_high_one_passes() -> None:
     """`low` finds what `high` lets pass."""
     assert _judge(("user", WEAK), fields=", threshold: low").findings
     assert not _judge(("user", WEAK), fields=", threshold: high").findings
