@@ -164,33 +164,16 @@ def plan_installation(
     for one in wanted:
         old = by_key.get((one.kind, one.name))
         content: Content = one.content
-        if isinstance(content, KeyDocument) and content.secret is not None:
-            hint = "run `egret apply` with --secrets kubernetes, or --secrets FOLDER"
-            faults.append(one.fault("secret", "the key's place was not read", hint=hint))
-        faults += _zones_of_machines(one, old)
+        faults += _faults_of(one, old)
         if old is not None and (reason := _end_of_key(one, old)):
             content = old.content
             kept.append(f"{one.place}: key {one.name} {reason} and stays as it is")
         after[one.kind, one.name] = content
-        if isinstance(content, PolicyDocument):
-            change = _policy_change(one, content, old, faults)
-        else:
-            change = _object_change(one, content, old)
-        if change is None and old is not None and old.file_set is None:
-            adopted.append(OwnedObject(one.kind, one.name, content))
-        elif old is not None and old.file_set not in {None, file_set}:
-            owner = FieldDifference("set", old.file_set, file_set)
-            change = PlannedChange(
-                action=PlannedAction.CHANGE,
-                kind=one.kind,
-                name=one.name,
-                reason=f"the set {old.file_set} owned it",
-                fields=(*(change.fields if change else ()), owner),
-                policy=change.policy if change else None,
-                content=content,
-            )
+        change = _planned_change(one, content, old, faults, file_set=file_set)
         if change is not None:
             changes.append(change)
+        elif old is not None and old.file_set is None:
+            adopted.append(OwnedObject(one.kind, one.name, content))
     named = {(one.kind, one.name) for one in wanted}
     left = tuple(
         key for key, one in by_key.items() if one.file_set == file_set and key not in named
@@ -256,8 +239,8 @@ def field_values(content: ObjectDocument) -> Mapping[str, Any]:
     return content.model_dump(mode="json", exclude_defaults=True)
 
 
-def _zones_of_machines(one: WantedObject, old: StoredObject | None) -> Iterable[FileFault]:
-    """Yield the time zones that each machine sets, but those that the object has already."""
+def _faults_of(one: WantedObject, old: StoredObject | None) -> Iterable[FileFault]:
+    """Yield a key's place that was not read, and new time zones that each machine sets."""
 
     def zones(content: Content | None) -> Mapping[str, str]:
         match content:
@@ -268,6 +251,9 @@ def _zones_of_machines(one: WantedObject, old: StoredObject | None) -> Iterable[
             case _:
                 return {}
 
+    if isinstance(one.content, KeyDocument) and one.content.secret is not None:
+        hint = "run `egret apply` with --secrets kubernetes, or --secrets FOLDER"
+        yield one.fault("secret", "the key's place was not read", hint=hint)
     stored = zones(None if old is None else old.content)
     for zone, step in zones(one.content).items():
         if zone not in stored and not is_time_zone(zone):
@@ -289,39 +275,49 @@ def _end_of_key(wanted: WantedObject, old: StoredObject) -> str | None:
     return None
 
 
-def _object_change(
-    one: WantedObject, content: Content, old: StoredObject | None
+def _planned_change(
+    one: WantedObject,
+    content: Content,
+    old: StoredObject | None,
+    faults: list[FileFault],
+    *,
+    file_set: str,
 ) -> PlannedChange | None:
-    assert not isinstance(content, PolicyDocument | StoredPolicy)  # noqa: S101 - by its kind
-    after = field_values(content)
-    if old is None:
-        return PlannedChange(
-            action=PlannedAction.CREATE,
-            kind=one.kind,
-            name=one.name,
-            reason=f"{one.place} adds it",
-            fields=tuple(FieldDifference(name, None, _shown(name, after)) for name in after),
-            content=content,
+    """Return the change of one object; None if it stays as it is, under the same set."""
+    policy: PlannedPolicy | None = None
+    fields: tuple[FieldDifference, ...] = ()
+    if isinstance(content, PolicyDocument):
+        policy = _policy_change(one, content, old, faults)
+    elif not isinstance(content, StoredPolicy) and (old is None or content != old.content):
+        before: Mapping[str, Any] = {}
+        if old is not None and not isinstance(old.content, StoredPolicy):
+            before = field_values(old.content)
+        after = field_values(content)
+        fields = tuple(
+            FieldDifference(name, _shown(name, before), _shown(name, after))
+            for name in type(content).model_fields
+            if before.get(name) != after.get(name)
         )
-    if content == old.content:
+    reason = f"{one.place} {'adds' if old is None else 'changes'} it"
+    if old is not None and old.file_set not in {None, file_set}:
+        reason = f"the set {old.file_set} owned it"
+        fields += (FieldDifference("set", old.file_set, file_set),)
+    elif policy is None and not fields:
         return None
-    assert not isinstance(old.content, StoredPolicy)  # noqa: S101 - by its kind
-    before = field_values(old.content)
-    names = [name for name in type(content).model_fields if before.get(name) != after.get(name)]
     return PlannedChange(
-        action=PlannedAction.CHANGE,
+        action=PlannedAction.CREATE if old is None else PlannedAction.CHANGE,
         kind=one.kind,
         name=one.name,
-        reason=f"{one.place} changes it",
-        fields=tuple(
-            FieldDifference(name, _shown(name, before), _shown(name, after)) for name in names
-        ),
+        reason=reason,
+        fields=fields,
+        policy=policy,
         content=content,
     )
 
 
 def _shown(name: str, values: Mapping[str, Any]) -> Any:
-    return NOT_SHOWN if name in _SECRET_FIELDS else values.get(name)
+    value = values.get(name)
+    return NOT_SHOWN if value is not None and name in _SECRET_FIELDS else value
 
 
 def _policy_change(
@@ -329,7 +325,7 @@ def _policy_change(
     document: PolicyDocument,
     old: StoredObject | None,
     faults: list[FileFault],
-) -> PlannedChange | None:
+) -> PlannedPolicy | None:
     before = [old.content] if old is not None and isinstance(old.content, StoredPolicy) else []
     planned = plan_policies([document], stored=before)[0]
     if planned.change is PolicyChange.NONE:
@@ -344,15 +340,7 @@ def _policy_change(
             each = fault(one.document, path, problem, hint="write the value itself")
             faults.append(FileFault(one.file, each))
         return None
-    is_new = old is None
-    return PlannedChange(
-        action=PlannedAction.CREATE if is_new else PlannedAction.CHANGE,
-        kind=one.kind,
-        name=one.name,
-        reason=f"{one.place} {'adds' if is_new else 'changes'} it",
-        policy=planned,
-        content=document,
-    )
+    return planned
 
 
 def _dangling(wanted: Sequence[WantedObject], after: Mapping[Key, Content]) -> Iterable[FileFault]:
