@@ -1,7 +1,8 @@
-"""Arguments that several commands share: times, input files, the actor."""
+"""Arguments that several commands share: times, files, the actor."""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -196,6 +197,16 @@ def open_file(file: Path) -> Iterator[BinaryIO]:
         fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
     with stream:
         yield stream
+
+
+def write_metrics(file: Path, text: str) -> None:
+    """Replace *file* as a whole, or exit: node exporter may read at any moment."""
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        fail(f"cannot write {file}: {error.strerror}", hint="name another --metrics-file")
 
 
 def size_of(file: Path) -> int:

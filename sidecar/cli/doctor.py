@@ -28,7 +28,7 @@ from sidecar.admin.diagnostics import (
     skipped,
     warning,
 )
-from sidecar.cli.arguments import check_api_key, trusting
+from sidecar.cli.arguments import check_api_key, trusting, write_metrics
 from sidecar.cli.connection import settings_or_exit
 from sidecar.cli.health import WorkerState, worker_states
 from sidecar.cli.terminal import (
@@ -133,13 +133,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
         )
         found = asyncio.run(check_attachment(gateway))
         if metrics_file is not None:
-            # In one step: node exporter may read at any time.
-            written = metrics_file.with_name(f".{metrics_file.name}.new")
-            try:
-                written.write_text(textfile(through, found, now=time.time()))
-                written.replace(metrics_file)
-            except OSError as error:
-                fail(f"cannot write {metrics_file}: {error.strerror}", hint="name another file")
+            write_metrics(metrics_file, textfile(through, found, now=time.time()))
     # `mend` is the former name of `hint`, for one more version.
     rows = [asdict(one) | {"state": one.state.value, "mend": one.hint} for one in found]
     print_rows(rows, columns=_COLUMNS, output=output)

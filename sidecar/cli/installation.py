@@ -41,7 +41,7 @@ from sidecar.admin.installation.plan import (
     plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text
+from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text, write_metrics
 from sidecar.cli.connection import ChangeNotice, on_connection, on_settings
 from sidecar.cli.in_force import NoWaitOption, wait_for_workers
 from sidecar.cli.installation_server import (
@@ -224,17 +224,11 @@ def diff(
 
 
 def _write_metrics(file: Path | None, file_set: str, values: Mapping[str, float]) -> None:
-    """Replace *file* as a whole: node exporter may read at any moment."""
-    if file is None:
-        return
-    text = "".join(f'{name}{{set="{file_set}"}} {value:.0f}\n' for name, value in values.items())
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="ascii")
-        part.replace(file)
-    except OSError as error:
-        words = f"{error.filename}: {error.strerror}"
-        fail(words, hint="name another --metrics-file")
+    if file is not None:
+        text = "".join(
+            f'{name}{{set="{file_set}"}} {value:.0f}\n' for name, value in values.items()
+        )
+        write_metrics(file, text)
 
 
 def export(
