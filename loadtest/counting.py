@@ -42,13 +42,13 @@ from loadtest.recorded import (
 from loadtest.streams.recorded import EVENTS, STREAM_BODY, STREAM_POLICY, answer_messages
 from loadtest.texts import chat_body
 from sidecar.domain.limits import Limit, Reservation
+from sidecar.domain.report import Clocks
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.extproc.stream import OverloadGuard, StreamEnd
 from sidecar.guardrails.message_table import SECRET_BYTES, MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.limits.limit_check import RequestCost
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.parse import parse_policies
 from sidecar.usage.access_log import decode_access_log

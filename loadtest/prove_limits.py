@@ -36,7 +36,7 @@ from loadtest.limits.child import WORKERS, bench_limiter
 from loadtest.limits.drift import Drift, Mix, Usage
 from loadtest.live_aborts import Left, clients_leave
 from loadtest.results import Grid, circumstances, new_console, write_json
-from sidecar.limits.limiter import Clocks
+from sidecar.domain.report import Clocks
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey

@@ -19,6 +19,7 @@ from sidecar.domain.finding import FindingCount
 from sidecar.domain.limits import Limit
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.domain.report import Clocks
 from sidecar.domain.usage import JudgedRequest
 from sidecar.extproc.phases import Answer
 from sidecar.extproc.stream import Budgets, OverloadGuard
@@ -31,7 +32,6 @@ from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Granted, LimitDecision
 from sidecar.limits.store import Adjustment
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Clocks
 from sidecar.policy.snapshot import PolicySnapshot, build_snapshot
 from sidecar.settings.serving import Timing
 from sidecar.settings.telemetry import TelemetrySettings

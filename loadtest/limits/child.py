@@ -22,8 +22,9 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Level, Limit, Measure, Priority, Window
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
-from sidecar.limits.limiter import Clocks, Granted, Limiter
+from sidecar.limits.limiter import Granted, Limiter
 from sidecar.limits.shared_counters import SharedCounts, Worker
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey

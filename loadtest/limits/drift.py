@@ -18,8 +18,9 @@ from msgspec import structs
 
 from loadtest.limits.child import PRINCIPAL, NoRecords
 from sidecar.domain.limits import Level, Limit, Measure, Window
+from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks, window_of
-from sidecar.limits.limiter import Clocks, Granted, LimitDecision, Limiter
+from sidecar.limits.limiter import Granted, LimitDecision, Limiter
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
 from sidecar.limits.shared_counters import SharedCounts, Worker
 from sidecar.limits.store import (

@@ -10,8 +10,9 @@ from typing import Final
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import Exceeded, RequestCost, limit_checks
-from sidecar.limits.limiter import Clocks, Granted, Limited, Limiter
+from sidecar.limits.limiter import Granted, Limited, Limiter
 from sidecar.limits.shared_counters import SharedCounts, Worker
 from sidecar.limits.store import Acquire, Acquired, Adjustment, State
 from sidecar.usage.prices import Price, PriceList

@@ -1,1 +1,1 @@
-"""Administration in PostgreSQL, used by the command line only."""
+"""Administration of owners, keys, policies and limits in PostgreSQL, without an interface."""

@@ -103,11 +103,6 @@ def _parts_problem(name: str, value: JsonValue) -> str | None:
     return f"The field `{name}` is missing or neither an object nor an array."
 
 
-def asks_for_usage(options: JsonValue) -> bool:
-    """Return whether the `stream_options` of a request ask for usage already."""
-    return isinstance(options, dict) and options.get("include_usage") is True
-
-
 TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
 """Where tokens may stand in place of text."""
 

@@ -10,7 +10,6 @@ from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
     TOKEN_FIELDS,
-    asks_for_usage,
     declared_unreadable,
     has_tokens,
     named_models,
@@ -472,6 +471,7 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
     max_output_tokens, choices = output_bound(fields)
+    options = fields.get("stream_options")
     return Subject(
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,
@@ -479,7 +479,7 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
         unscanned=tuple(dict.fromkeys(extractor.unscanned)),
         other_models=others,
         runs=tuple([tuple(run) for run in extractor.runs if len(run) > 1]),
-        asks_for_usage=asks_for_usage(fields.get("stream_options")),
+        asks_for_usage=isinstance(options, dict) and options.get("include_usage") is True,
         max_output_tokens=max_output_tokens,
         choices=choices,
         in_background=route.form is RequestForm.RESPONSES

@@ -71,7 +71,14 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
     days: Any = dates  # its functions are untyped (matplotlib 3.10)
     times = sorted({point.began_at for point in points})
     below = [0.0] * len(times)
-    for name, values in _series(points, times, has_cost=has_cost):
+    by_name: defaultdict[str, defaultdict[datetime, Decimal]] = defaultdict(
+        lambda: defaultdict(Decimal)
+    )
+    for point in points:
+        by_name[point.name][point.began_at] += point.cost_usd if has_cost else point.tokens
+    # The largest first, and at the bottom.
+    for name in sorted(by_name, key=lambda one: (one == REST, -sum(by_name[one].values()), one)):
+        values = [float(by_name[name][at]) for at in times]
         axes.bar(
             days.date2num(times),
             values,
@@ -99,19 +106,6 @@ def draw_usage(points: Sequence[UsagePoint], *, file: Path, title: str, step: ti
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ChartError(f"{file} cannot be written: {reason}") from None
-
-
-def _series(
-    points: Sequence[UsagePoint], times: Sequence[datetime], *, has_cost: bool
-) -> list[tuple[str, list[float]]]:
-    """Return the values of each name at each time: the largest first."""
-    by_name: defaultdict[str, defaultdict[datetime, Decimal]] = defaultdict(
-        lambda: defaultdict(Decimal)
-    )
-    for point in points:
-        by_name[point.name][point.began_at] += point.cost_usd if has_cost else point.tokens
-    ordered = sorted(by_name, key=lambda name: (name == REST, -sum(by_name[name].values()), name))
-    return [(name, [float(by_name[name][at]) for at in times]) for name in ordered]
 
 
 usage = typer.Typer(no_args_is_help=True, help="Usage and its cost.")

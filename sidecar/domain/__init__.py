@@ -1,1 +1,1 @@
-"""Values every stage speaks. Imports nothing of ours, does no I/O, reads no clock."""
+"""The values that all layers share. Imports nothing of ours, does no I/O, reads no clock."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -57,6 +59,14 @@ class FaultKind(enum.Enum):
 
 Step = tuple[float, float]
 """One stretch of an exchange: monotonic seconds at its start, and its length in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Monotonic seconds for durations, seconds since the epoch for calendars, expiry and spans."""
+
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
 
 
 class AppliedPolicy(Protocol):

@@ -1,1 +1,1 @@
-"""What the content contains: policies, rules, one local pass, remote checks."""
+"""Checks of texts: rules and models in one local pass, remote checks, streams of answers."""

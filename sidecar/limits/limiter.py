@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Final, Never, assert_never
 
 import msgspec
 
 from sidecar.domain.limits import Level, Limit, LimitStatus
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import Clocks
 from sidecar.limits.budgets import BudgetWatch
 from sidecar.limits.leases import Lease, LeaseTable
 from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck
@@ -97,14 +97,6 @@ class Limited(msgspec.Struct, frozen=True, gc=False):
 
 
 LimitDecision = Granted | Limited
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Monotonic seconds for leases, seconds since the epoch for calendars."""
-
-    monotonic: Callable[[], float]
-    wall: Callable[[], float]
 
 
 class Limiter:

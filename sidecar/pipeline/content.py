@@ -29,7 +29,7 @@ from sidecar.domain.finding import (
     Results,
 )
 from sidecar.domain.limits import MICROS, Reservation, slot_name
-from sidecar.domain.policy import StreamUsage, UnscannedAction
+from sidecar.domain.policy import StreamUsage
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
 from sidecar.extproc.stream import ExtProcStream
@@ -114,10 +114,10 @@ async def judge_body(
             return short
     if isinstance(read, Unreadable):
         return _judge_unread(read.reason, route.model, caller, record)
-    refused = _judge_subject(read, caller, record)
+    policy, refused = judge_subject(read, policy, allowed_models_of(caller))
+    record.policy = policy
     if refused is not None:
         return refused
-    policy = record.policy or policy
     began = worker.clocks.monotonic()
     try:
         if conversation is not None:
@@ -250,45 +250,39 @@ async def judge_without_body(
     return UNCHANGED
 
 
+def judge_subject(
+    subject: Subject, policy: EffectivePolicy, allowed_models: tuple[str, ...] | None
+) -> tuple[EffectivePolicy, ClientError | None]:
+    """Judge all but the texts; return the policy for the model, and the refusal, if any."""
+    if allowed_models is not None:
+        for named in (subject.model, *subject.other_models):
+            if not is_model_allowed(named, allowed_models):
+                return policy, client_error(ErrorKind.MODEL_NOT_ALLOWED)
+    # Of several models it is unknown which one runs: guardrails of any of them hold.
+    policy = policy.for_model(None if subject.other_models else subject.model)
+    if subject.unscanned:
+        decision = decide_unscanned(subject.unscanned, policy.unscanned)
+        if isinstance(decision, Deny):
+            return policy, decision.error
+    return policy, None
+
+
 def refuse_unread(
-    reasons: tuple[UnscannedReason, ...],
-    *,
-    action: UnscannedAction,
+    reason: UnscannedReason,
     model: str | None,
+    policy: EffectivePolicy,
     allowed_models: tuple[str, ...] | None,
 ) -> ClientError | None:
     """Return why a request is refused whose content cannot be read; None if it may pass.
 
-    Its *model* is known only where the path names it.
+    Its *model* is known only if the path names it.
     """
-    decision = decide_unscanned(reasons, action)
+    decision = decide_unscanned((reason,), policy.unscanned)
     if isinstance(decision, Deny):
         return decision.error
     if not is_model_allowed(model, allowed_models):
         return client_error(ErrorKind.MODEL_NOT_ALLOWED)
     return None
-
-
-def refuse_models(subject: Subject, allowed: tuple[str, ...] | None) -> ClientError | None:
-    """Return why a request is refused that names a model which is not *allowed*."""
-    named = (subject.model, *subject.other_models)
-    if all(is_model_allowed(one, allowed) for one in named):
-        return None
-    return client_error(ErrorKind.MODEL_NOT_ALLOWED)
-
-
-def refuse_unscanned_parts(subject: Subject, policy: EffectivePolicy) -> ClientError | None:
-    """Return why a request is refused of which a part cannot be read."""
-    decision = decide_unscanned(subject.unscanned, policy.unscanned)
-    return decision.error if isinstance(decision, Deny) else None
-
-
-def policy_for(subject: Subject, policy: EffectivePolicy) -> EffectivePolicy:
-    """Return the form of *policy* for the model of a request.
-
-    Of several models it is unknown which one runs: guardrails of any of them hold.
-    """
-    return policy.for_model(None if subject.other_models else subject.model)
 
 
 def subject_of(record: RequestRecord) -> RequestInfo:
@@ -310,26 +304,7 @@ def _judge_unread(
     reason: UnscannedReason, model: str | None, caller: Caller, record: RequestRecord
 ) -> RequestAllowed | ClientError:
     record.unscanned = (reason,)
-    _, policy = caller
-    error = refuse_unread(
-        record.unscanned,
-        action=policy.unscanned,
-        model=model,
-        allowed_models=allowed_models_of(caller),
-    )
-    return UNCHANGED if error is None else error
-
-
-def _judge_subject(subject: Subject, caller: Caller, record: RequestRecord) -> ClientError | None:
-    """Judge all but the texts, and record the policy that holds for the model."""
-    allowed_models = allowed_models_of(caller)
-    if allowed_models is not None:
-        refused = refuse_models(subject, allowed_models)
-        if refused is not None:
-            return refused
-    _, policy = caller
-    record.policy = policy = policy_for(subject, policy)
-    return refuse_unscanned_parts(subject, policy) if subject.unscanned else None
+    return refuse_unread(reason, model, caller[1], allowed_models_of(caller)) or UNCHANGED
 
 
 async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request

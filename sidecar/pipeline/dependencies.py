@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sidecar.domain.finding import FindingCount
 from sidecar.domain.principal import PolicyBinding, Principal
+from sidecar.domain.report import Clocks
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.runner import GuardrailRunner
@@ -15,7 +16,6 @@ from sidecar.keys.cache import KeyCache
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
-from sidecar.pipeline.record import Clocks
 from sidecar.policy.snapshot import PolicySnapshot
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.stores import ReadAnswers, UsageSource

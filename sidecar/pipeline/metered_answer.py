@@ -269,7 +269,20 @@ def ended_here(
     has_bytes = meter is not None and meter.seen_bytes
     if is_unseen and estimate is not None and not has_bytes and judged.reserved is not None:
         ended = replace(ended, assumed_output=judged.reserved.output_tokens)
-    return ended if meter is None else _with_answer(ended, meter, record.started_at), estimate
+    if meter is not None:
+        first, last = meter.first_byte_at, meter.last_byte_at
+        ended = replace(
+            ended,
+            stated=meter.usage.stated if tokens is None else NO_TOKENS,
+            response_model=sanitize.response_model(sanitize.clean_text(meter.usage.model)),
+            provider_request_id=meter.provider_request_id,
+            sent_bytes=meter.seen_bytes,
+            answer_bytes=meter.seen_bytes if end is AnswerEnd.BLOCKED else 0,
+            is_event_stream=meter.form in {AnswerForm.SSE, AnswerForm.EVENT_STREAM},
+            first_token_seconds=None if first is None else first - record.started_at,
+            output_seconds=None if first is None or last is None else last - first,
+        )
+    return ended, estimate
 
 
 def _tokens_of(
@@ -294,18 +307,3 @@ def _tokens_of(
     if not meter.is_complete:
         return None, Estimate.LEFT_EARLY
     return tokens, Estimate.NO_COUNTS if tokens is None else None
-
-
-def _with_answer(ended: ExchangeEnded, meter: MeteredAnswer, started_at: float) -> ExchangeEnded:
-    first, last = meter.first_byte_at, meter.last_byte_at
-    return replace(
-        ended,
-        stated=meter.usage.stated if ended.tokens is None else NO_TOKENS,
-        response_model=sanitize.response_model(sanitize.clean_text(meter.usage.model)),
-        provider_request_id=meter.provider_request_id,
-        sent_bytes=meter.seen_bytes,
-        answer_bytes=meter.seen_bytes if ended.end is AnswerEnd.BLOCKED else 0,
-        is_event_stream=meter.form in {AnswerForm.SSE, AnswerForm.EVENT_STREAM},
-        first_token_seconds=None if first is None else first - started_at,
-        output_seconds=None if first is None or last is None else last - first,
-    )

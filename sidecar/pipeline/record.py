@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from operator import attrgetter
@@ -13,19 +12,11 @@ from sidecar.domain.limits import LimitStatus, Reservation
 from sidecar.domain.metadata import EPOCH
 from sidecar.domain.policy import UnscannedAction
 from sidecar.domain.principal import KeyRecord
-from sidecar.domain.report import ExchangeOutcome, ExchangeReport, Step
+from sidecar.domain.report import Clocks, ExchangeOutcome, ExchangeReport, Step
 from sidecar.domain.subject import Dialect, Route, Subject, UnscannedReason
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.telemetry import sanitize
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """Monotonic seconds for durations, seconds since the epoch for expiry and spans."""
-
-    monotonic: Callable[[], float]
-    wall: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)

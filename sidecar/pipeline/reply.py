@@ -29,11 +29,12 @@ from sidecar.domain.limits import (
 )
 from sidecar.domain.metadata import MetadataKey, reserved_text
 from sidecar.domain.policy import ProviderChoice, UncountedAction
+from sidecar.domain.report import Clocks
 from sidecar.domain.subject import Dialect, Subject
 from sidecar.extproc.codec import metadata_fields
 from sidecar.limits.budgets import highest_passed
 from sidecar.limits.limit_check import LimitCheck
-from sidecar.pipeline.record import Clocks, RequestRecord
+from sidecar.pipeline.record import RequestRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.names import OVERFLOW
 from sidecar.telemetry.traceparent import sampled_trace_id
@@ -217,20 +218,18 @@ def limit_metadata(
             name = f"limit_{one.limit.measure.value}"
             if name not in tightest or one.remaining < tightest[name].remaining:
                 tightest[name] = one
-        pairs += [(name, metadata_fields(_limit_state(one))) for name, one in tightest.items()]
+        for name, one in tightest.items():
+            limit = one.limit
+            if limit.measure is Measure.COST:
+                amounts = (("amount", limit.amount), ("remaining", one.remaining))
+                state: list[tuple[str, str | float]] = [(key, of / MICROS) for key, of in amounts]
+            else:
+                state = [("remaining", float(one.remaining))]
+                if (unit := _ENVOY_UNITS.get(limit.window)) is not None:
+                    state += [("requests_per_unit", float(limit.amount)), ("unit", unit)]
+            state.append(("reset_seconds", one.reset_seconds))
+            pairs.append((name, metadata_fields(state)))
     return metadata_fields(pairs)
-
-
-def _limit_state(standing: LimitStatus) -> list[tuple[str, str | float]]:
-    limit = standing.limit
-    if limit.measure is Measure.COST:
-        dollars = (("amount", limit.amount), ("remaining", standing.remaining))
-        state: list[tuple[str, str | float]] = [(name, one / MICROS) for name, one in dollars]
-    else:
-        state = [("remaining", float(standing.remaining))]
-        if (unit := _ENVOY_UNITS.get(limit.window)) is not None:
-            state += [("requests_per_unit", float(limit.amount)), ("unit", unit)]
-    return [*state, ("reset_seconds", standing.reset_seconds)]
 
 
 _ENVOY_UNITS: Final = {

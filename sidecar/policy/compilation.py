@@ -198,9 +198,9 @@ async def compile_in_subprocess(
 
 
 async def compile_shipped(directory: Path) -> None:
-    """Have ready what every policy searches by; one of those that share *directory* compiles.
+    """Load the databases that all policies share; one process of *directory* compiles them.
 
-    That is `core_database`, and the terms of `prompt_injection`.
+    These are `core_database` and the terms of `prompt_injection`.
     """
 
     async def make_core() -> bytes:
@@ -217,7 +217,7 @@ async def compile_shipped(directory: Path) -> None:
 async def _made_once(
     directory: Path, content: object, make: Callable[[], Awaitable[bytes]]
 ) -> bytes:
-    """Return what one process of those that share *directory* makes of *content*.
+    """Return the answer of *make* for *content*; one process of *directory* runs it for all.
 
     The first one takes a lock; the others wait for its file. The kernel releases the lock of a
     process that dies. Where no file can be written or locked, each makes its own.

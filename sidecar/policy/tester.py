@@ -181,7 +181,7 @@ def _microseconds(judge: Callable[[], object]) -> float:
 
 
 def decision_words(decision: Decision) -> str:
-    """Return what becomes of a text, in words for a person."""
+    """Return the decision about a text, in words for a person."""
     match decision:
         case Deny(error):
             return f"Refused: {error.message}"

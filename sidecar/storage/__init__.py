@@ -1,1 +1,1 @@
-"""Adapters for ports: PostgreSQL, Valkey."""
+"""Adapters for ports: PostgreSQL, Valkey, and the usage spool on disk."""

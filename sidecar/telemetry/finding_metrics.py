@@ -85,24 +85,21 @@ class FindingMetrics:
             key = guardrail.name, one.type, one.role, id(one.verdict), id(guardrail.mode)
             add = self._add.get(key)
             if add is None:
-                add = self._added_by(one, key)
+                name = self._guardrail_label(guardrail.name)
+                labels = [name, self._type_label(sanitize.word(one.type)), one.role]
+                if len(self._add) >= MAX_SERIES:
+                    labels[1:] = OVERFLOW, OVERFLOW
+                add = summing(
+                    self._findings.labels(*labels, one.verdict.value, guardrail.mode.value)
+                )
+                if len(self._add) < MAX_SERIES:
+                    self._add[key] = add
             add(one.findings)
             if guardrail.warn_on_volume is not None:
                 # A type in several roles of a request is one; request and answer are a check each.
                 watched[guardrail.name, one.type, one.role == ANSWER_ROLE] = guardrail
         for (_, type_, _), guardrail in watched.items():
             self._note_volume(guardrail, type_, at)
-
-    def _added_by(self, one: FindingCount, key: _Key) -> Observe:
-        """Return a function that adds to the sample of *one*, and keep it."""
-        name = self._guardrail_label(one.guardrail.name)
-        labels = [name, self._type_label(sanitize.word(one.type)), one.role]
-        if len(self._add) >= MAX_SERIES:
-            labels[1:] = OVERFLOW, OVERFLOW
-        add = summing(self._findings.labels(*labels, one.verdict.value, one.guardrail.mode.value))
-        if len(self._add) < MAX_SERIES:
-            self._add[key] = add
-        return add
 
     def _note_volume(self, guardrail: Guardrail, type_: str, at: float) -> None:
         """Count a check that found *type_*, and warn if there are too many of them."""

@@ -1,1 +1,1 @@
-"""Usage of requests from Envoy's access log: tokens reported or estimated, and their price."""
+"""Usage of requests, from the access log or their answers: tokens, estimates, and prices."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Never
 
 from sidecar.domain.limits import Limit
+from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck
-from sidecar.limits.limiter import Clocks, Limiter
+from sidecar.limits.limiter import Limiter
 from sidecar.limits.serialization import owner_of
 from sidecar.limits.shared_counters import SharedCounts, Worker
 from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply

@@ -214,12 +214,7 @@ async def open_usage(
     if others is not None:
         tasks.start(others.run_publisher(), name="ends publisher")
         tasks.start(others.run_subscriber(pending.match_published), name="ends subscriber")
-    receiver = AccessLogReceiver(
-        delivery,
-        listener,
-        pending=pending,
-        metrics=metrics,
-    )
+    receiver = AccessLogReceiver(delivery, listener, pending=pending, metrics=metrics)
     own_ends: OwnEndReceiver | None = None
     if settings.usage.source is not UsageSource.ACCESS_LOG:
         own_ends = OwnEndReceiver(

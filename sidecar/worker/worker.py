@@ -22,6 +22,7 @@ from socket import gethostname
 from typing import Final, Protocol
 
 from sidecar import __version__
+from sidecar.domain.report import Clocks
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.guardrails.remote.checks import RemoteChecks
@@ -30,7 +31,6 @@ from sidecar.guardrails.remote.resilience import ResilienceOptions, ResilientChe
 from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.compilation import (
     CompiledPolicy,
@@ -155,7 +155,7 @@ class Loading(Protocol):
 
 
 def _compile_policies(directory: Path | None) -> Compile:
-    """Return what compiles policies; meanwhile what all policies search by is compiled.
+    """Return the function that compiles policies, and begin with the databases that all share.
 
     The supervisor's *directory* for metrics belongs to its workers alone.
     """

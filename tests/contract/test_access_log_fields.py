@@ -17,8 +17,9 @@ from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import METADATA_KEYS
 from sidecar.domain.policy import ProviderChoice
 from sidecar.domain.principal import PolicyBinding
+from sidecar.domain.report import Clocks
 from sidecar.domain.subject import Subject
-from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
+from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import metadata_of
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.access_log_fields import explained

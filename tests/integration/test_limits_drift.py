@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from loadtest.limits.abort import abandoned
 from loadtest.limits.drift import Mix, Usage
-from sidecar.limits.limiter import Clocks
+from sidecar.domain.report import Clocks
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits

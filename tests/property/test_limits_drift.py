@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from loadtest.limits.drift import Mix, Usage
-from sidecar.limits.limiter import Clocks
+from sidecar.domain.report import Clocks
 from tests.support.counted_limits import CountedLimits, Server
 
 

@@ -20,6 +20,7 @@ from sidecar.domain.finding import Finding, FindingCount
 from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.limits import LimitStatus
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
+from sidecar.domain.report import Clocks
 from sidecar.domain.usage import Estimate, ExchangeEnded, JudgedRequest
 from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import Budgets, OverloadGuard
@@ -33,7 +34,6 @@ from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Granted, LimitDecision, Limited
 from sidecar.limits.store import Adjustment
 from sidecar.pipeline.dependencies import Worker
-from sidecar.pipeline.record import Clocks
 from sidecar.pipeline.request import serve
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import PolicySnapshot

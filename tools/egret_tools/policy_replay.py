@@ -30,12 +30,7 @@ from sidecar.guardrails.registry import is_remote
 from sidecar.guardrails.remote.checks import NoRemoteChecks
 from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.pipeline.admission import requires_body, unscannable
-from sidecar.pipeline.content import (
-    policy_for,
-    refuse_models,
-    refuse_unread,
-    refuse_unscanned_parts,
-)
+from sidecar.pipeline.content import judge_subject, refuse_unread
 from sidecar.pipeline.decide import decide
 from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps
@@ -113,11 +108,7 @@ class PolicyReplay:
                 assert_never(read)
 
     async def _judge(self, subject: Subject, policy: EffectivePolicy) -> ReplayResult:
-        refused = refuse_models(subject, policy.allowed_models)
-        if refused is not None:
-            return _refused(refused)
-        policy = policy_for(subject, policy)
-        refused = refuse_unscanned_parts(subject, policy)
+        policy, refused = judge_subject(subject, policy, policy.allowed_models)
         if refused is not None:
             return _refused(refused)
         about = RequestInfo(request_id="", key_id="", model=subject.model)
@@ -139,11 +130,8 @@ class PolicyReplay:
 
 
 def _unread(reason: UnscannedReason, model: str | None, policy: EffectivePolicy) -> ReplayResult:
-    reasons = (reason,)
-    error = refuse_unread(
-        reasons, action=policy.unscanned, model=model, allowed_models=policy.allowed_models
-    )
-    return _of_unscanned(reasons, policy) if error is None else _refused(error)
+    error = refuse_unread(reason, model, policy, policy.allowed_models)
+    return _of_unscanned((reason,), policy) if error is None else _refused(error)
 
 
 def _of_unscanned(reasons: tuple[UnscannedReason, ...], policy: EffectivePolicy) -> ReplayResult:

@@ -192,7 +192,7 @@ def ibans(content: bytes, start: int, end: int) -> Iterable[Span]:
 _EXAMPLE_SSNS: Final = frozenset(
     b"123456789 078051120 219099999 457555462 111223333 123121234 012345678 987654321".split()
 )
-"""Of advertisements and documentation: nobody's own."""
+"""Numbers of advertisements and documentation, which belong to no person."""
 
 
 def is_ssn(candidate: bytes) -> bool:

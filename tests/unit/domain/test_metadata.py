@@ -10,8 +10,9 @@ from loadtest.access_log import entry, export
 from sidecar.domain.finding import GuardrailResult, Verdict
 from sidecar.domain.limits import Reservation
 from sidecar.domain.metadata import METADATA_KEYS
+from sidecar.domain.report import Clocks
 from sidecar.domain.subject import Subject
-from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
+from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import metadata_of
 from sidecar.usage.access_log import decode_access_log
 from tests.support.replies import pairs_of

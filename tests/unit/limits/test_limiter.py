@@ -12,9 +12,10 @@ import pytest
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import Clocks
 from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limit_check import RequestCost, limit_checks
-from sidecar.limits.limiter import TEND_SECONDS, Clocks, Granted, LimitDecision, Limited, Limiter
+from sidecar.limits.limiter import TEND_SECONDS, Granted, LimitDecision, Limited, Limiter
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
 from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, Worker
 from sidecar.limits.store import Adjustment, LimitsUnavailableError

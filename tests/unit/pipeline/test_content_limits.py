@@ -13,10 +13,10 @@ import pytest
 
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window
+from sidecar.domain.report import Clocks
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.limits.settlement import unreported
 from sidecar.limits.store import Adjustment
-from sidecar.pipeline.record import Clocks
 from sidecar.settings.serving import Timing
 from sidecar.settings.stores import UsageSource
 from sidecar.usage.prices import PriceList

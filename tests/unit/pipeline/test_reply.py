@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.metadata import METADATA_KEYS
-from sidecar.pipeline.record import Clocks, RequestRecord
+from sidecar.domain.report import Clocks
+from sidecar.pipeline.record import RequestRecord
 from sidecar.pipeline.reply import metadata_of, own_headers, server_timing
 from tests.support.replies import pairs_of
 

@@ -5,8 +5,9 @@ from google.protobuf import json_format, struct_pb2
 
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
+from sidecar.domain.report import Clocks
 from sidecar.domain.subject import Dialect
-from sidecar.pipeline.record import Allowance, Clocks, RequestRecord
+from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import foreign_headers, limit_headers, limit_metadata, limit_pairs
 
 NOW = 1_800_000_000.0

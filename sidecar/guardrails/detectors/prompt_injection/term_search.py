@@ -101,7 +101,7 @@ def _words(content: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=16_384)
 def _letters(character: str) -> bytes:
-    """Return what a word has of a *character* beyond ASCII; a blank if it is no letter."""
+    """Return a *character* beyond ASCII as words have it; a blank if it is no letter."""
     if character == _TYPOGRAPHIC_APOSTROPHE:
         return b""
     return _NOT_WORD.sub(" ", character.casefold()).encode()
