@@ -41,6 +41,8 @@ HOLD_SECONDS: Final = 0.001
 
 MOST_AT_ONCE: Final = 32
 """Policies that come into force together when a worker starts, unless requests wait for one."""
+PAUSE_SECONDS: Final = 0.1
+"""While the next policy takes longer, those before it come into force: requests would get 503."""
 
 
 class Compile(Protocol):
@@ -250,7 +252,19 @@ class PolicyReloader:
 
         try:
             async with contextlib.aclosing(self._compile_named(names())) as every:
-                async for one in every:
+                while True:
+                    coming = asyncio.ensure_future(anext(every, None))
+                    try:
+                        await asyncio.wait([coming], timeout=PAUSE_SECONDS)
+                        if done and self._snapshot is not None and not coming.done():
+                            await self._publish(done)
+                            done = []
+                        one = await coming
+                    finally:
+                        coming.cancel()
+                        await asyncio.wait([coming])
+                    if one is None:
+                        break
                     done.append(one)
                     if self._wanted or len(done) >= MOST_AT_ONCE:
                         await self._publish(done)

@@ -266,6 +266,22 @@ async def test_a_worker_serves_before_all_policies_are_compiled_and_those_waited
     assert world.compiled == order
 
 
+@pytest.mark.timeout(60)
+async def test_a_request_waits_for_the_policy_of_its_own_alone_while_another_takes_long(
+    world: World, starting: list[StoredPolicy]
+) -> None:
+    """Each is in force once it is compiled, although the next one is not."""
+    async with world.running():
+        await world.snapshot_of(1, "team-1")
+        world.may_compile.release()
+        judged = (await world.snapshot_of(1, "team-2")).effective(PolicyBinding(team="team-2"))
+        while len(world.compiled) < 4:  # noqa: ASYNC110 - the next one, which does not end
+            await asyncio.sleep(0.01)
+
+    assert isinstance(judged, EffectivePolicy)
+    assert world.compiled[:4] == [one.document for one in starting[:4]]
+
+
 @pytest.mark.timeout(300)
 async def test_a_change_while_a_worker_starts_comes_before_policies_that_nothing_waits_for(
     world: World, starting: list[StoredPolicy]
