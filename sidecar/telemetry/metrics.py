@@ -56,6 +56,7 @@ class Metrics:
         self._exemplars = None if exemplars is None else ExchangeExemplars(exemplars)
         self._guardrail_label = LabelCap()
         self._policy_label = LabelCap()
+        self._versions: dict[str, int] = {}
         self._ends: dict[tuple[int | bool, ...], ObserveEach] = {}
         self._verdicts: dict[tuple[str, int, int], tuple[Guardrail, Observe]] = {}
         self._observed: dict[tuple[str, ...], Observe] = {}
@@ -180,11 +181,12 @@ class Metrics:
     def policies_loaded(self, policies: Collection[Policy]) -> None:
         """Show the versions of the policies that this worker applies from now on."""
         names = ((one.name, policy.name) for policy in policies for one in policy.guardrails)
-        self.remote.guardrails_are(
-            frozenset(name for own in names for name in (own[0], name_beside(*own)))
-        )
-        for policy in policies:
-            self._policy_version.labels(self._policy_label(policy.name)).set(policy.version)
+        self.remote.guardrails_are(name for own in names for name in (own[0], name_beside(*own)))
+        versions = {policy.name: policy.version for policy in policies}
+        for name, version in versions.items():  # of thousands one has changed, while requests wait
+            if self._versions.get(name) != version:
+                self._policy_version.labels(self._policy_label(name)).set(version)
+        self._versions = versions
         self._policies_loaded.set_to_current_time()
 
     def policies_read(self) -> None:

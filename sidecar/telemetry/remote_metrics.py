@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -72,8 +73,10 @@ class RemoteMetrics:
         elif before is not None and state == BREAKER_CLOSED:
             get_logger().info(LogEvent.BREAKER_CLOSED, guardrail=name)
 
-    def guardrails_are(self, names: frozenset[str]) -> None:
+    def guardrails_are(self, names: Iterable[str]) -> None:
         """Show no open circuit breaker of a guardrail that is in no policy any more."""
-        for gone in self._shown.keys() - names:
+        if not self._shown:
+            return
+        for gone in self._shown.keys() - frozenset(names):
             del self._shown[gone]
             self._breakers.labels(gone).set(BREAKER_CLOSED)

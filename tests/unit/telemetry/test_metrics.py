@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 
 import pytest
@@ -188,6 +189,29 @@ def test_the_state_of_a_worker_is_shown_as_it_was_last_told(
         "egret_key_cache_entries 12.0",
         "egret_key_loads 3.0",
     }
+
+
+def test_of_many_policies_only_the_version_that_has_changed_is_written(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    """Requests wait meanwhile."""
+    many = [dataclasses.replace(POLICY, name=f"team-{number}") for number in range(1_000)]
+    metrics.policies_loaded(many)
+    many[7] = dataclasses.replace(many[7], version=8)
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        metrics.policies_loaded(many)
+    finally:
+        sys.setprofile(None)
+
+    assert registry.get_sample_value("egret_policy_version", {"policy": "team-7"}) == 8
+    assert calls < len(many) / 10
 
 
 def test_labels_stay_bounded_under_a_thousand_guardrails_keys_and_models(
