@@ -61,26 +61,28 @@ async def test_a_session_ends_by_idleness_by_age_and_by_log_out(app: FastAPI) ->
         "UPDATE admin_sessions SET seen_at = now() - interval '31 minutes' WHERE person = 'idle';"
         "UPDATE admin_sessions SET expires_at = now() - interval '1 s' WHERE person = 'old'",
     )
+    kept = await session_client(app, "admin", person="kept")
     left = await ended.post("/logout")
 
-    answers = [await one.post(TEAMS, json=TEAM) for one in (idle, old, ended)]
+    answers = [await one.post(TEAMS, json=TEAM) for one in (idle, old, ended, kept)]
 
     assert left.status_code == 303
-    assert [one.status_code for one in answers] == [401] * 3
+    assert [one.status_code for one in answers] == [401, 401, 401, 201]
     assert answers[0].headers["content-type"] == "application/problem+json"
 
 
 async def test_a_session_in_use_does_not_end_by_idleness(database: Database) -> None:
-    """Though its last use is written now and then only."""
+    """Though its last use is written now and then only; a session beside it ends."""
     async with running_app(admin_settings(database, session_idle_seconds=60)) as app:
-        alice = await session_client(app, "admin")
+        alice, bob = [await session_client(app, "admin", person=name) for name in ("a", "b")]
         answers = []
         for _ in range(2):
             aged = "UPDATE admin_sessions SET seen_at = seen_at - interval '40 s'"
             await execute(app, aged)
             answers.append(await alice.get(f"{API}/me"))
+        answers.append(await bob.get(f"{API}/me"))
 
-    assert [one.status_code for one in answers] == [200, 200]
+    assert [one.status_code for one in answers] == [200, 200, 401]
 
 
 async def test_tokens_end_at_once_and_never_pass_for_sessions(app: FastAPI) -> None:
