@@ -16,7 +16,7 @@ from sidecar.apis.response_text import (
     UnreadableEvent,
     read_answer,
 )
-from sidecar.jsontext.tokens import string_tokens
+from sidecar.jsontext.tokens import decode, string_tokens
 
 MIN_ALIKE: Final = 3
 """Events in a row that bring one text each, before one is made a pattern: a form that no stream
@@ -32,8 +32,8 @@ argument, each with and without counts."""
 MAX_MODELS: Final = 64
 """A pattern takes some ten kilobytes."""
 
-_TEXT: Final = rb'([^"\\\x00-\x1f]++)'
-"""A string without escapes. An empty one would be no text."""
+_TEXT: Final = rb'((?:[^"\\\x00-\x1f]++|\\["\\/bfnrt])++)'
+"""A string with no other escapes than short ones. An empty one would be no text."""
 
 MAX_FORM_BYTES: Final = 4_096
 """Around the text: to compile more takes longer than to parse many events."""
@@ -69,6 +69,8 @@ class _Pattern:
         if text is None:
             return _SILENT
         content = found[1]
+        if b"\\" in content:
+            content = decode(content)
         if not content.isascii():
             try:
                 content.decode()

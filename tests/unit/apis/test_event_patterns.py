@@ -34,8 +34,9 @@ def test_events_that_differ_in_their_text_are_parsed_three_times() -> None:
         event | {"obfuscation": "x" * number, "created": number}
         for number, event in enumerate(plain)
     ]
+    code = [chat_chunk({"content": f'\n\tprint("{number}\\\\n")'}) for number in range(50)]
     wanted = [True] * MIN_ALIKE + [False] * (50 - MIN_ALIKE)
-    assert parsed_of(plain) == parsed_of(padded) == wanted
+    assert parsed_of(plain) == parsed_of(padded) == parsed_of(code) == wanted
 
 
 def test_identifiers_and_counts_of_tokens_are_no_other_form() -> None:
