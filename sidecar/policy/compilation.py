@@ -18,7 +18,15 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -66,6 +74,9 @@ MAX_SECONDS_EACH: Final = 3.0
 MAX_CHECK_SECONDS: Final = 600
 MAX_LOST: Final = 10
 """Processes lost to expressions before the rest goes unchecked: nothing is applied by then."""
+
+MAX_NAMES: Final = 4_096
+"""Names of files that are kept: one change among thousands of documents hashes no other anew."""
 
 _LOCK_POLL_SECONDS: Final = 0.02
 _OWN_ONLY: Final = 0o600
@@ -215,7 +226,7 @@ async def compile_shipped(directory: Path) -> None:
 
 
 async def _made_once(
-    directory: Path, content: object, make: Callable[[], Awaitable[bytes]]
+    directory: Path, content: Hashable, make: Callable[[], Awaitable[bytes]]
 ) -> bytes:
     """Return the answer of *make* for *content*; one process of *directory* runs it for all.
 
@@ -250,7 +261,8 @@ async def _made_once(
         os.close(lock)
 
 
-def _file_name(content: object) -> str:
+@lru_cache(maxsize=MAX_NAMES)
+def _file_name(content: Hashable) -> str:
     return hashlib.sha256(json.dumps([__version__, content]).encode()).hexdigest()
 
 

@@ -139,6 +139,27 @@ async def test_files_of_policies_that_are_no_longer_in_force_are_removed(
     assert sum(documents) == 2
 
 
+def test_one_change_among_many_documents_hashes_no_other_anew(tmp_path: Path) -> None:
+    """It is done beside requests, which wait for the interpreter."""
+    (tmp_path / "policies").mkdir()
+    many = [f"{POLICY}# {number}" for number in range(1_000)]
+    keep_compiled(tmp_path, many)
+    many[7] = OTHER
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        keep_compiled(tmp_path, many)
+    finally:
+        sys.setprofile(None)
+
+    assert calls < len(many) / 10
+
+
 def test_equal_expressions_are_compiled_once() -> None:
     """Teams that write the same rules, and those that the built-in types have in common."""
     compiled = [
