@@ -12,6 +12,7 @@ class HeaderName:
     METHOD: Final = ":method"
     STATUS: Final = ":status"
     PATH: Final = ":path"
+    UPGRADE: Final = "upgrade"
     AUTHORIZATION: Final = "authorization"
     X_API_KEY: Final = "x-api-key"
     API_KEY: Final = "api-key"

@@ -21,7 +21,7 @@ from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.finding import Verdict
-from sidecar.domain.http import CREDENTIAL_HEADERS, Headers
+from sidecar.domain.http import CREDENTIAL_HEADERS, HeaderName, Headers
 from sidecar.domain.policy import Mode
 from sidecar.domain.subject import Route, UnscannedReason
 from sidecar.extproc.protocol import ExtProcProtocol
@@ -43,6 +43,10 @@ EXPLAINED: Final = (
 def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol) -> ClientError:
     """Return *error* with the details that help its reader, as far as its kind has any."""
     match error.kind:
+        case ErrorKind.UNKNOWN_URL | ErrorKind.UNSCANNED_CONTENT if (
+            HeaderName.UPGRADE in protocol.headers.by_name
+        ):
+            return replace(error, message=_UPGRADE)
         case ErrorKind.INVALID_API_KEY | ErrorKind.CONFLICTING_CREDENTIALS:
             message = credential_message(error.kind, protocol.headers) or error.message
             return replace(error, message=message)
@@ -73,6 +77,11 @@ _FIXES: Final[Mapping[UnscannedReason | None, str]] = {
 }
 """By the fault that the headers show. curl sends a form unless a content type is named."""
 
+
+_UPGRADE: Final = (
+    "An upgrade of the connection, such as to a WebSocket, is refused: nothing behind it can be"
+    " checked. Use an API over HTTP, such as /v1/responses or /v1beta/models." + OPERATOR_ADVICE
+)
 
 _TOKENS_FIX: Final = (
     " Send texts in place of arrays of tokens; LangChain's OpenAIEmbeddings does so with"

@@ -83,6 +83,9 @@ _OFF: Final = UsageSource.OFF
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
+_NO_KEY: Final = ((HeaderName.X_GOOG_API_KEY, b"removed"),)
+"""Where Envoy chooses the route again, in part by this header: only its value is removed."""
+
 TOO_LONG_TO_HOLD: Final = ClientError(
     ErrorKind.UNSCANNED_CONTENT,
     "The answer is longer than this gateway can check as a whole, and nothing of it was let "
@@ -303,6 +306,8 @@ async def judge_request(
     plan = plan if worker.own_ends is None else metered(plan, record, protocol, worker)
     awaits = isinstance(plan, MeteredAnswer) and not plan.reads_body
     added = renamed if plan is None else (*renamed, *IDENTITY)
+    clears_route = names_route or policy.provider is not None
+    added += _NO_KEY if clears_route and HeaderName.X_GOOG_API_KEY in headers.by_name else ()
     if names_route and not allowed.is_model_replaced:
         named = record.model
         if record.subject is None and reason is None and isinstance(route, Route):
@@ -323,7 +328,7 @@ async def judge_request(
         metadata=metadata,
         # Also if no model is named: a header of the client's may have chosen the route. And if the
         # policy chooses the provider, by the metadata of this answer.
-        clear_route_cache=names_route or policy.provider is not None,
+        clear_route_cache=clears_route,
         judges_answer=plan is not None and not awaits,
         awaits_usage=awaits,
     )

@@ -9,12 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kubernetes_validate
 import pytest
 import yaml
 from egret_tools.devstack.credentials import write_certificates, write_credential
+from egret_tools.devstack.envoy_config import ModelRoute
 from egret_tools.devstack.processes import envoy_program
 from egret_tools.envoy_lint.lint import lint
 from pydantic import SecretStr
@@ -334,6 +335,31 @@ def test_models_lead_to_their_providers_where_the_values_say_so(case: str, *, is
     assert by_model == [each for each in wanted for _ in range(3)] * is_on
     assert (told, len(refused)) == (("on", 3) if is_on else (None, 0))
     assert ("early_header_mutation_extensions" in hcm) is is_on
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_models_lead_to_their_providers_below_the_prefixes_of_litellm(helm: str) -> None:
+    """As in the rendered configuration: where Azure, whose prefixes they are, is off."""
+    resources = render(helm, case="sidecar-full", envoy__providers__azure__enabled="false")
+    listener = _envoy_config(resources)["static_resources"]["listeners"][0]
+    hcm = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = hcm["route_config"]["virtual_hosts"][0]["routes"]
+    made = {
+        (
+            route["match"]["safe_regex"]["regex"],
+            json.dumps(route.get("route", {}).get("regex_rewrite")),
+        )
+        for route in routes
+        if "body" in route.get("direct_response", {})
+        or any(one["name"] == "x-egret-model" for one in route["match"].get("headers", ()))
+    }
+    (shipped,) = [ModelRoute(models=("m",), provider="openai").matches(has_prefixes=True)]
+    rewrite = {"pattern": {"regex": "^/(openai|anthropic)/"}, "substitution": "/"}
+    assert made == {
+        (cast("Any", match)["safe_regex"]["regex"], json.dumps(one))
+        for _, match in shipped
+        for one in (rewrite, None)
+    }
 
 
 def test_other_models_go_by_path_where_the_values_say_so() -> None:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 import yaml
 from egret_tools.devstack.envoy_config import EnvoyParameters, render_envoy_config
+from multidict import CIMultiDict
 
 from tests.support.second_gateway import Config, connection_managers, second_gateway
 from tests.support.stack import Stack, chat, message
@@ -134,7 +135,10 @@ async def test_awss_client_shows_the_message_of_an_api_without_a_provider(
         ("/v1/messages/batches", "x-api-key", "x-api-key"),
         ("/v1/files", "x-goog-api-key", "x-goog-api-key"),
         ("/upload/v1/files", "x-goog-api-key", "x-goog-api-key"),
+        ("/upload/v1beta/files", "x-goog-api-key", "x-goog-api-key"),
+        ("/v1alpha/auth_tokens", "x-goog-api-key", "x-goog-api-key"),
         ("/v1/interactions", "x-goog-api-key", "x-goog-api-key"),
+        ("/v1/conversations", "x-goog-api-key", "authorization"),
         ("/v1/files", "authorization", "authorization"),
         ("/v1/chat/completions", "x-api-key", "authorization"),
         ("/v1/chat/completions?a=b", "x-goog-api-key", "authorization"),
@@ -180,3 +184,39 @@ async def test_an_arn_reaches_bedrock_with_its_slash_escaped(stack: Stack) -> No
     (one,) = await stack.received()
     assert one.path == f"/model/{profile.replace('%3A', ':')}/converse"  # Envoy decodes colons
     assert EMAIL.encode() not in one.body
+
+
+def _with_upgrades(config: Config) -> None:
+    """Allow WebSockets, as other gateways do by default."""
+    for manager in connection_managers(config):
+        manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "refusal"),
+    [
+        ("/v1/models", (403, "unscanned_content")),
+        ("/v1/responses/resp_1", (403, "unscanned_content")),
+        ("/v1/realtime", (404, "unknown_url")),
+    ],
+)
+async def test_where_a_gateway_allows_upgrades_egret_refuses_them(
+    stack: Stack, path: str, refusal: tuple[int, str]
+) -> None:
+    """The paths of a known `GET` included: behind the handshake nothing is judged."""
+    upgrade = CIMultiDict(
+        {
+            "authorization": f"Bearer {stack.keys['block']}",
+            "connection": "upgrade",
+            "upgrade": "websocket",
+            "sec-websocket-version": "13",
+            "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+        }
+    )
+    async with second_gateway(stack, _with_upgrades) as gateway, stack.counting() as counted:
+        url = gateway.url
+        answer = await stack.request("GET", path, headers=upgrade, url=url)
+    assert (answer.status, answer.json["error"]["code"]) == refusal
+    assert "such as to a WebSocket" in answer.json["error"]["message"]
+    assert {(one[0], one[2]) for one in counted.outcomes} == {("refused", refusal[1])}
+    assert await stack.received_count() == 0

@@ -11,6 +11,7 @@ import openai
 import pytest
 import pytest_asyncio
 from egret_tools.devstack.envoy_config import UnknownModels
+from multidict import CIMultiDict
 
 from tests.support.clients import anthropic_client, ask_claude, ask_gpt, openai_client
 from tests.support.routed_gateway import RoutedWorld, key_of, routed_world
@@ -119,6 +120,33 @@ async def test_the_model_counts_below_the_prefixes_of_litellm_too(
         answer = await gateway.post(body | {"model": "mistral"}, path=path, key="redact")
         assert answer.status == 404
     assert await _reached(world) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "provider"),
+    [
+        ("authorization", [], "openai"),
+        ("x-api-key", [("anthropic-version", "2023-06-01")], "anthropic"),
+        ("x-goog-api-key", [], "gemini"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/upload/v1beta/files"])
+async def test_a_request_without_a_model_reaches_the_provider_of_its_client(
+    *,
+    world: RoutedWorld,
+    gateway: Stack,
+    path: str,
+    name: str,
+    more: list[tuple[str, str]],
+    provider: str,
+) -> None:
+    """Envoy chooses again when the key of the client is gone."""
+    key = gateway.keys["free"]
+    given = CIMultiDict([(name, f"Bearer {key}" if name == "authorization" else key), *more])
+    await gateway.request("GET", path, headers=given)
+    if path != "/v1/models":
+        provider = "gemini"  # the path is of no other API
+    assert await _reached(world) == [(provider, None, {key_of(provider)})]
 
 
 async def test_a_model_that_no_route_names_is_answered_in_the_words_of_its_api(

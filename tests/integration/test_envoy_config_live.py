@@ -505,14 +505,25 @@ async def test_what_two_parsers_could_read_differently_is_refused_at_the_edge(
         assert await gate.count() == 0
 
 
-async def test_a_websocket_reaches_no_provider(run: Path) -> None:
+@pytest.mark.parametrize("path", ["/v1/realtime?model=gpt-realtime", "/v1/models"])
+async def test_a_websocket_reaches_no_provider(run: Path, path: str) -> None:
     """After an upgrade nothing would be judged, so there is none (`egret lint`: EGR406)."""
+    upgrade = {
+        "connection": "upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
     async with gateway(run, allow()) as gate:
-        url = f"http://127.0.0.1:{gate.envoy.http_port}/v1/realtime?model=gpt-realtime"
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await gate.http.ws_connect(url)
-        assert refused.value.status == 403
+        async with gate.http.get(path, headers=upgrade) as answer:
+            assert answer.status == 403
+            assert answer.content_type == "application/json"
+            document = await answer.json()
+        assert document["error"]["code"] == "upgrade_not_supported"
+        assert document["request_id"] == answer.headers["x-request-id"]
         assert await gate.count() == 0
+        (line,) = await gate.log_lines(1)
+    assert (line["status"], line["details"]) == (403, "upgrade_failed")
 
 
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])

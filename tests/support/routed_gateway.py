@@ -39,6 +39,7 @@ HEADERS: Final = {
     "openai": "authorization",
     "openai_fallback": "authorization",
     "anthropic": "x-api-key",
+    "gemini": "x-goog-api-key",
     "self_hosted": "authorization",
 }
 """Where each provider wants its key."""
@@ -202,6 +203,7 @@ def _parameters(
         sds_directory=str(sds),
         openai=provider("openai"),
         anthropic=provider("anthropic"),
+        gemini=provider("gemini"),
         self_hosted=SelfHosted(SELF_HOSTED, replace(provider("self_hosted"), is_many=True)),
         model_routes=ROUTES,
         https_address=LOOPBACK,

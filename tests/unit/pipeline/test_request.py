@@ -361,6 +361,22 @@ async def test_the_answer_of_an_allowed_unknown_route_passes_without_egret(
     assert checks.task.done() is not is_guarded
 
 
+@pytest.mark.parametrize("unscanned", ["block", "allow"])
+async def test_an_upgrade_goes_the_policy_s_way(unscanned: str) -> None:
+    """Also at a path that is known: what follows it is no answer of this API."""
+    checks = World(f"{REDACTING}unscanned: {unscanned}\n").exchange()
+    asked = headers("/v1/models", ("upgrade", b"websocket"), method="GET")
+    verdict = await checks.judge_headers(asked, has_body=True)  # it has no end
+    if unscanned == "allow":
+        assert isinstance(verdict, RequestCleared)
+        return
+    assert refused(verdict)[:2] == (403, "unscanned_content")
+    assert isinstance(verdict, RequestRefused)
+    assert (
+        b"An upgrade of the connection, such as to a WebSocket, is refused" in verdict.refusal.body
+    )
+
+
 async def test_a_model_list_holds_even_for_a_body_that_cannot_be_read() -> None:
     """Otherwise a compressed body would be a way around the list."""
     world = World(f"{REDACTING}unscanned: allow\nallowed_models: [gpt-5]\n")

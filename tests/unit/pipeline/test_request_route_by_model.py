@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sidecar.domain.http import HeaderMutation
+from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.settings.serving import RouteByModel
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import World, headers
+from tests.support.pipeline import KEY, World, headers
 
 FREE = "{name: default, guardrails: []}"
 PASSING = "{name: default, guardrails: [], unscanned: allow}"
@@ -177,3 +177,17 @@ async def test_a_model_stays_named_where_something_else_is_redacted() -> None:
     body = chat(messages=[{"role": "user", "content": "mail ann@example.org"}])
     mutation, _ = routed(await judged(body, policy=REDACTING))
     assert dict(mutation.set_headers)["x-egret-model"] == b"gpt-5"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gemini-2.5-pro"])
+async def test_a_list_of_models_stays_with_the_provider_of_its_client(path: str) -> None:
+    """Envoy chooses by the name of the header in which Google's clients send their key."""
+    checks = World(FREE, route_by_model=RouteByModel.ON).exchange()
+    headers_of_google = Headers((
+        (":method", b"GET"),
+        (":path", path.encode()),
+        ("x-goog-api-key", KEY.reveal().encode()),
+    ))  # fmt: skip
+    mutation, clears_route = routed(await checks.judge_headers(headers_of_google, has_body=False))
+    assert clears_route
+    assert mutation.set_headers == (("x-goog-api-key", b"removed"),)

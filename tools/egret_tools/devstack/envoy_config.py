@@ -73,7 +73,7 @@ class DescriptorLimit:
 
 _PATHS: Final = {
     "ANTHROPIC_MESSAGES": "/v1/messages(/count_tokens)?",
-    "OPENAI_RESPONSES": "/v1/(responses(/input_tokens|/compact)?|images/[a-z]+)",
+    "OPENAI_RESPONSES": "/v1/(responses(/input_tokens|/compact)?|images/[a-z]+|decisions)",
     "OPENAI_CHAT_COMPLETIONS": "/v1/((chat/)?completions|embeddings|moderations|audio/[a-z]+)",
 }
 """Where a body names the model and several providers listen, by what Envoy's AI filter calls the

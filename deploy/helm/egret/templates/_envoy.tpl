@@ -85,14 +85,26 @@
 {{- $first := list -}}
 {{- $refused := list -}}
 {{- $patterns := dict -}}
+{{- $hasAzure := .values.providers.azure.enabled -}}
 {{- range $route := $host.routes -}}
 {{- $header := first ($route.match.headers | default (list dict)) -}}
-{{- if eq ($header.name | default "") "x-egret-model" -}}
+{{- $byModel := eq ($header.name | default "") "x-egret-model" -}}
+{{- $isRefused := hasKey ($route.direct_response | default dict) "body" -}}
+{{- /* Without Azure the paths have the prefixes of LiteLLM as well. */ -}}
+{{- if and (or $byModel $isRefused) (not $hasAzure) -}}
+{{- $path := $route.match.safe_regex.regex -}}
+{{- $below := ternary "anthropic" "openai" (hasPrefix "/v1/messages" $path) -}}
+{{- $_ := set $route.match.safe_regex "regex" (printf "(/%s)?%s" $below $path) -}}
+{{- if $byModel -}}
+{{- $_ := set $route.route "regex_rewrite" (dict "pattern" (dict "regex" "^/(openai|anthropic)/") "substitution" "/") -}}
+{{- end -}}
+{{- end -}}
+{{- if $byModel -}}
 {{- $cluster := $route.route.cluster -}}
 {{- $_ := set $patterns $cluster (append (get $patterns $cluster | default list) $route) -}}
 {{- else if eq ($route.name | default "") "escaped_slash" -}}
 {{- $first = append $first $route -}}
-{{- else if ($route.direct_response | default dict).body -}}
+{{- else if $isRefused -}}
 {{- $refused = append $refused $route -}}
 {{- else -}}
 {{- $byPath = append $byPath $route -}}

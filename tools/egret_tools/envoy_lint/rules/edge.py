@@ -81,15 +81,16 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 _NOT_EGRETS: Final = re.compile(
-    r"response_flag_filter|\"response\.code_details(\.startsWith\('ext_proc_error'\)\""
-    r"| == 'direct_response'( && [^|\"]*)?\")"
+    r"response_flag_filter|\"response\.code_details(\.startsWith\('ext_proc_error'\)"
+    r"| == 'direct_response'( && [^|\"]*)?| == 'upgrade_failed')\""
 )
 
 
 def _rewritten(hcm: Node) -> Node | None:
     """Find a change of local replies that holds for Egret's refusals.
 
-    They set no flag, and their details are not those of a processor that failed or of a route.
+    They set no flag, and their details are not those of a processor that failed, of a route or of
+    an upgrade.
     """
     replies = hcm.at("local_reply_config")
     for mapper in replies.at("mappers"):
