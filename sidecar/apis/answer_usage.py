@@ -24,9 +24,8 @@ _METRICS: Final = "amazon-bedrock-invocationMetrics"
 """In the last chunk of Bedrock's `invoke-with-response-stream`, of every model."""
 _METRICS_MARK: Final = f'"{_METRICS}"'.encode()
 
-_HOLDERS: Final = ("message", "response")
-"""Members that hold an answer within an event: Anthropic's first, the last of OpenAI's responses.
-"""
+_HOLDERS: Final = ("message", "response", "interaction")
+"""Members that hold an answer within an event: Anthropic's first, the last of other APIs."""
 
 _INPUT: Final = (
     "prompt_tokens",
@@ -34,6 +33,7 @@ _INPUT: Final = (
     "inputTokens",
     "promptTokenCount",
     "inputTokenCount",
+    "total_input_tokens",
 )
 _OUTPUT: Final = (
     "completion_tokens",
@@ -41,6 +41,7 @@ _OUTPUT: Final = (
     "outputTokens",
     "candidatesTokenCount",
     "outputTokenCount",
+    "total_output_tokens",
 )
 _READ: Final = ("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount")
 _WRITTEN: Final = (
@@ -136,7 +137,7 @@ def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
     for name in _OUTPUT_DETAILS:
         if isinstance(details := usage.get(name), dict):
             thoughts = max(thoughts, _count(details, "reasoning_tokens", "thinking_tokens"))
-    read += _count(usage, "cachedContentTokenCount")
+    read += _count(usage, "cachedContentTokenCount", "total_cached_tokens")
     kept = 0  # an hour instead of five minutes: of Anthropic's answer, then of Bedrock's
     if isinstance(by_time := usage.get("cache_creation"), dict):
         kept = _count(by_time, "ephemeral_1h_input_tokens")

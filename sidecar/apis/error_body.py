@@ -133,13 +133,17 @@ def stream_error(
 ) -> bytes:
     """Return the last bytes of a stream that is ended here; messages end as in `error_body`.
 
-    `is_typed` is OpenAI's responses API, whose events have names. `follows_element` is set if
-    an element of a JSON array was sent already.
+    `is_typed` is an API whose events have names: OpenAI's responses, Google's interactions.
+    `follows_element` is set if an element of a JSON array was sent already.
     """
     body = error_body(dialect, error, request_id=request_id, contact=contact)
     message = _full_message(error, request_id=request_id, contact=contact)
     match form:
         case AnswerForm.SSE:
+            if is_typed and dialect is Dialect.GEMINI:
+                told = {"code": error.kind.value, "message": message}
+                data = orjson.dumps({"event_type": "error", "error": told})
+                return b"event: error\ndata: " + data + b"\n\n"
             if is_typed:
                 return _typed_error(error, message)
             data = b"data: " + body + b"\n\n"

@@ -35,7 +35,7 @@ _DISTINCT: Final = _DECIDING | {
 """Known names that differ from these in more than case."""
 
 
-def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C901, PLR0911 - forms
+def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C901, PLR0911, PLR0912 - forms
     """Return the fault of a body, in words that repeat none of it."""
     if not fields.keys() <= _DISTINCT:
         for name in fields:
@@ -67,6 +67,9 @@ def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C90
             return _parts_problem("content", fields.get("content"))
         case RequestForm.REQUESTS:
             return _parts_problem("requests", fields.get("requests"))
+        case RequestForm.INTERACTION:
+            given = fields.get("input", "")
+            return None if isinstance(given, str) else _parts_problem("input", given)
         case _:
             assert_never(form)
 
@@ -142,7 +145,7 @@ _ROUTING_FIELDS: Final = (
 _SETTINGS: Final = ("moderation", "svg")
 """Objects with a model of their own: OpenAI's moderation of a chat, and its author of pictures."""
 
-_NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", *_SETTINGS})
+_NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", "items", *_SETTINGS})
 """Where OpenAI's APIs, and gateways that speak as they do, name further models."""
 
 # An enum's members are slow to look up on Python 3.11.
@@ -157,6 +160,11 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
     model = fields.get("model")
     if route.dialect in _GOOGLE:
         named = [name.removeprefix(_GEMINI_PREFIX) for name in _nested(fields)]
+        if route.form is RequestForm.INTERACTION:
+            named += _strings(fields.get("agent"))
+            model = fields.get("agent") if model is None else model
+        if isinstance(model, str):
+            model = model.removeprefix(_GEMINI_PREFIX)
     elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
         return model, ()  # mostly
     else:
@@ -194,7 +202,8 @@ def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
     # Both APIs take more tools in the midst of a conversation: `additional_tools` and
     # `tool_search_output` in the input, `tool_addition` in a message.
     lists = [fields.get("tools")]
-    lists += [item.get("tools") for item in _objects(fields.get("input"))]
+    for name in ("input", "items"):
+        lists += [item.get("tools") for item in _objects(fields.get(name))]
     lists += [
         tool.get("definition")
         for message in _objects(fields.get("messages"))

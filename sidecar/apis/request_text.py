@@ -203,8 +203,8 @@ class TextExtractor:
     ) -> Cooperative[None]:
         """Collect messages; consecutive texts of one role reach the model as one text.
 
-        An item with a type instead of a role (OpenAI's responses) is a text of its own. Messages
-        within messages have no *reading*.
+        An item with a type instead of a role is a text of its own, unless it is a part of text, as
+        Google's interactions take it. Messages within messages have no *reading*.
         """
         parts, unscanned = self.parts, self.unscanned
         # Without known fragments there are no stand-ins, and mostly the first element is noted.
@@ -231,7 +231,7 @@ class TextExtractor:
                 continue
             said = message.get("role")
             now = said if isinstance(said, str) and said in ROLES else OTHER_ROLE
-            is_alone = said is None and "type" in message
+            is_alone = said is None and message.get("type", "text") != "text"
             if now != speaker or is_alone:
                 self._run = []
                 self.runs.append(self._run)
@@ -420,6 +420,9 @@ class TextExtractor:
         return False
 
 
+_IN_BACKGROUND: Final = frozenset({RequestForm.RESPONSES, RequestForm.INTERACTION})
+"""With `background` the answer comes before the model has begun."""
+
 _LONG_BODY: Final = 32_768
 """Bytes, of which decoding may take a slice."""
 
@@ -482,7 +485,7 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
         asks_for_usage=isinstance(options, dict) and options.get("include_usage") is True,
         max_output_tokens=max_output_tokens,
         choices=choices,
-        in_background=route.form is RequestForm.RESPONSES
+        in_background=route.form in _IN_BACKGROUND
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
         service_tier=service_tier(fields)

@@ -23,6 +23,7 @@ SKIPPED: Final = frozenset(
     response_id responseId createTime system_fingerprint service_tier serviceTier status
     finish_reason finishReason native_finish_reason stop_reason stopReason incomplete_details
     item_id call_id tool_use_id tool_call_id toolUseId previous_response_id event_id container_id
+    event_type previous_interaction_id environment_id continuation_token
     signature thoughtSignature encrypted_content encrypted_index obfuscation p usage usageMetadata
     usage_metadata metrics amazon-bedrock-invocationMetrics safetyRatings safety_ratings
     promptFeedback prompt_filter_results content_filter_results logprobs logprobsResult
@@ -281,7 +282,7 @@ class _Walk:
 
     def run(self, document: dict[str, JsonValue], event: str) -> Cooperative[None]:
         """Collect everything."""
-        kind = document.get("type")
+        kind = document.get("type", document.get("event_type"))
         name = kind if isinstance(kind, str) else event
         self._payload = EVENT_PAYLOADS.get(name)
         if name.startswith("response."):
@@ -469,7 +470,7 @@ class _Walk:
 
 
 _LANES: Final = frozenset({"choices", "candidates"})
-_BLOCK_ENDS: Final = frozenset({"content_block_stop", "contentBlockStop"})
+_BLOCK_ENDS: Final = frozenset({"content_block_stop", "contentBlockStop", "step.stop"})
 _ALIASES: Final = {"delta": "block", "content_block": "block", "start": "block"}
 """A block's text goes on in its deltas where its start has left off."""
 

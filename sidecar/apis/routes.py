@@ -25,6 +25,7 @@ def _openai(dialect: Dialect) -> dict[tuple[str, str], Route]:
         ("POST", "responses/input_tokens"): post(Operation.COUNT_TOKENS, RequestForm.RESPONSES),
         ("POST", "responses/compact"): post(Operation.CHAT, RequestForm.RESPONSES),
         ("POST", "embeddings"): post(Operation.EMBEDDINGS, RequestForm.INPUT),
+        ("POST", "decisions"): post(Operation.CHAT, RequestForm.INPUT),
         ("POST", "moderations"): post(Operation.MODERATION, RequestForm.INPUT),
         ("POST", "images/generations"): post(Operation.IMAGE_GENERATION, RequestForm.PROMPT),
         ("POST", "images/edits"): post(Operation.IMAGE_GENERATION),
@@ -32,6 +33,7 @@ def _openai(dialect: Dialect) -> dict[tuple[str, str], Route]:
         ("POST", "audio/speech"): post(Operation.SPEECH, RequestForm.INPUT),
         ("POST", "audio/transcriptions"): post(Operation.TRANSCRIPTION),
         ("POST", "audio/translations"): post(Operation.TRANSCRIPTION),
+        ("POST", "conversations"): post(Operation.STORED_RESPONSE),
         ("GET", "models"): Route(dialect, Operation.LIST_MODELS, has_body=False),
     }
 
@@ -57,6 +59,19 @@ _EXACT: Final = {
     # Of Anthropic itself, and of Azure AI Foundry.
     **{("POST", f"/v1/{path}"): route for path, route in _ANTHROPIC.items()},
     **{("POST", f"/anthropic/v1/{path}"): route for path, route in _ANTHROPIC.items()},
+    **{
+        ("POST", f"{below}/{path}"): Route(
+            Dialect.GEMINI, Operation.GENERATE_CONTENT, has_body=True, form=form
+        )
+        for path, form in (
+            ("v1/cachedContents", RequestForm.ANY_OBJECT),  # a model reads it with a later request
+            ("v1beta/cachedContents", RequestForm.ANY_OBJECT),
+            ("v1/interactions", RequestForm.INTERACTION),
+            ("v1beta/interactions", RequestForm.INTERACTION),
+            ("v1beta/decisions", RequestForm.INTERACTION),  # below `/v1` they are OpenAI's
+        )
+        for below in ("", "/gemini")
+    },
     # Gemini for clients of OpenAI.
     **{
         ("POST", f"{below}/v1beta/openai/{path}"): _OPENAI["POST", path]
@@ -80,15 +95,30 @@ _ONE_MODEL: Final = re.compile(
 )
 
 _STORED: Final = re.compile(
-    r"/(v1|(?:azure/)?openai/v1)/responses/[A-Za-z0-9_-]+(/cancel|/input_items)?"
+    r"/(?:(v1|(?:azure/)?openai/v1)/(responses|chat/completions|conversations)"
+    r"|(?:gemini/)?v1(?:beta)?/(cachedContents|interactions))/[A-Za-z0-9_-]+(/[a-z_]+)?"
+    r"(?:(?<=/items)(/)[A-Za-z0-9_-]+)?"
 )
-"""A response made before: the stored text was judged when it came, and ids cannot be guessed.
-No route lists the responses of others."""
+"""Content that was stored before: its text was judged when it came, and ids cannot be guessed.
+No route lists the content of others."""
 
-_STORED_METHODS: Final = {"": {"GET", "DELETE"}, "/cancel": {"POST"}, "/input_items": {"GET"}}
+_STORED_METHODS: Final[dict[str, dict[str, bool]]] = {
+    "responses": {"GET": False, "DELETE": False},
+    "responses/cancel": {"POST": False},
+    "responses/input_items": {"GET": False},
+    "chat/completions": {"GET": False, "DELETE": False, "POST": True},
+    "chat/completions/messages": {"GET": False},
+    "conversations": {"GET": False, "DELETE": False, "POST": True},
+    "conversations/items": {"GET": False, "POST": True},
+    "conversations/items/": {"GET": False, "DELETE": False},
+    "cachedContents": {"GET": False, "DELETE": False, "PATCH": True},
+    "interactions": {"GET": False, "DELETE": False},
+    "interactions/cancel": {"POST": False},
+}
+"""By the path without ids: the methods, and whether each brings text."""
 
 _DEPLOYMENT: Final = re.compile(rf"(?:/azure)?/openai/deployments/({_NAME})/(.+)")
-_NOT_OF_A_DEPLOYMENT: Final = frozenset({"responses", "models"})
+_NOT_OF_A_DEPLOYMENT: Final = frozenset({"responses", "conversations", "decisions", "models"})
 
 _GEMINI: Final = re.compile(rf"(?:/gemini)?/(?:v1|v1beta)/models/({_NAME}):([A-Za-z]+)")
 
@@ -170,9 +200,16 @@ def _by_pattern(method: str, path: str) -> Route | None:
         return replace(deployed, model=found[1])
     if method == "GET" and _ONE_MODEL.fullmatch(path):
         return _OPENAI["GET", "models"]
-    if (found := _STORED.fullmatch(path)) and method in _STORED_METHODS[found[2] or ""]:
-        dialect = Dialect.OPENAI if found[1] == "v1" else Dialect.AZURE_OPENAI
-        return Route(dialect, Operation.STORED_RESPONSE, has_body=False)
+    if stored := _STORED.fullmatch(path):
+        root, *names = stored.groups()
+        methods = _STORED_METHODS.get("".join(filter(None, names)), {})
+        dialect = Dialect.AZURE_OPENAI if root else Dialect.GEMINI
+        if method in methods:
+            return Route(
+                Dialect.OPENAI if root == "v1" else dialect,
+                Operation.STORED_RESPONSE,
+                has_body=methods[method],
+            )
     return None
 
 
@@ -200,7 +237,8 @@ def _of_model(
 _PREFIX: Final = re.compile(
     r"(/v1/messages(?![\w-])|/anthropic(?![\w-])"
     r"|/v1(?:beta1)?/projects/[^/]+/locations/[^/]+/publishers/anthropic/)"
-    r"|((?:/gemini)?(?:/v1beta(?![\w-])(?!/openai/)|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$)))"
+    r"|((?:/gemini)?(?:/v1beta(?![\w-])(?!/openai/)|/v1/models/[^/:]+:[A-Za-z]+(?:\?|$)"
+    r"|/v1/(?:cachedContents|interactions)(?![\w-])))"
     r"|((?:/azure)?/openai(?![\w-]))"
     r"|((?:/bedrock)?/(?:model|guardrail|guardrail-checks|async-invoke)(?![\w-]))"
     r"|(/v1(?:beta1)?/projects/(?![^?]*/endpoints/openapi/))",

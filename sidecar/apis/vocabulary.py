@@ -19,7 +19,7 @@ TOP_FIELDS: Final = frozenset(
     service_tier reasoning_effort reasoning verbosity suffix echo best_of encoding_format
     dimensions thinking container context_management mcp_servers output_config output_format
     prompt_cache_key prompt_cache_retention safety_identifier web_search_options cache_control
-    instructions previous_response_id conversation include max_output_tokens max_tool_calls
+    instructions previous_response_id conversation items include max_output_tokens max_tool_calls
     background truncation text models voice speed size quality output_compression partial_images
     style moderation
     """.split()  # noqa: SIM905 - a list would be one word a line
@@ -193,7 +193,7 @@ COMMON: Final = Vocabulary(
     media_fields=MEDIA_FIELDS,
     pointer_fields=POINTER_FIELDS,
     payload_fields=PAYLOAD_FIELDS,
-    message_fields=frozenset({"messages", "input"}),
+    message_fields=frozenset({"messages", "input", "items"}),
     system_fields=frozenset({"system", "instructions", "prediction"}),
 )
 """OpenAI, Azure OpenAI and Anthropic: a name that two of them share has one meaning."""
@@ -210,12 +210,28 @@ _GEMINI_TOP: Final = _both_cases(
     contents content requests model systemInstruction tools toolConfig safetySettings
     generationConfig cachedContent generateContentRequest taskType title outputDimensionality
     serviceTier labels store
+    input agent agentConfig stream background previousInteractionId responseFormat responseMimeType
+    responseModalities environment continuationToken webhookConfig questions ttl expireTime
     """
 )
 
 _GEMINI_FREE: Final = _both_cases(
-    "args response parameters parametersJsonSchema responseSchema responseJsonSchema labels"
+    """
+    args arguments response parameters parametersJsonSchema responseSchema responseJsonSchema
+    responseFormat labels
+    """
 )
+
+_GEMINI_STEPS: Final = frozenset(
+    """
+    user_input model_output thought function_result code_execution_call url_context_call
+    url_context_result google_search google_search_call google_search_result google_maps
+    google_maps_call google_maps_result file_search_result mcp_server mcp_server_tool_call
+    mcp_server_tool_result retrieval retrieval_call retrieval_result url_context code_execution
+    place_citation
+    """.split()  # noqa: SIM905 - a list would be one word a line
+)
+"""Types of an interaction's steps and tools, whose strings are text or sealed."""
 
 GEMINI: Final = Vocabulary(
     top_fields=_GEMINI_TOP,
@@ -235,14 +251,17 @@ GEMINI: Final = Vocabulary(
         includeThoughts thinkingBudget thinkingLevel mediaResolution imageConfig aspectRatio
         imageSize willContinue scheduling type properties items required enum nullable format
         anyOf propertyOrdering minimum maximum minItems maxItems minLength maxLength pattern
+        signature summary uri annotations callId isError serverName url headers allowedTools steps
+        input result queries urls resolution startIndex endIndex source visualization
         """
     ),
     free_fields=_GEMINI_FREE,
-    part_types=PART_TYPES,
-    media_fields=dict.fromkeys(_both_cases("inlineData fileData"), UnscannedReason.FILE),
+    part_types=PART_TYPES | _GEMINI_STEPS,
+    # In an interaction a part itself has the bytes or the address, beside its type.
+    media_fields=dict.fromkeys(_both_cases("inlineData fileData data uri"), UnscannedReason.FILE),
     pointer_fields=_both_cases("data fileUri"),
     payload_fields=frozenset({"data"}),
-    message_fields=frozenset({"contents"}),
+    message_fields=frozenset({"contents", "input"}),
     system_fields=_both_cases("systemInstruction content"),
 )
 
@@ -293,7 +312,7 @@ _ADDRESS: Final = re.compile(r"\s*(?:https?|data|gs|s3|file):", re.IGNORECASE)
 POINTERS: Final[Mapping[str, re.Pattern[str]]] = {
     **dict.fromkeys(
         ("image_url", "audio_url", "video_url", "document_url", "file_id", "file_ids", "file_data",
-         "file_url"),
+         "file_url", "data", "uri"),
         re.compile(""),
     ),
     **dict.fromkeys(("image", "video", "audio", "input_audio"), _ADDRESS),
@@ -336,7 +355,8 @@ def _media_reason(
     if key == "source" and node.get("type") == "image":
         return UnscannedReason.IMAGE
     inside = held if isinstance(held, dict) else {}
-    for said in (node.get("format"), inside.get("mimeType"), inside.get("mime_type")):
+    types = (one.get(name) for one in (inside, node) for name in ("mimeType", "mime_type"))
+    for said in (node.get("format"), *types):
         if isinstance(said, str):
             for pattern, reason in _REASONS:
                 if pattern.match(said):

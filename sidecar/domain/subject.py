@@ -54,6 +54,7 @@ class RequestForm(enum.Enum):
     CONTENTS = "contents"
     CONTENT = "content"
     REQUESTS = "requests"
+    INTERACTION = "interaction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,15 @@ class OperationSpec:
     `uses_tokens` is False if a provider bills none. With `reserves_output`, output tokens are
     reserved in limits beforehand; with `estimates_output`, missing counts are derived from the
     bytes of the answer, which sound and pictures do not allow. With `has_model_text` an answer
-    holds text that a model has written. `uploads` is the content of a multipart form.
+    holds text that a model has written. Content that `is_stored` needs no model, and was made or
+    will be read by any operation. `uploads` is the content of a multipart form.
     """
 
     uses_tokens: bool = True
     reserves_output: bool = True
     estimates_output: bool = True
     has_model_text: bool = True
+    is_stored: bool = False
     uploads: UnscannedReason | None = None
 
 
@@ -127,7 +130,9 @@ _OPERATIONS: Final = {
     ),
     Operation.SPEECH: OperationSpec(estimates_output=False),
     Operation.TRANSCRIPTION: OperationSpec(uploads=UnscannedReason.AUDIO),
-    Operation.STORED_RESPONSE: OperationSpec(uses_tokens=False, reserves_output=False),
+    Operation.STORED_RESPONSE: OperationSpec(
+        uses_tokens=False, reserves_output=False, is_stored=True
+    ),
     Operation.INVOKE_MODEL: OperationSpec(),
 }
 # An attribute of each member: a look-up by member calls `Enum.__hash__`, once per use.

@@ -132,7 +132,7 @@ class GuardedAnswer:
             dialect=self._line.route.dialect,
             request_id=self._record.request_id,
             contact=self._setting.contact,
-            is_typed=self._line.route.form is RequestForm.RESPONSES,
+            is_typed=self._line.route.form in {RequestForm.RESPONSES, RequestForm.INTERACTION},
             follows_element=self._has_left,
         )
         return Released(released.body + end, released.error)

@@ -114,7 +114,7 @@ async def judge_body(
             return short
     if isinstance(read, Unreadable):
         return _judge_unread(read.reason, route.model, caller, record)
-    policy, refused = judge_subject(read, policy, allowed_models_of(caller))
+    policy, refused = judge_subject(read, route, policy, allowed_models_of(caller))
     record.policy = policy
     if refused is not None:
         return refused
@@ -149,12 +149,12 @@ async def judge_body(
 
 def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
     """Name the model in place of its alias, unless a guardrail has replaced the name."""
-    body = body if allowed.body is None else allowed.body
+    alias, body = record.alias or "", body if allowed.body is None else allowed.body
     for one in members(body, 0):
-        if one.name != b"model" or orjson.loads(body[one.start : one.end]) != record.alias:
-            continue
-        body = body[: one.start] + orjson.dumps(record.model) + body[one.end :]
-        return replace(allowed, body=body)
+        named = orjson.loads(body[one.start : one.end]) if one.name == b"model" else None
+        if named in {alias, f"models/{alias}"}:  # as Google's clients write it
+            model = orjson.dumps(f"{named.removesuffix(alias)}{record.model}")
+            return replace(allowed, body=body[: one.start] + model + body[one.end :])
     return allowed
 
 
@@ -251,11 +251,16 @@ async def judge_without_body(
 
 
 def judge_subject(
-    subject: Subject, policy: EffectivePolicy, allowed_models: tuple[str, ...] | None
+    subject: Subject,
+    route: Route,
+    policy: EffectivePolicy,
+    allowed_models: tuple[str, ...] | None,
 ) -> tuple[EffectivePolicy, ClientError | None]:
     """Judge all but the texts; return the policy for the model, and the refusal, if any."""
     if allowed_models is not None:
-        for named in (subject.model, *subject.other_models):
+        # No model runs when content is stored; the tools in it may name some.
+        main = () if route.operation.spec.is_stored else (subject.model,)
+        for named in (*main, *subject.other_models):
             if not is_model_allowed(named, allowed_models):
                 return policy, client_error(ErrorKind.MODEL_NOT_ALLOWED)
     # Of several models it is unknown which one runs: guardrails of any of them hold.

@@ -63,7 +63,9 @@ class Applicability(enum.Enum):
 def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Applicability:
     """Return whether *guardrail* is for a request whose model is not known yet."""
     scope, operation = guardrail.scope, request_scope.operation
-    if scope.routes is not None and operation is not None and operation not in scope.routes:
+    # Of stored content it is unknown which operation has made it, or will read it.
+    is_known = operation is not None and not operation.spec.is_stored
+    if scope.routes is not None and is_known and operation not in scope.routes:
         return Applicability.OUT_OF_SCOPE
     if (
         scope.rollout < FULL_ROLLOUT

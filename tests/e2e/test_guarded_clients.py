@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.clients import anthropic_client, gemini_models, openai_client
+from tests.support.clients import anthropic_client, gemini_client, gemini_models, openai_client
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -54,9 +54,17 @@ async def _by_google(stack: Stack, key: str) -> AsyncIterator[str]:
             yield chunk.text or ""
 
 
+async def _by_google_interactions(stack: Stack, key: str) -> AsyncIterator[str]:
+    async with gemini_client(stack, key) as google:
+        asked = google.interactions.create(model="gemini-mock", input="hi", stream=True)
+        async for event in await asked:
+            if event.event_type == "step.delta":
+                yield event.delta.text
+
+
 @pytest.mark.parametrize(
     "read",
-    [_by_openai, _by_openai_responses, _by_anthropic, _by_google],
+    [_by_openai, _by_openai_responses, _by_anthropic, _by_google, _by_google_interactions],
     ids=lambda one: one.__name__,
 )
 async def test_a_client_reads_a_guarded_stream_word_by_word(

@@ -14,8 +14,9 @@ from anthropic import (
     PermissionDeniedError,
 )
 from google.genai import errors
+from websockets.exceptions import InvalidStatus
 
-from tests.support.clients import gemini_models, openai_client, tls_client
+from tests.support.clients import gemini_client, gemini_models, openai_client, tls_client
 from tests.support.stack import Stack
 from tests.support.stack_steps import EMAIL, says
 
@@ -129,6 +130,85 @@ async def test_openai_responds_whole_and_in_typed_events(stack: Stack) -> None:
         ("allowed", "count_tokens", "none"): 1,
         ("allowed", "stored_response", "none"): 2,
     }
+
+
+async def test_a_conversation_of_openai_s_is_judged_before_a_model_reads_it(stack: Stack) -> None:
+    """Its items are text; what is stored is searched again when it is read."""
+
+    def says_one(text: str) -> list[Any]:
+        return [{"type": "message", "role": "user", "content": text}]
+
+    async with stack.counting(5) as counted, openai_client(stack, stack.keys["block"]) as client:
+        made = await client.conversations.create(items=says_one(TEXT))
+        await client.conversations.items.create(made.id, items=says_one(TEXT))
+        assert [item async for item in client.conversations.items.list(made.id)] == []
+        for create in (client.conversations.create, client.conversations.items.create):
+            given: Any = (
+                {} if create == client.conversations.create else {"conversation_id": made.id}
+            )
+            with pytest.raises(openai.BadRequestError) as refused:
+                await create(items=says_one(SECRET_TEXT), **given)
+            assert (refused.value.code, refused.value.param) == (
+                "content_blocked",
+                "items[0].content",
+            )
+    assert counted.outcomes == {
+        ("allowed", "stored_response", "none"): 3,
+        ("refused", "stored_response", "content_blocked"): 2,
+    }
+    assert await stack.received_count() == 3
+
+
+async def test_a_cache_of_google_s_is_judged_before_a_model_reads_it(stack: Stack) -> None:
+    """Its content and its system instruction; the model is one of those that are allowed."""
+    narrow = (await stack.new_key("block", allowed_models=(GEMINI,))).reveal()
+    async with gemini_client(stack, narrow) as google:
+        made = await google.caches.create(model=GEMINI, config={"contents": [TEXT]})
+        await google.caches.get(name=made.name)
+        await google.caches.delete(name=made.name)
+        for model, config in (
+            (GEMINI, {"contents": [SECRET_TEXT]}),
+            (GEMINI, {"contents": [TEXT], "system_instruction": SECRET_TEXT}),
+            ("gemini-other", {"contents": [TEXT]}),
+        ):
+            with pytest.raises(errors.ClientError) as refused:
+                await google.caches.create(model=model, config=config)
+            assert refused.value.code == (400 if model == GEMINI else 403)
+    assert await stack.received_count() == 3
+
+
+async def test_an_interaction_of_google_s_is_judged_like_any_content(stack: Stack) -> None:
+    """Its input in each form, and its system instruction; a picture is not read."""
+    image = {"type": "image", "uri": "https://example.com/a.png", "mime_type": "image/png"}
+    refused_inputs = (
+        (SECRET_TEXT, 400),
+        ([{"type": "text", "text": "Blue"}, {"type": "text", "text": "bird"}], 400),
+        ([{"type": "user_input", "content": [{"type": "text", "text": SECRET_TEXT}]}], 400),
+        ([{"type": "text", "text": TEXT}, image], 403),
+        (image, 403),
+    )
+    async with gemini_client(stack, stack.keys["block"]) as google:
+        whole = await google.interactions.create(model=GEMINI, input=TEXT)
+        for given, status in refused_inputs:
+            with pytest.raises(Exception) as refused:  # noqa: PT011 - of a module of its own
+                await google.interactions.create(model=GEMINI, input=given)
+            assert (
+                getattr(refused.value, "code", getattr(refused.value, "status_code", 0)) == status
+            )
+    assert whole.output_text == WORDS
+    assert await stack.received_count() == 1
+
+
+async def test_a_client_of_openai_s_is_told_why_its_websocket_is_refused(stack: Stack) -> None:
+    """Envoy answers: no filter sees an upgrade that is not configured."""
+    client = openai.AsyncOpenAI(base_url=f"{stack.facts.url}/v1", api_key=stack.keys["free"])
+    with pytest.raises(InvalidStatus) as refused:
+        await client.realtime.connect(model="gpt-realtime").enter()
+    await client.close()
+    answer = refused.value.response
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/json")
+    assert json.loads(answer.body or b"")["error"]["code"] == "upgrade_not_supported"
+    assert await stack.received_count() == 0
 
 
 async def test_openai_moderates_and_draws(stack: Stack) -> None:

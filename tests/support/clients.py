@@ -60,10 +60,17 @@ async def ask_claude(client: anthropic.AsyncAnthropic, said: object = PROMPT, **
 
 
 @asynccontextmanager
-async def gemini_models(stack: Stack, key: str) -> AsyncIterator[Any]:
-    """Yield the models of Google's client."""
+async def gemini_client(stack: Stack, key: str) -> AsyncIterator[Any]:
+    """Yield Google's client."""
     async with tls_client(stack) as https:
         options = types.HttpOptions(base_url=stack.facts.https_url, httpx_async_client=https)
         client = genai.Client(api_key=key, http_options=options)
-        yield client.aio.models
+        yield client.aio
         client.close()
+
+
+@asynccontextmanager
+async def gemini_models(stack: Stack, key: str) -> AsyncIterator[Any]:
+    """Yield the models of Google's client."""
+    async with gemini_client(stack, key) as client:
+        yield client.models

@@ -103,12 +103,14 @@ class PolicyReplay:
             case Unreadable(reason):
                 return _unread(reason, route.model, policy)
             case Subject():
-                return await self._judge(read, policy)
+                return await self._judge(read, route, policy)
             case _:
                 assert_never(read)
 
-    async def _judge(self, subject: Subject, policy: EffectivePolicy) -> ReplayResult:
-        policy, refused = judge_subject(subject, policy, policy.allowed_models)
+    async def _judge(
+        self, subject: Subject, route: Route, policy: EffectivePolicy
+    ) -> ReplayResult:
+        policy, refused = judge_subject(subject, route, policy, policy.allowed_models)
         if refused is not None:
             return _refused(refused)
         about = RequestInfo(request_id="", key_id="", model=subject.model)

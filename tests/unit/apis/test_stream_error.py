@@ -112,3 +112,10 @@ def test_an_answer_that_is_not_streamed_has_no_such_end() -> None:
     """It is refused as a whole."""
     with pytest.raises(AssertionError):
         stream_error(AnswerForm.JSON, ERROR, dialect=Dialect.OPENAI)
+
+
+def test_googles_interactions_end_with_an_event_of_their_own() -> None:
+    """Its client goes by `event_type`, and ignores an event without one."""
+    stream = stream_error(AnswerForm.SSE, ERROR, dialect=Dialect.GEMINI, is_typed=True)
+    error = {"code": "content_blocked", "message": "Blocked."}
+    assert read(AnswerForm.SSE, stream) == [("error", {"event_type": "error", "error": error})]

@@ -22,10 +22,12 @@ def chat(model: str, text: str = "Hello.", **more: object) -> bytes:
     return json.dumps({"messages": messages, "model": model, **more}).encode()
 
 
-async def sent(world: World, body: bytes) -> RequestCleared | RequestRefused:
+async def sent(
+    world: World, body: bytes, path: str = "/v1/chat/completions"
+) -> RequestCleared | RequestRefused:
     """Return the verdict on a request with this body."""
     exchange = world.exchange()
-    assert isinstance(await exchange.judge_headers(headers(), has_body=True), BodyRequired)
+    assert isinstance(await exchange.judge_headers(headers(path), has_body=True), BodyRequired)
     verdict = await exchange.judge_body(body)
     assert isinstance(verdict, RequestCleared | RequestRefused)
     await exchange.end()
@@ -87,6 +89,14 @@ async def test_the_model_must_be_allowed_and_not_its_alias(
     record = world.store.records[KEY.key_id]
     world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
     assert isinstance(await sent(world, chat("gpt-best")), RequestCleared) is passes
+
+
+async def test_a_cache_of_google_s_is_made_for_the_model_in_place_of_its_alias() -> None:
+    """Its clients write `models/` before the name."""
+    body = b'{"model": "models/gpt-best", "contents": []}'
+    verdict = await sent(World(ALIASES), body, "/v1beta/cachedContents")
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == body.replace(b"gpt-best", b"gpt-5-mini")
 
 
 async def test_usage_and_routes_have_the_model() -> None:

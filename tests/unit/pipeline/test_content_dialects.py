@@ -165,3 +165,69 @@ async def test_two_turns_of_a_stored_response_share_no_placeholder() -> None:
         bodies.append(verdict.mutations.body or b"")
     assert all(b"[EMAIL_" in body for body in bodies)
     assert bodies[0] != bodies[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "is_allowed"),
+    [
+        ("/v1/conversations", {"items": [{"role": "user", "content": "a"}]}, True),
+        ("/v1/conversations/conv_1/items", {"items": [{"tools": [{"model": "o3"}]}]}, False),
+        ("/v1/decisions", {"model": "gpt-5", "input": "a", "questions": []}, True),
+        ("/v1/decisions", {"model": "o3", "input": "a", "questions": []}, False),
+        ("/v1beta/cachedContents", {**HELLO, "model": "models/gemini-2.5-pro"}, True),
+        ("/v1beta/cachedContents", {**HELLO, "model": "models/other"}, False),
+        ("/v1beta/cachedContents", HELLO, False),
+        ("/v1beta/interactions", {"model": "gemini-2.5-pro", "input": "a"}, True),
+        ("/v1beta/interactions", {"model": "other", "input": "a"}, False),
+        ("/v1beta/interactions", {"agent": "gemini-2-agent", "input": "a"}, True),
+        ("/v1beta/interactions", {"agent": "deep-research", "input": "a"}, False),
+        (
+            "/v1beta/interactions",
+            {"model": "gemini-2.5-pro", "agent": "deep", "input": "a"},
+            False,
+        ),
+    ],
+)
+async def test_content_is_stored_for_allowed_models_alone(
+    path: str, body: object, *, is_allowed: bool
+) -> None:
+    """A conversation needs none; a tool in it may name one."""
+    refusal = await _judged(path, body)
+    assert (refusal is None) is is_allowed
+    assert refusal is None or refusal.details == "egret_model_not_allowed"
+
+
+BLOCKING = """
+name: default
+guardrails:
+  - {name: words, type: denied_terms, terms: [Bluebird], routes: [chat, generate_content]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/conversations", {"items": [{"role": "user", "content": "Bluebird"}]}),
+        (
+            "/v1/conversations/conv_1/items",
+            {"items": [{"type": "message", "role": "user", "content": [
+                {"type": "input_text", "text": "Blue"}, {"type": "input_text", "text": "bird"}
+            ]}]},
+        ),
+        ("/v1/conversations/conv_1", {"metadata": {"topic": "Bluebird"}}),
+        ("/v1/decisions", {"model": "m", "input": "a", "questions": [{"text": "Bluebird"}]}),
+        ("/openai/v1/conversations", {"items": [{"type": "reasoning", "summary": "Bluebird"}]}),
+        ("/v1beta/cachedContents", {"model": "models/m", "systemInstruction": "Bluebird"}),
+        ("/v1beta/cachedContents/c-1", {"displayName": "Bluebird"}),
+    ],
+)  # fmt: skip
+async def test_stored_text_is_searched_by_the_guardrails_of_every_operation(
+    path: str, body: object
+) -> None:
+    """A later chat reads it, and names only its id."""
+    checks = World(BLOCKING).exchange()
+    method = "PATCH" if path.endswith("c-1") else "POST"
+    await checks.judge_headers(headers(path, method=method), has_body=True)
+    verdict = await checks.judge_body(json.dumps(body).encode())
+    assert isinstance(verdict, RequestRefused)
+    assert verdict.refusal.details == "egret_content_blocked"

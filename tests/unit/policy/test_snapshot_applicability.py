@@ -51,6 +51,9 @@ EMBEDDINGS = Scope(routes=(Operation.EMBEDDINGS,))
         pytest.param(EMBEDDINGS, Operation.CHAT, Applicability.OUT_OF_SCOPE, id="another route"),
         pytest.param(EMBEDDINGS, None, Applicability.APPLIES, id="a path nobody knows"),
         pytest.param(
+            EMBEDDINGS, Operation.STORED_RESPONSE, Applicability.APPLIES, id="stored content"
+        ),
+        pytest.param(
             Scope(rollout=0), Operation.CHAT, Applicability.OUT_OF_SCOPE, id="rolled out to none"
         ),
         pytest.param(

@@ -101,6 +101,53 @@ async def models(request: web.Request) -> web.StreamResponse:
     return json_response(_model(identifier))
 
 
+async def cached_content(request: web.Request) -> web.StreamResponse:
+    """POST /v1beta/cachedContents, GET and DELETE of one: any id is one that was made."""
+    model = (await json_object(request)).get("model") if request.method == "POST" else None
+    name = f"cachedContents/{request.match_info.get('id', 'mock')}"
+    usage = {"totalTokenCount": 7}
+    return json_response({"name": name, "model": model or "", "usageMetadata": usage})
+
+
+async def interaction(request: web.Request) -> web.StreamResponse:
+    """POST /v1beta/interactions, whole or in events."""
+    body = await json_object(request)
+    texts = [*texts_in(body.get("system_instruction")), *texts_in(body.get("input"))]
+    reply = answer_in_words(request, texts, None)
+    usage = {
+        "total_input_tokens": reply.input_tokens,
+        "total_output_tokens": reply.output_tokens,
+        "total_tokens": reply.input_tokens + reply.output_tokens,
+    }
+    made = {
+        "id": "interaction-mock",
+        "model": body.get("model"),
+        "status": "completed",
+        "usage": usage,
+    }
+    if body.get("stream") is not True:
+        content = [{"type": "text", "text": reply.text}]
+        return json_response({**made, "steps": [{"type": "model_output", "content": content}]})
+    events: list[JsonObject] = [
+        {
+            "event_type": "interaction.created",
+            "interaction": {"id": made["id"], "status": "in_progress"},
+        },
+        {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+        *(
+            {"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": one}}
+            for one in reply.pieces
+        ),
+        {"event_type": "step.stop", "index": 0},
+        {"event_type": "interaction.completed", "interaction": made},
+    ]
+    data = (
+        f"event: {event['event_type']}\ndata: ".encode() + orjson.dumps(event) + b"\n\n"
+        for event in events
+    )
+    return await event_stream(request, (*data, b"data: [DONE]\n\n"))
+
+
 def _model(name: str) -> JsonObject:
     return {"name": f"models/{name}", "version": "1", "displayName": name}
 

@@ -57,8 +57,16 @@ async def deleted(request: web.Request) -> web.StreamResponse:
     return json_response({"id": request.match_info["id"], "object": "response", "deleted": True})
 
 
+async def conversation(request: web.Request) -> web.StreamResponse:
+    """POST /v1/conversations, and of one that exists: any id is one that was made."""
+    await json_object(request)
+    identifier = request.match_info.get("id", "conv_mock")
+    made = {"object": "conversation", "created_at": CREATED_AT, "metadata": {}}
+    return json_response({"id": identifier, **made})
+
+
 async def input_items(request: web.Request) -> web.StreamResponse:
-    """GET /v1/responses/{id}/input_items."""
+    """GET /v1/responses/{id}/input_items, and the items of a conversation."""
     del request
     ends = {"first_id": None, "last_id": None, "has_more": False}
     return json_response({"object": "list", "data": [], **ends})

@@ -87,6 +87,12 @@ def _add_routes(app: web.Application) -> None:
         routes += _openai_routes(root)
     for root in ("/v1beta", "/v1"):
         routes += _gemini_routes(f"{root}/models/{{model}}")
+        routes += [
+            web.post(f"{root}/interactions", gemini_api.interaction),
+            web.post(f"{root}/cachedContents", gemini_api.cached_content),
+            web.get(f"{root}/cachedContents/{{id}}", gemini_api.cached_content),
+            web.delete(f"{root}/cachedContents/{{id}}", gemini_api.cached_content),
+        ]
     for root in ("/v1", "/anthropic/v1"):
         routes += [
             web.post(f"{root}/messages", anthropic_api.messages),
@@ -126,6 +132,10 @@ def _openai_routes(root: str) -> list[web.RouteDef]:
         web.delete(f"{root}/responses/{{id}}", openai_responses.deleted),
         web.post(f"{root}/responses/{{id}}/cancel", openai_responses.stored),
         web.get(f"{root}/responses/{{id}}/input_items", openai_responses.input_items),
+        web.post(f"{root}/conversations", openai_responses.conversation),
+        web.post(f"{root}/conversations/{{id}}", openai_responses.conversation),
+        web.post(f"{root}/conversations/{{id}}/items", openai_responses.input_items),
+        web.get(f"{root}/conversations/{{id}}/items", openai_responses.input_items),
     ]
 
 
@@ -239,6 +249,8 @@ def _api_of(request: web.Request, keys: ProviderKeys) -> _Api:
 def _is_gemini(request: web.Request) -> bool:
     """Return whether it is Google's API, by a method after the model or Google's own header."""
     if request.path.startswith("/v1beta/"):
+        return True
+    if request.path.startswith(("/v1/interactions", "/v1/cachedContents")):
         return True
     if not request.path.startswith("/v1/models"):
         return False
