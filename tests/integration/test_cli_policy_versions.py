@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.command_line import Egret, Ran
+from tests.support.web_app import served
 
 FIRST = "name: loose\nunscanned: allow\n"
 SECOND = "name: loose\nunscanned: flag\n"
@@ -245,17 +246,14 @@ async def test_the_results_in_shadow_are_read_from_the_stack_that_runs_here(
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
-    (tmp_path / "egret.json").write_text(json.dumps({"metrics_url": url}))
     await asyncio.to_thread(apply, egret, file, SHADOW)
 
-    ran = await asyncio.to_thread(
-        egret, "policy", "promote", "cards", "cards", "--run", str(tmp_path), "--yes"
-    )
-    await runner.cleanup()
+    async with served(app) as port:
+        url = f"http://127.0.0.1:{port}/metrics"
+        (tmp_path / "egret.json").write_text(json.dumps({"metrics_url": url}))
+        ran = await asyncio.to_thread(
+            egret, "policy", "promote", "cards", "cards", "--run", str(tmp_path), "--yes"
+        )
 
     assert ran.code == 0
     assert ran.err.startswith("In shadow cards came to: block 3 ")

@@ -24,6 +24,7 @@ from egret_tools.devstack.envoy_config import EnvoyParameters, Provider, render_
 from egret_tools.devstack.processes import Children
 
 from tests.support.placeholder_processor import allow, running_processor
+from tests.support.web_app import served
 
 pytestmark = pytest.mark.stack
 
@@ -89,14 +90,8 @@ async def running_provider(*, not_after: datetime | None = None) -> AsyncIterato
     provider.authority.issue_cert("localhost", not_after=not_after).configure_cert(tls)
     app = web.Application()
     app.router.add_post("/{path:.*}", provider.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        provider.port = int(runner.addresses[0][1])
+    async with served(app, tls=tls, access_log=None, shutdown_timeout=1) as provider.port:
         yield provider
-    finally:
-        await runner.cleanup()
 
 
 @dataclass

@@ -17,6 +17,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from egret_tools.mock_llm.bedrock_api import EVENT_STREAM, frame
 
+from tests.support.web_app import served
+
 REGION: Final = "eu-central-1"
 SERVICE: Final = "bedrock"
 _SIGNED: Final = re.compile(
@@ -104,11 +106,5 @@ async def running_aws_provider(
     tls.load_cert_chain(chain, private_key)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.router.add_post("/{path:.*}", provider.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        provider.port = int(runner.addresses[0][1])
+    async with served(app, tls=tls, access_log=None, shutdown_timeout=1) as provider.port:
         yield provider
-    finally:
-        await runner.cleanup()

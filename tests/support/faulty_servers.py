@@ -16,6 +16,7 @@ from aiohttp import web
 
 from sidecar._generated.egret.guardrail.v1 import guardrail_pb2 as guardrail
 from tests.support.grpc_guardrail import Call, grpc_server
+from tests.support.web_app import served
 
 LARGE_BYTES: Final = 10 * 1024 * 1024
 METADATA_URL: Final = "http://169.254.169.254/latest/meta-data/"
@@ -66,13 +67,8 @@ async def _http(servers: FaultyServers) -> AsyncIterator[str]:
 
     application = web.Application(client_max_size=64 * 1024 * 1024)
     application.router.add_post("/{fault}/{rest:.*}", answer)
-    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with served(application, handler_cancellation=True, shutdown_timeout=0.1) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def _http_answer(request: web.Request, count: int) -> web.StreamResponse:

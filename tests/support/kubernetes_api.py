@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.support.authority import Authority
+from tests.support.web_app import served
 
 TOKEN = "token-of-the-job"
 
@@ -73,11 +74,6 @@ async def kubernetes_api(folder: Path) -> AsyncIterator[KubernetesApi]:
     tls.load_cert_chain(files["cert_file"], files["key_file"])
     application = web.Application()
     application.router.add_route("*", "/api/v1/namespaces/egret/secrets/{name}", api.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-    api.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with served(application, tls=tls) as port:
+        api.url = f"https://127.0.0.1:{port}"
         yield api
-    finally:
-        await runner.cleanup()

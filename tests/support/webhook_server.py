@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.web_app import served
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -42,13 +44,6 @@ async def webhook_server(answer: Answer) -> AsyncIterator[WebhookServer]:
 
     application = web.Application(client_max_size=64 * 1024 * 1024)
     application.router.add_route("*", "/{path:.*}", take)
-    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    server.url = f"http://127.0.0.1:{port}/check"
-    try:
+    async with served(application, handler_cancellation=True, shutdown_timeout=0.1) as port:
+        server.url = f"http://127.0.0.1:{port}/check"
         yield server
-    finally:
-        await runner.cleanup()

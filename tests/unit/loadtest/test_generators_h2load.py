@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from loadtest.generators import put_closed_loop, read_log
 from loadtest.load import Load, LoadError, Target
+from tests.support.web_app import served
 
 
 def log(*rows: tuple[int, int]) -> list[str]:
@@ -47,19 +48,12 @@ async def test_the_key_and_the_body_are_sent_by_as_many_connections_as_told(
 
     application = web.Application()
     application.router.add_post("/v1/chat/completions", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
     body = tmp_path / "body.json"
     body.write_bytes(b"{}")
-    port = runner.addresses[0][1]
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    target = Target(url, SecretStr("egk_of_nobody"), body, headers={"x-more": "yes"})
-    try:
+    async with served(application) as port:
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        target = Target(url, SecretStr("egk_of_nobody"), body, headers={"x-more": "yes"})
         seen = await put_closed_loop(Load("c3", 3), target=target, seconds=0.5, scratch=tmp_path)
-    finally:
-        await runner.cleanup()
 
     assert (seen.errors, len(peers)) == (0, 3)
     assert asked == {("Bearer egk_of_nobody", b"{}", (1, 1))}

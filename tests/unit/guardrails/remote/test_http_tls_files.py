@@ -15,6 +15,7 @@ from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, Rem
 from sidecar.guardrails.remote.http import LOOK_SECONDS, MAX_FILE_BYTES, TlsFileCache, tls_context
 from tests.support.authority import Authority
 from tests.support.remote_checks import Clock, asking, remote_checks
+from tests.support.web_app import served
 
 
 @asynccontextmanager
@@ -30,13 +31,8 @@ async def tls_server(authority: Authority, clients: Authority) -> AsyncIterator[
 
     application = web.Application()
     application.router.add_post("/", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-        yield f"https://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with served(application, tls=context) as port:
+        yield f"https://127.0.0.1:{port}/"
 
 
 def endpoint_of(url: str, **files: Path) -> RemoteEndpoint:
