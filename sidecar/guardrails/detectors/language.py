@@ -69,7 +69,10 @@ class LanguageCheck(WholeTextCheck):
         foreign: dict[int, str] = {}
         for index, part in enumerate(parts):
             for window in _windows(part.content):
-                middle = _middle(window)
+                start = (len(window) - SAMPLE_CHARACTERS) // 2
+                middle = window[start : start + SAMPLE_CHARACTERS] if start > 0 else window
+                if sum(map(str.isalpha, middle)) < MIN_LETTERS:
+                    middle = window
                 if self._is_foreign(middle) and (middle is window or self._is_foreign(window)):
                     foreign[index] = "LANGUAGE"
                     break
@@ -100,13 +103,6 @@ def _identifier() -> Any:
     identifier.tk_output = array("i", identifier.tk_output)
     identifier._rowbase = array("I", identifier._rowbase)  # noqa: SLF001 - made of `tk_row`
     return identifier
-
-
-def _middle(window: str) -> str:
-    """Return the middle of *window*, or all of it if the middle has few letters."""
-    start = (len(window) - SAMPLE_CHARACTERS) // 2
-    middle = window[start : start + SAMPLE_CHARACTERS] if start > 0 else window
-    return middle if sum(map(str.isalpha, middle)) >= MIN_LETTERS else window
 
 
 def _windows(content: bytes) -> Iterator[str]:
