@@ -33,6 +33,13 @@ RESPONSES: dict[str, Any] = {
     "input_tokens_details": {"cached_tokens": 4},
     "output_tokens_details": {"reasoning_tokens": 2},
 }
+INTERACTION = {
+    "total_input_tokens": 10,
+    "total_output_tokens": 5,
+    "total_thought_tokens": 3,
+    "total_cached_tokens": 4,
+    "total_tokens": 18,
+}
 ANTHROPIC_START: dict[str, Any] = {
     "type": "message_start",
     "message": {
@@ -182,6 +189,11 @@ CONVERSE = {
             id="stream of Claude at Bedrock, whose counts are stated twice",
         ),
         pytest.param([{"usage": {"total_tokens": 8}}], TokenCounts(8), id="a sum alone"),
+        pytest.param(
+            [{"event_type": "interaction.completed", "interaction": {"usage": INTERACTION}}],
+            TokenCounts(10, 8, 4),
+            id="Google's interactions, with thoughts in the output",
+        ),
         pytest.param(
             [{"usage": ANTHROPIC_STEPS}],
             TokenCounts(2_003 + 500, 27 + 60, 400, 0, 3),

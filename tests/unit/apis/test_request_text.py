@@ -598,3 +598,558 @@ def test_the_tier_of_a_request_is_read_if_it_has_prices_of_its_own(
     """OpenAI's, Google's, and Bedrock's in an object; of two the dearer."""
     body: JsonValue = {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
     assert _subject(body).service_tier == tier
+
+
+INTERACTIONS = "/v1beta/interactions"
+
+
+def test_an_interaction_is_read_in_each_form_of_its_input() -> None:
+    """A text, a part, parts, steps; thoughts and calls that come back are text or sealed."""
+    replayed: JsonValue = [
+        {"type": "user_input", "content": [{"type": "text", "text": "a"}]},
+        {"type": "thought", "signature": PNG * 9, "summary": [{"type": "text", "text": "b"}]},
+        {"type": "function_call", "id": "1", "name": "w", "arguments": {"data": PNG, "uri": "x"}},
+        {"type": "function_result", "call_id": "1", "result": [{"type": "text", "text": "c"}]},
+    ]
+    forms: list[JsonValue] = ["a", {"type": "text", "text": "a"}, [{"type": "text", "text": "a"}]]
+    subjects = [
+        _subject({"model": "m", "input": given}, INTERACTIONS) for given in (*forms, replayed)
+    ]
+    for subject in subjects:
+        assert b"a" in [part.content for part in subject.parts]
+        assert (subject.unscanned, subject.model, subject.in_background) == ((), "m", False)
+    roles = {part.content: part.role for part in subjects[-1].parts}
+    assert (roles[b"S"], roles[b"U"]) == ("tool", "user")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(CHAT, {"messages": [{"role": "tool", "content": "S"}]}, id="tool message"),
+        pytest.param(CHAT, {"messages": [{"role": "x", "content": "S"}]}, id="unknown role"),
+        pytest.param(CHAT, {"messages": [{"content": "S"}]}, id="no role"),
+        pytest.param(CHAT, {"messages": [{"role": "S"}]}, id="the role itself"),
+        pytest.param(CHAT, {"messages": [{"role": "user", "name": "S"}]}, id="name"),
+        pytest.param(CHAT, {"messages": [], "MESSAGES": [{"content": "S"}]}, id="other case"),
+        pytest.param(CHAT, {"messages": [], "x": {"y": ["S"]}}, id="unknown field"),
+        pytest.param(CHAT, {"messages": [], "x": {"S": 1}}, id="unknown key"),
+        pytest.param(CHAT, {"messages": [], "user": "S"}, id="user"),
+        pytest.param(CHAT, {"messages": [], "stop": ["S"]}, id="stop"),
+        pytest.param(
+            CHAT, {"messages": [], "tools": [{"function": {"description": "S"}}]}, id="tool"
+        ),
+        pytest.param(CHAT, _user({"type": "refusal", "refusal": "S"}), id="refusal"),
+        pytest.param(CHAT, _user({"type": "new", "stuff": {"more": "S"}}), id="unknown part"),
+        pytest.param(CHAT, _user({"type": "S"}), id="type"),
+        pytest.param(CHAT, _user({"type": "text", "text": "a", "data": "S"}), id="extra field"),
+        pytest.param(CHAT, _user("S"), id="bare string in content"),
+        pytest.param(
+            MESSAGES, {"messages": [], "system": [{"type": "text", "text": "S"}]}, id="system"
+        ),
+        pytest.param(MESSAGES, _user({"type": "thinking", "thinking": "S"}), id="thinking"),
+        pytest.param(MESSAGES, _user({"type": "redacted_thinking", "data": "S"}), id="redacted"),
+        pytest.param(
+            MESSAGES, _user({"type": "tool_use", "input": {"a": {"b": "S"}}}), id="input"
+        ),
+        pytest.param(MESSAGES, _user({"type": "tool_use", "input": {"S": 1}}), id="input key"),
+        pytest.param(MESSAGES, _user({"type": "tool_result", "content": "S"}), id="tool_result"),
+        pytest.param(
+            MESSAGES,
+            _user({"type": "document", "source": {"type": "text", "data": "S"}, "title": "t"}),
+            id="text document",
+        ),
+        pytest.param("/v1/completions", {"prompt": "S"}, id="prompt"),
+        pytest.param("/v1/completions", {"prompt": ["a", "S"], "suffix": "b"}, id="prompts"),
+        pytest.param("/v1/embeddings", {"input": ["a", "S"]}, id="inputs"),
+        pytest.param("/v1/messages/count_tokens", _user({"text": "S"}), id="count_tokens"),
+    ],
+)
+def test_text_is_scanned_wherever_it_stands(path: str, body: JsonValue) -> None:
+    """Every string, and every key of a client's own, is a part and nothing is unscanned."""
+    subject = _subject(body, path)
+    assert "S" in _texts(subject)
+    assert subject.unscanned == ()
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+            UnscannedReason.IMAGE,
+            id="OpenAI image",
+        ),
+        pytest.param(
+            {"image_url": f"data:image/png;base64,{PNG}"}, UnscannedReason.IMAGE, id="no type"
+        ),
+        pytest.param(
+            {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}},
+            UnscannedReason.AUDIO,
+            id="OpenAI audio",
+        ),
+        pytest.param(
+            {"type": "file", "file": {"file_data": PNG, "filename": "a.pdf"}},
+            UnscannedReason.FILE,
+            id="OpenAI file",
+        ),
+        pytest.param(
+            {"type": "image", "source": {"type": "base64", "data": PNG}},
+            UnscannedReason.IMAGE,
+            id="Anthropic image",
+        ),
+        pytest.param(
+            {"type": "document", "source": {"type": "base64", "data": PNG}},
+            UnscannedReason.FILE,
+            id="Anthropic document",
+        ),
+        pytest.param(
+            {
+                "type": "tool_result",
+                "content": [{"type": "image", "source": {"type": "base64", "data": PNG}}],
+            },
+            UnscannedReason.IMAGE,
+            id="image in a tool result",
+        ),
+    ],
+)
+def test_base64_of_a_part_is_unscanned(part: JsonValue, reason: UnscannedReason) -> None:
+    """Images, sound and files are counted by kind, and their base64 is no text."""
+    subject = _subject(_user({"type": "text", "text": "Look:"}, part))
+    assert subject.unscanned == (reason,)
+    assert "Look:" in _texts(subject)
+    assert not [text for text in _texts(subject) if PNG in text]
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": "S"}}, UnscannedReason.IMAGE, id="URL"
+        ),
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": "u", "x": "S"}},
+            UnscannedReason.IMAGE,
+            id="beside the payload",
+        ),
+        pytest.param(
+            {"type": "image_url", "image_url": {"url": PNG}, "text": "S"},
+            UnscannedReason.IMAGE,
+            id="text of an image part",
+        ),
+        pytest.param(
+            {"type": "image", "source": {"type": "base64", "data": "S"}},
+            UnscannedReason.IMAGE,
+            id="text as payload",
+        ),
+        pytest.param(
+            {"type": "input_audio", "input_audio": {"data": PNG, "format": "S"}},
+            UnscannedReason.AUDIO,
+            id="audio format",
+        ),
+        pytest.param({"type": "file", "file": {"file_id": "S"}}, UnscannedReason.FILE, id="id"),
+        pytest.param(
+            {"type": "container_upload", "file_id": "S"}, UnscannedReason.FILE, id="upload"
+        ),
+        pytest.param(
+            {"Type": "image_url", "Image_URL": {"URL": "S"}}, UnscannedReason.IMAGE, id="case"
+        ),
+        pytest.param(
+            {"type": "video_url", "video_url": {"url": "S"}}, UnscannedReason.FILE, id="video"
+        ),
+        pytest.param(
+            {"type": "audio_url", "audio_url": {"url": "S"}}, UnscannedReason.AUDIO, id="sound"
+        ),
+        pytest.param(
+            {"type": "document_url", "document_url": "S"}, UnscannedReason.FILE, id="document"
+        ),
+    ],
+)
+def test_other_strings_of_such_a_part_are_scanned(
+    part: JsonValue, reason: UnscannedReason
+) -> None:
+    """Only base64 in the payload's own field is exempt, so a part cannot carry text past us."""
+    subject = _subject(_user(part))
+    assert "S" in _texts(subject)
+    assert subject.unscanned == (reason,)
+
+
+def test_variables_of_a_stored_prompt_are_texts_or_parts() -> None:
+    """Their names are the prompt's own, `metadata` for one; a file among them is no text."""
+    named: dict[str, JsonValue] = {
+        "name": "A",
+        "text": {"type": "input_text", "text": "B"},
+        "metadata": {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}"},
+        "d": {"type": "input_file", "file_id": "C"},
+    }
+    read = _subject({"prompt": {"id": "pmpt_1", "variables": named}}, "/v1/responses")
+    assert read.unscanned == (UnscannedReason.IMAGE, UnscannedReason.FILE)
+    assert {*named, "A", "B", "C"} <= set(_texts(read))
+    assert not [text for text in _texts(read) if PNG in text]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"prompt": "S", "image": PNG * 3}, UnscannedReason.UNKNOWN_SHAPE),
+        ({"mediaSource": {"s3Location": {"uri": "S"}}}, UnscannedReason.FILE),
+    ],
+)
+def test_media_of_models_behind_bedrock_are_unscanned(
+    body: JsonValue, reason: UnscannedReason
+) -> None:
+    """Their own forms of requests go through InvokeModel as they are."""
+    read = _subject(body, "/model/stability.x/invoke")
+    assert read.unscanned == (reason,)
+    assert "S" in _texts(read)
+
+
+def test_all_kinds_in_one_part_are_counted() -> None:
+    """A part with two payloads does not hide one behind the other."""
+    part: JsonValue = {
+        "type": "text",
+        "image_url": {"url": "http://x.example"},
+        "input_audio": {"data": PNG},
+    }
+    assert set(_subject(_user(part)).unscanned) == {UnscannedReason.IMAGE, UnscannedReason.AUDIO}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param({"type": "video", "video": {"bytes": PNG * 3}}, id="unknown type"),
+        pytest.param({"type": "text", "text": "a", "images": [PNG * 3]}, id="unknown field"),
+        pytest.param({"inline_data": {"data": PNG * 3}}, id="Gemini's shape"),
+    ],
+)
+def test_base64_of_an_unknown_shape_is_scanned_and_unscanned(part: JsonValue) -> None:
+    """What looks like a payload nobody knows is judged as text and counted as unreadable."""
+    subject = _subject(_user(part))
+    assert subject.unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
+    assert [text for text in _texts(subject) if PNG in text]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(
+            _user({"type": "thinking", "thinking": "hm", "signature": PNG * 9}), id="thinking"
+        ),
+        pytest.param(_user({"type": "redacted_thinking", "data": PNG * 9}), id="sealed thinking"),
+        pytest.param(
+            _user({"type": "tool_use", "name": "w", "input": {"type": "file", "body": PNG * 9}}),
+            id="tool input",
+        ),
+        pytest.param(
+            {
+                "messages": [],
+                "audio": {"voice": "alloy", "format": "wav"},
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {
+                            "parameters": {
+                                "properties": {"image_url": {"type": "string", "url": "x"}}
+                            }
+                        },
+                    }
+                ],
+            },
+            id="settings and schemas",
+        ),
+        pytest.param(_user({"type": "text", "text": PNG * 9}), id="base64 as text"),
+    ],
+)
+def test_ordinary_requests_have_nothing_unscanned(body: JsonValue) -> None:
+    """Agents that send thinking, tool calls and schemas back are not blocked for their shape."""
+    assert _subject(body, MESSAGES).unscanned == ()
+
+
+def test_escapes_in_tool_arguments_hide_nothing() -> None:
+    """JSON text in a string is judged as it stands and as it reads."""
+    arguments = r'{"q":"\u0041KIA","n":"[\"\\u0042\"]","p":"plain"}'
+    subject = _subject(
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"arguments": arguments}}]}
+            ]
+        }
+    )
+    assert [(part.content, part.location) for part in subject.parts] == [
+        (arguments.encode(), (6,)),
+        (b"AKIA", (6, 1)),
+        (rb'["\u0042"]', (6, 3)),
+        (b"B", (6, 3, 0)),
+    ]
+
+
+def test_broken_json_text_is_looked_into_too() -> None:
+    """Arguments with a key twice, and no end, do not get their escapes past us."""
+    subject = _subject(_user(r'{"a":"x","a":"\u0041KIA'))
+    assert "AKIA" in _texts(subject)
+
+
+def test_json_text_is_looked_into_four_times() -> None:
+    """Deeper nesting is judged as the text it is."""
+    text = '"\\u0041"'
+    for _ in range(6):
+        text = json.dumps(text)
+    subject = _subject(_user(text))
+    assert max(len(part.location) for part in subject.parts) == 5
+
+
+def test_long_numbers_are_parts() -> None:
+    """A card number without quotes is found; settings and the seed are left alone.
+
+    An exponent makes no text of hundreds of digits: ten thousands of them took seconds to search.
+    """
+    subject = _subject(
+        {
+            "seed": 4111111111111111,
+            "max_tokens": 1000000,
+            "messages": [
+                {
+                    "content": [
+                        {
+                            "type": "tool_use",
+                            "input": {"card": 4111111111111111, "x": 1.5e9, "y": [-1e308, 10**41]},
+                        }
+                    ]
+                }
+            ],
+        },
+        MESSAGES,
+    )
+    numbers = [part for part in subject.parts if part.location[0] < 0]
+    assert [(part.content, part.location) for part in numbers] == [
+        (b"4111111111111111", (-3,)),
+        (b"1500000000", (-4,)),
+        (b"-1e+308", (-5,)),
+        (b"1" + b"0" * 41, (-6,)),
+    ]
+
+
+def test_a_long_list_of_numbers_is_read_without_a_call_each() -> None:
+    """A batch of 490,000 tokens held a worker for a quarter of a second."""
+    flat: list[JsonValue] = [None, 0.5, True, *range(1_000)]
+    many: list[JsonValue] = [flat]
+    for tokens in (flat, many):
+        body: JsonValue = {"input": tokens, "metadata": [10**9]}
+        assert python_calls(partial(_subject, body, "/v1/embeddings")) < 500
+        (number,) = _subject(body, "/v1/embeddings").parts
+        assert number.location == (-1 - 1_001,)
+
+
+_TURNS: list[JsonValue] = [{"role": "user", "content": "a", "name": "b"}] * 3_000
+_KEYS: dict[str, JsonValue] = {f"key {number}": "a" for number in range(9_000)}
+_CALLS: list[JsonValue] = [{"type": "function", "function": {"parameters": _KEYS}}]
+_MIXED: list[JsonValue] = [*range(9_000), "a", None, 10**9] * 2
+_HEAVY: list[dict[str, JsonValue]] = [
+    {"messages": _TURNS},
+    {"messages": [{"role": "user", "content": ["a"] * 9_000}]},
+    {"messages": [], "tools": _CALLS},
+    {"messages": [], **_KEYS},
+    {"messages": [], "metadata": [[["a"] * 200] * 9, {}] * 9},
+    {"messages": [], "metadata": _MIXED},
+]
+
+
+@pytest.mark.parametrize("body", _HEAVY)
+def test_a_heavy_body_is_read_in_slices(body: JsonValue) -> None:
+    """Reading one held a worker for a quarter of a second, in which all other requests waited."""
+    text = json.dumps(body).encode()
+    steps = read_in_slices(route_of(), Headers(), text)
+    slices = [python_calls(lambda: next(steps, None)) for _ in range(text.count(b","))]
+    *most, _ = sorted(slices)  # one slice looks for the models that all messages name
+    assert max(most) < 9 * SLICE_STRINGS < sum(most)
+
+
+def test_a_truth_value_is_no_number() -> None:
+    """`true` is not counted among the numbers, not even as a seed."""
+    subject = _subject({"seed": True, "messages": [], "x": [False, 123456789]})
+    assert subject.parts[-1] == TextPart(b"123456789", (-1,), "unknown")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/v1/embeddings", {"input": [1, 2, 3]}, id="one list"),
+        pytest.param("/v1/embeddings", {"input": ["a", [1, 2]]}, id="a list among texts"),
+        pytest.param("/v1/completions", {"prompt": [[1], [2]]}, id="lists"),
+    ],
+)
+def test_token_arrays_are_unscanned(path: str, body: JsonValue) -> None:
+    """Numbers in the place of text are a model's own tokens, which cannot be read here."""
+    assert _subject(body, path).unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT, {}, "`messages`"),
+        (CHAT, {"messages": "x"}, "`messages`"),
+        (CHAT, {"messages": ["x"]}, "`messages`"),
+        (CHAT, {"messages": [{"role": 1}]}, "`role`"),
+        (CHAT, {"messages": [{"role": "user", "content": {"x": 1}}]}, "`content`"),
+        (CHAT, {"messages": [], "model": ["m"]}, "`model`"),
+        (CHAT, {"messages": [], "model": None}, "`model`"),
+        (CHAT, {"messages": [], "model": "a", "MODEL": "b"}, "`model`"),
+        (CHAT, {"messages": [], "\u017ftream": True}, "`stream`"),
+        (CHAT, {"messages": [], "stream": "true"}, "`stream`"),
+        (CHAT, {"messages": [], "stream": []}, "`stream`"),
+        (CHAT, {"messages": [], "stream": 1}, "`stream`"),
+        (MESSAGES, {"system": "x"}, "`messages`"),
+        ("/v1/completions", {"prompt": None}, "`prompt`"),
+        ("/v1/embeddings", {"input": {"a": "b"}}, "`input`"),
+        (CHAT, ["messages"], "object"),
+        (CHAT, "messages", "object"),
+    ],
+)
+def test_a_wrong_shape_is_malformed_and_names_the_field(
+    path: str, body: JsonValue, field: str
+) -> None:
+    """A field that is acted on must be what the API says; the answer says which is not."""
+    malformed = _read(body, path)
+    assert isinstance(malformed, Malformed)
+    assert field in malformed.problem
+
+
+def test_too_many_texts_are_malformed() -> None:
+    """A body made to keep a worker busy is refused, not scanned in part."""
+    body: JsonValue = {"input": ["a"] * 50_001}
+    assert _read(body, "/v1/embeddings") == Malformed("The body holds more than 50000 texts.")
+
+
+def test_too_many_values_are_malformed() -> None:
+    """What is no text keeps a worker busy as well."""
+    body: JsonValue = {"messages": [{"file": {}}] * 50_001}
+    malformed = _read(body, CHAT)
+    assert isinstance(malformed, Malformed)
+    assert "more than 100000 objects and arrays" in malformed.problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ([("content-encoding", b"gzip")], UnscannedReason.ENCODED_BODY),
+        ([("content-encoding", b"identity, br")], UnscannedReason.ENCODED_BODY),
+        (
+            [("content-encoding", b"identity"), ("content-encoding", b"gzip")],
+            UnscannedReason.ENCODED_BODY,
+        ),
+        ([("content-type", b"application/json; charset=utf-16")], UnscannedReason.CHARSET),
+        ([("content-type", b'application/json;charset="latin1"')], UnscannedReason.CHARSET),
+        (
+            [("content-type", b"application/json;charset=utf-8;charset=utf-7")],
+            UnscannedReason.CHARSET,
+        ),
+        ([("content-type", b'application/json;a="b;charset=x"')], UnscannedReason.CHARSET),
+        (
+            [("content-type", b"application/json"), ("content-type", b"text/plain")],
+            UnscannedReason.CHARSET,
+        ),
+        ([("content-type", b"text/plain")], UnscannedReason.UNKNOWN_SHAPE),
+        ([("content-type", b"application/json, text/plain")], UnscannedReason.UNKNOWN_SHAPE),
+        ([("content-type", b"multipart/form-data; boundary=x")], UnscannedReason.UNKNOWN_SHAPE),
+    ],
+)
+def test_a_body_not_declared_as_plain_json_is_unreadable(
+    fields: list[tuple[str, bytes]], reason: UnscannedReason
+) -> None:
+    """The upstream goes by these headers; a body they make mean something else is not parsed."""
+    assert read_request(route_of(), Headers(tuple(fields)), b"\x1f\x8b") == Unreadable(reason)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [("content-encoding", b"identity")],
+        [("content-type", b"application/json")],
+        [("content-type", b"Application/JSON; Charset=UTF-8")],
+        [("content-type", b"application/vnd.api+json")],
+        [("content-type", b"application/json"), ("content-type", b"application/json")],
+    ],
+)
+def test_json_in_utf_8_is_read(fields: list[tuple[str, bytes]]) -> None:
+    """The usual ways to declare JSON, and none at all, are accepted."""
+    subject = read_request(route_of(), Headers(tuple(fields)), b'{"messages":[]}')
+    assert subject == Subject(model=None, streamed=False, parts=())
+
+
+def test_a_request_without_body_is_an_empty_subject() -> None:
+    """Listing models sends no content; a body there would be of no known shape."""
+    route = recognise("GET", "/v1/models")
+    assert isinstance(route, Route)
+    empty = Subject(model=None, streamed=False, parts=())
+    assert read_request(route, Headers(), b"") == empty
+    assert read_request(route, Headers(), b"{}") == Unreadable(UnscannedReason.UNKNOWN_SHAPE)
+
+
+def test_a_malformed_body_is_handed_on() -> None:
+    """The problem that the JSON parser names is the answer."""
+    body = b'{"messages":[],"messages":[]}'
+    assert read_request(route_of(), Headers(), body) == Malformed(
+        "The body has the same key twice in one object."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({}, None),
+        ({"service_tier": "priority"}, "priority"),
+        ({"service_tier": "fast"}, "priority"),
+        ({"service_tier": "FLEX"}, "flex"),
+        ({"serviceTier": {"type": "priority"}}, "priority"),
+        ({"service_tier": "flex", "serviceTier": "priority"}, "priority"),
+        ({"service_tier": "auto"}, None),
+        ({"service_tier": ["priority"], "serviceTier": {"type": 7}}, None),
+    ],
+)
+def test_the_tier_of_a_request_is_read_if_it_has_prices_of_its_own(
+    fields: dict[str, JsonValue], tier: str | None
+) -> None:
+    """OpenAI's, Google's, and Bedrock's in an object; of two the dearer."""
+    body: JsonValue = {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
+    assert _subject(body).service_tier == tier
+
+
+INTERACTIONS = "/v1beta/interactions"
+
+
+def test_an_interaction_is_read_in_each_form_of_its_input() -> None:
+    """A text, a part, parts, steps; thoughts and calls that come back are text or sealed."""
+    replayed: JsonValue = [
+        {"type": "user_input", "content": [{"type": "text", "text": "a"}]},
+        {"type": "thought", "signature": PNG * 9, "summary": [{"type": "text", "text": "b"}]},
+        {"type": "function_call", "id": "1", "name": "w", "arguments": {"data": PNG, "uri": "x"}},
+        {"type": "function_result", "call_id": "1", "result": [{"type": "text", "text": "c"}]},
+    ]
+    for given in ("a", {"type": "text", "text": "a"}, [{"type": "text", "text": "a"}], replayed):
+        subject = _subject({"model": "m", "input": given}, INTERACTIONS)
+        assert b"a" in [part.content for part in subject.parts]
+        assert (subject.unscanned, subject.model, subject.in_background) == ((), "m", False)
+    roles = {part.content: part.role for part in subject.parts}
+    assert roles[b"c"] == "tool"
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"type": "image", "data": PNG}, UnscannedReason.FILE),
+        ({"type": "image", "uri": "gs://a/b", "mime_type": "image/png"}, UnscannedReason.IMAGE),
+        ({"type": "document", "uri": "https://example.com/a.pdf"}, UnscannedReason.FILE),
+    ],
+)
+def test_media_of_an_interaction_are_unscanned(part: JsonValue, reason: UnscannedReason) -> None:
+    """By their bytes and by their address, in a step and alone."""
+    forms: list[JsonValue] = [part, [part], [{"type": "user_input", "content": [part]}]]
+    for given in forms:
+        assert _subject({"model": "m", "input": given}, INTERACTIONS).unscanned == (reason,)
+
+
+def test_an_interaction_in_the_background_is_known_as_one() -> None:
+    """Its answer states no counts."""
+    body: JsonValue = {"agent": "deep", "input": "a", "background": True}
+    subject = _subject(body, INTERACTIONS)
+    assert (subject.model, subject.in_background) == ("deep", True)
