@@ -4,7 +4,13 @@ import pytest
 
 from sidecar.domain.finding import Finding
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.message_table import MAX_TAILS, SECRET_BYTES, Entry, MessageTable
+from sidecar.guardrails.message_table import (
+    MAX_KEYS,
+    MAX_TAILS,
+    SECRET_BYTES,
+    Entry,
+    MessageTable,
+)
 from sidecar.guardrails.registry import core_database
 from tests.support.guardrails import effective, policy
 from tests.support.routes import route_of
@@ -99,3 +105,21 @@ def test_of_the_ends_of_lists_those_kept_for_longest_are_forgotten_first() -> No
     for number in (*range(MAX_TAILS), 0, MAX_TAILS):
         known.put_beginning(b"a", entry(), number)
     assert [*known.tails] == [*range(2, MAX_TAILS), 0, MAX_TAILS]
+
+
+def test_as_many_entries_are_dropped_as_take_the_room_of_one() -> None:
+    known = table(3 * entry().size)
+    for name in (b"a", b"b", b"c"):
+        known.put(name, entry())
+    known.put(b"d", entry(5))
+    assert known.bytes == entry(5).size
+    assert known.evictions == 3
+
+
+def test_keys_are_forgotten_before_they_take_much_memory_and_are_the_same_again() -> None:
+    known, route = table(1), route_of()
+    first = known.key("0", SCAN, route, "messages")
+    for number in range(MAX_KEYS):
+        known.key(str(number + 1), SCAN, route, "messages")
+    assert len(known._keys) == 1
+    assert known.key("0", SCAN, route, "messages") == first

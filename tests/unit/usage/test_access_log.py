@@ -5,6 +5,7 @@ import gc
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -118,6 +119,9 @@ def test_the_id_of_a_refusal_is_not_that_of_a_provider(verdict: str) -> None:
     found = one(egret=json.dumps(told), provider_request_id=FULL.request_id)
 
     assert found.provider_request_id == (FULL.request_id if verdict == "allowed" else None)
+    blocked = json.dumps({**metadata(FULL), "verdict": "refused", "answer_status": "200"})
+    ids = [one(egret=blocked, provider_request_id=id_) for id_ in (FULL.request_id, "req_1")]
+    assert [found.provider_request_id for found in ids] == [None, "req_1"]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +133,15 @@ def test_the_trace_is_that_which_egret_names(told: object, trace_id: int | None)
     assert one(egret=json.dumps({**metadata(FULL), "trace_id": told})).trace_id == trace_id
 
 
+COUNTED = TokenCounts(100, 20)
+
+
 @pytest.mark.parametrize("status", ["-", "", "2", "3", "0", "COMPLETE"])
 def test_counts_that_are_not_complete_are_none(status: str) -> None:
     """No answer to read, one that broke off, or one that could not be read."""
-    assert one(usage_status=status).tokens is None
+    found = one(usage_status=status)
+
+    assert (found.tokens, found.stated) == (None, NO_TOKENS if status != "2" else COUNTED)
 
 
 @pytest.mark.parametrize("flags", ["UF,URX", "UH", "UO", "NR", "DF"])
@@ -154,6 +163,26 @@ def test_counts_that_were_stated_before_an_answer_broke_off_are_kept() -> None:
 def test_a_stored_answer_that_is_shown_again_uses_nothing() -> None:
     """`GET /v1/responses/{id}` repeats the counts of when it was made."""
     assert one(method="GET").tokens == NO_TOKENS
+    assert one(method="GET", flags="DC", usage_status="-").tokens == NO_TOKENS
+
+
+def test_a_value_is_read_as_envoy_writes_it() -> None:
+    """A missing one, a type of content in capitals, and the finer of two durations."""
+    found = one(
+        model="-", content_type="Text/Event-Stream", answer_bytes="9", duration_us="1500",
+        duration_ms="1",
+    )  # fmt: skip
+
+    assert (found.response_model, found.is_event_stream) == (None, True)
+    assert (found.answer_bytes, found.latency_seconds) == (0, 0.0015)
+
+
+def test_a_record_that_lacks_a_value_is_counted_and_left_out() -> None:
+    """The other records of its message are taken."""
+    cut = cast("LogEntry", entry(FULL)[:-1])
+    batch = decode_access_log(export(cut, entry(judged(2))))
+
+    assert (batch.unreadable, len(batch.ended)) == (("form",), 1)
 
 
 def test_a_client_that_left_before_an_answer_has_no_times_of_one() -> None:
