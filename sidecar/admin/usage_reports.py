@@ -111,24 +111,32 @@ _ADDED: Final = ", ".join(
 )
 _FIRST: Final = "date_trunc('day', date_trunc('hour', $1, 'UTC') + interval '23 hours', 'UTC')"
 _LAST: Final = "date_trunc('day', $2, 'UTC')"
-# Days are 24 times fewer rows; the hours before the first one and after the last are added.
-_DAYS_AND_HOURS: Final = f"""(
-    SELECT {_COLUMNS} FROM usage_by_day WHERE began_at >= {_FIRST} AND began_at < {_LAST}
-    UNION ALL SELECT {_COLUMNS} FROM usage_by_hour WHERE began_at < {_FIRST}
-    UNION ALL SELECT {_COLUMNS} FROM usage_by_hour WHERE began_at >= GREATEST({_FIRST}, {_LAST})
-)"""  # noqa: S608 - names of our own
+_IS_LATEST: Final = "SELECT NOT EXISTS (SELECT FROM usage_by_hour WHERE began_at >= $2)"
+# Days are 24 times fewer rows; the hours before the first one and after the last are added. The
+# last day of a report until now has no later hours, so that it counts as a whole one.
+_PARTS: Final = (
+    ("usage_by_day", f"began_at >= {_FIRST} AND (began_at < {_LAST} OR ({_IS_LATEST}))"),
+    ("usage_by_hour", f"began_at < {_FIRST}"),
+    ("usage_by_hour", f"began_at >= GREATEST({_FIRST}, {_LAST}) AND NOT ({_IS_LATEST})"),
+)
+_DAYS_AND_HOURS: Final = " UNION ALL ".join(
+    f"SELECT {_COLUMNS} FROM {table} WHERE {condition}"  # noqa: S608 - names of our own
+    for table, condition in _PARTS
+)
 _WHERE: Final = """
 WHERE began_at >= date_trunc('hour', $1::timestamptz, 'UTC') AND began_at < $2::timestamptz
     AND ($3::text[] IS NULL OR organization_id = ANY($3) OR team_id = ANY($3))
 """
 
-# Added up before the names are joined: there are far fewer sums than rows.
+# Added up before the names are joined: there are far fewer sums than rows. And each table for
+# itself: of both together PostgreSQL expects 200 sums, and looks names up one by one.
+_NAMED: Final = """
+SELECT {one.name} COLLATE "C" AS name, {counts}, cost_usd FROM (
+    SELECT {one.columns}, {added} FROM {table} {where} AND {condition} GROUP BY {one.columns}
+) AS s {one.joined}
+"""
 _SUMS: Final = """
-WITH named AS (
-    SELECT {one.name} AS name, {added} FROM (
-        SELECT {one.columns}, {added} FROM {rows} AS r {where} GROUP BY {one.columns}
-    ) AS s {one.joined} GROUP BY 1
-), placed AS (
+WITH named AS (SELECT name, {added} FROM ({parts}) AS parts GROUP BY 1), placed AS (
     SELECT *, row_number() OVER (ORDER BY {order}, requests DESC, name) AS place FROM named
 )
 SELECT CASE WHEN place > $4 THEN '{rest}' ELSE name END AS name, {added}
@@ -155,6 +163,19 @@ class Order(enum.Enum):
     TOKENS = "input_tokens + output_tokens DESC, cost_usd DESC"
 
 
+def sums_statement(by: By, order: Order) -> str:
+    """Return the statement of `usage_sums`."""
+    counts = ", ".join(_COUNTS)
+    parts = "UNION ALL".join(
+        _NAMED.format(
+            one=_DIMENSIONS[by], counts=counts, added=_ADDED, table=table, where=_WHERE,
+            condition=condition,
+        )
+        for table, condition in _PARTS
+    )  # fmt: skip
+    return _SUMS.format(parts=parts, added=_ADDED, order=order.value, rest=REST)
+
+
 async def usage_sums(
     connection: Connection,
     by: By,
@@ -170,10 +191,7 @@ async def usage_sums(
     *within* holds ids of organizations and teams that are counted; None is all. With *largest*
     so many come, and those of all other names as one, called `REST`.
     """
-    statement = _SUMS.format(
-        one=_DIMENSIONS[by], rows=_DAYS_AND_HOURS, where=_WHERE, added=_ADDED, order=order.value,
-        rest=REST,
-    )  # fmt: skip
+    statement = sums_statement(by, order)
     rows = await connection.fetch(statement, since, until, within, largest)
     return [UsageSum(**dict(row)) for row in rows]
 
@@ -196,7 +214,7 @@ async def usage_points(
     Raises:
         InvalidValueError: there are more than `MAX_POINTS`.
     """
-    rows = _DAYS_AND_HOURS if unit == "day" else "usage_by_hour"
+    rows = f"({_DAYS_AND_HOURS})" if unit == "day" else "usage_by_hour"
     statement = _POINTS.format(one=_DIMENSIONS[by], rows=rows, where=_WHERE, unit=unit, rest=REST)
     found = await connection.fetch(statement, since, until, within, names, MAX_POINTS + 1)
     if len(found) > MAX_POINTS:
