@@ -27,8 +27,8 @@ def _types(found: GuardrailResult) -> list[tuple[int, str]]:
 
 def test_what_shows_only_once_another_is_out_is_found_too() -> None:
     """Otherwise it would leave, in the very request that was redacted."""
-    (found,) = _found(PII.format("redact"), f"To {MAIL}{CARD}.", "plain")
-    assert _types(found) == [(0, "EMAIL"), (0, "CREDIT_CARD")]
+    (found,) = _found(PII.format("redact"), "plain", f"To {MAIL}{CARD}.", "plain")
+    assert _types(found) == [(1, "EMAIL"), (1, "CREDIT_CARD")]
     assert found.findings[-1].end == len(f"To {MAIL}{CARD}")
 
 
@@ -65,6 +65,7 @@ def test_a_text_that_goes_on_changing_counts_as_found() -> None:
     """Each look would show one more: it is made to, and not waited for."""
     (found,) = _found(OWN.format("redact", r"(?:^|\])a"), "a" * 20)
     assert found.findings == (Finding("own", "A", 0, 0, 20),)
+    assert found.gave_up
 
 
 def test_the_way_back_leads_to_the_bytes_of_the_part() -> None:
