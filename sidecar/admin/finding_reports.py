@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from sidecar.admin.usage_reports import FIRST_DAY
 from sidecar.storage.pool import Connection
 
 
@@ -51,11 +52,14 @@ _OF_TEAMS: Final = """(
 _WITHIN: Final = _SUMS.format(team="NULL::text", rows=_OF_TEAMS)
 _BY_TEAM: Final = _SUMS.format(team="path", rows=_OF_TEAMS)
 
-_REQUESTS: Final = """
-SELECT sum(requests)::bigint FROM usage_by_hour
-WHERE ($1::timestamptz IS NULL OR began_at >= date_trunc('hour', $1, 'UTC'))
-    AND ($2::text[] IS NULL OR organization_id = ANY($2) OR team_id = ANY($2))
-"""
+_REQUESTS: Final = f"""
+SELECT sum(requests)::bigint FROM (
+    SELECT requests, organization_id, team_id FROM usage_by_day
+    WHERE $1::timestamptz IS NULL OR began_at >= {FIRST_DAY}
+    UNION ALL SELECT requests, organization_id, team_id FROM usage_by_hour
+    WHERE began_at >= date_trunc('hour', $1, 'UTC') AND began_at < {FIRST_DAY}
+) AS recorded WHERE $2::text[] IS NULL OR organization_id = ANY($2) OR team_id = ANY($2)
+"""  # noqa: S608 - names of our own
 
 
 async def finding_sums(

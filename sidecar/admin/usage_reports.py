@@ -109,15 +109,15 @@ _COLUMNS: Final = (
 _ADDED: Final = ", ".join(
     (*(f"sum({name})::bigint AS {name}" for name in _COUNTS), "sum(cost_usd) AS cost_usd")
 )
-_FIRST: Final = "date_trunc('day', date_trunc('hour', $1, 'UTC') + interval '23 hours', 'UTC')"
+FIRST_DAY: Final = "date_trunc('day', date_trunc('hour', $1, 'UTC') + interval '23 hours', 'UTC')"
 _LAST: Final = "date_trunc('day', $2, 'UTC')"
 _IS_LATEST: Final = "SELECT NOT EXISTS (SELECT FROM usage_by_hour WHERE began_at >= $2)"
 # Days are 24 times fewer rows; the hours before the first one and after the last are added. The
 # last day of a report until now has no later hours, so that it counts as a whole one.
 _PARTS: Final = (
-    ("usage_by_day", f"began_at >= {_FIRST} AND (began_at < {_LAST} OR ({_IS_LATEST}))"),
-    ("usage_by_hour", f"began_at < {_FIRST}"),
-    ("usage_by_hour", f"began_at >= GREATEST({_FIRST}, {_LAST}) AND NOT ({_IS_LATEST})"),
+    ("usage_by_day", f"began_at >= {FIRST_DAY} AND (began_at < {_LAST} OR ({_IS_LATEST}))"),
+    ("usage_by_hour", f"began_at < {FIRST_DAY}"),
+    ("usage_by_hour", f"began_at >= GREATEST({FIRST_DAY}, {_LAST}) AND NOT ({_IS_LATEST})"),
 )
 _DAYS_AND_HOURS: Final = " UNION ALL ".join(
     f"SELECT {_COLUMNS} FROM {table} WHERE {condition}"  # noqa: S608 - names of our own

@@ -4,8 +4,9 @@ import random
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
+from sidecar.admin.finding_reports import recorded_requests
 from sidecar.admin.usage_reports import By, usage_points, usage_sums
 from sidecar.domain.usage import AnswerEnd, TokenCounts, UsageRecord
 from sidecar.storage.pool import Connection, open_pool
@@ -16,6 +17,7 @@ from tests.support.usage import judged, record
 
 START: Final = datetime(2026, 3, 30, 7, 20, tzinfo=UTC)
 HOURS: Final = 90
+END: Final = START + timedelta(days=30)
 PRICES: Final = PriceList(
     [Price(model="gpt-*", valid_from=START - timedelta(1), input=Decimal(3), output=Decimal(7))]
 )
@@ -82,7 +84,7 @@ def made(number: int, choice: random.Random) -> UsageRecord:
 
 async def sums_of_rows(
     connection: Connection, by: By, since: datetime, until: datetime, within: list[str] | None
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     statement = OF_ROWS.format(name=NAMES[by], by_tag=by is By.TAG)
     rows = await connection.fetch(statement, since, until, within)
     return {row["name"]: dict(row) for row in rows}
@@ -121,6 +123,10 @@ async def test_a_report_is_the_sum_of_the_rows_of_usage(database: Database) -> N
             )
 
             assert {one.name: asdict(one) for one in sums if one.requests} == expected
+            if by is not By.TAG:
+                later = await sums_of_rows(connection, by, since, END, within)
+                counted = await recorded_requests(connection, since=since, within=within)
+                assert counted == sum(one["requests"] for one in later.values())
             costs = [one.cost_usd for one in sums]
             assert costs == sorted(costs, reverse=True)
             for name, one in expected.items():
