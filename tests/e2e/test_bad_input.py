@@ -260,7 +260,7 @@ async def test_a_body_two_parsers_could_read_differently_is_refused(
             id="no JSON by its type",
         ),
         pytest.param(
-            "/elsewhere", prompt, [], "unknown_route", (404, "unknown_url"), id="unknown path"
+            "/else/where", prompt, [], "unknown_route", (404, "unknown_url"), id="unknown path"
         ),
     ],
 )
