@@ -20,6 +20,7 @@ from sidecar.policy.compilation import (
     keep_compiled,
 )
 from sidecar.policy.parse import PlacedExpression, PolicyFault, parse_policies
+from tests.support.cpu_time import python_calls
 
 # 20 s of CPU time and more on a fast machine, see what the matching engine makes of it.
 EXPLODING = r"\pL{1,200}\pN{1,200}\pL{1,200}"
@@ -145,17 +146,8 @@ def test_one_change_among_many_documents_hashes_no_other_anew(tmp_path: Path) ->
     many = [f"{POLICY}# {number}" for number in range(1_000)]
     keep_compiled(tmp_path, many)
     many[7] = OTHER
-    calls = 0
 
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        keep_compiled(tmp_path, many)
-    finally:
-        sys.setprofile(None)
+    calls = python_calls(lambda: keep_compiled(tmp_path, many))
 
     assert calls < len(many) / 10
 

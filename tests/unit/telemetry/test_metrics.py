@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 
 import pytest
@@ -18,6 +17,7 @@ from sidecar.domain.report import CacheTier, ExchangeOutcome, FaultKind
 from sidecar.domain.subject import UnscannedReason
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sanitize import LabelCap
+from tests.support.cpu_time import python_calls
 from tests.support.reports import POLICY, redacted_report
 
 
@@ -198,17 +198,8 @@ def test_of_many_policies_only_the_version_that_has_changed_is_written(
     many = [dataclasses.replace(POLICY, name=f"team-{number}") for number in range(1_000)]
     metrics.policies_loaded(many)
     many[7] = dataclasses.replace(many[7], version=8)
-    calls = 0
 
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        metrics.policies_loaded(many)
-    finally:
-        sys.setprofile(None)
+    calls = python_calls(lambda: metrics.policies_loaded(many))
 
     assert registry.get_sample_value("egret_policy_version", {"policy": "team-7"}) == 8
     assert calls < len(many) / 10
