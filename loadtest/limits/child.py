@@ -25,7 +25,7 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, Limiter
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
@@ -73,7 +73,7 @@ async def bench_limiter(socket: str) -> AsyncIterator[Limiter]:
     async with open_valkey(settings) as client:
         shared = SharedCounts(
             ValkeyLimits(client, operation_seconds=settings.operation_seconds),
-            worker=Worker(secrets.token_hex(8), WORKERS),
+            worker=SharingWorker(secrets.token_hex(8), WORKERS),
             calls=settings.pool_size,
             clock=time.monotonic,
         )

@@ -22,7 +22,7 @@ from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks, window_of
 from sidecar.limits.limiter import Granted, LimitDecision, Limiter
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.limits.store import (
     Acquire,
     Acquired,
@@ -191,7 +191,10 @@ class Usage:
         self._started += 1
         name = f"worker-{self._mix.seed}-{self._started}"
         shared = SharedCounts(
-            self._counts, worker=Worker(name, WORKERS), calls=8, clock=self._clocks.monotonic
+            self._counts,
+            worker=SharingWorker(name, WORKERS),
+            calls=8,
+            clock=self._clocks.monotonic,
         )
         return name, Limiter(shared, NoRecords(), clocks=self._clocks)
 

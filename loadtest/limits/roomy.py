@@ -13,7 +13,7 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import Exceeded, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, Limited, Limiter
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.limits.store import Acquire, Acquired, Adjustment, State
 from sidecar.usage.prices import Price, PriceList
 
@@ -90,7 +90,9 @@ async def roomy_limiter(principal: Principal, *, now: float, demand: RequestCost
     """
     times = [0.0]
     clocks = Clocks(monotonic=lambda: times[0], wall=lambda: now)
-    shared = SharedCounts(_Plenty(), worker=Worker("roomy", 1), calls=4, clock=clocks.monotonic)
+    shared = SharedCounts(
+        _Plenty(), worker=SharingWorker("roomy", 1), calls=4, clock=clocks.monotonic
+    )
     limiter = Limiter(shared, _NoTotals(), clocks=clocks)
     checks = limit_checks(LIMITS, demand, now=now)
     if isinstance(checks, Exceeded):

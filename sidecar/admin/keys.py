@@ -92,7 +92,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class KeyPage:
     """Keys by team, and by name in a team; `has_more` if others follow."""
 
     keys: tuple[Key, ...]
@@ -159,7 +159,7 @@ async def find_key(connection: Connection, key_id: str) -> Key:
     return _key(row)
 
 
-async def list_keys(connection: Connection, listing: Listing) -> Page:
+async def list_keys(connection: Connection, listing: Listing) -> KeyPage:
     """Return one page of keys.
 
     A page goes on after its last key's place, so that it costs the same however far down it is,
@@ -193,7 +193,7 @@ async def list_keys(connection: Connection, listing: Listing) -> Page:
     statement, arguments = page_statement(listing, team_id=team_id, after=after)
     rows = await connection.fetch(statement, *arguments)
     keys = tuple(_key(row) for row in rows[: listing.limit])
-    return Page(keys, has_more=len(rows) > listing.limit)
+    return KeyPage(keys, has_more=len(rows) > listing.limit)
 
 
 def page_statement(

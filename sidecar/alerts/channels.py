@@ -27,7 +27,7 @@ from standardwebhooks.webhooks import Webhook
 from yarl import URL
 
 from sidecar.admin.installation.objects import AlertRouteDocument
-from sidecar.alerts.outbox import Message
+from sidecar.alerts.outbox import AlertMessage
 from sidecar.domain.alerting import AlertRule, Channel, Severity
 from sidecar.domain.validation import is_private_address, is_refused_address
 from sidecar.guardrails.remote.http import GuardedResolver, RefusedAddressError
@@ -68,7 +68,7 @@ class NotDeliveredError(Exception):
 
 
 async def send_message(
-    message: Message, route: AlertRouteDocument, settings: AlertSettings
+    message: AlertMessage, route: AlertRouteDocument, settings: AlertSettings
 ) -> None:
     """Send *message* and return once its receiver has accepted it.
 
@@ -108,7 +108,7 @@ def read_secret(place: str, settings: AlertSettings) -> str:
     return text.strip()
 
 
-async def _post(message: Message, url: URL, secret: str, settings: AlertSettings) -> None:
+async def _post(message: AlertMessage, url: URL, secret: str, settings: AlertSettings) -> None:
     allowed = settings.allowed_networks
 
     def refuses(address: str) -> bool:
@@ -143,7 +143,7 @@ async def _post(message: Message, url: URL, secret: str, settings: AlertSettings
         raise NotDeliveredError(type(error).__name__) from None
 
 
-def webhook_body(message: Message) -> bytes:
+def webhook_body(message: AlertMessage) -> bytes:
     """Return the JSON of a webhook: `type`, `timestamp` and `data`, the same at each attempt."""
     is_test = all(one.rule == AlertRule.TEST.value for one in message.alerts)
     return orjson.dumps(
@@ -183,7 +183,7 @@ def signed_headers(message_id: str, body: bytes, secrets: str, *, at: datetime) 
     }
 
 
-def _notify(message: Message, channel: Channel, address: str) -> None:
+def _notify(message: AlertMessage, channel: Channel, address: str) -> None:
     """Send by Apprise, which blocks."""
     asset = apprise.AppriseAsset(
         app_id="Egret",
@@ -218,7 +218,7 @@ def _notify(message: Message, channel: Channel, address: str) -> None:
         raise NotDeliveredError("not_accepted")
 
 
-def title_of(message: Message) -> str:
+def title_of(message: AlertMessage) -> str:
     """Return a line for subjects: the alert, or the number of alerts and their severity."""
     first = message.alerts[0]
     if len(message.alerts) == 1:
@@ -226,7 +226,7 @@ def title_of(message: Message) -> str:
     return f"Egret: {len(message.alerts)} alerts"
 
 
-def text_of(message: Message) -> str:
+def text_of(message: AlertMessage) -> str:
     """Return a line for each alert, and the message's id."""
     lines = [
         f"{one.raised_at:%Y-%m-%d %H:%M}Z {one.severity}: {one.summary}"

@@ -43,7 +43,7 @@ class RaisedAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class AlertMessage:
     """A message to send: `id` is the same at each attempt."""
 
     id: str
@@ -218,13 +218,13 @@ async def raise_test(connection: Connection, route: str, *, now: datetime) -> st
 
 async def claim_messages(
     connection: Connection, *, limit: int, lease_seconds: float = LEASE_SECONDS
-) -> list[Message]:
+) -> list[AlertMessage]:
     """Take up to *limit* messages that are due, one of a route, for *lease_seconds*."""
     rows = await connection.fetch(_CLAIM, limit, lease_seconds)
     wanted = [alert_id for row in rows for alert_id in row["alerts"]]
     found = {row["id"]: RaisedAlert(**row) for row in await connection.fetch(_ALERTS, wanted)}
     return [
-        Message(
+        AlertMessage(
             row["id"],
             row["route"],
             row["attempts"],
@@ -235,13 +235,13 @@ async def claim_messages(
     ]
 
 
-async def mark_delivered(connection: Connection, message: Message) -> None:
+async def mark_delivered(connection: Connection, message: AlertMessage) -> None:
     """Store that the receiver has accepted *message*."""
     await connection.execute(_DELIVERED, message.id, message.attempts)
 
 
 async def mark_failed(
-    connection: Connection, message: Message, error: str, *, retry_in: timedelta
+    connection: Connection, message: AlertMessage, error: str, *, retry_in: timedelta
 ) -> bool:
     """Store that an attempt has failed; return whether it was the last, after a day."""
     values = message.id, message.attempts, error, retry_in, GIVE_UP_AFTER

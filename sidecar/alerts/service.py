@@ -14,7 +14,7 @@ from sidecar.admin.owners import ChangeRefusedError
 from sidecar.alerts.channels import NotDeliveredError, send_message
 from sidecar.alerts.outbox import (
     LEASE_SECONDS,
-    Message,
+    AlertMessage,
     alert_routes,
     claim_messages,
     forget_old_alerts,
@@ -182,8 +182,8 @@ class AlertService:
         return count
 
     async def _send(
-        self, message: Message, route: AlertRouteDocument
-    ) -> tuple[Message, str | None]:
+        self, message: AlertMessage, route: AlertRouteDocument
+    ) -> tuple[AlertMessage, str | None]:
         """Return the message with the reason for which it was not delivered, None if it was."""
         try:
             await send_message(message, route, self._settings)

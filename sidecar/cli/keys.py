@@ -16,9 +16,9 @@ from sidecar.admin.keys import (
     Expiry,
     Key,
     KeyChange,
+    KeyPage,
     KeyState,
     Listing,
-    Page,
     change_key,
     find_key,
 )
@@ -293,10 +293,10 @@ def list_keys(
         limit=limit,
     )
 
-    def remote(server: AdminServer) -> Page:
+    def remote(server: AdminServer) -> KeyPage:
         query = asdict(listing) | {"within": None, "state": None if state is None else state.value}
         found = tuple(server.pages(Key, "/keys", query=query, most=limit + 1))
-        return Page(found[:limit], has_more=len(found) > limit)
+        return KeyPage(found[:limit], has_more=len(found) > limit)
 
     page = on_connection(lambda connection: list_page(connection, listing), remote=remote)
     print_rows([key_row(key) for key in page.keys], columns=_COLUMNS, output=output)

@@ -12,7 +12,7 @@ from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts.outbox import alert_history, alert_routes, raise_test
-from sidecar.console.forms import Refusal, attempt
+from sidecar.console.forms import ChangeRefusal, attempt
 from sidecar.console.rendering import render
 
 MOST_ALERTS: Final = 200
@@ -36,8 +36,8 @@ async def listed(
         entries=await alert_history(
             connection, organization=organization or None, limit=MOST_ALERTS
         ),
-        routes=() if isinstance(routes, Refusal) else routes,
-        refusal=routes if isinstance(routes, Refusal) else None,
+        routes=() if isinstance(routes, ChangeRefusal) else routes,
+        refusal=routes if isinstance(routes, ChangeRefusal) else None,
         organization=organization,
         may_manage=access.allows(Permission.MANAGE_INSTALLATION),
     )
@@ -51,6 +51,6 @@ async def send_test(
     sent = await attempt(
         access, lambda: raise_test(access.connection, route, now=datetime.now(UTC))
     )
-    if isinstance(sent, Refusal):
+    if isinstance(sent, ChangeRefusal):
         raise Problem(409, sent.problem, hint=sent.hint)
     return RedirectResponse("/alerts", status_code=303)

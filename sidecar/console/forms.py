@@ -27,7 +27,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ChangeRefusal:
     """The reason why a change was not made, for the page that asked for it."""
 
     problem: str
@@ -59,7 +59,9 @@ def words(text: str) -> tuple[str, ...] | None:
     return tuple(text.replace(",", " ").split()) or None
 
 
-async def attempt(access: Access, change: Callable[[], Awaitable[_Result]]) -> _Result | Refusal:
+async def attempt(
+    access: Access, change: Callable[[], Awaitable[_Result]]
+) -> _Result | ChangeRefusal:
     """Make *change*; if it is refused nothing of it stays, and the connection can still be read.
 
     A savepoint: PostgreSQL takes no further statement in a transaction after an error.
@@ -68,18 +70,18 @@ async def attempt(access: Access, change: Callable[[], Awaitable[_Result]]) -> _
         async with access.connection.transaction():
             return await change()
     except ChangeRefusedError as error:
-        return Refusal(error.problem, error.hint)
+        return ChangeRefusal(error.problem, error.hint)
     except (ScopeError, LimitWordsError) as error:
-        return Refusal(str(error))
+        return ChangeRefusal(str(error))
 
 
-def valid(kind: type[_Model], fields: Mapping[str, object]) -> _Model | Refusal:
+def valid(kind: type[_Model], fields: Mapping[str, object]) -> _Model | ChangeRefusal:
     """Return the object that *fields* are, or their faults; no value is repeated."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
-        return Refusal("; ".join(f"{one['loc'][0]}: {plain_fault(one)}" for one in faults))
+        return ChangeRefusal("; ".join(f"{one['loc'][0]}: {plain_fault(one)}" for one in faults))
 
 
 async def policy_choices(connection: Connection) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watch_query, watched_change
 from sidecar.console.forms import (
     MOST_OFFERED,
-    Refusal,
+    ChangeRefusal,
     attempt,
     chosen,
     policy_choices,
@@ -98,13 +98,13 @@ async def listed(
         within=access.within(Permission.VIEW),
     )
     page = await attempt(access, lambda: list_keys(access.connection, listing))
-    refusal = page if isinstance(page, Refusal) else None
+    refusal = page if isinstance(page, ChangeRefusal) else None
     return render(
         request,
         access,
         "keys.html",
-        keys=() if isinstance(page, Refusal) else page.keys,
-        has_more=not isinstance(page, Refusal) and page.has_more,
+        keys=() if isinstance(page, ChangeRefusal) else page.keys,
+        has_more=not isinstance(page, ChangeRefusal) and page.has_more,
         refusal=refusal,
         chosen=fields,
         states=[
@@ -182,7 +182,7 @@ async def create(request: Request, access: _Manage, organization: str, team: str
         )
 
     created = await attempt(access, change)
-    if isinstance(created, Refusal):
+    if isinstance(created, ChangeRefusal):
         return await _form(request, access, path, fields=fields, refusal=created)
     access.shows_secret = True
     access.changed(keys=[created.key_id])
@@ -278,7 +278,7 @@ async def rotate(request: Request, access: _Manage, key_id: str) -> Response:
             expires_at=expires_at,
         ),
     )
-    if isinstance(rotated, Refusal):
+    if isinstance(rotated, ChangeRefusal):
         return await _page(request, access, key_id, refusal=rotated)
     new, old = rotated
     access.shows_secret = True
@@ -299,7 +299,7 @@ async def _change(
 ) -> Response:
     """Change a key and go back to its page, which watches the workers or shows the refusal."""
     changed = await attempt(access, work)
-    if isinstance(changed, Refusal):
+    if isinstance(changed, ChangeRefusal):
         return await _page(request, access, key_id, refusal=changed)
     return see_change(f"/keys/{key_id}", access.changed(keys=[key_id]))
 
@@ -309,7 +309,7 @@ async def _page(
     access: Access,
     key_id: str,
     *,
-    refusal: Refusal | None = None,
+    refusal: ChangeRefusal | None = None,
 ) -> HTMLResponse:
     connection = access.connection
     key = await find_key(connection, key_id)
@@ -350,7 +350,7 @@ async def _form(
     path: str,
     *,
     fields: Mapping[str, str],
-    refusal: Refusal | None = None,
+    refusal: ChangeRefusal | None = None,
 ) -> HTMLResponse:
     await find_team_id(access.connection, path)
     organization, _, team = path.partition("/")

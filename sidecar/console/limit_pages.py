@@ -22,7 +22,7 @@ from sidecar.admin_api.limit_routes import owner_place
 from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
-from sidecar.console.forms import MOST_OFFERED, Refusal, attempt, read_fields, words
+from sidecar.console.forms import MOST_OFFERED, ChangeRefusal, attempt, read_fields, words
 from sidecar.console.limit_bars import bars_of
 from sidecar.console.rendering import render
 from sidecar.domain.limits import Level, Limit
@@ -130,7 +130,7 @@ async def _change(request: Request, access: Access, owner: Owner, *, page: str) 
         changed = await attempt(access, lambda: change_limits(access.connection, owner, change))
     except KeyError as error:
         raise Problem(422, f"the form has no field {error}") from None
-    if isinstance(changed, Refusal):
+    if isinstance(changed, ChangeRefusal):
         raise Problem(409, changed.problem, hint=changed.hint)
     prefix = "" if owner.level is Level.KEY else f"{owner.level.value}:"
     access.changed(keys=[f"{prefix}{changed.owner_id}"])

@@ -33,7 +33,7 @@ from sidecar.admin_api.objects import check_models
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
-from sidecar.console.forms import Refusal, attempt, policy_choices, read_fields, words
+from sidecar.console.forms import ChangeRefusal, attempt, policy_choices, read_fields, words
 from sidecar.console.limit_bars import limit_bars
 from sidecar.console.limit_pages import limit_of_fields
 from sidecar.console.rendering import render
@@ -71,7 +71,7 @@ async def create(request: Request, access: _ManageOrganizations) -> Response:
     created = await attempt(
         access, lambda: create_organization(access.connection, name, rules=rules)
     )
-    if isinstance(created, Refusal):
+    if isinstance(created, ChangeRefusal):
         return await _list(request, access, fields=fields, refusal=created)
     return RedirectResponse(f"/organizations/{created.name}", status_code=303)
 
@@ -115,7 +115,7 @@ async def add_team(request: Request, access: _ManageTeams, organization: str) ->
         if fields.get(field) and not access.allows(permission, access.organization_id):
             raise Problem(403, f"a {field} needs the permission {permission.value}")
     created = await attempt(access, change)
-    if isinstance(created, Refusal):
+    if isinstance(created, ChangeRefusal):
         return await _organization_page(
             request, access, organization, fields=fields, refusal=created
         )
@@ -220,7 +220,7 @@ async def _change(
 async def _delete(
     access: Access,
     owner_id: str | None,
-    page: Callable[[Refusal], Awaitable[Response]],
+    page: Callable[[ChangeRefusal], Awaitable[Response]],
     *,
     then: str,
 ) -> Response:
@@ -228,9 +228,9 @@ async def _delete(
     deleted = await attempt(
         access, lambda: delete_owner(access.connection, owner_id, cascades=False)
     )
-    if isinstance(deleted, Refusal):
+    if isinstance(deleted, ChangeRefusal):
         hint = "revoke and delete them first, or use `--cascade` on the command line"
-        return await page(Refusal(deleted.problem, hint))
+        return await page(ChangeRefusal(deleted.problem, hint))
     return RedirectResponse(then, status_code=303)
 
 
@@ -239,7 +239,7 @@ async def _list(
     access: Access,
     *,
     fields: Mapping[str, str],
-    refusal: Refusal | None = None,
+    refusal: ChangeRefusal | None = None,
     name: str = "",
     after: str = "",
 ) -> HTMLResponse:
@@ -274,7 +274,7 @@ async def _organization_page(
     name: str,
     *,
     fields: Mapping[str, str] | None = None,
-    refusal: Refusal | None = None,
+    refusal: ChangeRefusal | None = None,
     after: str = "",
 ) -> HTMLResponse:
     connection, within = access.connection, access.within(Permission.VIEW)
@@ -312,7 +312,7 @@ async def _team_page(
     organization: str,
     name: str,
     *,
-    refusal: Refusal | None = None,
+    refusal: ChangeRefusal | None = None,
 ) -> HTMLResponse:
     connection, path = access.connection, f"{organization}/{name}"
     owner = access.organization_id, access.team_id

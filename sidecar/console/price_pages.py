@@ -13,7 +13,7 @@ from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.installation_routes import show_prices
 from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.roles import Permission
-from sidecar.console.forms import Refusal, read_fields, valid
+from sidecar.console.forms import ChangeRefusal, read_fields, valid
 from sidecar.console.rendering import render
 from sidecar.storage.usage_store import count_later_prices, set_prices
 from sidecar.usage.prices import PriceRow
@@ -41,7 +41,7 @@ async def change(
     fields = await read_fields(request)
     names = PriceRow.model_fields.keys() - {"valid_from"}
     row = valid(PriceRow, {name: fields[name] for name in names if fields.get(name)})
-    if isinstance(row, Refusal):
+    if isinstance(row, ChangeRefusal):
         return await _page(request, access, fields=fields, refusal=row)
     await set_prices(access.connection, [row.to_price(now=datetime.now(UTC))])
     return RedirectResponse("/prices", status_code=303)
@@ -52,7 +52,7 @@ async def _page(
     access: Access,
     *,
     fields: Mapping[str, str],
-    refusal: Refusal | None,
+    refusal: ChangeRefusal | None,
     after: str | None = None,
 ) -> HTMLResponse:
     return render(

@@ -13,7 +13,7 @@ from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.roles import Permission, Role
 from sidecar.admin_api.token_routes import NewToken
-from sidecar.console.forms import Refusal, attempt, chosen, read_fields, valid
+from sidecar.console.forms import ChangeRefusal, attempt, chosen, read_fields, valid
 from sidecar.console.rendering import render
 
 PAGE_SIZE: Final = 100
@@ -48,10 +48,10 @@ async def create(request: Request, access: _Manage) -> HTMLResponse:
     )
     made = (
         wanted
-        if isinstance(wanted, Refusal)
+        if isinstance(wanted, ChangeRefusal)
         else await attempt(access, lambda: token_routes.create_token(access, wanted))
     )
-    if isinstance(made, Refusal):
+    if isinstance(made, ChangeRefusal):
         return await _page(request, access, fields=fields, refusal=made)
     return render(request, access, "token_secret.html", token=made.details, secret=made.token)
 
@@ -68,7 +68,7 @@ async def _page(
     access: Access,
     *,
     fields: Mapping[str, str] | None = None,
-    refusal: Refusal | None = None,
+    refusal: ChangeRefusal | None = None,
     after: str | None = None,
 ) -> HTMLResponse:
     page = await token_routes.list_tokens(access, Paging(after, PAGE_SIZE))

@@ -53,17 +53,17 @@ _CONTINUATION: Final = range(0x80, 0xC0)
 """Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
 
 
-class Token(msgspec.Struct, frozen=True, gc=False):
+class JsonToken(msgspec.Struct, frozen=True, gc=False):
     """A token's bytes are `text[start:end]`; of a string, those between its quotes."""
 
     start: int
     end: int
 
 
-def string_tokens(text: bytes) -> Iterator[Token]:
+def string_tokens(text: bytes) -> Iterator[JsonToken]:
     """Yield every string token of *text* in order, keys included."""
     for match in _STRING_TOKEN.finditer(text):
-        yield Token(*match.span(1))
+        yield JsonToken(*match.span(1))
 
 
 _TO_ESCAPED: Final = re.compile(
@@ -94,15 +94,15 @@ def count_strings(text: bytes) -> int:
 
 def pick_tokens(
     text: bytes, indexes: Collection[int], *, are_numbers: bool = False
-) -> Cooperative[dict[int, Token]]:
+) -> Cooperative[dict[int, JsonToken]]:
     """Return the strings, or numbers, of some indexes; raise `SpliceError` if there are fewer."""
     tokens, group = (_TOKEN, _NUMBER_GROUP) if are_numbers else (_STRING_TOKEN, 1)
-    picked: dict[int, Token] = {}
+    picked: dict[int, JsonToken] = {}
     index, behind = 0, max(indexes, default=-1) + 1
     for count, found in enumerate(tokens.finditer(text) if indexes else (), start=1):
         if found.lastindex == group:
             if index in indexes:
-                picked[index] = Token(*found.span(group))
+                picked[index] = JsonToken(*found.span(group))
             index += 1
         if index == behind:
             break
@@ -264,7 +264,7 @@ def whole_units(content: bytes, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _units_around(content: bytes, offset: int) -> Iterator[Token]:
+def _units_around(content: bytes, offset: int) -> Iterator[JsonToken]:
     # At most `uXXX` of a unit stands between its backslashes and the offset.
     search_from = max(offset - 4, 0)
     while search_from and content[search_from - 1] == ord("\\"):
@@ -275,7 +275,7 @@ def _units_around(content: bytes, offset: int) -> Iterator[Token]:
         if match is None:
             return  # nothing stands behind the last run
         if offset < match.end():
-            yield Token(*match.span())
+            yield JsonToken(*match.span())
         at = content.find(b"\\", match.end(), offset)
 
 
@@ -289,12 +289,12 @@ LOOKED_BACK_BYTES: Final = 256
 """Room for a number and for the line break and indentation before it."""
 
 
-def bare_numbers(text: bytes, starts: Iterable[int]) -> dict[int, Token]:
+def bare_numbers(text: bytes, starts: Iterable[int]) -> dict[int, JsonToken]:
     """Return, by start, the number without quotes that each of *starts* is within.
 
     It takes one pass.
     """
-    found: dict[int, Token] = {}
+    found: dict[int, JsonToken] = {}
     at = 0
     for start in sorted(set(starts)):
         before = _BEFORE.search(text[max(start - LOOKED_BACK_BYTES, 0) : start])
@@ -305,7 +305,7 @@ def bare_numbers(text: bytes, starts: Iterable[int]) -> dict[int, Token]:
             continue  # in the string before
         at = match_end(OUTSIDE_STRINGS, text, at, start)
         if at == start:
-            found[start] = Token(*number.span(1))
+            found[start] = JsonToken(*number.span(1))
         else:
             at = match_end(_STRING_REST, text, at, len(text))
     return found
@@ -415,7 +415,7 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> Cooperative
         work += 1
         if index in by_token:
             here = by_token.pop(index)
-            edits += yield from _in_token(text, Token(*found.span(1)), here)
+            edits += yield from _in_token(text, JsonToken(*found.span(1)), here)
             work += TOKENS_AN_EDIT
             if not by_token:
                 return edits
@@ -428,7 +428,7 @@ def _in_strings(text: bytes, replacements: Sequence[Replacement]) -> Cooperative
 
 
 def _in_token(
-    text: bytes, token: Token, replacements: Sequence[Replacement]
+    text: bytes, token: JsonToken, replacements: Sequence[Replacement]
 ) -> Cooperative[list[_Edit]]:
     raw = text[token.start : token.end]
     content = decode(raw)
@@ -458,7 +458,7 @@ def _in_content(content: bytes, replacements: Sequence[Replacement]) -> Cooperat
     edits = (yield from _in_strings(content, nested)) if nested else []
     inner = sorted((one.start, one.end) for one in edits)
     has_escapes = may_be_json(content)
-    numbers: dict[int, Token] = {}  # those without quotes in which replacements begin
+    numbers: dict[int, JsonToken] = {}  # those without quotes in which replacements begin
     if begins_json(content):
         starts = [one.start for one in replacements if len(one.location) == 1]
         numbers = bare_numbers(content, starts)

@@ -234,7 +234,7 @@ QUEUE_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class SharingWorker:
     """One of `shares` workers that share limits; `instance` was never another's before."""
 
     instance: str
@@ -248,7 +248,7 @@ class SharedCounts:
     """
 
     def __init__(
-        self, store: LimitStore, *, worker: Worker, calls: int, clock: Callable[[], float]
+        self, store: LimitStore, *, worker: SharingWorker, calls: int, clock: Callable[[], float]
     ) -> None:
         self._store = store
         self.worker = worker

@@ -72,7 +72,7 @@ class PolicyDocumentError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class FaultWords:
     """Words for the faults of one kind of document: known fields, and forms of values, by path."""
 
     fields_at: Callable[[YamlDocument, Path], Iterable[str]]
@@ -80,7 +80,7 @@ class Vocabulary:
 
 
 def model_faults(
-    document: YamlDocument, error: ValidationError, *, vocabulary: Vocabulary | None = None
+    document: YamlDocument, error: ValidationError, *, vocabulary: FaultWords | None = None
 ) -> list[PolicyFault]:
     """Turn a model's errors into faults: their place in the text, in our words.
 
@@ -98,7 +98,7 @@ def model_faults(
 
 
 def _model_fault(
-    document: YamlDocument, detail: ErrorDetails, vocabulary: Vocabulary
+    document: YamlDocument, detail: ErrorDetails, vocabulary: FaultWords
 ) -> PolicyFault:
     path: Path = ()
     for step in detail["loc"]:  # pydantic's own steps (a union's tag) name no node
@@ -222,7 +222,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f"one of {', '.join(names)}" if len(names) <= 60 else "see docs/guardrails.md"  # noqa: PLR2004 - still readable
 
 
-_POLICY_WORDS: Final = Vocabulary(_fields_at, _form)
+_POLICY_WORDS: Final = FaultWords(_fields_at, _form)
 
 
 def _value_at(value: object, path: Path) -> object:

@@ -18,11 +18,11 @@ import msgspec
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.storage.spool_files import (
     FreshRecords,
-    Kind,
     OpenRequests,
     Piece,
     Place,
     Segment,
+    SegmentKind,
     SpoolError,
     SpoolFolder,
     SpoolFullError,
@@ -183,11 +183,11 @@ class UsageSpool:
             SpoolFullError: they are not noted.
         """
         framed = [frame(self._encoder.encode(request)) for request in requests]
-        place = await self.run(lambda: self._folder.append(Kind.JUDGED, framed))
+        place = await self.run(lambda: self._folder.append(SegmentKind.JUDGED, framed))
         self._collect_written()
         self._open.put(place.segment, requests)
 
-    def segments(self, kind: Kind) -> list[Segment]:
+    def segments(self, kind: SegmentKind) -> list[Segment]:
         """Return the files of *kind*, the oldest first."""
         return [segment for segment in tuple(self._folder.segments) if segment.kind is kind]
 
@@ -215,11 +215,11 @@ class UsageSpool:
         self._collect_written()
         return self._open.of(segment)
 
-    async def seal(self, kind: Kind) -> None:
+    async def seal(self, kind: SegmentKind) -> None:
         """Begin another file of *kind*."""
         await self.run(lambda: self._folder.seal(kind))
 
-    async def remove_read(self, kind: Kind) -> None:
+    async def remove_read(self, kind: SegmentKind) -> None:
         """Remove the files of *kind* that were read to their end."""
         if any(segment.is_read for segment in self.segments(kind)):
             removed = await self.run(lambda: self._folder.remove_read(kind))
@@ -292,17 +292,17 @@ class UsageSpool:
             return
         try:
             if batches:
-                place = self._append(Kind.ENDED, [batch.framed for batch in batches])
+                place = self._append(SegmentKind.ENDED, [batch.framed for batch in batches])
                 self._written.append(_Written(place, batches=batches))
             if notes:
-                place = self._append(Kind.JUDGED, [framed for _, framed in notes])
+                place = self._append(SegmentKind.JUDGED, [framed for _, framed in notes])
                 self._written.append(_Written(place, notes=notes))
         finally:
             if batches or len(self._written) >= UNREPORTED_TURNS:
                 self._loop.call_soon_threadsafe(self._collect_written)
             self._threads.submit(self._turn)
 
-    def _append(self, kind: Kind, framed: Sequence[bytes]) -> Place | SpoolFullError:
+    def _append(self, kind: SegmentKind, framed: Sequence[bytes]) -> Place | SpoolFullError:
         try:
             return self._folder.append(kind, framed)
         except SpoolFullError as error:

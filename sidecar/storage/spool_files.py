@@ -33,7 +33,7 @@ _NOTES_NAME: Final = "notes.map"
 _SUFFIX: Final = ".spool"
 
 
-class Kind(enum.Enum):
+class SegmentKind(enum.Enum):
     """The kind of entries in a file; part of its name."""
 
     JUDGED = "judged"
@@ -166,7 +166,7 @@ class Segment:
     __slots__ = ("kind", "path", "read_to", "size", "started_at")
 
     def __init__(
-        self, path: Path, kind: Kind, *, size: int, started_at: float, read_to: int = 0
+        self, path: Path, kind: SegmentKind, *, size: int, started_at: float, read_to: int = 0
     ) -> None:
         self.path = path
         self.kind = kind
@@ -207,7 +207,7 @@ class SpoolFolder:
         self.notes = MappedNotes(hidden / _NOTES_NAME)
         hidden.rename(self.path)  # no other process sees the folder before it is locked
         self._number = 0
-        self._writing: dict[Kind, tuple[Segment, int]] = {}
+        self._writing: dict[SegmentKind, tuple[Segment, int]] = {}
         self.segments: list[Segment] = []
 
     @property
@@ -215,7 +215,7 @@ class SpoolFolder:
         """Bytes of all files together."""
         return sum(segment.size for segment in self.segments)
 
-    def append(self, kind: Kind, framed: Iterable[bytes]) -> Place:
+    def append(self, kind: SegmentKind, framed: Iterable[bytes]) -> Place:
         """Write records to the end, force them to the disk, and return where they are.
 
         Raises:
@@ -241,12 +241,12 @@ class SpoolFolder:
             self.seal(kind)
         return place
 
-    def seal(self, kind: Kind) -> None:
+    def seal(self, kind: SegmentKind) -> None:
         """Write no more to the present file of *kind*; the next append begins another."""
         if kind in self._writing:
             os.close(self._writing.pop(kind)[1])
 
-    def remove_read(self, kind: Kind) -> list[Segment]:
+    def remove_read(self, kind: SegmentKind) -> list[Segment]:
         """Remove and return the files of *kind* that were read to their end."""
         segments = [segment for segment in self.segments if segment.kind is kind]
         if all(segment.is_read for segment in segments):
@@ -278,7 +278,9 @@ class SpoolFolder:
             try:
                 files = 0
                 for path in sorted(folder.glob(f"*{_SUFFIX}")):
-                    kind = next((kind for kind in Kind if path.name.startswith(kind.value)), None)
+                    kind = next(
+                        (kind for kind in SegmentKind if path.name.startswith(kind.value)), None
+                    )
                     if kind is None:
                         continue  # of a later version: it stays, and so does the folder
                     status = path.stat()
@@ -299,25 +301,25 @@ class SpoolFolder:
         framed = read_notes(path)
         if framed:
             # A segment of their own: only its own notes are in memory as open requests.
-            self.seal(Kind.JUDGED)
+            self.seal(SegmentKind.JUDGED)
             try:
-                self.append(Kind.JUDGED, framed)
+                self.append(SegmentKind.JUDGED, framed)
             except SpoolFullError:
                 return False  # they stay, with their folder
-            self.seal(Kind.JUDGED)
+            self.seal(SegmentKind.JUDGED)
         path.unlink(missing_ok=True)
         return bool(framed)
 
     def close(self) -> None:
         """Release the folder; remove it if nothing is left in it."""
-        for kind in Kind:
+        for kind in SegmentKind:
             self.seal(kind)
         (self.path / _NOTES_NAME).unlink()
         if not self.segments:
             _remove_if_empty(self.path)
         os.close(self._lock)
 
-    def _writer(self, kind: Kind) -> tuple[Segment, int]:
+    def _writer(self, kind: SegmentKind) -> tuple[Segment, int]:
         writing = self._writing.get(kind)
         if writing is None:
             path = self._new_path(kind)
@@ -340,7 +342,7 @@ class SpoolFolder:
             writing = self._writing[kind] = (segment, descriptor)
         return writing
 
-    def _new_path(self, kind: Kind) -> Path:
+    def _new_path(self, kind: SegmentKind) -> Path:
         self._number += 1
         return self.path / f"{kind.value}-{self._number:08d}{_SUFFIX}"
 

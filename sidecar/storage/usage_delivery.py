@@ -16,7 +16,7 @@ import structlog
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.storage.pool import UNAVAILABLE
 from sidecar.storage.spool import UsageSpool
-from sidecar.storage.spool_files import Kind, Piece, Segment, SpoolFullError
+from sidecar.storage.spool_files import Piece, Segment, SegmentKind, SpoolFullError
 from sidecar.storage.usage_store import PostgresUsage
 from sidecar.usage.prices import PriceList
 from sidecar.usage.records import NotKeptError, record_of_lost
@@ -121,7 +121,7 @@ class UsageDelivery:
             self._is_failing = True
         else:
             self._is_failing = False
-        ended = self._spool.segments(Kind.ENDED)
+        ended = self._spool.segments(SegmentKind.ENDED)
         waiting = [one.started_at for one in ended if not one.is_read]
         oldest = self._wall() - min(waiting) if waiting else 0.0
         self._metrics.spool_holds(self._spool.size, oldest_seconds=max(0.0, oldest))
@@ -134,7 +134,7 @@ class UsageDelivery:
         await self._spool.aclose()
 
     async def _deliver_ended(self) -> None:
-        for segment in self._spool.segments(Kind.ENDED):
+        for segment in self._spool.segments(SegmentKind.ENDED):
             while not segment.is_read:
                 records, end = self._spool.fresh(segment, wanted=BATCH_RECORDS)
                 if not records:
@@ -143,14 +143,14 @@ class UsageDelivery:
                 for start in range(0, len(records), BATCH_RECORDS):
                     await self._add(records[start : start + BATCH_RECORDS])
                 segment.read_to = end
-        await self._spool.remove_read(Kind.ENDED)
+        await self._spool.remove_read(SegmentKind.ENDED)
 
     async def _settle_judged(self, *, now: float) -> None:
         """Remove notes of ended requests, keep those of running ones, give up overdue ones."""
-        segments = self._spool.segments(Kind.JUDGED)
+        segments = self._spool.segments(SegmentKind.JUDGED)
         due = [one for one in segments if _is_past(one.started_at, self._seal_seconds, now=now)]
         if due:
-            await self._spool.seal(Kind.JUDGED)
+            await self._spool.seal(SegmentKind.JUDGED)
         for segment in due:
             requests = self._spool.open_requests(segment)
             if requests is not None:
@@ -160,7 +160,7 @@ class UsageDelivery:
                 piece = await self._spool.read(segment)
                 await self._settle(self._decoded(self._notes, segment, piece))
                 segment.read_to = piece.end
-        await self._spool.remove_read(Kind.JUDGED)
+        await self._spool.remove_read(SegmentKind.JUDGED)
 
     async def _settle(self, requests: Sequence[JudgedRequest]) -> None:
         # All are looked up before any is noted anew: a second try would note it once more.

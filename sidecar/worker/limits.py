@@ -15,7 +15,7 @@ from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Limiter
 from sidecar.limits.serialization import owner_of
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import Pool
@@ -114,7 +114,9 @@ async def open_limits(
         store = ValkeyLimits(client, operation_seconds=settings.valkey.operation_seconds)
     shared = SharedCounts(
         store,
-        worker=Worker(secrets.token_hex(8), settings.limits.shares or settings.server.workers),
+        worker=SharingWorker(
+            secrets.token_hex(8), settings.limits.shares or settings.server.workers
+        ),
         calls=settings.valkey.pool_size,
         clock=time.monotonic,
     )

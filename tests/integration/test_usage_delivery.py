@@ -19,7 +19,7 @@ from sidecar.storage.pool import open_pool
 from sidecar.storage.spool import UsageSpool
 from sidecar.storage.spool_files import (
     MAX_FRESH,
-    Kind,
+    SegmentKind,
     SpoolError,
     SpoolFullError,
     SpoolLimits,
@@ -79,7 +79,7 @@ class Worker:
 
     def let_notes_grow_old(self) -> None:
         """Let the time pass after which a request without an end is looked up."""
-        for segment in self.spool.segments(Kind.JUDGED):
+        for segment in self.spool.segments(SegmentKind.JUDGED):
             segment.started_at = self.wall[0]
         self.wall[0] += SETTLE_SECONDS * 2
 
@@ -136,7 +136,7 @@ def spoil_the_end(path: Path) -> None:
         file.write(bytes([last[0] ^ 1]))
 
 
-def files(spool: UsageSpool, kind: Kind) -> int:
+def files(spool: UsageSpool, kind: SegmentKind) -> int:
     return len(spool.segments(kind))
 
 
@@ -149,7 +149,7 @@ async def test_what_is_kept_is_delivered_and_its_file_goes(
         await one.delivery.deliver()
 
         assert (one.counts.new, one.counts.size) == (1200, 0)
-        assert files(one.spool, Kind.ENDED) == 0
+        assert files(one.spool, SegmentKind.ENDED) == 0
     assert len(await stored(database)) == 1200
 
 
@@ -201,7 +201,7 @@ async def test_a_clock_that_is_set_back_holds_nothing_up(
         await one.delivery.deliver()
 
         assert await stored(database) == [("request-1", "completed", 100)]
-        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+        assert (files(one.spool, SegmentKind.JUDGED), one.counts.size) == (0, 0)
 
 
 async def test_records_that_were_delivered_before_a_crash_count_once(
@@ -210,7 +210,7 @@ async def test_records_that_were_delivered_before_a_crash_count_once(
     """Their file is still there, since only what came after it was removed."""
     async with worker(tmp_path, database.settings) as one:
         await one.delivery.keep([record(1), record(2)])
-        (segment,) = one.spool.segments(Kind.ENDED)
+        (segment,) = one.spool.segments(SegmentKind.ENDED)
         copy = segment.path.read_bytes()
         await one.delivery.deliver()
     gone = tmp_path / "worker-0-gone"
@@ -228,14 +228,14 @@ async def test_a_damaged_tail_is_cut_and_counted(database: Database, tmp_path: P
     async with worker(tmp_path, database.settings, name="worker-0") as gone:
         await gone.delivery.keep([record(1)])
         await gone.delivery.keep([record(2)])
-        (segment,) = gone.spool.segments(Kind.ENDED)
-        await gone.spool.seal(Kind.ENDED)
+        (segment,) = gone.spool.segments(SegmentKind.ENDED)
+        await gone.spool.seal(SegmentKind.ENDED)
         await gone.spool.run(lambda: spoil_the_end(segment.path))
     async with worker(tmp_path, database.settings, name="worker-1") as one:
         await one.delivery.deliver()
 
         assert (one.counts.new, one.counts.gone) == (1, {"damaged": 1})
-        assert files(one.spool, Kind.ENDED) == 0
+        assert files(one.spool, SegmentKind.ENDED) == 0
     assert await stored(database) == [("request-1", "completed", 100)]
 
 
@@ -245,7 +245,7 @@ async def test_what_a_worker_still_has_in_memory_does_not_need_its_file(
     """A disk that spoils what was written takes nothing from a worker that lives."""
     async with worker(tmp_path, database.settings) as one:
         await one.delivery.keep([record(1), record(2)])
-        (segment,) = one.spool.segments(Kind.ENDED)
+        (segment,) = one.spool.segments(SegmentKind.ENDED)
         await one.spool.run(lambda: spoil_the_end(segment.path))
         await one.delivery.deliver()
 
@@ -276,7 +276,7 @@ async def test_a_record_of_another_version_is_counted_and_left_out(
     """Sound bytes, and yet no record of ours."""
     async with worker(tmp_path, database.settings) as one:
         await one.spool.run(
-            lambda: one.spool._folder.append(Kind.ENDED, [frame(b"\x81\xa1a\x01")])
+            lambda: one.spool._folder.append(SegmentKind.ENDED, [frame(b"\x81\xa1a\x01")])
         )
         await one.delivery.keep([record(1)])
         await one.delivery.deliver()
@@ -328,7 +328,7 @@ async def test_a_request_whose_end_was_told_is_settled(database: Database, tmp_p
         one.wall[0] += SETTLE_SECONDS / 2
         await one.delivery.deliver()
 
-        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+        assert (files(one.spool, SegmentKind.JUDGED), one.counts.size) == (0, 0)
     assert await stored(database) == [("request-1", "completed", 100)]
 
 
@@ -344,7 +344,7 @@ async def test_nobody_is_asked_about_requests_whose_records_this_worker_delivere
             one.wall[0] += SETTLE_SECONDS / 2
             await one.delivery.deliver()
 
-        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+        assert (files(one.spool, SegmentKind.JUDGED), one.counts.size) == (0, 0)
 
 
 async def test_an_end_that_another_worker_was_told_settles_a_request(
@@ -444,7 +444,7 @@ async def test_a_spool_writes_what_came_before_its_end_and_takes_nothing_after(
         await spool.keep([record(2)])
 
     assert (keeping.done(), counts.gone) == (True, {"note": 1})
-    assert (files(spool, Kind.ENDED), files(spool, Kind.JUDGED)) == (1, 1)
+    assert (files(spool, SegmentKind.ENDED), files(spool, SegmentKind.JUDGED)) == (1, 1)
 
 
 async def test_a_request_that_still_runs_is_carried_over(
@@ -457,7 +457,7 @@ async def test_a_request_that_still_runs_is_carried_over(
             one.wall[0] += SETTLE_SECONDS / 2 - 1
             await one.delivery.deliver()
 
-        assert files(one.spool, Kind.JUDGED) == 1
+        assert files(one.spool, SegmentKind.JUDGED) == 1
         assert await stored(database) == []
 
 
@@ -492,7 +492,7 @@ async def test_a_spool_that_is_full_of_overdue_notes_becomes_empty(
         one.let_notes_grow_old()
         await one.delivery.deliver()
 
-        assert (files(one.spool, Kind.JUDGED), one.counts.size) == (0, 0)
+        assert (files(one.spool, SegmentKind.JUDGED), one.counts.size) == (0, 0)
     assert [row[1] for row in await stored(database)] == kept * ["lost"]
 
 
@@ -557,10 +557,10 @@ async def note(one: Worker, request: JudgedRequest) -> None:
     async with asyncio.timeout(60):
         while noted(one) == before:  # noqa: ASYNC110 - a note tells nobody
             await asyncio.sleep(0.005)
-    for segment in one.spool.segments(Kind.JUDGED):
+    for segment in one.spool.segments(SegmentKind.JUDGED):
         segment.started_at = one.wall[0]
 
 
 def noted(one: Worker) -> int:
     """Return how many bytes of notes there are."""
-    return sum(segment.size for segment in one.spool.segments(Kind.JUDGED))
+    return sum(segment.size for segment in one.spool.segments(SegmentKind.JUDGED))

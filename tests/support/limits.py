@@ -17,7 +17,7 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Limiter
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits
@@ -71,6 +71,9 @@ async def limiter(
     """Give the limits of one worker."""
     async with valkey_limits(socket, seconds=seconds) as store:
         shared = SharedCounts(
-            store, worker=Worker(secrets.token_hex(8), shares), calls=32, clock=CLOCKS.monotonic
+            store,
+            worker=SharingWorker(secrets.token_hex(8), shares),
+            calls=32,
+            clock=CLOCKS.monotonic,
         )
         yield Limiter(shared, totals or Records(), clocks=CLOCKS)

@@ -43,10 +43,10 @@ from sidecar.policy.fields import (
     Tags,
 )
 from sidecar.policy.parse import (
+    FaultWords,
     PolicyDocument,
     PolicyDocumentError,
     PolicyFault,
-    Vocabulary,
     fault,
     model_faults,
     nearest,
@@ -456,7 +456,7 @@ def parse_object(file: str, document: YamlDocument) -> WantedObject:
             ("secret",): tuple(SecretReference.model_fields),
         }
         limit = tuple(LimitDocument.model_fields)
-        words = Vocabulary(lambda _, path: fields_of.get(path, limit), _form)
+        words = FaultWords(lambda _, path: fields_of.get(path, limit), _form)
         raise PolicyDocumentError(model_faults(document, error, vocabulary=words)) from None
     return WantedObject(kind, content.identity, content, file, document)
 

@@ -20,7 +20,7 @@ from sidecar.alerts.channels import (
     title_of,
     webhook_body,
 )
-from sidecar.alerts.outbox import Message, RaisedAlert
+from sidecar.alerts.outbox import AlertMessage, RaisedAlert
 from sidecar.settings.telemetry import AlertSettings
 from tests.support.alerts import LOOPBACK, SECRET, AlertReceiver, route, secrets_of
 
@@ -28,10 +28,10 @@ AT = datetime(2027, 1, 31, 12, tzinfo=UTC)
 ALERT = RaisedAlert(
     "alert_1", "fail_open", "critical", "dlp org_1", AT, "Guardrail dlp failed", "acme", AT
 )
-MESSAGE = Message("msg_1", "ops", 1, AT, (ALERT,))
+MESSAGE = AlertMessage("msg_1", "ops", 1, AT, (ALERT,))
 
 
-async def refusal(message: Message = MESSAGE, *, secrets: Path, **fields: str | None) -> str:
+async def refusal(message: AlertMessage = MESSAGE, *, secrets: Path, **fields: str | None) -> str:
     """Return the reason for which a message is not delivered."""
     settings = AlertSettings(secrets_directory=secrets)
     with pytest.raises(NotDeliveredError) as error:

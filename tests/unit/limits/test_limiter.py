@@ -17,7 +17,7 @@ from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limit_check import RequestCost, limit_checks
 from sidecar.limits.limiter import TEND_SECONDS, Granted, LimitDecision, Limited, Limiter
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
-from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, Worker
+from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, SharingWorker
 from sidecar.limits.store import Adjustment, LimitsUnavailableError
 from tests.support.counted_limits import CountedLimits, Fault, Server
 
@@ -61,7 +61,9 @@ class Fleet:
         """Return one worker's limits."""
         store = CountedLimits(self.server, lambda: self.faults(number))
         clock = lambda: self.now  # noqa: E731
-        shared = SharedCounts(store, worker=Worker(f"w{number}", WORKERS), calls=8, clock=clock)
+        shared = SharedCounts(
+            store, worker=SharingWorker(f"w{number}", WORKERS), calls=8, clock=clock
+        )
         clocks = Clocks(clock, lambda: self.now + self.wall_is_off)
         return Limiter(shared, self, clocks=clocks)
 

@@ -14,9 +14,9 @@ from sidecar.storage.spool_files import (
     MAGIC,
     MAX_RECORD_BYTES,
     NOTES_BYTES,
-    Kind,
     MappedNotes,
     Segment,
+    SegmentKind,
     SpoolFolder,
     SpoolFullError,
     SpoolLimits,
@@ -46,7 +46,7 @@ def folder(root: Path, name: str = "worker-0", limits: SpoolLimits = LIMITS) -> 
     return SpoolFolder(root, name, limits)
 
 
-def append(spool: SpoolFolder, kind: Kind, payloads: Sequence[bytes]) -> None:
+def append(spool: SpoolFolder, kind: SegmentKind, payloads: Sequence[bytes]) -> None:
     spool.append(kind, map(frame, payloads))
 
 
@@ -59,8 +59,8 @@ def test_what_was_appended_is_read_back_in_order(tmp_path: Path) -> None:
     """Records of any size, empty ones too, and longer than what is read at once."""
     spool = folder(tmp_path)
     long = b"x" * (MAX_RECORD_BYTES - 1)
-    append(spool, Kind.ENDED, [ONE, TWO])
-    append(spool, Kind.ENDED, [THREE, long, ONE])
+    append(spool, SegmentKind.ENDED, [ONE, TWO])
+    append(spool, SegmentKind.ENDED, [THREE, long, ONE])
 
     assert read_all(only(spool).path) == ([ONE, TWO, THREE, long, ONE], 0)
     spool.close()
@@ -107,13 +107,13 @@ def test_a_record_that_was_altered_is_never_believed(
 def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Path) -> None:
     """Whatever comes after it must not wait for it."""
     spool = folder(tmp_path)
-    append(spool, Kind.ENDED, [ONE])
+    append(spool, SegmentKind.ENDED, [ONE])
     segment = only(spool)
     segment.path.unlink()
 
     piece = read_piece(segment.path, start=0, stop=segment.size, max_records=1)
     assert (piece.payloads, piece.end, piece.damaged_bytes) == ((), segment.size, segment.size)
-    spool.seal(Kind.ENDED)
+    spool.seal(SegmentKind.ENDED)
     spool.remove(segment)
     spool.close()
 
@@ -121,9 +121,9 @@ def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Pa
 def test_a_spool_at_its_bound_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
     """All or nothing of what is appended together."""
     spool = folder(tmp_path, limits=SpoolLimits(max_bytes=100))
-    append(spool, Kind.ENDED, [b"x" * 50])
+    append(spool, SegmentKind.ENDED, [b"x" * 50])
     with pytest.raises(SpoolFullError):
-        append(spool, Kind.ENDED, [ONE, b"x" * 50])
+        append(spool, SegmentKind.ENDED, [ONE, b"x" * 50])
 
     assert read_all(only(spool).path) == ([b"x" * 50], 0)
     spool.close()
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_no_half_a_record(
 ) -> None:
     """What is written after it, once there is room, would be lost behind it."""
     spool = folder(tmp_path)
-    append(spool, Kind.ENDED, [ONE])
+    append(spool, SegmentKind.ENDED, [ONE])
     real = os.write
 
     def half(descriptor: int, raw: memoryview) -> int:
@@ -149,8 +149,8 @@ def test_a_full_disk_leaves_no_half_a_record(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, half if call == "write" else full)
         with pytest.raises(SpoolFullError, match="No space left on device"):
-            append(spool, Kind.ENDED, [TWO])
-    append(spool, Kind.ENDED, [THREE])
+            append(spool, SegmentKind.ENDED, [TWO])
+    append(spool, SegmentKind.ENDED, [THREE])
 
     assert read_all(only(spool).path) == ([ONE, THREE], 0)
     spool.close()
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_no_half_a_record(
 def test_a_folder_is_one_processes_own_until_it_ends(tmp_path: Path) -> None:
     """Another one that looks for what the dead left behind finds nothing to take."""
     first, second = folder(tmp_path, "worker-0-1"), folder(tmp_path, "worker-0-2")
-    append(first, Kind.ENDED, [ONE])
+    append(first, SegmentKind.ENDED, [ONE])
 
     assert second.adopt() == 0
     first.close()
@@ -172,8 +172,8 @@ def test_a_folder_is_one_processes_own_until_it_ends(tmp_path: Path) -> None:
 
 def _die_with_records(root: Path) -> None:
     spool = folder(root, "worker-1-9")
-    append(spool, Kind.ENDED, [ONE, TWO])
-    append(spool, Kind.JUDGED, [THREE])
+    append(spool, SegmentKind.ENDED, [ONE, TWO])
+    append(spool, SegmentKind.JUDGED, [THREE])
     os._exit(9)
 
 
@@ -188,8 +188,8 @@ def test_what_a_killed_process_had_written_is_adopted(tmp_path: Path) -> None:
 
     assert (process.exitcode, spool.adopt()) == (9, 1)
     assert {segment.kind: read_all(segment.path)[0] for segment in spool.segments} == {
-        Kind.ENDED: [ONE, TWO],
-        Kind.JUDGED: [THREE],
+        SegmentKind.ENDED: [ONE, TWO],
+        SegmentKind.JUDGED: [THREE],
     }
     spool.close()
 
@@ -209,10 +209,10 @@ def test_notes_outlive_a_process_killed_before_it_wrote_them(tmp_path: Path) -> 
     process.start()
     process.join(30)
     spool = folder(tmp_path)
-    append(spool, Kind.JUDGED, [b"own"])
+    append(spool, SegmentKind.JUDGED, [b"own"])
 
     assert spool.adopt() == 1
-    append(spool, Kind.JUDGED, [b"own too"])
+    append(spool, SegmentKind.JUDGED, [b"own too"])
     assert [read_all(segment.path) for segment in spool.segments] == [
         ([b"own"], 0),
         ([ONE, TWO], 0),
@@ -291,7 +291,7 @@ def test_a_long_file_is_followed_by_another_and_a_read_one_goes(tmp_path: Path) 
     """So that room is given back while it is still written to."""
     spool = folder(tmp_path, limits=SpoolLimits(max_bytes=10_000, segment_bytes=60))
     for _ in range(3):
-        append(spool, Kind.ENDED, [b"x" * 30])
+        append(spool, SegmentKind.ENDED, [b"x" * 30])
     first, second = spool.segments
     assert (spool.is_sealed(first), spool.is_sealed(second)) == (True, False)
 
@@ -305,8 +305,8 @@ def test_a_long_file_is_followed_by_another_and_a_read_one_goes(tmp_path: Path) 
 def test_an_empty_folder_goes_when_its_process_ends(tmp_path: Path) -> None:
     """Nothing is left behind."""
     spool = folder(tmp_path)
-    append(spool, Kind.ENDED, [ONE])
-    spool.seal(Kind.ENDED)
+    append(spool, SegmentKind.ENDED, [ONE])
+    spool.seal(SegmentKind.ENDED)
     spool.remove(only(spool))
     spool.close()
 

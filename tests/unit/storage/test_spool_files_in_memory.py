@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from sidecar.storage.spool_files import (
     FreshRecords,
-    Kind,
     OpenRequests,
     Place,
     Segment,
+    SegmentKind,
 )
 from tests.support.usage import MOMENT, judged, record
 
@@ -20,7 +20,7 @@ STEP = 108
 BEGIN = 14
 
 
-def file(kind: Kind = Kind.ENDED, *, records: int = 0) -> Segment:
+def file(kind: SegmentKind = SegmentKind.ENDED, *, records: int = 0) -> Segment:
     return Segment(Path("x.spool"), kind, size=BEGIN + records * STEP, started_at=0, read_to=BEGIN)
 
 
@@ -86,7 +86,7 @@ def test_records_of_files_that_are_gone_make_room() -> None:
 
 def test_a_request_is_open_until_its_record_is_in_the_database() -> None:
     """In the file it was noted in, whichever that was."""
-    requests, first, second = OpenRequests(), file(Kind.JUDGED), file(Kind.JUDGED)
+    requests, first, second = OpenRequests(), file(SegmentKind.JUDGED), file(SegmentKind.JUDGED)
     requests.put(first, [judged(1), judged(2)])
     requests.put(second, [judged(3)])
     requests.forget_ended([record(2), record(3), record(4)])
@@ -97,7 +97,7 @@ def test_a_request_is_open_until_its_record_is_in_the_database() -> None:
 
 def test_two_requests_of_one_id_are_two() -> None:
     """A client may choose the id; the end of one of them says nothing of the other."""
-    requests, segment = OpenRequests(), file(Kind.JUDGED)
+    requests, segment = OpenRequests(), file(SegmentKind.JUDGED)
     later = replace(judged(1), occurred_at=MOMENT + timedelta(microseconds=1))
     requests.put(segment, [judged(1), later])
     requests.forget_ended([record(1)])
@@ -107,7 +107,11 @@ def test_two_requests_of_one_id_are_two() -> None:
 
 def test_of_a_file_with_too_many_open_requests_nothing_is_known() -> None:
     """A part of them would be taken for all; the file tells."""
-    requests, first, second = OpenRequests(most=3), file(Kind.JUDGED), file(Kind.JUDGED)
+    requests, first, second = (
+        OpenRequests(most=3),
+        file(SegmentKind.JUDGED),
+        file(SegmentKind.JUDGED),
+    )
     requests.put(first, [judged(1), judged(2)])
     requests.put(first, [judged(3), judged(4)])
     requests.put(first, [judged(5)])

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.limiter import Limiter
-from sidecar.limits.shared_counters import SharedCounts, Worker
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.limits.store import Adjustment
 from sidecar.telemetry.key_metrics import LimitMetrics
 from sidecar.telemetry.logs import configure_logs
@@ -64,7 +64,7 @@ async def test_a_worker_that_stops_says_which_adjustments_are_lost(
     written = io.BytesIO()
     configure_logs("info", written)
     store = CountedLimits(Server(CLOCKS.wall), lambda: fault)
-    shared = SharedCounts(store, worker=Worker("w", 1), calls=1, clock=CLOCKS.monotonic)
+    shared = SharedCounts(store, worker=SharingWorker("w", 1), calls=1, clock=CLOCKS.monotonic)
     limiter = Limiter(shared, Records(), clocks=CLOCKS)
     limiter.settle("org_1", [Adjustment(limit(), -1)])
 

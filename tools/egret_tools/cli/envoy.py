@@ -18,7 +18,7 @@ from egret_tools.devstack.envoy_config import (
 )
 from sidecar.cli.arguments import read_text
 from sidecar.cli.terminal import WRONG_USAGE, fail, in_one_line
-from sidecar.policy.parse import PolicyDocumentError, PolicyFault, Vocabulary, model_faults
+from sidecar.policy.parse import FaultWords, PolicyDocumentError, PolicyFault, model_faults
 from sidecar.policy.yaml_positions import Path, YamlDocument, YamlError, read_yaml
 
 _HINT: Final = "docs/envoy.md lists the parameters"
@@ -85,4 +85,4 @@ def _fields_at(_: YamlDocument, path: Path) -> Iterable[str]:
     return (one.name for one in fields(kind))
 
 
-_WORDS: Final = Vocabulary(_fields_at, lambda _: "write {parameter: value}")
+_WORDS: Final = FaultWords(_fields_at, lambda _: "write {parameter: value}")
