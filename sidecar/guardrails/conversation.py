@@ -44,6 +44,9 @@ MIN_BODY_BYTES: Final = 4_096
 MIN_SHARED_BYTES: Final = 16_384
 """To search a shorter body takes hardly longer than to look it up in another process."""
 MIN_VALUE_BYTES: Final = 1_024
+MIN_BEGINNING_BYTES: Final = 64
+"""The stand-in of a shorter one would lengthen the body: the count of saved bytes would fall, and a
+counter that falls ends its worker."""
 
 MAX_HASHED: Final = 3
 """Ends of known lists up to which one body is hashed: a client could send any number of them."""
@@ -235,7 +238,7 @@ class Conversation:
         key, tails, body = self._key(field), self._table.tails, self._body
         hashed = 0
         for end in ends_of_beginnings(body, field, start):
-            if tail_of(key, body, start, end) not in tails:
+            if end - start < MIN_BEGINNING_BYTES or tail_of(key, body, start, end) not in tails:
                 continue
             self._is_next_turn = True
             known = blake3(memoryview(body)[start:end], key=key)

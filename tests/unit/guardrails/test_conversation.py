@@ -125,6 +125,15 @@ def test_of_a_request_that_is_sent_again_nothing_is_searched() -> None:
         assert types(judge(known, chat(*talk, **rest))) == [("EMAIL", 1)]
 
 
+def test_a_message_that_is_shorter_than_its_stand_in_is_searched_each_time() -> None:
+    """Else a client with a long field beside it could make the count of saved bytes fall."""
+    known = table()
+    body = chat({"role": "user", "content": "x"}, metadata={"long": "a" * 9_000})
+    for _ in range(3):
+        assert new_texts(known, body)[1] == b"x"
+    assert (known.hits, known.saved_bytes) == (0, 0)
+
+
 def test_a_turn_that_is_searched_as_a_whole_counts_no_known_message() -> None:
     known = table()
     rules = effective(policy("  - {name: long, type: max_input, max_characters: 4000}\n"))
