@@ -406,7 +406,10 @@ async def take_limits(
     has_price = cost is not None or not spec.uses_tokens
     uncounted = uncounted_error(claims, subject, policy.uncounted, has_price=has_price)
     if uncounted is not None:
-        return uncounted
+        if subject is None or route is None:
+            return uncounted
+        # A price would be of no use to a key that may not use the model.
+        return judge_subject(subject, route, policy, allowed_models_of(caller))[1] or uncounted
     slot = slot_name(record.request_id, record.wall_ns // 1000)
     taken = worker.limiter.take(key.principal, claims, member=slot)
     if isinstance(taken, Awaitable):

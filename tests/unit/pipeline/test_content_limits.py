@@ -200,6 +200,16 @@ async def test_use_that_a_limit_cannot_count_is_refused_unless_the_policy_allows
     assert made.limiter.asked == []
 
 
+async def test_a_model_that_the_key_may_not_use_is_refused_as_such_even_without_a_price() -> None:
+    """A price would be set in vain."""
+    made = world(limit(Measure.COST, Window.DAY))
+    record = made.store.records[KEY.key_id]
+    made.store.records[KEY.key_id] = replace(record, allowed_models=("gpt-*",))
+    _, verdict = await judged(made, chat(model="unpriced"))
+    assert isinstance(verdict, RequestRefused)
+    assert json.loads(verdict.refusal.body)["error"]["code"] == "model_not_allowed"
+
+
 @pytest.mark.parametrize(
     ("one", "path", "body"),
     [
