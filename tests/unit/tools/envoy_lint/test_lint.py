@@ -464,7 +464,8 @@ OF_A_VERSION = ("EGR134", "EGR135")
 """Found in every configuration for an older Envoy."""
 
 
-def _too_new(minor: int) -> set[str]:
+def _too_new(minor: int) -> dict[str, str]:
+    """Return the replacement of each feature that this Envoy lacks."""
     parameters = EnvoyParameters(
         worker_sockets=("/run/egret/w-0.sock",),
         sds_directory="/etc/egret/sds",
@@ -475,7 +476,7 @@ def _too_new(minor: int) -> set[str]:
     found = lint("envoy.yaml", render_envoy_config(parameters), known=known).findings
     assert {one.rule.id for one in found} <= {"EGR522", *OF_A_VERSION}
     outdated = (one.hit.about for one in found if one.rule.id == "EGR522")
-    return {about.partition(" needs Envoy ")[0] for about in outdated}
+    return {about.partition(" needs Envoy ")[0]: about.partition("(")[2] for about in outdated}
 
 
 def test_what_an_older_envoy_lacks_is_named_with_what_to_do_instead() -> None:
@@ -483,10 +484,17 @@ def test_what_an_older_envoy_lacks_is_named_with_what_to_do_instead() -> None:
     of_1_40 = {"a body that Egret asks for", "token counts of answers", "a second provider"}
     of_1_38 = {"a changed body with its length", "traces that end at Envoy"}
     of_1_37 = {"an access log in calls that are answered", "a tag from a format"}
-    assert _too_new(41) == _too_new(40) == set()
-    assert _too_new(39) == _too_new(38) == of_1_40
-    assert _too_new(37) == of_1_40 | of_1_38
-    assert _too_new(36) == of_1_40 | of_1_38 | of_1_37
+    assert _too_new(41) == _too_new(40) == {}
+    assert _too_new(39).keys() == _too_new(38).keys() == of_1_40
+    assert _too_new(37).keys() == of_1_40 | of_1_38
+    assert _too_new(36).keys() == of_1_40 | of_1_38 | of_1_37
+
+
+def test_an_older_envoy_still_counts_usage_by_answers() -> None:
+    """With the source `off` its budgets would count nothing."""
+    instead = _too_new(36)
+    for feature in ("token counts of answers", "an access log in calls that are answered"):
+        assert "EGRET_USAGE__SOURCE=answers" in instead[feature]
 
 
 def test_a_config_dump_says_itself_which_envoy_it_is_of() -> None:

@@ -87,7 +87,7 @@ FEATURES: Final = (
              "request_body_mode: FULL_DUPLEX_STREAMED, with both trailer modes SEND",
              _bodies_on_demand),
     _Feature("token counts of answers", EnvoyVersion(1, 40),
-             "leave ai_protocol_manager and the access log to Egret out, EGRET_USAGE__SOURCE=off",
+             "leave ai_protocol_manager out and send answers, EGRET_USAGE__SOURCE=answers",
              _token_counts),
     _Feature("a second provider", EnvoyVersion(1, 40),
              "cluster: one provider a route", _fallbacks),
@@ -96,7 +96,8 @@ FEATURES: Final = (
     _Feature("traces that end at Envoy", EnvoyVersion(1, 38),
              "leave tracing out, or the provider learns your trace ids", _kept_traces),
     _Feature("an access log in calls that are answered", EnvoyVersion(1, 37),
-             "leave the access log to Egret out, EGRET_USAGE__SOURCE=off", _exported_logs),
+             "leave the access log out and send answers, EGRET_USAGE__SOURCE=answers",
+             _exported_logs),
     _Feature("a tag from a format", EnvoyVersion(1, 37),
              "leave the tag out", _tags),
 )  # fmt: skip
