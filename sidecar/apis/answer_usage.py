@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec.structs import astuple
 
+from sidecar.apis.request_schema import service_tier
 from sidecar.apis.response_text import load_event
 from sidecar.domain.http import Headers
 from sidecar.domain.usage import (
@@ -52,17 +53,22 @@ _STATED: Final = frozenset({*_INPUT, *_OUTPUT, "total_tokens", "totalTokens"})
 """Without any of these there is no count: OpenAI's transcriptions may state seconds alone."""
 _INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
 _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
+_TIER: Final = ("service_tier", "serviceTier")
+_NO_TIER: Final = (None, "auto")
+"""The beginning of a stream may repeat what the request left open."""
 _BESIDE: Final = ("compaction", "advisor_message")
 """Steps of Anthropic's that its counts of the whole answer leave out, and its bill does not."""
 
 
 class AnswerUsage:
-    """The counts and the model of one answer, as far as it was read."""
+    """The counts, the model and the service tier of one answer, as far as it was read."""
 
-    __slots__ = ("_fields", "is_final", "model")
+    __slots__ = ("_fields", "is_final", "model", "tier")
 
     def __init__(self) -> None:
         self.model: str | None = None
+        self.tier: str | None = None
+        """That served the request; empty for one without prices of its own, None if not stated."""
         self.is_final = False
         """Whether the counts are of the end: Anthropic's first event states those of its start."""
         self._fields: dict[str, JsonValue] = {}
@@ -103,11 +109,16 @@ class AnswerUsage:
         model = answer.get("model") or answer.get("modelVersion")
         if isinstance(model, str):
             self.model = model
+        for name in _TIER:
+            if answer.get(name) not in _NO_TIER:
+                self.tier = service_tier(answer) or ""
         usage = answer.get("usage") or answer.get("usageMetadata")
         if not usage and not self.is_final:  # else the model's own have stated the same
             usage = answer.get(_METRICS)
         if isinstance(usage, dict):
             # Null for a count that an earlier event has stated, as Anthropic's API allows.
+            if usage.get("speed") is not None:  # Anthropic's fast mode
+                self.tier = service_tier({"speed": usage["speed"]}) or ""
             self._fields.update([one for one in usage.items() if one[1] is not None])
             is_final = not is_within and not _STATED.isdisjoint(usage)
             self.is_final = self.is_final or is_final

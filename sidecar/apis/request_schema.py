@@ -5,7 +5,7 @@ A body that its headers declare as something other than JSON in UTF-8 is not rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import methodcaller
 from types import NoneType
 from typing import Final, assert_never
@@ -317,14 +317,17 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
     return None if bound is None else min(bound * choices, MOST_OUTPUT_TOKENS), choices
 
 
-def service_tier(fields: dict[str, JsonValue]) -> str | None:
+TIER_FIELDS: Final = frozenset({"service_tier", "serviceTier", "speed"})
+
+
+def service_tier(fields: Mapping[str, JsonValue]) -> str | None:
     """Return the service tier that a request names, None without prices of its own."""
-    named = (fields.get("service_tier"), fields.get("serviceTier"))
-    # Bedrock has it in an object.
+    named = [fields.get(name) for name in TIER_FIELDS]
+    # Bedrock has it in an object, Google's API as the name of an enum, too.
     words = [one.get("type") if isinstance(one, dict) else one for one in named]
-    lower = [word.lower() for word in words if isinstance(word, str)]
-    if "fast" in lower:  # OpenAI's other name of it
-        return "priority"
+    lower = [word.lower().removeprefix("service_tier_") for word in words if isinstance(word, str)]
+    if "fast" in lower:  # OpenAI's other name of it, and Anthropic's `speed`
+        lower.append("priority")
     return next((tier for tier in SERVICE_TIERS if tier in lower), None)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
+    TIER_FIELDS,
     TOKEN_FIELDS,
     declared_unreadable,
     has_tokens,
@@ -488,7 +489,5 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
         in_background=route.form in _IN_BACKGROUND
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
-        service_tier=service_tier(fields)
-        if "service_tier" in fields or "serviceTier" in fields
-        else None,
+        service_tier=None if TIER_FIELDS.isdisjoint(fields) else service_tier(fields),
     )

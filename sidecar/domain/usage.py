@@ -65,9 +65,10 @@ class TokenCounts(msgspec.Struct, frozen=True, gc=False):
 NO_TOKENS: Final = TokenCounts()
 
 
-SERVICE_TIERS: Final = ("priority", "flex")
-"""The tiers of OpenAI, Google and Bedrock that a request may name, and that have prices of their
-own: faster at a higher price, slower at a lower one."""
+SERVICE_TIERS: Final = ("ultrafast", "priority", "flex")
+"""The tiers that a request may name, and that have prices of their own, the dearest first.
+
+Of OpenAI, Google and Bedrock; the fast mode of Anthropic's API counts as `priority`."""
 
 
 class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):

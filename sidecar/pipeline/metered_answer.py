@@ -241,6 +241,8 @@ def ended_here(
     """Return the end of a request as its worker saw it, and why its tokens are estimated."""
     error, status = record.error, record.answer_status or 0
     meter = plan if isinstance(plan, MeteredAnswer) else None
+    if meter is not None and meter.usage.tier is not None:
+        judged = replace(judged, service_tier=meter.usage.tier or None)
     tokens, estimate = None, None
     end = AnswerEnd.COMPLETED
     if error is not None and record.answer_status is None:

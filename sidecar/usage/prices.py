@@ -195,10 +195,20 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
         model = rest if slash and first.startswith(_PROVIDERS) else name
         amount = sum((cost for cost in row.values() if isinstance(cost, Decimal)), Decimal())
         rows: list[_Row] = [{"model": model, **row}]
+        special = entry.get("provider_specific_entry")
+        # Of Anthropic's fast mode: how many times each price.
+        times = special.get("fast") if isinstance(special, dict) else None
         for tier in SERVICE_TIERS:
             # A cost that a tier does not have is that of other requests.
             costs = [(one.removesuffix(f"_{tier}"), one, cost) for one, cost in entry.items()]
             own = {cost_name: cost for cost_name, one, cost in costs if cost_name != one}
+            if tier == "priority" and not own and isinstance(times, (int, Decimal)):
+                own = {
+                    one: cost * times
+                    for one, cost in entry.items()
+                    if (one in _FIELDS or _ABOVE.fullmatch(one))
+                    and isinstance(cost, (int, Decimal))
+                }
             if _COSTS["input"] in own:
                 of_tier = _row_of({**entry, **own})
                 for above in ABOVE_PRICES:

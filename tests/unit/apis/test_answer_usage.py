@@ -249,6 +249,35 @@ def test_the_model_that_served_is_read_beside_the_counts() -> None:
     assert usage.model == "claude-x"
 
 
+@pytest.mark.parametrize(
+    ("events", "tier"),
+    [
+        ([{"usage": OPENAI}], None),
+        ([{"usage": OPENAI, "service_tier": None}], None),
+        ([{"usage": OPENAI, "service_tier": "priority"}], "priority"),
+        ([{"usage": OPENAI, "service_tier": "default"}], ""),
+        (
+            [
+                {"response": {"usage": None, "service_tier": "auto"}},
+                {"response": {"usage": RESPONSES, "service_tier": "flex"}},
+            ],
+            "flex",
+        ),
+        ([{"usage": CONVERSE, "serviceTier": {"type": "flex"}}], "flex"),
+        ([ANTHROPIC_START, {**ANTHROPIC_END, "usage": {"speed": "fast"}}], "priority"),
+        ([{"usage": {**ANTHROPIC_STEPS, "speed": "standard", "service_tier": "priority"}}], ""),
+    ],
+)
+def test_the_tier_that_served_is_read_beside_the_counts(
+    events: list[object], tier: str | None
+) -> None:
+    """Anthropic's own `service_tier` is of capacity that was bought before, and has no price."""
+    usage = AnswerUsage()
+    for event in events:
+        usage.read(json.dumps(event).encode())
+    assert usage.tier == tier
+
+
 def test_an_answer_with_more_values_than_are_read_states_nothing() -> None:
     """Ten megabytes of empty lists became three hundred, in one step."""
     assert counted({"usage": {"prompt_tokens": 1}, "data": [{}] * 100}) == TokenCounts(1)

@@ -590,12 +590,17 @@ def test_a_malformed_body_is_handed_on() -> None:
         ({"service_tier": "flex", "serviceTier": "priority"}, "priority"),
         ({"service_tier": "auto"}, None),
         ({"service_tier": ["priority"], "serviceTier": {"type": 7}}, None),
+        ({"service_tier": "ultrafast"}, "ultrafast"),
+        ({"service_tier": "SERVICE_TIER_PRIORITY"}, "priority"),
+        ({"speed": "fast"}, "priority"),
+        ({"speed": "standard"}, None),
+        ({"speed": 1.5}, None),
     ],
 )
 def test_the_tier_of_a_request_is_read_if_it_has_prices_of_its_own(
     fields: dict[str, JsonValue], tier: str | None
 ) -> None:
-    """OpenAI's, Google's, and Bedrock's in an object; of two the dearer."""
+    """OpenAI's, Google's, Anthropic's fast mode, Bedrock's in an object; of two the dearer."""
     body: JsonValue = {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
     assert _subject(body).service_tier == tier
 

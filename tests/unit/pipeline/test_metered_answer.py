@@ -141,6 +141,26 @@ async def test_a_stream_is_counted_as_its_events_pass(policy: str) -> None:
     assert ended.sent_bytes == len(text)
 
 
+@pytest.mark.parametrize(
+    ("named", "served", "recorded"),
+    [
+        ({"service_tier": "priority"}, '"default"', None),
+        ({"service_tier": "auto"}, '"priority"', "priority"),
+        ({"service_tier": "flex"}, "null", "flex"),
+    ],
+)
+async def test_the_tier_that_served_a_request_is_recorded(
+    named: dict[str, str], served: str, recorded: str | None
+) -> None:
+    """A provider bills that one; a request is of the tier it names if the answer names none."""
+    reads_bodies = BLOCKS_ANSWERS.replace("stage: output", "stage: input")
+    world = World(reads_bodies, usage_source=ANSWERS)
+    exchange = await asked(world, chat(**named))
+    await exchange.judge_response_headers(answer())
+    await stream(exchange, [WHOLE[:-1] + b',"service_tier":' + served.encode() + b"}"])
+    assert only(world)[0].request.service_tier == recorded
+
+
 async def test_claude_s_counts_within_chunks_of_bedrock_are_read() -> None:
     """The first event has the input's, the last one the output's."""
     start = {"type": "message_start", "message": {"usage": {"input_tokens": 3}}}

@@ -98,6 +98,27 @@ def test_costs_of_a_tier_become_prices_of_the_model_with_it() -> None:
     }
 
 
+def test_a_multiple_of_anthropic_s_fast_mode_becomes_prices_of_priority() -> None:
+    """Of every price, those of caches too; `ultrafast` has prices of its own in the map."""
+    models = {
+        "c": entry(
+            "anthropic",
+            5e-06,
+            2.5e-05,
+            cache_read_input_token_cost=5e-07,
+            provider_specific_entry={"us": 1.1, "fast": 2.0},
+        ),
+        "g": entry("openai", 1e-06, 1e-05, input_cost_per_token_ultrafast=9e-06),
+    }
+    found = {
+        name: (one.input, one.output, one.cached_input) for name, one in prices_of(models).items()
+    }
+
+    assert found["c:priority"] == (Decimal(10), Decimal(50), Decimal(1))
+    assert found["g:ultrafast"] == (Decimal(9), Decimal(10), None)
+    assert set(found) == {"c", "c:priority", "g", "g:ultrafast"}
+
+
 def test_a_price_finer_than_the_database_keeps_is_rounded_up() -> None:
     """A budget must not end too late."""
     found = prices_of({"m": entry("openai", 1.0000000001e-06, "2e-06")})
