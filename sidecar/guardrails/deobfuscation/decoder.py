@@ -22,6 +22,9 @@ from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView
 REACH_BYTES: Final = 2_048
 """Text on either side of a run that is searched with it; few findings are longer."""
 
+KEY_BYTES: Final = 16_384
+"""Text behind the header of a private key that is searched with it: as much as its rule reads."""
+
 MAX_UNITS: Final = 16_384
 """Escapes or letters that are matched in one go, in a millisecond or two; a slice has fewer."""
 
@@ -91,6 +94,11 @@ def matches(
             yield None
 
 
+def begins_key(text: bytes | bytearray) -> bool:
+    """Return whether *text* may have the header of a private key, whose end is far behind it."""
+    return b"PRIVATE" in text or b"User-Key-File" in text
+
+
 class DecodedText:
     """Builds the decoded view of a text: the texts hidden in runs, and the text around them."""
 
@@ -114,9 +122,10 @@ class DecodedText:
     def add_up_to(self, end: int) -> None:
         """Add the text between the last run and *end* as it is, without its middle if long."""
         start = self._at
-        if end - start > 2 * REACH_BYTES:
+        reach = self._reach()
+        if end - start > REACH_BYTES + reach:
             if self._text:
-                stop = self._boundary(start + REACH_BYTES)
+                stop = self._boundary(start + reach)
                 self._put(self._content[start:stop], start, stop)
             start = self._boundary(end - REACH_BYTES)
             if self._text:
@@ -147,7 +156,7 @@ class DecodedText:
 
     def add_rest(self) -> None:
         """Add the text behind the last run."""
-        end = min(len(self._content), self._boundary(self._at + REACH_BYTES))
+        end = min(len(self._content), self._boundary(self._at + self._reach()))
         self._put(self._content[self._at : end], self._at, end)
         self._at = end
 
@@ -158,6 +167,10 @@ class DecodedText:
         kinds = frozenset({kind, ViewKind.FOLDED})
         content = as_utf8(bytes(self._text))
         return TextView(source.part, kinds, content, source.length, offsets)
+
+    def _reach(self) -> int:
+        """Return how much text behind the last run is searched with it."""
+        return KEY_BYTES if begins_key(self._text[-REACH_BYTES:]) else REACH_BYTES
 
     def _boundary(self, at: int) -> int:
         """Return the offset of the first character at or behind *at*."""

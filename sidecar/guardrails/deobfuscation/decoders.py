@@ -13,10 +13,12 @@ from typing_extensions import override
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import TooMuchHiddenTextError
 from sidecar.guardrails.deobfuscation.decoder import (
+    KEY_BYTES,
     MAX_UNITS,
     DecodedText,
     Decoder,
     as_utf8,
+    begins_key,
     matches,
     replace_runs,
 )
@@ -192,8 +194,9 @@ class _Unescaped(dict[bytes, bytes]):
 _unescaped: Final = _Unescaped().__getitem__
 
 CHUNK_BYTES: Final = 2_048
-"""Text is unescaped in chunks. Those beside one with an escape are searched with it: few findings
-are longer. Of all others, offsets of three million escapes would take seconds."""
+"""Text is unescaped in chunks. Those beside one with an escape are searched with it, and those
+behind the header of a private key: few other findings are longer. Of all others, offsets of three
+million escapes would take seconds."""
 
 
 def _chunks_of(content: bytes) -> Iterator[bytes]:
@@ -243,6 +246,7 @@ class EscapesDecoder(Decoder):
         lengths: list[int] = []
         changed: list[bytes] = []
         wanted: set[int] = set()
+        before = b""
         for index, chunk in enumerate(_chunks_of(view.content)):
             if index and not index % SLICE_CHUNKS:
                 yield
@@ -251,7 +255,11 @@ class EscapesDecoder(Decoder):
             if len(pieces) > 1:
                 wanted |= {index - 1, index, index + 1}
                 pieces[1::2] = map(_unescaped, pieces[1::2])
-            changed.append(b"".join(pieces))
+            text = b"".join(pieces)
+            if begins_key(before + text):
+                wanted.update(range(index, index + KEY_BYTES // CHUNK_BYTES + 2))
+            before = text
+            changed.append(text)
         if not wanted:
             return ()
         changed = [one if at in wanted else SEPARATOR for at, one in enumerate(changed)]

@@ -9,10 +9,11 @@ from typing import Final
 from typing_extensions import override
 
 from sidecar.domain.cooperative import Cooperative
-from sidecar.guardrails.deobfuscation.decoder import Decoder
+from sidecar.guardrails.deobfuscation.decoder import KEY_BYTES, Decoder, begins_key
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
 from sidecar.guardrails.matching.text_views import (
+    CHUNK_CHARACTERS,
     ChunkedMap,
     ComposedMap,
     TableMap,
@@ -98,7 +99,10 @@ class LookAlikesDecoder(Decoder):
 
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        """Read the chunks with a look-alike in a Latin word or number, and one on either side."""
+        """Read the chunks with a look-alike in a Latin word or number, and one on either side.
+
+        The chunks behind the header of a private key are read as well.
+        """
         chunks: list[str] = []
         for some in chunks_of(view.content):
             chunks += some
@@ -118,6 +122,8 @@ class LookAlikesDecoder(Decoder):
         for index, chunk in enumerate(chunks):
             originals.append(len(chunk.encode()))
             changed.append(_read(chunk).encode() if index in wanted else SEPARATOR)
+            if begins_key(b"".join(changed[-2:])):
+                wanted.update(range(index, index + KEY_BYTES // CHUNK_CHARACTERS + 2))
             if not index % SLICE_CHUNKS:
                 yield
         above = ChunkedMap(view.content, _table, changed=changed, lengths=originals)

@@ -398,8 +398,7 @@ def option_password(content: bytes, start: int, end: int) -> tuple[SecretTier, S
     return command_password(content, start, end)
 
 
-_PEM_MAX_BYTES: Final = 16_384
-_PUTTY_MAX_BYTES: Final = 4_096
+_KEY_MAX_BYTES: Final = 16_384
 _PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
 _PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
 _PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,\"'-]*")
@@ -417,7 +416,7 @@ def private_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]
     Looks no further than the next line of dashes, so that headers without end cost no more
     than their own length.
     """
-    limit = min(len(content), end + _PEM_MAX_BYTES)
+    limit = min(len(content), end + _KEY_MAX_BYTES)
     dashes = content.find(b"-----", end, limit)
     footer = _PEM_FOOTER.match(content, dashes, limit) if dashes >= 0 else None
     stop = dashes if dashes >= 0 else limit
@@ -439,12 +438,18 @@ def private_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]
 
 
 def putty_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
-    """Take the first line of a PuTTY key to its last, or to the rest of a cut one."""
-    limit = min(len(content), end + _PUTTY_MAX_BYTES)
-    if b"Private-Lines" not in content[end:limit]:
+    """Take the first line of a PuTTY key to its last, or to the rest of a cut one.
+
+    Looks no further than the next one's first line, as `private_key` does.
+    """
+    limit = min(len(content), end + _KEY_MAX_BYTES)
+    following = content.find(b"PuTTY-User-Key-File", end, limit)
+    limit = following if following >= 0 else limit
+    lines = content.find(b"Private-Lines", end, limit)
+    if lines < 0:
         return None
-    last = _PUTTY_MAC.search(content, end, limit)
-    return STRICT, (start, limit if last is None else last.end())
+    last = _PUTTY_MAC.search(content, lines, limit) or _PEM_BODY.match(content, lines, limit)
+    return STRICT, (start, last.end() if last else limit)
 
 
 _SAMPLE_CLAIMS: Final = ("1234567890", "John Doe")

@@ -434,9 +434,17 @@ def pem(lines: int) -> str:
     return f"-----BEGIN RSA PRIVATE KEY-----\n{body}-----END RSA PRIVATE KEY-----"
 
 
-def test_a_private_key_over_many_events_is_replaced_whole() -> None:
+def putty(lines: int) -> str:
+    """Return a private key in PuTTY's format."""
+    body = "AAAAgQDexampleexampleexampleexampleexampleexampleexampleexample0\n" * lines
+    header = f"PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\nComment: a key of Ann's\n{body}"
+    return f"{header}Private-Lines: {lines}\n{body}Private-MAC: {'0f' * 32}"
+
+
+@pytest.mark.parametrize("key", [pem(50), putty(25)], ids=["pem", "putty"])
+def test_a_private_key_over_many_events_is_replaced_whole(key: str) -> None:
     """Its head is found with the first line; the rest must not follow it out."""
-    text = f"Here: {pem(50)} done"
+    text = f"Here: {key} done"
     chunks = chat_of(*({"content": text[at : at + 11]} for at in range(0, len(text), 11)))
     result = streamed(judgement(effective(KEYS)), chunks)
     assert CHAT.said(result.body) == "Here: [PRIVATE_KEY_1] done"

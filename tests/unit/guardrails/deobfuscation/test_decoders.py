@@ -221,6 +221,29 @@ def redacted(text: str) -> str:
     return b"".join([*kept, content[end:]]).decode()
 
 
+KEY_LINES = "\n".join(["Xk9mQ2vL7zRt4Wb8" * 4] * 140)
+HIDDEN_HEADERS = {
+    "percent": ("-----BEGIN%20RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----"),
+    "json": (r"-----BEGIN\u0020PRIVATE KEY-----", "-----END PRIVATE KEY-----"),
+    "html": ("-----BEGIN PRIVATE&#32;KEY-----", "-----END PRIVATE KEY-----"),
+    "look_alike": ("-----BEGIN PRIVATE K\u0415Y-----", "-----END PRIVATE KEY-----"),
+    "spaced": ("-----BEGIN P R I V A T E KEY-----", "-----END PRIVATE KEY-----"),
+    "escape_far_behind": (
+        f"-----BEGIN PRIVATE KEY-----\n{KEY_LINES[:5_850]}%0A", "-----END PRIVATE KEY-----"
+    ),
+    "putty": ("PuTTY-User-Key-File-3%3A ssh-rsa\nPrivate-Lines: 9", "Private-MAC: " + "0f" * 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", HIDDEN_HEADERS)
+def test_a_key_whose_header_is_hidden_is_found_to_its_end(form: str) -> None:
+    """Nine kilobytes of it are in plain text, of which only two were searched."""
+    header, footer = HIDDEN_HEADERS[form]
+    words = "words before and after " * 400
+    before, after = redacted(f"{words}\n{header}\n{KEY_LINES}\n{footer}\n{words}").split("[X_1]")
+    assert (before, after) == (f"{words}\n", f"\n{words}")
+
+
 @pytest.mark.parametrize(
     "code",
     [0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180E, 0x180F, 0x200B,

@@ -370,6 +370,15 @@ def test_a_private_key_cut_off_is_found_to_its_last_character() -> None:
     assert found(f"key: {key} (cut)") == [("PRIVATE_KEY", f"{key} ")]
 
 
+def test_a_long_key_of_putty_is_found_to_its_last_line() -> None:
+    """One of 8,192 bits takes more than six kilobytes; a cut one ends with its lines."""
+    lines = "\n".join(["Xk9mQ2vL7zRt4Wb8" * 4] * 90)
+    key = f"PuTTY-User-Key-File-3: ssh-rsa\nComment: a\nPrivate-Lines: 90\n{lines}\n"
+    mac = "Private-MAC: " + "0f" * 32
+    assert found(f"{key}{mac}\nand more.") == [("PRIVATE_KEY", key + mac)]
+    assert found(f"{key}(and more.)") == [("PRIVATE_KEY", key)]
+
+
 def test_only_the_chosen_types_are_looked_for() -> None:
     """`types` narrows the guardrail."""
     narrowed = effective(policy("  - {name: s, type: secrets, types: [GITHUB_TOKEN]}"))
