@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 import asyncpg
 
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Connection, Pool, fetch
-
-_LOAD_POLICIES: Final = """
-SELECT p.name, p.version, v.document
-FROM policies AS p
-JOIN policy_versions AS v ON v.policy_name = p.name AND v.version = p.version
-ORDER BY p.name
-"""
 
 _CHANGED_POLICIES: Final = """
 SELECT COALESCE(p.name, known.name) AS name, p.version, v.document, v.xmin::text AS written_by
@@ -153,7 +147,8 @@ class PostgresPolicyStore:
 
 async def load_policies(connection: Connection) -> tuple[StoredPolicy, ...]:
     """Return the version in force of every policy, by name. Raises one of `UNAVAILABLE`."""
-    return _policies(await connection.fetch(_LOAD_POLICIES))
+    stored = _policies(await connection.fetch(_CHANGED_POLICIES, [], [], []))
+    return tuple(sorted(stored, key=attrgetter("name")))
 
 
 async def load_policy(

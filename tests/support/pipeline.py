@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,6 +60,12 @@ REQUEST_ID: Final = "5d0c3a0e-6c0e-4a55-9a0e-0d9d6f0f0a01"
 
 TURNS: Final = 12
 """Of the loop, after which what does not wait for time has been done."""
+
+
+def chat(content: object = "Hello.", **more: object) -> bytes:
+    """Return the body of a chat request."""
+    messages = [{"role": "user", "content": content}]
+    return json.dumps({"model": "gpt-5", "messages": messages, **more}).encode()
 
 
 @dataclass

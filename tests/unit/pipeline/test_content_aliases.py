@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,15 +10,10 @@ from sidecar.domain.usage import JudgedRequest
 from sidecar.guardrails.message_table import MessageTable
 from sidecar.settings.serving import RouteByModel
 from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import KEY, World, headers
+from tests.support.pipeline import KEY, World, chat, headers
 
 ALIASES = "name: default\naliases: {gpt-best: gpt-5-mini}\n"
 REDACTS = "guardrails: [{name: pii, type: pii, action: redact}]\n"
-
-
-def chat(model: str, text: str = "Hello.", **more: object) -> bytes:
-    messages = [{"role": "user", "content": text}]
-    return json.dumps({"messages": messages, "model": model, **more}).encode()
 
 
 async def sent(
@@ -42,15 +36,15 @@ def judged(world: World) -> JudgedRequest:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        pytest.param(chat("gpt-best"), chat("gpt-5-mini"), id="an alias"),
+        pytest.param(chat(model="gpt-best"), chat(model="gpt-5-mini"), id="an alias"),
         pytest.param(
             b'{"model" : "gpt\\u002dbest", "messages": []}',
             b'{"model" : "gpt-5-mini", "messages": []}',
             id="escaped",
         ),
         pytest.param(
-            chat("gpt-best", metadata={"model": "gpt-best"}),
-            chat("gpt-5-mini", metadata={"model": "gpt-best"}),
+            chat(model="gpt-best", metadata={"model": "gpt-best"}),
+            chat(model="gpt-5-mini", metadata={"model": "gpt-best"}),
             id="a name elsewhere stays",
         ),
         pytest.param(
@@ -58,8 +52,8 @@ def judged(world: World) -> JudgedRequest:
             b'{"user":"gpt-best","model":"gpt-5-mini","messages":[]}',
             id="a user of that name stays",
         ),
-        pytest.param(chat("gpt-4o"), None, id="a model"),
-        pytest.param(chat("GPT-BEST"), None, id="another name"),
+        pytest.param(chat(model="gpt-4o"), None, id="a model"),
+        pytest.param(chat(model="GPT-BEST"), None, id="another name"),
     ],
 )
 async def test_the_model_is_named_in_place_of_its_alias(
@@ -73,9 +67,9 @@ async def test_the_model_is_named_in_place_of_its_alias(
 
 async def test_a_redacted_body_names_the_model_too() -> None:
     """Both changes are in one body, whatever their order."""
-    verdict = await sent(World(ALIASES + REDACTS), chat("gpt-best", "mail ann@example.org"))
+    verdict = await sent(World(ALIASES + REDACTS), chat("mail ann@example.org", model="gpt-best"))
     assert isinstance(verdict, RequestCleared)
-    assert verdict.mutations.body == chat("gpt-5-mini", "mail [EMAIL_1]")
+    assert verdict.mutations.body == chat("mail [EMAIL_1]", model="gpt-5-mini")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +82,7 @@ async def test_the_model_must_be_allowed_and_not_its_alias(
     world = World(ALIASES)
     record = world.store.records[KEY.key_id]
     world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
-    assert isinstance(await sent(world, chat("gpt-best")), RequestCleared) is passes
+    assert isinstance(await sent(world, chat(model="gpt-best")), RequestCleared) is passes
 
 
 async def test_a_cache_of_google_s_is_made_for_the_model_in_place_of_its_alias() -> None:
@@ -102,7 +96,7 @@ async def test_a_cache_of_google_s_is_made_for_the_model_in_place_of_its_alias()
 async def test_usage_and_routes_have_the_model() -> None:
     """Its price and its route are the model's."""
     world = World(ALIASES, route_by_model=RouteByModel.ON)
-    verdict = await sent(world, chat("gpt-best"))
+    verdict = await sent(world, chat(model="gpt-best"))
     assert isinstance(verdict, RequestCleared)
     assert dict(verdict.mutations.headers.set_headers)["x-egret-model"] == b"gpt-5-mini"
     assert dict(verdict.mutations.metadata)["model"] == "gpt-5-mini"
@@ -115,10 +109,10 @@ async def test_guardrails_for_some_models_are_those_of_the_model() -> None:
         "guardrails: [{name: words, type: denied_terms, terms: [Bluebird], models: [gpt-5-*]}]\n"
     )
     world = World(ALIASES + scoped, messages=MessageTable(max_bytes=1 << 22, secret=b"s" * 32))
-    long = chat("gpt-best", "Bluebird " + "word " * 4_000)
-    for body in (chat("gpt-best", "Bluebird"), long, long):
+    long = chat("Bluebird " + "word " * 4_000, model="gpt-best")
+    for body in (chat("Bluebird", model="gpt-best"), long, long):
         assert isinstance(await sent(world, body), RequestRefused)
-    assert isinstance(await sent(world, chat("gpt-4o", "Bluebird")), RequestCleared)
+    assert isinstance(await sent(world, chat("Bluebird", model="gpt-4o")), RequestCleared)
 
 
 async def test_the_choice_of_a_provider_is_metadata_and_chooses_the_route_again() -> None:

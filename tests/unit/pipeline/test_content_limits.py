@@ -28,7 +28,7 @@ from tests.support.events import (
     RequestRefused,
     ResponseCleared,
 )
-from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, headers
+from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, chat, headers
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
 STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
@@ -51,12 +51,6 @@ def world(*limits: Limit, policies: str = STRICT, timing: Timing = Timing.METADA
     record = made.store.records[KEY.key_id]
     made.store.records[KEY.key_id] = replace(record, limits=limits)
     return made
-
-
-def chat(text: object = "hello", **fields: Any) -> bytes:
-    """Return a chat request's body."""
-    message = {"role": "user", "content": text}
-    return json.dumps({"model": "gpt-5", "messages": [message], **fields}).encode()
 
 
 async def judged(

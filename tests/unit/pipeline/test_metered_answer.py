@@ -33,7 +33,7 @@ from tests.support.events import (
     ResponseHeld,
     ResponseJudged,
 )
-from tests.support.pipeline import KEY, Exchange, World, headers
+from tests.support.pipeline import KEY, Exchange, World, chat, headers
 
 ANSWERS = UsageSource.ANSWERS
 PLAIN = "name: default\n"
@@ -61,11 +61,6 @@ EVENTS = [
     b'data: {"model":"gpt-5-2026","choices":[],"usage":' + json.dumps(USAGE).encode() + b"}\n\n",
     b"data: [DONE]\n\n",
 ]
-
-
-def chat(text: str = "Hello.", **more: object) -> bytes:
-    messages = [{"role": "user", "content": text}]
-    return json.dumps({"model": "gpt-5", "messages": messages, **more}).encode()
 
 
 def answer(content_type: str = "application/json", *more: tuple[str, bytes]) -> Headers:

@@ -33,7 +33,7 @@ from tests.support.events import (
     ResponseHeld,
     ResponseJudged,
 )
-from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, headers
+from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, chat, headers
 from tests.support.replies import Refuse
 from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED
 
@@ -55,12 +55,6 @@ guardrails:
   - {name: secrets, type: secrets, stage: output, action: block}
 """
 STRIPPED = HeaderMutation(remove_headers=("authorization",))
-
-
-def chat(text: str, **more: object) -> bytes:
-    return json.dumps(
-        {"model": "gpt-5", "messages": [{"role": "user", "content": text}], **more}
-    ).encode()
 
 
 def refused(verdict: object) -> tuple[int, str, str]:

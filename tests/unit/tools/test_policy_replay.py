@@ -6,7 +6,7 @@ import pytest
 from egret_tools.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 
 from tests.support.events import BodyRequired
-from tests.support.pipeline import World, headers
+from tests.support.pipeline import World, chat, headers
 
 POLICIES = {
     "redacts and blocks": """
@@ -47,11 +47,6 @@ guardrails:
 CHAT = "/v1/chat/completions"
 EMAIL = "write to bob.builder@example.com"
 SECRET = "use AKIA2E0A8F3B244C9986 for it"
-
-
-def chat(text: str, **more: object) -> bytes:
-    body = {"model": "gpt-5", "messages": [{"role": "user", "content": text}], **more}
-    return json.dumps(body).encode()
 
 
 REQUESTS = {
