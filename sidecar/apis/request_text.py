@@ -388,8 +388,17 @@ class TextExtractor:
         self._strings = number + 1
         if not value or (key in _WORD_FIELDS and value in WORDS):
             return
-        if place is not _KNOWN and place is not _FREE and self._is_payload(key, value, place):
-            return
+        if place is _MEDIA:
+            is_payload = key in self._words.payload_fields and len(value) >= MIN_PAYLOAD
+            if is_payload and _PAYLOAD.fullmatch(value):
+                return  # base64 of a medium, which is no text
+        elif (
+            place is not _KNOWN
+            and place is not _FREE
+            and len(value) >= MIN_STRANGE_PAYLOAD
+            and _STRANGE_PAYLOAD.fullmatch(value)
+        ):
+            self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         content = value.encode()
         if self._run is not None and key in _JOINED_FIELDS and place is not _FREE:
             self._run.append(len(self.parts))
@@ -407,18 +416,6 @@ class TextExtractor:
             self.parts.append(TextPart(inner, inner_location, role))
             if len(location) < MAX_NESTING and may_be_json(inner):
                 self._nested(inner, inner_location, role)
-
-    def _is_payload(self, key: str, value: str, place: _Place) -> bool:
-        """Return whether a string is known to be the base64 of a medium, which is no text."""
-        if place is _MEDIA:
-            return (
-                key in self._words.payload_fields
-                and len(value) >= MIN_PAYLOAD
-                and _PAYLOAD.fullmatch(value) is not None
-            )
-        if len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
-            self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
-        return False
 
 
 _IN_BACKGROUND: Final = frozenset({RequestForm.RESPONSES, RequestForm.INTERACTION})

@@ -227,9 +227,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
                 self.phase = Phase.JUDGING_ANSWER
                 return Event.ANSWER_BODY
             case _:
-                return self._pass_response_body(message)
-
-    def _pass_response_body(self, message: Message) -> Event:
+                pass
         is_buffered_request = self._passes_request and self.request_mode is BodyMode.BUFFERED
         if self.phase is Phase.AWAIT_ANSWER and (self._judges_answer or is_buffered_request):
             raise ProtocolViolationError(self.phase, message.kind)

@@ -18,6 +18,7 @@ from sidecar.extproc.phases import LATE, Answer, BodyMode, Event, Phase, Refused
 from sidecar.extproc.protocol import ExtProcProtocol
 
 _Value = TypeVar("_Value")
+_Outcome = TypeVar("_Outcome", bound=tuple[object, ...])
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -258,6 +259,10 @@ class ExtProcStream:
         if judging.cancelled():
             raise CheckCancelledError
         return judging.result()
+
+    async def outcome_of(self, steps: _Outcome | Awaitable[_Outcome]) -> _Outcome:
+        """Return the outcome of work that is done already, or goes on in turns; as `wait_for`."""
+        return steps if isinstance(steps, tuple) else await self.wait_for(steps)
 
     async def _read_on(self, judging: asyncio.Future[Any]) -> None:
         """Wait until *judging* is done or a message has come, which is received."""

@@ -146,9 +146,12 @@ class Conversation:
         self._list, self._tail, self._is_next_turn = b"", 0, False
         self._search: _Search | None = None
         rest = self._rest(uses_known=uses_known)
-        self._most = most_values(rest)
-        if reading.known and not self._is_within_bound():
-            return (yield from self.read(scan, uses_known=False))
+        self._most = containers, commas = most_values(rest)
+        if reading.known:
+            containers += sum([one.containers for one in reading.known])
+            commas += sum([one.commas for one in reading.known])
+            if not BOUND.allows(containers, commas) and BOUND.is_exceeded_by(self._body):
+                return (yield from self.read(scan, uses_known=False))
         subject = yield from read_in_slices(self._route, self._headers, rest, reading)
         if isinstance(subject, Subject) and reading.is_sound:
             self.subject = subject
@@ -157,13 +160,6 @@ class Conversation:
             # Read as a whole there is no seam, and the words for a fault are those for the body.
             return (yield from self.read(scan, uses_known=False))
         return subject
-
-    def _is_within_bound(self) -> bool:
-        """Return whether the whole body holds no more values than are read of one."""
-        containers, commas = self._most
-        containers += sum([one.containers for one in self._reading.known])
-        commas += sum([one.commas for one in self._reading.known])
-        return BOUND.allows(containers, commas) or not BOUND.is_exceeded_by(self._body)
 
     def forget(self, scan: LocalScan) -> Cooperative[tuple[()]]:
         """Read the whole body as new, to be searched by *scan*."""

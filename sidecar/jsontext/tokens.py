@@ -153,22 +153,10 @@ def _character(found: re.Match[bytes]) -> bytes:
         case 2:
             return bytes((_SHORT_ESCAPES[escape[1]],))
         case 12:
-            return str(_LENIENT.decode(f'"{escape.decode()}"')).encode()
-        case _:
-            return chr(int(escape[2:], 16)).encode("utf-8", "replace")  # noqa: FURB166 - as below
-
-
-def _decoded_length(escape: bytes) -> int:
-    match len(escape):
-        case 2:
-            return 1
-        case 12:
-            return 4  # a pair of surrogates is one character beyond U+FFFF
+            return str(orjson.loads(b'"%b"' % escape)).encode()
         case _:
             code = int(escape[2:], 16)  # noqa: FURB166 - JSON's prefix is not Python's
-    if code < 0x80 or 0xD800 <= code < 0xE000:  # noqa: PLR2004 - UTF-8 of RFC 3629 section 3
-        return 1
-    return 2 if code < 0x800 else 3  # noqa: PLR2004
+            return chr(code).encode("utf-8", "replace")
 
 
 class OffsetMap:
@@ -242,7 +230,7 @@ class OffsetMap:
             shift = begin - decoded
             for match in _ESCAPE.finditer(self._raw, begin, end):
                 start, after = match.span()
-                length = _decoded_length(match.group())
+                length = len(_character(match))
                 self._escapes.append((start, after))
                 self._decoded.append((start - shift, start - shift + length))
                 shift += after - start - length

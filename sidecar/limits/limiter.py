@@ -186,11 +186,24 @@ class Limiter:
     def _at_hand(self, scope: str, checks: tuple[LimitCheck, ...]) -> LimitDecision | None:
         now = self._clocks.monotonic()
         leases = self._leases.take(scope, checks, now=now)
-        if leases is not None:
-            self._refill_low(scope, checks, leases, now=now)
-            return Granted(tuple(map(self._leases.standing, checks, leases)))
-        short = self._denials.of(checks, now=now)
-        return None if short is None else Limited(short)
+        if leases is None:
+            short = self._denials.of(checks, now=now)
+            return None if short is None else Limited(short)
+        acquires: list[Acquire] = []
+        for check, lease in zip(checks, leases, strict=True):
+            if wanted := lease.wanted(now=now):
+                lease.refilling = True
+                acquires.append(Acquire(check, 0, wanted))
+        if acquires:
+
+            async def refill() -> None:
+                with contextlib.suppress(LimitsUnavailableError):
+                    await self._ask(scope, tuple(acquires))
+
+            task = asyncio.ensure_future(refill())
+            self._refills.add(task)
+            task.add_done_callback(self._refills.discard)
+        return Granted(tuple(map(self._leases.standing, checks, leases)))
 
     async def _take_later(
         self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
@@ -303,24 +316,6 @@ class Limiter:
             if isinstance(check.window, ConcurrencyWindow)
             else self._leases.lease(scope, check)
         )
-
-    def _refill_low(
-        self, scope: str, checks: tuple[LimitCheck, ...], leases: tuple[Lease, ...], *, now: float
-    ) -> None:
-        acquires: list[Acquire] = []
-        for check, lease in zip(checks, leases, strict=True):
-            if wanted := lease.wanted(now=now):
-                lease.refilling = True
-                acquires.append(Acquire(check, 0, wanted))
-        if acquires:
-
-            async def refill() -> None:
-                with contextlib.suppress(LimitsUnavailableError):
-                    await self._ask(scope, tuple(acquires))
-
-            task = asyncio.ensure_future(refill())
-            self._refills.add(task)
-            task.add_done_callback(self._refills.discard)
 
     def _moment(self) -> Instant:
         return Instant(self._clocks.monotonic(), self._clocks.wall())

@@ -83,9 +83,8 @@ class AliasedAnswer:
             released = await self._inner.judge_whole(body, stream)
         if released.error is not None:
             return released
-        done = self._runner.run_cooperatively(self._named(released, is_last=True))
-        (named,) = done if isinstance(done, tuple) else await stream.wait_for(done)
-        return named
+        steps = self._runner.run_cooperatively(self._named(released, is_last=True))
+        return (await stream.outcome_of(steps))[0]
 
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""

@@ -197,9 +197,8 @@ class UncountedAnswer:
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Return a whole stream, as a gateway sends it that buffers answers."""
-        done = self._runner.run_cooperatively(self.steps(body, is_last=True))
-        (released,) = done if isinstance(done, tuple) else await stream.wait_for(done)
-        return released
+        steps = self._runner.run_cooperatively(self.steps(body, is_last=True))
+        return (await stream.outcome_of(steps))[0]
 
     def abandon(self) -> None:
         """Record nothing: nothing is looked for."""

@@ -171,44 +171,32 @@ class AnswerJudgement:
         Nothing leaves of an answer that is refused.
         """
         guardrail_runner, policy = self._setting.guardrail_runner, self._setting.policy
-        read = guardrail_runner.run_cooperatively(self._read_whole(body))
-        if not isinstance(read, tuple):
-            read = await stream.wait_for(read)
-        if read[0] is not None:
-            self._reading.held.drop()
-            return Released(b"", read[0])
-        due = self._reading.transcript.due()
-        asked = [(window, window.buffer) for window in due]
-        refusal = guardrail_runner.run_cooperatively(self._judge(due))
-        if not isinstance(refusal, tuple):
-            refusal = await stream.wait_for(refusal)
-        error = refusal[0] or self._unread()
-        if error is None and policy.asking.remote:
-            parts = tuple([TextPart(text, (), ROLE) for _, text in asked])
-            subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
-            results = guardrail_runner.inspect(policy.asking, subject, about=self._setting.about)
-            if not isinstance(results, tuple):
-                results = await stream.wait_for(results)
-            error = self._weigh_remote(results, asked)
+        run = guardrail_runner.run_cooperatively
+        (error,) = await stream.outcome_of(run(self._read_whole(body)))
         if error is not None:
             self._reading.held.drop()
             return Released(b"", error)
-        leaving = guardrail_runner.run_cooperatively(
-            self._reading.held.release_in_turns(unread=True)
-        )
-        if not isinstance(leaving, tuple):
-            leaving = await stream.wait_for(leaving)
-        released = Released(leaving[0])
+        due = self._reading.transcript.due()
+        asked = [(window, window.buffer) for window in due]
+        (refusal,) = await stream.outcome_of(run(self._judge(due)))
+        error = refusal or self._unread()
+        if error is None and policy.asking.remote:
+            parts = tuple([TextPart(text, (), ROLE) for _, text in asked])
+            subject = Subject(model=self._setting.about.model, streamed=False, parts=parts)
+            asking = guardrail_runner.inspect(policy.asking, subject, about=self._setting.about)
+            error = self._weigh_remote(await stream.outcome_of(asking), asked)
+        if error is not None:
+            self._reading.held.drop()
+            return Released(b"", error)
+        leaving = run(self._reading.held.release_in_turns(unread=True))
+        released = Released(*await stream.outcome_of(leaving))
         if not self._structured:
             return released
         steps = judge_structure(
             released.body, self._form, self._structured, clock=self._setting.clock
         )
-        structure = guardrail_runner.run_cooperatively(steps)
-        if not isinstance(structure, tuple):
-            structure = await stream.wait_for(structure)
-        self._structure = structure
-        error = _error_of(structure)
+        self._structure = await stream.outcome_of(run(steps))
+        error = _error_of(self._structure)
         return released if error is None else Released(b"", error)
 
     def _read_whole(self, body: bytes) -> Cooperative[tuple[ClientError | None]]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, TypeVar, assert_never
+from typing import Final, assert_never
 
 import orjson
 from msgspec import structs
@@ -53,8 +53,6 @@ from sidecar.pipeline.reply import limit_error, single_request_error, uncounted_
 from sidecar.policy.snapshot import EffectivePolicy
 from sidecar.redaction.redact import Placeholders, RedactionRules, number_before, redact
 from sidecar.usage.records import BYTES_A_TOKEN, MEDIA_BYTES_A_TOKEN, UNKNOWN_OPERATION
-
-T = TypeVar("T", bound=tuple[object, ...])
 
 NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
 """For policies without remote guardrails, which alone read it."""
@@ -212,24 +210,22 @@ async def _inspect_conversation(
     """
     runner, started_at = worker.guardrail_runner, worker.clocks.monotonic()
     if conversation.scan is not policy.local:  # a variant for another model than it seemed
-        await _done(runner.run_cooperatively(conversation.forget(policy.local)), stream)
-    local = await _done(runner.scan(policy, conversation.subject), stream)
+        await stream.outcome_of(runner.run_cooperatively(conversation.forget(policy.local)))
+    local = await stream.outcome_of(runner.scan(policy, conversation.subject))
     results = conversation.joined(local)
     if results is None:
-        await _done(runner.run_cooperatively(conversation.forget(policy.local)), stream)
-        local = results = await _done(runner.scan(policy, conversation.subject), stream)
+        await stream.outcome_of(runner.run_cooperatively(conversation.forget(policy.local)))
+        local = results = await stream.outcome_of(runner.scan(policy, conversation.subject))
     conversation.keep(local)
     record.subject = conversation.subject
     if policy.remote or not isinstance(decide(results), Allow):
         steps = runner.run_cooperatively(conversation.whole())
-        record.subject = subject = (await _done(steps, stream))[0]
+        record.subject = subject = (await stream.outcome_of(steps))[0]
         about = subject_of(record)
-        results = await _done(runner.complete(policy, results, started_at, subject, about), stream)
+        results = await stream.outcome_of(
+            runner.complete(policy, results, started_at, subject, about)
+        )
     return results
-
-
-async def _done(results: T | Awaitable[T], stream: ExtProcStream) -> T:
-    return results if isinstance(results, tuple) else await stream.wait_for(results)
 
 
 async def judge_without_body(
@@ -332,7 +328,7 @@ async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
         rules = RedactionRules(guardrails, hash_key_of(record, worker), first, after)
         steps = redact(body, subject.parts, findings, rules=rules)
         redacting = worker.guardrail_runner.run_cooperatively(steps)
-        changed, restoration, placeholders = await _done(redacting, stream)
+        changed, restoration, placeholders = await stream.outcome_of(redacting)
     asking, hides = _asking_for_usage(subject, changed, route, caller, stream)
     is_replaced = False
     if findings and subject.model is not None and route.model is None:

@@ -130,9 +130,7 @@ class MeteredAnswer:
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Read a whole answer, and return the body that may leave."""
-        done = self._runner.run_cooperatively(self._read(body, is_last=True))
-        if not isinstance(done, tuple):
-            await stream.wait_for(done)
+        await stream.outcome_of(self._runner.run_cooperatively(self._read(body, is_last=True)))
         inner = self._inner
         return Released(body) if inner is None else await inner.judge_whole(body, stream)
 

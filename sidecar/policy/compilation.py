@@ -308,34 +308,25 @@ async def expression_faults(
     faults: list[PolicyFault] = []
     done, lost = 0, 0
     while done < len(placed) and lost < MAX_LOST:
-        async with aclosing(_problems(placed[done:])) as problems:
-            async for problem in problems:
-                if problem is not None:
+        async with _child("check") as process:
+            assert process.stdin is not None  # noqa: S101 - both are pipes
+            assert process.stdout is not None  # noqa: S101
+            process.stdin.write(json.dumps([one.regex for one in placed[done:]]).encode())
+            process.stdin.close()
+            async for line in process.stdout:
+                if (problem := json.loads(line)) is not None:
                     one = placed[done]
                     faults.append(PolicyFault(one.line, one.column, one.path, problem))
                 done += 1
                 advance(done)
+            code = await process.wait()
+        if code > 0 or (code == 0 and done < len(placed)):
+            raise CheckFailedError("the process that checks expressions failed")
         if done < len(placed):  # the process was killed over this one
             one = placed[done]
             faults.append(PolicyFault(one.line, one.column, one.path, _TOO_COSTLY, _COSTLY_HINT))
             done, lost = done + 1, lost + 1
     return tuple(faults)
-
-
-async def _problems(placed: Sequence[PlacedExpression]) -> AsyncGenerator[str | None]:
-    """Yield the problem of each expression, up to the one that ends the process."""
-    checked = 0
-    async with _child("check") as process:
-        assert process.stdin is not None  # noqa: S101 - both are pipes
-        assert process.stdout is not None  # noqa: S101
-        process.stdin.write(json.dumps([one.regex for one in placed]).encode())
-        process.stdin.close()
-        async for line in process.stdout:
-            checked += 1
-            yield json.loads(line)
-        code = await process.wait()
-    if code > 0 or (code == 0 and checked < len(placed)):
-        raise CheckFailedError("the process that checks expressions failed")
 
 
 @asynccontextmanager
