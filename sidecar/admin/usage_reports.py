@@ -224,10 +224,12 @@ async def usage_points(
     return [UsagePoint(**dict(row)) for row in found]
 
 
-async def drop_usage(connection: Connection, *, keep_months: int) -> list[str]:
-    """Drop the requests of months before the last *keep_months* whole ones; return which."""
-    dropped = await connection.fetchval("SELECT egret_drop_usage($1)", keep_months)
-    return list(dropped)
+async def drop_usage(
+    connection: Connection, *, keep_months: int, keep_hour_months: int
+) -> list[str]:
+    """Drop requests, and sums by hour, of before the last so many whole months; return which."""
+    query = "SELECT egret_drop_usage($1) || egret_drop_hours($2)"
+    return list(await connection.fetchval(query, keep_months, keep_hour_months))
 
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")

@@ -114,6 +114,9 @@ HOUR: Final = timedelta(hours=1)
 HOURLY_UP_TO: Final = timedelta(days=3)
 """A chart of longer than this has a bar a day."""
 
+HOUR_MONTHS: Final = 25
+"""Two years to compare, and the month that they began in."""
+
 _CHARTS: Final = frozenset({".png", ".svg"})
 
 _COLUMNS: Final = (
@@ -207,13 +210,21 @@ def drop(
         int,
         typer.Option("--keep-months", min=1, max=1200, help="Whole months before this one."),
     ],
+    keep_hour_months: Annotated[
+        int,
+        typer.Option("--keep-hour-months", min=1, max=1200, help="The same of sums by hour."),
+    ] = HOUR_MONTHS,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Drop the requests of older months; sums by hour and day stay, and so do reports.
+    """Drop the requests, and the sums by hour, of older months.
+
+    Sums by day stay, and so do reports. No budget loses use: the last month stays whole.
 
     Example: egret usage drop --keep-months 13
     """
-    dropped = on_connection(lambda connection: drop_usage(connection, keep_months=keep_months))
+    dropped = on_connection(
+        partial(drop_usage, keep_months=keep_months, keep_hour_months=keep_hour_months)
+    )
     print_rows([{"dropped": month} for month in dropped], columns=("dropped",), output=output)
 
 

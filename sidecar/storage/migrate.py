@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0023"
+REVISION: Final = "0024"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -250,6 +250,7 @@ CALLS: Final[Mapping[str, tuple[str, ...]]] = {
         "egret_used(text, text, timestamptz)",
     ),
     "egret_admin": (
+        "egret_drop_hours(integer)",
         "egret_drop_usage(integer)",
         "egret_prepare_usage(integer)",
         "egret_used(text, text, timestamptz)",

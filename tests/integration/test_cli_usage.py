@@ -230,7 +230,11 @@ async def test_old_months_are_dropped_and_reports_stay(database: Database, egret
         egret, "usage", "report", "--since", "2020-01-01", "-o", "csv"
     )
 
-    assert dropped.json == [{"dropped": "usage_2020_01"}]
+    months = datetime.now(UTC).year * 12 + datetime.now(UTC).month - 1 - 25
+    oldest = f"{months // 12}-{months % 12 + 1:02}"
+    assert [one["dropped"] for one in dropped.json] == [
+        "usage_2020_01", f"usage_by_hour before {oldest}", f"latency_by_hour before {oldest}",
+    ]  # fmt: skip
     assert report.out.count("team_1") == 1
 
 

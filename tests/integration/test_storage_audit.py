@@ -205,7 +205,7 @@ async def test_a_month_of_usage_that_is_dropped_is_logged(database: Database) ->
         async with connection.transaction():
             await connection.execute("SET ROLE egret_admin")
             await set_actor(connection, "alice")
-            await drop_usage(connection, keep_months=12)
+            await drop_usage(connection, keep_months=12, keep_hour_months=25)
         (entry,) = await audit_entries(connection, AuditFilter(object_type="usage"))
 
     assert (entry.action, entry.object_id) == ("delete", "usage_2020_01")

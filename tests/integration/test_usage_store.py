@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from sidecar.admin.usage_reports import By, usage_sums
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
 from sidecar.storage.pool import open_pool
@@ -277,6 +278,40 @@ async def test_old_months_are_dropped_and_their_sums_stay(
     assert dropped == ["usage_2020_01"]
     assert await rows(database, "SELECT count(*) FROM usage") == [(0,)]
     assert await rows(database, "SELECT sum(requests) FROM usage_by_day") == [(1,)]
+
+
+async def test_old_sums_by_hour_are_dropped_and_neither_budgets_nor_reports_change(
+    database: Database, store: PostgresUsage
+) -> None:
+    """A month that is kept is whole, in every time zone; days stay for ever."""
+    now = datetime.now(UTC)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    before = (month - timedelta(days=1)).replace(day=1)  # the last month, which is kept
+    moments = [before - timedelta(days=700), before - timedelta(minutes=1), before, month]
+    moments += [month - timedelta(hours=14), now]
+    await store.add(
+        [record(request=judged(n, occurred_at=at)) for n, at in enumerate(moments)], PRICES
+    )
+    limit = Limit(id="used", level=Level.KEY, measure=Measure.COST, window=Window.MONTH, amount=1)
+    starts = [month + timedelta(hours=hours, minutes=30) for hours in range(-15, 15)]
+    asked = [Asked(limit, KEY, int(start.timestamp())) for start in starts]
+    async with database.connect() as connection:
+        days = (By.KEY, before.replace(year=before.year - 3), now + timedelta(days=1))
+        used = await totals_of(connection, asked)
+        sums = await usage_sums(connection, days[0], since=days[1], until=days[2])
+        await connection.execute("SET ROLE egret_admin")
+        dropped = await connection.fetchval("SELECT egret_drop_hours(1)")
+        again = await connection.fetchval("SELECT egret_drop_hours(1)")
+
+        assert dropped == [
+            f"{name} before {before:%Y-%m}" for name in ("usage_by_hour", "latency_by_hour")
+        ]
+        assert again == []
+        assert await totals_of(connection, asked) == used
+        assert await usage_sums(connection, days[0], since=days[1], until=days[2]) == sums
+    assert await rows(database, "SELECT sum(requests) FROM usage_by_hour") == [(4,)]
+    assert await rows(database, "SELECT sum(requests) FROM usage_by_day") == [(6,)]
+    assert len({*used}) > 1
 
 
 async def test_the_use_of_many_limits_is_added_up_as_that_of_each(
