@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sidecar.settings.sections import Seconds, Section
 
@@ -14,6 +15,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 """`sockaddr_un.sun_path` holds 108 bytes with the closing NUL (Linux unix(7))."""
 
 MAX_PORT: Final = 65535
+MAX_SOCKET_MODE: Final = 0o777
 
 
 class ServerSettings(Section):
@@ -24,12 +26,24 @@ class ServerSettings(Section):
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     socket_directory: Path = Path("run/sockets")
     """One socket a worker: `worker-0.sock`, …; a path is at most 107 bytes (sockaddr_un)."""
-    socket_mode: Annotated[int, Field(ge=0, le=0o777)] = 0o660
+    socket_mode: Annotated[int, Field(ge=0, le=MAX_SOCKET_MODE)] = 0o660
     max_message_bytes: Annotated[int, Field(ge=65536)] = 64 * 1024 * 1024
     """Envoy sends a BUFFERED body in one message."""
     drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 2.5
     """NOT_SERVING is shown this long before the socket closes: over two health intervals."""
     drain_grace_seconds: Seconds = 20.0
+
+    @field_validator("socket_mode", mode="before")
+    @classmethod
+    def _read_octal(cls, mode: object) -> object:
+        """Read a mode with a leading 0 as octal; as decimal 0400 would let the group write."""
+        if not isinstance(mode, str) or re.fullmatch("0?[0-7]{3}|0o[0-7]{1,3}", mode) is None:
+            return mode
+        if mode.startswith("0"):
+            return int(mode, 8)
+        if int(mode) > MAX_SOCKET_MODE:
+            raise ValueError(f"{mode} is read as decimal; write 0{mode} for octal")
+        return mode
 
     def worker_socket(self, index: int) -> Path:
         """Return the socket of a worker."""
