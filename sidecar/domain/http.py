@@ -56,10 +56,13 @@ CREDENTIAL_PARAMETERS: Final = frozenset(
 )
 """Query parameters that carry a credential in some API, in lower case. None is accepted."""
 
-OVERRIDING_PARAMETERS: Final = frozenset({"ct", "httpmethod", "callback"})
+OVERRIDING_PARAMETERS: Final = frozenset({"ct", "httpmethod", "callback", "fields"})
 """Google's system parameters, in lower case, that make it read another type of body or another
-method than the headers say, or wrap its answer into a script. The provider would do something
-else than Egret checked."""
+method than the headers say, wrap its answer into a script, or leave the token counts out of it.
+The provider would do something else than Egret checked."""
+
+ANSWER_FORMS: Final = frozenset({"json", "sse", "media"})
+"""Values of Google's `alt`; with `proto` the answer is binary, and its tokens are not counted."""
 
 OPTIONAL_PARAMETER_SIGIL: Final = "$"
 """Google takes each of its system parameters with or without it

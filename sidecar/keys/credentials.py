@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
+    ANSWER_FORMS,
     CREDENTIAL_HEADERS,
     CREDENTIAL_PARAMETERS,
     OPTIONAL_PARAMETER_SIGIL,
@@ -148,16 +149,18 @@ def presented_key(headers: Headers) -> ApiKey | ErrorKind:
 
 def _fault_of_query(query: str) -> ErrorKind | None:
     parameters = _PARAMETER.split(query, MAX_PARAMETERS)
-    raw = [parameter.partition("=")[0] for parameter in parameters]
-    if len(raw) > MAX_PARAMETERS or sum(map(len, raw)) > MAX_NAMES_LENGTH:
+    raw = [parameter.partition("=") for parameter in parameters]
+    if len(raw) > MAX_PARAMETERS or sum(len(name) for name, _, _ in raw) > MAX_NAMES_LENGTH:
         return ErrorKind.CREDENTIAL_IN_QUERY  # any of the rest may be one
-    names = {
-        unquote_plus(name).strip().casefold().removeprefix(OPTIONAL_PARAMETER_SIGIL)
-        for name in raw
-    }
+    named = [
+        (unquote_plus(name).strip().casefold().removeprefix(OPTIONAL_PARAMETER_SIGIL), value)
+        for name, _, value in raw
+    ]
+    names = {name for name, _ in named}
     if not names.isdisjoint(CREDENTIAL_PARAMETERS):
         return ErrorKind.CREDENTIAL_IN_QUERY
-    if not names.isdisjoint(OVERRIDING_PARAMETERS):
+    forms = {value for name, value in named if name == "alt"}
+    if not (names.isdisjoint(OVERRIDING_PARAMETERS) and forms <= ANSWER_FORMS):
         return ErrorKind.UNSCANNED_CONTENT
     return None
 

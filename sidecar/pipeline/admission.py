@@ -193,11 +193,13 @@ CLIENT_CREDENTIALS: Final = frozenset(
 """A client's credentials, for Egret or others, must not reach the provider, which receives one of
 its own from Envoy."""
 
-OVERRIDING: Final = frozenset({"x-ms-oai-image-generation-deployment", "x-http-method-override"})
+OVERRIDING: Final = frozenset(
+    {"x-ms-oai-image-generation-deployment", "x-http-method-override", "x-goog-fieldmask"}
+)
 """Headers that make a provider do something else than was judged.
 
 Azure draws with the model that the first one names, despite the allowed models; Google obeys the
-second instead of the method."""
+second instead of the method, and with the third leaves the token counts out of its answer."""
 
 _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
 

@@ -180,7 +180,8 @@ def _parameters(
 
 STRIP = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
-    *("x-ms-oai-image-generation-deployment", "x-http-method-override", "x-egret-made-up"),
+    *("x-ms-oai-image-generation-deployment", "x-http-method-override", "x-goog-fieldmask"),
+    "x-egret-made-up",
 )
 
 
@@ -193,6 +194,7 @@ async def test_the_provider_sees_its_own_key_and_nothing_of_the_client_or_of_us(
             "ocp-apim-subscription-key": CLIENT_KEY,
             "x-ms-oai-image-generation-deployment": "dear",
             "x-http-method-override": "DELETE",
+            "x-goog-fieldmask": "candidates",
             "cookie": f"session={CLIENT_KEY}",
             "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "baggage": "user=1",

@@ -28,6 +28,7 @@ KEPT = (
         "ocp-apim-subscription-key",
         "x-ms-oai-image-generation-deployment",
         "x-http-method-override",
+        "x-goog-fieldmask",
         "x-egret-a",
         "x-egret-",
     ],

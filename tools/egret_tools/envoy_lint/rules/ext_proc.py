@@ -39,7 +39,7 @@ STAT_PREFIX: Final = "egret"
 """In the names of Envoy's counters that the shipped alerts and dashboards read."""
 REMOVED_HEADERS: Final = (
     *("authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key"),
-    *("x-ms-oai-image-generation-deployment", "x-http-method-override"),
+    *("x-ms-oai-image-generation-deployment", "x-http-method-override", "x-goog-fieldmask"),
 )
 """Headers that Egret removes before a request leaves; a rule that forbids it leaves the key in."""
 NEEDED_HEADERS: Final = (
