@@ -1,4 +1,4 @@
-"""The audit log: who changed which object, and how."""
+"""The audit log: each change of an object, its author and its reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidecar.storage.migrate import AUDITED_TABLES
 from sidecar.storage.pool import Connection
 
 ACTOR_SETTING: Final = "egret.actor"
-"""Setting of a transaction: who is at work, by their own word. The login is logged as well."""
+"""Setting of a transaction: the author, as given to the command. The login is logged as well."""
 NOTE_SETTING: Final = "egret.note"
 """Setting of a transaction: the reason of its changes."""
 
@@ -129,7 +129,7 @@ class AuditTail:
 
 
 async def set_actor(connection: Connection, actor: str) -> None:
-    """Say who makes the changes of this transaction.
+    """Set the author of the changes of this transaction.
 
     Not of the session: a pooler would hand it to another client.
     """
@@ -137,7 +137,7 @@ async def set_actor(connection: Connection, actor: str) -> None:
 
 
 async def set_note(connection: Connection, note: str | None) -> None:
-    """Say why the changes of this transaction are made: the log has it with each."""
+    """Set the reason of the changes of this transaction: the log has it with each."""
     await connection.execute(f"SELECT set_config('{NOTE_SETTING}', $1, true)", note or "")
 
 

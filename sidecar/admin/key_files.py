@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, cast
 import orjson
 
 from sidecar.domain.limits import Priority
-from sidecar.domain.validation import ACCEPTED_TIMES, fault_of_models, is_accepted
+from sidecar.domain.validation import ACCEPTED_TIMES, fault_of_models, is_accepted, is_text
 from sidecar.keys.credentials import KEY_ID_LENGTH
 from sidecar.keys.scopes import ScopeError, parse_operations, parse_sources, parse_tags
 
@@ -199,7 +199,7 @@ def _strings(value: object, *, example: str) -> list[str]:
     if not isinstance(value, list):
         _refuse_list(example)
     strings = cast("list[object]", value)
-    if not all(isinstance(string, str) and _is_text(string) for string in strings):
+    if not all(isinstance(string, str) and is_text(string) for string in strings):
         _refuse_list(example)
     return cast("list[str]", strings)
 
@@ -219,14 +219,6 @@ def _scoped(parse: Callable[[Sequence[str]], Sequence[Any]], example: str) -> _R
             raise _FieldError(f"is wrong: {error}") from None
 
     return read
-
-
-def _is_text(text: str) -> bool:
-    """Whether PostgreSQL can hold it."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _refuse_list(example: str) -> NoReturn:

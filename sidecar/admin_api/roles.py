@@ -1,4 +1,4 @@
-"""Roles and their permissions: one table of who may do which, and where."""
+"""Roles, the permissions of each, and the owners for which they are granted."""
 
 from __future__ import annotations
 

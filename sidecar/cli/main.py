@@ -34,6 +34,7 @@ from sidecar.cli.terminal import (
     fail_without_tools,
     note,
 )
+from sidecar.domain.validation import is_text, plain_fault
 from sidecar.settings.sections import inherited_environment
 
 _TABLE: Final = importlib.resources.files("sidecar.cli").joinpath("commands.tsv")
@@ -56,14 +57,14 @@ _COMPLETED: Final = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
 """The command line that bash, or zsh and fish, complete; set by Typer's completion scripts."""
 
 
-def _tell_version(asked: bool) -> None:
+def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"egret {__version__}")
         raise typer.Exit
 
 
 class _Commands(TyperGroup):
-    """All commands; no one of them is begun with words that no database takes."""
+    """All commands. Words that no database can hold are refused before any of them begins."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -72,7 +73,7 @@ class _Commands(TyperGroup):
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Typer's own class is private
         for word in args:
-            if not _is_text(word):
+            if not is_text(word):
                 fail(f"{word[:60]!r} is no text", hint="write it in UTF-8", code=WRONG_USAGE)
         ctx.meta[_AFTER_COMMAND] = rest = super().parse_args(ctx, args)
         return rest
@@ -82,10 +83,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            # Typer reads values by pydantic, and has its words; only this needs the imports.
+            # Typer reads values by pydantic, and has its words; only this needs the import.
             from pydantic import ValidationError  # noqa: PLC0415
-
-            from sidecar.domain.validation import plain_fault  # noqa: PLC0415
 
             if isinstance(error.__cause__, ValidationError):
                 error.message = "; ".join(map(plain_fault, error.__cause__.errors()))
@@ -111,14 +110,6 @@ def _simplify_help(command: Any) -> None:
         _simplify_help(subcommand)
 
 
-def _is_text(word: str) -> bool:
-    """Return whether *word* is UTF-8; Python turns other bytes into lone surrogates."""
-    try:
-        return b"\0" not in word.encode()
-    except UnicodeEncodeError:
-        return False
-
-
 def _root(
     context: typer.Context,
     actor: Annotated[
@@ -138,7 +129,7 @@ def _root(
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_tell_version, is_eager=True, help="Show the version and exit."
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
 ) -> None:

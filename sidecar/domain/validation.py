@@ -26,6 +26,17 @@ _END: Final = datetime(9999, 1, 1, tzinfo=UTC)
 ACCEPTED_TIMES: Final = "between 1970 and 9998"
 
 
+def is_text(text: str) -> bool:
+    """Return whether PostgreSQL can hold *text*: no NUL, and no lone surrogate.
+
+    Python makes the latter of bytes of a command line that are not UTF-8.
+    """
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def is_accepted(moment: datetime) -> bool:
     """Return whether every part of Egret, and PostgreSQL, can hold *moment* in any time zone."""
     return _EARLIEST <= moment < _END
