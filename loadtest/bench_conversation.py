@@ -19,7 +19,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,8 @@ from loadtest.conversations.clients import (
 )
 from loadtest.conversations.figures import (
     EVERY,
+    EVERY_KEPT,
+    EVERY_SIDES,
     EVERY_WITHOUT,
     FIRST,
     KEPT,
@@ -79,12 +81,15 @@ from loadtest.results import DIRECTORY, ROOT, Report, prints_failure, publish, p
 from loadtest.targets import write_targets
 from sidecar.settings.process import setting_names
 
-CONVERSATIONS: Final = {"64k": 500, "256k": 200, "1m": 80}
+CONVERSATIONS: Final = {"64k": 250, "256k": 100, "1m": 40}
 """How many of each size at a time: some seconds of work for each side. An idle side takes
 milliseconds a second, which are a good part of the cost of fewer requests."""
-PARTS: Final = 2
-"""How often in a round first and next turns follow each other. A machine that is shared is slower
-for some seconds and then fast again, so that turns that are far apart are hard to compare."""
+PARTS: Final = 4
+"""How often in a round first and next turns follow each other."""
+PAIRS: Final[Sequence[Sequence[str]]] = ((NOW, WITHOUT), (KEPT, REV))
+EVERY_PAIRS: Final[Sequence[Sequence[str]]] = ((EVERY, EVERY_WITHOUT), (EVERY_KEPT,))
+"""Sides that are measured together. A machine that is shared is slower for some seconds and then
+fast again, so that turns that are far apart are hard to compare."""
 PEER_CONVERSATIONS: Final = {"64k": 40, "256k": 12}
 """Fewer: a peer takes ten times as long, and has no table that has to be filled."""
 LONG_ROUNDS: Final = 1
@@ -240,9 +245,8 @@ class _Runner:
 
     async def rounds(self, peers: Sequence[Contestant]) -> None:
         """Warm up, then measure all of the plan as often as it says."""
-        await self._next_turns("64k", count=8, names=tuple(self._sides))
-        if peers:
-            await self._peers("64k", peers)
+        for sides in (self._named(tuple(self._sides)), peers):
+            await self._turns("64k", 8, sides)
         self.series = Series(errors=self.series.errors)
         for number in range(self._plan.rounds):
             with self._console.status(f"round {number + 1} of {self._plan.rounds} …"):
@@ -250,8 +254,10 @@ class _Runner:
                     count = self._plan.number(CONVERSATIONS[size])
                     for part in range(PARTS):
                         self._is_backwards = bool((number + part) % 2)
-                        await self._next_turns(size, count=count, names=(NOW, WITHOUT, KEPT, REV))
-                        await self._every_guardrail(size, count=count)
+                        for pair in PAIRS:
+                            await self._turns(size, count, self._named(pair))
+                        for pair in EVERY_PAIRS:
+                            await self._turns(size, count, self._named(pair, every=size))
                 if not self._plan.shapes:
                     continue
                 await self._changed()
@@ -261,33 +267,19 @@ class _Runner:
                     for shape in self._plan.shapes:
                         await self._growing(shape)
                 for size in PEER_CONVERSATIONS if peers else ():
-                    await self._peers(size, peers)
+                    count = self._plan.number(PEER_CONVERSATIONS[size])
+                    await self._turns(size, count, peers)
         for name, gateway in self._gateways.items():
             memory = max(map(resident_mb, gateway.processes))
             self.series.add(f"{name}.rss_mb", memory)
 
-    async def _next_turns(self, size: str, *, count: int, names: Sequence[str]) -> None:
-        """Send *count* new conversations, then the next turn of each."""
-        talks = self._even(size, count)
-        sides = self._named(names)
-        first, then = ([one.body(turn) for one in talks] for turn in (1, 2))
+    async def _turns(self, size: str, count: int, sides: Sequence[Contestant]) -> None:
+        """Send *count* new conversations to each side, then the next turn of each."""
+        first, then = self._two_turns(size, count)
         self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first))
-        async with self._counting(NOW, f"{NOW}.{size}", then):
+        has_table = self._sides[NOW] in sides
+        async with self._counting(NOW, f"{NOW}.{size}", then) if has_table else nullcontext():
             self.series.add_costs(f"{size}.{NEXT}", await costs(sides, then))
-
-    async def _every_guardrail(self, size: str, *, count: int) -> None:
-        """Do the same by a policy with every local guardrail."""
-        talks = self._even(size, count)
-        sides = [
-            contestant(name, self._gateways[side], policy=_every(size))
-            for name, side in ((EVERY, NOW), (EVERY_WITHOUT, WITHOUT))
-            if side in self._gateways
-        ]
-        if self._is_backwards:
-            sides.reverse()
-        for turn, key in ((1, FIRST), (2, NEXT)):
-            found = await costs(sides, [one.body(turn) for one in talks])
-            self.series.add_costs(f"{size}.{key}", found)
 
     @asynccontextmanager
     async def _counting(self, side: str, key: str, bodies: Iterable[bytes]) -> AsyncIterator[None]:
@@ -328,9 +320,7 @@ class _Runner:
             await self._case(case, NOW, known, [change(one).body(2) for one in talks])
 
     async def _thrashed(self) -> None:
-        talks = self._even("16k", THRASHING)
-        first, then = ([one.body(turn) for one in talks] for turn in (1, 2))
-        await self._case("thrashed", SMALL, first, then)
+        await self._case("thrashed", SMALL, *self._two_turns("16k", THRASHING))
 
     async def _tiny(self) -> None:
         talks = self._even("64k", self._plan.number(TINY), messages=TINY_MESSAGES)
@@ -353,11 +343,9 @@ class _Runner:
         kib = max(len(one.body(TURNS)) for one in talks) / 1024
         self.series.add(f"{slug(shape)}.last_turn_kib", kib)
 
-    async def _peers(self, size: str, peers: Sequence[Contestant]) -> None:
-        talks = self._even(size, self._plan.number(PEER_CONVERSATIONS[size]))
-        for turn, key in ((1, FIRST), (2, NEXT)):
-            found = await costs(peers, [one.body(turn) for one in talks])
-            self.series.add_costs(f"{size}.{key}", found)
+    def _two_turns(self, size: str, count: int) -> tuple[list[bytes], list[bytes]]:
+        talks = self._even(size, count)
+        return [one.body(1) for one in talks], [one.body(2) for one in talks]
 
     def _even(self, size: str, count: int, *, messages: int = EVEN_MESSAGES) -> list[Conversation]:
         return [
@@ -370,9 +358,18 @@ class _Runner:
         self._seed += count
         return range(self._seed - count, self._seed)
 
-    def _named(self, names: Sequence[str]) -> list[Contestant]:
-        """Return the sides of *names* that run; every second time they take turns backwards."""
-        sides = [self._sides[name] for name in names if name in self._sides]
+    def _named(self, names: Sequence[str], *, every: str = "") -> list[Contestant]:
+        """Return the sides of *names* that run; every second time they take turns backwards.
+
+        *every* is a size, if a policy has every local guardrail for bodies of it.
+        """
+        sides = [
+            contestant(name, self._gateways[EVERY_SIDES[name]], policy=_every(every))
+            if every
+            else self._sides[name]
+            for name in names
+            if EVERY_SIDES.get(name, name) in self._sides
+        ]
         return sides[::-1] if self._is_backwards else sides
 
 

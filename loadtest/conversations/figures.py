@@ -21,6 +21,7 @@ KEPT: Final = "kept"
 TWO: Final = "two"
 EVERY: Final = "every"
 EVERY_WITHOUT: Final = "every-without"
+EVERY_KEPT: Final = "every-kept"
 REV: Final = "rev"
 SIDES: Final = {
     NOW: "this checkout",
@@ -29,8 +30,9 @@ SIDES: Final = {
     REV: "REV",
 }
 """Sides of tables and chart, in this order. `SMALL` has the smallest table; for `KEPT` Envoy keeps
-each body (BUFFERED), and does not receive it back. `EVERY` and `EVERY_WITHOUT` are `NOW` and
-`WITHOUT` by a policy with every local guardrail."""
+each body (BUFFERED), and does not receive it back."""
+EVERY_SIDES: Final = {EVERY: NOW, EVERY_WITHOUT: WITHOUT, EVERY_KEPT: KEPT}
+"""Those by a policy with every local guardrail, and the sides that they are otherwise."""
 
 SIZES: Final = {"64k": 64 * 1024, "256k": 256 * 1024, "1m": 1024 * 1024}
 FIRST: Final = "first_turn"
@@ -61,18 +63,22 @@ def conversation_figures(series: Series) -> dict[str, float]:
     figures: dict[str, float] = {"errors": series.errors}
     figures |= {key: statistics.median(values) for key, values in series.values.items()}
     for size in SIZES:
-        for side, cold_side in ((NOW, WITHOUT), (EVERY, EVERY_WITHOUT)):
+        for side, cold_side, kept_side in (
+            (NOW, WITHOUT, KEPT),
+            (EVERY, EVERY_WITHOUT, EVERY_KEPT),
+        ):
             first, cold = (f"{one}.{size}.{FIRST}_cpu_us" for one in (side, cold_side))
             then = f"{side}.{size}.{NEXT}_cpu_us"
             figures |= _ratios(f"{side}.{size}.ratio", series, then, first)
             figures |= _ratios(f"{side}.{size}.first_of_cold", series, first, cold)
-        kept = [f"{KEPT}.{size}.{turn}_cpu_us" for turn in (NEXT, FIRST)]
-        figures |= _ratios(f"{NOW}.{size}.kept_ratio", series, *kept)
+            kept = [f"{kept_side}.{size}.{turn}_cpu_us" for turn in (NEXT, FIRST)]
+            figures |= _ratios(f"{side}.{size}.kept_ratio", series, *kept)
         before = f"{REV}.{size}.{NEXT}_cpu_us"
         figures |= _ratios(
             f"{NOW}.{size}.next_of_rev", series, f"{NOW}.{size}.{NEXT}_cpu_us", before
         )
-        figures |= _ratios(f"{NOW}.{size}.kept_of_rev", series, kept[0], before)
+        kept_next = f"{KEPT}.{size}.{NEXT}_cpu_us"
+        figures |= _ratios(f"{NOW}.{size}.kept_of_rev", series, kept_next, before)
         if f"{WITHOUT}.{size}.{FIRST}_cpu_us" in figures:
             figures[f"{NOW}.{size}.cold_cpu_us"] = figures[f"{WITHOUT}.{size}.{FIRST}_cpu_us"]
     for case in CASES:
@@ -118,9 +124,14 @@ def turns_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
             f"{size}, every guardrail",
             *(
                 _number(figures, f"{side}.{size}.{turn}_cpu_us", 0)
-                for side, turn in ((EVERY_WITHOUT, FIRST), (EVERY, FIRST), (EVERY, NEXT))
+                for side, turn in (
+                    (EVERY_WITHOUT, FIRST),
+                    (EVERY, FIRST),
+                    (EVERY, NEXT),
+                    (EVERY_KEPT, NEXT),
+                )
             ),
-            *("-" for _ in range(4)),
+            *("-" for _ in range(3)),
         ]
         for size in sizes
         if f"{EVERY}.{size}.ratio" in figures
@@ -139,6 +150,7 @@ def ratios_grid(figures: Mapping[str, float], sizes: Iterable[str]) -> Grid:
             (NOW, "ratio", "next turn / first turn", RATIO_TARGETS[size]),
             (EVERY, "ratio", "the same, with every guardrail", RATIO_TARGETS[size]),
             (NOW, "kept_ratio", "the same, bodies kept by Envoy", RATIO_TARGETS[size]),
+            (EVERY, "kept_ratio", "the same, every guardrail and kept", RATIO_TARGETS[size]),
             (NOW, "first_of_cold", "first turn / the same without the table", COLD_TARGET),
             (EVERY, "first_of_cold", "the same, with every guardrail", COLD_TARGET),
             (NOW, "next_of_rev", "next turn / the same at REV", RATIO_TARGETS[size]),

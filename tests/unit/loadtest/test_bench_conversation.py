@@ -67,12 +67,15 @@ def test_every_guardrail_has_lines_of_its_own() -> None:
             "64k.first_turn", {"every": Cost(first, 50, 0), "every-without": Cost(cold, 50, 0)}
         )
         series.add_costs("64k.next_turn", {"every": Cost(then, 60, 0)})
+    for turn, cost in (("first", 4000), ("next", 300)):
+        series.add_costs(f"64k.{turn}_turn", {"every-kept": Cost(cost, 50, 0)})
     figures = conversation_figures(series)
-    assert turns_grid(figures, ["64k"]).rows[1][:4] == [
-        "64k, every guardrail", "4,000", "4,500", "500"
+    assert turns_grid(figures, ["64k"]).rows[1][:5] == [
+        "64k, every guardrail", "4,000", "4,500", "500", "300"
     ]  # fmt: skip
     assert [row[1:] for row in ratios_grid(figures, ["64k"]).rows] == [
         ["the same, with every guardrail", "0.110", "0.100-0.120", "≤ 0.20"],
+        ["the same, every guardrail and kept", "0.075", "0.075-0.075", "≤ 0.20"],
         ["the same, with every guardrail", "1.125", "1.000-1.250", "≤ 1.05, missed"],
     ]
 
