@@ -194,11 +194,11 @@ async def test_a_budget_that_runs_short_is_told_before_it_ends(stack: Stack, key
     """On answers, and once to those who watch."""
     prices = ("--input", "1000", "--output-tokens", "1000")
     await command(stack, "price", "set", MODEL, *prices, "--from", "2020-01-01")
-    await command(stack, "limits", "set", "--key", key_id, "cost/month=1")
+    await command(stack, "limits", "set", "--key", key_id, "cost/month=10")
     async with asyncio.timeout(30):
         while 403 in await statuses(stack, 8, max_tokens=1):  # noqa: ASYNC110 - until both workers have read the price
             await asyncio.sleep(0.5)
-        while not (found := await told(stack, chat("hello", max_tokens=600))):  # noqa: ASYNC110 - each worker reads prices now and then
+        while not (found := await told(stack, chat("hello", max_tokens=6000))):  # noqa: ASYNC110 - each worker reads prices now and then
             await asyncio.sleep(0.3)
     assert found["x-egret-budget"] in {"50", "80"}
     async with stack.client.get(stack.facts.metrics_url) as answer:
