@@ -159,7 +159,7 @@ def _character(found: re.Match[bytes]) -> bytes:
             return chr(code).encode("utf-8", "replace")
 
 
-class OffsetMap:
+class RawOffsets:
     """Turns offsets into the decoded content of a string into offsets into its raw bytes.
 
     A range that begins or ends inside an escape or a character is widened to the whole of it.
@@ -424,7 +424,7 @@ def _in_token(
     for one in replacements:
         if (one.start, one.end) == span and len(one.location) == 1:  # all others are within it
             return [_Edit(token.start, token.end, one.text, is_key)]
-    offsets = OffsetMap(raw)
+    offsets = RawOffsets(raw)
     yield from offsets.decoded()
     edits: list[_Edit] = []
     inner = yield from _in_content(content, replacements)

@@ -47,7 +47,7 @@ from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import NOTHING_FOUND, ScanResult, StreamScan
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
-from sidecar.guardrails.streaming.window import ROLE, Edit, Window
+from sidecar.guardrails.streaming.window import ROLE, Edit, StreamWindow
 from sidecar.jsontext.tokens import quoted
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.redaction.held_frames import HeldFrames
@@ -208,7 +208,7 @@ class AnswerJudgement:
             yield
         return (TOO_LONG if held.size_bytes > most_bytes else None,)
 
-    def _judge(self, due: Sequence[Window]) -> Cooperative[tuple[ClientError | None]]:
+    def _judge(self, due: Sequence[StreamWindow]) -> Cooperative[tuple[ClientError | None]]:
         """Scan *due*, and replace findings in slices; return why the answer is refused."""
         (found,) = yield from self._scan.steps(due)
         return ((yield from self._replace(found)),)
@@ -224,7 +224,7 @@ class AnswerJudgement:
         return None if found.refused_by is None else _error_of((found.refused_by,))
 
     def _weigh_remote(
-        self, results: tuple[GuardrailResult, ...], asked: list[tuple[Window, bytes]]
+        self, results: tuple[GuardrailResult, ...], asked: list[tuple[StreamWindow, bytes]]
     ) -> ClientError | None:
         self._remote = tuple(one._replace(stage=Stage.OUTPUT) for one in results)
         decision = decide(results, subject="answer")
@@ -247,7 +247,9 @@ class AnswerJudgement:
                 self._redact(window, finding, value, depths.get(finding.start))
         return None
 
-    def _redact(self, window: Window, finding: Finding, value: bytes, depth: int | None) -> None:
+    def _redact(
+        self, window: StreamWindow, finding: Finding, value: bytes, depth: int | None
+    ) -> None:
         """Replace a finding; a number without quotes by a string, as many strings deep."""
         guardrail = self._guardrails[finding.guardrail]
         text = self._setting.placeholders.of(value, type_=finding.type, style=guardrail.redaction)

@@ -18,7 +18,7 @@ from sidecar.apis.response_text import LOGPROBS
 from sidecar.domain.cooperative import SLICE_CANDIDATES, Cooperative, run_sync
 from sidecar.guardrails.streaming.transcript import TokenText
 from sidecar.jsontext import tokens as json_text
-from sidecar.jsontext.tokens import SLICE_TOKENS, WHOLE_STRING, JsonToken, OffsetMap
+from sidecar.jsontext.tokens import SLICE_TOKENS, WHOLE_STRING, JsonToken, RawOffsets
 
 EVENT_BYTES: Final = 128
 """Memory that an event takes beside its bytes: an empty comment is one of three bytes."""
@@ -176,7 +176,7 @@ def edited(
 def _in_string(
     payload: bytes, token: JsonToken, edits: Sequence[TokenEdit]
 ) -> Cooperative[list[tuple[int, int, bytes]]]:
-    offsets = OffsetMap(payload[token.start : token.end])
+    offsets = RawOffsets(payload[token.start : token.end])
     content = yield from offsets.decoded()
     spans: list[tuple[int, int, bytes]] = []
     for count, edit in enumerate(edits, start=1):

@@ -183,7 +183,7 @@ def test_offsets_agree_with_decoding_for_any_text(raw: str) -> None:
     """The map and the decoder take the same view of escapes, broken ones included."""
     for token in json_text.string_tokens(('"' + raw).encode()):
         inner = ('"' + raw).encode()[token.start : token.end]
-        offsets = json_text.OffsetMap(inner)
+        offsets = json_text.RawOffsets(inner)
         content = run_sync(offsets.decoded())
         assert content == json_text.decode(inner)
         assert offsets.raw_range(0, len(content)) == (0, len(inner))

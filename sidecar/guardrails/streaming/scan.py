@@ -1,9 +1,9 @@
 """Scans a streamed answer while it arrives, and decides how much of it may leave.
 
-Each text of an answer (a choice's content, a tool call's arguments) has a `Window`. After every
-event the text in the window is scanned like a request. Text up to the border is final: no more
-text can make it part of a match. Findings before it are redacted or refuse the answer; the text
-behind it is held back until more arrives.
+Each text of an answer (a choice's content, a tool call's arguments) has a `StreamWindow`. After
+every event the text in the window is scanned like a request. Text up to the border is final: no
+more text can make it part of a match. Findings before it are redacted or refuse the answer; the
+text behind it is held back until more arrives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sidecar.domain.policy import Guardrail, Mode, Stage, StreamMode
 from sidecar.guardrails.matching.rule import disjoint
 from sidecar.guardrails.registry import rank_of
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
-from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, Window, WindowView
+from sidecar.guardrails.streaming.window import MAX_HELD_BYTES, StreamWindow, WindowView
 
 MAX_REPORTED: Final = 100
 """Findings of one guardrail that a report lists; an answer may have any number."""
@@ -51,7 +51,7 @@ class WindowFinding(msgspec.Struct, frozen=True):
     `depth` counts the strings around a number without quotes in JSON text; None for all else.
     """
 
-    window: Window
+    window: StreamWindow
     finding: Finding
     value: bytes
     depth: int | None
@@ -82,13 +82,13 @@ class _Tally:
 NOTHING_FOUND: Final = ScanResult()
 """The result of nearly every scan."""
 
-_Read = list[tuple[Window, list[WindowView]]]
+_Read = list[tuple[StreamWindow, list[WindowView]]]
 """Windows with the views that are scanned of each."""
 
 _Numbered = tuple[int, Finding]
 """A finding with its guardrail's number; offsets are those of its window's buffer."""
 
-_Found = dict[Window, list[_Numbered]]
+_Found = dict[StreamWindow, list[_Numbered]]
 
 _Span = tuple[int, int]
 
@@ -116,7 +116,7 @@ class StreamScan:
         self._started_at = clock()
         self.seconds = 0.0
 
-    def judge(self, windows: Sequence[Window]) -> ScanResult:
+    def judge(self, windows: Sequence[StreamWindow]) -> ScanResult:
         """Scan *windows*, and settle the final text in each."""
         began, local = self._clock(), self._policy.local
         window = windows[0]
@@ -138,7 +138,7 @@ class StreamScan:
         self.seconds += self._clock() - began
         return result
 
-    def steps(self, windows: Sequence[Window]) -> Cooperative[tuple[ScanResult]]:
+    def steps(self, windows: Sequence[StreamWindow]) -> Cooperative[tuple[ScanResult]]:
         """Do the same as `judge`, in slices of a millisecond or two."""
         began = self._clock()
         read: _Read = []
@@ -238,7 +238,7 @@ class StreamScan:
 
     def _border(
         self,
-        window: Window,
+        window: StreamWindow,
         views: list[WindowView],
         found: Sequence[_Numbered],
         placed: Sequence[_Span],
@@ -267,7 +267,7 @@ class StreamScan:
 
     def _take_findings(
         self,
-        window: Window,
+        window: StreamWindow,
         border: int,
         found: Sequence[_Numbered],
         placed: Sequence[_Span],
@@ -315,7 +315,7 @@ class StreamScan:
             for item in apart
         ]
 
-    def _placeholders(self, window: Window) -> Cooperative[list[_Span]]:
+    def _placeholders(self, window: StreamWindow) -> Cooperative[list[_Span]]:
         """Return the spans of the request's placeholders in the new text."""
         spans: list[_Span] = []
         text, at = window.buffer, window.settled - window.base

@@ -8,7 +8,7 @@ import msgspec
 
 from sidecar.apis.response_text import AnswerEvent, AnswerText, Path
 from sidecar.domain.cooperative import SLICE_FINDINGS, Cooperative
-from sidecar.guardrails.streaming.window import Window
+from sidecar.guardrails.streaming.window import StreamWindow
 
 MAX_CHANNELS: Final = 1_000
 """Texts that may be open at once; an answer has one a choice, block and tool call."""
@@ -21,7 +21,7 @@ class TooManyTextsError(Exception):
 class TokenText(msgspec.Struct, frozen=True, gc=False):
     """The place of a token of an event in its window's text."""
 
-    window: Window
+    window: StreamWindow
     start: int
     end: int
     location: int
@@ -36,12 +36,12 @@ class Transcript:
     """
 
     def __init__(self) -> None:
-        self._windows: dict[Path, Window] = {}
+        self._windows: dict[Path, StreamWindow] = {}
         self._lanes: dict[Path, set[Path]] = {}
         self._speaking: dict[Path, set[Path]] = {}
-        self._changed: dict[Window, None] = {}
+        self._changed: dict[StreamWindow, None] = {}
         self._opened = 0
-        self._only: tuple[Path, Window] | None = None
+        self._only: tuple[Path, StreamWindow] | None = None
 
     def extend(self, event: AnswerEvent) -> list[TokenText] | None:
         """Append an event's text to that of the event before; None if it is no more of that alone.
@@ -109,16 +109,16 @@ class Transcript:
         for lane, channels in speaking.items():
             self._lanes.setdefault(lane, set()).update(channels)
 
-    def _open(self, text: AnswerText) -> Window:
+    def _open(self, text: AnswerText) -> StreamWindow:
         self._opened += 1
-        return Window(self._opened, is_json=text.is_json, is_final=text.channel is None)
+        return StreamWindow(self._opened, is_json=text.is_json, is_final=text.channel is None)
 
     def let_all_go(self) -> None:
         """Release every window: nothing follows."""
         for window in self._windows.values():
             self._let_go(window)
 
-    def due(self) -> list[Window]:
+    def due(self) -> list[StreamWindow]:
         """Return the windows that have changed since the last call, each with all of its text."""
         due = list(self._changed)
         self._changed.clear()
@@ -127,7 +127,7 @@ class Transcript:
                 window.gather()
         return due
 
-    def _let_go(self, window: Window) -> None:
+    def _let_go(self, window: StreamWindow) -> None:
         if not window.is_settled:
             self._changed[window] = None
             window.leaves = True

@@ -43,7 +43,7 @@ class WindowView(TextPart, frozen=True, gc=False):
     location: tuple[int, ...] = ()
     role: str = ROLE
     outer: WindowView | None = None
-    offsets: tokens.OffsetMap | None = None
+    offsets: tokens.RawOffsets | None = None
 
     def unmap(self, start: int, end: int) -> tuple[int, int]:
         """Return the span in the text of a span in this view."""
@@ -65,7 +65,7 @@ class Edit(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 @dataclass(slots=True, eq=False)
-class Window:
+class StreamWindow:
     """The end of one text, as far as it is kept. All offsets are bytes from the text's start.
 
     Up to `settled` it is judged, and its `edits` are known: a heap, the first in the text on
@@ -247,7 +247,7 @@ def _views(text: bytes) -> Cooperative[list[WindowView]]:
     views = [WindowView(text)]
     while b"\\" in views[-1].content and len(views) <= MAX_JSON_DEPTH:
         outer = views[-1].content
-        offsets = tokens.OffsetMap(outer)
+        offsets = tokens.RawOffsets(outer)
         content = yield from offsets.decoded()
         views.append(WindowView(content, outer=views[-1], offsets=offsets))
     return views

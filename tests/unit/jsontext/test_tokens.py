@@ -83,7 +83,7 @@ def test_numbers_in_strings_are_not_number_tokens() -> None:
 def test_an_escape_is_as_long_as_its_character(code: str) -> None:
     """Offsets count the bytes of UTF-8 at each of its borders; an unpaired surrogate is one."""
     raw = f"a\\u{code}b".encode()
-    offsets = json_text.OffsetMap(raw)
+    offsets = json_text.RawOffsets(raw)
     content = run_sync(offsets.decoded())
     length = len(json_text.decode(raw))
     assert len(content) == length
@@ -106,7 +106,7 @@ UNITS = (
 def test_offsets_are_found_in_strings_of_any_length() -> None:
     """In order and out of it, and to the last escape."""
     units = UNITS * 300
-    offsets = json_text.OffsetMap(b"".join(units))
+    offsets = json_text.RawOffsets(b"".join(units))
     content = run_sync(offsets.decoded())
     spans: list[tuple[tuple[int, int], tuple[int, int]]] = []
     at = decoded = 0
@@ -130,7 +130,7 @@ def test_offsets_take_no_memory_for_each_escape(unit: bytes) -> None:
     content = json_text.decode(raw)
 
     def look_up() -> None:
-        offsets = json_text.OffsetMap(raw)
+        offsets = json_text.RawOffsets(raw)
         run_sync(offsets.decoded())
         offsets.raw_range(9, 99_999)
 

@@ -9,7 +9,7 @@ import pytest
 from sidecar.apis.frames import Opaque
 from sidecar.domain.cooperative import SLICE_CANDIDATES, run_sync
 from sidecar.guardrails.streaming.transcript import TokenText
-from sidecar.guardrails.streaming.window import Window
+from sidecar.guardrails.streaming.window import StreamWindow
 from sidecar.redaction.held_frames import HeldFrames, TokenEdit, edited
 
 PAYLOAD = b'{"a": "x bob\\u0040example.com \\"y\\"", "n": 4111111111111111, "s": "to eve"}'
@@ -125,7 +125,7 @@ def test_the_events_of_a_whole_answer_leave_in_turns() -> None:
 
 def test_an_event_whose_text_is_not_judged_does_not_leave() -> None:
     """Nor do those behind it, be the answer whole or not."""
-    held, window = HeldFrames(), Window(0)
+    held, window = HeldFrames(), StreamWindow(0)
     window.add(b"text")
     held.add(Opaque(b"first", None))
     held.add(Opaque(b"text", None), [TokenText(window, 0, 4, 0)])

@@ -7,7 +7,7 @@ import pytest
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import MAX_REPORTED, StreamScan
-from sidecar.guardrails.streaming.window import Window
+from sidecar.guardrails.streaming.window import StreamWindow
 from tests.support.guardrails import Ticks, effective, policy
 
 PII = "  - {name: pii, type: pii, stage: output, action: redact}\n"
@@ -24,7 +24,7 @@ def scan_of(chosen: AnswerPolicy, restoration: Restoration = NOTHING_REDACTED) -
 
 def test_a_finding_is_replaced_once_no_more_text_can_make_it_longer() -> None:
     """Until then it is held back."""
-    scan, window = scan_of(answers(PII)), Window(0)
+    scan, window = scan_of(answers(PII)), StreamWindow(0)
     window.add(b"mail bob@example.com")
     assert scan.judge([window]).redact == ()
     assert window.settled == len("mail ")
@@ -37,7 +37,7 @@ def test_a_placeholder_of_the_request_is_restored_and_no_finding() -> None:
     """Its value was the client's own."""
     scan, window = (
         scan_of(answers(PII), Restoration({b"[EMAIL_1]": b"ann@example.org"})),
-        Window(0, is_final=True),
+        StreamWindow(0, is_final=True),
     )
     window.add(b"to [EMAIL_1].")
     result = scan.judge([window])
@@ -57,7 +57,7 @@ def test_every_guardrail_of_a_scan_that_fails_has_its_direction(
 
     monkeypatch.setattr(chosen.local._database, "scan_short", fail)
     monkeypatch.setattr(chosen.local._database, "scan", fail)
-    scan, window = scan_of(chosen), Window(0)
+    scan, window = scan_of(chosen), StreamWindow(0)
     window.add(b"hello ")
     result = scan.judge([window])
     assert result.refused_by is not None
@@ -72,7 +72,7 @@ def test_every_guardrail_of_a_scan_that_fails_has_its_direction(
 
 def test_a_report_lists_a_bounded_number_of_findings() -> None:
     """An answer may have any number."""
-    scan, window = scan_of(answers(PII)), Window(0)
+    scan, window = scan_of(answers(PII)), StreamWindow(0)
     for _ in range(3):
         window.add(b"a@example.org " * (MAX_REPORTED // 2))
         scan.judge([window])

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.guardrails.matching.rule import rule
-from sidecar.guardrails.streaming.window import CONTEXT_BYTES, MAX_HELD_BYTES, Edit, Window
+from sidecar.guardrails.streaming.window import CONTEXT_BYTES, MAX_HELD_BYTES, Edit, StreamWindow
 
 MATCHER = PartialMatcher([rule("X", "PRJ-[0-9]{4}")])
 
 
-def held(window: Window) -> bytes:
+def held(window: StreamWindow) -> bytes:
     return window.buffer[window.unfinished_from(MATCHER, window.views()) :]
 
 
 def test_only_the_beginning_of_a_match_is_held_back() -> None:
     """And nothing of it once it can be none any more."""
-    window = Window(0)
+    window = StreamWindow(0)
     window.add(b"see PRJ-12")
     assert held(window) == b"PRJ-12"
     window.add(b"x")
@@ -24,7 +24,7 @@ def test_only_the_beginning_of_a_match_is_held_back() -> None:
 
 def test_a_search_begins_where_the_last_one_found_that_a_match_may_begin() -> None:
     """Also behind text that has left early as the first half of a finding."""
-    window = Window(0, leaves=True)
+    window = StreamWindow(0, leaves=True)
     window.add(b"x" * 2 * CONTEXT_BYTES + b"PRJ-1")
     assert held(window) == b"PRJ-1"
     window.settle(window.end)
@@ -36,7 +36,7 @@ def test_a_search_begins_where_the_last_one_found_that_a_match_may_begin() -> No
 
 def test_escapes_of_json_text_are_resolved_for_the_search() -> None:
     """An escape that is not complete yet is held back with the match before it."""
-    window = Window(0, is_json=True)
+    window = StreamWindow(0, is_json=True)
     window.add(rb'{"a": "P\u0052J-1')
     assert held(window) == rb"P\u0052J-1"
     window.add(rb"\u003")
@@ -45,7 +45,7 @@ def test_escapes_of_json_text_are_resolved_for_the_search() -> None:
 
 def test_a_span_of_unescaped_text_leads_back_to_its_escapes() -> None:
     """Also through JSON text within JSON text."""
-    window = Window(0, is_json=True)
+    window = StreamWindow(0, is_json=True)
     window.add(rb'{"a": "\\u0050RJ"}')
     innermost = window.views()[-1]
     start = innermost.content.index(b"PRJ")
@@ -54,7 +54,7 @@ def test_a_span_of_unescaped_text_leads_back_to_its_escapes() -> None:
 
 def test_settled_text_is_dropped_but_for_its_context() -> None:
     """Rules look at a word's neighbours; no character is cut in two."""
-    window = Window(0)
+    window = StreamWindow(0)
     window.add("é".encode() * 100)
     window.settle(200)
     assert window.is_settled
@@ -67,7 +67,7 @@ def test_settled_text_is_dropped_but_for_its_context() -> None:
 
 def test_an_edit_over_two_tokens_goes_to_the_first() -> None:
     """From the second one it only removes."""
-    window = Window(0)
+    window = StreamWindow(0)
     window.add(b"mail bob@example.com now")
     window.add_edit(Edit(5, 20, b"[EMAIL_1]"))
     assert window.take_edits(0, 10) == [Edit(5, 10, b"[EMAIL_1]")]
@@ -78,7 +78,7 @@ def test_an_edit_over_two_tokens_goes_to_the_first() -> None:
 def test_an_edit_is_looked_at_once_a_token_that_it_changes() -> None:
     """Those of a whole stream were looked at for each event: ten thousand took two seconds."""
     count = 4_000
-    window = Window(0)
+    window = StreamWindow(0)
     window.add(b"a b " * count)
     for at in reversed(range(count)):
         window.add_edit(Edit(4 * at, 4 * at + 1, b"x"))
