@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from sidecar.admin.installation.objects import AlertRouteDocument
 from sidecar.admin_api.access import Access, AccessRoute, find_owner, requires
-from sidecar.admin_api.objects import Model, Moment
+from sidecar.admin_api.objects import ApiModel, Moment
 from sidecar.admin_api.problems import not_found
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts import outbox
@@ -17,13 +17,13 @@ from sidecar.alerts.outbox import HistoryEntry
 router = APIRouter(route_class=AccessRoute, tags=["alerts"])
 
 
-class TestMessage(Model):
+class TestMessage(ApiModel):
     """A test that is being sent."""
 
     message_id: str
 
 
-class MessageState(Model):
+class MessageState(ApiModel):
     """The state of a message; without an error it is delivered or still to be sent."""
 
     is_delivered: bool

@@ -44,7 +44,7 @@ from sidecar.admin_api.access import (
     Services,
     requires,
 )
-from sidecar.admin_api.objects import Body, ChosenPage, Model, Page
+from sidecar.admin_api.objects import ApiModel, Body, ChosenPage, Page
 from sidecar.admin_api.policy_routes import SCHEMA_ANSWER
 from sidecar.admin_api.problems import RETRY_AFTER, Problem
 from sidecar.admin_api.roles import Permission
@@ -79,7 +79,7 @@ class Application(Files):
     note: Annotated[str, Field(min_length=1, max_length=1_000)] | None = None
 
 
-class ObjectChange(Model):
+class ObjectChange(ApiModel):
     """The planned change of one object; `diff` is that of a policy."""
 
     action: PlannedAction
@@ -90,7 +90,7 @@ class ObjectChange(Model):
     diff: str | None
 
 
-class Plan(Model):
+class Plan(ApiModel):
     """All changes; `left` are objects of the set in no file, `kept` keys that have ended."""
 
     digest: str
@@ -102,7 +102,7 @@ class Plan(Model):
     left: list[str]
 
 
-class Export(Model):
+class Export(ApiModel):
     """The installation as files by path: digests of keys, never secrets."""
 
     files: dict[str, str]

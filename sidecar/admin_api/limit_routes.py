@@ -18,9 +18,9 @@ from sidecar.admin import limits as administration
 from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBudget
 from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_owner, requires
 from sidecar.admin_api.objects import (
+    ApiModel,
     Body,
     ChosenPage,
-    Model,
     Models,
     Page,
     Paging,
@@ -58,7 +58,7 @@ class LimitSet(Body):
     limits: Annotated[tuple[LimitWords, ...], Field(max_length=MAX_LIMITS)]
 
 
-class LimitState(Model):
+class LimitState(ApiModel):
     """One limit, and its use as the workers count it; nulls while nothing is known."""
 
     id: str
@@ -88,14 +88,14 @@ class LimitState(Model):
         return cls(owner=holder.name, limit=shown(limit), **asdict(limit), **use)
 
 
-class LimitStates(Model):
+class LimitStates(ApiModel):
     """Limits that hold for one owner; `away` says why the shared counts are not known, if so."""
 
     limits: list[LimitState]
     away: str | None
 
 
-class BudgetState(Model):
+class BudgetState(ApiModel):
     """A budget in its present period, in US dollars; no `projected` in its first hour."""
 
     id: str

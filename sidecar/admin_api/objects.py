@@ -76,7 +76,7 @@ class Body(BaseModel):
         return name in self.model_fields_set
 
 
-class Model(BaseModel):
+class ApiModel(BaseModel):
     """An object in an answer."""
 
     model_config = ConfigDict(frozen=True)

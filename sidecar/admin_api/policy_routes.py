@@ -14,7 +14,7 @@ from sidecar.admin import policy_changes as changes
 from sidecar.admin.policy_changes import Difference, ShownPolicy
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
-from sidecar.admin_api.objects import Body, ChosenPage, Model, Name, Page, check_tag
+from sidecar.admin_api.objects import ApiModel, Body, ChosenPage, Name, Page, check_tag
 from sidecar.admin_api.problems import Problem, not_found
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.finding import Verdict
@@ -82,7 +82,7 @@ class Trial(Body):
     is_answer: bool = False
 
 
-class PolicyChange(Model):
+class PolicyChange(ApiModel):
     """The planned change of one policy; `lost` warns of protection that would end."""
 
     name: str
@@ -94,7 +94,7 @@ class PolicyChange(Model):
     lost_guardrails: tuple[str, ...]
 
 
-class GuardrailVerdict(Model):
+class GuardrailVerdict(ApiModel):
     """One guardrail's result; `start` and `end` of its findings count characters of the text."""
 
     name: str
@@ -107,7 +107,7 @@ class GuardrailVerdict(Model):
     findings: list[dict[str, Any]]
 
 
-class TrialResult(Model):
+class TrialResult(ApiModel):
     """The decision on a text; guardrails that ask a server are not asked."""
 
     policy: str

@@ -19,7 +19,7 @@ from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_csv_text
 from sidecar.admin_api.access import Access, ReportRoute, find_owner, requires
 from sidecar.admin_api.objects import (
     MAX_ROWS,
-    Model,
+    ApiModel,
     Moment,
     Page,
     TeamPath,
@@ -42,7 +42,7 @@ _View = Annotated[Access, requires(Permission.VIEW, anywhere=True)]
 OrganizationName = Annotated[str | None, Query(max_length=63)]
 
 
-class WorkerState(Model):
+class WorkerState(ApiModel):
     """One worker as it last reported."""
 
     host: str

@@ -18,7 +18,7 @@ class OtlpProtocol(enum.Enum):
     HTTP = "http/protobuf"
 
 
-class StatusPage(enum.Enum):
+class StatusPageAccess(enum.Enum):
     """Addresses that serve the page of charts: loopback alone, those of metrics, or none."""
 
     LOOPBACK = "loopback"
@@ -39,7 +39,7 @@ class TelemetrySettings(Section):
     """Interval at which all metrics are pushed to the same collector; 0 pushes none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
-    status_page: StatusPage = StatusPage.LOOPBACK
+    status_page: StatusPageAccess = StatusPageAccess.LOOPBACK
     """`/status` beside `/metrics`. It shows no more than those, but in any browser."""
     host_names: Annotated[str, Field(pattern="^[a-z0-9.,-]*$")] = ""
     """Host names, separated by commas, that browsers may use beside localhost and addresses."""
@@ -56,8 +56,8 @@ class TelemetrySettings(Section):
     @property
     def has_status_page(self) -> bool:
         """Return whether `/status` is served."""
-        return self.status_page is StatusPage.ON or (
-            self.status_page is StatusPage.LOOPBACK and self.is_local
+        return self.status_page is StatusPageAccess.ON or (
+            self.status_page is StatusPageAccess.LOOPBACK and self.is_local
         )
 
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from sidecar.settings.telemetry import StatusPage, TelemetrySettings
+from sidecar.settings.telemetry import StatusPageAccess, TelemetrySettings
 from sidecar.telemetry.endpoint import MetricsEndpoint
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.process_metrics import WorkerMetrics
@@ -170,19 +170,19 @@ def test_elsewhere_than_on_loopback_there_is_no_page_unless_it_is_asked_for(
 @pytest.mark.parametrize(
     ("host", "page", "is_shown"),
     [
-        ("127.0.0.1", StatusPage.LOOPBACK, True),
-        ("127.8.0.1", StatusPage.LOOPBACK, True),
-        ("::1", StatusPage.LOOPBACK, True),
-        ("localhost", StatusPage.LOOPBACK, True),
-        ("10.0.0.7", StatusPage.LOOPBACK, False),
-        (EVERYWHERE, StatusPage.LOOPBACK, False),
-        ("", StatusPage.LOOPBACK, False),
-        ("egret.example", StatusPage.LOOPBACK, False),
-        (EVERYWHERE, StatusPage.ON, True),
-        ("127.0.0.1", StatusPage.OFF, False),
+        ("127.0.0.1", StatusPageAccess.LOOPBACK, True),
+        ("127.8.0.1", StatusPageAccess.LOOPBACK, True),
+        ("::1", StatusPageAccess.LOOPBACK, True),
+        ("localhost", StatusPageAccess.LOOPBACK, True),
+        ("10.0.0.7", StatusPageAccess.LOOPBACK, False),
+        (EVERYWHERE, StatusPageAccess.LOOPBACK, False),
+        ("", StatusPageAccess.LOOPBACK, False),
+        ("egret.example", StatusPageAccess.LOOPBACK, False),
+        (EVERYWHERE, StatusPageAccess.ON, True),
+        ("127.0.0.1", StatusPageAccess.OFF, False),
     ],
 )
-def test_whether_there_is_a_page(host: str, page: StatusPage, *, is_shown: bool) -> None:
+def test_whether_there_is_a_page(host: str, page: StatusPageAccess, *, is_shown: bool) -> None:
     """An address that is not surely this machine's alone counts as everybody's."""
     assert TelemetrySettings(metrics_host=host, status_page=page).has_status_page is is_shown
 
