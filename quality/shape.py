@@ -35,13 +35,13 @@ WORDS: Final = {
 }
 TARGETS: Final = {
     "modules": 272,
-    "modules_under_60": 12,
+    "modules_under_60": 7,
     "same_base_name": 10,
-    "private_used_once_share": 0.07,
+    "private_used_once_share": 0.055,
     **{
         f"{where}{word}_per_1000{unit}": limit
         for where, unit in (("", ""), ("docs_", "_words"))
-        for word, limit in (("what", 3), ("nobody", 0.2), ("told", 0.2))
+        for word, limit in (("what", 1), ("nobody", 0.2), ("told", 0.2))
     },
 }
 """Figures that have a budget, which is never lowered below these."""
