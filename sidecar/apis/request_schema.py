@@ -12,7 +12,7 @@ from typing import Final, assert_never
 
 from sidecar.apis.fragments import VALUE_FIELDS
 from sidecar.apis.vocabulary import VOCABULARIES
-from sidecar.domain.http import HeaderName, Headers
+from sidecar.domain.http import NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
 from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue
@@ -343,16 +343,14 @@ def _number_in(text: str) -> int:
         return 0
 
 
-_NO_ENCODING: Final = frozenset({b"identity", b""})
 _JSON: Final = (b"application/json",)
-_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
 def declared_unreadable(headers: Headers) -> UnscannedReason | None:
     """Return why a body of these *headers* cannot be read, whatever it is; None if it can."""
     if HeaderName.CONTENT_ENCODING in headers.by_name:
         for encoding in headers.all(HeaderName.CONTENT_ENCODING):
-            if encoding.strip().lower() not in _NO_ENCODING:
+            if encoding.strip().lower() not in NO_ENCODING:
                 return UnscannedReason.ENCODED_BODY
     types = headers.all(HeaderName.CONTENT_TYPE)
     if not types or types == _JSON:
@@ -368,7 +366,7 @@ def declared_unreadable(headers: Headers) -> UnscannedReason | None:
         return UnscannedReason.UNKNOWN_SHAPE
     for parameter in parameters:
         name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in _CHARSETS:
+        if name.strip() == "charset" and value.strip().strip('"') not in UTF8_CHARSETS:
             return UnscannedReason.CHARSET
         if '"' in value and "=" in value:
             return UnscannedReason.CHARSET  # a quoted value may hide another parameter

@@ -13,7 +13,7 @@ import orjson
 from sidecar.apis.event_stream import EventStreamFramer
 from sidecar.apis.frames import Framer, JsonArrayFramer, SseFramer
 from sidecar.domain.guardrail_settings import AnswerPart
-from sidecar.domain.http import HeaderName, Headers
+from sidecar.domain.http import NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
 from sidecar.domain.subject import Unreadable, UnscannedReason
 from sidecar.jsontext.strict import JsonValue, index_of
 
@@ -282,7 +282,6 @@ def _number(document: _Object, key: str) -> int:
     return index_of(document.get(key)) or 0
 
 
-_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 _SCRIPTS: Final = frozenset({"text/javascript", "text/ecmascript", "text/x-javascript"})
 """JSON within a call (JSONP) comes as these: as plain text its strings would keep their escapes,
 and texts spread over several would not be joined."""
@@ -322,7 +321,7 @@ def _declared_form(
     types: frozenset[bytes],
     is_gemini_stream: bool,  # noqa: FBT001 - a cached call takes its arguments by position
 ) -> AnswerForm | Unreadable:
-    if not {one.strip().lower() for one in encodings} <= {b"identity", b""}:
+    if not {one.strip().lower() for one in encodings} <= NO_ENCODING:
         return Unreadable(UnscannedReason.ENCODED_BODY)
     if len(types) != 1:
         return Unreadable(UnscannedReason.UNKNOWN_SHAPE)
@@ -332,7 +331,7 @@ def _declared_form(
     )
     for parameter in parameters:
         name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in _CHARSETS:
+        if name.strip() == "charset" and value.strip().strip('"') not in UTF8_CHARSETS:
             return Unreadable(UnscannedReason.CHARSET)
     return _form_of(media_type, is_gemini_stream=is_gemini_stream)
 

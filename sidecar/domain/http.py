@@ -72,6 +72,12 @@ EGRET_HEADER_PREFIX: Final = "x-egret-"
 """Egret's own: a client's copy is stripped, so that no service behind it is deceived."""
 
 
+NO_ENCODING: Final = frozenset({b"identity", b""})
+"""Values of `content-encoding`, in lower case, that leave a body as it is."""
+
+UTF8_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
+"""Charsets, in lower case, of bodies that may be read as UTF-8."""
+
 HeaderFields = tuple[tuple[str, bytes], ...]
 """Ordered, repeatable header fields with lower-case names and raw byte values."""
 
