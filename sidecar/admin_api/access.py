@@ -316,7 +316,7 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
             "there is no session, or it has expired",
-            hint="log in",
+            hint="log in, or send a token as Authorization: Bearer ega_…",
             headers={"www-authenticate": "Bearer"},
         )
     if request.method not in SAFE_METHODS:

@@ -250,7 +250,7 @@ async def world(
             policies.write_text(f"{POLICY.format(region=region)}---\nname: strict\n")
             await _succeed(world, full, "policy", "apply", "-f", str(policies), "--yes")
         by_policy = ROOT / "examples" / "providers-by-policy" / "policies.yaml"
-        for file in ("projects.yaml", str(by_policy)):
+        for file in ("projects.yaml", "litellm-policy.yaml", str(by_policy)):
             await _succeed(world, full, "policy", "apply", "-f", file, "--yes")
         await _succeed(world, full, "keys", "export", str(folder / EXPORTED))
         await _succeed(world, full, "export", "-o", str(folder / "config"))

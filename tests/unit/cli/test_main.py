@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,15 @@ def test_help_shows_types_of_values_only(name: str) -> None:
     assert "--help" in shown
     assert "<bool>" not in shown
     assert "list[" not in shown
+
+
+@pytest.mark.parametrize("name", ["up", "top", "bench", "policy promote"])
+def test_the_directory_of_a_stack_has_one_name_in_every_command(name: str) -> None:
+    """`egret up` makes it; the others read it."""
+    words = [*name.split(), "--help"]
+    shown = CliRunner(env={"COLUMNS": "120"}).invoke(command_tree(words), words).stdout
+
+    assert re.search(r"--run[ ,]", shown)
 
 
 def test_help_breaks_paragraphs_at_the_width_of_the_terminal_only() -> None:

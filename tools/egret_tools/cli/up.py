@@ -26,7 +26,9 @@ def up(  # noqa: PLR0913, PLR0917 - options of a command
     run_directory: Annotated[
         Path,
         typer.Option(
-            help="Holds sockets, logs and egret.json; of it only data/ is left in the end."
+            "--run",
+            "--run-directory",
+            help="Holds sockets, logs and egret.json; of it only data/ is left in the end.",
         ),
     ] = DEFAULT_RUN,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Egret processes.")] = 2,
