@@ -10,6 +10,8 @@ from typing import Final
 _BASE62: Final = string.ascii_letters + string.digits
 _HEX: Final = "0123456789abcdef"
 _UPPER: Final = string.ascii_uppercase + string.digits
+_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_BECH32: Final = "023456789acdefghjklmnpqrstuvwxyz"
 
 
 def _some(count: int, alphabet: str = _BASE62) -> str:
@@ -31,6 +33,7 @@ _PEM: Final = "\n".join(
     ("-----BEGIN RSA PRIVATE KEY-----", _some(64), _some(64), "-----END RSA PRIVATE KEY-----")
 )
 _JWT: Final = ".".join((_segment('{"alg":"HS256"}'), _segment('{"sub":"alice"}'), _some(43)))
+_JWE_HEADER: Final = _segment('{"alg":"dir","enc":"A256GCM"}')
 
 SECRETS: Final[tuple[tuple[str, str, str], ...]] = (
     ("AWS_ACCESS_KEY", "", "AKIA" + _some(16, _UPPER)),
@@ -196,6 +199,54 @@ SECRETS: Final[tuple[tuple[str, str, str], ...]] = (
     ("CLICKUP_TOKEN", "", f"pk_{_some(8, string.digits)}_{_some(32, _UPPER)}"),
     ("TWITTER_TOKEN", "", "A" * 22 + _some(80)),
     ("SALESFORCE_TOKEN", "", f"00D{_some(15)}!{_some(96)}"),
+    ("AWS_SESSION_TOKEN", "aws_session_token = ", "IQoJb3JpZ2luX2Vj" + _some(300)),
+    ("AMAZON_OAUTH", "", "amzn1.oa2-cs.v1." + _some(64, _HEX)),
+    ("AMAZON_OAUTH", "", "Atzr|" + _some(200)),
+    ("AZURE_SERVICE_KEY", "AccountEndpoint=x;k=", _some(76) + "ACDb" + _some(6) + "=="),
+    ("AZURE_SERVICE_KEY", "", _some(44) + "AzFu" + _some(6) + "=="),
+    ("AZURE_SERVICE_KEY", "", _some(33) + "+AEh" + _some(6) + "="),
+    ("AZURE_SERVICE_KEY", "", _some(42) + "AzSe" + _some(6)),
+    ("AIVEN_PASSWORD", "", "AVNS_" + _some(19)),
+    ("CONFLUENT_KEY", "", "cflt" + _some(60)),
+    ("ELASTIC_KEY", "", "essu_" + _some(76)),
+    ("CLICKHOUSE_KEY", "", "4b1d" + _some(38)),
+    ("OPENSHIFT_TOKEN", "", "sha256~" + _some(43)),
+    ("CLUSTER_TOKEN", "", f"K10{_some(64, _HEX)}::server:{_some(32, _HEX)}"),
+    ("CLUSTER_TOKEN", "", f"SWMTKN-1-{_some(50, _LOWER)}-{_some(25, _LOWER)}"),
+    ("CLUSTER_TOKEN", "", f"kubeconfig-user-{_some(5, _LOWER)}:{_some(54, _LOWER)}"),
+    ("GITLAB_TOKEN", "", "glrtr-" + _some(20)),
+    ("GITLAB_TOKEN", "", "GR1348941" + _some(20)),
+    ("SNYK_TOKEN", "", f"snyk_uat.{_some(8, _HEX)}.{_some(60)}.{_some(40)}"),
+    ("HARNESS_TOKEN", "", f"pat.{_some(22)}.{_some(24, _HEX)}.{_some(20)}"),
+    ("DEPOT_TOKEN", "", "depot_project_" + _some(64, _HEX)),
+    ("ROOTLY_KEY", "", "rootly_" + _some(64, _HEX)),
+    ("DENO_TOKEN", "", "ddp_" + _some(36)),
+    ("NEW_RELIC_KEY", "", _some(36, _HEX) + "NRAL"),
+    ("AGE_SECRET_KEY", "", "AGE-SECRET-KEY-PQ-1" + _some(58, _UPPER)),
+    ("WALLET_KEY", "", "xprv" + _some(107, _BASE58)),
+    ("WALLET_KEY", "", "nsec1" + _some(58, _BECH32)),
+    (
+        "JWT",
+        "",
+        f"{_JWE_HEADER}..{_some(16)}.{_some(90)}.{_some(22)}",
+    ),
+    ("PASETO", "", "v4.local." + _some(120)),
+    ("PRIVATE_KEY", '{"kty":"EC","crv":"P-256","x":"a","d":"', _some(43)),
+    ("PRIVATE_KEY", r"{\"kty\": \"RSA\", \"p\": \"", _some(171)),
+    ("SHOPIFY_TOKEN", "", "shpua_" + _some(32, _HEX)),
+    ("PAYPAL_TOKEN", "", "A21AA" + _some(92)),
+    ("PADDLE_KEY", "", f"pdl_live_apikey_{_some(26, _LOWER)}_{_some(22)}_{_some(3)}"),
+    ("POLAR_TOKEN", "", "polar_oat_" + _some(43)),
+    ("KLAVIYO_KEY", "", "pk_" + _some(34, _HEX)),
+    ("STRIPE_KEY", "", "sk_org_live_" + _some(24)),
+    ("MAILGUN_KEY", "", f"{_some(32, _HEX)}-{_some(8, _HEX)}-{_some(8, _HEX)}"),
+    ("OPENAI_KEY", "", "sess-" + _some(40)),
+    ("OPENAI_KEY", "", "ek_" + _some(32, _HEX)),
+    ("WANDB_KEY", "", "wandb_v1_" + _some(77)),
+    ("CURSOR_KEY", "", "crsr_" + _some(64, _HEX)),
+    ("LLM_API_KEY", "", f"bce-v3/ALTAK-{_some(21)}/{_some(40, _HEX)}"),
+    ("LLM_API_KEY", "", f"{_some(32, _HEX)}.{_some(16)}"),
+    ("LLM_API_KEY", "FAL_KEY=", f"{_UUID}:{_some(32, _HEX)}"),
     ("TEST_KEY", "", "sk_test_" + _some(24)),
     ("EXAMPLE_SECRET", "", "AKIA" + "IOSFODNN7EXAMPLE"),
     ("DEFAULT_PASSWORD", "postgres://postgres:", "postgres"),

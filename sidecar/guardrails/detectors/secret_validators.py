@@ -20,7 +20,7 @@ from sidecar.guardrails.detectors.randomness import (
     is_random,
     is_wordy,
 )
-from sidecar.guardrails.matching.rule import Span
+from sidecar.guardrails.matching.rule import Expression, Span, compile_re2, occurs
 
 Check = Callable[[bytes, int, int], tuple[SecretTier, Span] | None]
 """From the whole text and the candidate's span to the finding's tier and span, if it is one."""
@@ -132,12 +132,13 @@ _OTHER_LETTERS: Final = re.compile(rb"[\xc3-\xe1\xe3-\xed]")
 _PASSWORD_NAME_BYTES: Final = 48
 _NO_SECRET: Final = re.compile(
     # A file, an address without its scheme, an algorithm, a variable of Windows, a count of
-    # tokens, the fingerprint of a key, a name at AWS or in 1Password.
-    rb"(?i)\A[~.]?/(?:[a-z_.-]+/)+[a-z_.-]+\Z|\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml"
+    # tokens, a secret that a build mounts, the fingerprint of a key, a name at AWS or 1Password.
+    rb"(?i)\A(?:~|\.\.?)/|\A/(?:[a-z_.-]+/)+[a-z_.-]+\Z|\.(?:pem|key|crt|cer|pub|p12|jks|json|ya?ml"
     rb"|toml|txt|env|py|js)\Z"
     rb"|\A(?-i:[a-z-]+(?:\.[a-z-]+)+(?:/[a-z0-9_.-]+)+)/?\Z"
     rb"|\A(?:scram-|pbkdf2-|hmac-)?(?:sha-?(?:1|224|256|384|512)|aes-?(?:128|192|256)-[a-z]{3})"
     rb"(?:-plus)?\Z|\A%[A-Z_]+(?:\([^)]*\))?%\Z|\A[a-z]+(?:_[a-z]+)*=[0-9]+(?:[,/]|\Z)"
+    rb"|\A(?:id=)?[a-z0-9_.-]+(?:,(?:src|source|target|dst|env|type|required)=[^,]*)+\Z"
     rb"|\ASHA256:[a-z0-9+/]{43}=?\Z|\A(?:arn:aws[a-z-]*:[a-z0-9-]+:|op://)"
 )
 _IDS: Final = frozenset({b"id", b"ids", b"uuid", b"guid"})
@@ -377,10 +378,12 @@ _OPTION: Final = re.compile(
     # Of other commands these options are a port, a path, a project: `docker run -p 8080:80`.
     # `mysql -p name` is a database's name, and its password follows without a blank.
     rb"\b(?:(?:mysql|mariadb)[a-z-]*\b[^\n\x00|;]* -p"
-    rb"|(?:sshpass|psexec(?:64)?(?:\.exe)?|twine|mongo[a-z]*|cqlsh)\b[^\n\x00|;]* -p ?"
+    rb"|(?:sshpass|psexec(?:64)?(?:\.exe)?|twine|mongo[a-z]*|cqlsh|rabbitmqadmin|netexec|nxc"
+    rb"|evil-winrm)\b[^\n\x00|;]* -p ?"
     rb"|(?:docker|podman|nerdctl|helm|az|oc|cf|skopeo|buildah|crane)\b[^\n\x00|;]*"
     rb"\b(?:login|auth|sql|ad)\b[^\n\x00|;]* -p ?"
-    rb"|7z[az]?\b[^\n\x00|;]* -p|(?:zip|unzip|sqlcmd|bcp)\b[^\n\x00|;]* -P ?"
+    rb"|\blogin\b[^\n\x00|;]* (?:-u|--user(?:name)?)[ =][^\s-]+ -p "
+    rb"|7z[az]?\b[^\n\x00|;]* -p|(?:zip|unzip|sqlcmd|bcp|mosquitto_[a-z]+)\b[^\n\x00|;]* -P ?"
     rb"|redis-cli\b[^\n\x00|;]* -a |ldap[a-z]+\b[^\n\x00|;]* -w "
     rb"|(?:plink|pscp|psftp)\b[^\n\x00|;]* -pw |xfreerdp\b[^\n\x00|;]* /p:"
     rb"|(?:curl|wget)\b[^\n\x00|;]* (?:-u|--user)[ =]?[\"']?[A-Za-z0-9_.@-]+:"
@@ -450,6 +453,24 @@ def putty_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] |
         return None
     last = _PUTTY_MAC.search(content, lines, limit) or _PEM_BODY.match(content, lines, limit)
     return STRICT, (start, last.end() if last else limit)
+
+
+_JWK_MAX_BYTES: Final = 4_096
+_KEY_TYPE: Final = compile_re2(
+    Expression(r"kty\\*\"[ \t\r\n]*:[ \t\r\n]*\\*\"(?:RSA|EC|OKP|AKP|oct)\\*\"")
+)
+
+
+def json_web_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] | None:
+    """Take a private member of a JSON Web Key if the key's type stands in the same object."""
+    begin = max(start - _JWK_MAX_BYTES, 0)
+    begin = max(begin, content.rfind(b"{", begin, start))
+    stop = min(end + _JWK_MAX_BYTES, len(content))
+    closing = content.find(b"}", end, stop)
+    stop = stop if closing < 0 else closing
+    if not is_random(content[start:end]) or not occurs(_KEY_TYPE, content, begin, stop):
+        return None
+    return _tier(content[start:end]), (start, end)
 
 
 _SAMPLE_CLAIMS: Final = ("1234567890", "John Doe")

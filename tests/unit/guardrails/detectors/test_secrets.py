@@ -97,6 +97,15 @@ BENIGN = {
         "Passwort: Geändert! Kennwort: Übergabe-Protokoll, contraseña: Actualización,"
         " mot de passe : Réinitialisation, Пароль: Восстановление"
     ),
+    "options_that_name_no_secret": (
+        "npm install --token-file x1234567890abc; app --token=$TOKEN --token $GITHUB_TOKEN_2"
+        " --token <your token> --token your-token-here1 --api-key $(cat /run/secrets/key2)"
+        " --max-tokens 12345678 --tokenizer GPT2TokenizerFast --token {{ secrets.GH_TOKEN_V2 }}"
+        " --access-token-file=/tmp/x --secret my-secret-v2-prod --secret-id prod/MyApp-db2"
+        " --private-key ~/.ssh/id_ed25519 --pass-through args1234 --bypass 10.0.0.0/8x"
+        " --sort-key created_at2; docker build --secret id=aws1234,src=/root/.aws/credentials ."
+    ),
+    "names_of_one_letter": f'{{"d": "{"k3Jd9sLq2Wn8" * 4}"}} {{"kty":"EC","x":"a"}}',
     "short_prefix": "sk-learn, hf_transfer, npm_config_cache, AKIA is a prefix",
 }
 
@@ -152,6 +161,15 @@ def test_what_only_looks_like_a_credential_passes(case: str) -> None:
             ("mysql -u root -p", "Xk9#mQ2vL7z", " orders"),
             ("mysqldump -h db -p'", "Xk9#mQ2vL7z", "' orders"),
             ("sshpass -p '", "Xk9#mQ2", "' ssh db"),
+            ("gh auth login --token ", "Xk9mQ2vL7zRt4Wb8", "\n"),
+            ('{"command":"app deploy --api-key ', "Xk9mQ2vL7zRt4Wb8", ' --region eu"}'),
+            ("app --auth-token=", "Xk9mQ2vL7zRt4Wb8", " run"),
+            ("az login --client-secret '", "Xk9mQ2vL7zRt4Wb8", "'"),
+            ("aws x --secret-access-key ", "Xk9mQ2vL7zRt4Wb8abcd", "\n"),
+            ("app run \\\n  --secret ", "Xk9mQ2vL7zRt4Wb8", "\n"),
+            ("rclone config create x --webdav-pass ", "Xk9#mQ2vL7z", "\n"),
+            ("app login -u bob -p ", "Xk9#mQ2vL7z", "\n"),
+            ("mosquitto_pub -u bob -P ", "Xk9#mQ2vL7z", " -t a"),
             ("redis-cli -h db -a ", "Xk9mQ2vL7z", "\n"),
             ("curl -u bob:", "Xk9mQ2vL7z", " https://h/"),
             ("docker login -u bob -p ", "Xk9mQ2vL7z", "\n"),
