@@ -128,19 +128,26 @@ WHERE began_at >= date_trunc('hour', $1::timestamptz, 'UTC') AND began_at < $2::
     AND ($3::text[] IS NULL OR organization_id = ANY($3) OR team_id = ANY($3))
 """
 
-# Added up before the names are joined: there are far fewer sums than rows. And each table for
-# itself: of both together PostgreSQL expects 200 sums, and looks names up one by one.
-_NAMED: Final = """
-SELECT {one.name} COLLATE "C" AS name, {counts}, cost_usd FROM (
-    SELECT {one.columns}, {added} FROM {table} {where} AND {condition} GROUP BY {one.columns}
-) AS s {one.joined}
+# Each table for itself: of both together PostgreSQL expects 200 sums.
+_PART: Final = """
+SELECT {columns}, {added} FROM {table} {where} AND {condition} GROUP BY {columns}
 """
+_NAMED: Final = "SELECT {one.name} AS name, {counts} FROM ({parts}) AS s {one.joined}"
+# Names are joined to the largest sums alone, of which there are far fewer than of all.
 _SUMS: Final = """
-WITH named AS (SELECT name, {added} FROM ({parts}) AS parts GROUP BY 1), placed AS (
-    SELECT *, row_number() OVER (ORDER BY {order}, requests DESC, name) AS place FROM named
+WITH sums AS MATERIALIZED (
+    SELECT {one.columns}, {added} FROM ({parts}) AS parts GROUP BY {one.columns}
+), largest AS MATERIALIZED (
+    SELECT * FROM sums ORDER BY {order}, requests DESC, {one.columns} LIMIT $4
+), reported AS (
+    SELECT 1 AS place, name, {added} FROM (
+        SELECT {one.name} COLLATE "C" AS name, {counts} FROM largest AS s {one.joined}
+    ) AS named GROUP BY name
+    UNION ALL
+    SELECT 2, '{rest}', {others} FROM (SELECT count(*) AS sums, {added} FROM sums) AS a,
+        (SELECT count(*) AS sums, {added} FROM largest) AS l WHERE a.sums > l.sums
 )
-SELECT CASE WHEN place > $4 THEN '{rest}' ELSE name END AS name, {added}
-FROM placed GROUP BY LEAST(place, $4::bigint + 1), 1 ORDER BY LEAST(place, $4 + 1)
+SELECT name, {counts} FROM reported ORDER BY place, {order}, requests DESC, name
 """
 _POINTS: Final = """
 SELECT began_at,
@@ -165,15 +172,20 @@ class Order(enum.Enum):
 
 def sums_statement(by: By, order: Order) -> str:
     """Return the statement of `usage_sums`."""
-    counts = ", ".join(_COUNTS)
+    one, sums = _DIMENSIONS[by], (*_COUNTS, "cost_usd")
     parts = "UNION ALL".join(
-        _NAMED.format(
-            one=_DIMENSIONS[by], counts=counts, added=_ADDED, table=table, where=_WHERE,
-            condition=condition,
+        _PART.format(
+            columns=one.columns, added=_ADDED, table=table, where=_WHERE, condition=condition
         )
         for table, condition in _PARTS
+    )
+    if by is By.TAG:  # a tag has many keys: its sum is known once they have their tags
+        parts = _NAMED.format(one=one, counts=", ".join(sums), parts=parts)
+        one = _Dimension("name", "", "s.name")
+    return _SUMS.format(
+        one=one, added=_ADDED, parts=parts, order=order.value, counts=", ".join(sums), rest=REST,
+        others=", ".join(f"a.{name} - l.{name}" for name in sums),
     )  # fmt: skip
-    return _SUMS.format(parts=parts, added=_ADDED, order=order.value, rest=REST)
 
 
 async def usage_sums(

@@ -140,6 +140,10 @@ def report(
         str, typer.Option("--since", help="How long ago (30d, 12h), or a time (2027-01-31).")
     ] = "30d",
     until: Annotated[str, typer.Option("--until", help="How long ago, or a time.")] = "now",
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, max=1000, help="The largest so many; all others as one."),
+    ] = None,
     chart: Annotated[
         Path | None,
         typer.Option("--chart", metavar="FILE", help="Also draw it over time: .png or .svg."),
@@ -153,7 +157,7 @@ def report(
     `estimated` counts requests whose tokens the provider did not report, `unpriced` those whose
     model has no price: their cost is not in the sum.
 
-    Example: egret usage report --by team --since 30d --chart usage.svg
+    Example: egret usage report --by key --since 30d --top 20 --chart usage.svg
     """
     now = datetime.now(UTC)
     start = _moment(since, option="--since", now=now)
@@ -166,7 +170,7 @@ def report(
     async def read(
         connection: Connection,
     ) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
-        sums = await usage_sums(connection, by, since=start, until=end)
+        sums = await usage_sums(connection, by, since=start, until=end, largest=top)
         if chart is None:
             return sums, [], HOUR
         names = [one.name for one in sums[:MAX_SHOWN]]
@@ -180,7 +184,8 @@ def report(
 
     def remote(server: AdminServer) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
         query = {"by": by.value, "since": start, "until": end}
-        sums = server.call(list[UsageSum], "GET", "/usage", query=query)
+        limit = {} if top is None else {"limit": top}
+        sums = server.call(list[UsageSum], "GET", "/usage", query=query | limit)
         if chart is None:
             return sums, [], HOUR
         unit = "day" if end - start > HOURLY_UP_TO else "hour"

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from sidecar.admin.finding_reports import recorded_requests
-from sidecar.admin.usage_reports import By, usage_points, usage_sums
+from sidecar.admin.usage_reports import By, Order, sums_statement, usage_points, usage_sums
 from sidecar.domain.usage import AnswerEnd, TokenCounts, UsageRecord
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.usage_store import PostgresUsage
@@ -132,3 +134,33 @@ async def test_a_report_is_the_sum_of_the_rows_of_usage(database: Database) -> N
             for name, one in expected.items():
                 cost = sum(point.cost_usd for point in points if point.name == name)
                 assert cost == one["cost_usd"]
+
+
+def joined_rows(plan: dict[str, Any]) -> Iterator[float]:
+    """The rows of every join in a plan."""
+    if plan["Node Type"] in {"Hash Join", "Merge Join", "Nested Loop"}:
+        yield plan["Actual Rows"]
+    for part in plan.get("Plans", ()):
+        yield from joined_rows(part)
+
+
+async def test_the_largest_of_many_keys_alone_have_their_names_looked_up(
+    database: Database,
+) -> None:
+    """A report of a million keys spent most of its time on names that it did not show."""
+    async with database.connect() as connection:
+        await connection.execute(OWNERS)
+        await connection.execute(
+            "INSERT INTO usage_by_day SELECT $1, 'AAAAAAAAAAA' || n, 'team_' || n % 3, 'org_' ||"
+            " n % 3 % 2, '', n, 0, 0, 0, 0, n, 0, 0, 0, 0, n FROM generate_series(0, 2999) AS n",
+            START.replace(hour=0, minute=0) + timedelta(days=1),
+        )
+        arguments = (START, END, None, 7)
+        statement = f"EXPLAIN (ANALYZE, FORMAT JSON) {sums_statement(By.KEY, Order.COST)}"
+        (explained,) = json.loads(await connection.fetchval(statement, *arguments))
+        sums = await usage_sums(connection, By.KEY, since=START, until=END, largest=7)
+
+    assert max(joined_rows(explained["Plan"])) <= len(sums)
+    assert [one.requests for one in sums[:-1]] == list(range(2999, 2992, -1))
+    assert (sums[-1].name, sums[-1].requests) == ("all others", sum(range(2993)))
+    assert (sums[-1].cost_usd, sums[-1].input_tokens) == (sum(range(2993)), sum(range(2993)))

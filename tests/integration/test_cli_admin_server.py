@@ -197,6 +197,7 @@ async def test_reports_prices_tokens_and_alerts_come_from_the_server(
     for words in (
         ("price", "list"), ("admin", "tokens"), ("usage", "report"), ("audit", "list"),
         ("guardrails", "audit"), ("alerts", "list"), ("alerts", "history"),
+        ("usage", "report", "--by", "key", "--top", "1"),
     ):  # fmt: skip
         there = await by_server(*words, "-o", "json")
         local = await asyncio.to_thread(Egret(database.dsn), *words, "-o", "json")

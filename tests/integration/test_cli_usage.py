@@ -102,6 +102,20 @@ async def test_usage_is_added_up_by_what_was_asked_for(
     assert {row["cost_usd"] for row in ran.json} == {"0.000000000"}
 
 
+async def test_the_largest_sums_are_shown_before_one_of_all_others(
+    database: Database, egret: Egret
+) -> None:
+    """The total is that of a whole report."""
+    await fill(database)
+    report = ("usage", "report", "--by", "model", "-o", "json")
+    ran = await asyncio.to_thread(egret, *report, "--top", "1")
+
+    assert [(row["model"], row["requests"]) for row in ran.json] == [
+        ("gpt-4o-2024-08-06", 1),
+        ("all others", 3),
+    ]
+
+
 @pytest.mark.parametrize("days", [0, 1, 2, 30, 90])
 async def test_a_report_of_any_length_has_its_hours_and_no_others(
     database: Database, egret: Egret, days: int
