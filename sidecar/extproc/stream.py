@@ -41,6 +41,11 @@ TURNS_ALONE: Final = 3
 passes do, and a task that reads would cost more than the turns."""
 
 
+MESSAGES_AT_ONCE: Final = 64
+"""Messages that are read one behind the other before other requests get their turn: a client may
+send its body in frames of one byte, each of which Envoy passes on as a message."""
+
+
 class StreamEnd(enum.Enum):
     """The end of a stream."""
 
@@ -215,9 +220,12 @@ class ExtProcStream:
             ProtocolViolationError, UnreadableMessageError: Envoy broke the protocol.
             StreamGoneError: Envoy has reset the stream.
         """
-        protocol = self.protocol
+        protocol, count = self.protocol, 0
         event = _NOTHING
         while event is _NOTHING:
+            count += 1
+            if not count % MESSAGES_AT_ONCE:
+                await asyncio.sleep(0)
             if protocol.outgoing:
                 await self.send()
             if protocol.phase is _ENDED:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from egret_tools.devstack.credentials import (
     write_authority,
     write_certificate,
@@ -73,6 +74,23 @@ def test_envoy_accepts_the_configuration_without_a_warning(
 def _is_known(warning: str) -> bool:
     """Tell whether it is about the filter that decision 17 takes in spite of it."""
     return "ai_protocol_manager.proto' marked as work-in-progress" in warning
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_frames_that_wait_close_no_connection_that_clients_share(
+    sds: Path, deployment: Callable[[Path], EnvoyParameters]
+) -> None:
+    """A body in ten thousand frames of one byte would cut off all requests of the connection."""
+    config = yaml.safe_load(render_envoy_config(deployment(sds)))
+    options = [
+        way["http2_protocol_options"]
+        for cluster in config["static_resources"]["clusters"]
+        for protocol in cluster.get("typed_extension_protocol_options", {}).values()
+        for way in protocol.values()
+        if isinstance(way, dict) and "http2_protocol_options" in way
+    ]
+    assert len(options) > 1
+    assert {one.get("max_outbound_frames") for one in options} == {2**32 - 1}
 
 
 def test_a_value_cannot_break_out_of_its_place(sds: Path) -> None:

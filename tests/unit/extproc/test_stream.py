@@ -16,6 +16,7 @@ from sidecar.domain.report import FaultKind
 from sidecar.extproc.phases import BodyMode, Phase
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
+    MESSAGES_AT_ONCE,
     TURNS_ALONE,
     Budgets,
     CheckCancelledError,
@@ -255,6 +256,25 @@ async def test_pieces_of_a_body_do_not_renew_its_budget() -> None:
         await asyncio.sleep(0.01)
     assert running.result() is StreamEnd.COMPLETED
     assert held.wrote(OVERRIDE, do.Refuse(refusal_of(ErrorKind.BODY_TIMEOUT)))
+
+
+async def test_a_body_in_many_messages_leaves_other_requests_their_turns() -> None:
+    """A client may send it in frames of one byte, each of which Envoy passes on as a message."""
+    piece, turns = envoy.request_body(b"").SerializeToString(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    held = Held(judging(), HEADERS, *[piece] * (20 * MESSAGES_AT_ONCE), LAST_PIECE)
+    async with asyncio.TaskGroup() as group:
+        other = group.create_task(others())
+        ended = await held.run()
+        other.cancel()
+    assert ended is StreamEnd.COMPLETED
+    assert turns >= 20
 
 
 async def test_a_client_that_pauses_within_its_body_is_cut_off_sooner() -> None:
