@@ -145,7 +145,8 @@ def send_test(
             print_json({"route": route, "message_id": message})
         note(f"The test was delivered: {message}.")
     elif error is not None:
-        hint = "correct the route or its secret; it is sent again for a day"
+        reader = "`egret admin` or `egret alerts run`"
+        hint = f"correct the route, or its secret where {reader} runs; it is sent again for a day"
         fail(f"the test was not delivered ({error})", hint=hint)
     else:
         hint = "check that `egret admin` or `egret alerts run` runs on this database"

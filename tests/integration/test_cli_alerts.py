@@ -86,6 +86,7 @@ def test_a_test_waits_until_the_service_has_delivered_it(
     assert delivered.json["route"] == "ops"
     assert delivered.err == f"The test was delivered: {delivered.json['message_id']}.\n"
     assert "error: the test was not delivered (status_410)" in refused.err
+    assert "its secret where `egret admin` or `egret alerts run` runs" in refused.err
     assert [line.split("|")[2:6] for line in history.lines[1:]] == [
         ["test", "Test of route ops", "ops", "retried"],
         ["test", "Test of route ops", "ops", "delivered"],
