@@ -246,7 +246,8 @@ def explain_unavailable(error: Exception, settings: PostgresSettings) -> tuple[s
             problem = f"PostgreSQL gave no answer ({type(error).__name__}: {text})"
             hint = f"check that it runs and that {source}, leads to it"
     if settings.model_fields_set.isdisjoint({"dsn", "dsn_file"}):
-        hint = "EGRET_POSTGRES__DSN is not set; set it to postgresql://user:password@host/database"
+        place = "postgresql://user:password@host/database, or as `make run` prints it"
+        hint = f"EGRET_POSTGRES__DSN is not set; set it to {place}"
     return problem, hint
 
 

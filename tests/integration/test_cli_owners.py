@@ -331,7 +331,8 @@ def test_a_connection_to_the_default_says_that_no_dsn_is_set(
 
     assert ran.stderr.startswith("error: PostgreSQL gave no answer (FileNotFoundError: ")
     assert ran.stderr.endswith(
-        "; EGRET_POSTGRES__DSN is not set; set it to postgresql://user:password@host/database\n"
+        "; EGRET_POSTGRES__DSN is not set; set it to postgresql://user:password@host/database,"
+        " or as `make run` prints it\n"
     )
 
 
