@@ -388,17 +388,13 @@ class TextExtractor:
         self._strings = number + 1
         if not value or (key in _WORD_FIELDS and value in WORDS):
             return
-        if place is _MEDIA:
-            is_payload = key in self._words.payload_fields and len(value) >= MIN_PAYLOAD
-            if is_payload and _PAYLOAD.fullmatch(value):
-                return  # base64 of a medium, which is no text
-        elif (
-            place is not _KNOWN
-            and place is not _FREE
-            and len(value) >= MIN_STRANGE_PAYLOAD
-            and _STRANGE_PAYLOAD.fullmatch(value)
-        ):
-            self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
+        if place is not _KNOWN and place is not _FREE:
+            if place is _MEDIA:
+                is_payload = key in self._words.payload_fields and len(value) >= MIN_PAYLOAD
+                if is_payload and _PAYLOAD.fullmatch(value):
+                    return  # base64 of a medium, which is no text
+            elif len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
+                self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         content = value.encode()
         if self._run is not None and key in _JOINED_FIELDS and place is not _FREE:
             self._run.append(len(self.parts))

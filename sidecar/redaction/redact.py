@@ -117,10 +117,14 @@ def replacements(
     A placeholder that the client wrote itself is never restored: the client would receive a value
     by guessing its name, or its own text would turn into the address of another person.
     """
-    ordered = sorted(findings, key=lambda found: (found.part, found.start, -found.end, found.type))
-    if rules.first:
-        ordered.sort(key=lambda found: parts[found.part].role not in rules.first)
-    taken = yield from written_in(parts, rules.first)
+    first = rules.first
+    ordered = sorted(
+        findings,
+        key=lambda one: (
+            parts[one.part].role not in first, one.part, one.start, -one.end, one.type
+        ),
+    )  # fmt: skip
+    taken = yield from written_in(parts, first)
     placeholders = Placeholders(hash_key=rules.hash_key, taken=taken, after=rules.after)
     with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
     # Of a text that is found as a whole, the texts that it holds as JSON go with it.
@@ -161,7 +165,7 @@ def replacements(
                 # Other digits stand right beside the number, which would merge with it.
                 style = RedactionStyle.PLACEHOLDER
         skips = guardrail.restore or rules.skips_written
-        place = _ANYWHERE if skips else (part.role not in rules.first, found.part, found.start)
+        place = _ANYWHERE if skips else (part.role not in first, found.part, found.start)
         text = placeholders.of(value, type_=found.type, style=style, before=place)
         if guardrail.restore and text not in taken:
             originals[text] = value
