@@ -331,6 +331,42 @@ def service_tier(fields: Mapping[str, JsonValue]) -> str | None:
     return next((tier for tier in SERVICE_TIERS if tier in lower), None)
 
 
+TOOL_FIELDS: Final = frozenset({"tools", "web_search_options"})
+
+_BILLED_TOOLS: Final = {
+    **dict.fromkeys(
+        (
+            "web_search", "web_search_preview", "web_search_2", "web_search_preview_2",
+            "google_search", "googleSearch", "google_search_retrieval", "googleSearchRetrieval",
+            "enterprise_web_search", "enterpriseWebSearch",
+        ),
+        "web_search",
+    ),
+    "google_maps": "maps", "googleMaps": "maps", "file_search": "file_search",
+    "code_interpreter": "code", "code_execution_2": "code", "image_generation": "image",
+}  # fmt: skip
+"""Tools that a provider bills by call, file or hour, by type or, of Google's, by member.
+
+`_2` is the beginning of a date: Anthropic bills the hours of its code, Google none.
+"""
+
+
+def billed_tools(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Return the tools that the provider runs and bills beside tokens, each once."""
+    found = {"web_search": None} if "web_search_options" in fields else {}
+    tools = fields.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict):
+            kind = tool.get("type")
+            if kind is None:
+                found |= {_BILLED_TOOLS[name]: None for name in tool.keys() & _BILLED_TOOLS.keys()}
+            elif kind != "function" and isinstance(kind, str):
+                name, dated, _ = kind.partition("_2")
+                if (part := _BILLED_TOOLS.get(name + dated)) is not None:
+                    found[part] = None
+    return tuple(found)
+
+
 def _number_in(text: str) -> int:
     """Return the number that a lenient provider reads in *text*, 0 without one.
 

@@ -11,6 +11,8 @@ from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
     TIER_FIELDS,
     TOKEN_FIELDS,
+    TOOL_FIELDS,
+    billed_tools,
     declared_unreadable,
     has_tokens,
     named_models,
@@ -482,5 +484,6 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
         in_background=route.form in _IN_BACKGROUND
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
+        billed_tools=() if TOOL_FIELDS.isdisjoint(fields) else billed_tools(fields),
         service_tier=None if TIER_FIELDS.isdisjoint(fields) else service_tier(fields),
     )

@@ -103,6 +103,7 @@ class ExchangeReport(msgspec.Struct, kw_only=True):
     class name of an exception behind a failure, never its text. `limit` is the one that refused
     the request, after its level: `team requests/minute=60`. `findings` counts those of
     `results`. `exempted` are the guardrails that an exception of the policy took out.
+    `billed_tools` are as in the request's `Subject`.
     """
 
     request_id: str
@@ -130,6 +131,7 @@ class ExchangeReport(msgspec.Struct, kw_only=True):
     findings: tuple[FindingCount, ...] = ()
     exempted: tuple[str, ...] = ()
     unscanned: tuple[UnscannedReason, ...] = ()
+    billed_tools: tuple[str, ...] = ()
     cache_tier: CacheTier = CacheTier.NONE
     body_bytes: int = 0
     processing_modes: tuple[str, ...] = ()

@@ -165,6 +165,7 @@ class Subject(msgspec.Struct, frozen=True):
     wants the counts of a stream. `max_output_tokens` bounds all choices together, None if nothing
     sets a bound; `choices` is how many there are. `in_background` is of a request whose answer
     comes before its model has begun. `service_tier` is one of `usage.SERVICE_TIERS`.
+    `billed_tools` are tools that the provider runs and bills beside the tokens.
     """
 
     model: str | None
@@ -178,6 +179,7 @@ class Subject(msgspec.Struct, frozen=True):
     choices: int = 1
     in_background: bool = False
     service_tier: str | None = None
+    billed_tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

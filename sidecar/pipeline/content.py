@@ -191,6 +191,7 @@ def _read(
             record.alias, read = read.model, structs.replace(read, model=model)
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
+        record.billed_tools = read.billed_tools
         known = 0 if conversation is None else conversation.known_text_bytes
         record.text_bytes = known + sum([len(part.content) for part in read.parts]) or 1
     return read, conversation

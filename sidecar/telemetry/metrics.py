@@ -168,6 +168,11 @@ class Metrics:
             "Requests with content that no guardrail could read, by reason and action.",
             ("reason", "action"),
         )
+        self._incomplete_cost = counter(
+            MetricName.COST_INCOMPLETE,
+            "Requests that offer a tool which the provider bills beside tokens.",
+            ("tool",),
+        )
 
     def build(self, version: str) -> None:
         """Show which version of Egret and of Python this is."""
@@ -233,12 +238,14 @@ class Metrics:
                 self.remote.count(result)
         if report.findings:
             self.findings.count(report.findings, at=report.started_at)
-        if report.exempted or report.unscanned:
+        if report.exempted or report.unscanned or report.billed_tools:
             for name in report.exempted:
                 self._exempted.labels(self._guardrail_label(name)).inc()
             action = report.unscanned_action.value
             for reason in dict.fromkeys(report.unscanned):
                 self._unscanned.labels(reason.value, action).inc()
+            for tool in report.billed_tools if report.error is None else ():
+                self._incomplete_cost.labels(tool).inc()
 
     def traced(self, report: ExchangeReport, trace_id: int) -> None:
         """Have the buckets that an exchange fell into lead to its trace."""

@@ -117,6 +117,7 @@ class MetricName:
     USAGE_SPOOL_OLDEST_SECONDS: Final = "egret_usage_spool_oldest_seconds"
     COST_USD: Final = "egret_cost_usd"
     COST_UNKNOWN: Final = "egret_cost_unknown"
+    COST_INCOMPLETE: Final = "egret_cost_incomplete"
     SPANS: Final = "egret_spans"
     LOOP_LAG_SECONDS: Final = "egret_event_loop_lag_seconds"
     EVENT_LOOP_TASKS: Final = "egret_event_loop_tasks"

@@ -101,6 +101,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_budget_thresholds_passed",
         "egret_build_info",
         "egret_certificate_expires_timestamp_seconds",
+        "egret_cost_incomplete",
         "egret_cost_unknown",
         "egret_cost_usd",
         "egret_database_connections",

@@ -580,6 +580,40 @@ def test_a_malformed_body_is_handed_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "tools"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "web_search"}}]}, ()),
+        ({"tools": [{"name": "web_search", "input_schema": {}}]}, ()),
+        ({"tools": [{"type": "web_search_20260209", "name": "web_search"}]}, ("web_search",)),
+        ({"tools": [{"type": "web_fetch_20250910"}, {"type": "code_execution"}]}, ()),
+        (
+            {
+                "tools": [
+                    {"type": "web_search_preview_2025_03_11"},
+                    {"type": "code_execution_20250825"},
+                    {"type": "web_search"},
+                ]
+            },
+            ("web_search", "code"),
+        ),
+        (
+            {"tools": [{"type": "file_search"}, {"type": "image_generation"}, {"type": 7}, 7]},
+            ("file_search", "image"),
+        ),
+        ({"tools": [{"googleSearch": {}}, {"google_maps": {}}]}, ("web_search", "maps")),
+        ({"web_search_options": {}}, ("web_search",)),
+        ({"tools": "web_search"}, ()),
+    ],
+)
+def test_tools_that_a_provider_bills_beside_tokens_are_named(
+    fields: dict[str, JsonValue], tools: tuple[str, ...]
+) -> None:
+    """A client's own tools cost nothing there, whatever their names."""
+    body: JsonValue = {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
+    assert _subject(body).billed_tools == tools
+
+
+@pytest.mark.parametrize(
     ("fields", "tier"),
     [
         ({}, None),

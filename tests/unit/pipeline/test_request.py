@@ -101,6 +101,19 @@ async def test_a_good_key_needs_its_body_and_then_goes_on_unchanged() -> None:
     assert world.counted() == {("allowed", "none"): 1}
 
 
+async def test_a_request_that_offers_a_billed_tool_is_counted() -> None:
+    """Its cost is that of its tokens alone."""
+    world = World(REDACTING)
+    checks = world.exchange()
+    await checks.judge_headers(headers(), has_body=True)
+    body = {"model": "gpt-5", "messages": [], "tools": [{"type": "web_search"}]}
+    assert isinstance(await checks.judge_body(json.dumps(body).encode()), RequestCleared)
+    await checks.end()
+
+    counted = world.registry.get_sample_value
+    assert counted("egret_cost_incomplete_total", {"tool": "web_search"}) == 1
+
+
 @pytest.mark.parametrize(("traceparent", "told"), [(SAMPLED, TRACE_ID), (UNSAMPLED, None)])
 async def test_the_metadata_names_a_trace_that_is_sampled(
     traceparent: str, told: str | None

@@ -146,6 +146,20 @@ def test_unscanned_content_is_counted_once_a_reason_and_exchange(
     }
 
 
+def test_a_cost_that_lacks_a_tool_s_is_counted(
+    metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    """Unless Egret refused the request, which cost nothing."""
+    report = structs.replace(redacted_report(), billed_tools=("web_search", "code"))
+    for error in (None, None, ErrorKind.CONTENT_BLOCKED):
+        metrics.record(structs.replace(report, error=error))
+
+    assert {line for line in _samples(registry) if "incomplete" in line} == {
+        'egret_cost_incomplete_total{tool="web_search"} 2.0',
+        'egret_cost_incomplete_total{tool="code"} 2.0',
+    }
+
+
 def test_every_kind_of_fault_is_there_before_the_first_one(
     metrics: Metrics, registry: CollectorRegistry
 ) -> None:
