@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sidecar.guardrails.detectors.secret_validators import named_secret
 from sidecar.guardrails.detectors.secrets import SECRET_TYPES
+from tests.support.cpu_time import least_seconds
 from tests.support.guardrails import effective, parts_of, policy
 from tests.support.secrets import SECRETS
 
@@ -411,3 +414,15 @@ def test_the_documentation_lists_every_type() -> None:
     """Whoever narrows `types` finds the names to choose from."""
     page = (Path(__file__).parents[4] / "docs" / "guardrails.md").read_text(encoding="utf-8")
     assert f"narrows it: {', '.join(SECRET_TYPES)}." in page
+
+
+@pytest.mark.parametrize("before", [b"x" * 80, b" " * 80], ids=["word", "blanks"])
+def test_a_long_word_before_a_name_takes_no_longer_than_short_ones(before: bytes) -> None:
+    """A request with thousands of passwords in a row would hold its worker for longer."""
+
+    def judge(before: bytes) -> Callable[[], object]:
+        content = before + b" password=8f3kQ!zT09aL"
+        end = content.index(b"=") + 9
+        return lambda: [named_secret(content, 0, end) for _ in range(300)]
+
+    assert least_seconds(judge(before)) < 2 * least_seconds(judge(b"x " * 40))
