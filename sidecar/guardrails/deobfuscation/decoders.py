@@ -71,6 +71,9 @@ _LEAST: Final = 32
 SLICE_DECODED: Final = 64
 """Runs decoded between two interruptions, at some 5 µs each."""
 
+_HEX_LINES: Final = re.compile(rb"[0-9a-f\r\n]+=*|[0-9A-F\r\n]+=*")
+"""Identifiers and digests, which are no text in base64: of three bytes of ASCII, the first would
+be a control character or, in small letters, one of `k`, `o`, `s`, `w` and `{`."""
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
@@ -80,6 +83,8 @@ def _from_base64(run: bytes) -> bytes | None:
 
     A slash of an address, which base64 has too, or any letters before it shift the text behind.
     """
+    if _HEX_LINES.fullmatch(run):
+        return None
     texts: list[bytes] = []
     lines = run.split() if b"\n" in run else ()
     for one in (run, *lines) if len(lines) > 1 else (run,):
@@ -144,9 +149,10 @@ class EncodingsDecoder(Decoder):
             for count, span in enumerate(matches(expression, content, least=_LEAST), 1):
                 if span is not None:
                     start, end = span
-                    text = decode(content[start : min(end, start + SLICE_BYTES)])
+                    is_long = end - start > SLICE_BYTES
+                    text = decode(content[start : start + SLICE_BYTES if is_long else end])
                     # Slices overlap: one may begin anywhere in the text, and none cuts a key.
-                    for at in range(start + _STEP, end - _OVERLAP, _STEP):
+                    for at in range(start + _STEP, end - _OVERLAP, _STEP) if is_long else ():
                         yield
                         more = decode(content[at : min(end, at + SLICE_BYTES)])
                         text = b"\n".join(filter(None, (text, more))) or None

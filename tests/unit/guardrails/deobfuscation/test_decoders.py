@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 from urllib.parse import quote
 
 import pytest
@@ -378,6 +378,29 @@ def test_an_escape_takes_few_calls_if_it_was_read_before(escape: str) -> None:
     (read,) = run_sync(decoders.ESCAPES.read(view))
     assert len(read.content) == 20_000
     assert python_calls(lambda: run_sync(decoders.ESCAPES.read(view))) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("digits", "begins"), [("0123456789abcdef", b"kosw{"), ("0123456789ABCDEF", b"\t\n\r")]
+)
+def test_hexadecimal_digits_are_hardly_any_text_in_base64(digits: str, begins: bytes) -> None:
+    """Three letters of base64 in four begin with one of a few, so identifiers are not decoded."""
+    for quad in product(digits, repeat=4):
+        decoded = binascii.a2b_base64("".join(quad))
+        if all(0x20 <= one < 0x7F or one in b"\t\n\r" for one in decoded):
+            assert decoded[0] in begins
+
+
+def test_identifiers_in_hexadecimal_digits_take_fewer_calls() -> None:
+    """Ten megabytes of them were decoded as base64 too, as those of mixed case are."""
+
+    def calls(line: str) -> int:
+        content = f"{line} x\n".encode() * 500
+        view = text_views.TextView(0, text_views.ONE_VIEW, content, len(content))
+        assert run_sync(decoders.ENCODINGS.read(view)) == ()
+        return python_calls(lambda: run_sync(decoders.ENCODINGS.read(view)))
+
+    assert calls("d41d8cd98f00b204e9800998") < 0.9 * calls("D41d8cd98f00b204e9800998")
 
 
 def test_a_short_text_takes_few_turns_however_much_is_hidden_in_it() -> None:
