@@ -220,12 +220,8 @@ class ExtProcStream:
             ProtocolViolationError, UnreadableMessageError: Envoy broke the protocol.
             StreamGoneError: Envoy has reset the stream.
         """
-        protocol, count = self.protocol, 0
-        event = _NOTHING
-        while event is _NOTHING:
-            count += 1
-            if not count % MESSAGES_AT_ONCE:
-                await asyncio.sleep(0)
+        protocol, event, count = self.protocol, _NOTHING, 0
+        while True:
             if protocol.outgoing:
                 await self.send()
             if protocol.phase is _ENDED:
@@ -235,6 +231,11 @@ class ExtProcStream:
             else:
                 self._is_half_closed = True
                 protocol.half_close()
+            if event is not _NOTHING:
+                break
+            count += 1
+            if not count % MESSAGES_AT_ONCE:
+                await asyncio.sleep(0)
         if expected is not None and event is not expected:
             raise OvertakenError(event)
         return event
