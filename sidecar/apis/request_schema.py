@@ -5,6 +5,7 @@ A body that its headers declare as something other than JSON in UTF-8 is not rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from operator import methodcaller
 from types import NoneType
@@ -152,19 +153,22 @@ _NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", "items", *_
 _GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
 _OPENAI: Final = Dialect.OPENAI
 
-_GEMINI_PREFIX: Final = "models/"
+_GEMINI_PREFIX: Final = re.compile(
+    r"((projects/[^/]+/locations/[^/]+/)?publishers/google/)?models/"
+)
+"""Of a model's name in a body, at Vertex AI with the project."""
 
 
 def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
     """Return the model a request is for, and any further ones it names."""
     model = fields.get("model")
     if route.dialect in _GOOGLE:
-        named = [name.removeprefix(_GEMINI_PREFIX) for name in _nested(fields)]
+        named = [_short_name(name) for name in _nested(fields)]
         if route.form is RequestForm.INTERACTION:
             named += _strings(fields.get("agent"))
             model = fields.get("agent") if model is None else model
         if isinstance(model, str):
-            model = model.removeprefix(_GEMINI_PREFIX)
+            model = _short_name(model)
     elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
         return model, ()  # mostly
     else:
@@ -174,6 +178,11 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
             return None, tuple(dict.fromkeys(named))
         return model, tuple(dict.fromkeys(name for name in named if name != model))
     return route.model, tuple(dict.fromkeys(name for name in named if name != route.model))
+
+
+def _short_name(model: str) -> str:
+    found = _GEMINI_PREFIX.match(model)
+    return model if found is None else model[found.end() :]
 
 
 def _nested(fields: dict[str, JsonValue]) -> Iterator[str]:

@@ -117,6 +117,15 @@ _STORED_METHODS: Final[dict[str, dict[str, bool]]] = {
 }
 """By the path without ids: the methods, and whether each brings text."""
 
+_VERTEX_CACHES: Final = {
+    ("POST", False): Route(Dialect.VERTEX_AI, Operation.GENERATE_CONTENT, has_body=True),
+    **{
+        (method, True): Route(Dialect.VERTEX_AI, Operation.STORED_RESPONSE, has_body=has_body)
+        for method, has_body in _STORED_METHODS["cachedContents"].items()
+    },
+}
+"""By the method, and whether the path names one cache."""
+
 _DEPLOYMENT: Final = re.compile(rf"(?:/azure)?/openai/deployments/({_NAME})/(.+)")
 _NOT_OF_A_DEPLOYMENT: Final = frozenset({"responses", "conversations", "decisions", "models"})
 
@@ -133,7 +142,7 @@ _GEMINI_METHODS: Final = {
 _VERTEX: Final = re.compile(
     rf"/(?:v1|v1beta1)/projects/{_NAME}/locations/{_NAME}"
     rf"/(?:publishers/(google|anthropic)/models/({_NAME}(?:@{_NAME})?):([A-Za-z]+)"
-    r"|endpoints/openapi/chat/completions)"
+    r"|endpoints/openapi/chat/completions|(cachedContents)(/[A-Za-z0-9_-]+)?)"
 )
 _VERTEX_METHODS: Final = {
     "google": {
@@ -186,8 +195,8 @@ def recognise(method: str, path: str, headers: Headers = _NO_HEADERS) -> Route |
 def _by_pattern(method: str, path: str) -> Route | None:
     if method == "POST" and (found := _GEMINI.fullmatch(path)):
         return _of_model(Dialect.GEMINI, found[1], _GEMINI_METHODS, found[2])
-    if method == "POST" and (found := _VERTEX.fullmatch(path)):
-        return _of_vertex_ai(*found.groups())
+    if found := _VERTEX.fullmatch(path):
+        return _of_vertex_ai(method, found)
     if method == "POST" and (found := _BEDROCK.fullmatch(path)):
         model = re.sub("%2[Ff]", "/", re.sub("%3[Aa]", ":", found[1]))
         if _BEDROCK_MODEL.fullmatch(model):
@@ -213,12 +222,17 @@ def _by_pattern(method: str, path: str) -> Route | None:
     return None
 
 
-def _of_vertex_ai(publisher: str | None, model: str, method: str) -> Route | None:
+def _of_vertex_ai(method: str, path: re.Match[str]) -> Route | None:
+    publisher, model, call, caches, cache = path.groups()
+    if caches is not None:
+        return _VERTEX_CACHES.get((method, cache is not None))
+    if method != "POST":
+        return None
     if publisher is None:
         return _OPENAI["POST", "chat/completions"]
-    if (publisher, model, method) == _COUNTER:
+    if (publisher, model, call) == _COUNTER:
         return _COUNT_OF_ANTHROPIC
-    return _of_model(_VERTEX_DIALECTS[publisher], model, _VERTEX_METHODS[publisher], method)
+    return _of_model(_VERTEX_DIALECTS[publisher], model, _VERTEX_METHODS[publisher], call)
 
 
 def _of_model(

@@ -24,6 +24,7 @@ def _bare(dialect: Dialect, operation: Operation) -> Route:
 
 
 GENERATE = Operation.GENERATE_CONTENT
+VERTEX_PATH = "/v1beta1/projects/p/locations/eu"
 STORED = _content(OPENAI, Operation.STORED_RESPONSE, "any_object")
 
 OPENAI_PATHS = [
@@ -88,6 +89,9 @@ def test_openais_paths_are_known_below_its_root_and_azures(
         ("POST", "/v1beta/interactions/i-1/cancel", _bare(GEMINI, STORED.operation)),
         ("GET", "/v1beta/cachedContents/c-1", _bare(GEMINI, STORED.operation)),
         ("PATCH", "/v1beta/cachedContents/c-1?updateMask=ttl", replace(STORED, dialect=GEMINI)),
+        ("POST", f"{VERTEX_PATH}/cachedContents", _content(VERTEX_AI, GENERATE, "any_object")),
+        ("GET", f"{VERTEX_PATH}/cachedContents/7", _bare(VERTEX_AI, STORED.operation)),
+        ("PATCH", f"{VERTEX_PATH}/cachedContents/7", replace(STORED, dialect=VERTEX_AI)),
         ("POST", "/v1/messages", _content(ANTHROPIC, Operation.CHAT, "messages")),
         (
             "POST",
@@ -332,6 +336,8 @@ def test_any_other_path_is_unknown(method: str, path: str) -> None:
         ("/v1beta/models/a%2e:generateContent", GEMINI),
         ("/v1beta/tunedModels/a:generateContent", GEMINI),
         ("/v1beta/cachedContents/c-1", GEMINI),
+        ("/v1/projects/p/locations/eu/cachedContents/a/b", VERTEX_AI),
+        ("/v1/projects/p/locations/../cachedContents", VERTEX_AI),
         ("/v1beta/openai/files", OPENAI),
         ("/v1beta/openai", GEMINI),
         ("/v1/models/a:generateContent:x", OPENAI),

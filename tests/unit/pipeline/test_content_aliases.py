@@ -86,11 +86,18 @@ async def test_the_model_must_be_allowed_and_not_its_alias(
 
 
 async def test_a_cache_of_google_s_is_made_for_the_model_in_place_of_its_alias() -> None:
-    """Its clients write `models/` before the name."""
-    body = b'{"model": "models/gpt-best", "contents": []}'
-    verdict = await sent(World(ALIASES), body, "/v1beta/cachedContents")
-    assert isinstance(verdict, RequestCleared)
-    assert verdict.mutations.body == body.replace(b"gpt-best", b"gpt-5-mini")
+    """Its clients write `models/` before the name, and at Vertex AI the project before that."""
+    for place, path in (
+        (b"models/", "/v1beta/cachedContents"),
+        (
+            b"projects/p/locations/eu/publishers/google/models/",
+            "/v1/projects/p/locations/eu/cachedContents",
+        ),
+    ):
+        body = b'{"model": "' + place + b'gpt-best", "contents": []}'
+        verdict = await sent(World(ALIASES), body, path)
+        assert isinstance(verdict, RequestCleared)
+        assert verdict.mutations.body == body.replace(b"gpt-best", b"gpt-5-mini")
 
 
 async def test_usage_and_routes_have_the_model() -> None:

@@ -167,6 +167,10 @@ async def test_two_turns_of_a_stored_response_share_no_placeholder() -> None:
     assert bodies[0] != bodies[1]
 
 
+VERTEX_MODELS = "projects/p/locations/eu/publishers/google/models"
+VERTEX = "/v1/projects/p/locations/eu"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "is_allowed"),
     [
@@ -177,6 +181,8 @@ async def test_two_turns_of_a_stored_response_share_no_placeholder() -> None:
         ("/v1beta/cachedContents", {**HELLO, "model": "models/gemini-2.5-pro"}, True),
         ("/v1beta/cachedContents", {**HELLO, "model": "models/other"}, False),
         ("/v1beta/cachedContents", HELLO, False),
+        (f"{VERTEX}/cachedContents", {**HELLO, "model": f"{VERTEX_MODELS}/gemini-2.5-pro"}, True),
+        (f"{VERTEX}/cachedContents", {**HELLO, "model": f"{VERTEX_MODELS}/other"}, False),
         ("/v1beta/interactions", {"model": "gemini-2.5-pro", "input": "a"}, True),
         ("/v1beta/interactions", {"model": "other", "input": "a"}, False),
         ("/v1beta/interactions", {"agent": "gemini-2-agent", "input": "a"}, True),
