@@ -108,26 +108,30 @@ class EventPatternCache:
         self._alike = 0
         self._patterns = 0
         self._has_begun = False
+        self._silent: tuple[bytes, str, AnswerEvent] | None = None
 
     def read(self, payload: bytes | None, *, event: str) -> AnswerEvent | UnreadableEvent:
         """Read the next event."""
         if payload is not None:
-            if self._pattern is not None:
-                known = self._pattern.read(payload, event=event)
-                if known is not None:
-                    return known
+            known = None if self._pattern is None else self._pattern.read(payload, event=event)
+            if known is not None:
+                return known
+            silent = self._silent  # the last event without text: pings and empty deltas repeat it
+            if silent is not None and payload == silent[0] and event == silent[1]:
+                return silent[2]
             for pattern in self._learned.patterns:
                 known = pattern.read(payload, event=event)
                 if known is not None:
                     self._has_begun = True
-                    if known.texts:
-                        self._pattern = pattern
+                    self._pattern = pattern if known.texts else self._pattern
                     return known
         read = read_answer(payload, event=event)
         if payload is None or not isinstance(read, AnswerEvent):
             return read
         text = read.texts[0] if len(read.texts) == 1 else None
         does_more = read.ended or read.ends_all or read.unscanned or read.has_logprobs
+        if self._has_begun and not (read.texts or does_more):
+            self._silent = payload, event, read
         if not (self._has_begun or read.texts or does_more) and len(payload) <= MAX_FORM_BYTES:
             # The first event has no text. If the last stream's had the same form, it is learned.
             start = _loosened(payload)

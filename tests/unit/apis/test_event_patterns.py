@@ -77,12 +77,25 @@ def test_a_stream_begins_with_the_patterns_of_its_model() -> None:
     assert parsed_of(again, model="other").count(True) == MIN_ALIKE
 
 
+def test_an_event_without_text_that_repeats_the_last_one_is_not_parsed() -> None:
+    """Some providers send thousands of empty deltas or pings; another name is another event."""
+    reader = EventPatternCache()
+    ping, empty = b'{"type":"ping"}', json.dumps(chat_chunk({"content": ""})).encode()
+    _ = reader.read(json.dumps(chat_chunk({"content": "word"})).encode(), event="")
+    for payload, event in ((ping, "ping"), (empty, ""), (ping, "ping"), (ping, "error")):
+        read = reader.read(payload, event=event)
+        assert read == read_answer(payload, event=event)
+        assert reader.read(payload, event=event) is read
+
+
 def test_the_first_event_of_streams_is_learned_when_it_comes_again() -> None:
     """It has the role and no text, and nothing else that is new."""
     role = chat_chunk({"role": "assistant", "content": ""})
     for number in range(4):
         reader = EventPatternCache("first")
-        payload = json.dumps(role | {"id": f"chatcmpl-{number}"}).encode()
-        assert reader.read(payload, event="") == read_answer(payload)
-        read = reader.read(payload, event="")
-        assert (read is reader.read(payload, event="")) is (number > 0)
+        first, second, third = (
+            json.dumps(role | {"id": f"chatcmpl-{number}{letter}"}).encode() for letter in "abc"
+        )
+        assert reader.read(first, event="") == read_answer(first)
+        read = reader.read(second, event="")
+        assert (read is reader.read(third, event="")) is (number > 0)
