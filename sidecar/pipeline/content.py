@@ -151,7 +151,7 @@ def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> 
     for one in members(body, 0):
         named = orjson.loads(body[one.start : one.end]) if one.name == b"model" else None
         # Google's clients write a place before it, which ends in `models/`.
-        if named == alias or (isinstance(named, str) and named.endswith(f"models/{alias}")):
+        if isinstance(named, str) and (named == alias or named.endswith(f"models/{alias}")):
             model = orjson.dumps(f"{named.removesuffix(alias)}{record.model}")
             return replace(allowed, body=body[: one.start] + model + body[one.end :])
     return allowed

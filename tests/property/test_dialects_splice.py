@@ -127,7 +127,7 @@ def test_a_number_in_a_json_string_becomes_a_string(
 ) -> None:
     """Whatever part of it was found, and wherever it stands: the arguments stay JSON."""
     arguments = text_of(render([inner, 4111111111111111], style)).encode()
-    tokens: list[json_text.Token] = []
+    tokens: list[json_text.JsonToken] = []
     with contextlib.suppress(json_text.SpliceError):
         while True:
             picked = json_text.pick_tokens(arguments, {len(tokens)}, are_numbers=True)
