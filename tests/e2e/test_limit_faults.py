@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
 import pytest_asyncio
 import redis.asyncio
@@ -31,7 +32,7 @@ ASKED: Final = 60
 LONG_PAUSE_MS: Final = 2_500
 
 
-def is_local(answer: Answer) -> bool:
+def is_local(answer: Answer | aiohttp.ClientResponse) -> bool:
     """Tell whether a worker's own share has decided."""
     return answer.headers.get("x-egret-limits") == "local"
 
@@ -275,6 +276,9 @@ async def test_streams_that_are_opened_and_aborted_hold_no_slots(world: World) -
         async with world.stack.client.post(url, data=body, headers=headers) as answer:
             if answer.status == 200:
                 await answer.content.readline()
+            elif is_local(answer):  # Valkey was late: that says nothing about slots
+                await asyncio.sleep(0.1)
+                return await open_and_leave()
             return answer.status
 
     async def is_free() -> bool:
