@@ -374,7 +374,7 @@ def test_a_login_without_grants_is_told_which(database: Database, folder: Path) 
         (
             f"{login} lacks DELETE on admin_idempotency_keys, DELETE on admin_logins, "
             "DELETE on admin_sessions, DELETE on admin_token_use, DELETE on admin_tokens"
-            " and 47 more"
+            " and 48 more"
         ),
         f"GRANT egret_admin TO {login}",
     )
