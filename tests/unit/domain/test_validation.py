@@ -16,6 +16,7 @@ from sidecar.domain.validation import (
     is_glob_within,
     is_private_address,
     is_refused_address,
+    is_text,
     is_time_zone,
 )
 
@@ -158,3 +159,12 @@ def test_a_glob_is_within_others_if_one_of_them_matches_all_that_it_does(
     glob: str, globs: list[str], *, is_within: bool
 ) -> None:
     assert is_glob_within(glob, globs) is is_within
+
+
+@pytest.mark.parametrize(
+    ("text", "can_be_held"), [("Zürich", True), ("a\0b", False), ("a\udcffb", False)]
+)
+def test_a_text_with_nul_or_a_lone_surrogate_is_none_that_a_database_holds(
+    text: str, *, can_be_held: bool
+) -> None:
+    assert is_text(text) is can_be_held
