@@ -16,14 +16,11 @@ from typing_extensions import override
 
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import Expression, every_match, occurs
+from sidecar.guardrails.matching.rule import KEY_BYTES, Expression, every_match, occurs
 from sidecar.guardrails.matching.text_views import ByteSpan, OffsetMap, TextView, ViewKind
 
 REACH_BYTES: Final = 2_048
 """Text on either side of a run that is searched with it; few findings are longer."""
-
-KEY_BYTES: Final = 16_384
-"""Text behind the header of a private key that is searched with it: as much as its rule reads."""
 
 MAX_UNITS: Final = 16_384
 """Escapes or letters that are matched in one go, in a millisecond or two; a slice has fewer."""

@@ -13,7 +13,6 @@ from typing_extensions import override
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import TooMuchHiddenTextError
 from sidecar.guardrails.deobfuscation.decoder import (
-    KEY_BYTES,
     MAX_UNITS,
     DecodedText,
     Decoder,
@@ -24,7 +23,13 @@ from sidecar.guardrails.deobfuscation.decoder import (
 )
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES, SLICE_CHUNKS
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
+from sidecar.guardrails.matching.rule import (
+    KEY_BYTES,
+    WINDOW_BYTES,
+    Expression,
+    compile_re2,
+    occurs,
+)
 from sidecar.guardrails.matching.text_views import (
     ONE_VIEW,
     ChunkedMap,

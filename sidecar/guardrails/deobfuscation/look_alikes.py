@@ -9,9 +9,15 @@ from typing import Final
 from typing_extensions import override
 
 from sidecar.domain.cooperative import Cooperative
-from sidecar.guardrails.deobfuscation.decoder import KEY_BYTES, Decoder, begins_key
+from sidecar.guardrails.deobfuscation.decoder import Decoder, begins_key
 from sidecar.guardrails.matching.database import SEPARATOR
-from sidecar.guardrails.matching.rule import WINDOW_BYTES, Expression, compile_re2, occurs
+from sidecar.guardrails.matching.rule import (
+    KEY_BYTES,
+    WINDOW_BYTES,
+    Expression,
+    compile_re2,
+    occurs,
+)
 from sidecar.guardrails.matching.text_views import (
     CHUNK_CHARACTERS,
     ChunkedMap,

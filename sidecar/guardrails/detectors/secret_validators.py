@@ -20,7 +20,7 @@ from sidecar.guardrails.detectors.randomness import (
     is_random,
     is_wordy,
 )
-from sidecar.guardrails.matching.rule import Expression, Span, compile_re2, occurs
+from sidecar.guardrails.matching.rule import KEY_BYTES, Expression, Span, compile_re2, occurs
 
 Check = Callable[[bytes, int, int], tuple[SecretTier, Span] | None]
 """From the whole text and the candidate's span to the finding's tier and span, if it is one."""
@@ -405,7 +405,6 @@ def option_password(content: bytes, start: int, end: int) -> tuple[SecretTier, S
     return command_password(content, start, end)
 
 
-_KEY_MAX_BYTES: Final = 16_384
 _PUTTY_MAC: Final = re.compile(rb"Private-(?:MAC|Hash): [0-9a-f]{40,64}")
 _PEM_FOOTER: Final = re.compile(rb"-----END[A-Z0-9 ]{1,40}-----")
 _PEM_BODY: Final = re.compile(rb"[A-Za-z0-9+/=\r\n\t \\:,\"'-]*")
@@ -423,7 +422,7 @@ def private_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span]
     Looks no further than the next line of dashes, so that headers without end cost no more
     than their own length.
     """
-    limit = min(len(content), end + _KEY_MAX_BYTES)
+    limit = min(len(content), end + KEY_BYTES)
     dashes = content.find(b"-----", end, limit)
     footer = _PEM_FOOTER.match(content, dashes, limit) if dashes >= 0 else None
     stop = dashes if dashes >= 0 else limit
@@ -449,7 +448,7 @@ def putty_key(content: bytes, start: int, end: int) -> tuple[SecretTier, Span] |
 
     Looks no further than the next one's first line, as `private_key` does.
     """
-    limit = min(len(content), end + _KEY_MAX_BYTES)
+    limit = min(len(content), end + KEY_BYTES)
     following = content.find(b"PuTTY-User-Key-File", end, limit)
     limit = following if following >= 0 else limit
     lines = content.find(b"Private-Lines", end, limit)

@@ -169,6 +169,9 @@ def where(predicate: Callable[[bytes], bool]) -> Locate:
     return locate
 
 
+KEY_BYTES: Final = 16_384
+"""Text behind the header of a private key in which its end is looked for, hidden or not."""
+
 WINDOW_BYTES: Final = 262_144
 """A longer text is searched in windows of so many bytes, some 0.3 ms each."""
 
