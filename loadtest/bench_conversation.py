@@ -86,6 +86,10 @@ CONVERSATIONS: Final = {"64k": 250, "256k": 100, "1m": 40}
 milliseconds a second, which are a good part of the cost of fewer requests."""
 PARTS: Final = 4
 """How often in a round first and next turns follow each other."""
+SLICES: Final = 20
+"""In how many parts two sides that are compared receive first turns, one after the other: each
+takes 0.1 to 0.3 s. A shared machine is slower for some seconds and then fast again. Next turns
+are sent at once: one side's wait for the other would be a good part of their cost."""
 PAIRS: Final[Sequence[Sequence[str]]] = ((NOW, WITHOUT), (KEPT, REV))
 EVERY_PAIRS: Final[Sequence[Sequence[str]]] = ((EVERY, EVERY_WITHOUT), (EVERY_KEPT,))
 """Sides that are measured together. A machine that is shared is slower for some seconds and then
@@ -276,7 +280,7 @@ class _Runner:
     async def _turns(self, size: str, count: int, sides: Sequence[Contestant]) -> None:
         """Send *count* new conversations to each side, then the next turn of each."""
         first, then = self._two_turns(size, count)
-        self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first))
+        self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first, slices=SLICES))
         has_table = self._sides[NOW] in sides
         async with self._counting(NOW, f"{NOW}.{size}", then) if has_table else nullcontext():
             self.series.add_costs(f"{size}.{NEXT}", await costs(sides, then))

@@ -96,16 +96,25 @@ class Cost:
     failed: int
 
 
-async def costs(contestants: Sequence[Contestant], bodies: Sequence[bytes]) -> dict[str, Cost]:
-    """Send all *bodies* to one contestant after the other; return their costs by name."""
+async def costs(
+    contestants: Sequence[Contestant], bodies: Sequence[bytes], *, slices: int = 1
+) -> dict[str, Cost]:
+    """Send all *bodies* to each contestant; return their costs by name.
+
+    They take turns after each of *slices* parts of the bodies, every second time backwards. A
+    machine that is slower for some seconds is then slower for all of them.
+    """
     before: dict[str, tuple[float, float]] = {}
-    failed: dict[str, int] = {}
+    failed = dict.fromkeys((one.name for one in contestants), 0)
     after: dict[str, asyncio.Task[tuple[float, float]]] = {}
     async with asyncio.TaskGroup() as readings:
-        for one in contestants:
-            before[one.name] = one.cpu()
-            failed[one.name] = await one.send(bodies)
-            after[one.name] = readings.create_task(_settled_cpu(one))
+        for number in range(slices):
+            for one in contestants[:: -1 if number % 2 else 1]:
+                if number == 0:
+                    before[one.name] = one.cpu()
+                failed[one.name] += await one.send(bodies[number::slices])
+                if number == slices - 1:
+                    after[one.name] = readings.create_task(_settled_cpu(one))
     found: dict[str, Cost] = {}
     for name, reading in after.items():
         own, envoy = (
