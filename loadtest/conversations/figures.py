@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -47,8 +48,11 @@ CASES: Final = {
 """Requests that the table can help only in part, or not at all."""
 
 
+@dataclass(slots=True)
 class Series(bench_against.Series):
-    """Values of rounds, by `<side>.<figure>`, and all failures."""
+    """Values of rounds, by `<side>.<figure>`, and all failures, `failed` those of each side."""
+
+    failed: dict[str, int] = field(default_factory=dict)
 
     def add_costs(self, key: str, costs: Mapping[str, Cost]) -> None:
         """Append the cost of each side or gateway, `<name>.<key>_cpu_us` and its Envoy's."""
@@ -56,6 +60,8 @@ class Series(bench_against.Series):
             self.add(f"{name}.{key}_cpu_us", cost.own_us)
             self.add(f"{name}.{key}_envoy_cpu_us", cost.envoy_us)
             self.errors += cost.failed
+            if cost.failed:
+                self.failed[name] = self.failed.get(name, 0) + cost.failed
 
 
 def conversation_figures(series: Series) -> dict[str, float]:

@@ -41,6 +41,7 @@ def test_ratios_are_taken_within_a_round(series: Series) -> None:
     assert figures["egret.64k.first_of_cold_max"] == pytest.approx(1.03)
     assert figures["egret.64k.next_of_rev_min"] == pytest.approx(0.05)
     assert figures["errors"] == 3
+    assert series.failed == {"egret": 3}
 
 
 def test_the_table_of_turns_has_a_line_for_each_size(series: Series) -> None:
