@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Never
+from typing import Final
 
 import structlog
+from typing_extensions import override
 
 from sidecar.domain.finding import FindingCount
 from sidecar.domain.principal import Principal
-from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.key_activity import FLUSH_SECONDS, flush_repeatedly
-from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
+from sidecar.storage.key_activity import CountBatches
 
 MAX_ROWS: Final = 10_000
 """Rows that are not written yet. A team has tens of types in a few roles."""
@@ -45,37 +42,16 @@ ON CONFLICT (began_at, policy, guardrail, type, role, verdict, mode) DO UPDATE S
 
 _log = structlog.get_logger(__name__)
 
-
 _Key = tuple[int, str, str, str, str, str, str, str, str]
 """The primary key of a row, and its organization; the hour is in seconds since the epoch."""
 
 
-class FindingCounts:
-    """Counts findings in memory and adds them to the database every few seconds.
+class FindingCounts(CountBatches[_Key, tuple[int, int]]):
+    """Counts the requests with findings, and their findings; at most `MAX_ROWS` wait."""
 
-    Counts are lost and repeated as those of `KeyActivity` are.
-    """
-
-    def __init__(
-        self,
-        pool: Pool,
-        settings: PostgresSettings,
-        *,
-        flush_seconds: float = FLUSH_SECONDS,
-        max_rows: int = MAX_ROWS,
-    ) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._flush_seconds = flush_seconds
-        self._max_rows = max_rows
-        self._rows: dict[_Key, tuple[int, int]] = {}
-        self._writing = asyncio.Lock()
-        self.dropped = 0
-
-    @property
-    def pending(self) -> int:
-        """How many rows are not written yet."""
-        return len(self._rows)
+    name = "findings"
+    unit = "rows"
+    statement = _ADD
 
     def note(
         self, policy: str, counts: Iterable[FindingCount], *, of: Principal, at: float
@@ -91,48 +67,24 @@ class FindingCounts:
             self._add(
                 (hour, of.team_id, of.organization_id, policy, guardrail.name, one.type, one.role,
                  verdict, mode),
-                1,
-                one.findings,
+                (1, one.findings),
             )  # fmt: skip
 
-    async def run(self) -> Never:
-        """Write a batch every few seconds until cancelled."""
-        await flush_repeatedly(self.flush, self._flush_seconds, event="findings.not_written")
+    @override
+    def _columns(self, batch: Mapping[_Key, tuple[int, int]]) -> Iterable[Sequence[object]]:
+        hours = [datetime.fromtimestamp(key[0], UTC) for key in batch]
+        texts = zip(*[key[1:] for key in batch], strict=True)
+        numbers = zip(*batch.values(), strict=True)
+        return hours, *texts, *numbers
 
-    async def flush(self) -> None:
-        """Write the counts so far, in one statement.
-
-        Raises:
-            One of `UNAVAILABLE`: the counts stay for the next time.
-        """
-        async with self._writing:
-            batch, self._rows = self._rows, {}
-            if not batch:
-                return
-            hours = [datetime.fromtimestamp(key[0], UTC) for key in batch]
-            texts = zip(*[key[1:] for key in batch], strict=True)
-            numbers = zip(*batch.values(), strict=True)
-            try:
-                await fetch(self._pool, _ADD, hours, *texts, *numbers, settings=self._settings)
-            except BaseException:
-                for key, (requests, findings) in batch.items():
-                    self._add(key, requests, findings)
-                raise
-
-    async def aclose(self) -> None:
-        """Write the remaining counts; if the database does not take them, they are lost."""
-        with contextlib.suppress(*UNAVAILABLE):
-            await self.flush()
-        if self._rows:
-            _log.warning("findings.lost", rows=len(self._rows))
-
-    def _add(self, key: _Key, requests: int, findings: int) -> None:
-        known = self._rows.get(key)
+    @override
+    def _add(self, key: _Key, counts: tuple[int, int]) -> None:
+        known = self._counts.get(key)
         if known is not None:
-            self._rows[key] = known[0] + requests, known[1] + findings
-        elif len(self._rows) < self._max_rows:
-            self._rows[key] = requests, findings
+            self._counts[key] = known[0] + counts[0], known[1] + counts[1]
+        elif len(self._counts) < self._most:
+            self._counts[key] = counts
         else:
             if not self.dropped:
-                _log.warning("findings.dropped", rows=len(self._rows))
-            self.dropped += requests
+                _log.warning("findings.dropped", rows=self.pending)
+            self.dropped += counts[0]

@@ -1,15 +1,17 @@
-"""Writes the time of last use of each key, in batches."""
+"""Writes the time of last use of each key, in batches, and how any counts are batched."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Never
+from typing import ClassVar, Final, Generic, Never, TypeVar
 
 import structlog
+from typing_extensions import override
 
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import UNAVAILABLE, Pool, fetch
@@ -36,6 +38,93 @@ ON CONFLICT (key_id) DO UPDATE SET
 
 _log = structlog.get_logger(__name__)
 
+_Key = TypeVar("_Key")
+_Counts = TypeVar("_Counts")
+
+
+class CountBatches(ABC, Generic[_Key, _Counts]):
+    """Adds counts up in memory and writes them to the database every few seconds.
+
+    Counts stay in memory until the database has confirmed them. A worker that is killed (SIGKILL)
+    loses the counts since its last batch, at most `flush_seconds` of them. A batch whose
+    confirmation was lost is written again, so that some requests may then count twice.
+    """
+
+    name: ClassVar[str]
+    """Of the events of the log; *unit* is the field that counts keys or rows in them."""
+    unit: ClassVar[str]
+    statement: ClassVar[str]
+    """Adds a batch, in the order of its keys."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: PostgresSettings,
+        *,
+        most: int,
+        flush_seconds: float = FLUSH_SECONDS,
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._most = most
+        self._flush_seconds = flush_seconds
+        self._counts: dict[_Key, _Counts] = {}
+        self._writing = asyncio.Lock()
+        self.dropped = 0
+        """Requests that were not counted, for want of room while the database was away."""
+
+    @property
+    def pending(self) -> int:
+        """How many keys or rows are not written yet."""
+        return len(self._counts)
+
+    async def run(self) -> Never:
+        """Write a batch every few seconds until cancelled; log each outage once."""
+        is_failing = False
+        while True:
+            await asyncio.sleep(self._flush_seconds)
+            try:
+                await self.flush()
+            except UNAVAILABLE as error:
+                if not is_failing:
+                    _log.warning(f"{self.name}.not_written", error_type=type(error).__name__)
+                is_failing = True
+            else:
+                is_failing = False
+
+    async def flush(self) -> None:
+        """Write the counts so far, in one statement.
+
+        Raises:
+            One of `UNAVAILABLE`: the counts stay for the next time.
+        """
+        async with self._writing:
+            batch, self._counts = self._counts, {}
+            if not batch:
+                return
+            columns = self._columns(batch)
+            try:
+                await fetch(self._pool, self.statement, *columns, settings=self._settings)
+            except BaseException:
+                for key, counts in batch.items():
+                    self._add(key, counts)
+                raise
+
+    async def aclose(self) -> None:
+        """Write the remaining counts; if the database does not take them, they are lost."""
+        with contextlib.suppress(*UNAVAILABLE):
+            await self.flush()
+        if self._counts:
+            _log.warning(f"{self.name}.lost", **{self.unit: self.pending})
+
+    @abstractmethod
+    def _columns(self, batch: Mapping[_Key, _Counts]) -> Iterable[Sequence[object]]:
+        """Return the arguments of the statement."""
+
+    @abstractmethod
+    def _add(self, key: _Key, counts: _Counts) -> None:
+        """Add to the counts of *key*, or begin them if there is room."""
+
 
 @dataclass(slots=True)
 class _Uses:
@@ -46,63 +135,19 @@ class _Uses:
     refused: int = 0
 
 
-async def flush_repeatedly(
-    flush: Callable[[], Awaitable[None]], seconds: float, *, event: str
-) -> Never:
-    """Call *flush* every few seconds; log *event* when the database has gone away."""
-    is_failing = False
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await flush()
-        except UNAVAILABLE as error:
-            if not is_failing:
-                _log.warning(event, error_type=type(error).__name__)
-            is_failing = True
-        else:
-            is_failing = False
+class KeyActivity(CountBatches[str, _Uses]):
+    """Counts uses of keys; at most `MAX_KEYS` wait."""
 
-
-class KeyActivity:
-    """Counts uses of keys in memory and adds them to the database every few seconds.
-
-    Counts stay in memory until the database has confirmed them. A worker that is killed (SIGKILL)
-    loses the uses since its last batch, at most `flush_seconds` of them. A batch whose
-    confirmation was lost is written again, so that some uses may then count twice.
-    """
-
-    def __init__(
-        self,
-        pool: Pool,
-        settings: PostgresSettings,
-        *,
-        flush_seconds: float = FLUSH_SECONDS,
-        max_keys: int = MAX_KEYS,
-    ) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._flush_seconds = flush_seconds
-        self._max_keys = max_keys
-        self._uses: dict[str, _Uses] = {}
-        self._dropped = 0
-        self._writing = asyncio.Lock()
-
-    @property
-    def pending(self) -> int:
-        """How many keys have uses that are not written yet."""
-        return len(self._uses)
-
-    @property
-    def dropped(self) -> int:
-        """How many uses were not counted, for want of room while the database was away."""
-        return self._dropped
+    name = "key_activity"
+    unit = "keys"
+    statement = _ADD
 
     def note(self, key_id: str, *, refused: bool, at: float) -> None:
         """Count a request that came with a key that exists, *at* seconds since the epoch.
 
         Never waits and never raises. For a made-up id call it not: it would take up room.
         """
-        known = self._uses.get(key_id)
+        known = self._counts.get(key_id)
         if known is None:
             self._add(key_id, _Uses(last_used_at=at, requests=1, refused=int(refused)))
             return
@@ -111,47 +156,23 @@ class KeyActivity:
         known.requests += 1
         known.refused += refused
 
-    async def run(self) -> Never:
-        """Write a batch every few seconds until cancelled."""
-        await flush_repeatedly(self.flush, self._flush_seconds, event="key_activity.not_written")
+    @override
+    def _columns(self, batch: Mapping[str, _Uses]) -> Iterable[Sequence[object]]:
+        return (
+            list(batch),
+            [datetime.fromtimestamp(uses.last_used_at, UTC) for uses in batch.values()],
+            [uses.requests for uses in batch.values()],
+            [uses.refused for uses in batch.values()],
+        )
 
-    async def flush(self) -> None:
-        """Write the counts so far, in one statement.
-
-        Raises:
-            One of `UNAVAILABLE`: the counts stay for the next time.
-        """
-        async with self._writing:
-            batch, self._uses = self._uses, {}
-            if not batch:
-                return
-            columns = (
-                list(batch),
-                [datetime.fromtimestamp(uses.last_used_at, UTC) for uses in batch.values()],
-                [uses.requests for uses in batch.values()],
-                [uses.refused for uses in batch.values()],
-            )
-            try:
-                await fetch(self._pool, _ADD, *columns, settings=self._settings)
-            except BaseException:
-                for key_id, uses in batch.items():
-                    self._add(key_id, uses)
-                raise
-
-    async def aclose(self) -> None:
-        """Write the remaining counts; if the database does not take them, they are lost."""
-        with contextlib.suppress(*UNAVAILABLE):
-            await self.flush()
-        if self._uses:
-            _log.warning("key_activity.lost", keys=len(self._uses))
-
-    def _add(self, key_id: str, uses: _Uses) -> None:
-        known = self._uses.get(key_id)
+    @override
+    def _add(self, key: str, counts: _Uses) -> None:
+        known = self._counts.get(key)
         if known is not None:
-            known.last_used_at = max(known.last_used_at, uses.last_used_at)
-            known.requests += uses.requests
-            known.refused += uses.refused
-        elif len(self._uses) < self._max_keys:
-            self._uses[key_id] = uses
+            known.last_used_at = max(known.last_used_at, counts.last_used_at)
+            known.requests += counts.requests
+            known.refused += counts.refused
+        elif len(self._counts) < self._most:
+            self._counts[key] = counts
         else:
-            self._dropped += uses.requests
+            self.dropped += counts.requests

@@ -43,8 +43,8 @@ from sidecar.server.options import NetworkAddress, ReceiveLog, ServerOptions, Tl
 from sidecar.settings.process import Settings
 from sidecar.settings.sections import metrics_directory
 from sidecar.settings.serving import ExchangeSettings, NetworkTls
-from sidecar.storage.finding_counts import FindingCounts
-from sidecar.storage.key_activity import KeyActivity
+from sidecar.storage.finding_counts import MAX_ROWS, FindingCounts
+from sidecar.storage.key_activity import MAX_KEYS, KeyActivity
 from sidecar.storage.pool import Pool, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
 from sidecar.storage.postgres_policies import PostgresPolicyStore
@@ -259,8 +259,8 @@ async def _build_worker(
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
     tasks = await stack.enter_async_context(BackgroundTasks())
-    uses = KeyActivity(pool, settings.postgres)
-    findings = FindingCounts(pool, settings.postgres)
+    uses = KeyActivity(pool, settings.postgres, most=MAX_KEYS)
+    findings = FindingCounts(pool, settings.postgres, most=MAX_ROWS)
     stack.push_async_callback(uses.aclose)
     stack.push_async_callback(findings.aclose)
     tasks.start(policies.run(), name="policies")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from sidecar.storage.finding_counts import FindingCounts
+from sidecar.storage.key_activity import KeyActivity
 from sidecar.telemetry.names import LogEvent
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -35,8 +37,10 @@ def _literal_events() -> Iterator[str]:
 def test_every_event_has_a_row() -> None:
     """Whoever reads a line can look up what it says."""
     schema = {f"schema.{state}" for state in ("none", "behind", "current", "ahead")}
+    counted = (KeyActivity.name, FindingCounts.name)
+    batches = {f"{name}.{state}" for name in counted for state in ("not_written", "lost")}
     named = {value for name, value in vars(LogEvent).items() if not name.startswith("_")}
     rows = {event for row in ROW.findall(LOGS) for event in re.findall(r"`([^`]+)`", row)}
 
     assert len(named) > 5
-    assert (named | schema | set(_literal_events())) - rows == set()
+    assert (named | schema | batches | set(_literal_events())) - rows == set()

@@ -21,7 +21,7 @@ PHONE = FindingCount(PII, Verdict.REDACT, "PHONE", "tool", 3)
 async def test_sums_begin_with_the_hour_of_the_time(database: Database) -> None:
     """Findings and requests alike, so that a share is of the same hours."""
     async with open_pool(database.settings) as pool:
-        counts = FindingCounts(pool, database.settings)
+        counts = FindingCounts(pool, database.settings, most=100)
         usage = PostgresUsage(pool, database.settings, batch_seconds=20)
         for number, minutes in enumerate((0, -39, -41)):
             at = AT + timedelta(minutes=minutes)
@@ -65,7 +65,7 @@ async def test_sums_are_of_one_owner_or_a_row_for_each_team(database: Database) 
     """A team that was deleted is named by its id."""
     lab = replace(PRINCIPAL, team_id="team_lab", organization_id="org_2")
     async with open_pool(database.settings) as pool:
-        counts = FindingCounts(pool, database.settings)
+        counts = FindingCounts(pool, database.settings, most=100)
         for owner, times in ((PRINCIPAL, 1), (lab, 2)):
             for _ in range(times):
                 counts.note("default", (PHONE,), of=owner, at=AT.timestamp())

@@ -25,7 +25,7 @@ def found(type_: str, role: str, findings: int, guardrail: Guardrail = PII) -> F
 async def fill(database: Database, *, requests: int = 0) -> None:
     """Add findings of now, and of ten days ago, and so many requests."""
     async with open_pool(database.settings) as pool:
-        counts = FindingCounts(pool, database.settings)
+        counts = FindingCounts(pool, database.settings, most=100)
         for _ in range(3):
             counts.note(
                 "default", (found("PHONE", "tool", 400),), of=PRINCIPAL, at=NOW.timestamp()

@@ -132,7 +132,7 @@ async def test_a_role_may_do_as_much_through_the_pooler_as_without(bounced: Boun
     (key,) = await new_keys(bounced, 1)
     settings = bounced.postgres(WORKER)
     async with open_pool(settings) as pool:
-        activity = KeyActivity(pool, settings)
+        activity = KeyActivity(pool, settings, most=100)
         activity.note(key.key_id, refused=False, at=time.time())
         await activity.flush()
         with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -26,10 +26,10 @@ EMAIL = FindingCount(PII, Verdict.REDACT, "EMAIL", "answer", 1)
 
 @asynccontextmanager
 async def counting(
-    settings: PostgresSettings, *, max_rows: int = 100, flush_seconds: float = 3600
+    settings: PostgresSettings, *, most: int = 100, flush_seconds: float = 3600
 ) -> AsyncIterator[FindingCounts]:
     async with open_pool(settings) as pool:
-        yield FindingCounts(pool, settings, max_rows=max_rows, flush_seconds=flush_seconds)
+        yield FindingCounts(pool, settings, most=most, flush_seconds=flush_seconds)
 
 
 async def written(database: Database) -> list[tuple[object, ...]]:
@@ -75,7 +75,7 @@ async def test_counts_of_findings_wait_for_a_database_that_is_away(database: Dat
 
 
 async def test_memory_of_counts_is_bounded(database: Database) -> None:
-    async with counting(database.settings, max_rows=2) as counts:
+    async with counting(database.settings, most=2) as counts:
         for policy in ("a", "b", "c", "a", "c"):
             counts.note(policy, (PHONE,), of=PRINCIPAL, at=AT)
         assert (counts.pending, counts.dropped) == (2, 2)

@@ -25,10 +25,10 @@ ONE, TWO, GONE = "AAAAAAAAAAA1", "AAAAAAAAAAA2", "AAAAAAAAAAA9"
 
 @asynccontextmanager
 async def activity(
-    settings: PostgresSettings, *, max_keys: int = 100, flush_seconds: float = 3600
+    settings: PostgresSettings, *, most: int = 100, flush_seconds: float = 3600
 ) -> AsyncIterator[KeyActivity]:
     async with open_pool(settings) as pool:
-        yield KeyActivity(pool, settings, max_keys=max_keys, flush_seconds=flush_seconds)
+        yield KeyActivity(pool, settings, most=most, flush_seconds=flush_seconds)
 
 
 async def written(database: Database) -> list[tuple[str, float, int, int]]:
@@ -97,7 +97,7 @@ async def test_counts_wait_for_a_database_that_is_away(database: Database) -> No
 
 async def test_memory_is_bounded_while_the_database_is_away(database: Database) -> None:
     """Keys past the bound are not counted, and that is known; those within it still are."""
-    async with activity(database.settings, max_keys=2) as uses:
+    async with activity(database.settings, most=2) as uses:
         for key_id in (ONE, TWO, GONE, ONE, GONE):
             uses.note(key_id, refused=False, at=1.0)
 

@@ -51,7 +51,7 @@ async def test_a_workers_role_can_do_all_that_a_worker_does(database: Database) 
     await database.execute(OWNERS)
     async with logged_in(database, "egret_sidecar") as settings:
         async with open_pool(settings) as pool:
-            uses = KeyActivity(pool, settings)
+            uses = KeyActivity(pool, settings, most=100)
             uses.note("AAAAAAAAAAA1", refused=False, at=datetime.now(UTC).timestamp())
             await uses.flush()
             uses.note("AAAAAAAAAAA1", refused=True, at=datetime.now(UTC).timestamp())
