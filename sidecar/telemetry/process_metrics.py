@@ -149,6 +149,7 @@ class ProcessMetrics:
             "Memory of the tables of known messages of all live workers, roughly.",
         )
         self._table = TableUse()
+        """The highest values so far: a counter of prometheus-client refuses a negative amount."""
         shared = counter(
             MetricName.SHARED_MESSAGES,
             "Look-ups and records of conversations that workers share, by outcome.",
@@ -157,11 +158,12 @@ class ProcessMetrics:
         self._shared = {outcome: shared.labels(outcome.value) for outcome in SharedOutcome}
 
     def table_is(self, use: TableUse) -> None:
-        """Show the use of the table of known messages."""
-        for counter, now, before in zip(self._table_counters, use, self._table, strict=False):
+        """Show the use of the table of known messages; a count that has fallen adds nothing."""
+        highest = TableUse(*map(max, use, self._table))
+        for counter, now, before in zip(self._table_counters, highest, self._table, strict=False):
             counter.inc(now - before)
         self._table_bytes.set(use.bytes)
-        self._table = use
+        self._table = highest
 
     def shared_messages(self, outcome: SharedOutcome) -> None:
         """Count an operation on the conversations that workers share."""

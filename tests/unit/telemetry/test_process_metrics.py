@@ -18,6 +18,7 @@ from sidecar.telemetry.process_metrics import (
     PoolUse,
     ProcessMetrics,
     SupervisorMetrics,
+    TableUse,
 )
 
 
@@ -65,6 +66,19 @@ def test_a_pool_is_shown_by_what_its_connections_do(registry: CollectorRegistry)
     ]
 
     assert (shown, registry.get_sample_value("egret_database_connections_limit")) == ([3, 1], 8)
+
+
+def test_a_count_of_known_messages_that_falls_adds_nothing(registry: CollectorRegistry) -> None:
+    """Stand-ins may be longer than the messages they stand for: fewer bytes are saved then."""
+    metrics = ProcessMetrics(registry)
+    for saved, held in ((500, 70), (300, 50), (600, 60)):
+        metrics.table_is(TableUse(saved_bytes=saved, bytes=held))
+
+    shown = [
+        registry.get_sample_value(name)
+        for name in ("egret_known_message_bytes_total", "egret_message_table_bytes")
+    ]
+    assert shown == [600, 60]
 
 
 def test_a_supervisor_shows_the_workers_there_are_and_counts_those_that_died(
