@@ -198,22 +198,32 @@ def _checked(dsn: str) -> str:
 
     asyncpg repeats text that it cannot parse: a `#` in a password would put its rest into logs.
     """
-    parts = urllib.parse.urlsplit(dsn)
-    hosts = parts.netloc.rpartition("@")[2].split(",")
+    try:
+        parts = urllib.parse.urlsplit(dsn)
+        query = urllib.parse.parse_qs(parts.query, strict_parsing=True) if parts.query else {}
+    except ValueError:  # such as for a bracket in a password
+        raise InvalidDsnError from None
     is_url = parts.scheme in {"postgresql", "postgres"} and not parts.fragment
-    if not is_url or not all(_is_host(host) for host in hosts):
+    lists = [
+        parts.netloc.rpartition("@")[2].split(","),
+        *(hosts.split(",") for hosts in query.get("host", ())),
+        *([f":{port}" for port in ports.split(",")] for ports in query.get("port", ())),
+    ]
+    if not is_url or not all(one == [""] or all(map(_is_host, one)) for one in lists):
         raise InvalidDsnError
     return dsn
 
 
 def _is_host(text: str) -> bool:
     """Return whether a name, an address or a socket's folder, and a port, can be connected to."""
+    if text.startswith("/"):
+        return True
     match = _HOST.fullmatch(text)
-    if match is None or int(match[2] or 0) > _MAX_PORT:
+    if not text or match is None or int(match[2] or 0) > _MAX_PORT:
         return False
     name = urllib.parse.unquote(match[1])
     try:
-        return name.startswith("/") or name.encode("idna") is not None
+        return "\0" not in name and (name.startswith("/") or name.encode("idna") is not None)
     except UnicodeError:  # an empty label, or one that is too long
         return False
 

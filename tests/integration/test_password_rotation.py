@@ -115,7 +115,23 @@ async def test_a_command_with_a_wrong_password_names_the_login(login: Login) -> 
     )
 
 
-@pytest.mark.parametrize("content", [None, "", "no url", "postgresql://u:p#w@host/d", "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "no url",
+        "postgresql://u:p#w@host/d",
+        "postgresql://u:p[w@host/d",
+        "postgresql://u:1?w@host/d",
+        "postgresql://u:p@h\u2100/d",
+        "postgresql://u:p@host,/d",
+        "postgresql://u:p@%00/d",
+        "postgresql:///d?host=h..h",
+        "postgresql:///d?host=h&port=65536",
+        "\udcff",
+    ],
+)
 async def test_a_file_that_holds_no_dsn_is_as_good_as_no_answer(
     tmp_path: Path, content: str | None
 ) -> None:
