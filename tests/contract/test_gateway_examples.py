@@ -111,6 +111,23 @@ def test_the_filter_for_istio_lets_egret_change_what_our_own_lets_it_change() ->
     assert value["mutation_rules"] == own["mutation_rules"]
 
 
+def test_examples_that_patch_the_cluster_of_workers_give_it_our_windows_and_frames() -> None:
+    """By default a client that sends frames of one byte cuts off all others' requests."""
+    clusters = yaml.safe_load(own_text())["static_resources"]["clusters"]
+    (own,) = (one for one in clusters if one["name"] == "egret")
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    options = own["typed_extension_protocol_options"][name]
+    mesh = documents(GATEWAYS / "istio" / "envoy-filter.yaml")[-1]["spec"]["configPatches"][-1]
+    assert mesh["patch"]["value"]["typed_extension_protocol_options"] == {name: options}
+    (policy,) = (
+        one for one in documents(GATEWAYS / "envoy-gateway" / "standalone.yaml")
+        if one["kind"] == "EnvoyPatchPolicy"
+    )  # fmt: skip
+    (patch,) = policy["spec"]["jsonPatches"]
+    http2 = options["explicit_http_config"]["http2_protocol_options"]
+    assert patch["operation"]["value"] == http2
+
+
 def test_what_kustomize_makes_is_what_the_chart_makes() -> None:
     """`make chart` renders it anew; the real kustomize reads it."""
     values = ("--values", str(DEPLOY / "kustomize" / "values.yaml"))

@@ -135,6 +135,20 @@ _CA: Final[Config] = {"filename": "/etc/ssl/certs/ca-certificates.crt"}
 _OF_EGRET: Final = [{"san_type": "DNS", "matcher": {"exact": "egret.svc"}}]
 
 
+def _to_workers(*, is_old: bool) -> Mistake:
+    """Let ten times as many frames wait for a worker as Envoy does by default."""
+
+    def mistake(config: Config) -> None:
+        workers = cluster_of(config, "egret")
+        http2 = {"max_outbound_frames": 100_000}
+        options_of(workers)["explicit_http_config"]["http2_protocol_options"] = http2
+        if is_old:
+            del workers["typed_extension_protocol_options"]
+            workers["http2_protocol_options"] = http2
+
+    return mistake
+
+
 def _header(name: str, value: str) -> Config:
     return {"header": {"key": name, "value": value}}
 
@@ -457,6 +471,8 @@ FORMS: Final[dict[str, tuple[Mistake, set[str]]]] = {
     "TLS for a part of the endpoints": (_plain_for_some, {"EGR301"}),
     "workers by TLS without a CA": (_workers_by_tls(), {"EGR302", "EGR303"}),
     "workers by TLS with any name": (_workers_by_tls(trusted_ca=_CA), {"EGR303"}),
+    "too few frames to workers": (_to_workers(is_old=False), {"EGR216"}),
+    "too few frames to workers in the old field": (_to_workers(is_old=True), {"EGR216"}),
     "a key in a filter of the cluster": (
         _instead_of_injector(_writes("authorization", "Bearer sk-1")), {"EGR310"},
     ),

@@ -62,6 +62,10 @@ def _workers(config: Config) -> Any:
     return cluster_of(config, "egret")
 
 
+def _worker_http2(config: Config) -> Any:
+    return options_of(_workers(config))["explicit_http_config"]["http2_protocol_options"]
+
+
 def _tls(config: Config) -> Any:
     return provider_of(config)["transport_socket"]["typed_config"]
 
@@ -333,16 +337,15 @@ MISTAKES: Final[dict[str, Mistake]] = {
     ),
     "EGR210": _share_socket,
     "EGR211": _workers_by_tcp,
-    "EGR212": lambda config: options_of(_workers(config))["explicit_http_config"].update(
-        http2_protocol_options={"initial_stream_window_size": 65536}
-    ),
-    "EGR213": lambda config: options_of(_workers(config))["explicit_http_config"].update(
-        http2_protocol_options={"connection_keepalive": {"interval": "0.5s", "timeout": "1s"}}
+    "EGR212": _put(_worker_http2, "initial_stream_window_size", value=65536),
+    "EGR213": _put(
+        _worker_http2, "connection_keepalive", value={"interval": "0.5s", "timeout": "1s"}
     ),
     "EGR214": lambda config: config["layered_runtime"]["layers"][0]["static_layer"].pop(
         "envoy.reloadable_features.ext_proc_graceful_grpc_close"
     ),
     "EGR215": _drop(_workers, "common_lb_config", "update_merge_window"),
+    "EGR216": _drop(_worker_http2, "max_outbound_frames"),
     "EGR301": _no_tls,
     "EGR302": _put(
         _tls, "common_tls_context", "validation_context", "trust_chain_verification",

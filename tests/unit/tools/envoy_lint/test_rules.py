@@ -12,7 +12,9 @@ from egret_tools.devstack.envoy_config import (
 )
 from egret_tools.envoy_lint.lint import lint
 from egret_tools.envoy_lint.rules import CONFIG_RULES
+from egret_tools.envoy_lint.rules.workers import MIN_OUTBOUND_FRAMES
 
+from sidecar.server.http2_streams import CONNECTION_WINDOW
 from tests.support.envoy_forms import FORMS, INLINE_KEY, RIGHT
 from tests.support.envoy_mistakes import (
     MISTAKES,
@@ -289,6 +291,11 @@ def test_each_further_form_of_a_mistake_breaks_its_rule(form: str) -> None:
 def test_a_right_form_that_looks_like_a_mistake_breaks_no_rule(form: str) -> None:
     """A false alarm teaches readers to ignore the next one."""
     assert found(with_mistake(RIGHT[form])) == set()
+
+
+def test_as_many_frames_may_wait_as_a_worker_lets_bytes_wait() -> None:
+    """Its window is the only other bound of frames of one byte."""
+    assert MIN_OUTBOUND_FRAMES == CONNECTION_WINDOW
 
 
 def test_a_private_key_in_the_configuration_is_a_secret() -> None:

@@ -12,6 +12,8 @@ from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES
 
 GRACEFUL_CLOSE: Final = "envoy.reloadable_features.ext_proc_graceful_grpc_close"
 MAX_CONNECT_SECONDS: Final = 1.0
+MIN_OUTBOUND_FRAMES: Final = 256 << 20
+"""Bytes that may wait for a worker, its window of a connection: each may come as a frame."""
 MIN_REQUESTS: Final = 16_384
 MIN_PING_SECONDS: Final = 1.0
 MIN_STREAM_WINDOW: Final = 10 << 20
@@ -105,6 +107,14 @@ def _narrow_window(cluster: Cluster) -> Node | None:
     return window if is_narrow else None
 
 
+def _few_frames(cluster: Cluster) -> Node | None:
+    is_new = _http2(cluster).exists
+    options = _http2(cluster) if is_new else cluster.node.at("http2_protocol_options")
+    frames = options.at("max_outbound_frames")
+    is_few = (frames.number or 10_000) < MIN_OUTBOUND_FRAMES
+    return frames if options.exists and is_few else None
+
+
 def _fast_pings(cluster: Cluster) -> Node | None:
     interval = _http2(cluster).at("connection_keepalive", "interval")
     seconds = interval.seconds
@@ -174,4 +184,8 @@ RULES: Final = (
          "by default the load balancer is updated up to 1 s after a worker died or came back; "
          "until then requests go to the dead one",
          "common_lb_config: {update_merge_window: 0s}", _where(_late_news)),
+    ConfigRule("EGR216", "workers-outbound-frames", _W,
+         "Envoy closes a connection on which more than 10,000 frames wait, its default: a client "
+         "that sends a body in frames of one byte cuts off all other requests on it",
+         "http2_protocol_options: {max_outbound_frames: 4294967295}", _where(_few_frames)),
 )  # fmt: skip
