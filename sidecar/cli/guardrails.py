@@ -19,7 +19,7 @@ from sidecar.apis.routes import recognise
 from sidecar.cli.admin_server import AdminServer, most_rows
 from sidecar.cli.arguments import STANDARD_STREAM, read_file, since_or_exit
 from sidecar.cli.connection import on_connection
-from sidecar.cli.policy import chosen_document
+from sidecar.cli.policy import ChosenPolicyOption, PolicyFileOption, chosen_document
 from sidecar.cli.terminal import (
     WIDTH,
     WRONG_USAGE,
@@ -101,12 +101,8 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         bool,
         typer.Option("--answer", help="Take it for an answer: stages `output` and `both` judge."),
     ] = False,
-    policy: Annotated[
-        str | None, typer.Option("--policy", "-p", help="Of the store, or of --policy-file.")
-    ] = None,
-    policy_file: Annotated[
-        Path | None, typer.Option("--policy-file", help="A file of policies; needs no database.")
-    ] = None,
+    policy: ChosenPolicyOption = None,
+    policy_file: PolicyFileOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show each guardrail's verdict, findings, score and cost.

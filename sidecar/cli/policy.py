@@ -64,6 +64,13 @@ policy = typer.Typer(no_args_is_help=True, help="Policies: the guardrails that c
 
 FILE_HELP: Final = "YAML, one policy a document; - is standard input."
 FileOption = Annotated[Path, typer.Option("--file", "-f", help=FILE_HELP)]
+ChosenPolicyOption = Annotated[
+    str | None, typer.Option("--policy", "-p", help="Of the store, or of --policy-file.")
+]
+PolicyFileOption = Annotated[
+    Path | None, typer.Option("--policy-file", help="A file of policies; needs no database.")
+]
+"""With `ChosenPolicyOption` the policy of `chosen_document`."""
 
 _LIST_COLUMNS: Final = ("name", "version", "applied_at", "organizations", "teams", "keys")
 

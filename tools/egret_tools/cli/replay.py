@@ -14,7 +14,7 @@ import typer
 
 from egret_tools.policy_replay import KeptRequest, PolicyReplay, ReplayResult
 from sidecar.cli.arguments import open_file, size_of
-from sidecar.cli.policy import chosen_document
+from sidecar.cli.policy import ChosenPolicyOption, PolicyFileOption, chosen_document
 from sidecar.cli.terminal import (
     FAILED,
     Output,
@@ -176,12 +176,8 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     path: Annotated[
         str, typer.Option("--path", help="Of bodies that stand alone.")
     ] = "/v1/chat/completions",
-    policy: Annotated[
-        str | None, typer.Option("--policy", "-p", help="Of the store, or of --policy-file.")
-    ] = None,
-    policy_file: Annotated[
-        Path | None, typer.Option("--policy-file", help="A file of policies; needs no database.")
-    ] = None,
+    policy: ChosenPolicyOption = None,
+    policy_file: PolicyFileOption = None,
     before: Annotated[
         str | None, typer.Option("--before", help="Compare with this policy of the store.")
     ] = None,
