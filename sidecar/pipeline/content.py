@@ -372,9 +372,7 @@ async def take_limits(
     route = record.route if isinstance(record.route, Route) else None
     subject = record.subject
     spec = UNKNOWN_OPERATION if route is None else route.operation.spec
-    text = record.text_bytes
-    if not text and spec.uploads is None:
-        text = record.body_bytes
+    text = record.text_bytes or (record.body_bytes if spec.uploads is None else 0)
     media = max(0, record.body_bytes - text)
     tokens_in, tokens_out = -(-text // BYTES_A_TOKEN) + media // MEDIA_BYTES_A_TOKEN, 0
     if spec.reserves_output:

@@ -85,6 +85,7 @@ class UsageMetrics:
 
     def __init__(self, registry: CollectorRegistry, exemplars: ExemplarFile | None = None) -> None:
         counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
         self._exemplars = None if exemplars is None else _Exemplars(exemplars)
         self._model_label = LabelCap()
         self._labels_of: dict[tuple[str | None, ...], tuple[str, ...]] = {}
@@ -120,11 +121,9 @@ class UsageMetrics:
             MetricName.ACCESS_LOG_IGNORED,
             "Entries of Envoy's access log of requests that their worker accounts for itself.",
         )
+        unmatched = "Requests that ended before Envoy had received anything about them from Egret."
         self._unmatched = [
-            counter(
-                name,
-                "Requests that ended before Envoy had received anything about them from Egret.",
-            )
+            counter(name, unmatched)
             for name in (MetricName.ACCESS_LOG_UNMATCHED, MetricName.ENDS_UNNAMED)
         ]
         self._orphaned = [
@@ -133,17 +132,15 @@ class UsageMetrics:
             )
             for name in (MetricName.USAGE_ORPHANED_VERDICTS, MetricName.VERDICTS_UNHEARD)
         ]
-        self._spool_bytes = Gauge(
+        self._spool_bytes = gauge(
             MetricName.USAGE_SPOOL_BYTES,
             "Bytes of usage on disk, over all live workers.",
             multiprocess_mode="livesum",
-            registry=registry,
         )
-        self._spool_age = Gauge(
+        self._spool_age = gauge(
             MetricName.USAGE_SPOOL_OLDEST_SECONDS,
             "Age of the oldest usage that is not in the database; the highest of all workers.",
             multiprocess_mode="livemax",
-            registry=registry,
         )
 
     def _declare_answers(self, registry: CollectorRegistry) -> None:

@@ -178,21 +178,10 @@ def plan_installation(
     left = tuple(
         key for key, one in by_key.items() if one.file_set == file_set and key not in named
     )
-    for key in left if prunes else ():
-        reason = f"the set {file_set} owns it, and no file names it"
-        if key == (Kind.POLICY, DEFAULT_POLICY_NAME):
-            reason += "; the built-in policy takes its place"
-        if tokens := by_key[key].tokens:
-            reason += f"; API tokens that go too: {tokens}"
-        changes.append(
-            PlannedChange(
-                action=PlannedAction.DELETE,
-                kind=key[0],
-                name=key[1],
-                reason=reason,
-                content=after.pop(key),
-            )
-        )
+    if prunes:
+        for key in left:
+            del after[key]
+            changes.append(_deletion(by_key[key], file_set=file_set))
     faults += _dangling(wanted, after)
     if faults:
         raise InstallationError(faults)
@@ -312,6 +301,21 @@ def _planned_change(
         fields=fields,
         policy=policy,
         content=content,
+    )
+
+
+def _deletion(old: StoredObject, *, file_set: str) -> PlannedChange:
+    reason = f"the set {file_set} owns it, and no file names it"
+    if (old.kind, old.name) == (Kind.POLICY, DEFAULT_POLICY_NAME):
+        reason += "; the built-in policy takes its place"
+    if old.tokens:
+        reason += f"; API tokens that go too: {old.tokens}"
+    return PlannedChange(
+        action=PlannedAction.DELETE,
+        kind=old.kind,
+        name=old.name,
+        reason=reason,
+        content=old.content,
     )
 
 
