@@ -14,7 +14,7 @@ Packages, from the process down to its values; imports point down only:
 
     cli, worker             the command line; workers and their supervisor
     console, admin_api      the process of `egret admin`: pages; REST, sessions, roles
-    alerts                  rules, outbox and channels of `egret alerts run`
+    alerts                  rules, outbox and channels of alerts
     server, pipeline        the gRPC server; the steps of a request and its answer
     redaction, admin        changes of bodies; keys, policies and limits in commands
     storage, policy         PostgreSQL, Valkey and the spool; documents to snapshots
