@@ -123,6 +123,9 @@ _COLUMNS: Final = (
     "requests", "refused", "failed", "input_tokens", "cached_input", "output_tokens", "reasoning",
     "cost_usd", "estimated", "unpriced",
 )  # fmt: skip
+_LEAST_DIGITS: Final = 4
+_STORED_DIGITS: Final = 9
+"""Of a cost in US dollars, after the point: those that a table has at least, and all of them."""
 
 
 class ReportOutput(enum.Enum):
@@ -252,7 +255,10 @@ def _print(sums: Sequence[UsageSum], *, by: By, output: ReportOutput) -> None:
         case ReportOutput.CSV:
             sys.stdout.write(usage_csv_text(sums, heading=by.value))
         case ReportOutput.TABLE:
-            rows_of_people = [_row(one, by) for one in sums]
+            # As many digits as show two of the least cost, in all rows, so that the points align.
+            least = min((one.cost_usd for one in sums if one.cost_usd), default=Decimal(1))
+            digits = max(_LEAST_DIGITS, min(1 - least.adjusted(), _STORED_DIGITS))
+            rows_of_people = [_row(one, by, digits) for one in sums]
             print_rows(rows_of_people, columns=(by.value, *_COLUMNS), output=Output.TABLE)
 
 
@@ -263,7 +269,7 @@ def _exact(one: UsageSum, by: By) -> dict[str, object]:
     return {by.value: name, **fields, "cost_usd": f"{one.cost_usd:f}"}
 
 
-def _row(one: UsageSum, by: By) -> Row:
+def _row(one: UsageSum, by: By, cost_digits: int) -> Row:
     return {
         by.value: one.name,
         "requests": f"{one.requests:,}",
@@ -273,7 +279,7 @@ def _row(one: UsageSum, by: By) -> Row:
         "cached_input": f"{one.cached_input_tokens:,}",
         "output_tokens": f"{one.output_tokens:,}",
         "reasoning": f"{one.reasoning_tokens:,}",
-        "cost_usd": f"{one.cost_usd:,.4f}",
+        "cost_usd": f"{one.cost_usd:,.{cost_digits}f}",
         "estimated": f"{one.estimated:,}",
         "unpriced": f"{one.unpriced:,}",
     }

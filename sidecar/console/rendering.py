@@ -61,9 +61,11 @@ def visible(value: object, most: int = MAX_SHOWN) -> str:
 
 
 def money(value: Decimal | float) -> str:
-    """Return US dollars, small amounts with four decimals."""
+    """Return US dollars, small amounts with four decimals or two digits that are not zero."""
     amount = Decimal(value)
-    return f"${amount:,.2f}" if not amount or abs(amount) >= 1 else f"${amount:.4f}"
+    if not amount or abs(amount) >= 1:
+        return f"${amount:,.2f}"
+    return f"${amount:.{max(4, 1 - amount.adjusted())}f}"
 
 
 def differences(entry: AuditEntry) -> list[tuple[str, str, str]]:

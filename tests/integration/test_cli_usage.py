@@ -81,6 +81,18 @@ async def test_usage_is_reported_by_team_the_dearest_first(
     ]
 
 
+async def test_a_small_cost_is_not_shown_as_zero(database: Database, egret: Egret) -> None:
+    """Every row has as many digits as the least cost needs, so that the points align."""
+    for model, cost in (("gpt-4o*", "2.5"), ("nobody-knows", "0.15")):
+        price = ("price", "set", model, "--input", cost, "--output-tokens", cost)
+        await asyncio.to_thread(egret, *price, "--from", "2020-01-01")
+    await fill(database)
+    ran = await asyncio.to_thread(egret, "usage", "report", "--since", "30d")
+
+    costs = [line.split("|")[8] for line in ran.lines]
+    assert costs == ["cost usd", "2.750000", "0.000018", "0.000000"]
+
+
 @pytest.mark.parametrize(
     ("by", "names"),
     [

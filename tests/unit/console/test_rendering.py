@@ -26,11 +26,13 @@ def test_control_characters_are_shown_as_pictures_and_long_text_is_cut() -> None
     [
         (Decimal(0), "$0.00"),
         (Decimal("0.00123"), "$0.0012"),
+        (Decimal("0.000018000"), "$0.000018"),
         (Decimal("1234.5"), "$1,234.50"),
         (Decimal(-2), "$-2.00"),
     ],
 )
 def test_small_amounts_of_money_have_four_decimals(amount: Decimal, shown: str) -> None:
+    """More where four would read as zero."""
     assert money(amount) == shown
 
 
