@@ -249,7 +249,7 @@ class ValkeyEnds:
         def decode(message: bytes) -> None:
             try:
                 ends = self._decoder.decode(message)
-            except msgspec.DecodeError:
+            except (ValueError, RecursionError):  # msgspec's own, or a text that is not UTF-8
                 _log.warning("ends.unreadable", bytes=len(message))
                 return
             on_ends(ends)

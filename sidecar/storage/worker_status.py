@@ -75,7 +75,9 @@ class WorkerStatus:
 
     def barrier_received(self, token: str) -> None:
         """Report soon that every change from before *token* was received."""
-        if len(token) <= MAX_TOKEN_CHARACTERS and token not in self._acknowledged:
+        # The database cannot hold every text, and any client of Valkey can publish one.
+        is_token = len(token) <= MAX_TOKEN_CHARACTERS and token.isalnum()
+        if is_token and token not in self._acknowledged:
             self._acknowledged.append(token)
             self._changed.set()
 

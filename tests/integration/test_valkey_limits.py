@@ -15,7 +15,7 @@ import structlog
 from pydantic import SecretStr
 
 from sidecar.domain.limits import Limit, Measure, Window
-from sidecar.domain.usage import MAX_COUNT
+from sidecar.domain.usage import MAX_COUNT, AnswerEnd, UnmatchedEnd
 from sidecar.limits.limit_check import CalendarWindow, LimitCheck
 from sidecar.limits.store import (
     Acquire,
@@ -29,7 +29,7 @@ from sidecar.limits.store import (
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage import valkey_limits as stored_limits
 from sidecar.storage.valkey import open_valkey
-from sidecar.storage.valkey_limits import ValkeyLimits
+from sidecar.storage.valkey_limits import ENDS_TOPIC, ValkeyEnds, ValkeyLimits
 from tests.support.limits import checks, limit, valkey_limits
 from tests.support.live_servers import LiveServer, valkey_server
 
@@ -574,6 +574,34 @@ async def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> N
                 await adjust(store, "org", Adjustment(limit(), -1))
     finally:
         await server.aclose()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x91\x81\xa6stream\xa1\xff",
+        b"\x91\x81\xa1z" + b"\x91" * 100_000 + b"\x01",
+    ],
+    ids=["with a text that is not UTF-8", "nested too deeply"],
+)
+async def test_a_published_end_that_cannot_be_read_is_left_out(
+    server: LiveServer, message: bytes
+) -> None:
+    """The ends behind it are received: the task that receives them is one of the worker's own."""
+    settings = ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))
+    ends, received = ValkeyEnds(settings), asyncio.Queue[Sequence[UnmatchedEnd]]()
+    sound = UnmatchedEnd(stream="s1", status=200, end=AnswerEnd.COMPLETED)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group, open_valkey(settings) as client:
+        tasks = (
+            group.create_task(ends.run_subscriber(received.put_nowait)),
+            group.create_task(ends.run_publisher()),
+        )
+        while not await client.publish(ENDS_TOPIC, message):  # noqa: ASYNC110 - not subscribed yet
+            await asyncio.sleep(0.01)
+        ends.publish([sound])
+        assert await received.get() == (sound,)
+        for task in tasks:
+            task.cancel()
 
 
 def passed(answer: Reply) -> tuple[int, int]:

@@ -56,6 +56,20 @@ async def test_a_row_that_has_the_policies_is_not_written_with_them_again(
     assert len(reported.acknowledged) == 11
 
 
+async def test_a_token_that_the_database_cannot_hold_is_not_acknowledged(
+    database: Database,
+) -> None:
+    """Any client of Valkey can publish one: no report would be written with it."""
+    async with worker(database, listens=False) as status:
+        status.barrier_received("\0")
+        status.barrier_received("b1")
+        await status.report()
+        async with database.server.connect(database.name) as connection:
+            (reported,) = await reported_workers(connection)
+
+    assert reported.acknowledged == {"b1"}
+
+
 async def test_a_row_that_was_deleted_is_written_again_with_its_policies(
     database: Database,
 ) -> None:
