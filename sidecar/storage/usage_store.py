@@ -130,7 +130,13 @@ WHERE NOT EXISTS (SELECT FROM usage AS u
     WHERE u.occurred_at = n.occurred_at AND u.request_id = n.request_id)
 """
 
-_PRICES: Final = f"SELECT {PRICE_COLUMNS} FROM prices"  # noqa: S608 - names of our own
+# Python has no infinite time, and none before the year 1; a price written by hand may have either.
+_WITHIN_PYTHON: Final = """
+greatest(least(valid_from, '9999-12-31 00:00Z'), '0001-01-01 00:00Z') AS valid_from
+"""
+_PRICES: Final = f"""
+SELECT {PRICE_COLUMNS.replace("valid_from", _WITHIN_PYTHON)} FROM prices
+"""  # noqa: S608 - names of our own
 
 
 class PostgresUsage:

@@ -182,6 +182,23 @@ async def test_use_since_a_time_within_an_hour_has_nothing_from_before(
     assert found == {"organization": 8 * 120, "team": 3 * 120, "key": 5 * 120}
 
 
+@pytest.mark.parametrize("since", ["-infinity", "0044-03-15 BC", "infinity", "20000-01-01"])
+async def test_a_price_that_begins_beyond_pythons_times_is_read(
+    database: Database, store: PostgresUsage, since: str
+) -> None:
+    """A price of all times is written so by hand; else a worker would read none, and end."""
+    await database.execute(
+        "INSERT INTO prices (model, valid_from, input_per_million, output_per_million)"
+        " VALUES ('old', $1::text::timestamptz, 1, 1), ('new', '2020-01-01', 2, 2)",
+        since,
+    )
+    prices = await store.load_prices()
+
+    assert prices.price_of("new", at=MOMENT) is not None
+    is_of_before = since in {"-infinity", "0044-03-15 BC"}
+    assert (prices.price_of("old", at=MOMENT) is not None) is is_of_before
+
+
 async def test_what_has_no_price_is_counted_as_such(
     database: Database, store: PostgresUsage
 ) -> None:
