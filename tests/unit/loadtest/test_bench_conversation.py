@@ -1,9 +1,14 @@
 from __future__ import annotations
 
-import pytest
-from egret_tools.conversations import Shape
+from functools import partial
 
-from loadtest.conversations.clients import Cost, TableCounts
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from egret_tools.conversations import Shape
+from pydantic import SecretStr
+
+from loadtest.conversations.clients import Contestant, Cost, TableCounts, costs
 from loadtest.conversations.figures import (
     Series,
     cases_grid,
@@ -141,3 +146,35 @@ def test_a_hit_rate_is_that_of_a_span() -> None:
     assert (after - before).hit_rate == 0.95
     assert (after - before).size_bytes == 3
     assert (after - after).hit_rate == 0.0
+
+
+async def test_sides_take_turns_after_each_slice_every_second_time_backwards() -> None:
+    """A machine that is slow for a while is slow for both; what each was sent is its own cost."""
+    asked: list[tuple[str, bytes]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.path, await request.read()))
+        return web.Response(status=500 if await request.read() == b"3" else 200)
+
+    application = web.Application()
+    application.router.add_post("/{side}", answer)
+    async with TestServer(application) as server:
+        sides = [
+            Contestant(
+                name,
+                str(server.make_url(f"/{name}")),
+                SecretStr("a-key"),
+                cpu=partial(cpu_of, name, asked),
+            )
+            for name in ("one", "two")
+        ]
+        found = await costs(sides, [b"0", b"1", b"2", b"3"], slices=2)
+
+    order = [path for path, _ in asked]
+    assert order == ["/one"] * 2 + ["/two"] * 4 + ["/one"] * 2
+    assert {body for _, body in asked[:4]} == {b"0", b"2"}
+    assert found == {"one": Cost(2_000, 0, 1), "two": Cost(2_000, 0, 1)}
+
+
+def cpu_of(name: str, asked: list[tuple[str, bytes]]) -> tuple[float, float]:
+    return 0.002 * sum(path == f"/{name}" for path, _ in asked), 0.0
