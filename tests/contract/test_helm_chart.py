@@ -238,6 +238,14 @@ def test_egret_lint_finds_nothing_in_the_charts_envoy(case: str) -> None:
     assert lint("envoy.json", text).findings == ()
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_egret_lint_passes_the_rendered_chart_as_it_is(case: str) -> None:
+    """`helm template … | egret lint -`, without a flag for the kinds that hold no Envoy."""
+    linted = lint("chart.yaml", yaml.safe_dump_all(rendered("helm4", case)))
+    assert (linted.findings, linted.unchecked) == ((), ())
+    assert linted.without_envoy > 1
+
+
 @pytest.fixture(scope="module")
 def sds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders that are mounted into Envoy's container."""

@@ -204,6 +204,8 @@ def _conclude(found: list[Linted], fail_on: Severity, *, allow_unchecked: bool) 
     silenced = sum(len(linted.suppressed) for linted in found)
     unchecked = sum(len(linted.unchecked) for linted in found)
     rest = f", {unchecked} not checked" if unchecked else ""
+    if plain := sum(linted.without_envoy for linted in found):
+        rest += f", {counted(plain, 'resource')} without Envoy configuration"
     note(f"{', '.join(counts)}, {silenced} suppressed{rest}")
     is_bad = any(_ORDER.index(one) >= _ORDER.index(fail_on) for one in severities)
     return FAILED if is_bad or (unchecked and not allow_unchecked) else 0

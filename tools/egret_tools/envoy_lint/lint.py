@@ -26,6 +26,7 @@ from egret_tools.envoy_lint.parts import (
     discovered,
     embedded_bootstraps,
     embedded_templates,
+    is_without_envoy,
     parts_of_filter,
     parts_of_policy,
     unread_resource,
@@ -69,13 +70,15 @@ class Linted:
     """Findings of one file, by place.
 
     `suppressed` are those that comments silence, `unchecked` the parts that no rule reads.
-    `assumed` names the clusters that are taken for Egret's because ext_proc filters call them.
+    `assumed` names the clusters that are taken for Egret's because ext_proc filters call them,
+    `without_envoy` counts the Kubernetes resources that hold no Envoy configuration.
     """
 
     findings: tuple[Finding, ...]
     suppressed: tuple[Finding, ...] = ()
     unchecked: tuple[Finding, ...] = ()
     assumed: tuple[str, ...] = ()
+    without_envoy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,11 @@ def lint(name: str, text: str, *, known: Known = NOTHING_MORE) -> Linted:
     pass_ = _Pass(known)
     found = [finding for source in sources or (whole,) for finding in pass_.document(source)]
     suppressions = sources[0].suppressions if sources else ()
-    return replace(_silenced(found, suppressions, whole), assumed=tuple(sorted(pass_.assumed)))
+    return replace(
+        _silenced(found, suppressions, whole),
+        assumed=tuple(sorted(pass_.assumed)),
+        without_envoy=pass_.without_envoy,
+    )
 
 
 @dataclass
@@ -114,6 +121,7 @@ class _Pass:
 
     known: Known
     assumed: set[str] = field(default_factory=set)
+    without_envoy: int = 0
 
     def document(self, source: Source) -> Iterator[Finding]:
         """Yield the findings of one document, by its form."""
@@ -197,9 +205,15 @@ class _Pass:
                 for one in resource.at("items"):
                     yield from self._resource(one)
             case _ if kind not in READ:
-                yield _unread(unread_resource(resource))
+                yield from self._unread_unless_plain(resource)
             case _:
                 pass
+
+    def _unread_unless_plain(self, resource: Node) -> Iterator[Finding]:
+        if is_without_envoy(resource):
+            self.without_envoy += 1
+        else:
+            yield _unread(unread_resource(resource))
 
     def _embedded(self, resource: Node, *steps: str, is_part: bool) -> Iterator[Finding]:
         """Judge the static configurations that a resource holds as text."""
@@ -209,7 +223,7 @@ class _Pass:
         templates = list(embedded_templates(resource, *steps))
         yield from (_template(resource.source, mark) for mark in templates)
         if not files and not templates:
-            yield _unread(unread_resource(resource))
+            yield from self._unread_unless_plain(resource)
 
     def _parts(self, parts: Iterable[Part | Unread]) -> Iterator[Finding]:
         """Judge patches, or resources of xDS, as parts of one configuration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -40,6 +41,35 @@ _PATCHED: Final = {
     "BOOTSTRAP": BOOTSTRAP,
 }
 """Places by `applyTo` of Istio's EnvoyFilter (networking/v1alpha3)."""
+
+_TYPES: Final = "type.googleapis.com/"
+_SDS: Final = "envoy.extensions.transport_sockets.tls.v3.Secret"
+_PLAIN: Final = {
+    "": (
+        "ConfigMap", "Endpoints", "LimitRange", "Namespace", "PersistentVolume",
+        "PersistentVolumeClaim", "Pod", "PodTemplate", "ReplicationController", "ResourceQuota",
+        "Secret", "Service", "ServiceAccount",
+    ),
+    "admissionregistration.k8s.io": (
+        "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration",
+    ),
+    "apps": ("DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"),
+    "autoscaling": ("HorizontalPodAutoscaler",),
+    "batch": ("CronJob", "Job"),
+    "cert-manager.io": ("Certificate", "ClusterIssuer", "Issuer"),
+    "discovery.k8s.io": ("EndpointSlice",),
+    "external-secrets.io": ("ClusterSecretStore", "ExternalSecret", "SecretStore"),
+    "keda.sh": ("ScaledObject", "TriggerAuthentication"),
+    "monitoring.coreos.com": ("PodMonitor", "PrometheusRule", "ServiceMonitor"),
+    # Not Ingress: some controllers make routes of Envoy from it.
+    "networking.k8s.io": ("NetworkPolicy",),
+    "policy": ("PodDisruptionBudget",),
+    "rbac.authorization.k8s.io": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
+    "scheduling.k8s.io": ("PriorityClass",),
+    "storage.k8s.io": ("StorageClass",),
+}  # fmt: skip
+"""Kinds by group of which no gateway makes a configuration of Envoy; one may be a text in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +212,25 @@ def _steps(pointer: str) -> Path:
     """Return the steps of a JSON pointer (RFC 6901)."""
     steps = (step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:])
     return tuple(step for step in steps if step)
+
+
+def is_without_envoy(resource: Node) -> bool:
+    """Return whether a resource cannot hold a part of an Envoy configuration, not even as text."""
+    group = resource.at("apiVersion").text.rpartition("/")[0]
+    if resource.at("kind").text not in _PLAIN.get(group, ()):
+        return False
+    texts = [one.text for one in resource.tree()]
+    for field in ("data", "binaryData"):
+        for _, one in resource.at(field).entries():
+            try:
+                decoded = base64.b64decode("".join(one.text.split()), validate=True)
+            except ValueError:  # a text as it is
+                continue
+            texts.append(decoded.decode("utf-8", "replace"))
+    marks = (f"{_TYPES}envoy.", *_BOOTSTRAP_KEYS)
+    # Files of Envoy's secrets have keys and certificates only.
+    parts = [text.replace(f"{_TYPES}{_SDS}", "") for text in texts]
+    return not any(mark in text for text in parts for mark in marks)
 
 
 def _name(resource: Node) -> str:

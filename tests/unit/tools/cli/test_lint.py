@@ -153,6 +153,18 @@ def test_a_part_that_was_not_checked_fails_the_command(tmp_path: Path) -> None:
     assert result["ruleId"] == "EGR005"
 
 
+def test_plain_resources_of_a_rendered_chart_do_not_fail_the_command(tmp_path: Path) -> None:
+    """Their number is in the last line, so that silence on them does not look like praise."""
+    file = tmp_path / "chart.yaml"
+    service = "apiVersion: v1\nkind: Service\nmetadata: {name: egret}\n"
+    file.write_text(f"{service}---\n{service}")
+    assert lint(file) == (
+        0,
+        "",
+        "0 errors, 0 warnings, 0 notes, 0 suppressed, 2 resources without Envoy configuration\n",
+    )
+
+
 def test_a_file_that_cannot_be_read_does_not_hide_the_next(file: Path, tmp_path: Path) -> None:
     """A template among them is called one."""
     template = tmp_path / "envoy.yaml.j2"

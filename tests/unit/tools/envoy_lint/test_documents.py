@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import textwrap
 
@@ -128,12 +129,54 @@ def test_a_configuration_in_quotes_is_checked_at_the_place_of_its_text() -> None
 
 
 @pytest.mark.parametrize(
-    "kind", ["Gateway", "HTTPRoute", "AIGatewayRoute", "Service", "Deployment", "ConfigMap"]
+    "kind", ["Gateway", "HTTPRoute", "AIGatewayRoute", "Ingress", "Deployment"]
 )
 def test_a_resource_that_no_rule_reads_is_named(kind: str) -> None:
-    """Silence on it would look like praise."""
+    """Silence on it would look like praise; a Deployment of this group is an unknown kind."""
     linted = lint("r.yaml", resource(kind, spec={"rules": []}))
     assert (ids(linted), unchecked(linted)) == (set(), [f"{kind} llm"])
+
+
+SECRET = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"}
+LISTENERS = yaml_of({"resources": [{"@type": f"type.googleapis.com/{LISTENER}"}]})
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "fields"),
+    [
+        ("v1", "Service", {"spec": {"ports": []}}),
+        ("v1", "ConfigMap", {"data": {"policy.yaml": "name: a"}, "binaryData": {"a": "/w=="}}),
+        ("v1", "Secret", {"data": {"dsn": base64.b64encode(b"postgresql://").decode()}}),
+        ("v1", "Secret", {"stringData": {"key.yaml": yaml_of({"resources": [SECRET]})}}),
+        ("apps/v1", "Deployment", {"spec": {"template": {}}}),
+        ("networking.k8s.io/v1", "NetworkPolicy", {}),
+        ("monitoring.coreos.com/v1", "ServiceMonitor", {}),
+    ],
+)
+def test_a_plain_resource_of_kubernetes_is_counted(
+    group: str, kind: str, fields: dict[str, object]
+) -> None:
+    """It cannot hold an Envoy configuration, and is no reason for a failure."""
+    linted = lint("r.yaml", resource(kind, apiVersion=group, **fields))
+    assert (ids(linted), unchecked(linted), linted.without_envoy) == (set(), [], 1)
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "fields"),
+    [
+        ("v1", "ConfigMap", {"data": {"lds.yaml": LISTENERS}}),
+        ("v1", "ConfigMap", {"binaryData": {"e": base64.b64encode(OPEN.encode()).decode()}}),
+        ("v1", "Secret", {"data": {"e": base64.encodebytes(OPEN.encode()).decode()}}),
+        ("v1", "Secret", {"stringData": {"envoy.yaml": OPEN}}),
+        ("apps/v1", "Deployment", {"spec": {"args": ["--config-yaml", OPEN]}}),
+    ],
+)
+def test_a_plain_resource_with_envoy_in_a_text_is_named(
+    group: str, kind: str, fields: dict[str, object]
+) -> None:
+    """Envoy may read it there, and no rule does."""
+    linted = lint("r.yaml", resource(kind, apiVersion=group, **fields))
+    assert (unchecked(linted), linted.without_envoy) == ([f"{kind} llm"], 0)
 
 
 def test_the_items_of_a_list_are_resources() -> None:
