@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from operator import methodcaller
 from types import NoneType
 from typing import Final, assert_never
@@ -249,7 +250,8 @@ def names_models(fields: dict[str, JsonValue], list_field: str | None) -> bool:
             if isinstance(one, dict)
             and ("tools" in one or isinstance(one.get("content"), (list, dict)))
         ]
-    return bool(named) and next(further_models(named), None) is not None
+    # Of any dialect: a fragment that may name a model is not kept, and costs time alone.
+    return bool(named) and next(chain(further_models(named), _nested(named)), None) is not None
 
 
 def _models_of(value: JsonValue) -> Iterator[str]:

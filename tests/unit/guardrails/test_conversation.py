@@ -238,17 +238,33 @@ def test_content_that_cannot_be_read_stays_known_as_such() -> None:
         assert read.unscanned == (UnscannedReason.IMAGE,)
 
 
-def test_messages_that_name_a_model_to_run_are_read_each_time() -> None:
+_RANKER = {"ragRetrievalConfig": {"ranking": {"llmRanker": {"modelName": "gemini-2.5-flash"}}}}
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "tool", "model"),
+    [
+        ("", "messages", {"type": "image_generation", "model": "gpt-image-1"}, "gpt-image-1"),
+        (
+            "/v1beta/models/gemini-2.5-pro:generateContent",
+            "contents",
+            {"retrieval": {"vertexRagStore": _RANKER}},
+            "gemini-2.5-flash",
+        ),
+    ],
+)
+def test_messages_that_name_a_model_to_run_are_read_each_time(
+    path: str, field: str, tool: dict[str, object], model: str
+) -> None:
     known = table()
-    tools = [{"type": "image_generation", "model": "gpt-image-1", "note": FILLER * 50}]
-    body = chat(message("user", "hi"), tools=tools)
+    at = route_of(path) if path else route_of()
+    fields = {field: [message("user", "hi")], "tools": [tool | {"note": FILLER * 50}]}
+    body = json.dumps(fields).encode()
     for _ in range(2):
-        judge(known, body)
-        read, _ = run_sync(
-            read_conversation(known, route_of(), HEADERS, body, RULES.local, owner="org")
-        )
+        judge(known, body, path=path)
+        read, _ = run_sync(read_conversation(known, at, HEADERS, body, RULES.local, owner="org"))
         assert isinstance(read, Subject)
-        assert read.other_models == ("gpt-image-1",)
+        assert read.other_models == (model,)
     assert known.hits == 0
 
 
