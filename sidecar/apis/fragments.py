@@ -64,7 +64,7 @@ class KnownFragment(msgspec.Struct, frozen=True, gc=False):
 
     It holds `parts` texts of `text_bytes` in all, and at most so many `containers` and `commas`
     (see `JsonBound`). The speakers are those of its first and last message; None for one that is
-    read as a text of its own.
+    read as a text of its own. `billed_tools` are those of its tools (see `Subject`).
     """
 
     parts: int
@@ -74,6 +74,7 @@ class KnownFragment(msgspec.Struct, frozen=True, gc=False):
     unscanned: tuple[UnscannedReason, ...]
     first_speaker: str | None
     last_speaker: str | None
+    billed_tools: tuple[str, ...] = ()
 
 
 class Element(NamedTuple):
@@ -106,7 +107,8 @@ class Reading(msgspec.Struct):
     A stand-in is `{mark: number of a known fragment}`; `met` are those in the order of the body.
     `elements` are those of `list_field` if it *is_bundled*, else its first; one more has the place
     of its end and the last speaker. `values` has such a pair for each value that is a fragment.
-    `unscanned` are the reasons why content was not read.
+    `unscanned` are the reasons why content was not read, `billed_tools` those of the value of
+    `tools`, which may be known.
     With `has_seam` the text of a known fragment and of its neighbour reach the model as one.
     With `is_mixed` the list holds something other than objects. With `names_models` a fragment
     names a model to run.
@@ -120,6 +122,7 @@ class Reading(msgspec.Struct):
     elements: list[Element] = []
     values: dict[str, tuple[Element, Element]] = {}
     unscanned: list[UnscannedReason] = []
+    billed_tools: tuple[str, ...] = ()
     has_seam: bool = False
     is_mixed: bool = False
     names_models: bool = False

@@ -12,7 +12,7 @@ from operator import methodcaller
 from types import NoneType
 from typing import Final, assert_never
 
-from sidecar.apis.fragments import VALUE_FIELDS
+from sidecar.apis.fragments import VALUE_FIELDS, Reading
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.http import NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
 from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
@@ -362,9 +362,16 @@ _BILLED_TOOLS: Final = {
 """
 
 
-def billed_tools(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Return the tools that the provider runs and bills beside tokens, each once."""
+def billed_tools(
+    fields: Mapping[str, JsonValue], reading: Reading | None = None
+) -> tuple[str, ...]:
+    """Return the tools that the provider runs and bills beside tokens, each once.
+
+    A *reading* has those of `tools`, of which the *fields* may have a stand-in.
+    """
     found = {"web_search": None} if "web_search_options" in fields else {}
+    if reading is not None:
+        return tuple(found | dict.fromkeys(reading.billed_tools))
     tools = fields.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, dict):

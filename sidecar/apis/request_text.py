@@ -164,6 +164,7 @@ class TextExtractor:
         if isinstance(value, dict) and isinstance(number := value.get(reading.mark), int):
             reading.met.append(Met(number, before.part, is_in_list=False))
             self.unscanned += reading.known[number].unscanned
+            reading.billed_tools += reading.known[number].billed_tools
             return
         items: list[JsonValue] = value if isinstance(value, list) else [value]
         if key in self._words.run_fields and isinstance(value, (dict, list)):
@@ -172,6 +173,8 @@ class TextExtractor:
             yield from self._list(key, items, role, place)
         behind = Element(len(self.parts), len(self.unscanned), None, None)
         reading.values[key] = before, behind
+        if key == "tools":
+            reading.billed_tools = billed_tools({key: value})
 
     def _joined(
         self,
@@ -484,6 +487,6 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
         in_background=route.form in _IN_BACKGROUND
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
-        billed_tools=() if TOOL_FIELDS.isdisjoint(fields) else billed_tools(fields),
+        billed_tools=() if TOOL_FIELDS.isdisjoint(fields) else billed_tools(fields, reading),
         service_tier=None if TIER_FIELDS.isdisjoint(fields) else service_tier(fields),
     )

@@ -341,7 +341,10 @@ class Conversation:
         is_counted = sum(bundled) == len(elements) - 1 and not reading.is_mixed
         for field, digest, count, _, values in self._pieces:
             if field in reading.values and digest is not None:
-                self._put(digest, search, search.entry(*reading.values[field], values))
+                entry = search.entry(*reading.values[field], values)
+                if field == "tools":
+                    entry = structs.replace(entry, billed_tools=reading.billed_tools)
+                self._put(digest, search, entry)
             elif field == reading.list_field and is_counted:
                 end = at + count
                 first, behind, last = elements[at], elements[end], elements[end - 1]
@@ -417,8 +420,8 @@ class _Search:
             tuple(dict.fromkeys(self._unscanned[first.reason : behind.reason])),
             first.first_speaker,
             (last or first).last_speaker,
-            self.findings(first.part, behind.part, known),
-            self.values(first.part, behind.part, known),
+            findings=self.findings(first.part, behind.part, known),
+            values=self.values(first.part, behind.part, known),
         )
 
     def findings(self, at: int, end: int, known: Sequence[_Known] = ()) -> _Findings:

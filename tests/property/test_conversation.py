@@ -156,6 +156,27 @@ DIALECTS: Final[dict[str, tuple[str, str, Make, Message]]] = {
 }
 
 
+TOOLS: Final[tuple[Message, ...]] = (
+    {"type": "web_search_20260209", "name": "web_search"},
+    {"type": "code_interpreter", "container": {"type": "auto"}},
+    {"googleSearch": {}},
+    {"type": "image_generation", "model": "gpt-image-1"},
+    {"retrieval": {"vertexRagStore": {"ragRetrievalConfig": {"ranking": {"llmRanker":
+        {"modelName": "gemini-2.5-flash"}}}}}},
+)  # fmt: skip
+"""Some name a model, and some are billed beside tokens."""
+SETTINGS: Final[Message] = {
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "service_tier": "flex",
+    "max_tokens": 900,
+    "n": 3,
+    "generationConfig": {"maxOutputTokens": 400, "candidateCount": 2},
+    "web_search_options": {},
+    "models": ["gpt-4.1"],
+}
+
+
 def turns(dialect: str, rng: random.Random, count: int) -> Iterator[tuple[str, bytes]]:
     """Yield the path and body of each turn of a conversation that is also edited and cut."""
     path, field, make, rest = DIALECTS[dialect]
@@ -168,6 +189,7 @@ def turns(dialect: str, rng: random.Random, count: int) -> Iterator[tuple[str, b
     if dialect != "bedrock" and rng.random() < 0.5:
         fields["tools"] = [{"type": "function", "function": {"name": "f", "description":
                             words(rng, rng.choice((300, 2_000)))}}]  # fmt: skip
+        fields["tools"] += rng.sample(TOOLS, rng.choice((0, 0, 1, 2)))
     separators = rng.choice(((",", ":"), (", ", ": ")))
     roles = ["user", "assistant"]
     messages = [
@@ -175,8 +197,10 @@ def turns(dialect: str, rng: random.Random, count: int) -> Iterator[tuple[str, b
         for at in range(rng.randrange(4, 12))
     ]
     for _ in range(count):
+        named = rng.sample(list(SETTINGS), rng.choice((0, 0, 1, 3)))
+        others = fields | {name: SETTINGS[name] for name in named}
         body = json.dumps(
-            {**fields, field: messages} if rng.random() < 0.7 else {field: messages, **fields},
+            {**others, field: messages} if rng.random() < 0.7 else {field: messages, **others},
             separators=separators,
             ensure_ascii=rng.random() < 0.2,
         )
@@ -225,6 +249,12 @@ def counted_by_role(counts: Iterable[FindingCount]) -> Iterator[tuple[str, str, 
     return ((one.guardrail.name, one.type, one.role, one.findings) for one in counts)
 
 
+def facts(subject: Subject, known_bytes: int = 0) -> tuple[Subject, int]:
+    """Return all that records and limits take from a subject, and the bytes of its text."""
+    text_bytes = known_bytes + sum([len(part.content) for part in subject.parts])
+    return structs.replace(subject, parts=(), runs=()), text_bytes
+
+
 def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectivePolicy) -> object:
     """Judge with the table, as the pipeline does."""
     read, conversation = run_sync(
@@ -233,7 +263,8 @@ def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectiveP
     if not isinstance(read, Subject):
         return read
     if conversation is None:
-        return report(rules.local.scan(read.parts, read.runs)), read.unscanned
+        return report(rules.local.scan(read.parts, read.runs)), facts(read)
+    read_facts = facts(read, conversation.known_text_bytes)
     local = rules.local.scan(read.parts, read.runs)
     results = conversation.joined(local)
     if results is None:
@@ -248,7 +279,7 @@ def with_table(table: MessageTable, route: Route, body: bytes, rules: EffectiveP
     assert Counter(counted_by_role(counted)) == Counter(
         counted_by_role(count_findings(searched, whole.parts))
     )
-    return report(results), read.unscanned
+    return report(results), read_facts
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -266,7 +297,7 @@ def test_known_messages_have_the_findings_of_a_search(
         expected: object = read
         if isinstance(read, Subject):
             results = in_force(rules).local.scan(read.parts, read.runs)
-            expected = report(results), read.unscanned
+            expected = report(results), facts(read)
         assert with_table(table, route, body, in_force(rules)) == expected
         assert table.bytes <= max_bytes
 

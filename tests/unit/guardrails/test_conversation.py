@@ -224,6 +224,19 @@ def test_a_known_tool_definition_is_not_read_again() -> None:
     assert known.hits == 2
 
 
+def test_known_tools_that_a_provider_bills_are_named_each_time() -> None:
+    known = table()
+    tools = [{"type": "code_interpreter"}, {"type": "custom", "description": FILLER * 40}]
+    judge(known, chat(message("user", "hi"), tools=tools, web_search_options={}))
+    read, conversation = run_sync(
+        read_conversation(known, route_of(), HEADERS, chat(tools=tools), RULES.local, owner="org")
+    )
+    assert isinstance(read, Subject)
+    assert read.billed_tools == ("code",)
+    assert conversation is not None
+    assert conversation.known_text_bytes > 0
+
+
 def test_content_that_cannot_be_read_stays_known_as_such() -> None:
     known = table()
     image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}

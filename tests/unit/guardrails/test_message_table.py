@@ -20,7 +20,7 @@ SCAN = effective(policy("  - {name: pii, type: pii}\n")).local
 
 def entry(findings: int = 0) -> Entry:
     found = tuple(Finding("pii", "EMAIL", at, 0, 9) for at in range(findings))
-    return Entry(1, 100, 2, 3, (), "user", "user", (found,) if found else ())
+    return Entry(1, 100, 2, 3, (), "user", "user", findings=(found,) if found else ())
 
 
 def table(max_bytes: int) -> MessageTable:

@@ -132,7 +132,7 @@ async def test_each_byte_of_a_record_is_authenticated(bench: Bench) -> None:
 
 
 async def test_an_entry_with_very_many_findings_is_not_shared(bench: Bench) -> None:
-    many = Entry(3, 9_000, 7, 12, (), "user", "user", ((FOUND,) * 500,), (0.0,))
+    many = Entry(3, 9_000, 7, 12, (), "user", "user", findings=((FOUND,) * 500,), values=(0.0,))
     await bench.put(ONE, many)
     assert bench.valkey.values == {}
 
