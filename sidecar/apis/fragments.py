@@ -37,6 +37,8 @@ _MAX_BUNDLE_BYTES: Final = 4 * MIN_BUNDLE_BYTES
 _MAX_ENDS: Final = 8
 """Ends of messages at which a known beginning may end. A turn adds two messages, or one for each
 tool that was called."""
+_MAX_LISTS: Final = 3
+"""Ends of lists from which elements are looked for: long `tools` may follow the messages."""
 _MAX_OBJECTS: Final = 256
 _MAX_TURN_BYTES: Final = 1 << 16
 """A longer turn is found among the bundles."""
@@ -206,34 +208,37 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> Iterator[int]:
     elements come first.
     """
     least = max(start + 1, len(body) - _MAX_TURN_BYTES)
-    at, ends = len(body), 0
+    at = len(body)
+    lists: list[int] = []
     for _ in range(_MAX_OBJECTS):
         at = body.rfind(b"]", least, at)  # twenty times as fast as an expression for all of it
-        if at < 0 or ends >= _MAX_ENDS:
+        if at < 0 or len(lists) >= _MAX_ENDS:
             break
         if body[at - 1] not in _BEFORE_END:
             continue
         before = body[max(at - _MAX_GAP, least) : at]
         left = before.rstrip(_SPACE)
         if left.endswith(b"}") and _BEHIND_LIST.match(body, at):
-            ends += 1
+            lists.append(at)
             yield at - len(before) + len(left)
-    # Messages begin with one of few names; the items of `input` do not.
+    # Messages begin with one of few names; the items of `input` do not, nor do those of `tools`.
     openings: tuple[bytes, ...] = (b'{"',)
     if field != "input":
         first = body[start : body.find(b'"', start + 2) + 1][:_MAX_GAP]
         openings = (first, *_MESSAGE_OPENINGS)
-    at, ends = len(body), 0
-    for _ in range(_MAX_OBJECTS):
-        at = body.rfind(b'{"', least, at)
-        if at < 0 or ends >= _MAX_ENDS:
-            break
-        if not body.startswith(openings, at):
-            continue
-        end = body.rfind(b"}", max(at - _MAX_GAP, start), at) + 1
-        if end and end < at and not body[end:at].strip(_BETWEEN):
-            ends += 1
-            yield end
+        lists = []
+    for behind in lists[:_MAX_LISTS] or [len(body)]:
+        at, ends = behind, 0
+        for _ in range(_MAX_OBJECTS):
+            at = body.rfind(b'{"', least, at)
+            if at < 0 or ends >= _MAX_ENDS:
+                break
+            if not body.startswith(openings, at):
+                continue
+            end = body.rfind(b"}", max(at - _MAX_GAP, start), at) + 1
+            if end and end < at and not body[end:at].strip(_BETWEEN):
+                ends += 1
+                yield end
 
 
 def elements_of(body: bytes, value: Span) -> Span | None:

@@ -82,6 +82,16 @@ def test_a_beginning_may_end_before_an_answer_as_a_client_of_openai_returns_it()
     assert elements.end in ends_of_beginnings(body, "messages", elements.start)
 
 
+def test_a_beginning_of_input_is_found_before_more_tools_than_ends_are_tried() -> None:
+    said = [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}] * 3
+    tools = [{"type": "function", "name": f"f{at}", "parameters": {}} for at in range(20)]
+    turn = json.dumps({"input": said[:2]}).encode()
+    body = json.dumps({"input": said, "tools": tools, "stream": True}).encode()
+    elements = elements_of(turn, top_values(turn)["input"])
+    assert elements is not None
+    assert elements.end in ends_of_beginnings(body, "input", elements.start)
+
+
 @pytest.mark.parametrize("body", [b'{"messages":[]}', b'{"messages":["a"]}', b'{"messages":{}}'])
 def test_a_list_without_objects_has_no_place(body: bytes) -> None:
     assert list_start(body, FIELDS) is None
