@@ -67,7 +67,8 @@ class SpanMetrics:
     """One instance a process. Called from the exporter's thread as well.
 
     The queue does not report dropped spans (opentelemetry-sdk 1.45): spans put into it and not
-    taken out are counted here, and those beyond its length are dropped.
+    taken out are counted here, and those beyond its length are dropped. A batch that is taken
+    while an exchange puts its spans in makes the count wrong by a few.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
