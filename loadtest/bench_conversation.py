@@ -88,7 +88,7 @@ PARTS: Final = 4
 """How often in a round first and next turns follow each other."""
 SLICES: Final = 20
 """In how many parts two sides that are compared receive first turns, one after the other: each
-takes 0.1 to 0.3 s. A shared machine is slower for some seconds and then fast again. Next turns
+takes a part of a second, and a shared machine is slower for some seconds at a time. Next turns
 are sent at once: one side's wait for the other would be a good part of their cost."""
 PAIRS: Final[Sequence[Sequence[str]]] = ((NOW, WITHOUT), (KEPT, REV))
 EVERY_PAIRS: Final[Sequence[Sequence[str]]] = ((EVERY, EVERY_WITHOUT), (EVERY_KEPT,))

@@ -68,7 +68,8 @@ class SpanMetrics:
 
     The queue does not report dropped spans (opentelemetry-sdk 1.45): spans put into it and not
     taken out are counted here, and those beyond its length are dropped. A batch that is taken
-    while an exchange puts its spans in makes the count wrong by a few.
+    while an exchange puts its spans in makes the count wrong by a few, until the queue is full
+    again.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
