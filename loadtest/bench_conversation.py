@@ -86,6 +86,8 @@ CONVERSATIONS: Final = {"64k": 250, "256k": 100, "1m": 60}
 milliseconds a second, which are a good part of the cost of fewer requests."""
 PARTS: Final = 4
 """How often in a round first and next turns follow each other."""
+NEXT_TURNS: Final = 3
+"""Next turns of each conversation: they are short, and few of them are hard to measure."""
 SLICES: Final = 20
 """In how many parts two sides that are compared receive first turns, one after the other: each
 takes a part of a second, and a shared machine is slower for some seconds at a time. Next turns
@@ -280,8 +282,9 @@ class _Runner:
             self.series.add(f"{name}.rss_mb", memory)
 
     async def _turns(self, size: str, count: int, sides: Sequence[Contestant]) -> None:
-        """Send *count* new conversations to each side, then the next turn of each."""
-        first, then = self._two_turns(size, count)
+        """Send *count* new conversations to each side, then the next turns of all."""
+        first, *later = self._even_turns(size, count, turns=1 + NEXT_TURNS)
+        then = [body for turn in later for body in turn]
         self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first, slices=SLICES))
         has_table = self._sides[NOW] in sides
         # To a side without a table each turn is a first one.
@@ -328,7 +331,7 @@ class _Runner:
             await self._case(case, NOW, known, [change(one).body(2) for one in talks])
 
     async def _thrashed(self) -> None:
-        await self._case("thrashed", SMALL, *self._two_turns("16k", THRASHING))
+        await self._case("thrashed", SMALL, *self._even_turns("16k", THRASHING, turns=2))
 
     async def _tiny(self) -> None:
         talks = self._even("64k", self._plan.number(TINY), messages=TINY_MESSAGES)
@@ -351,13 +354,15 @@ class _Runner:
         kib = max(len(one.body(TURNS)) for one in talks) / 1024
         self.series.add(f"{slug(shape)}.last_turn_kib", kib)
 
-    def _two_turns(self, size: str, count: int) -> tuple[list[bytes], list[bytes]]:
-        talks = self._even(size, count)
-        return [one.body(1) for one in talks], [one.body(2) for one in talks]
+    def _even_turns(self, size: str, count: int, *, turns: int) -> list[list[bytes]]:
+        talks = self._even(size, count, turns=turns)
+        return [[one.body(turn) for one in talks] for turn in range(1, turns + 1)]
 
-    def _even(self, size: str, count: int, *, messages: int = EVEN_MESSAGES) -> list[Conversation]:
+    def _even(
+        self, size: str, count: int, *, turns: int = 2, messages: int = EVEN_MESSAGES
+    ) -> list[Conversation]:
         return [
-            even_conversation(EVEN_SIZES[size], seed=seed, turns=2, messages=messages)
+            even_conversation(EVEN_SIZES[size], seed=seed, turns=turns, messages=messages)
             for seed in self._seeds(count)
         ]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 import pytest
@@ -178,3 +179,31 @@ async def test_sides_take_turns_after_each_slice_every_second_time_backwards() -
 
 def cpu_of(name: str, asked: list[tuple[str, bytes]]) -> tuple[float, float]:
     return 0.002 * sum(path == f"/{name}" for path, _ in asked), 0.0
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(600 * 1024, 4), (4_096, 16)])
+async def test_few_long_bodies_are_sent_at_once(size: int, at_once: int) -> None:
+    """More of them would wait for each other up to the time limit of the guardrails."""
+    waiting = most = 0
+    all_wait = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal waiting, most
+        await request.read()
+        waiting += 1
+        most = max(most, waiting)
+        if waiting == at_once:
+            all_wait.set()
+        await all_wait.wait()
+        await asyncio.sleep(0.05)
+        waiting -= 1
+        return web.Response()
+
+    application = web.Application()
+    application.router.add_post("/", answer)
+    async with TestServer(application) as server:
+        one = Contestant(
+            "one", str(server.make_url("/")), SecretStr("key"), cpu=lambda: (0.0, 0.0)
+        )
+        assert await one.send([bytes(size)] * 32) == 0
+    assert most == at_once
