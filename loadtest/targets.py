@@ -106,6 +106,12 @@ AIMS: Final = (
                 "ratio",
                 RATIO_TARGETS,
             ),
+            (
+                "next turn of {} through the first, every guardrail, bodies kept by Envoy",
+                "every",
+                "kept_ratio",
+                RATIO_TARGETS,
+            ),
             ("next turn of {} through the same at c4c6e19", "egret", "next_of_rev", RATIO_TARGETS),
             ("first turn of {} through one without the table", "egret", "first_of_cold", _COLD),
             (
@@ -150,7 +156,7 @@ def targets_grid(files: Mapping[str, Mapping[str, float]]) -> Grid:
             rows.append([aim.words, "–", bound, ""])  # noqa: RUF001 - a dash
             continue
         is_reached = ratio >= aim.bound if aim.more_is_better else ratio <= aim.bound
-        rows.append([aim.words, f"{ratio:.2f}", bound, "reached" if is_reached else MISSED])
+        rows.append([aim.words, f"{ratio:.3f}", bound, "reached" if is_reached else MISSED])
     return Grid("Targets", ("ratio", "measured", "target", ""), rows)
 
 

@@ -20,8 +20,8 @@ def test_a_missed_target_is_red() -> None:
         row[0]: row[1:]
         for row in targets_grid(_files(h2corn__c16__cpu=0.42, h2corn__c16__rps=1.7)).rows
     }
-    assert rows["Egret's CPU, 16 connections"] == ["0.42", "≤ 0.42", "reached"]
-    assert rows["requests a second, 16 connections"] == ["1.70", "≥ 1.80", "🔴 missed"]
+    assert rows["Egret's CPU, 16 connections"] == ["0.420", "≤ 0.42", "reached"]
+    assert rows["requests a second, 16 connections"] == ["1.700", "≥ 1.80", "🔴 missed"]
 
 
 def test_a_target_without_a_figure_keeps_its_line() -> None:
@@ -43,7 +43,7 @@ def test_other_gateways_are_compared_within_their_own_run() -> None:
     """Requests a second of Egret through those of the other."""
     files = _files() | {"bench-peers": {"Egret.c16.rps": 300.0, "LiteLLM guarded.c16.rps": 10.0}}
     shown = [row[1] for row in targets_grid(files).rows if "LiteLLM's" in row[0]]
-    assert shown == ["30.00"]
+    assert shown == ["30.000"]
 
 
 def test_the_page_has_the_table_of_the_published_figures(tmp_path: Path) -> None:
