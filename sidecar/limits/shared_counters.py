@@ -44,7 +44,12 @@ class UnacknowledgedTake:
     at: float
 
     def returned(self, ahead: tuple[int, ...]) -> Iterator[Adjustment]:
-        """Yield the adjustments that return its units, *ahead* of its limits included."""
+        """Yield the adjustments that return its units, *ahead* of its limits included.
+
+        None if the counters hold another number of units than it has taken: they are not ours.
+        """
+        if len(ahead) != len(self.acquires):
+            return
         for acquire, units in zip(self.acquires, ahead, strict=True):
             check = acquire.check
             if isinstance(check.window, ConcurrencyWindow):

@@ -204,12 +204,13 @@ def _checked(dsn: str) -> str:
     except ValueError:  # such as for a bracket in a password
         raise InvalidDsnError from None
     is_url = parts.scheme in {"postgresql", "postgres"} and not parts.fragment
+    has_nul = "\0" in urllib.parse.unquote(dsn)  # which no password and no path can have
     lists = [
         parts.netloc.rpartition("@")[2].split(","),
         *(hosts.split(",") for hosts in query.get("host", ())),
         *([f":{port}" for port in ports.split(",")] for ports in query.get("port", ())),
     ]
-    if not is_url or not all(one == [""] or all(map(_is_host, one)) for one in lists):
+    if not is_url or has_nul or not all(one == [""] or all(map(_is_host, one)) for one in lists):
         raise InvalidDsnError
     return dsn
 

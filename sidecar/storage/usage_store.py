@@ -45,11 +45,16 @@ ON CONFLICT (model, valid_from) DO UPDATE SET
     {", ".join(f"{name} = EXCLUDED.{name}" for name in AMOUNT_COLUMNS.values())}
 """  # noqa: S608 - names of our own
 
+# Python has no infinite time, and none before the year 1; a price written by hand may have either.
+_WITHIN_PYTHON: Final = "greatest(least(valid_from, '9999-12-31 00:00Z'), '0001-01-01 00:00Z')"
+_READ_COLUMNS: Final = PRICE_COLUMNS.replace("valid_from", f"{_WITHIN_PYTHON} AS valid_from")
+
 _LIST: Final = f"""
-SELECT {PRICE_COLUMNS} FROM prices AS p
+SELECT {_READ_COLUMNS} FROM prices AS p
 WHERE ($1::timestamptz IS NULL OR valid_from = (
         SELECT max(valid_from) FROM prices WHERE model = p.model AND valid_from <= $1))
-    AND ($3::text IS NULL OR model > $3 OR (model = $3 AND valid_from < $4::timestamptz))
+    AND ($3::text IS NULL OR model > $3
+        OR (model = $3 AND {_WITHIN_PYTHON} < $4::timestamptz))
 ORDER BY model, valid_from DESC LIMIT $2
 """  # noqa: S608 - names of our own
 
@@ -130,13 +135,7 @@ WHERE NOT EXISTS (SELECT FROM usage AS u
     WHERE u.occurred_at = n.occurred_at AND u.request_id = n.request_id)
 """
 
-# Python has no infinite time, and none before the year 1; a price written by hand may have either.
-_WITHIN_PYTHON: Final = """
-greatest(least(valid_from, '9999-12-31 00:00Z'), '0001-01-01 00:00Z') AS valid_from
-"""
-_PRICES: Final = f"""
-SELECT {PRICE_COLUMNS.replace("valid_from", _WITHIN_PYTHON)} FROM prices
-"""  # noqa: S608 - names of our own
+_PRICES: Final = f"SELECT {_READ_COLUMNS} FROM prices"  # noqa: S608 - names of our own
 
 
 class PostgresUsage:

@@ -92,8 +92,7 @@ class ValkeyLimits:
         """
         keys = [_name_key(scope, name) for name in names]
         found = await self._run(self._name, keys, [NAME_SECONDS, ""])
-        # Units between commas; empty for a take that was not made.
-        return tuple(tuple(map(int, one.split(b","))) if one else None for one in found)
+        return tuple(map(_units, found))
 
     async def claim(self, scope: str, names: Sequence[str], *, sender: str) -> tuple[bool, ...]:
         """Claim the ends of requests by name for *sender*; return of each whether it is its own.
@@ -158,6 +157,18 @@ class ValkeyLimits:
                 return await script(keys=keys, args=arguments)
         except VALKEY_UNAVAILABLE as error:
             raise LimitsUnavailableError(type(error).__name__) from error
+
+
+def _units(found: bytes) -> tuple[int, ...] | None:
+    """Return the units between commas; None for a take that was not made.
+
+    None as well for what no worker has written: the worker would end, and so would the next one.
+    """
+    try:
+        return tuple(map(int, found.split(b","))) if found else None
+    except ValueError:
+        _log.warning("limits.take_unreadable", bytes=len(found))
+        return None
 
 
 _TAKEN: Final = 1

@@ -127,6 +127,7 @@ async def test_a_command_with_a_wrong_password_names_the_login(login: Login) -> 
         "postgresql://u:p@h\u2100/d",
         "postgresql://u:p@host,/d",
         "postgresql://u:p@%00/d",
+        "postgresql://u:p@h/d?sslrootcert=%00",
         "postgresql:///d?host=h..h",
         "postgresql:///d?host=h&port=65536",
         "\udcff",

@@ -13,7 +13,14 @@ from sidecar.admin.usage_reports import By, usage_sums
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.usage import AnswerEnd, DecisionKind, TokenCounts
 from sidecar.storage.pool import open_pool
-from sidecar.storage.usage_store import Asked, PostgresTotals, PostgresUsage, totals_of
+from sidecar.storage.usage_store import (
+    AMOUNT_COLUMNS,
+    Asked,
+    PostgresTotals,
+    PostgresUsage,
+    list_prices,
+    totals_of,
+)
 from sidecar.usage.prices import Price, PriceList
 from tests.support.postgres import Database, logged_in
 from tests.support.usage import MOMENT, judged, record
@@ -193,10 +200,29 @@ async def test_a_price_that_begins_beyond_pythons_times_is_read(
         since,
     )
     prices = await store.load_prices()
+    listed: list[str] = []
+    async with database.server.connect(database.name) as connection:
+        after: tuple[str, datetime] | None = None
+        while page := await list_prices(connection, after=after, most=1):
+            listed += [one.model for one in page]
+            after = page[-1].model, page[-1].valid_from
 
+    assert listed == ["new", "old"]
     assert prices.price_of("new", at=MOMENT) is not None
     is_of_before = since in {"-infinity", "0044-03-15 BC"}
     assert (prices.price_of("old", at=MOMENT) is not None) is is_of_before
+
+
+@pytest.mark.parametrize("column", AMOUNT_COLUMNS.values())
+async def test_no_price_is_nan(database: Database, column: str) -> None:
+    """To PostgreSQL NaN is more than 0; each sum that it is in would be NaN."""
+    amounts = {"input_per_million": "1", "output_per_million": "1", column: "NaN"}
+    with pytest.raises(asyncpg.CheckViolationError, match="prices_are_numbers"):
+        await database.execute(
+            f"INSERT INTO prices (model, above_tokens, {', '.join(amounts)})"  # noqa: S608
+            f" VALUES ('one', {1 if 'above' in column else 'NULL'},"
+            f" {', '.join(map(repr, amounts.values()))})"
+        )
 
 
 async def test_what_has_no_price_is_counted_as_such(

@@ -417,6 +417,17 @@ async def test_a_take_that_nobody_heard_of_is_found_by_its_name(
     assert await store.void(scope, ["t1", "t2"]) == ((10,), None)
 
 
+async def test_a_name_under_which_somebody_else_has_written_is_no_take(
+    server: LiveServer, store: ValkeyLimits, scope: str
+) -> None:
+    """Else whoever may write in Valkey could end workers, one after the other."""
+    async with open_valkey(ValkeySettings(url=SecretStr(f"unix://{socket_of(server)}"))) as client:
+        await client.set(f"egret:limit-take:{{{scope}}}:t1", "text")
+    with structlog.testing.capture_logs() as logged:
+        assert await store.void(scope, ["t1", "t2"]) == (None, None)
+    assert [(line["event"], line["bytes"]) for line in logged] == [("limits.take_unreadable", 4)]
+
+
 async def test_a_take_that_arrives_after_it_was_made_void_takes_nothing(
     store: ValkeyLimits, scope: str
 ) -> None:

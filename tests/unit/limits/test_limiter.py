@@ -274,6 +274,20 @@ async def test_a_take_whose_answer_was_lost_is_made_void() -> None:
     assert fleet.server.periods[one.id][1] == 10
 
 
+async def test_a_take_under_whose_name_somebody_else_has_written_stays_taken() -> None:
+    """Another program, with numbers of its own: nothing is given back, and the worker goes on."""
+    one, fleet = budget(100), Fleet()
+    await fleet.take(0, one, cost=10)
+    fleet.faults = lambda _: Fault.UNHEARD
+    fleet.now += 1
+    assert isinstance(await fleet.take(0, one, cost=90), Limited)
+    for name in fleet.server.names:
+        fleet.server.names[name] = (1, 2, 3)
+    fleet.faults = lambda _: Fault.NONE
+    await fleet.tend()
+    assert fleet.server.periods[one.id][1] == 100
+
+
 async def test_a_request_that_is_given_up_while_it_waits_holds_no_slot() -> None:
     """A client that opens thousands of streams and aborts them."""
     one = limit(Measure.CONCURRENT, window=Window.ONCE, amount=5, burst=None)
