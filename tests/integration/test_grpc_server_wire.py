@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import pytest
 
 from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.grpc_server import GrpcServer
@@ -49,11 +50,13 @@ async def channel(
     server = GrpcServer(options, converse)
     await server.start()
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    async with grpc.aio.insecure_channel(
-        f"unix:{options.socket_path}", options=unlimited, compression=compression
-    ) as opened:
-        yield opened
-    await server.drain()
+    try:
+        async with grpc.aio.insecure_channel(
+            f"unix:{options.socket_path}", options=unlimited, compression=compression
+        ) as opened:
+            yield opened
+    finally:
+        await server.drain()
 
 
 async def status_of(
@@ -83,12 +86,21 @@ async def test_messages_of_every_size_come_back_whole(tmp_path: Path) -> None:
 
 
 async def test_a_message_over_the_limit_ends_the_call(tmp_path: Path) -> None:
-    """Gateways differ in what they send at once; what is too long is never judged in part."""
+    """The messages before it are answered; what is too long is never judged in part."""
+    answered = asyncio.Event()
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b"first"
+        await answered.wait()  # else both may come in one piece, and the call ends at once
+        yield bytes(MAX_MESSAGE_BYTES + 1)
+
     async with channel(tmp_path, echo) as opened:
-        assert await status_of(opened, b"first", bytes(MAX_MESSAGE_BYTES + 1)) == (
-            [b"first"],
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-        )
+        call = opened.stream_stream(PROCESS_METHOD, bytes, bytes)(messages())
+        assert await call.read() == b"first"
+        answered.set()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call.read()
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_compressed_message_ends_the_call(tmp_path: Path) -> None:
