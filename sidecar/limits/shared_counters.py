@@ -46,7 +46,7 @@ class UnacknowledgedTake:
     def returned(self, ahead: tuple[int, ...]) -> Iterator[Adjustment]:
         """Yield the adjustments that return its units, *ahead* of its limits included.
 
-        None if the counters hold another number of units than it has taken: they are not ours.
+        Nothing if *ahead* has another number of units than it has taken: they are not its own.
         """
         if len(ahead) != len(self.acquires):
             return
