@@ -224,7 +224,7 @@ def _is_host(text: str) -> bool:
         return False
     name = urllib.parse.unquote(match[1])
     try:
-        return "\0" not in name and (name.startswith("/") or name.encode("idna") is not None)
+        return name.startswith("/") or name.encode("idna") is not None
     except UnicodeError:  # an empty label, or one that is too long
         return False
 

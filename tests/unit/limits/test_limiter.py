@@ -260,14 +260,21 @@ async def test_a_worker_that_has_never_heard_of_a_budget_asks_the_records(
     assert await spent(fleet, budget(120), 5) == left
 
 
-async def test_a_take_whose_answer_was_lost_is_made_void() -> None:
-    """Nothing was let through for it, so nothing is charged for it; not even once."""
-    one, fleet = budget(100), Fleet()
+async def with_a_lost_answer(one: Limit) -> Fleet:
+    """Take 10 of a hundred, and 90 of which the worker does not hear."""
+    fleet = Fleet()
     await fleet.take(0, one, cost=10)
     fleet.faults = lambda _: Fault.UNHEARD
     fleet.now += 1
     assert isinstance(await fleet.take(0, one, cost=90), Limited)
     assert fleet.server.periods[one.id][1] == 100
+    return fleet
+
+
+async def test_a_take_whose_answer_was_lost_is_made_void() -> None:
+    """Nothing was let through for it, so nothing is charged for it; not even once."""
+    one = budget(100)
+    fleet = await with_a_lost_answer(one)
     await fleet.tend()  # done, and not heard of either
     fleet.faults = lambda _: Fault.NONE
     await fleet.tend()
@@ -276,13 +283,9 @@ async def test_a_take_whose_answer_was_lost_is_made_void() -> None:
 
 async def test_a_take_under_whose_name_somebody_else_has_written_stays_taken() -> None:
     """Another program, with numbers of its own: nothing is given back, and the worker goes on."""
-    one, fleet = budget(100), Fleet()
-    await fleet.take(0, one, cost=10)
-    fleet.faults = lambda _: Fault.UNHEARD
-    fleet.now += 1
-    assert isinstance(await fleet.take(0, one, cost=90), Limited)
-    for name in fleet.server.names:
-        fleet.server.names[name] = (1, 2, 3)
+    one = budget(100)
+    fleet = await with_a_lost_answer(one)
+    fleet.server.names |= dict.fromkeys(fleet.server.names, (1, 2, 3))
     fleet.faults = lambda _: Fault.NONE
     await fleet.tend()
     assert fleet.server.periods[one.id][1] == 100
