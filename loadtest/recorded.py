@@ -88,14 +88,22 @@ class RecordedStream:
 
     def __init__(self, messages: tuple[bytes, ...]) -> None:
         self._messages = iter(messages)
+        self._next: bytes | None = None
+        self._arrival = asyncio.get_running_loop().create_future()
+        self._arrival.set_result(None)
+        self.has_ended = False
         self.written = 0
 
     def take(self) -> bytes | None:
-        """Return nothing: as on a connection, a reader waits for each message."""
+        """Return the next message once it was waited for, as on a connection."""
+        message, self._next = self._next, None
+        return message
 
-    async def read(self) -> bytes | None:
-        """Return the next message."""
-        return next(self._messages, None)
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future of the next message, which is done."""
+        self._next = next(self._messages, None)
+        self.has_ended = self._next is None
+        return self._arrival
 
     async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:
         """Take answers."""

@@ -1,7 +1,7 @@
 """The I/O of one ext_proc stream: reads messages, sends answers, and keeps the deadlines.
 
 It is the only place where a request waits: for Envoy in `receive`,
-for a slow check in `wait_for`, which reads on meanwhile.
+for a slow check in `wait_for`, which reads on meanwhile. One timer keeps the budgets of all waits.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
 # By names of their own: a member of an enumeration is slow to look up on Python 3.11.
 _NOTHING: Final = Event.NOTHING
 _ENDED: Final = Phase.ENDED
+_AWAIT_BODY: Final = Phase.AWAIT_BODY
+_STREAMED: Final = BodyMode.FULL_DUPLEX_STREAMED
 
 
 TURNS_ALONE: Final = 3
@@ -75,10 +77,15 @@ class CheckCancelledError(Exception):
 
 
 class Call(Protocol):
-    """One bidirectional gRPC call as bytes in and bytes out."""
+    """One bidirectional gRPC call as bytes in and bytes out.
+
+    `has_ended` once the peer has half-closed, and all its messages are taken.
+    """
+
+    has_ended: bool
 
     def take(self) -> bytes | memoryview | None:
-        """Return the next message if it has come, and the server can see that; else None.
+        """Return the next message if it has come, else None.
 
         Raises:
             RefusedError: there is no room for the rest of a message.
@@ -86,13 +93,8 @@ class Call(Protocol):
         """
         ...
 
-    async def read(self) -> bytes | memoryview | None:
-        """Return the next message, or None once the peer has half-closed.
-
-        Raises:
-            RefusedError: there is no room for the rest of a message.
-            StreamGoneError: the peer has reset the stream.
-        """
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future of more to take, of the half-close, or of a reset."""
         ...
 
     async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:
@@ -152,12 +154,16 @@ class ExtProcStream:
     """One stream of Envoy's; `is_broken` once reading has failed in another way than a reset."""
 
     __slots__ = (
+        "_alarm",
+        "_alarm_at",
         "_budgets",
         "_call",
         "_deadline",
+        "_due",
         "_is_half_closed",
-        "_reading",
+        "_is_late",
         "_timed_phase",
+        "_waiting",
         "is_broken",
         "protocol",
     )
@@ -166,10 +172,14 @@ class ExtProcStream:
         self.protocol = protocol
         self._call = call
         self._budgets = budgets
-        self._reading: asyncio.Future[bytes | memoryview | None] | None = None
         self._is_half_closed = False
         self._timed_phase = protocol.phase
         self._deadline: float | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._due: float | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._is_late = False
         self.is_broken = False
 
     async def run(self, handler: Handler) -> StreamEnd:
@@ -205,8 +215,8 @@ class ExtProcStream:
         finally:
             # Kept bytes are let go of, and work that still runs for this stream is cancelled.
             protocol.drop()
-            if self._reading is not None:
-                _drop(self._reading)
+            if self._alarm is not None:
+                self._alarm.cancel()
             handler.finish(protocol, end)
         return end
 
@@ -221,21 +231,18 @@ class ExtProcStream:
             StreamGoneError: Envoy has reset the stream.
         """
         protocol, event, count = self.protocol, _NOTHING, 0
-        while True:
+        while event is _NOTHING:
             if protocol.outgoing:
                 await self.send()
             if protocol.phase is _ENDED:
                 event = Event.ENDED
-            elif (message := await self._read()) is not None:
-                event = protocol.receive(message)
+            elif (received := self._take()) is None:
+                await self._until(self._call.arrival())
             else:
-                self._is_half_closed = True
-                protocol.half_close()
-            if event is not _NOTHING:
-                break
-            count += 1
-            if not count % MESSAGES_AT_ONCE:
-                await asyncio.sleep(0)
+                event = received
+                count += 1
+                if not count % MESSAGES_AT_ONCE:
+                    await asyncio.sleep(0)
         if expected is not None and event is not expected:
             raise OvertakenError(event)
         return event
@@ -256,12 +263,13 @@ class ExtProcStream:
             CheckCancelledError: the check was cancelled from within.
         """
         judging = asyncio.ensure_future(check)
+        judging.add_done_callback(self._wake)
         try:
             for _ in range(TURNS_ALONE):
                 if not judging.done():
                     await asyncio.sleep(0)
             while not judging.done():
-                await self._read_on(judging)
+                await self._read_on()
         finally:
             if not judging.done():
                 _drop(judging)
@@ -273,103 +281,84 @@ class ExtProcStream:
         """Return the outcome of work that is done already, or goes on in turns; as `wait_for`."""
         return steps if isinstance(steps, tuple) else await self.wait_for(steps)
 
-    async def _read_on(self, judging: asyncio.Future[Any]) -> None:
-        """Wait until *judging* is done or a message has come, which is received."""
-        waits: list[asyncio.Future[Any]] = [judging]
+    async def _read_on(self) -> None:
+        """Receive a message if one has come; else wait until one has, or the check is done."""
         # Not while answers wait to be sent: they would gather for as long as the check takes.
-        if self._reading is None and not self._is_half_closed and not self.protocol.outgoing:
-            self._reading = asyncio.ensure_future(self._call.read())
-        if self._reading is not None:
-            waits.append(self._reading)
-        seconds = self._remaining_seconds()
-        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            raise LateError(LATE[self.protocol.phase])
-        if judging.done() or self._reading is None:
-            return  # a verdict that comes with a message is taken first
-        message = self._taken(self._reading)
-        if message is None:
-            self._is_half_closed = True
-            self.protocol.half_close()
-        elif (event := self.protocol.receive(message)) is not Event.NOTHING:
+        if self._is_half_closed or self.protocol.outgoing:
+            await self._until(asyncio.get_running_loop().create_future())
+            return
+        event = self._take()
+        if event is None:
+            await self._until(self._call.arrival())
+        elif event is _NOTHING:
+            await asyncio.sleep(0)
+        else:
             raise OvertakenError(event)
 
-    async def _read(self) -> bytes | memoryview | None:
-        if self._reading is not None:
-            seconds = self._remaining_seconds()
-            done, _ = await asyncio.wait([self._reading], timeout=seconds)
-            if not done:
-                raise LateError(LATE[self.protocol.phase])
-            return self._taken(self._reading)
+    def _take(self) -> Event | None:
+        """Let the protocol receive what has come; return its event, None if nothing has come."""
         try:
-            # The next message of a long body has mostly come, and needs no timer.
-            if (message := self._call.take()) is not None:
-                return message
-            # Without a task beside us, as nothing else is waited for: the task and the wait for
-            # it cost a third of all that judging a request costs.
-            seconds = self._remaining_seconds()
-            return await (self._call.read() if seconds is None else self._read_within(seconds))
+            message = self._call.take()
+            if message is None and not self._call.has_ended:
+                return None
         except (StreamGoneError, RefusedError):
             raise
         except Exception:
             self.is_broken = True
             raise
+        if message is not None:
+            return self.protocol.receive(message)
+        self._is_half_closed = True
+        self.protocol.half_close()
+        return _NOTHING
 
-    async def _read_within(self, seconds: float) -> bytes | memoryview | None:
-        """Read with a deadline, as `asyncio.timeout` does, without its object and its context."""
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a stream is read by a task")
-        cancels, is_late = task.cancelling(), False
+    async def _until(self, waiting: asyncio.Future[None]) -> None:
+        """Wait for *waiting* as long as the phase allows; the end of a check ends the wait too.
 
-        def give_up() -> None:
-            nonlocal is_late
-            is_late = True
-            task.cancel()
-
-        timer = task.get_loop().call_later(seconds, give_up)
-        try:
-            return await self._call.read()
-        except asyncio.CancelledError:
-            # A cancellation from outside, which came as well, goes on.
-            if is_late and task.cancelling() <= cancels + 1:
-                raise LateError(LATE[self.protocol.phase]) from None
-            raise
-        finally:
-            timer.cancel()
-            if is_late:
-                task.uncancel()
-
-    def _taken(
-        self, reading: asyncio.Future[bytes | memoryview | None]
-    ) -> bytes | memoryview | None:
-        self._reading = None
-        try:
-            return reading.result()
-        except (StreamGoneError, RefusedError):
-            raise
-        except Exception:
-            self.is_broken = True
-            raise
-
-    def _remaining_seconds(self) -> float | None:
-        """Return how long the wait of this phase may still take; its budget begins with it."""
-        phase = self.protocol.phase
-        if phase is not self._timed_phase:
+        Raises:
+            LateError: nothing came in time.
+        """
+        protocol = self.protocol
+        phase = protocol.phase
+        if phase is not self._timed_phase:  # its budget begins with its first wait
             self._timed_phase = phase
             seconds = self._budgets.of(phase)
-            if seconds is None:
-                self._deadline = None
-                return None
-            self._deadline = asyncio.get_running_loop().time() + seconds
-        elif self._deadline is None:
-            return None
+            self._deadline = (
+                None if seconds is None else asyncio.get_running_loop().time() + seconds
+            )
+        self._waiting, self._due = waiting, self._deadline
+        if self._due is not None:
+            if phase is _AWAIT_BODY and protocol.request_mode is _STREAMED:
+                self._due = min(
+                    self._due, asyncio.get_running_loop().time() + self._budgets.body_idle_seconds
+                )
+            if self._alarm is None or self._due < self._alarm_at:
+                self._set_alarm(self._due)
+        await waiting
+        self._waiting = None
+        if self._is_late:
+            raise LateError(LATE[protocol.phase])
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = asyncio.get_running_loop().call_at(at, self._ring), at
+
+    def _ring(self) -> None:
+        """End the wait under way if it is due; it mostly began after the alarm was set."""
+        self._alarm = None
+        if self._waiting is None or self._waiting.done() or self._due is None:
+            return
+        if asyncio.get_running_loop().time() < self._due:
+            self._set_alarm(self._due)
         else:
-            seconds = max(0.0, self._deadline - asyncio.get_running_loop().time())
-        is_streamed = self.protocol.request_mode is BodyMode.FULL_DUPLEX_STREAMED
-        if phase is Phase.AWAIT_BODY and is_streamed:
-            return min(seconds, self._budgets.body_idle_seconds)
-        return seconds
+            self._is_late = True
+            self._waiting.set_result(None)
+
+    def _wake(self, _: asyncio.Future[Any]) -> None:
+        """End the wait under way: a check is done."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 def _drop(wait: asyncio.Future[Any]) -> None:

@@ -71,13 +71,14 @@ class GrpcCall:
     """One gRPC call as messages in and messages out; *room* counts what it keeps of a long one."""
 
     __slots__ = (
-        "_has_ended",
         "_held_bytes",
+        "_is_finished",
         "_messages",
         "_opening",
         "_reader",
         "_room",
         "_stream",
+        "has_ended",
     )
 
     def __init__(
@@ -89,7 +90,7 @@ class GrpcCall:
         self._reader = MessageReader(max_message_bytes=max_message_bytes)
         self._messages: deque[bytes | memoryview] = deque()
         self._opening = _OPENING
-        self._has_ended = False
+        self._is_finished = self.has_ended = False
 
     def take(self) -> bytes | memoryview | None:
         """Return the next message if it has come.
@@ -107,7 +108,13 @@ class GrpcCall:
                     self._hold(reader.kept_bytes)
         except StreamResetError as error:
             raise StreamGoneError from error
-        return messages.popleft() if messages else None
+        if messages:
+            return messages.popleft()
+        if stream.is_half_closed:
+            if not reader.is_between_messages:
+                raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
+            self.has_ended = True
+        return None
 
     def _hold(self, kept_bytes: int) -> None:
         """Count the incomplete message from the size on that may wait unread in any case.
@@ -134,14 +141,13 @@ class GrpcCall:
             RefusedError: there is no room for the rest of a message.
             StreamGoneError: the peer has reset the stream.
         """
-        while (message := self.take()) is None:
-            if not self._stream.is_half_closed:
-                await self._stream.arrival()
-            elif self._reader.is_between_messages:
-                return None
-            else:
-                raise GrpcWireError(GrpcStatus.INTERNAL, "the last message is cut short")
+        while (message := self.take()) is None and not self.has_ended:
+            await self.arrival()
         return message
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future of more to take, of the half-close, or of a reset."""
+        return self._stream.arrival()
 
     async def write(
         self, messages: Sequence[Answer], *, ends: bool, trailers: bytes = _OK_TRAILERS
@@ -151,7 +157,7 @@ class GrpcCall:
         Raises:
             StreamGoneError: the peer has reset the stream.
         """
-        self._has_ended = ends
+        self._is_finished = ends
         opening, self._opening = self._opening, b""
         try:
             await self._stream.write(opening, framed(messages), trailers if ends else b"")
@@ -160,7 +166,7 @@ class GrpcCall:
 
     async def end(self, status: GrpcStatus, problem: str = "") -> None:
         """End the call, unless it has ended."""
-        if not self._has_ended:
+        if not self._is_finished:
             await self.write((), ends=True, trailers=_block(status_headers(status, problem)))
 
 

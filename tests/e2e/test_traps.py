@@ -34,6 +34,7 @@ from tests.support.scripted import (
     at_once,
     failing,
     failing_later,
+    next_message,
     refusal_of,
 )
 from tests.support.scripted import scripted as serving
@@ -193,7 +194,7 @@ async def _abort(_: Call) -> StreamEnd:
 
 
 async def _talk_rubbish(stream: Call) -> StreamEnd:
-    await stream.read()
+    await next_message(stream)
     await stream.write([b"\xff\xff\xff"], ends=True)
     return StreamEnd.COMPLETED
 

@@ -14,6 +14,7 @@ import pytest
 from sidecar.extproc.stream import Call, StreamEnd
 from sidecar.server.grpc_server import GrpcServer
 from sidecar.server.options import PROCESS_METHOD, Serve, ServerOptions
+from tests.support.scripted import next_message
 
 MAX_MESSAGE_BYTES = 3 << 20
 
@@ -21,7 +22,7 @@ MAX_MESSAGE_BYTES = 3 << 20
 async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Send every message back; the stream ends with the one that says so."""
     del metadata
-    while (message := await stream.read()) is not None:
+    while (message := await next_message(stream)) is not None:
         await stream.write([bytes(message)], ends=message == b"last")
         if message == b"last":
             break

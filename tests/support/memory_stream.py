@@ -16,18 +16,29 @@ class MemoryStream:
         """Begin with *messages* already there; None is a half-close."""
         self.written: list[bytes] = []
         self.is_gone = False
+        self.is_complete = False
         self.has_ended = False
-        self.is_waiting = False
-        """Whether a reader waits for the next message."""
-        self._is_half_closed = False
         self._incoming: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+        self._arrival: asyncio.Future[None] | None = None
         self._grown = asyncio.Condition()
         self.send(*messages)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a reader waits for the next message."""
+        return self._arrival is not None and not self._arrival.done()
+
+    @property
+    def was_waited_for(self) -> bool:
+        """Return whether a reader has waited for a message."""
+        return self._arrival is not None
+
     def send(self, *messages: bytes | BaseException | None) -> None:
-        """Send as Envoy would; an exception is raised by `read`."""
+        """Send as Envoy would; an exception is raised by `take`."""
         for message in messages:
             self._incoming.put_nowait(message)
+        if self._arrival is not None and messages and not self._arrival.done():
+            self._arrival.set_result(None)
 
     async def count(self, messages: int) -> None:
         """Wait until so many messages were written."""
@@ -39,29 +50,27 @@ class MemoryStream:
         await self._incoming.join()
 
     def take(self) -> bytes | None:
-        """Return nothing: all messages are read."""
-
-    async def read(self) -> bytes | None:
         """Return the next message; a half-close stays one."""
-        if self._is_half_closed:
+        if self.has_ended or self._incoming.empty():
             return None
-        self.is_waiting = self._incoming.empty()
-        try:
-            message = await self._incoming.get()
-        finally:
-            self.is_waiting = False
+        message = self._incoming.get_nowait()
         self._incoming.task_done()
         if isinstance(message, BaseException):
             raise message
-        self._is_half_closed = message is None
+        self.has_ended = message is None
         return message
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Return a future of the next message that is sent."""
+        self._arrival = asyncio.get_running_loop().create_future()
+        return self._arrival
 
     async def write(self, messages: Sequence[Answer], *, ends: bool) -> None:
         """Keep messages, or fail as a reset stream does; nothing may follow an end."""
-        assert not self.has_ended
+        assert not self.is_complete
         if self.is_gone:
             raise StreamGoneError
-        self.has_ended = ends
+        self.is_complete = ends
         async with self._grown:
             for one in messages:
                 self.written.append(b"".join(one) if isinstance(one, tuple) else one)

@@ -207,6 +207,13 @@ async def _settled(verdict: V | Awaitable[V], stream: ExtProcStream) -> V:
     return await stream.wait_for(verdict) if isinstance(verdict, Awaitable) else verdict
 
 
+async def next_message(call: Call) -> bytes | memoryview | None:
+    """Wait for a message and return it; None once the peer has half-closed."""
+    while (message := call.take()) is None and not call.has_ended:
+        await call.arrival()
+    return message
+
+
 def scripted(
     handler: ScriptedHandler,
     budgets: Budgets,

@@ -650,4 +650,4 @@ async def test_only_while_a_check_takes_several_turns_is_the_stream_read_on(
     call, room = MemoryStream(), OverloadGuard(max_exchanges=1, max_held_bytes=1)
     protocol = ExtProcProtocol(max_body_bytes=1, wants_answer_headers=False, room=room)
     assert await ExtProcStream(call, protocol, PATIENT).wait_for(check()) == "done"
-    assert call.is_waiting is is_long
+    assert call.was_waited_for is is_long

@@ -11,12 +11,13 @@ from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
 from sidecar.server.http2_streams import STREAM_WINDOW
 from sidecar.server.options import PROCESS_METHOD, Serve
 from tests.support.http2_peer import REQUEST, Http2Peer
+from tests.support.scripted import next_message
 
 
 async def echo(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
     """Send back what is read until the peer half-closes."""
     del metadata
-    while (message := await stream.read()) is not None:
+    while (message := await next_message(stream)) is not None:
         await stream.write([bytes(message)], ends=False)
     return StreamEnd.COMPLETED
 
@@ -51,7 +52,7 @@ async def test_messages_that_have_come_are_taken_without_a_wait() -> None:
         del metadata
         while (message := stream.take()) is not None:
             await stream.write([bytes(message)], ends=False)
-        assert await stream.read() is None
+        assert await next_message(stream) is None
         return StreamEnd.COMPLETED
 
     body = b"".join(framed([b"one", b"two"]))
@@ -67,7 +68,7 @@ async def test_the_beginning_of_a_long_message_takes_room() -> None:
         del metadata
         while True:
             try:
-                message = await stream.read()
+                message = await next_message(stream)
             except RefusedError:
                 return StreamEnd.ABORTED
             seen.append(len(message or b""))
