@@ -26,6 +26,8 @@ STREAM_WINDOW: Final = 1 << 20
 CONNECTION_WINDOW: Final = 256 << 20
 """Bytes that the peer may send ahead of the application. One stream that is not read fills its
 own window, and leaves the connection's to the others."""
+GIVE_BACK_BYTES: Final = 3 * STREAM_WINDOW // 4
+"""Read of a body before the peer gets so much of the stream's window back, which wakes it."""
 DEFAULT_WINDOW: Final = 65_535
 """Of both sides until they say otherwise (section 6.9.2)."""
 MAX_CONTROL_BYTES: Final = 1 << 20
@@ -122,7 +124,7 @@ class Http2Stream:
             return None
         piece = self._pieces.popleft()
         self._read_bytes += len(piece)
-        if self._read_bytes >= STREAM_WINDOW // 2:
+        if self._read_bytes >= GIVE_BACK_BYTES:
             self._give_back()
         return piece
 
@@ -176,6 +178,7 @@ class Http2Stream:
         connection, number = self._connection, self.number
         pieces = iter(body)
         piece = next(pieces, b"")
+        longest = FRAME_HEADER.pack(0, MAX_FRAME_BYTES, DATA, 0, number)
         while not self.is_reset and size:
             room = min(size, self.room, connection.send_window, FLUSH_BYTES)
             if room <= 0:
@@ -192,7 +195,10 @@ class Http2Stream:
             while room:
                 length = min(room, MAX_FRAME_BYTES)
                 room -= length
-                out.append(FRAME_HEADER.pack(0, length, DATA, 0, number))
+                is_longest = length == MAX_FRAME_BYTES  # most are
+                out.append(
+                    longest if is_longest else FRAME_HEADER.pack(0, length, DATA, 0, number)
+                )
                 while length and length >= len(piece):
                     out.append(piece)
                     length -= len(piece)
@@ -214,7 +220,7 @@ class Http2Stream:
         self._read_bytes += size - len(piece)
         if piece:
             self._pieces.append(piece)
-        elif self._read_bytes >= STREAM_WINDOW // 2:  # nothing but padding: no piece is taken
+        elif self._read_bytes >= GIVE_BACK_BYTES:  # nothing but padding: no piece is taken
             self._give_back()
         self.is_half_closed = ends
         _wake(self._reader)

@@ -13,6 +13,7 @@ import pytest
 from sidecar.server.http2_streams import (
     ANSWERS_AT_ONCE,
     CONNECTION_WINDOW,
+    GIVE_BACK_BYTES,
     MAX_CONTROL_BYTES,
     MAX_FRAME_BYTES,
     STREAM_WINDOW,
@@ -131,7 +132,7 @@ async def test_a_body_that_is_sent_in_two_parts_is_sent_once() -> None:
 
 
 async def test_a_peer_may_send_more_than_a_window_if_it_is_read() -> None:
-    """Half a window is given back at a time, of the stream and of the connection."""
+    """Parts of the windows are given back, of the stream and of the connection."""
     peer = await started(collect)
     peer.client.increment_flow_control_window(1 << 30)
     number, sent = peer.request(), 0
@@ -157,7 +158,7 @@ async def test_a_peer_gets_back_the_bytes_it_sent_however_they_were_cut(size: in
 
     peer = await started(drain)
     number = peer.request()
-    for _ in range(3 * STREAM_WINDOW // 4 // MAX_FRAME_BYTES):
+    for _ in range(GIVE_BACK_BYTES // MAX_FRAME_BYTES):
         peer.client.send_data(number, bytes(MAX_FRAME_BYTES))
     peer.send(size=size)
     await peer.settle()
@@ -292,9 +293,9 @@ async def test_padding_without_data_is_given_back() -> None:
     """No piece of the body is there to be taken."""
     peer = Http2Peer(wait)
     padding = raw(0x0, 0x8, 1, b"\xff" + bytes(255))
-    peer.receive(HELLO + raw(0x1, 0x4, 1, POST) + padding * (STREAM_WINDOW // 512))
+    peer.receive(HELLO + raw(0x1, 0x4, 1, POST) + padding * (GIVE_BACK_BYTES // 256))
     await asyncio.sleep(0.01)
-    assert raw(0x8, 0, 1, struct.pack(">I", STREAM_WINDOW // 2)) in peer.transport.written
+    assert raw(0x8, 0, 1, struct.pack(">I", GIVE_BACK_BYTES)) in peer.transport.written
 
 
 async def test_a_writer_waits_while_the_peer_reads_too_slowly() -> None:
