@@ -76,7 +76,7 @@ from loadtest.conversations.figures import (
 )
 from loadtest.guardrail_pass import LOCAL_TYPES, policy_of
 from loadtest.peers import guarded_portkey, is_installed, litellm, portkey, running_peer
-from loadtest.processes import resident_mb
+from loadtest.processes import paused, resident_mb
 from loadtest.results import DIRECTORY, ROOT, Report, prints_failure, publish, publish_picture
 from loadtest.targets import write_targets
 from sidecar.settings.process import setting_names
@@ -245,6 +245,7 @@ class _Runner:
     def __init__(self, gateways: Mapping[str, Gateway], plan: Plan, console: Console) -> None:
         self._gateways = gateways
         self._sides = {name: contestant(name, one) for name, one in gateways.items()}
+        self._peers: Sequence[Contestant] = ()
         self._plan = plan
         self._console = console
         self._seed = 1_000
@@ -253,6 +254,7 @@ class _Runner:
 
     async def rounds(self, peers: Sequence[Contestant]) -> None:
         """Warm up, then measure all of the plan as often as it says."""
+        self._peers = peers
         for sides in (self._named(tuple(self._sides)), peers):
             await self._turns("64k", 8, sides)
         self.series = Series(errors=self.series.errors, failed=self.series.failed)
@@ -285,12 +287,25 @@ class _Runner:
         """Send *count* new conversations to each side, then the next turns of all."""
         first, *later = self._even_turns(size, count, turns=1 + NEXT_TURNS)
         then = [body for turn in later for body in turn]
-        self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first, slices=SLICES))
         has_table = self._sides[NOW] in sides
         # To a side without a table each turn is a first one.
         learned = [one for one in sides if EVERY_SIDES.get(one.name, one.name) != WITHOUT]
-        async with self._counting(NOW, f"{NOW}.{size}", then) if has_table else nullcontext():
-            self.series.add_costs(f"{size}.{NEXT}", await costs(learned, then))
+        async with self._alone(sides):
+            self.series.add_costs(f"{size}.{FIRST}", await costs(sides, first, slices=SLICES))
+            async with self._counting(NOW, f"{NOW}.{size}", then) if has_table else nullcontext():
+                self.series.add_costs(f"{size}.{NEXT}", await costs(learned, then))
+
+    @asynccontextmanager
+    async def _alone(self, sides: Sequence[Contestant]) -> AsyncIterator[None]:
+        """Stop all others meanwhile: each idle process wakes some times a second.
+
+        *sides* that were stopped until now first do what has become due.
+        """
+        urls = {one.url for one in sides}
+        others = [one for one in (*self._sides.values(), *self._peers) if one.url not in urls]
+        with paused([pid for one in others for pid in one.processes()]):
+            await asyncio.sleep(SETTLE_SECONDS)
+            yield
 
     @asynccontextmanager
     async def _counting(self, side: str, key: str, bodies: Iterable[bytes]) -> AsyncIterator[None]:
@@ -312,11 +327,12 @@ class _Runner:
         if side not in self._sides:
             return
         sides = self._named((side, WITHOUT))
-        if known:
-            self.series.errors += sum([await one.send(known) for one in sides])
-            await asyncio.sleep(SETTLE_SECONDS)
-        async with self._counting(side, f"{NOW}.{case}", bodies):
-            self.series.add_costs(case, await costs(sides, bodies))
+        async with self._alone(sides):
+            if known:
+                self.series.errors += sum([await one.send(known) for one in sides])
+                await asyncio.sleep(SETTLE_SECONDS)
+            async with self._counting(side, f"{NOW}.{case}", bodies):
+                self.series.add_costs(case, await costs(sides, bodies))
 
     async def _changed(self) -> None:
         """Send next turns in which messages are other ones, or gone."""
@@ -344,13 +360,14 @@ class _Runner:
         """
         count, sides = self._plan.number(GROWING), self._named((NOW, TWO, WITHOUT, REV))
         talks = [conversation(shape, seed=seed, turns=TURNS) for seed in self._seeds(count)]
-        for turn in range(1, TURNS + 1):
-            bodies = [one.body(turn) for one in talks]
-            async with (
-                self._counting(NOW, f"{NOW}.{slug(shape)}", bodies),
-                self._counting(TWO, f"{TWO}.{slug(shape)}", bodies),
-            ):
-                self.series.add_costs(turn_key(shape, turn), await costs(sides, bodies))
+        async with self._alone(sides):
+            for turn in range(1, TURNS + 1):
+                bodies = [one.body(turn) for one in talks]
+                async with (
+                    self._counting(NOW, f"{NOW}.{slug(shape)}", bodies),
+                    self._counting(TWO, f"{TWO}.{slug(shape)}", bodies),
+                ):
+                    self.series.add_costs(turn_key(shape, turn), await costs(sides, bodies))
         kib = max(len(one.body(TURNS)) for one in talks) / 1024
         self.series.add(f"{slug(shape)}.last_turn_kib", kib)
 

@@ -163,6 +163,10 @@ class Gateway:
         """All processes below the supervisor."""
         return children_of(self.supervisor_pid) if self.supervisor_pid else ()
 
+    def family(self) -> tuple[int, ...]:
+        """Return all processes: Envoy, the supervisor and those below it."""
+        return (self.envoy_pid, *(family_of(self.supervisor_pid) if self.supervisor_pid else ()))
+
     def cpu_seconds(self) -> tuple[float, float]:
         """Return the CPU time so far of all processes of Egret, and of Envoy."""
         egret = family_of(self.supervisor_pid) if self.supervisor_pid else ()

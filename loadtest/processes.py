@@ -1,9 +1,12 @@
-"""CPU time and memory of running processes (clock_gettime(2), proc(5))."""
+"""CPU time and memory of running processes (clock_gettime(2), proc(5)), and stopping them."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +56,24 @@ def children_of(pid: int) -> tuple[int, ...]:
 def family_of(pid: int) -> tuple[int, ...]:
     """Return *pid* and all processes below it."""
     return (pid, *(one for child in children_of(pid) for one in family_of(child)))
+
+
+@contextmanager
+def paused(pids: Iterable[int]) -> Iterator[None]:
+    """Stop *pids* meanwhile (SIGSTOP), then let them go on.
+
+    Raises:
+        ProcessLookupError: one of them has ended.
+    """
+    stopped: list[int] = []
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -32,12 +32,16 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=120)
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A gateway that receives requests. `cpu` returns its own CPU seconds, and Envoy's."""
+    """A gateway that receives requests.
+
+    `cpu` returns its own CPU seconds, and Envoy's; `processes` all processes of both.
+    """
 
     name: str
     url: str
     key: SecretStr
     cpu: Callable[[], tuple[float, float]]
+    processes: Callable[[], tuple[int, ...]] = tuple
     headers: Mapping[str, str] = field(default_factory=dict)
     metrics_url: str = ""
 
@@ -79,6 +83,7 @@ def contestant(name: str, gateway: Gateway, *, policy: str = "") -> Contestant:
         gateway.url,
         gateway.keys[policy],
         cpu=gateway.cpu_seconds,
+        processes=gateway.family,
         metrics_url=gateway.metrics_url,
     )
 
@@ -90,7 +95,14 @@ def peer_contestant(peer: Peer) -> Contestant:
         return cpu_seconds(peer.processes()), 0.0
 
     target = peer.target
-    return Contestant(peer.name, target.url, target.key, cpu=cpu, headers=target.headers)
+    return Contestant(
+        peer.name,
+        target.url,
+        target.key,
+        cpu=cpu,
+        processes=peer.processes,
+        headers=target.headers,
+    )
 
 
 @dataclass(frozen=True, slots=True)

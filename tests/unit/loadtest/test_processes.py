@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from loadtest.processes import (
     cpu_seconds,
     family_of,
+    paused,
     resident_kib,
     resident_mb,
 )
@@ -67,3 +69,20 @@ def test_a_family_is_a_process_and_all_below_it() -> None:
         assert set(family) < set(family_of(os.getpid()))
     finally:
         parent.communicate(b"")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_paused_processes_go_on_afterwards(*, fails: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(input(), flush=True)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        with (
+            pytest.raises(RuntimeError) if fails else contextlib.nullcontext(),
+            paused([child.pid]),
+        ):
+            assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
+            if fails:
+                raise RuntimeError
+        assert child.communicate(b"gone on\n", timeout=60)[0] == b"gone on\n"
