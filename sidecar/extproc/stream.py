@@ -242,7 +242,7 @@ class ExtProcStream:
                 event = received
                 count += 1
                 if not count % MESSAGES_AT_ONCE:
-                    await asyncio.sleep(0)
+                    await self._turn()
         if expected is not None and event is not expected:
             raise OvertakenError(event)
         return event
@@ -291,9 +291,15 @@ class ExtProcStream:
         if event is None:
             await self._until(self._call.arrival())
         elif event is _NOTHING:
-            await asyncio.sleep(0)
+            await self._turn()
         else:
             raise OvertakenError(event)
+
+    async def _turn(self) -> None:
+        """Give others their turn; who always has more to send is late all the same."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._wake)
+        await self._until(loop.create_future())
 
     def _take(self) -> Event | None:
         """Let the protocol receive what has come; return its event, None if nothing has come."""
@@ -318,20 +324,19 @@ class ExtProcStream:
         Raises:
             LateError: nothing came in time.
         """
-        protocol = self.protocol
+        protocol, loop = self.protocol, asyncio.get_running_loop()
         phase = protocol.phase
         if phase is not self._timed_phase:  # its budget begins with its first wait
             self._timed_phase = phase
             seconds = self._budgets.of(phase)
-            self._deadline = (
-                None if seconds is None else asyncio.get_running_loop().time() + seconds
-            )
+            self._deadline = None if seconds is None else loop.time() + seconds
         self._waiting, self._due = waiting, self._deadline
         if self._due is not None:
+            now = loop.time()
+            if now >= self._due:
+                raise LateError(LATE[phase])
             if phase is _AWAIT_BODY and protocol.request_mode is _STREAMED:
-                self._due = min(
-                    self._due, asyncio.get_running_loop().time() + self._budgets.body_idle_seconds
-                )
+                self._due = min(self._due, now + self._budgets.body_idle_seconds)
             if self._alarm is None or self._due < self._alarm_at:
                 self._set_alarm(self._due)
         await waiting
@@ -355,8 +360,8 @@ class ExtProcStream:
             self._is_late = True
             self._waiting.set_result(None)
 
-    def _wake(self, _: asyncio.Future[Any]) -> None:
-        """End the wait under way: a check is done."""
+    def _wake(self, _: asyncio.Future[Any] | None = None) -> None:
+        """End the wait under way: a check is done, or others had their turn."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 

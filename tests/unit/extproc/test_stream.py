@@ -277,6 +277,25 @@ async def test_a_body_in_many_messages_leaves_other_requests_their_turns() -> No
     assert turns >= 20
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_who_always_has_more_to_send_is_late_all_the_same(*, is_known: bool) -> None:
+    """Its messages come faster than they are read: there is never one to wait for."""
+
+    class Flood(MemoryStream):
+        """Its messages follow the opening without an end."""
+
+        @override
+        def take(self) -> bytes:
+            return super().take() or envoy.request_body(b"").SerializeToString()
+
+    budgets = replace(PATIENT, authorize_seconds=0.05, body_seconds=0.05)
+    held = Held(judging() if is_known else judging(Endless()), DUPLEX_HEADERS, budgets=budgets)
+    held.stream = Flood(DUPLEX_HEADERS)
+    assert await asyncio.wait_for(held.run(), 60) is StreamEnd.COMPLETED
+    kind = ErrorKind.BODY_TIMEOUT if is_known else ErrorKind.AUTHORIZATION_UNAVAILABLE
+    assert held.wrote(do.Refuse(refusal_of(kind)))
+
+
 async def test_a_client_that_pauses_within_its_body_is_cut_off_sooner() -> None:
     """Long before a slow one that goes on sending."""
     held = Held(judging(), HEADERS, PIECE, budgets=replace(PATIENT, body_idle_seconds=0.01))
