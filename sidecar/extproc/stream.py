@@ -153,6 +153,8 @@ _BUDGETS: Final = {
 class ExtProcStream:
     """One stream of Envoy's; `is_broken` once reading has failed in another way than a reset."""
 
+    # `_deadline` is the end of the phase's budget, `_due` the moment from which on the wait under
+    # way is late. `_alarm` rings then or before, and is set again as long as it rings too early.
     __slots__ = (
         "_alarm",
         "_alarm_at",

@@ -27,7 +27,7 @@ CONNECTION_WINDOW: Final = 256 << 20
 """Bytes that the peer may send ahead of the application. One stream that is not read fills its
 own window, and leaves the connection's to the others."""
 GIVE_BACK_BYTES: Final = 3 * STREAM_WINDOW // 4
-"""Read of a body before the peer gets so much of the stream's window back, which wakes it."""
+"""From here on the peer gets back what was read of a stream's window; each time wakes it."""
 DEFAULT_WINDOW: Final = 65_535
 """Of both sides until they say otherwise (section 6.9.2)."""
 MAX_CONTROL_BYTES: Final = 1 << 20
