@@ -196,8 +196,8 @@ async def _measure(
         ):
             if not peers:
                 console.print("Without other gateways (`make bench-peers` installs them).")
-            runner = _Runner(gateways, plan, console)
-            await runner.rounds(peers)
+            runner = _Runner(gateways, peers, plan, console)
+            await runner.rounds()
             return runner.series, features
 
 
@@ -242,19 +242,25 @@ def _every(size: str) -> str:
 class _Runner:
     """Sends new conversations to every side, round after round, and collects the costs."""
 
-    def __init__(self, gateways: Mapping[str, Gateway], plan: Plan, console: Console) -> None:
+    def __init__(
+        self,
+        gateways: Mapping[str, Gateway],
+        peers: Sequence[Contestant],
+        plan: Plan,
+        console: Console,
+    ) -> None:
         self._gateways = gateways
         self._sides = {name: contestant(name, one) for name, one in gateways.items()}
-        self._peers: Sequence[Contestant] = ()
+        self._peers = peers
         self._plan = plan
         self._console = console
         self._seed = 1_000
         self._is_backwards = False
         self.series = Series()
 
-    async def rounds(self, peers: Sequence[Contestant]) -> None:
+    async def rounds(self) -> None:
         """Warm up, then measure all of the plan as often as it says."""
-        self._peers = peers
+        peers = self._peers
         for sides in (self._named(tuple(self._sides)), peers):
             await self._turns("64k", 8, sides)
         self.series = Series(errors=self.series.errors, failed=self.series.failed)

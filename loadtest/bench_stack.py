@@ -169,8 +169,8 @@ class Gateway:
 
     def cpu_seconds(self) -> tuple[float, float]:
         """Return the CPU time so far of all processes of Egret, and of Envoy."""
-        egret = family_of(self.supervisor_pid) if self.supervisor_pid else ()
-        return cpu_seconds(egret), cpu_seconds((self.envoy_pid,))
+        envoy, *egret = self.family()
+        return cpu_seconds(egret), cpu_seconds((envoy,))
 
 
 @asynccontextmanager

@@ -163,7 +163,6 @@ class ExtProcStream:
         "_deadline",
         "_due",
         "_is_half_closed",
-        "_is_late",
         "_timed_phase",
         "_waiting",
         "is_broken",
@@ -181,7 +180,6 @@ class ExtProcStream:
         self._due: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
-        self._is_late = False
         self.is_broken = False
 
     async def run(self, handler: Handler) -> StreamEnd:
@@ -241,9 +239,8 @@ class ExtProcStream:
             elif (received := self._take()) is None:
                 await self._until(self._call.arrival())
             else:
-                event = received
-                count += 1
-                if not count % MESSAGES_AT_ONCE:
+                event, count = received, count + 1
+                if event is _NOTHING and not count % MESSAGES_AT_ONCE:
                     await self._turn()
         if expected is not None and event is not expected:
             raise OvertakenError(event)
@@ -271,7 +268,15 @@ class ExtProcStream:
                 if not judging.done():
                     await asyncio.sleep(0)
             while not judging.done():
-                await self._read_on()
+                # Not while answers wait to be sent: they would gather for as long as this takes.
+                if self._is_half_closed or self.protocol.outgoing:
+                    await self._until(asyncio.get_running_loop().create_future())
+                elif (event := self._take()) is None:
+                    await self._until(self._call.arrival())
+                elif event is _NOTHING:
+                    await self._turn()
+                else:
+                    raise OvertakenError(event)
         finally:
             if not judging.done():
                 _drop(judging)
@@ -282,20 +287,6 @@ class ExtProcStream:
     async def outcome_of(self, steps: _Outcome | Awaitable[_Outcome]) -> _Outcome:
         """Return the outcome of work that is done already, or goes on in turns; as `wait_for`."""
         return steps if isinstance(steps, tuple) else await self.wait_for(steps)
-
-    async def _read_on(self) -> None:
-        """Receive a message if one has come; else wait until one has, or the check is done."""
-        # Not while answers wait to be sent: they would gather for as long as the check takes.
-        if self._is_half_closed or self.protocol.outgoing:
-            await self._until(asyncio.get_running_loop().create_future())
-            return
-        event = self._take()
-        if event is None:
-            await self._until(self._call.arrival())
-        elif event is _NOTHING:
-            await self._turn()
-        else:
-            raise OvertakenError(event)
 
     async def _turn(self) -> None:
         """Give others their turn; who always has more to send is late all the same."""
@@ -332,7 +323,7 @@ class ExtProcStream:
             self._timed_phase = phase
             seconds = self._budgets.of(phase)
             self._deadline = None if seconds is None else loop.time() + seconds
-        self._waiting, self._due = waiting, self._deadline
+        self._due = self._deadline
         if self._due is not None:
             now = loop.time()
             if now >= self._due:
@@ -341,10 +332,8 @@ class ExtProcStream:
                 self._due = min(self._due, now + self._budgets.body_idle_seconds)
             if self._alarm is None or self._due < self._alarm_at:
                 self._set_alarm(self._due)
+        self._waiting = waiting
         await waiting
-        self._waiting = None
-        if self._is_late:
-            raise LateError(LATE[protocol.phase])
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
@@ -359,8 +348,7 @@ class ExtProcStream:
         if asyncio.get_running_loop().time() < self._due:
             self._set_alarm(self._due)
         else:
-            self._is_late = True
-            self._waiting.set_result(None)
+            self._waiting.set_exception(LateError(LATE[self.protocol.phase]))
 
     def _wake(self, _: asyncio.Future[Any] | None = None) -> None:
         """End the wait under way: a check is done, or others had their turn."""
