@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
@@ -42,6 +43,12 @@ T = TypeVar("T", bound=tuple[object, ...])
 HOLD_SECONDS: Final = 0.001
 """How long one pass may hold the event loop at a time."""
 
+SHORT_HOLDS: Final = 8
+"""A pass that has held the event loop more often is long, and lets shorter ones go first."""
+
+LONG_SHARE: Final = 4
+"""One of so many holds is a long pass's, however many shorter ones there are."""
+
 GRACE_SECONDS: Final = 0.1
 """How long a remote check may exceed its time limit, which it keeps itself, until cut off."""
 
@@ -71,13 +78,70 @@ class _DecidedError(Exception):
     """Ends the group of remote checks: a block is known, nothing else can change it."""
 
 
+class _Pass:
+    """A pass that goes on in turns, and has held the loop so often; `turn` is set if it may."""
+
+    __slots__ = ("holds", "turn")
+
+    def __init__(self) -> None:
+        self.holds = 1
+        self.turn = asyncio.Event()
+
+
+class _Turns:
+    """Which of several passes goes on: the first that came, to its end.
+
+    If they took turns, all would end when the last does, and of many at once all would be late.
+    Only a long pass lets shorter ones go first: the next turn of a conversation is much shorter
+    than the first turn of another.
+    """
+
+    def __init__(self) -> None:
+        self._short: deque[_Pass] = deque()
+        self._long: deque[_Pass] = deque()
+        self._holds = 0
+        self._chosen: _Pass | None = None
+
+    def enter(self) -> _Pass:
+        """Add a pass that has held the loop once."""
+        one = _Pass()
+        self._short.append(one)
+        if self._chosen is None:
+            self._choose()
+        return one
+
+    def held(self, one: _Pass) -> None:
+        """Count a hold of the pass whose turn it was, and choose the next."""
+        self._holds += 1
+        one.holds += 1
+        if one.holds == SHORT_HOLDS + 1:
+            self._short.remove(one)
+            self._long.append(one)
+        self._choose()
+
+    def leave(self, one: _Pass) -> None:
+        """Remove a pass that has ended, or is cancelled."""
+        (self._long if one.holds > SHORT_HOLDS else self._short).remove(one)
+        if one is self._chosen:
+            self._choose()
+
+    def _choose(self) -> None:
+        if self._chosen is not None:
+            self._chosen.turn.clear()
+        is_long = self._long and not (self._short and self._holds % LONG_SHARE)
+        queue = self._long if is_long else self._short
+        self._chosen = queue[0] if queue else None
+        if self._chosen is not None:
+            self._chosen.turn.set()
+
+
 class GuardrailRunner:
     """Runs guardrails over requests and answers. `clock` is monotonic seconds."""
 
     def __init__(self, *, remote: RemoteChecks, clock: Callable[[], float]) -> None:
         self._remote = remote
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._turns = _Turns()
 
     def inspect(
         self, policy: Inspectable, subject: Subject, *, about: RequestInfo
@@ -132,13 +196,18 @@ class GuardrailRunner:
                 return None
 
     async def _finish(self, steps: Cooperative[T]) -> T:
-        """Go on with long work; one piece of it at a time, ten would hold ten times."""
-        outcomes: T | None = None
-        while outcomes is None:
-            await asyncio.sleep(0)
-            async with self._turn:
+        """Go on with long work; one pass of several at a time, ten would hold ten times."""
+        own = self._turns.enter()
+        try:
+            while True:
+                await asyncio.sleep(0)
+                await own.turn.wait()
                 outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
-        return outcomes
+                if outcomes is not None:
+                    return outcomes
+                self._turns.held(own)
+        finally:
+            self._turns.leave(own)
 
     def complete(
         self,

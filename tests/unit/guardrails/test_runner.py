@@ -3,16 +3,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections import Counter
 from collections.abc import Awaitable
 
 import pytest
 
 from loadtest.texts import mixed_text
-from sidecar.domain.cooperative import SLICE_BYTES
+from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.runner import LONG_SHARE, SHORT_HOLDS, GuardrailRunner, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import (
@@ -175,21 +176,86 @@ async def test_no_turn_of_many_short_texts_is_long() -> None:
     assert max(holds) < sum(holds) / 5
 
 
-async def test_two_long_texts_take_turns() -> None:
-    """Together they hold the event loop no longer at a time than one of them."""
-    chosen = effective(policy(pii("")))
-    runner = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
-    texts = [subject_of("x" * (size * SLICE_BYTES)) for size in (4, 4, 9)]
-    laters = [runner.inspect(chosen, text, about=ABOUT) for text in texts]
-    ended: list[int] = []
+class Passes:
+    """Passes of one runner that hold the loop so often; `holds` are their names in order."""
 
-    async def judge(index: int, later: object) -> None:
-        assert isinstance(later, Awaitable)
-        await later
-        ended.append(index)
+    def __init__(self) -> None:
+        self._runner = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
+        self.holds: list[str] = []
 
-    await asyncio.gather(*(judge(index, later) for index, later in enumerate(laters)))
-    assert ended == [0, 1, 2]
+    def begin(self, name: str, holds: int) -> asyncio.Future[tuple[str]]:
+        """Begin a pass that ends with its last hold; it raises if its name says so."""
+
+        def steps() -> Cooperative[tuple[str]]:
+            for _ in range(holds):
+                self.holds.append(name)
+                yield
+            if name == "raises":
+                raise ValueError(name)
+            return (name,)
+
+        later = self._runner.run_cooperatively(steps())
+        assert not isinstance(later, tuple)
+        return asyncio.ensure_future(later)
+
+
+async def hold_often() -> None:
+    """Let a pass that is alone hold the loop until it is long."""
+    for _ in range(2 * SHORT_HOLDS):
+        await asyncio.sleep(0)
+
+
+async def test_of_two_long_passes_the_first_ends_before_the_other_goes_on() -> None:
+    """Else both would end when the second does."""
+    passes = Passes()
+    both = [passes.begin(name, 3 * SHORT_HOLDS) for name in ("a", "b")]
+    assert await asyncio.gather(*both) == [("a",), ("b",)]
+    last = len(passes.holds) - passes.holds[::-1].index("a")
+    assert passes.holds[:last].count("b") == SHORT_HOLDS + 1
+
+
+async def test_a_short_pass_overtakes_a_long_one_that_gets_its_share() -> None:
+    passes = Passes()
+    long = passes.begin("long", 8 * SHORT_HOLDS)
+    await hold_often()
+    short = passes.begin("short", SHORT_HOLDS)
+    assert await short == ("short",)
+    assert not long.done()
+    assert await long == ("long",)
+    share = ["short"] * (LONG_SHARE - 1) + ["long"]
+    assert " ".join(share * 2) in " ".join(passes.holds)
+
+
+async def test_a_long_pass_ends_however_many_short_ones_come() -> None:
+    passes = Passes()
+    long = passes.begin("long", 3 * SHORT_HOLDS)
+    await hold_often()
+    short: list[asyncio.Future[tuple[str]]] = []
+    while not long.done():
+        short.append(passes.begin("short", 2))
+        await asyncio.sleep(0)
+    counts = Counter(passes.holds[passes.holds.index("short") :])
+    assert counts["short"] <= (LONG_SHARE + 1) * counts["long"] + len(short)  # each began at once
+    await asyncio.gather(*short)
+
+
+@pytest.mark.parametrize("end", ["is cancelled in its turn", "is cancelled before it", "raises"])
+async def test_a_pass_that_ends_early_lets_the_next_go_on(end: str) -> None:
+    passes = Passes()
+    first = passes.begin("raises" if end == "raises" else "first", 2)
+    waiting = passes.begin("waiting", 2)
+    third = passes.begin("third", 2)
+    if end == "is cancelled in its turn":
+        first.cancel()
+    elif end == "is cancelled before it":
+        await asyncio.sleep(0)
+        waiting.cancel()
+    found = await asyncio.gather(first, waiting, third, return_exceptions=True)
+    assert [type(one) for one in found] == {
+        "is cancelled in its turn": [asyncio.CancelledError, tuple, tuple],
+        "is cancelled before it": [tuple, asyncio.CancelledError, tuple],
+        "raises": [ValueError, tuple, tuple],
+    }[end]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""How long clients wait whose long bodies come together, and those who come in the middle.
+
+    python -m loadtest.bench_crowd [--against REV] [--bodies 16] [--rounds 4] [--markdown]
+
+A worker with every local guardrail receives new conversations of 1 MB, all at once. Then it
+receives as many new ones again and, once they are there, the next turns of a few of the first.
+With REV both receive the same bodies, one after the other. Prints the medians of the rounds and
+writes build/bench/bench-crowd.json. Exits 1 when a request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import fmean, median
+from typing import Final
+
+import aiohttp
+import uvloop
+from egret_tools.conversations import Conversation, even_conversation
+from egret_tools.devstack.processes import Children
+from egret_tools.devstack.run_directory import run_directory
+
+from loadtest.bench_against import check_out, own_python
+from loadtest.bench_envoy import port_address
+from loadtest.bench_peers import running_provider
+from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
+from loadtest.guardrail_pass import LOCAL_TYPES, policy_of
+from loadtest.results import ROOT, Grid, Report, prints_failure, publish
+
+BODY_BYTES: Final = 1 << 20
+BESIDE: Final = 2
+"""Next turns that come in the middle."""
+IN_THE_MIDDLE: Final = 0.25
+"""Of the time that all first turns took, after which they come."""
+NOW: Final = "egret"
+REV: Final = "rev"
+POLICY: Final = "every"
+COLUMNS: Final = {
+    "first_ms": "first turns, mean ms",
+    "last_ms": "the last of them, ms",
+    "beside_ms": "next turns beside others' first, mean ms",
+}
+TIMEOUT: Final = aiohttp.ClientTimeout(total=60)
+
+
+@prints_failure
+def main() -> int:
+    """Measure, show and write; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench_crowd", description=__doc__)
+    parser.add_argument("--against", metavar="REV", help="a revision, such as a tag or a commit")
+    parser.add_argument("--bodies", type=int, default=16, help="at once")
+    parser.add_argument("--rounds", type=int, default=4, help="each figure is their median")
+    parser.add_argument("--markdown", action="store_true", help="write docs/performance.md")
+    options = parser.parse_args()
+    report = Report("bench-crowd", "crowd", for_page=options.markdown)
+    sides = [Side(NOW, ROOT)]
+    if options.against:
+        checkout = check_out(options.against)
+        sides.append(Side(REV, checkout, python=own_python(checkout)))
+    figures = uvloop.run(_measure(sides, bodies=options.bodies, rounds=options.rounds))
+    labels = {NOW: "this checkout", REV: "REV"}
+    rows = [
+        [labels[side.name], *(f"{figures[f'{side.name}.{name}']:,.0f}" for name in COLUMNS)]
+        for side in sides
+    ]
+    title = f"{options.bodies} new conversations of 1 MB at once"
+    report.write(figures, Grid(title, ("side", *COLUMNS.values()), rows))
+    if options.markdown:
+        publish("bench-crowd")
+    return report.exit_code(figures["failed"])
+
+
+async def _measure(sides: Sequence[Side], *, bodies: int, rounds: int) -> dict[str, float]:
+    with (
+        tempfile.TemporaryDirectory(prefix="egret-bench-") as place,
+        run_directory(Path(place) / "run") as run,
+    ):
+        (peers := run.path / "peers").mkdir()
+        async with running_provider(Children(), peers, run) as provider:
+            options = StackOptions(
+                provider=port_address(provider),
+                policies=policy_of(LOCAL_TYPES, name=POLICY, size=BODY_BYTES),
+            )
+            async with running_gateways(sides, run=run, options=options) as gateways:
+                waits: dict[str, list[float]] = defaultdict(list)
+                for number in range(rounds):
+                    talks = _new_conversations(2 * bodies, seed=2 * bodies * number)
+                    for side in sides if number % 2 else sides[::-1]:
+                        found = await _crowd(gateways[side.name], talks[:bodies], talks[bodies:])
+                        for name, value in found.items():
+                            waits[f"{side.name}.{name}"].append(value)
+    failed = sum(sum(waits.pop(f"{side.name}.failed")) for side in sides)
+    return {"failed": failed, **{name: median(found) for name, found in waits.items()}}
+
+
+def _new_conversations(count: int, *, seed: int) -> list[Conversation]:
+    return [even_conversation(BODY_BYTES, seed=seed + one, turns=2) for one in range(count)]
+
+
+async def _crowd(
+    gateway: Gateway, first: Sequence[Conversation], more: Sequence[Conversation]
+) -> Mapping[str, float]:
+    """Send the first turns of *first*, then those of *more* and a few next turns beside them."""
+    async with _client(gateway) as client:
+
+        async def wait(body: bytes) -> tuple[float, bool]:
+            began_at = time.monotonic()
+            async with client.post(gateway.url, data=body) as answer:
+                await answer.read()
+                return (time.monotonic() - began_at) * 1e3, answer.ok
+
+        alone = await asyncio.gather(*(wait(one.body(1)) for one in first))
+        last = max(waited for waited, _ in alone)
+        others = asyncio.gather(*(wait(one.body(1)) for one in more))
+        await asyncio.sleep(last / 1e3 * IN_THE_MIDDLE)
+        beside = await asyncio.gather(*(wait(one.body(2)) for one in first[:BESIDE]))
+        every = (*alone, *beside, *await others)
+    return {
+        "first_ms": fmean(waited for waited, _ in alone),
+        "last_ms": last,
+        "beside_ms": fmean(waited for waited, _ in beside),
+        "failed": sum(not is_served for _, is_served in every),
+    }
+
+
+@asynccontextmanager
+async def _client(gateway: Gateway) -> AsyncIterator[aiohttp.ClientSession]:
+    key = gateway.keys[POLICY].get_secret_value()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), headers=headers, timeout=TIMEOUT
+    ) as client:
+        yield client
+
+
+if __name__ == "__main__":
+    sys.exit(main())
