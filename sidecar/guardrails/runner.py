@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
@@ -43,11 +44,11 @@ T = TypeVar("T", bound=tuple[object, ...])
 HOLD_SECONDS: Final = 0.001
 """How long one pass may hold the event loop at a time."""
 
-SHORT_HOLDS: Final = 8
-"""A pass that has held the event loop more often is long, and lets shorter ones go first."""
+LEVELS: Final = (8, 32, 128, 512)
+"""Holds of the event loop after each of which a pass lets others go first that had fewer."""
 
 LONG_SHARE: Final = 4
-"""One of so many holds is a long pass's, however many shorter ones there are."""
+"""One of so many holds is the longest pass's, however many shorter ones there are."""
 
 GRACE_SECONDS: Final = 0.1
 """How long a remote check may exceed its time limit, which it keeps itself, until cut off."""
@@ -89,23 +90,22 @@ class _Pass:
 
 
 class _Turns:
-    """Which of several passes goes on: the first that came, to its end.
+    """Which of several passes goes on: at the first level that has one, the first that came there.
 
-    If they took turns, all would end when the last does, and of many at once all would be late.
-    Only a long pass lets shorter ones go first: the next turn of a conversation is much shorter
-    than the first turn of another.
+    If all took turns, all would end when the last does, and of many at once all would be late. If
+    each went on to its end, a next turn would wait for the first turns of other conversations, and
+    these for texts that are made to be slow. So this is a multilevel feedback queue.
     """
 
     def __init__(self) -> None:
-        self._short: deque[_Pass] = deque()
-        self._long: deque[_Pass] = deque()
+        self._levels: tuple[deque[_Pass], ...] = tuple(deque() for _ in (0, *LEVELS))
         self._holds = 0
         self._chosen: _Pass | None = None
 
     def enter(self) -> _Pass:
         """Add a pass that has held the loop once."""
         one = _Pass()
-        self._short.append(one)
+        self._level_of(one).append(one)
         if self._chosen is None:
             self._choose()
         return one
@@ -113,24 +113,27 @@ class _Turns:
     def held(self, one: _Pass) -> None:
         """Count a hold of the pass whose turn it was, and choose the next."""
         self._holds += 1
+        before = self._level_of(one)
         one.holds += 1
-        if one.holds == SHORT_HOLDS + 1:
-            self._short.remove(one)
-            self._long.append(one)
+        if (level := self._level_of(one)) is not before:
+            before.remove(one)
+            level.append(one)
         self._choose()
 
     def leave(self, one: _Pass) -> None:
         """Remove a pass that has ended, or is cancelled."""
-        (self._long if one.holds > SHORT_HOLDS else self._short).remove(one)
+        self._level_of(one).remove(one)
         if one is self._chosen:
             self._choose()
+
+    def _level_of(self, one: _Pass) -> deque[_Pass]:
+        return self._levels[bisect_left(LEVELS, one.holds)]
 
     def _choose(self) -> None:
         if self._chosen is not None:
             self._chosen.turn.clear()
-        is_long = self._long and not (self._short and self._holds % LONG_SHARE)
-        queue = self._long if is_long else self._short
-        self._chosen = queue[0] if queue else None
+        levels = [level for level in self._levels if level]
+        self._chosen = levels[0 if self._holds % LONG_SHARE else -1][0] if levels else None
         if self._chosen is not None:
             self._chosen.turn.set()
 

@@ -13,7 +13,7 @@ from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.runner import LONG_SHARE, SHORT_HOLDS, GuardrailRunner, RequestInfo
+from sidecar.guardrails.runner import LEVELS, LONG_SHARE, GuardrailRunner, RequestInfo
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import (
@@ -28,6 +28,8 @@ from tests.support.guardrails import (
 
 ABOUT = RequestInfo(request_id="r1", key_id="k1", model="gpt-5")
 EMAIL = "mail bob@example.com"
+
+SHORT, LONGER, LONG, _ = LEVELS
 
 Outcome = tuple[str, Verdict, str | None]
 
@@ -200,25 +202,36 @@ class Passes:
 
 
 async def hold_often() -> None:
-    """Let a pass that is alone hold the loop until it is long."""
-    for _ in range(2 * SHORT_HOLDS):
+    """Let a pass that is alone hold the loop until it is at the second level."""
+    for _ in range(2 * SHORT):
         await asyncio.sleep(0)
 
 
-async def test_of_two_long_passes_the_first_ends_before_the_other_goes_on() -> None:
-    """Else both would end when the second does."""
+async def test_of_two_equal_passes_the_first_ends_before_the_other_holds_as_often() -> None:
+    """If they took turns, both would end when the second does."""
     passes = Passes()
-    both = [passes.begin(name, 3 * SHORT_HOLDS) for name in ("a", "b")]
+    both = [passes.begin(name, LONG) for name in ("a", "b")]
     assert await asyncio.gather(*both) == [("a",), ("b",)]
     last = len(passes.holds) - passes.holds[::-1].index("a")
-    assert passes.holds[:last].count("b") == SHORT_HOLDS + 1
+    assert passes.holds[:last].count("b") == LONGER + 1
+
+
+async def test_a_pass_does_not_wait_for_the_end_of_one_that_is_much_longer() -> None:
+    """Such as a text that is made to be slow."""
+    passes = Passes()
+    slow = passes.begin("slow", 4 * LONG)
+    await hold_often()
+    other = passes.begin("other", LONGER)
+    assert await other == ("other",)
+    assert passes.holds.count("slow") < LONG
+    assert await slow == ("slow",)
 
 
 async def test_a_short_pass_overtakes_a_long_one_that_gets_its_share() -> None:
     passes = Passes()
-    long = passes.begin("long", 8 * SHORT_HOLDS)
+    long = passes.begin("long", LONG)
     await hold_often()
-    short = passes.begin("short", SHORT_HOLDS)
+    short = passes.begin("short", SHORT)
     assert await short == ("short",)
     assert not long.done()
     assert await long == ("long",)
@@ -228,7 +241,7 @@ async def test_a_short_pass_overtakes_a_long_one_that_gets_its_share() -> None:
 
 async def test_a_long_pass_ends_however_many_short_ones_come() -> None:
     passes = Passes()
-    long = passes.begin("long", 3 * SHORT_HOLDS)
+    long = passes.begin("long", LONGER)
     await hold_often()
     short: list[asyncio.Future[tuple[str]]] = []
     while not long.done():
