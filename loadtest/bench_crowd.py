@@ -44,10 +44,10 @@ NOW: Final = "egret"
 REV: Final = "rev"
 POLICY: Final = "every"
 COLUMNS: Final = {
-    "first_ms": "first turns, mean ms",
+    "first_ms": "first turns, ms",
     "last_ms": "the last of them, ms",
-    "beside_ms": "next turns beside others' first, mean ms",
-    "failed": "not served, in all rounds",
+    "beside_ms": "next turns beside others, ms",
+    "failed": "not served",
 }
 TIMEOUT: Final = aiohttp.ClientTimeout(total=60)
 
