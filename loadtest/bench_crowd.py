@@ -16,8 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Final
@@ -32,6 +31,7 @@ from loadtest.bench_against import check_out
 from loadtest.bench_envoy import port_address
 from loadtest.bench_peers import running_provider
 from loadtest.bench_stack import Gateway, Side, StackOptions, running_gateways
+from loadtest.conversations.clients import TIMEOUT
 from loadtest.guardrail_pass import LOCAL_TYPES, policy_of
 from loadtest.results import ROOT, Grid, Report, prints_failure, publish
 
@@ -49,7 +49,6 @@ COLUMNS: Final = {
     "beside_ms": "next turns beside others, ms",
     "failed": "not served",
 }
-TIMEOUT: Final = aiohttp.ClientTimeout(total=60)
 
 
 @prints_failure
@@ -93,7 +92,10 @@ async def _measure(sides: Sequence[Side], *, bodies: int, rounds: int) -> dict[s
             async with running_gateways(sides, run=run, options=options) as gateways:
                 waits: dict[str, list[float]] = defaultdict(list)
                 for number in range(rounds):
-                    talks = _new_conversations(2 * bodies, seed=2 * bodies * number)
+                    talks = [  # new ones in each round
+                        even_conversation(BODY_BYTES, seed=seed, turns=2)
+                        for seed in range(2 * bodies * number, 2 * bodies * (number + 1))
+                    ]
                     for side in sides if number % 2 else sides[::-1]:
                         found = await _crowd(gateways[side.name], talks[:bodies], talks[bodies:])
                         for name, value in found.items():
@@ -104,15 +106,16 @@ async def _measure(sides: Sequence[Side], *, bodies: int, rounds: int) -> dict[s
     }
 
 
-def _new_conversations(count: int, *, seed: int) -> list[Conversation]:
-    return [even_conversation(BODY_BYTES, seed=seed + one, turns=2) for one in range(count)]
-
-
 async def _crowd(
     gateway: Gateway, first: Sequence[Conversation], more: Sequence[Conversation]
 ) -> Mapping[str, float]:
     """Send the first turns of *first*, then those of *more* and a few next turns beside them."""
-    async with _client(gateway) as client:
+    key = gateway.keys[POLICY].get_secret_value()
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(
+        connector=connector, headers=headers, timeout=TIMEOUT
+    ) as client:
 
         async def wait(body: bytes) -> tuple[float, bool]:
             began_at = time.monotonic()
@@ -132,16 +135,6 @@ async def _crowd(
         "beside_ms": fmean(waited for waited, _ in beside),
         "failed": sum(not is_served for _, is_served in every),
     }
-
-
-@asynccontextmanager
-async def _client(gateway: Gateway) -> AsyncIterator[aiohttp.ClientSession]:
-    key = gateway.keys[POLICY].get_secret_value()
-    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), headers=headers, timeout=TIMEOUT
-    ) as client:
-        yield client
 
 
 if __name__ == "__main__":

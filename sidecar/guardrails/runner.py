@@ -99,7 +99,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self._levels: tuple[deque[_Pass], ...] = tuple(deque() for _ in (0, *LEVELS))
-        self._holds = 0
+        self._choices = 0  # one for each hold, also for the last of a pass
         self._chosen: _Pass | None = None
 
     def enter(self) -> _Pass:
@@ -112,7 +112,6 @@ class _Turns:
 
     def held(self, one: _Pass) -> None:
         """Count a hold of the pass whose turn it was, and choose the next."""
-        self._holds += 1
         before = self._level_of(one)
         one.holds += 1
         if (level := self._level_of(one)) is not before:
@@ -132,8 +131,9 @@ class _Turns:
     def _choose(self) -> None:
         if self._chosen is not None:
             self._chosen.turn.clear()
+        self._choices += 1
         levels = [level for level in self._levels if level]
-        self._chosen = levels[0 if self._holds % LONG_SHARE else -1][0] if levels else None
+        self._chosen = levels[0 if self._choices % LONG_SHARE else -1][0] if levels else None
         if self._chosen is not None:
             self._chosen.turn.set()
 
