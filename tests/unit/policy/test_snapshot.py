@@ -27,7 +27,7 @@ from tests.support.many_rules import many_rules
 CODES_OF = "  - {{name: a, type: denied_patterns, patterns: [{{name: CODE, regex: '{}-[0-9]'}}]}}"
 CODES = policy(CODES_OF.format("PRJ"), "codes")
 LARGE = {
-    "  - {name: a, type: language, allowed: [en]}": language._identifier,
+    "  - {name: a, type: language, allowed: [en]}": language._model,
     "  - {name: a, type: max_tokens, max_tokens: 9}": max_tokens._counter,
 }
 """A guardrail, and what reads the large tables that it judges by."""

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import sys
+from random import Random
 
 import pytest
 from egret_tools.benign_text import benign_text
+from py3langid import langid
 
 from sidecar.domain.finding import Finding
 from sidecar.guardrails.detectors import language
@@ -77,12 +79,42 @@ def test_a_long_text_is_looked_at_throughout(before: int) -> None:
     assert judged(text, "en") != ((), None)
 
 
+def test_a_foreign_text_is_found_behind_many_others() -> None:
+    """Windows of all texts are judged together, some at a time; each text is its own finding."""
+    own = [benign_text(900, seed=seed) for seed in range(language.WINDOWS_AT_ONCE)]
+    texts = [*own, FOREIGN["de"], *own, 3 * FOREIGN["fr"], *own]
+    (outcome,) = effective(policy("  - {name: ours, type: language, allowed: [en]}")).local.scan(
+        parts_of(texts)
+    )
+    assert [found.part for found in outcome.findings] == [len(own), 2 * len(own) + 1]
+
+
+@pytest.mark.parametrize("length", [40, 160, 1_000])
+def test_texts_judged_together_have_the_scores_that_the_library_gives_to_each(
+    length: int,
+) -> None:
+    """Long texts are read in pieces: no feature is lost or made where two of them meet."""
+    random = Random(length)  # noqa: S311 - no secret
+    library = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+    known = " ".join([*FOREIGN.values(), *PASSED.values()])
+    model = language.LanguageModel()
+    for count in (1, 2, 9, 60):
+        starts = [random.randrange(len(known)) for _ in range(count)]
+        texts = [known[start : start + random.randrange(1, length)] for start in starts]
+        texts += [texts[0].upper(), "", "\x00\x01", "\ud800 \U0010ffff"]
+        for text, scores in zip(texts, model.scores(texts), strict=True):
+            expected = library._raw_score(library._encode(text))
+            if expected.max() == langid.RAW_FLOOR:  # no feature
+                expected[:] = 0
+            assert scores == pytest.approx(expected, rel=1e-4)
+
+
 def test_without_the_model_nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guardrail fails, in the direction of `on_error`; text without letters still passes."""
     monkeypatch.setitem(sys.modules, "py3langid", None)
-    language._identifier.cache_clear()
+    language._model.cache_clear()
     try:
         assert judged("12345", "en") == ((), None)
         assert judged(FOREIGN["de"], "en") == ((), "ModelMissingError")
     finally:
-        language._identifier.cache_clear()
+        language._model.cache_clear()
