@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from itertools import chain
 from typing import Final, Protocol, TypeVar
 
 from sidecar.domain.cooperative import Cooperative
@@ -50,6 +51,12 @@ LEVELS: Final = (8, 32, 128, 512)
 LONG_SHARE: Final = 4
 """One of so many holds is the longest pass's, however many shorter ones there are."""
 
+SHARE: Final = 128
+"""Holds of the event loop that one organization may be ahead of another one that waits."""
+
+ORGANIZATION: Final = ContextVar("organization", default="")
+"""The organization for which this task works; all of its long passes share the loop with it."""
+
 GRACE_SECONDS: Final = 0.1
 """How long a remote check may exceed its time limit, which it keeps itself, until cut off."""
 
@@ -82,9 +89,10 @@ class _DecidedError(Exception):
 class _Pass:
     """A pass that goes on in turns, and has held the loop so often; `turn` is set if it may."""
 
-    __slots__ = ("holds", "turn")
+    __slots__ = ("holds", "organization", "turn")
 
-    def __init__(self) -> None:
+    def __init__(self, organization: str) -> None:
+        self.organization = organization
         self.holds = 1
         self.turn = asyncio.Event()
 
@@ -95,17 +103,23 @@ class _Turns:
     If all took turns, all would end when the last does, and of many at once all would be late. If
     each went on to its end, a next turn would wait for the first turns of other conversations, and
     these for texts that are made to be slow. So this is a multilevel feedback queue.
+
+    Only passes of the organizations that have used the fewest shares are chosen from, so that no
+    number of long texts delays those of another organization by more than a share.
     """
 
     def __init__(self) -> None:
-        self._levels: tuple[deque[_Pass], ...] = tuple(deque() for _ in (0, *LEVELS))
+        self._levels: tuple[list[_Pass], ...] = tuple([] for _ in (0, *LEVELS))
         self._choices = 0  # one for each hold, also for the last of a pass
         self._chosen: _Pass | None = None
+        self._used: dict[str, int] = {}  # holds by each organization that has a pass here
 
-    def enter(self) -> _Pass:
+    def enter(self, organization: str) -> _Pass:
         """Add a pass that has held the loop once."""
-        one = _Pass()
+        one = _Pass(organization)
         self._level_of(one).append(one)
+        # One that comes has used as much as the others, not less: else it would catch up on them.
+        self._used.setdefault(organization, min(self._used.values(), default=0))
         if self._chosen is None:
             self._choose()
         return one
@@ -122,20 +136,27 @@ class _Turns:
     def leave(self, one: _Pass) -> None:
         """Remove a pass that has ended, or is cancelled."""
         self._level_of(one).remove(one)
+        if not any(other.organization == one.organization for other in chain(*self._levels)):
+            del self._used[one.organization]
         if one is self._chosen:
             self._choose()
 
-    def _level_of(self, one: _Pass) -> deque[_Pass]:
+    def _level_of(self, one: _Pass) -> list[_Pass]:
         return self._levels[bisect_left(LEVELS, one.holds)]
 
     def _choose(self) -> None:
         if self._chosen is not None:
             self._chosen.turn.clear()
+            self._chosen = None
+        if not self._used:
+            return
         self._choices += 1
-        levels = [level for level in self._levels if level]
-        self._chosen = levels[0 if self._choices % LONG_SHARE else -1][0] if levels else None
-        if self._chosen is not None:
-            self._chosen.turn.set()
+        least = min(self._used.values()) // SHARE
+        behind = {name for name, holds in self._used.items() if holds // SHARE == least}
+        levels = self._levels if self._choices % LONG_SHARE else self._levels[::-1]
+        self._chosen = next(one for one in chain(*levels) if one.organization in behind)
+        self._used[self._chosen.organization] += 1
+        self._chosen.turn.set()
 
 
 class GuardrailRunner:
@@ -200,7 +221,7 @@ class GuardrailRunner:
 
     async def _finish(self, steps: Cooperative[T]) -> T:
         """Go on with long work; one pass of several at a time, ten would hold ten times."""
-        own = self._turns.enter()
+        own = self._turns.enter(ORGANIZATION.get())
         try:
             while True:
                 await asyncio.sleep(0)

@@ -22,6 +22,7 @@ from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
+from sidecar.guardrails.runner import ORGANIZATION
 from sidecar.keys.cache import Hit, Miss, NegativeHit
 from sidecar.keys.credentials import ApiKey, authorize, presented_key
 from sidecar.keys.ports import KeyStoreUnavailableError
@@ -124,6 +125,7 @@ def _judge(
         scope = RequestScope(operation=operation, key_id=owner.key_id, team=team, at=now)
         policy = policy.request_variants(scope)
     record.key, record.policy = good, policy
+    ORGANIZATION.set(good.principal.organization_id)
     return good, policy
 
 

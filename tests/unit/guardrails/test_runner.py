@@ -5,6 +5,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Awaitable
+from contextvars import copy_context
 
 import pytest
 
@@ -13,7 +14,14 @@ from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
-from sidecar.guardrails.runner import LEVELS, LONG_SHARE, GuardrailRunner, RequestInfo
+from sidecar.guardrails.runner import (
+    LEVELS,
+    LONG_SHARE,
+    ORGANIZATION,
+    SHARE,
+    GuardrailRunner,
+    RequestInfo,
+)
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
 from tests.support.guardrails import (
@@ -185,8 +193,11 @@ class Passes:
         self._runner = GuardrailRunner(remote=ScriptedChecks({}), clock=Ticks())
         self.holds: list[str] = []
 
-    def begin(self, name: str, holds: int) -> asyncio.Future[tuple[str]]:
-        """Begin a pass that ends with its last hold; it raises if its name says so."""
+    def begin(self, name: str, holds: int, *, of: str = "") -> asyncio.Future[tuple[str]]:
+        """Begin a pass *of* an organization, which ends with its last hold.
+
+        It raises if its name says so.
+        """
 
         def steps() -> Cooperative[tuple[str]]:
             for _ in range(holds):
@@ -198,12 +209,14 @@ class Passes:
 
         later = self._runner.run_cooperatively(steps())
         assert not isinstance(later, tuple)
-        return asyncio.ensure_future(later)
+        context = copy_context()
+        context.run(ORGANIZATION.set, of)
+        return context.run(asyncio.ensure_future, later)
 
 
-async def hold_often() -> None:
-    """Let a pass that is alone hold the loop until it is at the second level."""
-    for _ in range(2 * SHORT):
+async def hold_often(turns: int = 2 * SHORT) -> None:
+    """Let passes hold the loop; one that is alone is at the second level after that."""
+    for _ in range(turns):
         await asyncio.sleep(0)
 
 
@@ -252,6 +265,30 @@ async def test_a_long_pass_ends_however_many_short_ones_come(holds: int) -> None
     counts = Counter(passes.holds[passes.holds.index("short") :])
     assert counts["short"] <= (LONG_SHARE + 1) * counts["long"] + len(short)  # each began at once
     await asyncio.gather(*short)
+
+
+async def test_many_long_passes_delay_those_of_another_organization_by_a_share() -> None:
+    passes = Passes()
+    flood = [passes.begin("flood", LONG, of="one") for _ in range(20)]
+    await hold_often()
+    before = passes.holds.count("flood")
+    assert await passes.begin("other", LONG, of="another") == ("other",)
+    assert passes.holds.count("flood") - before <= 2 * SHARE
+    await asyncio.gather(*flood)
+
+
+async def test_an_organization_that_comes_later_does_not_catch_up_on_the_others() -> None:
+    """Else the others would wait for as long as they have worked."""
+    passes = Passes()
+    first = passes.begin("first", 16 * SHARE, of="one")
+    await hold_often(8 * SHARE)
+    assert passes.holds.count("first") >= 3 * SHARE
+    before = passes.holds.count("first")
+    later = passes.begin("later", 16 * SHARE, of="another")
+    await hold_often(8 * SHARE)
+    assert passes.holds.count("later") <= passes.holds.count("first") - before + 2 * SHARE
+    await first
+    await later
 
 
 @pytest.mark.parametrize("end", ["is cancelled in its turn", "is cancelled before it", "raises"])

@@ -14,6 +14,7 @@ from sidecar.domain.policy import Action, Guardrail, Policy, Stage
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Dialect, Operation, Route
+from sidecar.guardrails.runner import ORGANIZATION
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.pipeline.admission import Caller, admit, requires_body
@@ -92,6 +93,15 @@ async def test_the_tier_that_answered_is_reported(
 
     assert [type(admission) for admission, _ in (first, then)] == [outcome, outcome]
     assert (first[1].cache_tier, then[1].cache_tier) == tiers
+
+
+async def test_an_admitted_request_works_for_the_organization_of_its_key() -> None:
+    """Its long passes share the loop with those of that organization."""
+    worker = dataclasses.replace(World().worker, keys=KeyCache(ScriptedStore(LoadedKey(RECORD))))
+
+    await ask(worker)
+
+    assert ORGANIZATION.get() == RECORD.principal.organization_id
 
 
 async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
