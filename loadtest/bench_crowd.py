@@ -3,7 +3,8 @@
     python -m loadtest.bench_crowd [--against REV] [--bodies 16] [--rounds 4] [--markdown]
 
 A worker with every local guardrail receives new conversations of 1 MB, all at once. Then it
-receives as many new ones again and, once they are there, the next turns of a few of the first.
+receives as many new ones again and, once they are there, the next turns of a few of the first,
+and a new conversation of another organization.
 With REV both receive the same bodies, one after the other. Prints the medians of the rounds and
 writes build/bench/bench-crowd.json. Exits 1 when a request failed.
 """
@@ -43,10 +44,13 @@ IN_THE_MIDDLE: Final = 0.25
 NOW: Final = "egret"
 REV: Final = "rev"
 POLICY: Final = "every"
+OTHER: Final = "other"
+"""The policy of another organization, with the same guardrails."""
 COLUMNS: Final = {
     "first_ms": "first turns, ms",
     "last_ms": "the last of them, ms",
     "beside_ms": "next turns beside others, ms",
+    "other_ms": "a first turn of another organization beside them, ms",
     "failed": "not served",
 }
 
@@ -87,14 +91,17 @@ async def _measure(sides: Sequence[Side], *, bodies: int, rounds: int) -> dict[s
         async with running_provider(Children(), peers, run) as provider:
             options = StackOptions(
                 provider=port_address(provider),
-                policies=policy_of(LOCAL_TYPES, name=POLICY, size=BODY_BYTES),
+                policies="---\n".join(
+                    policy_of(LOCAL_TYPES, name=name, size=BODY_BYTES) for name in (POLICY, OTHER)
+                ),
             )
             async with running_gateways(sides, run=run, options=options) as gateways:
                 waits: dict[str, list[float]] = defaultdict(list)
+                count = 2 * bodies + 1
                 for number in range(rounds):
                     talks = [  # new ones in each round
                         even_conversation(BODY_BYTES, seed=seed, turns=2)
-                        for seed in range(2 * bodies * number, 2 * bodies * (number + 1))
+                        for seed in range(count * number, count * (number + 1))
                     ]
                     for side in sides if number % 2 else sides[::-1]:
                         found = await _crowd(gateways[side.name], talks[:bodies], talks[bodies:])
@@ -109,30 +116,37 @@ async def _measure(sides: Sequence[Side], *, bodies: int, rounds: int) -> dict[s
 async def _crowd(
     gateway: Gateway, first: Sequence[Conversation], more: Sequence[Conversation]
 ) -> Mapping[str, float]:
-    """Send the first turns of *first*, then those of *more* and a few next turns beside them."""
-    key = gateway.keys[POLICY].get_secret_value()
-    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    """Send the first turns of *first*, then those of *more* with others in the middle.
+
+    These are a few next turns, and the last of *more*, which is of another organization.
+    """
     connector = aiohttp.TCPConnector(limit=0)
+    headers = {"content-type": "application/json"}
     async with aiohttp.ClientSession(
         connector=connector, headers=headers, timeout=TIMEOUT
     ) as client:
 
-        async def wait(body: bytes) -> tuple[float, bool]:
+        async def wait(body: bytes, *, key: str = POLICY) -> tuple[float, bool]:
             began_at = time.monotonic()
-            async with client.post(gateway.url, data=body) as answer:
+            headers = {"authorization": f"Bearer {gateway.keys[key].get_secret_value()}"}
+            async with client.post(gateway.url, data=body, headers=headers) as answer:
                 await answer.read()
                 return (time.monotonic() - began_at) * 1e3, answer.ok
 
+        *crowd, stranger = more
         alone = await asyncio.gather(*(wait(one.body(1)) for one in first))
         last = max(waited for waited, _ in alone)
-        others = asyncio.gather(*(wait(one.body(1)) for one in more))
+        others = asyncio.gather(*(wait(one.body(1)) for one in crowd))
         await asyncio.sleep(last / 1e3 * IN_THE_MIDDLE)
-        beside = await asyncio.gather(*(wait(one.body(2)) for one in first[:BESIDE]))
-        every = (*alone, *beside, *await others)
+        other, *beside = await asyncio.gather(
+            wait(stranger.body(1), key=OTHER), *(wait(one.body(2)) for one in first[:BESIDE])
+        )
+        every = (*alone, other, *beside, *await others)
     return {
         "first_ms": fmean(waited for waited, _ in alone),
         "last_ms": last,
         "beside_ms": fmean(waited for waited, _ in beside),
+        "other_ms": other[0],
         "failed": sum(not is_served for _, is_served in every),
     }
 

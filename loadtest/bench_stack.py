@@ -286,20 +286,21 @@ class _Starter:
         return self.dsn.replace("/egret?", f"/{side.database}?")
 
     def set_up(self, side: Side, dsn: str) -> dict[str, SecretStr]:
-        """Fill the database of *side* and return its keys."""
+        """Fill the database of *side* and return its keys, each of an organization of its own."""
         settings = {"EGRET_POSTGRES__DSN": dsn}
         policies = self.options.policies
         names = [document["name"] for document in yaml.safe_load_all(policies)] if policies else []
         side.run("migrate", settings=settings)
         if policies:
             side.run("policy", "apply", "-f", "-", "--yes", settings=settings, given=policies)
-        side.run("orgs", "create", OWNER, settings=settings)
-        side.run("teams", "create", OWNER, "--org", OWNER, settings=settings)
-        create = ("keys", "create", "--team", f"{OWNER}/{OWNER}", "--name")
-        keys = {"": side.run(*create, OWNER, settings=settings)}
-        for name in names:
-            keys[name] = side.run(*create, name, "--policy", name, settings=settings)
-        return {name: SecretStr(key.strip()) for name, key in keys.items()}
+        keys: dict[str, SecretStr] = {}
+        for name in ("", *names):
+            owner, policy = name or OWNER, ("--policy", name) if name else ()
+            side.run("orgs", "create", owner, settings=settings)
+            side.run("teams", "create", owner, "--org", owner, settings=settings)
+            create = ("keys", "create", "--team", f"{owner}/{owner}", "--name", owner, *policy)
+            keys[name] = SecretStr(side.run(*create, settings=settings).strip())
+        return keys
 
     async def start_gateway(
         self, side: Side, *, dsn: str, keys: Mapping[str, SecretStr]
