@@ -208,25 +208,24 @@ def _model() -> LanguageModel:
 
 
 def _batches(parts: Sequence[TextPart]) -> Iterator[list[tuple[int, str, str]]]:
-    """Yield windows that are judged together, with the index of their part and their sample."""
+    """Yield windows that are judged together, with the index of their part and their sample.
+
+    The sample is the middle of a window, or all of it if the middle has few letters.
+    """
     batch: list[tuple[int, str, str]] = []
     characters = 0
     for index, part in enumerate(parts):
         for window in _windows(part.content):
-            sample = _sample(window)
+            start = max(len(window) - SAMPLE_CHARACTERS, 0) // 2
+            sample = window[start : start + SAMPLE_CHARACTERS]
+            if sum(map(str.isalpha, sample)) < MIN_LETTERS:
+                sample = window
             batch.append((index, window, sample))
             characters += len(sample)
             if len(batch) == WINDOWS_AT_ONCE or characters >= WINDOWS_AT_ONCE * SAMPLE_CHARACTERS:
                 yield batch
                 batch, characters = [], 0
     yield batch
-
-
-def _sample(window: str) -> str:
-    """Return the middle of *window*, or all of it if the middle is short or has few letters."""
-    start = (len(window) - SAMPLE_CHARACTERS) // 2
-    middle = window[start : start + SAMPLE_CHARACTERS] if start > 0 else window
-    return middle if sum(map(str.isalpha, middle)) >= MIN_LETTERS else window
 
 
 def _windows(content: bytes) -> Iterator[str]:
