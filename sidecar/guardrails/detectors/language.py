@@ -128,12 +128,12 @@ class LanguageModel:
             name: [column for column, other in enumerate(self.names) if other == name]
             for name in self.names
         }
-        self.encode = model._encode  # noqa: SLF001 - NFC, and capitals alone in lower case
+        self._encode = model._encode  # noqa: SLF001 - NFC, and capitals alone in lower case
         self._visit_counts = langid.visit_counts
         self._np = np
         self._priors = model.nb_pc
         # numpy converts 16-bit floats one by one, and integers many at a time.
-        self._weights = np.rint(model.nb_ptc.astype(np.float32) * _FRACTION).astype(np.int16)
+        self._weights = (model.nb_ptc * np.float16(_FRACTION)).astype(np.int16)
         # Lists of a hundred thousand numbers lie all over the memory: with cold caches, as between
         # two requests, reading takes a third less time with arrays.
         rows = array("I", [row << 8 for row in model.tk_row])
@@ -155,7 +155,7 @@ class LanguageModel:
     def scores(self, texts: Sequence[str]) -> NDArray[float32]:
         """Return the log-likelihoods of `names` in a row for each text, 0 if it has no feature."""
         np = self._np
-        pairs, counts = self._features_of([self.encode(text) for text in texts])
+        pairs, counts = self._features_of([self._encode(text) for text in texts])
         numbers, features = np.divmod(pairs, len(self._weights))
         counted = np.log1p(counts, dtype=np.float32) / np.float32(_FRACTION)
         ends = np.searchsorted(numbers, range(len(texts) + 1)).tolist()
