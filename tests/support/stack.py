@@ -46,6 +46,7 @@ PATIENCE_SECONDS: Final = 60.0
 COMPILE_PATIENCE_SECONDS: Final = 240.0
 """A process of its own compiles policies, and gives way to everything else on the machine."""
 POLL_SECONDS: Final = 0.02
+QUIET_SECONDS: Final = 2.0
 
 Body = bytes | object
 HeaderPairs = Iterable[tuple[str, str]]
@@ -131,6 +132,8 @@ class Counted:
     faults: Counter[str] = field(default_factory=Counter)
     """By kind."""
     reload_failures: int = 0
+    in_flight: int = 0
+    """Exchanges that have not ended; no difference."""
 
     def __sub__(self, before: Counted) -> Counted:
         """Return what was counted since."""
@@ -148,7 +151,12 @@ _LABELS: Final = {
     "egret_guardrail_verdicts_total": ("guardrail", "verdict"),
     "egret_unscanned_total": ("reason", "action"),
 }
-_READ: Final = (*_LABELS, "egret_exchange_faults_total", "egret_policy_reload_failures_total")
+_READ: Final = (
+    *_LABELS,
+    "egret_exchange_faults_total",
+    "egret_in_flight_exchanges",
+    "egret_policy_reload_failures_total",
+)
 
 
 def _counted(exposition: str) -> Counted:
@@ -167,6 +175,8 @@ def _counted(exposition: str) -> Counted:
                 by_name[sample.name][key] += int(sample.value)  # type: ignore[index] # as many labels as each key has
             elif sample.name == "egret_exchange_faults_total":
                 found.faults[sample.labels["kind"]] += int(sample.value)
+            elif sample.name == "egret_in_flight_exchanges":
+                found.in_flight += int(sample.value)
             elif sample.name == "egret_policy_reload_failures_total":
                 found.reload_failures += int(sample.value)
     return found
@@ -268,8 +278,16 @@ class Stack:
 
     @asynccontextmanager
     async def counting(self, exchanges: int = 1) -> AsyncIterator[Counted]:
-        """Count what happens in the block: so many exchanges, which end a little later."""
-        before = await self.counted()
+        """Count what happens in the block: so many exchanges, which end a little later.
+
+        Those from before the block are waited for, unless it began with one open.
+        """
+        deadline = time.monotonic() + QUIET_SECONDS
+        while True:
+            before = await self.counted()
+            if not before.in_flight or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL_SECONDS)
         counted = Counted()
         yield counted
         deadline = time.monotonic() + PATIENCE_SECONDS
