@@ -141,6 +141,12 @@ def test_a_value_that_an_option_does_not_take_is_refused_in_plain_words(
     assert (result.exit_code, f": {fault} ╰" in said) == (2, True), said
 
 
+@pytest.mark.parametrize("words", [("diff", "--prun"), ("diff", "-o", "yaml")], ids=" ".join)
+def test_a_mistyped_diff_does_not_pass_for_a_difference(words: tuple[str, ...]) -> None:
+    """Pipelines read 2 as drift."""
+    assert CliRunner().invoke(command_tree(words), words).exit_code == 1
+
+
 def test_the_version_is_told_without_a_command() -> None:
     """In one line, for scripts and reports of faults."""
     ran = CliRunner().invoke(command_tree(["--version"]), ["--version"])
