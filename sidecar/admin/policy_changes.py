@@ -6,6 +6,7 @@ import asyncio
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sidecar.admin.audit_log import set_note
 from sidecar.admin.owners import ChangeRefusedError, InvalidValueError
@@ -43,6 +44,9 @@ from sidecar.storage.postgres_policies import (
     load_policies,
     load_policy,
 )
+
+MAX_VERSION: Final = 2**31 - 1
+"""Of a column of the database."""
 
 
 async def read_policies(text: str) -> tuple[PolicyDocument, ...]:

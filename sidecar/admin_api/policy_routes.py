@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from sidecar.admin import policy_changes as changes
-from sidecar.admin.policy_changes import Difference, ShownPolicy
+from sidecar.admin.policy_changes import MAX_VERSION, Difference, ShownPolicy
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.objects import ApiModel, Body, ChosenPage, Name, Page, check_tag
@@ -43,8 +43,6 @@ SCHEMA_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
 MAX_DOCUMENT: Final = 1_000_000
 MAX_TEXT: Final = 100_000
 MAX_NOTE: Final = 1_000
-MAX_VERSION: Final = 2**31 - 1
-"""Of a column of the database."""
 
 DryRun = Annotated[bool, Query(description="Return the change that would be made; make none.")]
 Document = Annotated[str, Field(max_length=MAX_DOCUMENT, description="YAML; `---` between two.")]

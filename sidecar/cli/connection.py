@@ -6,7 +6,6 @@ import asyncio
 import os
 import pwd
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -182,12 +181,19 @@ DEFAULT_RUN: Final = Path("run")
 
 
 def metrics_url(run: Path = DEFAULT_RUN) -> str:
-    """Return where the settings say that metrics are; if they do not, those of `egret up`."""
+    """Return where the settings say that metrics are; if they do not, those of `egret up`.
+
+    Exits if *run* is another folder than the usual one, and no stack is in it.
+    """
     telemetry = settings_or_exit().telemetry
     url = f"http://{telemetry.metrics_host}:{telemetry.metrics_port}/metrics"
     if telemetry.model_fields_set.isdisjoint({"metrics_host", "metrics_port"}):
-        with suppress(OSError, ValueError, KeyError):
+        try:
             url = str(read_facts(run)["metrics_url"])
+        except (OSError, ValueError, KeyError):
+            if run != DEFAULT_RUN:
+                hint = "name a running stack's folder with --run, or a page with --metrics URL"
+                fail(f"no stack of `egret up` in {run}", hint=hint, code=WRONG_USAGE)
     return url
 
 

@@ -204,15 +204,15 @@ def diff(
     Example: egret diff -f config --prune
     """
     lost: Mapping[str, str] = {}
-    if SERVER.get() is not None:
-        shown = plan_there(_files_there(files, file_set, secrets, metrics_file, prune=prune))
-    else:
-        try:
+    try:
+        if SERVER.get() is not None:
+            shown = plan_there(_files_there(files, file_set, secrets, metrics_file, prune=prune))
+        else:
             wanted = _read(files, file_set, secrets).objects
             plan = _planned(wanted, file_set, prunes=prune)
-        except typer.Exit:
-            raise typer.Exit(FAILED) from None  # a fault is no drift
-        shown, lost = plan_document(plan), _lost(plan)
+            shown, lost = plan_document(plan), _lost(plan)
+    except typer.Exit:
+        raise typer.Exit(FAILED) from None  # a fault is no drift
     if output is Output.JSON:
         print_plan(shown, applied=False)
     else:

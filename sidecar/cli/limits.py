@@ -54,6 +54,7 @@ from sidecar.limits.limit_syntax import (
     shown,
     shown_amount,
     shown_for,
+    shown_kind,
     shown_span,
     shown_whose,
 )
@@ -171,8 +172,7 @@ def remove(
         kinds = {parse_kind(word) for word in words or ()}
         missing = kinds - {(one.measure, one.window) for one in before.limits}
         if missing:
-            measure, window = min(missing, key=str)
-            raise LimitWordsError(f"there is no limit {measure.value}/{window.value} to remove")
+            raise LimitWordsError(f"there is no limit {min(shown_kind(*one) for one in missing)}")
         return tuple(one for one in before.limits if (one.measure, one.window) not in kinds)
 
     _change(owner, change, output, removes_all=every)

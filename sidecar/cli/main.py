@@ -82,12 +82,15 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except typer.BadParameter as error:
-            # Typer reads values by pydantic, and has its words; only this needs the import.
-            from pydantic import ValidationError  # noqa: PLC0415
+        except typer.TyperException as error:
+            if isinstance(error, typer.BadParameter):
+                # Typer reads values by pydantic, and has its words; only this needs the import.
+                from pydantic import ValidationError  # noqa: PLC0415
 
-            if isinstance(error.__cause__, ValidationError):
-                error.message = "; ".join(map(plain_fault, error.__cause__.errors()))
+                if isinstance(error.__cause__, ValidationError):
+                    error.message = "; ".join(map(plain_fault, error.__cause__.errors()))
+            if ctx.invoked_subcommand == "diff":
+                error.exit_code = FAILED  # 2 is a difference
             raise
 
 

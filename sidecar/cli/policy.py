@@ -13,7 +13,7 @@ import typer
 
 from sidecar.admin.keys import bind_key
 from sidecar.admin.owners import bind_organization, bind_team
-from sidecar.admin.policy_changes import existing_policy
+from sidecar.admin.policy_changes import MAX_VERSION, existing_policy
 from sidecar.admin.policy_plan import plan_policies
 from sidecar.cli.admin_server import AdminServer, owner_address
 from sidecar.cli.arguments import SERVER, KeyOption, OrgOption, TeamOption
@@ -105,10 +105,12 @@ def diff(
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help=FILE_HELP)] = None,
     from_: Annotated[
-        int | None, typer.Option("--from", min=1, help="By default the one before --to.")
+        int | None,
+        typer.Option("--from", min=1, max=MAX_VERSION, help="By default the one before --to."),
     ] = None,
     to: Annotated[
-        int | None, typer.Option("--to", min=1, help="By default the one in force.")
+        int | None,
+        typer.Option("--to", min=1, max=MAX_VERSION, help="By default the one in force."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -137,7 +139,8 @@ def diff(
 def show(
     name: NameArgument,
     version: Annotated[
-        int | None, typer.Option("--version", min=1, help="An earlier version of it.")
+        int | None,
+        typer.Option("--version", min=1, max=MAX_VERSION, help="An earlier version of it."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:

@@ -13,6 +13,7 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidecar.admin.policy_changes import (
+    MAX_VERSION,
     Difference,
     ShownPolicy,
     difference,
@@ -73,7 +74,8 @@ def history(name: NameArgument, output: OutputOption = Output.TABLE) -> None:
 def rollback(
     name: NameArgument,
     to: Annotated[
-        int | None, typer.Option("--to", min=1, help="Which version; else the one before.")
+        int | None,
+        typer.Option("--to", min=1, max=MAX_VERSION, help="Which version; else the one before."),
     ] = None,
     yes: YesOption = False,
     dry_run: DryRunOption = False,

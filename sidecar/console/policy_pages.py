@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, Response
 from sidecar.admin.finding_reports import finding_sums
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_changes import (
+    MAX_VERSION,
     apply_plan,
     difference,
     document_with_mode,
@@ -24,7 +25,7 @@ from sidecar.admin.policy_changes import (
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, requires
 from sidecar.admin_api.objects import Paging
-from sidecar.admin_api.policy_routes import MAX_VERSION, list_policies
+from sidecar.admin_api.policy_routes import list_policies
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change

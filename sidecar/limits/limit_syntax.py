@@ -91,13 +91,13 @@ def parse_kind(name: str) -> tuple[Measure, Window]:
 def shown(limit: Limit) -> str:
     """Return the words for a limit, without its scope."""
     amount = dollars(limit.amount) if limit.measure is Measure.COST else limit.amount
-    return f"{_shown_kind(limit)}={amount}"
+    return f"{shown_kind(limit.measure, limit.window)}={amount}"
 
 
 def exact_words(limit: Limit) -> str:
     """Return the words that `parse_limit` reads as this very amount."""
     amount = Decimal(limit.amount) / (MICROS if limit.measure is Measure.COST else 1)
-    return f"{_shown_kind(limit)}={amount:f}"
+    return f"{shown_kind(limit.measure, limit.window)}={amount:f}"
 
 
 def written(limit: Limit) -> dict[str, Any]:
@@ -111,9 +111,9 @@ def written(limit: Limit) -> dict[str, Any]:
     }
 
 
-def _shown_kind(limit: Limit) -> str:
-    window = "" if limit.window is Window.ONCE else f"/{limit.window.value}"
-    return f"{limit.measure.value}{window}"
+def shown_kind(measure: Measure, window: Window) -> str:
+    """Return the words that `parse_kind` reads."""
+    return measure.value if window is Window.ONCE else f"{measure.value}/{window.value}"
 
 
 def shown_amount(measure: Measure, amount: int) -> str:

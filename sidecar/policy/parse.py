@@ -162,6 +162,18 @@ _BLOCKS: Final = {
 }
 
 
+_FILE: Final = "an absolute path on the worker's machine"
+_FORMS: Final = {
+    "ca_file": _FILE,
+    "cert_file": _FILE,
+    "key_file": _FILE,
+    "language": "two lower case letters such as en",
+    "entities": "upper snake case such as PERSON, at most 40",
+    "categories": "lower case such as self-harm/intent, at most 63",
+}
+"""Of the names that a field of a guardrail holds."""
+
+
 def _form(path: Path) -> str:
     """Return the form of a name, or of a mapping, at *path*."""
     match path:
@@ -179,7 +191,7 @@ def _form(path: Path) -> str:
         case (("aliases" | "provider") as block, *_):
             form = _BLOCKS[block]
         case ("name",):
-            form = "lower case letters, digits, dots and dashes, at most 63"
+            form = "lower case letters, digits, dots, dashes and underscores, at most 63"
         case (*_, "exceptions", int(), "key"):
             form = "a key's public id, 12 letters and digits"
         case (*_, "exceptions", int(), "team"):
@@ -187,9 +199,10 @@ def _form(path: Path) -> str:
         case (*_, "patterns", int(), "name"):
             form = "upper snake case such as PROJECT_CODE, at most 40"
         case (*_, "name"):
-            form = "lower case letters, digits, underscores and dashes, at most 63"
+            form = "a lower case letter, then such, digits, underscores and dashes, at most 63"
         case _:
-            form = "it must not be blank"
+            field = next((name for name in reversed(path) if isinstance(name, str)), "")
+            form = _FORMS.get(field, "it must not be blank")
     return form
 
 

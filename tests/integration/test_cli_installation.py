@@ -82,6 +82,7 @@ def test_a_difference_exits_with_2_and_an_error_with_1(egret: Egret, tmp_path: P
     assert egret("diff", "-f", "-", stdin="kind: X\n").code == 1
     assert egret("diff", "-f", str(tmp_path / "no.yaml")).code == 1
     assert egret("diff").code == 1
+    assert egret("--server", "nowhere", "diff", "-f", "-", stdin=TREE).code == 1
 
 
 def test_an_export_has_no_changes(egret: Egret, tmp_path: Path) -> None:

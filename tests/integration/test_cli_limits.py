@@ -211,6 +211,14 @@ def test_which_limits_are_taken_away_is_said_once(egret: Egret, words: tuple[str
     assert len(egret("limits", "list", "--team", "search", "-o", "json").json) == 1
 
 
+@pytest.mark.parametrize("name", ["concurrent", "requests/day"])
+def test_a_limit_that_is_not_there_is_named_as_it_is_written(egret: Egret, name: str) -> None:
+    """A measure without a window has none in the answer either."""
+    ran = egret("limits", "remove", "--team", "search", name)
+
+    assert (ran.code, ran.err) == (2, f"error: there is no limit {name}; nothing was changed\n")
+
+
 async def test_limits_that_cannot_be_read_let_nobody_in(database: Database) -> None:
     """Written by hand, or by a newer Egret: to ignore them would be to lift them."""
     connection = await asyncpg.connect(database.dsn)

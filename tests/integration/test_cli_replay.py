@@ -131,6 +131,16 @@ def test_lines_that_are_no_requests_are_named_and_the_others_are_judged(folder: 
     assert [one["line"] for one in ran.json["bad_lines"]] == [1, 2, 3]
 
 
+def test_a_file_without_requests_does_not_pass(folder: Path) -> None:
+    """A pipeline would take it for requests that are decided as before."""
+    (folder / "requests.jsonl").write_text("\n")
+
+    ran = replayed(folder, "--fail-on-change", "-o", "json")
+
+    assert (ran.code, ran.json["requests"]) == (1, 0)
+    assert "requests.jsonl holds no request; name" in ran.err
+
+
 def test_a_file_that_cannot_be_read_is_wrong_usage(folder: Path) -> None:
     """In a line, with what to do."""
     (folder / "requests.jsonl").unlink()

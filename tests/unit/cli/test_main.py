@@ -130,6 +130,10 @@ def test_a_mistyped_command_is_answered_with_the_one_that_was_meant() -> None:
         (("keys", "list", "-o", "yaml"), "'yaml' is not one of 'table', 'json'."),
         (("audit", "list", "--limit", "many"), "must be a whole number"),
         (("audit", "list", "--limit", "0"), "must be at least 1"),
+        (("policy", "show", "x", "--version", "2147483648"), "must be at most 2147483647"),
+        (("policy", "diff", "x", "--from", "2147483648"), "must be at most 2147483647"),
+        (("policy", "diff", "x", "--to", "2147483648"), "must be at most 2147483647"),
+        (("policy", "rollback", "x", "--to", "2147483648"), "must be at most 2147483647"),
     ],
 )
 def test_a_value_that_an_option_does_not_take_is_refused_in_plain_words(
@@ -139,6 +143,12 @@ def test_a_value_that_an_option_does_not_take_is_refused_in_plain_words(
 
     said = " ".join(result.stderr.replace("│", " ").split())
     assert (result.exit_code, f": {fault} ╰" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("words", [("diff", "--prun"), ("diff", "-o", "yaml")], ids=" ".join)
+def test_a_mistyped_diff_does_not_pass_for_a_difference(words: tuple[str, ...]) -> None:
+    """Pipelines read 2 as drift."""
+    assert CliRunner().invoke(command_tree(words), words).exit_code == 1
 
 
 def test_the_version_is_told_without_a_command() -> None:

@@ -139,6 +139,7 @@ def test_the_default_policy_blocks_secrets_and_redacts_personal_data() -> None:
 
 HOOK = "name: p\nguardrails:\n  - {name: a, type: webhook, url: 'http://h/'"
 GUARDRAIL = "name: p\nguardrails:\n  - "
+PRESIDIO = f"{GUARDRAIL}{{name: a, type: presidio, url: 'http://h/'"
 SCHEMA = f"{GUARDRAIL}{{name: a, type: json_schema, schema: {{}}"
 
 FAULTS = {
@@ -329,7 +330,42 @@ FAULTS = {
         "name: my policy\n",
         (
             "line 1, column 7: name: is not a name that is accepted here "
-            "(lower case letters, digits, dots and dashes, at most 63)"
+            "(lower case letters, digits, dots, dashes and underscores, at most 63)"
+        ),
+    ),
+    "guardrail_name_from_a_digit": (
+        f"{GUARDRAIL}{{name: 2fa, type: pii}}",
+        (
+            "line 3, column 12: guardrails[0].name: is not a name that is accepted here "
+            "(a lower case letter, then such, digits, underscores and dashes, at most 63)"
+        ),
+    ),
+    "relative_file": (
+        f"{HOOK}, ca_file: ca.pem}}",
+        (
+            "line 3, column 57: guardrails[0].ca_file: is not a name that is accepted here "
+            "(an absolute path on the worker's machine)"
+        ),
+    ),
+    "language_in_capitals": (
+        f"{PRESIDIO}, language: EN}}",
+        (
+            "line 3, column 59: guardrails[0].language: is not a name that is accepted here "
+            "(two lower case letters such as en)"
+        ),
+    ),
+    "entity_in_lower_case": (
+        f"{PRESIDIO}, entities: [person]}}",
+        (
+            "line 3, column 60: guardrails[0].entities[0]: is not a name that is accepted here "
+            "(upper snake case such as PERSON, at most 40)"
+        ),
+    ),
+    "category_in_capitals": (
+        f"{GUARDRAIL}{{name: a, type: moderation, url: 'http://a', categories: [Hate]}}",
+        (
+            "line 3, column 63: guardrails[0].categories[0]: is not a name that is accepted here "
+            "(lower case such as self-harm/intent, at most 63)"
         ),
     ),
     "no_name": ("unscanned: block\n", "line 1, column 1: `name` is required"),

@@ -104,3 +104,11 @@ def test_a_stack_in_another_folder_is_a_reason_to_name_it() -> None:
 
     assert "no stack of `egret up` in elsewhere/run" in ran.stderr
     assert "--run" in ran.stderr
+
+
+def test_a_named_folder_without_a_stack_shows_the_figures_of_no_other(tmp_path: Path) -> None:
+    """Another stack may answer at the usual address."""
+    ran = _top("--run", str(tmp_path))
+
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert f"no stack of `egret up` in {tmp_path}; name" in ran.stderr

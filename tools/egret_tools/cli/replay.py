@@ -195,7 +195,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
 
     With --before or --before-file also by that one, and differences are listed, by line and id:
     texts are never shown. Roll-outs count as complete and exceptions as over; guardrails that ask
-    a server are not asked. Exits with 1 if a line is no request.
+    a server are not asked. Exits with 1 if a line is no request, or if there is none.
 
     Example: egret replay requests.jsonl --policy-file new.yaml --before default
     """
@@ -212,6 +212,8 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
         print_json(_as_json(tally, now, before=then))
     else:
         _show(tally, most=show, compares=compares)
+    if not tally.now:
+        fail(f"{file} holds no request", hint="name a file with one request a line")
     if tally.bad or (fail_on_change and tally.changed):
         raise typer.Exit(FAILED)
 

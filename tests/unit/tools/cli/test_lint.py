@@ -117,6 +117,15 @@ def test_the_version_of_envoy_may_be_told(tmp_path: Path, version: str, code: in
     assert ("FULL_DUPLEX_STREAMED" in out) == (code == 1)
 
 
+def test_an_old_envoy_has_the_operators_of_the_oldest_that_is_known(tmp_path: Path) -> None:
+    """Which of them it lacks is not known."""
+    file = tmp_path / "envoy.yaml"
+    file.write_text(own_text())
+    rules = [row["rule"] for row in orjson.loads(lint(file, "--envoy", "1.30", "-o", "json")[1])]
+    assert "EGR522" in rules
+    assert not {"EGR131", "EGR528"} & set(rules)
+
+
 @pytest.mark.parametrize("columns", ["40", "80", "300"])
 def test_each_finding_is_one_line_at_every_width(
     file: Path, monkeypatch: pytest.MonkeyPatch, columns: str

@@ -119,6 +119,10 @@ _OPERATOR: Final = re.compile(r"%%|%([A-Z][A-Z0-9_]*)(?:\(.*?\))?(?::\d+)?%")
 """A command operator of Envoy's format strings, or a percent sign (two of them)."""
 
 
+_OLDEST: Final = EnvoyVersion(1, 36)
+"""The oldest version whose command operators are known."""
+
+
 @cache
 def _operators() -> dict[str, EnvoyVersion]:
     """Return the first minor version, from 1.36 on, that has each command operator."""
@@ -167,7 +171,7 @@ def _format_problem(value: str, envoy: EnvoyVersion | None) -> str:
         since = _operators().get(name)
         if since is None:
             return f"Envoy has no command operator {name}"
-        if envoy is not None and envoy < since:
+        if envoy is not None and max(envoy, _OLDEST) < since:
             return f"{name} is a command operator since Envoy {since}"
     return ""
 
