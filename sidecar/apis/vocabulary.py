@@ -340,12 +340,21 @@ def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, Unscann
             if isinstance(item, str)
             else isinstance(item, dict)
             and not words.folded_pointers.isdisjoint(map(str.casefold, item))
-            and not (key == "source" and item.get("type") == "text")
+            and not (key == "source" and _is_plain_text(item, words))
             for item in (held if isinstance(held, list) else [held])
         )
         if is_media and not (key == "file_id" and str(node.get("type")) in CITATION_TYPES):
             found[key] = _media_reason(key, held, node, words)
     return found
+
+
+def _is_plain_text(source: dict[str, JsonValue], words: Vocabulary) -> bool:
+    """Return whether the source of a document is a text, as Anthropic has it in `data`.
+
+    Bedrock's sources have no `type`, so that one beside `bytes` says nothing about them.
+    """
+    held = [one for one in map(str.casefold, source) if one in words.folded_pointers]
+    return source.get("type") == "text" and held == ["data"]
 
 
 def _media_reason(

@@ -289,6 +289,14 @@ def test_media_of_models_behind_bedrock_are_unscanned(
     assert "S" in _texts(read)
 
 
+@pytest.mark.parametrize("more", [{"bytes": PNG}, {"url": "https://x.example"}])
+def test_a_source_that_calls_itself_text_is_a_file_by_what_it_holds(more: JsonValue) -> None:
+    """Bedrock's documents have no `type`: a service that ignores it would read the file."""
+    assert isinstance(more, dict)
+    part: JsonValue = {"document": {"format": "pdf", "source": {"type": "text", **more}}}
+    assert _subject(_user(part), "/model/c/converse").unscanned == (UnscannedReason.FILE,)
+
+
 def test_all_kinds_in_one_part_are_counted() -> None:
     """A part with two payloads does not hide one behind the other."""
     part: JsonValue = {
