@@ -14,7 +14,7 @@ from typing import Final, assert_never
 
 from sidecar.apis.fragments import VALUE_FIELDS, Reading
 from sidecar.apis.vocabulary import VOCABULARIES
-from sidecar.domain.http import NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
+from sidecar.domain.http import CHARSET_NAMES, NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
 from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue
@@ -420,7 +420,7 @@ def declared_unreadable(headers: Headers) -> UnscannedReason | None:
         return UnscannedReason.UNKNOWN_SHAPE
     for parameter in parameters:
         name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in UTF8_CHARSETS:
+        if name.strip() in CHARSET_NAMES and value.strip().strip('"') not in UTF8_CHARSETS:
             return UnscannedReason.CHARSET
         if '"' in value and "=" in value:
             return UnscannedReason.CHARSET  # a quoted value may hide another parameter

@@ -537,6 +537,8 @@ def test_too_many_values_are_malformed() -> None:
             UnscannedReason.CHARSET,
         ),
         ([("content-type", b'application/json;a="b;charset=x"')], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;charset*=utf-8''utf-7")], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;charset*0=utf-7")], UnscannedReason.CHARSET),
         (
             [("content-type", b"application/json"), ("content-type", b"text/plain")],
             UnscannedReason.CHARSET,
