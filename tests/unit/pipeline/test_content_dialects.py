@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sidecar.domain.http import Headers, Refusal
+from sidecar.redaction.redact import own_number
 from tests.support.events import RequestCleared, RequestRefused
 from tests.support.pipeline import REQUEST_ID, World, headers
 
@@ -237,3 +238,17 @@ async def test_stored_text_is_searched_by_the_guardrails_of_every_operation(
     verdict = await checks.judge_body(json.dumps(body).encode())
     assert isinstance(verdict, RequestRefused)
     assert verdict.refusal.details == "egret_content_blocked"
+
+
+REDACTING = "{name: default, guardrails: [{name: pii, type: pii, action: redact}]}"
+
+
+async def test_items_of_a_stored_conversation_have_placeholders_of_their_own() -> None:
+    """The provider has the earlier items, in which `[EMAIL_1]` is another person."""
+    checks = World(REDACTING).exchange()
+    await checks.judge_headers(headers("/v1/conversations/conv_1/items"), has_body=True)
+    items = [{"role": "user", "content": "bob@example.com"}]
+    verdict = await checks.judge_body(json.dumps({"items": items}).encode())
+    assert isinstance(verdict, RequestCleared)
+    said: str = json.loads(verdict.mutations.body or b"")["items"][0]["content"]
+    assert said == f"[EMAIL_{own_number(REQUEST_ID) + 1}]"
