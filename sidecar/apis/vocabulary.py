@@ -146,6 +146,26 @@ PAYLOAD_FIELDS: Final = frozenset(
 )
 """Where base64 is not text."""
 
+_PAYLOAD: Final = re.compile(
+    r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/\r\n]++={0,2}[\r\n]*+", re.ASCII
+)
+_STRANGE_PAYLOAD: Final = re.compile(r"(?:data:[^,]*,)?[\w+/=\r\n-]++", re.ASCII)
+"""As lenient as decoders are: either alphabet, padding anywhere."""
+_MIN_PAYLOAD: Final = 64
+"""No image or sound is shorter, but an access key, which looks the same, is."""
+_MIN_STRANGE_PAYLOAD: Final = 256
+"""Longer than digests and tokens of one word, which unknown fields may well hold."""
+
+
+def is_payload(value: str) -> bool:
+    """Return whether a string where a medium may stand is base64."""
+    return len(value) >= _MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+def may_be_payload(value: str) -> bool:
+    """Return whether a string in a place that is not known may be base64 of something."""
+    return len(value) >= _MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
