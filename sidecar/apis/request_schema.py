@@ -5,6 +5,7 @@ A body that its headers declare as something other than JSON in UTF-8 is not rea
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -14,10 +15,10 @@ from typing import Final, assert_never
 
 from sidecar.apis.fragments import VALUE_FIELDS, Reading
 from sidecar.apis.vocabulary import VOCABULARIES
-from sidecar.domain.http import NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
+from sidecar.domain.http import CHARSET_NAMES, NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
 from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
-from sidecar.jsontext.strict import JsonValue
+from sidecar.jsontext.strict import JsonValue, parse
 
 # An enum's members are slow to look up on Python 3.11; most requests are of this form.
 _MESSAGES: Final = RequestForm.MESSAGES
@@ -108,14 +109,19 @@ def _parts_problem(name: str, value: JsonValue) -> str | None:
     return f"The field `{name}` is missing or neither an object nor an array."
 
 
-TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
+_TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
 """Where tokens may stand in place of text."""
 
 
-def has_tokens(text: JsonValue) -> bool:
+def holds_tokens(fields: Fields) -> bool:
     """Return whether numbers stand in place of text: tokens, which only the model can read."""
+    found = _TOKEN_FIELDS.intersection(fields)
+    return bool(found) and any(_has_tokens(fields[name]) for name in found)
+
+
+def _has_tokens(text: JsonValue) -> bool:
     return isinstance(text, list) and any(
-        isinstance(item, (int, float)) or (isinstance(item, list) and has_tokens(item))
+        isinstance(item, (int, float)) or (isinstance(item, list) and _has_tokens(item))
         for item in text
     )
 
@@ -397,6 +403,18 @@ def _number_in(text: str) -> int:
         return 0
 
 
+def enclosed_document(node: Fields) -> Fields | None:
+    """Return the request body that a `body` in base64 holds; None if that is not all there is."""
+    body = node.get("body")
+    if len(node) != 1 or not isinstance(body, str):
+        return None
+    try:
+        document = parse(binascii.a2b_base64(body, strict_mode=True))
+    except ValueError:  # not base64, or not ASCII
+        return None
+    return document if isinstance(document, dict) else None
+
+
 _JSON: Final = (b"application/json",)
 
 
@@ -420,7 +438,7 @@ def declared_unreadable(headers: Headers) -> UnscannedReason | None:
         return UnscannedReason.UNKNOWN_SHAPE
     for parameter in parameters:
         name, _, value = parameter.partition("=")
-        if name.strip() == "charset" and value.strip().strip('"') not in UTF8_CHARSETS:
+        if name.strip() in CHARSET_NAMES and value.strip().strip('"') not in UTF8_CHARSETS:
             return UnscannedReason.CHARSET
         if '"' in value and "=" in value:
             return UnscannedReason.CHARSET  # a quoted value may hide another parameter

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import enum
-import re
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
     TIER_FIELDS,
-    TOKEN_FIELDS,
     TOOL_FIELDS,
     billed_tools,
     declared_unreadable,
-    has_tokens,
+    enclosed_document,
+    holds_tokens,
     named_models,
     names_models,
     output_bound,
@@ -33,6 +34,8 @@ from sidecar.apis.vocabulary import (
     VOCABULARIES,
     WORDS,
     Vocabulary,
+    is_payload,
+    may_be_payload,
     media_of,
 )
 from sidecar.domain.cooperative import Cooperative, run_sync
@@ -58,16 +61,6 @@ SLICE_STRINGS: Final = 256
 MAX_PARTS: Final = 50_000
 """Ten megabytes of one-letter strings would keep a worker busy for seconds."""
 
-_PAYLOAD: Final = re.compile(
-    r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/\r\n]++={0,2}[\r\n]*+", re.ASCII
-)
-_STRANGE_PAYLOAD: Final = re.compile(r"(?:data:[^,]*,)?[\w+/=\r\n-]++", re.ASCII)
-"""As lenient as decoders are: either alphabet, padding anywhere."""
-MIN_PAYLOAD: Final = 64
-"""No image or sound is shorter, but an access key, which looks the same, is."""
-MIN_STRANGE_PAYLOAD: Final = 256
-"""Longer than digests and tokens of one word, which unknown fields may well hold."""
-
 
 class _Place(enum.Enum):
     """The place of an object, as far as it decides which of its strings are text."""
@@ -87,11 +80,11 @@ _STRANGE: Final = _Place.STRANGE
 _WORD_FIELDS: Final = frozenset({"type", "role"})
 _VARIABLES: Final = "variables"
 """Of a prompt that is stored at OpenAI: by names of the prompt's, what a message may hold."""
+_OWN_FORMS: Final = frozenset({_VARIABLES, "invokeModel"})  # whose tokens Bedrock is to count
 _JOINED_FIELDS: Final = frozenset({"text", "content"})
 """Where the text of a message stands; its pieces reach the model as one."""
 _PLAIN_MESSAGE: Final = ("role", "content")
 """Known to all vocabularies, and neither of them the place of media or of free text."""
-
 _TEXTUAL: Final = frozenset({str, dict, list})
 
 
@@ -129,6 +122,10 @@ class TextExtractor:
     def document(self, document: dict[str, JsonValue]) -> Cooperative[None]:
         """Collect everything in a request body, in slices."""
         words, reading = self._words, self._reading
+        if not words.media_names.isdisjoint(document):
+            self.unscanned += media_of(document, words).values()
+        if holds_tokens(document):
+            self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         for key, value in document.items():
             if key in words.plain_top:
                 role, place = key, _KNOWN
@@ -341,16 +338,33 @@ class TextExtractor:
                     # A request within a request, such as one to count tokens of.
                     items: list[JsonValue] = value if isinstance(value, list) else [value]
                     yield from self._joined(key, items, speaker, inner)
-                elif key == _VARIABLES and place is _KNOWN and isinstance(value, dict):
-                    for name, variable in value.items():  # texts, or parts such as files
-                        self._string("", name, speaker, _KNOWN)
-                        yield from self._list("", [variable], speaker, _KNOWN)
+                elif key in _OWN_FORMS and place is _KNOWN and isinstance(value, dict):
+                    yield from self._own_form(key, value, speaker)
                 elif isinstance(value, dict):
                     yield from self._object(value, speaker, inner)
                 else:
                     yield from self._list(key, value, speaker, inner)
             else:
                 self._number(value, speaker)
+
+    def _own_form(self, key: str, node: dict[str, JsonValue], role: str) -> Cooperative[None]:
+        """Collect variables: texts, or parts such as files; or a request's body in base64."""
+        if key == _VARIABLES:
+            for name, variable in node.items():
+                self._string("", name, role, _KNOWN)
+                yield from self._list("", [variable], role, _KNOWN)
+            return
+        document = enclosed_document(node)
+        if document is None:
+            self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
+            yield from self._object(node, role, _KNOWN)
+            return
+        inner, number, before = TextExtractor(self._words), self._strings + 1, len(self.parts)
+        self._strings += 2
+        yield from inner.document(document)
+        self.unscanned += inner.unscanned
+        self.parts += [replace(one, location=(number, *one.location)) for one in inner.parts]
+        self.runs += [[before + at for at in run] for run in inner.runs]
 
     def _part(
         self, node: dict[str, JsonValue], role: str, place: _Place
@@ -395,10 +409,9 @@ class TextExtractor:
             return
         if place is not _KNOWN and place is not _FREE:
             if place is _MEDIA:
-                is_payload = key in self._words.payload_fields and len(value) >= MIN_PAYLOAD
-                if is_payload and _PAYLOAD.fullmatch(value):
+                if key in self._words.payload_fields and is_payload(value):
                     return  # base64 of a medium, which is no text
-            elif len(value) >= MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value):
+            elif may_be_payload(value):
                 self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         content = value.encode()
         if self._run is not None and key in _JOINED_FIELDS and place is not _FREE:
@@ -431,7 +444,7 @@ def read_request(route: Route, headers: Headers, body: bytes) -> Subject | Unrea
     return run_sync(read_in_slices(route, headers, body))
 
 
-def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
+def read_in_slices(  # noqa: PLR0911 - one return a fault
     route: Route, headers: Headers, body: bytes, reading: Reading | None = None
 ) -> Cooperative[Subject | Unreadable | Malformed]:
     """Read a whole body, or the rest of one whose known fragments the *reading* has.
@@ -461,14 +474,9 @@ def read_in_slices(  # noqa: C901, PLR0911 - one return a fault
         return Malformed(problem)
     words = VOCABULARIES[route.dialect]
     extractor = TextExtractor(words, reading)
-    if not words.media_names.isdisjoint(fields):
-        extractor.unscanned += media_of(fields, words).values()
     yield from extractor.document(fields)
     if len(extractor.parts) + (reading.known_parts if reading else 0) > MAX_PARTS:
         return Malformed(f"The body holds more than {MAX_PARTS} texts.")
-    for name in TOKEN_FIELDS.intersection(fields):
-        if has_tokens(fields[name]):
-            extractor.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
     model, others = named_models(route, fields)
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")

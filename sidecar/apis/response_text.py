@@ -297,7 +297,10 @@ class _Walk:
             self.ended.append(lane)
 
     def _responses_event(self, document: dict[str, JsonValue], name: str) -> Cooperative[None]:
-        """OpenAI's typed events: only `delta` comes in pieces, all else repeats it whole."""
+        """OpenAI's typed events: only `delta` comes in pieces, all else repeats it whole.
+
+        A string in `delta` is a piece also in an event of a type that is new to us.
+        """
         lane: Path = ("output", _number_of(document, "output_index"))
         stem = name.removesuffix(".delta")
         place = sum([_number_of(document, name) for name in _PLACES])
@@ -307,7 +310,7 @@ class _Walk:
         for key, value in document.items():
             self.strings += 1
             if key == "delta" and isinstance(value, str):
-                if stem != name and not self._is_event_payload(key, value):
+                if not self._is_event_payload(key, value):
                     is_json = stem.endswith(("arguments", "input", "code"))
                     self._add(value, channel, lane, is_json=is_json)
                 self.strings += 1
@@ -325,7 +328,8 @@ class _Walk:
                 yield from self._list(key, value, path, lane, mode)
             elif value is not None:
                 self._scalar(key, value, path, lane, mode)
-        if stem == name and not name.endswith((".added", ".created", ".in_progress")):
+        goes_on = name.endswith((".delta", ".added", ".created", ".in_progress"))
+        if not (goes_on or isinstance(document.get("delta"), str)):
             self.ended.append(lane)
 
     # These run for every value of every event: arguments by position, and few calls.

@@ -146,6 +146,26 @@ PAYLOAD_FIELDS: Final = frozenset(
 )
 """Where base64 is not text."""
 
+_PAYLOAD: Final = re.compile(
+    r"(?:data:[\w.+/;=-]*;base64,)?[A-Za-z0-9+/\r\n]++={0,2}[\r\n]*+", re.ASCII
+)
+_STRANGE_PAYLOAD: Final = re.compile(r"(?:data:[^,]*,)?[\w+/=\r\n-]++", re.ASCII)
+"""As lenient as decoders are: either alphabet, padding anywhere."""
+_MIN_PAYLOAD: Final = 64
+"""No image or sound is shorter, but an access key, which looks the same, is."""
+_MIN_STRANGE_PAYLOAD: Final = 256
+"""Longer than digests and tokens of one word, which unknown fields may well hold."""
+
+
+def is_payload(value: str) -> bool:
+    """Return whether a string where a medium may stand is base64."""
+    return len(value) >= _MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+
+
+def may_be_payload(value: str) -> bool:
+    """Return whether a string in a place that is not known may be base64 of something."""
+    return len(value) >= _MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -340,12 +360,21 @@ def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, Unscann
             if isinstance(item, str)
             else isinstance(item, dict)
             and not words.folded_pointers.isdisjoint(map(str.casefold, item))
-            and not (key == "source" and item.get("type") == "text")
+            and not (key == "source" and _is_plain_text(item, words))
             for item in (held if isinstance(held, list) else [held])
         )
         if is_media and not (key == "file_id" and str(node.get("type")) in CITATION_TYPES):
             found[key] = _media_reason(key, held, node, words)
     return found
+
+
+def _is_plain_text(source: dict[str, JsonValue], words: Vocabulary) -> bool:
+    """Return whether the source of a document is a text, as Anthropic has it in `data`.
+
+    Bedrock's sources have no `type`, so that one beside `bytes` says nothing about them.
+    """
+    held = [one for one in map(str.casefold, source) if one in words.folded_pointers]
+    return source.get("type") == "text" and held == ["data"]
 
 
 def _media_reason(

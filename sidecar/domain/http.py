@@ -75,6 +75,10 @@ EGRET_HEADER_PREFIX: Final = "x-egret-"
 NO_ENCODING: Final = frozenset({b"identity", b""})
 """Values of `content-encoding`, in lower case, that leave a body as it is."""
 
+CHARSET_NAMES: Final = frozenset({"charset", "charset*", "charset*0", "charset*0*"})
+"""Names, in lower case, of the parameter that states a charset, or the beginning of one: servers
+that read headers as e-mail has them know all of these (RFC 2231 sections 3 and 4)."""
+
 UTF8_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 """Charsets, in lower case, of bodies that may be read as UTF-8."""
 

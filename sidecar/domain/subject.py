@@ -146,7 +146,8 @@ class TextPart(msgspec.Struct, frozen=True, gc=False):
     `content` is the decoded string in UTF-8; spans of findings are byte offsets into it.
     `location` says which string token of the body it is: the first number counts the JSON
     string tokens of the body from 0, keys included, and each further number counts those of
-    the JSON text inside the string before it (tool arguments are JSON in a string). A number
+    the JSON text inside the string before it (tool arguments are JSON in a string, a request
+    whose tokens are to be counted at Bedrock is JSON in base64 in one). A number
     token (a card number may stand without quotes) has the location `(-1 - k,)`, k counting
     the number tokens of the body from 0; it can only be replaced whole, by a string.
     `role` is the message's role, or the field's name outside of messages.

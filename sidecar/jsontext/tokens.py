@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
 from array import array
@@ -13,6 +14,7 @@ from typing import Final
 
 import msgspec
 import orjson
+from msgspec import structs
 
 from sidecar.domain.cooperative import Cooperative
 
@@ -424,6 +426,16 @@ def _in_token(
     for one in replacements:
         if (one.start, one.end) == span and len(one.location) == 1:  # all others are within it
             return [_Edit(token.start, token.end, one.text, is_key)]
+    nested = [one for one in replacements if len(one.location) > 1]
+    if nested and not begins_json(content):
+        moved = [structs.replace(one, location=one.location[1:]) for one in nested]
+        try:
+            enclosed = binascii.a2b_base64(content)
+        except binascii.Error as error:
+            raise SpliceError("a replacement is for a text within no other") from error
+        document, _ = yield from splice(enclosed, moved)
+        encoded = binascii.b2a_base64(document, newline=False)
+        return [_Edit(token.start, token.end, encoded)]
     offsets = RawOffsets(raw)
     yield from offsets.decoded()
     edits: list[_Edit] = []

@@ -51,7 +51,13 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import Allowance, RequestRecord
 from sidecar.pipeline.reply import limit_error, single_request_error, uncounted_error
 from sidecar.policy.snapshot import EffectivePolicy
-from sidecar.redaction.redact import Placeholders, RedactionRules, number_before, redact
+from sidecar.redaction.redact import (
+    Placeholders,
+    RedactionRules,
+    number_before,
+    own_number,
+    redact,
+)
 from sidecar.usage.records import BYTES_A_TOKEN, MEDIA_BYTES_A_TOKEN, UNKNOWN_OPERATION
 
 NO_REQUEST: Final = RequestInfo(request_id="", key_id="")
@@ -326,7 +332,9 @@ async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
     if findings or policy.answers.redacts:
         guardrails = {result.guardrail.name: result.guardrail for result in record.results}
         first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
-        after = number_before(body, record.request_id)
+        # Items are added to a conversation that the path names, and the provider has the others.
+        adds = route.operation.spec.is_stored
+        after = own_number(record.request_id) if adds else number_before(body, record.request_id)
         rules = RedactionRules(guardrails, hash_key_of(record, worker), first, after)
         steps = redact(body, subject.parts, findings, rules=rules)
         done = worker.guardrail_runner.run_cooperatively(steps)

@@ -16,7 +16,7 @@ from typing import Final
 
 import orjson
 
-from sidecar.apis.request_schema import TOKEN_FIELDS, declared_unreadable, has_tokens
+from sidecar.apis.request_schema import declared_unreadable, holds_tokens
 from sidecar.apis.routes import recognise
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.errors import ClientError, ErrorKind
@@ -61,9 +61,7 @@ def explain(error: ClientError, record: RequestRecord, protocol: ExtProcProtocol
             if len(body) <= MAX_SEARCHED_BYTES:
                 with contextlib.suppress(ValueError):
                     fields: JsonValue = orjson.loads(body)
-                    if isinstance(fields, dict) and any(
-                        has_tokens(fields.get(one)) for one in TOKEN_FIELDS
-                    ):
+                    if isinstance(fields, dict) and holds_tokens(fields):
                         fix = _TOKENS_FIX
             return replace(error, message=error.message + fix)
         case _:

@@ -48,7 +48,9 @@ class RedactionRules:
     skips_written: bool = False
 
 
-_STORED: Final = re.compile(rb'"(previous_response_id|conversation|cached_?[cC]ontent)"')
+_STORED: Final = re.compile(
+    rb'"(previous_response_id|previous_?[iI]nteraction_?[iI]d|conversation|cached_?[cC]ontent)"'
+)
 """Names earlier turns, which the provider has with the placeholders of their own requests."""
 _NUMBERS: Final = range(10_000, 990_000)
 """A longer number in a placeholder could be a secret itself."""

@@ -22,6 +22,7 @@ FORMS = {
     b"text/javascript; charset=utf-8": UnscannedReason.UNKNOWN_SHAPE,
     b"application/javascript": UnscannedReason.UNKNOWN_SHAPE,
     b"text/html; charset=iso-8859-1": UnscannedReason.CHARSET,
+    b"text/html; charset*0=utf-7": UnscannedReason.CHARSET,
     b"audio/mpeg": UnscannedReason.UNKNOWN_SHAPE,
     b"application/octet-stream": UnscannedReason.UNKNOWN_SHAPE,
     b"application/json, text/html": UnscannedReason.UNKNOWN_SHAPE,

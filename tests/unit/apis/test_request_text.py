@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from functools import partial
 
@@ -289,6 +290,48 @@ def test_media_of_models_behind_bedrock_are_unscanned(
     assert "S" in _texts(read)
 
 
+@pytest.mark.parametrize("more", [{"bytes": PNG}, {"url": "https://x.example"}])
+def test_a_source_that_calls_itself_text_is_a_file_by_what_it_holds(more: JsonValue) -> None:
+    """Bedrock's documents have no `type`: a service that ignores it would read the file."""
+    assert isinstance(more, dict)
+    part: JsonValue = {"document": {"format": "pdf", "source": {"type": "text", **more}}}
+    assert _subject(_user(part), "/model/c/converse").unscanned == (UnscannedReason.FILE,)
+
+
+def _counted(body: bytes) -> JsonValue:
+    """Return a request to count the tokens of a request to InvokeModel."""
+    return {"input": {"invokeModel": {"body": base64.b64encode(body).decode()}}}
+
+
+def test_a_request_whose_tokens_are_counted_is_read_in_its_base64() -> None:
+    """Bedrock takes the body of InvokeModel like that; its parts reach the model as one text."""
+    image: JsonValue = {"type": "image", "source": {"type": "base64", "data": PNG}}
+    inner = _user({"type": "text", "text": "a"}, image, {"type": "text", "text": "b"})
+    read = _subject(_counted(json.dumps(inner).encode()), "/model/c/count-tokens")
+    assert [(one.content, one.role) for one in read.parts if one.content in {b"a", b"b"}] == [
+        (b"a", "user"),
+        (b"b", "user"),
+    ]
+    assert [[read.parts[at].content for at in run] for run in read.runs] == [[b"a", b"b"]]
+    assert read.unscanned == (UnscannedReason.IMAGE,)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _counted(b"\x1f\x8b"),
+        _counted(b"[]"),
+        _counted(b'{"messages": [], "messages": []}'),
+        {"input": {"invokeModel": {"body": "e30", "x": "y"}}},
+        {"input": {"invokeModel": {"body": "e30_"}}},
+        {"input": {"invokeModel": {"body": {"messages": []}}}},
+    ],
+)
+def test_base64_of_anything_else_is_not_read(body: JsonValue) -> None:
+    """A compressed body, for one, or one that two parsers read differently."""
+    assert _subject(body, "/model/c/count-tokens").unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
+
+
 def test_all_kinds_in_one_part_are_counted() -> None:
     """A part with two payloads does not hide one behind the other."""
     part: JsonValue = {
@@ -529,6 +572,8 @@ def test_too_many_values_are_malformed() -> None:
             UnscannedReason.CHARSET,
         ),
         ([("content-type", b'application/json;a="b;charset=x"')], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;charset*=utf-8''utf-7")], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;charset*0=utf-7")], UnscannedReason.CHARSET),
         (
             [("content-type", b"application/json"), ("content-type", b"text/plain")],
             UnscannedReason.CHARSET,

@@ -65,6 +65,13 @@ def test_the_trace_of_bedrocks_guardrails_is_text(form: str) -> None:
     assert said.channel is None
 
 
+def test_a_delta_is_text_in_an_event_of_any_type() -> None:
+    """A client may join the pieces of events that are new to us."""
+    read = read_answer(b'{"type": "response.output_text.piece", "delta": "said"}')
+    assert isinstance(read, AnswerEvent)
+    assert [one.content for one in read.texts] == [b"said"]
+
+
 def turns(payload: bytes) -> int:
     """Return how often others get their turn while an answer is read."""
     return sum(1 for _ in read_in_slices(payload))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
 
 from sidecar.domain.http import Headers, Refusal
+from sidecar.redaction.redact import own_number
 from tests.support.events import RequestCleared, RequestRefused
 from tests.support.pipeline import REQUEST_ID, World, headers
 
@@ -19,6 +21,7 @@ unscanned: allow
 AZURE = "/openai/deployments/{}/chat/completions?api-version=2024-10-21"
 GEMINI = "/v1beta/models/{}:streamGenerateContent?alt=sse"
 BEDROCK = "/model/{}/converse"
+BEDROCK_COUNT = "/model/m/count-tokens"
 NOT_ALLOWED = f"This API key may not use the requested model. Request id: {REQUEST_ID}."
 HELLO: dict[str, object] = {"messages": [], "contents": []}
 
@@ -237,3 +240,35 @@ async def test_stored_text_is_searched_by_the_guardrails_of_every_operation(
     verdict = await checks.judge_body(json.dumps(body).encode())
     assert isinstance(verdict, RequestRefused)
     assert verdict.refusal.details == "egret_content_blocked"
+
+
+REDACTING = "{name: default, guardrails: [{name: pii, type: pii, action: redact}]}"
+
+
+async def test_items_of_a_stored_conversation_have_placeholders_of_their_own() -> None:
+    """The provider has the earlier items, in which `[EMAIL_1]` is another person."""
+    checks = World(REDACTING).exchange()
+    await checks.judge_headers(headers("/v1/conversations/conv_1/items"), has_body=True)
+    items = [{"role": "user", "content": "bob@example.com"}]
+    verdict = await checks.judge_body(json.dumps({"items": items}).encode())
+    assert isinstance(verdict, RequestCleared)
+    said: str = json.loads(verdict.mutations.body or b"")["items"][0]["content"]
+    assert said == f"[EMAIL_{own_number(REQUEST_ID) + 1}]"
+
+
+async def test_findings_are_replaced_within_the_base64_of_a_request_to_count() -> None:
+    """An address that is split over two texts is replaced piece by piece, and a number as one."""
+    texts = [{"type": "text", "text": text} for text in ("Ask bob@exam", "ple.com.")]
+    inner = {"messages": [{"role": "user", "content": texts}], "x": {"card": 4111111111111111}}
+    encoded = base64.b64encode(json.dumps(inner).encode()).decode()
+    checks = World(REDACTING).exchange()
+    await checks.judge_headers(headers(BEDROCK_COUNT), has_body=True)
+    body = json.dumps({"input": {"invokeModel": {"body": encoded}}}).encode()
+    verdict = await checks.judge_body(body)
+    assert isinstance(verdict, RequestCleared)
+    sent = json.loads(verdict.mutations.body or b"")["input"]["invokeModel"]["body"]
+    changed = json.loads(base64.b64decode(sent, validate=True))
+    said = "".join(one["text"] for one in changed["messages"][0]["content"])
+    assert "bob" not in said
+    assert "ple.com" not in said
+    assert changed["x"] == {"card": "[CREDIT_CARD_1]"}

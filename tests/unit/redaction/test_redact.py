@@ -423,6 +423,8 @@ def test_rules_do_not_show_their_key() -> None:
     "field",
     [
         '"previous_response_id": "resp_1"',
+        '"previous_interaction_id": "v1_1"',
+        '"previousInteractionId": "v1_1"',
         '"conversation": "conv_1"',
         '"conversation": {"id": "conv_1"}',
         '"cachedContent": "cachedContents/1"',
