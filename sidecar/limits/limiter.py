@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from typing import Final, Never, assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.domain.limits import Level, Limit, LimitStatus
 from sidecar.domain.principal import Principal
@@ -139,7 +140,9 @@ class Limiter:
 
         Of workers that settle a request of the same *name*, one does.
         """
-        self._shared.settle(organization_id, changes, name=name)
+        now = self._clocks.wall()
+        aged = [replace(one, age_seconds=max(0.0, now - one.taken_at)) for one in changes]
+        self._shared.settle(organization_id, aged, name=name)
         for change in changes:
             self._local.settle(change)
 

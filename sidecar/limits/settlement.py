@@ -125,6 +125,5 @@ def adjustments_of(limits: Iterable[Limit], finished: FinishedRequest) -> tuple[
                 window = window_of(limit, now=finished.at)
                 if isinstance(window, CalendarWindow):
                     start = period_start(window.borders, finished.at)
-            taken_at = finished.at if start else 0.0
-            changes.append(Adjustment(limit, amount, period_start=start, taken_at=taken_at))
+            changes.append(Adjustment(limit, amount, period_start=start, taken_at=finished.at))
     return tuple(changes)

@@ -91,8 +91,9 @@ MAX_RELEASES: Final = 100_000
 """Slots that wait to be freed, some 30 MB; beyond, the oldest expire."""
 MAX_BATCH: Final = 256
 APART_SECONDS: Final = 1
-"""Units returned to a calendar limit are summed by the second in which they were taken: a counter
-that was begun later does not include them, and must not lose units taken since."""
+"""Returned units are summed by the second in which they were taken. A calendar limit's counter
+that was begun later does not include them, and must not lose units taken since; those of a
+sliding limit may have drained."""
 
 _Key = tuple[str, str, int, int, int]
 _NEW: Final = 2
@@ -114,8 +115,8 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
         """Return the changes, each with its age at *now*."""
         return tuple(
             replace(one.change, age_seconds=max(0.0, now - one.at))
-            if one.change.is_new
-            else one.change
+            if one.change.is_new or one.change.amount < 0
+            else replace(one.change, age_seconds=0.0)
             for one in self.sums
         )
 
@@ -141,23 +142,26 @@ class Adjustments:
     def add(self, scope: str, change: Adjustment, *, now: float) -> None:
         """Keep *change*.
 
-        New units drain from now on. A worker that goes by its share drains at the pace of its
-        share: together they drain as fast as the limit does, and not each of them.
+        New units drain from now on, and returned ones since they were taken. A worker that goes by
+        its share drains at the pace of its share: together they drain as fast as the limit does,
+        and not each of them.
         """
         sums = self._waiting.setdefault(scope, {})
         if self._uncounted and change.amount < 0 and change.period_start:
             change = _net_of_uncounted(sums, change)
             if not change.amount:
                 return
-        is_return = change.amount < 0 and change.period_start
-        apart = int(change.taken_at // APART_SECONDS) if is_return else 0
+        is_return = change.amount < 0
+        at = now - change.age_seconds if is_return else now
+        taken_at = change.taken_at if change.period_start else at
+        apart = int(taken_at // APART_SECONDS) if is_return else 0
         kind = _NEW if change.is_new else int(change.amount > 0)
         key = (change.limit.id, change.member, change.period_start, kind, apart)
         known = sums.get(key)
         if known is None:
             self._releases += bool(change.member)
             self._uncounted += change.is_new
-            sums[key] = _Sum(change, now)
+            sums[key] = _Sum(change, at)
             if self._releases > MAX_RELEASES:
                 releases = ((one, key) for one in self._waiting.values() for key in one)
                 waiting, oldest = next(
@@ -171,9 +175,8 @@ class Adjustments:
         drained_at = now - known.change.amount * unit_seconds * self._shares
         total = known.change.amount + change.amount
         taken_at = min(known.change.taken_at, change.taken_at)
-        sums[key] = _Sum(
-            replace(change, amount=total, taken_at=taken_at), max(known.at, drained_at)
-        )
+        at = min(known.at, at) if is_return else max(known.at, drained_at)
+        sums[key] = _Sum(replace(change, amount=total, taken_at=taken_at), at)
 
     @property
     def has_uncounted(self) -> bool:

@@ -86,8 +86,9 @@ class Adjustment(msgspec.Struct, frozen=True, gc=False):
 
     `period_start`, in seconds since the epoch, is that of the period the units were taken in.
     `is_new` marks units that the shared counter does not include: they were used `age_seconds`
-    ago, and a sliding limit has drained since then. `taken_at` is when units were taken of a
-    calendar limit: a counter that was begun later has nothing to return.
+    ago, and a sliding limit has drained since then. Of units that are returned it is how long ago
+    they were taken. `taken_at` is that time, in seconds since the epoch: a counter of a calendar
+    limit that was begun later has nothing to return.
     """
 
     limit: Limit

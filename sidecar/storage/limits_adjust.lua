@@ -4,7 +4,8 @@
 -- ARGV: four values a limit: kind, amount, change, detail; in the end the number of the batch, and
 -- for how many seconds it is kept. A batch with this or a lower number of this sender was applied
 -- before, and its answer was lost: nothing is done.
---   detail  's': window in microseconds / for how long the units have been used
+--   detail  's': window in microseconds / for how long the units have been used, or were taken
+--           / units at once
 --           'c': start of the period they were taken in, in seconds / that time, in microseconds
 --           'n': member
 -- A change to a past period is left out: its use is in the usage records. Use in a period whose
@@ -17,6 +18,10 @@
 --
 -- Units of 's' that are not counted yet were used some time ago, and drain since then. They go to
 -- that time: first into the time after it in which all was free.
+--
+-- Returned units of 's' drain since they were taken, all of them once the units at once would have.
+-- What has drained is not returned: the time would be that of units that others have taken since,
+-- and who lets requests wait and breaks them off together could use as much as they had taken.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -30,7 +35,7 @@ local KEPT, LONGEST = 60000000, 1e15  -- as in limits.lua
 local MOST = 1e15  -- units: more than any limit allows, and their sums stay whole numbers
 
 local function slide(key, amount, change, detail)
-  local window, age = string.match(detail, '^(%d+)/(%d+)$')
+  local window, age, at_once = string.match(detail, '^(%d+)/(%d+)/(%d+)$')
   local interval = window / amount
   local pattern = '^(%d+)/(%d+)/(%d+)/(%d+)$'
   local tat, reckoned_by, from, till = string.match(redis.call('GET', key) or '0/0/0/0', pattern)
@@ -47,10 +52,12 @@ local function slide(key, amount, change, detail)
       from = begin + fits
     end
     tat = math.max(tat, since) + move - fits
-  elseif tat > now then
-    tat = math.max(now, tat + move)
   else
-    return  -- the returned units have drained
+    local left = math.min(tat - now, -move, at_once * interval - age)
+    if left <= 0 then
+      return  -- the returned units have drained
+    end
+    tat = tat - left
   end
   tat = math.min(tat, now + LONGEST)
   local whole = interval < 1 and math.ceil(tat) or tat

@@ -209,7 +209,7 @@ def _changed(change: Adjustment) -> tuple[str | int, ...]:
     window = sliding_seconds(limit.window)
     if window is not None:
         age = round(change.age_seconds * 1_000_000)
-        return "s", limit.amount, change.amount, f"{window * 1_000_000}/{age}"
+        return "s", limit.amount, change.amount, f"{window * 1_000_000}/{age}/{limit.at_once}"
     taken_at = round(change.taken_at * 1_000_000)
     return "c", limit.amount, change.amount, f"{change.period_start}/{taken_at}"
 

@@ -165,6 +165,22 @@ async def test_requests_that_are_under_way_while_valkey_is_flushed_free_nothing(
     assert sum(isinstance(outcome, Granted) for outcome in outcomes) in {4, 5}
 
 
+@pytest.mark.parametrize(("seconds", "outcome"), [(120.0, Limited), (0.0, Granted)])
+async def test_a_request_that_ends_long_after_it_began_frees_nothing_of_others(
+    server: LiveServer, name: str, seconds: float, outcome: type
+) -> None:
+    """Its units have drained: else a client that breaks off many could use as much once more."""
+    one = limit(Measure.OUTPUT_TOKENS, id=name, amount=1_000)
+    demand = RequestCost(operation="chat", model="gpt-5", output_tokens=1_000)
+    async with workers(server, count=1) as (worker,):
+        assert isinstance(await take(worker, checks(one, output_tokens=1_000)), Granted)
+        ended = FinishedRequest(demand, name, time.time() - seconds)
+        changes = adjustments_of([one], ended)
+        worker.settle(PRINCIPAL.organization_id, changes, name=ended.member)
+        await worker.tend()
+        assert isinstance(await take(worker, checks(one, output_tokens=900)), outcome)
+
+
 async def test_a_request_that_two_workers_settle_is_settled_once(
     server: LiveServer, name: str
 ) -> None:

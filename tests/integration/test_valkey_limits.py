@@ -115,6 +115,19 @@ async def test_a_request_larger_than_what_is_left_waits_for_it(
     assert answer.states[0].reset_seconds == pytest.approx(1.0, abs=0.2 + seconds)
 
 
+@pytest.mark.parametrize(("age_seconds", "left"), [(0.0, 60), (25.0, 35), (60.0, 0), (1e6, 0)])
+async def test_what_has_drained_is_not_given_back(
+    store: ValkeyLimits, scope: str, age_seconds: float, left: int
+) -> None:
+    """Else requests that wait and are broken off together free what others have taken since."""
+    one = limit(Measure.OUTPUT_TOKENS, amount=60)
+    began_at = time.monotonic()
+    assert await taken(store, scope, one, times=1, output_tokens=60) == 1
+    await adjust(store, scope, Adjustment(one, -60, age_seconds=age_seconds))
+    found = remaining(await take(store, scope, acquires(one, output_tokens=0)))
+    assert left <= found <= left + 1 + int(time.monotonic() - began_at)
+
+
 async def test_all_is_taken_or_nothing(store: ValkeyLimits, scope: str) -> None:
     """A request that one limit refuses costs none of the others."""
     wide, narrow = limit(amount=4, burst=4), limit(id="lim_2", amount=4, burst=1)

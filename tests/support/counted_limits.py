@@ -134,7 +134,8 @@ class Server:
             tat = max(slid.tat, now - age) + move - fits
             self.sliding[limit.id] = Slid(tat, since, slid.until)
         elif slid.tat > now:
-            slid.tat = max(now, slid.tat + move)
+            drained = min(0.0, age - limit.at_once * _interval(limit))
+            slid.tat = max(now, slid.tat + max(move, drained))
 
     def unknown(self, acquires: Sequence[Acquire]) -> Uninitialized | None:
         """Return the first limit of which nothing is known in this period."""

@@ -39,7 +39,7 @@ def limit(measure: Measure, window: Window = Window.MINUTE, **fields: object) ->
 def test_what_was_taken_becomes_what_was_used(one: Limit, change: int) -> None:
     """More or less than the estimate."""
     ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=120, output_tokens=10, cost=50)
-    assert adjustments_of([one], ended) == (Adjustment(one, change),)
+    assert adjustments_of([one], ended) == (Adjustment(one, change, taken_at=AT),)
 
 
 def test_money_is_put_right_in_the_month_it_was_taken_in() -> None:
@@ -54,7 +54,7 @@ def test_a_request_that_never_was_gives_back_all_but_itself() -> None:
     slots = limit(Measure.CONCURRENT, Window.ONCE)
     both = [limit(Measure.REQUESTS), limit(Measure.TOKENS), slots]
     assert adjustments_of(both, FinishedRequest(TAKEN, "r1", AT)) == (
-        Adjustment(both[1], -500),
+        Adjustment(both[1], -500, taken_at=AT),
         Adjustment(slots, 0, member="r1"),
     )
 
@@ -65,7 +65,7 @@ def test_limits_by_model_are_put_right_where_they_were_taken() -> None:
     other = limit(Measure.OUTPUT_TOKENS, models=("other",))
     told = RequestCost(operation="chat", model="other", input_tokens=100, output_tokens=400)
     ended = FinishedRequest(told, "r1", AT, input_tokens=100, by_model=(held.id,))
-    assert adjustments_of([held, other], ended) == (Adjustment(held, -400),)
+    assert adjustments_of([held, other], ended) == (Adjustment(held, -400, taken_at=AT),)
 
 
 def test_many_requests_for_less_than_a_millionth_of_a_dollar_sum_up_to_their_cost() -> None:

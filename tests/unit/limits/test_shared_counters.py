@@ -64,11 +64,19 @@ def test_units_add_up_at_the_pace_of_a_share() -> None:
 
 
 def test_what_is_new_comes_before_what_is_too_much_of_it() -> None:
-    """They are not one sum: what is given back has no age."""
+    """They are not one sum."""
     corrections = Adjustments(shares=WORKERS)
     corrections.add("org", Adjustment(SLIDING, -3), now=10.0)
     corrections.add("org", new(4), now=10.0)
-    assert sent(corrections, now=11.0) == [(4, 1.0), (-3, 0.0)]
+    assert sent(corrections, now=11.0) == [(4, 1.0), (-3, 1.0)]
+
+
+def test_units_given_back_to_a_sliding_limit_are_as_old_as_their_reservation() -> None:
+    """Those of one second are one sum, as old as the oldest; more that was used is of now."""
+    corrections = Adjustments(shares=WORKERS)
+    for units, age in ((-3, 20.0), (-2, 20.5), (-1, 5.0), (2, 9.0)):
+        corrections.add("org", Adjustment(SLIDING, units, age_seconds=age), now=100.75)
+    assert sent(corrections, now=101.75) == [(-5, 21.5), (-1, 6.0), (2, 0.0)]
 
 
 def test_a_call_takes_so_many_of_one_organization() -> None:
