@@ -46,7 +46,7 @@ PATIENCE_SECONDS: Final = 60.0
 COMPILE_PATIENCE_SECONDS: Final = 240.0
 """A process of its own compiles policies, and gives way to everything else on the machine."""
 POLL_SECONDS: Final = 0.02
-QUIET_SECONDS: Final = 2.0
+QUIET_SECONDS: Final = 0.1
 
 Body = bytes | object
 HeaderPairs = Iterable[tuple[str, str]]
