@@ -246,7 +246,8 @@ class Usage:
                 cost=self._chance.randrange(60),
             )
         self._expected[one.limits[0].id] += ended.cost
-        self._any().settle(SCOPE, adjustments_of(one.limits, ended), name=one.member)
+        changes = adjustments_of(one.limits, ended, now=self._clocks.wall())
+        self._any().settle(SCOPE, changes, name=one.member)
         self.done["ended" if ended.cost else "aborted"] += 1
 
     async def _between(self) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Iterator, Sequence
 from typing import Final, Never, assert_never
 
 import msgspec
-from msgspec.structs import replace
 
 from sidecar.domain.limits import Level, Limit, LimitStatus
 from sidecar.domain.principal import Principal
@@ -140,9 +139,7 @@ class Limiter:
 
         Of workers that settle a request of the same *name*, one does.
         """
-        now = self._clocks.wall()
-        aged = [replace(one, age_seconds=max(0.0, now - one.taken_at)) for one in changes]
-        self._shared.settle(organization_id, aged, name=name)
+        self._shared.settle(organization_id, changes, name=name)
         for change in changes:
             self._local.settle(change)
 

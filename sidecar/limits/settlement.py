@@ -109,8 +109,14 @@ def finished_request(
     )
 
 
-def adjustments_of(limits: Iterable[Limit], finished: FinishedRequest) -> tuple[Adjustment, ...]:
-    """Return the adjustments of each limit from which the request took units."""
+def adjustments_of(
+    limits: Iterable[Limit], finished: FinishedRequest, *, now: float
+) -> tuple[Adjustment, ...]:
+    """Return the adjustments of each limit from which the request took units.
+
+    *now* is in seconds since the epoch: what a sliding limit has drained is not returned to it.
+    """
+    at, age = finished.at, max(0.0, now - finished.at)
     changes: list[Adjustment] = []
     for limit in limits:
         # Limits for some models are named: logs may hold less of the model than was judged by.
@@ -122,8 +128,10 @@ def adjustments_of(limits: Iterable[Limit], finished: FinishedRequest) -> tuple[
         elif amount := finished.beyond(limit.measure):
             start = 0
             if sliding_seconds(limit.window) is None:
-                window = window_of(limit, now=finished.at)
+                window = window_of(limit, now=at)
                 if isinstance(window, CalendarWindow):
-                    start = period_start(window.borders, finished.at)
-            changes.append(Adjustment(limit, amount, period_start=start, taken_at=finished.at))
+                    start = period_start(window.borders, at)
+            changes.append(
+                Adjustment(limit, amount, period_start=start, age_seconds=age, taken_at=at)
+            )
     return tuple(changes)

@@ -192,8 +192,9 @@ class RequestHandler:
             is_gone = end is not StreamEnd.ABORTED
             outcome = ExchangeOutcome.ABORTED if is_gone else ExchangeOutcome.FAILED
         worker.recorder.exchange_ended()
+        now = worker.clocks.wall()
         if record.principal is not None:
-            is_refused, now = record.error is not None, worker.clocks.wall()
+            is_refused = record.error is not None
             worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
         judged = record.judged
         if not protocol.is_answered or worker.usage_source is _OFF:
@@ -203,7 +204,7 @@ class RequestHandler:
             is_used = protocol.is_answered and is_passed
             ended = None if judged is None else unreported(judged, is_used=is_used)
             if judged is not None and record.key is not None and ended is not None:
-                changes = adjustments_of(record.key.limits, ended)
+                changes = adjustments_of(record.key.limits, ended, now=now)
                 worker.limiter.settle(judged.organization_id, changes)
         elif judged is not None and worker.own_ends is not None:
             worker.own_ends.add(*ended_here(judged, record, self._plan, protocol))

@@ -115,7 +115,7 @@ class UsageSettlement:
         request = ended.request
         cached = self._keys.peek(request.key_id, now=time.monotonic())
         if isinstance(cached, Hit):
-            changes = adjustments_of(cached.record.limits, finished)
+            changes = adjustments_of(cached.record.limits, finished, now=time.time())
             self._limiter.settle(request.organization_id, changes, name=finished.member)
             return
         self._later.append((request, finished))
@@ -142,7 +142,7 @@ class UsageSettlement:
                     self._later.append((request, finished))  # last: others may be loaded
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            changes = adjustments_of(limits, finished)
+            changes = adjustments_of(limits, finished, now=time.time())
             self._limiter.settle(request.organization_id, changes, name=finished.member)
 
 

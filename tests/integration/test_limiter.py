@@ -158,7 +158,9 @@ async def test_requests_that_are_under_way_while_valkey_is_flushed_free_nothing(
         assert isinstance(await take(made[1], checks(one, output_tokens=60_000)), Limited)
         for _ in range(10):
             ended = FinishedRequest(demand, "r1", judged_at, output_tokens=1_000)
-            made[0].settle(PRINCIPAL.organization_id, adjustments_of([one], ended))
+            made[0].settle(
+                PRINCIPAL.organization_id, adjustments_of([one], ended, now=time.time())
+            )
         await made[0].tend()
         outcomes = [await take(made[1], checks(one, output_tokens=10_000)) for _ in range(10)]
     # A sixteenth of what is left may be held ahead.
@@ -175,7 +177,7 @@ async def test_a_request_that_ends_long_after_it_began_frees_nothing_of_others(
     async with workers(server, count=1) as (worker,):
         assert isinstance(await take(worker, checks(one, output_tokens=1_000)), Granted)
         ended = FinishedRequest(demand, name, time.time() - seconds)
-        changes = adjustments_of([one], ended)
+        changes = adjustments_of([one], ended, now=time.time())
         worker.settle(PRINCIPAL.organization_id, changes, name=ended.member)
         await worker.tend()
         assert isinstance(await take(worker, checks(one, output_tokens=900)), outcome)
@@ -194,7 +196,7 @@ async def test_a_request_that_two_workers_settle_is_settled_once(
             assert isinstance(await take(made[0], asked, member=member), Granted)
         ended = FinishedRequest(demand, "r1", time.time(), output_tokens=10_000)
         for each in (made[1], made[0], made[1]):
-            changes = adjustments_of([one, slots], ended)
+            changes = adjustments_of([one, slots], ended, now=time.time())
             each.settle(PRINCIPAL.organization_id, changes, name=ended.member)
         for each in made:
             await each.aclose()

@@ -103,7 +103,8 @@ class Fleet:
     def end(self, number: int, one: Limit, *, cost: int, used: int, at: float) -> None:
         """Tell a worker of the end of a request that was judged at *at*."""
         demand = RequestCost(operation="chat", model="gpt-5", cost=cost)
-        changes = adjustments_of([one], FinishedRequest(demand, "r", at, cost=used))
+        ended = FinishedRequest(demand, "r", at, cost=used)
+        changes = adjustments_of([one], ended, now=self.now + self.wall_is_off)
         self.workers[number].settle(PRINCIPAL.organization_id, changes)
 
     async def tend(self) -> None:

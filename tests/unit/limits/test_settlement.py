@@ -39,21 +39,25 @@ def limit(measure: Measure, window: Window = Window.MINUTE, **fields: object) ->
 def test_what_was_taken_becomes_what_was_used(one: Limit, change: int) -> None:
     """More or less than the estimate."""
     ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=120, output_tokens=10, cost=50)
-    assert adjustments_of([one], ended) == (Adjustment(one, change, taken_at=AT),)
+    assert adjustments_of([one], ended, now=AT + 9) == (
+        Adjustment(one, change, age_seconds=9, taken_at=AT),
+    )
 
 
 def test_money_is_put_right_in_the_month_it_was_taken_in() -> None:
     """A stream may end in the next one."""
     one = limit(Measure.COST, Window.MONTH)
     ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=45)
-    assert adjustments_of([one], ended) == (Adjustment(one, -5, period_start=MAY, taken_at=AT),)
+    assert adjustments_of([one], ended, now=AT) == (
+        Adjustment(one, -5, period_start=MAY, taken_at=AT),
+    )
 
 
 def test_a_request_that_never_was_gives_back_all_but_itself() -> None:
     """Blocked by a guardrail, or refused by the provider: it was asked for all the same."""
     slots = limit(Measure.CONCURRENT, Window.ONCE)
     both = [limit(Measure.REQUESTS), limit(Measure.TOKENS), slots]
-    assert adjustments_of(both, FinishedRequest(TAKEN, "r1", AT)) == (
+    assert adjustments_of(both, FinishedRequest(TAKEN, "r1", AT), now=AT) == (
         Adjustment(both[1], -500, taken_at=AT),
         Adjustment(slots, 0, member="r1"),
     )
@@ -65,7 +69,7 @@ def test_limits_by_model_are_put_right_where_they_were_taken() -> None:
     other = limit(Measure.OUTPUT_TOKENS, models=("other",))
     told = RequestCost(operation="chat", model="other", input_tokens=100, output_tokens=400)
     ended = FinishedRequest(told, "r1", AT, input_tokens=100, by_model=(held.id,))
-    assert adjustments_of([held, other], ended) == (Adjustment(held, -400, taken_at=AT),)
+    assert adjustments_of([held, other], ended, now=AT) == (Adjustment(held, -400, taken_at=AT),)
 
 
 def test_many_requests_for_less_than_a_millionth_of_a_dollar_sum_up_to_their_cost() -> None:
@@ -98,4 +102,4 @@ def test_what_was_used_as_taken_changes_nothing() -> None:
     ended = FinishedRequest(TAKEN, "r1", AT, input_tokens=100, output_tokens=400, cost=50)
     others = limit(Measure.TOKENS, models=("claude-*",))
     bytes_ = limit(Measure.REQUEST_BYTES, Window.ONCE)
-    assert adjustments_of([limit(Measure.TOKENS), others, bytes_], ended) == ()
+    assert adjustments_of([limit(Measure.TOKENS), others, bytes_], ended, now=AT) == ()

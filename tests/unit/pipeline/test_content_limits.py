@@ -504,8 +504,8 @@ async def test_without_usage_a_request_that_is_refused_returns_all_that_it_reser
     exchange, _ = await judged(made, chat("Bluebird"))
     await exchange.end()
     (member,) = made.limiter.members
-    returned = Adjustment(tokens, -costs(made)[0][1]), Adjustment(slots, 0, member=member)
-    assert made.limiter.settled == [("org_1", returned)]
+    returned = Adjustment(tokens, -costs(made)[0][1], taken_at=NOW)
+    assert made.limiter.settled == [("org_1", (returned, Adjustment(slots, 0, member=member)))]
 
 
 async def given_up(made: World, body: bytes) -> None:
