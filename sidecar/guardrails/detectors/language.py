@@ -230,12 +230,13 @@ def _batches(parts: Sequence[TextPart]) -> Iterator[list[tuple[int, str, str]]]:
 
 def _windows(content: bytes) -> Iterator[str]:
     """Yield the windows to judge: all of a text, or evenly spaced ones of a long text."""
-    most = 4 * WINDOW_CHARACTERS  # bytes
     if len(content) <= MAX_WINDOWS * WINDOW_CHARACTERS:
-        starts: Sequence[int] = range(0, len(content), WINDOW_CHARACTERS)
-    else:
-        last = len(content) - WINDOW_CHARACTERS
-        starts = [last * number // (MAX_WINDOWS - 1) for number in range(MAX_WINDOWS)]
-    for start in starts:
-        text = content[start : start + most].decode("utf-8", "ignore")
-        yield text[:WINDOW_CHARACTERS]
+        text = content.decode("utf-8", "ignore")
+        for start in range(0, len(text), WINDOW_CHARACTERS):
+            yield text[start : start + WINDOW_CHARACTERS]
+        return
+    last = len(content) - WINDOW_CHARACTERS  # in bytes: the text is not decoded as a whole
+    most = 4 * WINDOW_CHARACTERS
+    for number in range(MAX_WINDOWS):
+        start = last * number // (MAX_WINDOWS - 1)
+        yield content[start : start + most].decode("utf-8", "ignore")[:WINDOW_CHARACTERS]

@@ -79,6 +79,14 @@ def test_a_long_text_is_looked_at_throughout(before: int) -> None:
     assert judged(text, "en") != ((), None)
 
 
+@pytest.mark.parametrize("own", ["en", "zh"])
+def test_windows_have_as_many_characters_in_every_script(own: str) -> None:
+    """Words across two of them are in the middle of neither, however many bytes a letter has."""
+    text = 120 * FOREIGN[own] if own != "en" else benign_text(3_000)
+    arabic = (12 * FOREIGN["ar"])[:700]
+    assert judged(text[:650] + arabic + text[1_350:2_600], own) == ((), None)
+
+
 def test_a_foreign_text_is_found_behind_many_others() -> None:
     """Windows of all texts are judged together, some at a time; each text is its own finding."""
     own = [benign_text(900, seed=seed) for seed in range(language.WINDOWS_AT_ONCE)]
