@@ -117,7 +117,9 @@ async def judge_body(
         if short is not None:
             return short
     if isinstance(read, Unreadable):
-        return _judge_unread(read.reason, route.model, caller, record)
+        return (
+            refuse_unread(read.reason, route.model, policy, allowed_models_of(caller)) or UNCHANGED
+        )
     policy, refused = judge_subject(read, route, policy, allowed_models_of(caller))
     record.policy = policy
     if refused is not None:
@@ -201,6 +203,8 @@ def _read(
         record.billed_tools = read.billed_tools
         known = 0 if conversation is None else conversation.known_text_bytes
         record.text_bytes = known + sum([len(part.content) for part in read.parts]) or 1
+    elif isinstance(read, Unreadable):
+        record.unscanned = (read.reason,)
     return read, conversation
 
 
@@ -244,13 +248,14 @@ async def judge_without_body(
     worker: Worker,
 ) -> RequestAllowed | ClientError:
     """Judge by the headers alone; *reason* is why the rest cannot be read."""
-    key, _ = caller
+    key, policy = caller
+    record.unscanned = () if reason is None else (reason,)
     if key.limits:
         short = await take_limits(caller, stream, record, worker)
         if short is not None:
             return short
     if reason is not None:
-        return _judge_unread(reason, None, caller, record)
+        return refuse_unread(reason, None, policy, allowed_models_of(caller)) or UNCHANGED
     return UNCHANGED
 
 
@@ -307,13 +312,6 @@ def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:
     if key is None or principal is None:
         return None
     return hmac.digest(key, principal.organization_id.encode(), "sha256")
-
-
-def _judge_unread(
-    reason: UnscannedReason, model: str | None, caller: Caller, record: RequestRecord
-) -> RequestAllowed | ClientError:
-    record.unscanned = (reason,)
-    return refuse_unread(reason, model, caller[1], allowed_models_of(caller)) or UNCHANGED
 
 
 async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
@@ -393,7 +391,7 @@ async def take_limits(
     key, policy = caller
     if not key.limits:
         return None
-    cost = _cost(subject, tokens_in, tokens_out, worker)
+    cost = _cost(route, subject, TokenCounts(tokens_in, tokens_out), worker)
     has_one_model = subject is not None and not subject.other_models
     demand = RequestCost(
         operation=None if route is None else route.operation.value,
@@ -413,10 +411,13 @@ async def take_limits(
     has_price = cost is not None or not spec.uses_tokens
     uncounted = uncounted_error(claims, subject, policy.uncounted, has_price=has_price)
     if uncounted is not None:
-        if subject is None or route is None:
-            return uncounted
-        # A price would be of no use to a key that may not use the model.
-        return judge_subject(subject, route, policy, allowed_models_of(caller))[1] or uncounted
+        # A price would be of no use to a request that is refused in any case.
+        refused, models = None, allowed_models_of(caller)
+        if subject is not None and route is not None:
+            _, refused = judge_subject(subject, route, policy, models)
+        elif record.unscanned:
+            refused = refuse_unread(record.unscanned[0], route and route.model, policy, models)
+        return refused or uncounted
     slot = slot_name(record.request_id, record.wall_ns // 1000)
     taken = worker.limiter.take(key.principal, claims, member=slot)
     if isinstance(taken, Awaitable):
@@ -469,18 +470,23 @@ def _allowance(
             assert_never(taken)
 
 
-def _cost(subject: Subject | None, tokens_in: int, tokens_out: int, worker: Worker) -> int | None:
+def _cost(
+    route: Route | None, subject: Subject | None, tokens: TokenCounts, worker: Worker
+) -> int | None:
     """Return the estimated cost in millionths of a dollar, rounded up; None without a price.
 
-    Of several models it is unknown which one runs: the dearest counts.
+    Of several models it is unknown which one runs: the dearest counts. If no model is known, since
+    none is named or the body cannot be read, the price of all models counts (`*`): a provider may
+    choose any.
     """
-    if subject is None:
-        return 0
     at = datetime.fromtimestamp(worker.clocks.wall(), UTC)
-    prices, tokens = worker.prices.current, TokenCounts(tokens_in, tokens_out)
-    dearest = None if prices.is_known and subject.model is not None else 0
-    for model in (subject.model, *subject.other_models):
-        price = None if model is None else prices.price_of(model, at=at, tier=subject.service_tier)
+    prices, tier, models = worker.prices.current, None, (route and route.model,)
+    if subject is not None:
+        tier, models = subject.service_tier, (subject.model, *subject.other_models)
+    # Of an unknown route it is not even known that a model runs.
+    dearest = None if prices.is_known and route is not None else 0
+    for model in models:
+        price = prices.price_of(model or "", at=at, tier=tier)
         if price is not None:
             dearest = max(dearest or 0, math.ceil(price.cost_of(tokens) * MICROS))
     return dearest

@@ -406,6 +406,12 @@ def uncounted_error(
             f" {limit.level.value} counts them. Send the request without `background`."
         )
         return ClientError(ErrorKind.UNCOUNTED_USAGE, text, param="background")
+    if subject is None or subject.model is None:
+        text = (
+            f"No model is known of this request, so the budget of this {limit.level.value} cannot"
+            " count it. Name a model with a price, in a body of plain JSON."
+        )
+        return ClientError(ErrorKind.UNCOUNTED_USAGE, text, param="model")
     text = (
         f"This model has no price, so the budget of this {limit.level.value} cannot count the"
         " request. Use another model, or ask for its price to be set."

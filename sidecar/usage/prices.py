@@ -139,11 +139,11 @@ class PriceList:
         if not self._globs:
             return None
         answered, requested = record.response_model, record.request.model
-        # A name that is not recorded has at most the price of all models.
+        # A name that is not recorded has at most the price of all models, as one not given has.
         models = (requested, answered) if answered == OVERFLOW else (answered, requested)
-        for model in models:
-            at, tier = record.request.occurred_at, record.request.service_tier
-            price = model and self.price_of(model, at=at, tier=tier)
+        at, tier = record.request.occurred_at, record.request.service_tier
+        for model in filter(None, models) if any(models) else ("",):
+            price = self.price_of(model, at=at, tier=tier)
             if price:
                 return price.cost_of(record.tokens)
         return None

@@ -58,11 +58,13 @@ async def judged(
     body: bytes | None,
     path: str = "/v1/chat/completions",
     metadata: Mapping[str, str] | None = None,
+    encoding: str = "identity",
 ) -> tuple[Exchange, Any]:
     """Judge a request to the end; without a body by its headers alone."""
     exchange = made.exchange(metadata)
     method = "GET" if body is None else "POST"
-    verdict: Any = exchange.judge_headers(headers(path, method=method), has_body=body is not None)
+    sent = headers(path, ("content-encoding", encoding.encode()), method=method)
+    verdict: Any = exchange.judge_headers(sent, has_body=body is not None)
     verdict = await verdict if isinstance(verdict, Awaitable) else verdict
     if isinstance(verdict, BodyRequired):
         assert body is not None
@@ -192,6 +194,52 @@ async def test_use_that_a_limit_cannot_count_is_refused_unless_the_policy_allows
         403, "uncounted_usage", param,
     )  # fmt: skip
     assert made.limiter.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "encoding"),
+    [
+        (
+            "/v1/images/generations",
+            json.dumps({"prompt": "a heron", "n": 10}).encode(),
+            "identity",
+        ),
+        (
+            "/v1/responses",
+            json.dumps({"prompt": {"id": "pmpt_1"}, "input": "Hello."}).encode(),
+            "identity",
+        ),
+        ("/v1/chat/completions", b"\x1f\x8b", "gzip"),
+    ],
+    ids=["picture", "stored prompt", "unread"],
+)
+async def test_the_money_of_a_request_without_a_known_model_needs_a_price_of_all_models(
+    path: str, body: bytes, encoding: str
+) -> None:
+    """The provider chooses one, and the budget would not count it."""
+    made = world(limit(Measure.COST, Window.DAY, amount=10**9), policies=FREE)
+    _, verdict = await judged(made, body, path, encoding=encoding)
+    assert isinstance(verdict, RequestRefused)
+    error = json.loads(verdict.refusal.body)["error"]
+    assert (error["code"], error["message"].split(",")[0]) == (
+        "uncounted_usage", "No model is known of this request",
+    )  # fmt: skip
+    price = made.worker.prices.current.price_of("gpt-5", at=datetime.now(UTC))
+    assert price is not None
+    of_all = PriceList([price, replace(price, model="*")])
+    made.worker = replace(made.worker, prices=SimpleNamespace(current=of_all))
+    _, verdict = await judged(made, body, path, encoding=encoding)
+    assert isinstance(verdict, RequestCleared)
+    ((_, cost),) = costs(made)
+    assert cost >= 1_024
+
+
+async def test_a_body_that_the_policy_does_not_let_pass_unread_is_refused_as_such() -> None:
+    """A model would be named in vain."""
+    made = world(limit(Measure.COST, Window.DAY))
+    _, verdict = await judged(made, b"\x1f\x8b", encoding="gzip")
+    assert isinstance(verdict, RequestRefused)
+    assert json.loads(verdict.refusal.body)["error"]["code"] == "unscanned_content"
 
 
 async def test_a_model_that_the_key_may_not_use_is_refused_as_such_even_without_a_price() -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sidecar.domain.usage import NO_TOKENS, TokenCounts
 from sidecar.usage.prices import Price, PriceList
@@ -170,6 +171,16 @@ def test_the_model_that_answered_is_paid_for_else_the_one_asked_for() -> None:
     assert cost("big", None) == 1
     assert cost(None, "other") is None
     assert cost(None, None, NO_TOKENS) == 0
+
+
+def test_a_request_of_which_no_model_is_known_has_the_price_of_all_models() -> None:
+    """A picture may be asked for without one, and its answer names none."""
+    million = TokenCounts(input=1_000_000)
+    asked = structs.replace(judged(), model=None)
+    ended = record(tokens=million, request=asked, response_model=None)
+
+    assert PriceList([price("gpt-*"), price("*", 3)]).cost_of(ended) == 3
+    assert PriceList([price("gpt-*")]).cost_of(ended) is None
 
 
 def test_a_name_that_is_not_recorded_is_no_model_that_answered() -> None:
