@@ -112,16 +112,17 @@ async def judge_body(
     record.read = record.step()
     if isinstance(read, Malformed):
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
+    short, models = None, allowed_models_of(caller)
     if key.limits or record.subject is not None:
         short = await take_limits(caller, stream, record, worker)
-        if short is not None:
+        if short is not None and short.kind is not ErrorKind.UNCOUNTED_USAGE:
             return short
+    # A price would be of no use to a request that is refused in any case.
     if isinstance(read, Unreadable):
-        return (
-            refuse_unread(read.reason, route.model, policy, allowed_models_of(caller)) or UNCHANGED
-        )
-    policy, refused = judge_subject(read, route, policy, allowed_models_of(caller))
-    record.policy = policy
+        record.unscanned = (read.reason,)
+        return refuse_unread(read.reason, route.model, policy, models) or short or UNCHANGED
+    policy, refused = judge_subject(read, route, policy, models)
+    record.policy, refused = policy, refused or short
     if refused is not None:
         return refused
     began = worker.clocks.monotonic()
@@ -203,8 +204,6 @@ def _read(
         record.billed_tools = read.billed_tools
         known = 0 if conversation is None else conversation.known_text_bytes
         record.text_bytes = known + sum([len(part.content) for part in read.parts]) or 1
-    elif isinstance(read, Unreadable):
-        record.unscanned = (read.reason,)
     return read, conversation
 
 
@@ -249,14 +248,14 @@ async def judge_without_body(
 ) -> RequestAllowed | ClientError:
     """Judge by the headers alone; *reason* is why the rest cannot be read."""
     key, policy = caller
-    record.unscanned = () if reason is None else (reason,)
-    if key.limits:
-        short = await take_limits(caller, stream, record, worker)
-        if short is not None:
-            return short
+    short = await take_limits(caller, stream, record, worker) if key.limits else None
+    if short is not None and short.kind is not ErrorKind.UNCOUNTED_USAGE:
+        return short
+    refused = None
     if reason is not None:
-        return refuse_unread(reason, None, policy, allowed_models_of(caller)) or UNCHANGED
-    return UNCHANGED
+        record.unscanned = (reason,)
+        refused = refuse_unread(reason, None, policy, allowed_models_of(caller))
+    return refused or short or UNCHANGED
 
 
 def judge_subject(
@@ -411,13 +410,7 @@ async def take_limits(
     has_price = cost is not None or not spec.uses_tokens
     uncounted = uncounted_error(claims, subject, policy.uncounted, has_price=has_price)
     if uncounted is not None:
-        # A price would be of no use to a request that is refused in any case.
-        refused, models = None, allowed_models_of(caller)
-        if subject is not None and route is not None:
-            _, refused = judge_subject(subject, route, policy, models)
-        elif record.unscanned:
-            refused = refuse_unread(record.unscanned[0], route and route.model, policy, models)
-        return refused or uncounted
+        return uncounted
     slot = slot_name(record.request_id, record.wall_ns // 1000)
     taken = worker.limiter.take(key.principal, claims, member=slot)
     if isinstance(taken, Awaitable):
@@ -480,7 +473,8 @@ def _cost(
     choose any.
     """
     at = datetime.fromtimestamp(worker.clocks.wall(), UTC)
-    prices, tier, models = worker.prices.current, None, (route and route.model,)
+    prices, tier = worker.prices.current, None
+    models: tuple[str | None, ...] = (None if route is None else route.model,)
     if subject is not None:
         tier, models = subject.service_tier, (subject.model, *subject.other_models)
     # Of an unknown route it is not even known that a model runs.

@@ -142,11 +142,12 @@ class PriceList:
         # A name that is not recorded has at most the price of all models, as one not given has.
         models = (requested, answered) if answered == OVERFLOW else (answered, requested)
         at, tier = record.request.occurred_at, record.request.service_tier
-        for model in filter(None, models) if any(models) else ("",):
-            price = self.price_of(model, at=at, tier=tier)
+        for model in models:
+            price = model and self.price_of(model, at=at, tier=tier)
             if price:
                 return price.cost_of(record.tokens)
-        return None
+        of_all = None if answered or requested else self.price_of("", at=at, tier=tier)
+        return None if of_all is None else of_all.cost_of(record.tokens)
 
 
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
