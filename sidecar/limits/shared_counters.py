@@ -36,17 +36,21 @@ MAX_ENDED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class UnacknowledgedTake:
-    """A take without a reply, made `at` or never; the shared counters know it by `name`."""
+    """A take without a reply, made `at` or never; the shared counters know it by `name`.
+
+    `asked_at` is the same time by the clock of `SharedCounts`.
+    """
 
     scope: str
     name: str
     acquires: tuple[Acquire, ...]
     at: float
+    asked_at: float
 
-    def returned(self, ahead: tuple[int, ...]) -> Iterator[Adjustment]:
+    def returned(self, ahead: tuple[int, ...], *, now: float) -> Iterator[Adjustment]:
         """Yield the adjustments that return its units, *ahead* of its limits included.
 
-        Nothing if *ahead* has another number of units than it has taken: they are not its own.
+        What a sliding limit has drained until *now* is not returned. Nothing if *ahead* has another number of units than it has taken: they are not its own.
         """
         if len(ahead) != len(self.acquires):
             return
@@ -57,7 +61,10 @@ class UnacknowledgedTake:
             else:
                 back = -(acquire.cost + units)
                 start = check.period_start
-                yield Adjustment(check.limit, back, period_start=start, taken_at=self.at)
+                age = max(0.0, now - self.asked_at)
+                yield Adjustment(
+                    check.limit, back, period_start=start, age_seconds=age, taken_at=self.at
+                )
 
 
 class UnacknowledgedTakes:
@@ -319,7 +326,8 @@ class SharedCounts:
             raise
         finally:
             if not is_answered:
-                self._unacknowledged.add(UnacknowledgedTake(scope, name, acquires, at))
+                asked_at = self._clock()
+                self._unacknowledged.add(UnacknowledgedTake(scope, name, acquires, at, asked_at))
         return answer
 
     async def begin(self, scope: str, check: LimitCheck, *, start: int, used: int) -> None:
@@ -379,7 +387,8 @@ class SharedCounts:
                 found = await self._store.void(takes[0].scope, [take.name for take in takes])
                 self._unacknowledged.remove(takes)
                 for take, ahead in zip(takes, found, strict=True):
-                    for change in () if ahead is None else take.returned(ahead):
+                    now = self._clock()
+                    for change in () if ahead is None else take.returned(ahead, now=now):
                         self.adjust(take.scope, change)
             while self._ended:
                 scope, _ = next(iter(self._ended))

@@ -39,6 +39,9 @@ EVENT_BYTES: Final = {
 
 DEFAULT_EVENT_BYTES: Final = 225
 
+LONGEST_TEXT_TOKENS: Final = 128_000
+"""No model of today writes more text in one answer: bytes beyond it are a picture or sound."""
+
 HTTP_ERRORS: Final = 400
 
 UNKNOWN_OPERATION: Final = OperationSpec()
@@ -98,11 +101,16 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
             # The client received our refusal, which is shorter than the provider's answer.
             is_stream = request.is_streamed
             produced = max(produced, ended.answer_bytes)
+        unit = BYTES_A_TOKEN
         if is_stream:
-            output = produced // EVENT_BYTES.get(request.provider or "", DEFAULT_EVENT_BYTES)
+            unit = EVENT_BYTES.get(request.provider or "", DEFAULT_EVENT_BYTES)
         else:
-            output = max(0, produced - WHOLE_FRAME_BYTES) // BYTES_A_TOKEN
+            produced = max(0, produced - WHOLE_FRAME_BYTES)
+        written = min(produced, LONGEST_TEXT_TOKENS * unit)
+        output = written // unit + (produced - written) // MEDIA_BYTES_A_TOKEN
         output = output or ended.assumed_output
+    elif spec.reserves_output and not is_error and ended.sent_bytes and request.reserved:
+        output = request.reserved.output_tokens  # rather too much: bytes say nothing here
     text, stated = request.text_bytes, ended.stated
     if not text and spec.uploads is None:
         text = ended.received_bytes

@@ -304,6 +304,19 @@ async def test_a_request_that_is_given_up_while_it_waits_holds_no_slot() -> None
     assert fleet.server.slots[one.id] == set()
 
 
+async def test_a_take_that_is_made_void_late_frees_nothing_of_others() -> None:
+    """Its units have drained: a burst could else be had twice."""
+    one, fleet = limit(Measure.COST, window=Window.MINUTE, amount=1_200, burst=1_200), Fleet()
+    fault = Fault.UNHEARD
+    fleet.faults = lambda number: fault if number == 0 else Fault.NONE
+    await fleet.take(0, one, cost=1_000)
+    fleet.now += 60
+    assert isinstance(await fleet.take(1, one, cost=1_100), Granted)
+    fault = Fault.NONE
+    await fleet.workers[0].tend()
+    assert isinstance(await fleet.take(1, one, cost=200), Limited)
+
+
 async def test_a_correction_is_counted_once_however_often_it_is_sent() -> None:
     """Its answer is lost, so it is sent again."""
     one, fleet = budget(100), Fleet()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.domain.limits import Reservation
 from sidecar.domain.usage import NO_TOKENS, AnswerEnd, ExchangeEnded, TokenCounts, UsageRecord
 from sidecar.usage.records import record_of, record_of_lost
 from tests.support.usage import ended, judged
@@ -114,6 +115,34 @@ def test_reasoning_that_a_provider_counts_beside_its_output_is_output_too() -> N
             ),
             TokenCounts(input=2_000),
             id="sound in a form",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                sent_bytes=12_000_000,
+                request=judged(operation="image_generation", reserved=Reservation(0, 4_096, 9)),
+            ),
+            TokenCounts(output=4_096),
+            id="a picture: what was reserved for it",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                end=AnswerEnd.CLIENT_ABORTED,
+                request=judged(operation="image_generation", reserved=Reservation(0, 4_096, 9)),
+            ),
+            TokenCounts(),
+            id="the client left before a picture",
+        ),
+        pytest.param(
+            ended(tokens=None, sent_bytes=350 + 512_000 + 5_000_000),
+            TokenCounts(output=128_000 + 10_000),
+            id="a whole answer with a picture in it",
+        ),
+        pytest.param(
+            ended(tokens=None, sent_bytes=225 * 128_000 + 5_000, is_event_stream=True),
+            TokenCounts(output=128_000 + 10),
+            id="a stream with sound in it",
         ),
         pytest.param(
             ended(tokens=None, sent_bytes=900, request=judged(operation="embeddings")),
