@@ -32,7 +32,7 @@ from sidecar.domain.limits import MICROS, Reservation, slot_name
 from sidecar.domain.policy import StreamUsage
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
-from sidecar.extproc.stream import ExtProcStream
+from sidecar.extproc.stream import ExtProcStream, LateError
 from sidecar.guardrails.conversation import (
     MIN_BODY_BYTES,
     Conversation,
@@ -439,11 +439,11 @@ async def _taken(
     record: RequestRecord,
     worker: Worker,
 ) -> LimitDecision:
-    """Wait for the limiter; record units granted in the turn in which the client leaves."""
+    """Wait for the limiter; record units granted in the turn in which the wait is given up."""
     taking = asyncio.ensure_future(taken)
     try:
         return await stream.wait_for(taking)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, LateError):
         if taking.done() and not taking.cancelled() and taking.exception() is None:
             record.allowance = _allowance(taking.result(), demand, claims, worker)
         raise
