@@ -6,7 +6,7 @@ import asyncio
 import enum
 import re
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from sidecar.apis.error_body import stream_error
 from sidecar.apis.response_structure import AnswerForm, answer_form
@@ -242,8 +242,12 @@ async def carry_answer(
                 error = _take_headers(plan, stream, record, worker)
             case Event.ANSWER_BODY if plan is not None:
                 error = await _take_whole(plan, stream, record, worker)
-            case _:
+            case Event.ANSWER_PIECE | Event.ANSWER_BODY:
                 raise AssertionError("an answer was judged without a plan")
+            case Event.NOTHING | Event.REQUEST_HEADERS | Event.REQUEST_BODY:
+                raise AssertionError(f"{event.name} is no event of an answer")
+            case _:
+                assert_never(event)
         if error is not None:
             return error
         record.rest()
@@ -291,6 +295,8 @@ def _take_headers(
             protocol.hold_answer()
         case ClientError():
             return handling
+        case _:
+            assert_never(handling)
     return None
 
 
