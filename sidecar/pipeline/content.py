@@ -104,8 +104,7 @@ async def judge_body(
     table = worker.messages if len(body) >= MIN_BODY_BYTES else None
     if table is not None and table.shared is not None:
         owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
-        # Within the budget of one call of Valkey.
-        await learn_beginning(table, route, body, local, owner=owner)
+        await stream.outcome_of(learn_beginning(table, route, body, local, owner=owner))
     steps = _read(body, route, caller, stream, record, table)
     reading = worker.guardrail_runner.run_cooperatively(steps)
     read, conversation = reading if isinstance(reading, tuple) else await stream.wait_for(reading)
