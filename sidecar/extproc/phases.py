@@ -200,9 +200,12 @@ LATE: Final = {
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
     Phase.AWAIT_BODY: ErrorKind.BODY_TIMEOUT,
     Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
+    Phase.JUDGING_PIECE: ErrorKind.GUARDRAIL_UNAVAILABLE,
     Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
 }
-"""The refusal of a wait that takes too long. In other phases Envoy's own timers rule."""
+"""The refusal of a wait that takes too long. In other phases Envoy's own timers rule.
+
+A streamed answer has begun when a piece of it is late: its last event states the refusal."""
 
 GATING_BODY_MODES: Final = frozenset(
     {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}

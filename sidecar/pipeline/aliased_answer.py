@@ -59,7 +59,7 @@ class AliasedAnswer:
         self._form = AnswerForm(form)
         if handling is not Handling.PASS:
             return handling
-        self._inner = None
+        self._inner, self.is_judged = None, False
         return Handling.STREAM if may_stream and form is AnswerForm.SSE else Handling.HOLD
 
     def take(self, body: bytes, *, is_last: bool) -> Released:
@@ -85,6 +85,11 @@ class AliasedAnswer:
             return released
         steps = self._runner.run_cooperatively(self._named(released, is_last=True))
         return (await stream.outcome_of(steps))[0]
+
+    def end(self, error: ClientError) -> Released:
+        """Return the end of a stream that is broken off, in the form of its API."""
+        released = Released(b"", error) if self._inner is None else self._inner.end(error)
+        return run_sync(self._named(released, is_last=True))[0]
 
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""

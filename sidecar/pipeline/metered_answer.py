@@ -112,7 +112,7 @@ class MeteredAnswer:
         if self._framer is None:
             self._pieces = []
         if handling is Handling.PASS:
-            self._inner = None
+            self._inner, self.is_judged = None, False
             return Handling.STREAM if may_stream else Handling.HOLD
         return handling
 
@@ -133,6 +133,10 @@ class MeteredAnswer:
         await stream.outcome_of(self._runner.run_cooperatively(self._read(body, is_last=True)))
         inner = self._inner
         return Released(body) if inner is None else await inner.judge_whole(body, stream)
+
+    def end(self, error: ClientError) -> Released:
+        """Return the end of a stream that is broken off, in the form of its API."""
+        return Released(b"", error) if self._inner is None else self._inner.end(error)
 
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""

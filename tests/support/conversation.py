@@ -173,7 +173,10 @@ class Talk:
                 protocol.half_close()
             case on.DeadlinePassed():
                 kind = LATE.get(protocol.phase)
-                return [] if kind is None else [do.OweRefusal(kind)]
+                if kind is not None and protocol.may_refuse:
+                    return [do.OweRefusal(kind)]
+                if kind is not None:
+                    protocol.abort()
             case on.Faulted(kind):
                 if protocol.may_refuse:
                     return [do.OweRefusal(kind)]
