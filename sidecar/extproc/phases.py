@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import Headers
+from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.usage import TokenCounts
 
 Answer: TypeAlias = bytes | tuple[bytes | memoryview, ...]
@@ -153,7 +153,8 @@ TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
     _P.HOLDING_ANSWER: {
         _M.REQUEST_BODY: (_P.HOLDING_ANSWER,),
         _M.REQUEST_TRAILERS: (_P.HOLDING_ANSWER,),
-        _M.RESPONSE_BODY: (_P.HOLDING_ANSWER, _P.JUDGING_ANSWER, _P.ENDED),
+        # JUDGING_PIECE if there is no room to hold it, and nothing judges it.
+        _M.RESPONSE_BODY: (_P.HOLDING_ANSWER, _P.JUDGING_ANSWER, _P.JUDGING_PIECE, _P.ENDED),
         _M.RESPONSE_TRAILERS: (_P.JUDGING_ANSWER,),
     },
     _P.JUDGING_ANSWER: {
@@ -296,8 +297,16 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     _is_overridden: bool = False
     _passes_request: bool = False
     _judges_answer: bool = False
+    _unheld: HeaderMutation | None = None
     _awaits_usage: bool = False
     _answer_ends: bool = False
+
+    @property
+    def may_refuse(self) -> bool:
+        """Return whether a refusal can still be the answer."""
+        if self.phase in UNANSWERED:
+            return True
+        return self._judges_answer and self.phase in HELD
 
     @property
     def may_judge_answer(self) -> bool:

@@ -33,7 +33,6 @@ from sidecar.domain.http import (
 from sidecar.extproc import codec
 from sidecar.extproc.phases import (
     GATING_BODY_MODES,
-    HELD,
     JUDGING,
     OWING,
     REST_OF_REQUEST,
@@ -53,13 +52,6 @@ from sidecar.extproc.phases import (
 
 class ExtProcProtocol(ProtocolState, eq=False):
     """One HTTP request and its answer, as seen through ext_proc."""
-
-    @property
-    def may_refuse(self) -> bool:
-        """Return whether a refusal can still be the answer."""
-        if self.phase in UNANSWERED:
-            return True
-        return self._judges_answer and self.phase in HELD
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
@@ -219,8 +211,18 @@ class ExtProcProtocol(ProtocolState, eq=False):
                 self.piece, self.piece_is_last = bytes(message.body), message.ends
                 return Event.ANSWER_PIECE
             case Phase.HOLDING_ANSWER:
-                self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
                 self.piece_is_last = message.ends
+                try:
+                    self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
+                except RefusedError:
+                    if self._unheld is None:
+                        raise
+                    self._pieces.append(message.body)
+                    if self.may_stream_answer:  # else all of it is here
+                        self.outgoing.append(codec.response_headers_answer(self._unheld))
+                        self.phase, self.piece = Phase.JUDGING_PIECE, self.body()
+                        self.drop()
+                        return Event.ANSWER_PIECE
                 # As of requests: trailers may follow a BUFFERED body.
                 if not message.ends and self.response_mode is not BodyMode.BUFFERED:
                     return Event.NOTHING
@@ -392,13 +394,16 @@ class ExtProcProtocol(ProtocolState, eq=False):
         self.outgoing.append(codec.response_headers_answer(headers))
         self.phase = Phase.AWAIT_PIECE
 
-    def hold_answer(self) -> None:
-        """Let nothing of the answer go on before all of it is judged."""
+    def hold_answer(self, unheld: HeaderMutation | None = None) -> None:
+        """Let nothing of the answer go on before all of it is judged.
+
+        Without room it is refused; with *unheld* it goes on then, its headers changed like this.
+        """
         self._expect("hold_answer")
         if self.response_mode is BodyMode.BUFFERED:
             # Envoy sends the body once the headers have their answer, and holds both.
             self.outgoing.append(codec.response_headers_answer())
-        self._judges_answer = True
+        self._judges_answer, self._unheld = True, unheld
         self.phase = Phase.HOLDING_ANSWER
 
     def send_piece(
@@ -492,5 +497,4 @@ class ExtProcProtocol(ProtocolState, eq=False):
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""
         if self.held_bytes:
             self.room.release(self.held_bytes)
-            self.held_bytes = 0
-            self._pieces = []
+        self.held_bytes, self._pieces = 0, []

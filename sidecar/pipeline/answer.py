@@ -310,13 +310,11 @@ def _take_headers(
         case Handling.PASS:
             protocol.pass_answer(own)
         case Handling.STREAM:
-            removed = own.remove_headers
-            if HeaderName.CONTENT_LENGTH in headers.by_name:
-                # A stream may grow or shrink: the provider's length would cut it.
-                removed = (*removed, HeaderName.CONTENT_LENGTH)
-            protocol.stream_answer(HeaderMutation(own.set_headers, removed))
+            protocol.stream_answer(_of_stream(own, headers))
         case Handling.HOLD:
-            protocol.hold_answer()
+            # An answer is paid for: one that is not judged goes on, also without room to hold it.
+            is_judged = plan is None or plan.is_judged
+            protocol.hold_answer(None if is_judged else _of_stream(own, headers))
         case ClientError():
             return handling
         case _:
@@ -329,17 +327,25 @@ async def _take_whole(
 ) -> ClientError | None:
     protocol = stream.protocol
     body = protocol.body()
-    released = await plan.judge_whole(body, stream)
+    try:
+        released = await plan.judge_whole(body, stream)
+    except LateError:
+        if plan.is_judged:
+            raise
+        released = Released(body)
     if released.error is not None:
         return released.error
     own = _own_headers(protocol.answer_headers, record, worker)
-    if plan.is_judged:
-        changed = None if released.body == body else released.body
-        metadata = metadata_of(record, now=worker.clocks.monotonic())
-        protocol.send_answer(own, changed, metadata)
-    else:
-        protocol.send_answer(own, None if released.body is body else released.body)
+    metadata = metadata_of(record, now=worker.clocks.monotonic()) if plan.is_judged else b""
+    protocol.send_answer(own, None if released.body == body else released.body, metadata)
     return None
+
+
+def _of_stream(own: HeaderMutation, headers: Headers) -> HeaderMutation:
+    """Return *own* without the provider's length, which would cut a stream that grows."""
+    if HeaderName.CONTENT_LENGTH not in headers.by_name:
+        return own
+    return HeaderMutation(own.set_headers, (*own.remove_headers, HeaderName.CONTENT_LENGTH))
 
 
 def _own_headers(headers: Headers, record: RequestRecord, worker: Worker) -> HeaderMutation:

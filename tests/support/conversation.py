@@ -194,8 +194,8 @@ class Talk:
                 protocol.pass_answer(headers)
             case on.ResponseStreamed(headers):
                 protocol.stream_answer(headers)
-            case on.ResponseHeld():
-                protocol.hold_answer()
+            case on.ResponseHeld(unheld):
+                protocol.hold_answer(unheld)
             case on.ResponsePieceJudged(body, ends, metadata):
                 protocol.send_piece(body, ends=ends, metadata=do.fields_of(metadata))
             case on.ResponseJudged(headers, body, metadata):
