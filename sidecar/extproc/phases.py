@@ -265,7 +265,8 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
     `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
     `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
-    came with the answer's trailers, `has_trailers` whether those came.
+    came with the answer's trailers, `has_trailers` whether those came. `_unheld` are the changes
+    to the headers of a held answer that goes on if it has no room; without them it is refused.
     """
 
     # A struct, since each request builds one: its fields are set in C.
@@ -300,13 +301,6 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     _unheld: HeaderMutation | None = None
     _awaits_usage: bool = False
     _answer_ends: bool = False
-
-    @property
-    def may_refuse(self) -> bool:
-        """Return whether a refusal can still be the answer."""
-        if self.phase in UNANSWERED:
-            return True
-        return self._judges_answer and self.phase in HELD
 
     @property
     def may_judge_answer(self) -> bool:

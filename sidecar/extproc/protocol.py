@@ -33,6 +33,7 @@ from sidecar.domain.http import (
 from sidecar.extproc import codec
 from sidecar.extproc.phases import (
     GATING_BODY_MODES,
+    HELD,
     JUDGING,
     OWING,
     REST_OF_REQUEST,
@@ -52,6 +53,11 @@ from sidecar.extproc.phases import (
 
 class ExtProcProtocol(ProtocolState, eq=False):
     """One HTTP request and its answer, as seen through ext_proc."""
+
+    @property
+    def may_refuse(self) -> bool:
+        """Return whether a refusal can still be the answer."""
+        return self.phase in UNANSWERED or (self._judges_answer and self.phase in HELD)
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
@@ -205,31 +211,28 @@ class ExtProcProtocol(ProtocolState, eq=False):
         return Event.ANSWER_HEADERS
 
     def _on_response_body(self, message: Message) -> Event:
-        match self.phase:
-            case Phase.AWAIT_PIECE:
-                self.phase = Phase.JUDGING_PIECE
-                self.piece, self.piece_is_last = bytes(message.body), message.ends
-                return Event.ANSWER_PIECE
-            case Phase.HOLDING_ANSWER:
-                self.piece_is_last = message.ends
-                try:
-                    self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
-                except RefusedError:
-                    if self._unheld is None:
-                        raise
-                    self._pieces.append(message.body)
-                    if self.may_stream_answer:  # else all of it is here
-                        self.outgoing.append(codec.response_headers_answer(self._unheld))
-                        self.phase, self.piece = Phase.JUDGING_PIECE, self.body()
-                        self.drop()
-                        return Event.ANSWER_PIECE
-                # As of requests: trailers may follow a BUFFERED body.
-                if not message.ends and self.response_mode is not BodyMode.BUFFERED:
-                    return Event.NOTHING
-                self.phase = Phase.JUDGING_ANSWER
-                return Event.ANSWER_BODY
-            case _:
-                pass
+        if self.phase is Phase.AWAIT_PIECE:
+            self.phase = Phase.JUDGING_PIECE
+            self.piece, self.piece_is_last = bytes(message.body), message.ends
+            return Event.ANSWER_PIECE
+        if self.phase is Phase.HOLDING_ANSWER:
+            self.piece_is_last = message.ends
+            try:
+                self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
+            except RefusedError:
+                if self._unheld is None:
+                    raise
+                self._pieces.append(message.body)
+                if self.may_stream_answer:  # else all of it is here
+                    self.outgoing.append(codec.response_headers_answer(self._unheld))
+                    self.phase, self.piece = Phase.JUDGING_PIECE, self.body()
+                    self.drop()
+                    return Event.ANSWER_PIECE
+            # As of requests: trailers may follow a BUFFERED body.
+            if not message.ends and self.response_mode is not BodyMode.BUFFERED:
+                return Event.NOTHING
+            self.phase = Phase.JUDGING_ANSWER
+            return Event.ANSWER_BODY
         is_buffered_request = self._passes_request and self.request_mode is BodyMode.BUFFERED
         if self.phase is Phase.AWAIT_ANSWER and (self._judges_answer or is_buffered_request):
             raise ProtocolViolationError(self.phase, message.kind)
@@ -395,10 +398,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
         self.phase = Phase.AWAIT_PIECE
 
     def hold_answer(self, unheld: HeaderMutation | None = None) -> None:
-        """Let nothing of the answer go on before all of it is judged.
-
-        Without room it is refused; with *unheld* it goes on then, its headers changed like this.
-        """
+        """Let nothing of the answer go on before all of it is judged, or has no room."""
         self._expect("hold_answer")
         if self.response_mode is BodyMode.BUFFERED:
             # Envoy sends the body once the headers have their answer, and holds both.
