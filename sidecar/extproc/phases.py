@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.domain.http import Headers
+from sidecar.domain.http import HeaderMutation, Headers
 from sidecar.domain.usage import TokenCounts
 
 Answer: TypeAlias = bytes | tuple[bytes | memoryview, ...]
@@ -153,7 +153,8 @@ TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
     _P.HOLDING_ANSWER: {
         _M.REQUEST_BODY: (_P.HOLDING_ANSWER,),
         _M.REQUEST_TRAILERS: (_P.HOLDING_ANSWER,),
-        _M.RESPONSE_BODY: (_P.HOLDING_ANSWER, _P.JUDGING_ANSWER, _P.ENDED),
+        # JUDGING_PIECE if there is no room to hold it, and nothing judges it.
+        _M.RESPONSE_BODY: (_P.HOLDING_ANSWER, _P.JUDGING_ANSWER, _P.JUDGING_PIECE, _P.ENDED),
         _M.RESPONSE_TRAILERS: (_P.JUDGING_ANSWER,),
     },
     _P.JUDGING_ANSWER: {
@@ -200,9 +201,12 @@ LATE: Final = {
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
     Phase.AWAIT_BODY: ErrorKind.BODY_TIMEOUT,
     Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,
+    Phase.JUDGING_PIECE: ErrorKind.GUARDRAIL_UNAVAILABLE,
     Phase.JUDGING_ANSWER: ErrorKind.GUARDRAIL_UNAVAILABLE,
 }
-"""The refusal of a wait that takes too long. In other phases Envoy's own timers rule."""
+"""The refusal of a wait that takes too long. In other phases Envoy's own timers rule.
+
+A streamed answer has begun when a piece of it is late: its last event states the refusal."""
 
 GATING_BODY_MODES: Final = frozenset(
     {BodyMode.NONE, BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED}
@@ -261,7 +265,8 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
     `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
     `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
-    came with the answer's trailers, `has_trailers` whether those came.
+    came with the answer's trailers, `has_trailers` whether those came. `_unheld` are the changes
+    to the headers of a held answer that goes on if it has no room; without them it is refused.
     """
 
     # A struct, since each request builds one: its fields are set in C.
@@ -293,6 +298,7 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     _is_overridden: bool = False
     _passes_request: bool = False
     _judges_answer: bool = False
+    _unheld: HeaderMutation | None = None
     _awaits_usage: bool = False
     _answer_ends: bool = False
 

@@ -57,9 +57,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
     @property
     def may_refuse(self) -> bool:
         """Return whether a refusal can still be the answer."""
-        if self.phase in UNANSWERED:
-            return True
-        return self._judges_answer and self.phase in HELD
+        return self.phase in UNANSWERED or (self._judges_answer and self.phase in HELD)
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
@@ -213,21 +211,28 @@ class ExtProcProtocol(ProtocolState, eq=False):
         return Event.ANSWER_HEADERS
 
     def _on_response_body(self, message: Message) -> Event:
-        match self.phase:
-            case Phase.AWAIT_PIECE:
-                self.phase = Phase.JUDGING_PIECE
-                self.piece, self.piece_is_last = bytes(message.body), message.ends
-                return Event.ANSWER_PIECE
-            case Phase.HOLDING_ANSWER:
+        if self.phase is Phase.AWAIT_PIECE:
+            self.phase = Phase.JUDGING_PIECE
+            self.piece, self.piece_is_last = bytes(message.body), message.ends
+            return Event.ANSWER_PIECE
+        if self.phase is Phase.HOLDING_ANSWER:
+            self.piece_is_last = message.ends
+            try:
                 self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
-                self.piece_is_last = message.ends
-                # As of requests: trailers may follow a BUFFERED body.
-                if not message.ends and self.response_mode is not BodyMode.BUFFERED:
-                    return Event.NOTHING
-                self.phase = Phase.JUDGING_ANSWER
-                return Event.ANSWER_BODY
-            case _:
-                pass
+            except RefusedError:
+                if self._unheld is None:
+                    raise
+                self._pieces.append(message.body)
+                if self.may_stream_answer:  # else all of it is here
+                    self.outgoing.append(codec.response_headers_answer(self._unheld))
+                    self.phase, self.piece = Phase.JUDGING_PIECE, self.body()
+                    self.drop()
+                    return Event.ANSWER_PIECE
+            # As of requests: trailers may follow a BUFFERED body.
+            if not message.ends and self.response_mode is not BodyMode.BUFFERED:
+                return Event.NOTHING
+            self.phase = Phase.JUDGING_ANSWER
+            return Event.ANSWER_BODY
         is_buffered_request = self._passes_request and self.request_mode is BodyMode.BUFFERED
         if self.phase is Phase.AWAIT_ANSWER and (self._judges_answer or is_buffered_request):
             raise ProtocolViolationError(self.phase, message.kind)
@@ -392,13 +397,13 @@ class ExtProcProtocol(ProtocolState, eq=False):
         self.outgoing.append(codec.response_headers_answer(headers))
         self.phase = Phase.AWAIT_PIECE
 
-    def hold_answer(self) -> None:
-        """Let nothing of the answer go on before all of it is judged."""
+    def hold_answer(self, unheld: HeaderMutation | None = None) -> None:
+        """Let nothing of the answer go on before all of it is judged, or has no room."""
         self._expect("hold_answer")
         if self.response_mode is BodyMode.BUFFERED:
             # Envoy sends the body once the headers have their answer, and holds both.
             self.outgoing.append(codec.response_headers_answer())
-        self._judges_answer = True
+        self._judges_answer, self._unheld = True, unheld
         self.phase = Phase.HOLDING_ANSWER
 
     def send_piece(
@@ -492,5 +497,4 @@ class ExtProcProtocol(ProtocolState, eq=False):
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""
         if self.held_bytes:
             self.room.release(self.held_bytes)
-            self.held_bytes = 0
-            self._pieces = []
+        self.held_bytes, self._pieces = 0, []

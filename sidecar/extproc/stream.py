@@ -1,7 +1,7 @@
 """The I/O of one ext_proc stream: reads messages, sends answers, and keeps the deadlines.
 
-It is the only place where a request waits: for Envoy in `receive`,
-for a slow check in `wait_for`, which reads on meanwhile. One timer keeps the budgets of all waits.
+It is the only place where a request waits: for Envoy in `receive` and `send`, for a slow check in
+`wait_for`, which reads on meanwhile. One timer keeps the budgets of all waits.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
 _NOTHING: Final = Event.NOTHING
 _ENDED: Final = Phase.ENDED
 _AWAIT_BODY: Final = Phase.AWAIT_BODY
+_JUDGING_PIECE: Final = Phase.JUDGING_PIECE
 _STREAMED: Final = BodyMode.FULL_DUPLEX_STREAMED
 
 
@@ -146,6 +147,7 @@ _BUDGETS: Final = {
     Phase.JUDGING_HEADERS: "authorize_seconds",
     Phase.AWAIT_BODY: "body_seconds",
     Phase.JUDGING_BODY: "inspect_seconds",
+    Phase.JUDGING_PIECE: "inspect_seconds",
     Phase.JUDGING_ANSWER: "inspect_seconds",
 }
 
@@ -174,7 +176,7 @@ class ExtProcStream:
         self._call = call
         self._budgets = budgets
         self._is_half_closed = False
-        self._timed_phase = protocol.phase
+        self._timed_phase: Phase | None = protocol.phase
         self._deadline: float | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._due: float | None = None
@@ -231,6 +233,8 @@ class ExtProcStream:
             StreamGoneError: Envoy has reset the stream.
         """
         protocol, event, count = self.protocol, _NOTHING, 0
+        if self._timed_phase is _JUDGING_PIECE:
+            self._timed_phase = None  # the next piece may be here already, and has its own budget
         while event is _NOTHING:
             if protocol.outgoing:
                 await self.send()
@@ -256,6 +260,8 @@ class ExtProcStream:
     async def wait_for(self, check: Awaitable[_Value]) -> _Value:
         """Wait for a slow check, reading on so that a local reply or a reset ends it at once.
 
+        Not while a piece of an answer is judged: the next one has to wait for its verdict.
+
         Raises:
             OvertakenError: Envoy answered the client itself; the check is cancelled.
             LateError: the check took longer than its budget, and is cancelled.
@@ -269,7 +275,8 @@ class ExtProcStream:
                     await asyncio.sleep(0)
             while not judging.done():
                 # Not while answers wait to be sent: they would gather for as long as this takes.
-                if self._is_half_closed or self.protocol.outgoing:
+                is_piece = self.protocol.phase is _JUDGING_PIECE
+                if is_piece or self._is_half_closed or self.protocol.outgoing:
                     await self._until(asyncio.get_running_loop().create_future())
                 elif (event := self._take()) is None:
                     await self._until(self._call.arrival())

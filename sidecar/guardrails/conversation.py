@@ -8,7 +8,7 @@ Where they could differ from one search of everything, everything is searched.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple, TypeAlias, TypeVar
@@ -37,7 +37,7 @@ from sidecar.domain.http import Headers
 from sidecar.domain.policy import Action
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable, UnscannedReason
 from sidecar.guardrails.local_scan import LocalScan
-from sidecar.guardrails.message_table import Entry, MessageTable, tail_of
+from sidecar.guardrails.message_table import Entry, MessageTable, SharedEntries, tail_of
 from sidecar.jsontext.strict import BOUND, most_values
 
 MIN_BODY_BYTES: Final = 4_096
@@ -76,33 +76,38 @@ def read_conversation(
     return subject, conversation if conversation.is_worth_keeping else None
 
 
-async def learn_beginning(
+def learn_beginning(
     table: MessageTable, route: Route, body: bytes, scan: LocalScan, *, owner: str
-) -> None:
+) -> tuple[()] | Awaitable[tuple[()]]:
     """Put the longest beginning of a conversation into *table* that another worker has shared.
 
     Nothing is fetched for a short body, or if this worker knows a beginning by itself.
     """
     if table.shared is None or len(body) < MIN_SHARED_BYTES:
-        return
-    found = list_start(body, VOCABULARIES[route.dialect].message_fields)
-    if found is None:
-        return
+        return ()
+    if (found := list_start(body, VOCABULARIES[route.dialect].message_fields)) is None:
+        return ()
     field, start = found
     key = table.key(owner, scan, route, field)
     ends = sorted({*ends_of_beginnings(body, field, start)})
     tails = [tail_of(key, body, start, end) for end in ends]
     if not ends or not table.tails.keys().isdisjoint(tails):
-        return
+        return ()
     hasher, at = blake3(key=key), start
     digests: list[bytes] = []
     for end in ends:
         digests.append(hasher.update(memoryview(body)[at:end]).digest())
         at = end
-    shared = await table.shared.last_of(digests)
-    if shared is not None:
-        number, entry = shared
+    return _learn(table, table.shared, digests, tails)
+
+
+async def _learn(
+    table: MessageTable, shared: SharedEntries, digests: list[bytes], tails: list[int]
+) -> tuple[()]:
+    if (found := await shared.last_of(digests)) is not None:
+        number, entry = found
         table.put_beginning(digests[number], entry, tails[number])
+    return ()
 
 
 class _Piece(NamedTuple):

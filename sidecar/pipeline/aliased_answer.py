@@ -21,6 +21,7 @@ from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.jsontext.strict import JsonValue
 from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine
 from sidecar.pipeline.answer_judgement import Released
+from sidecar.pipeline.metered_answer import MAX_WHOLE_BYTES
 
 _MODEL: Final = b"model"
 _NAMED: Final = b'"model"'
@@ -31,8 +32,8 @@ _HOLDERS: Final = (b"response", b"message")
 class AliasedAnswer:
     """An answer that names the alias as its model, judged by *inner* if that is given.
 
-    Nothing of it is refused or held back but by *inner*: an event that cannot be read goes on as
-    it is. A whole answer is held until it is here, since its length changes.
+    Nothing of it is refused but by *inner*: an event that cannot be read goes on as it is. A whole
+    answer is held until it is here, since its length changes; too long a one goes on as it is too.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class AliasedAnswer:
         self._form = AnswerForm(form)
         if handling is not Handling.PASS:
             return handling
-        self._inner = None
+        self._inner, self.is_judged = None, False
         return Handling.STREAM if may_stream and form is AnswerForm.SSE else Handling.HOLD
 
     def take(self, body: bytes, *, is_last: bool) -> Released:
@@ -83,8 +84,16 @@ class AliasedAnswer:
             released = await self._inner.judge_whole(body, stream)
         if released.error is not None:
             return released
+        if self._form is AnswerForm.JSON:
+            is_long = len(released.body) > MAX_WHOLE_BYTES
+            return released if is_long else Released(_with_model(released.body, self._alias))
         steps = self._runner.run_cooperatively(self._named(released, is_last=True))
         return (await stream.outcome_of(steps))[0]
+
+    def end(self, error: ClientError) -> Released:
+        """Return the end of a stream that is broken off, in the form of its API."""
+        released = Released(b"", error) if self._inner is None else self._inner.end(error)
+        return run_sync(self._named(released, is_last=True))[0]
 
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""
@@ -93,9 +102,7 @@ class AliasedAnswer:
 
     def _named(self, released: Released, *, is_last: bool) -> Cooperative[tuple[Released]]:
         body = released.body
-        if self._form is AnswerForm.JSON:
-            return (Released(_with_model(body, self._alias)),)
-        if self._form is None or self._is_beyond:
+        if self._form is not AnswerForm.SSE or self._is_beyond:
             return (released,)
         shown: list[bytes] = []
         is_end = is_last or released.error is not None

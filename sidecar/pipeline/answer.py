@@ -6,19 +6,20 @@ import asyncio
 import enum
 import re
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from sidecar.apis.error_body import stream_error
 from sidecar.apis.response_structure import AnswerForm, answer_form
 from sidecar.apis.stream_usage import UsageStripper
 from sidecar.domain.cooperative import SHORT_BYTES, SLICE_BYTES, Cooperative, pieces_of
-from sidecar.domain.errors import ClientError
+from sidecar.domain.errors import ClientError, client_error
 from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.policy import StreamMode
+from sidecar.domain.report import FaultKind
 from sidecar.domain.subject import RequestForm, Route, Unreadable
 from sidecar.extproc.phases import Event
-from sidecar.extproc.stream import ExtProcStream
+from sidecar.extproc.stream import ExtProcStream, LateError
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.pipeline.decide import decide_unscanned, is_flagged
@@ -46,7 +47,7 @@ class AnswerPlan(Protocol):
     """The treatment of the answer to one request."""
 
     is_judged: bool
-    """Whether guardrails look at it; else it only loses counts."""
+    """Whether guardrails look at it; else it only loses counts. Known once it has begun."""
 
     def begin(self, headers: Headers, *, may_stream: bool) -> Handling | ClientError:
         """Choose by the *headers* of an answer that has a body."""
@@ -62,6 +63,10 @@ class AnswerPlan(Protocol):
 
     async def judge_whole(self, body: bytes, stream: ExtProcStream) -> Released:
         """Return the body that may leave, of an answer that is here as a whole."""
+        ...
+
+    def end(self, error: ClientError) -> Released:
+        """Return the end of a stream that is broken off, in the form of its API."""
         ...
 
     def abandon(self) -> None:
@@ -144,6 +149,10 @@ class GuardedAnswer:
         self._note(judgement)
         return released
 
+    def end(self, error: ClientError) -> Released:
+        """Return the end of a stream that is broken off, in the form of its API."""
+        return self._ended(Released(b"", error))
+
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""
         if self._judgement is not None:
@@ -200,6 +209,10 @@ class UncountedAnswer:
         steps = self._runner.run_cooperatively(self.steps(body, is_last=True))
         return (await stream.outcome_of(steps))[0]
 
+    def end(self, error: ClientError) -> Released:
+        """Return nothing more: no event of this plan's own says so."""
+        return Released(b"", error)
+
     def abandon(self) -> None:
         """Record nothing: nothing is looked for."""
 
@@ -227,8 +240,7 @@ async def carry_answer(
                 if judged <= SLICE_BYTES and waiting <= SHORT_BYTES:
                     released = plan.take(piece, is_last=is_last)
                 else:
-                    runner = worker.guardrail_runner
-                    released = await _take_in_turns(plan, piece, runner, is_last=is_last)
+                    released = await _take_in_turns(plan, piece, stream, worker, is_last=is_last)
                     judged = 0
                 if released.body:
                     waiting = 0
@@ -242,8 +254,12 @@ async def carry_answer(
                 error = _take_headers(plan, stream, record, worker)
             case Event.ANSWER_BODY if plan is not None:
                 error = await _take_whole(plan, stream, record, worker)
-            case _:
+            case Event.ANSWER_PIECE | Event.ANSWER_BODY:
                 raise AssertionError("an answer was judged without a plan")
+            case Event.NOTHING | Event.REQUEST_HEADERS | Event.REQUEST_BODY:
+                raise AssertionError(f"{event.name} is no event of an answer")
+            case _:
+                assert_never(event)
         if error is not None:
             return error
         record.rest()
@@ -252,14 +268,26 @@ async def carry_answer(
 
 
 async def _take_in_turns(
-    plan: AnswerPlan, piece: bytes, runner: GuardrailRunner, *, is_last: bool
+    plan: AnswerPlan, piece: bytes, stream: ExtProcStream, worker: Worker, *, is_last: bool
 ) -> Released:
-    """Judge a piece in slices, between which other requests get their turn."""
+    """Judge a piece in slices, between which other requests get their turn.
+
+    A late judgement ends the answer. Nothing ends one that is not judged: its slices are short.
+    """
     bodies: list[bytes] = []
-    for part, is_end in pieces_of(piece, is_last=is_last, size=SLICE_BYTES):
+    size = SLICE_BYTES if plan.is_judged else SHORT_BYTES
+    for part, is_end in pieces_of(piece, is_last=is_last, size=size):
         await asyncio.sleep(0)
-        done = runner.run_cooperatively(plan.steps(part, is_last=is_end))
-        (released,) = done if isinstance(done, tuple) else await done
+        try:
+            if plan.is_judged:
+                steps = plan.steps(part, is_last=is_end)
+                done = worker.guardrail_runner.run_cooperatively(steps)
+                (released,) = await stream.outcome_of(done)
+            else:
+                released = plan.take(part, is_last=is_end)
+        except LateError as late:
+            worker.recorder.fault(FaultKind.DEADLINE)
+            released = plan.end(client_error(late.kind))
         bodies.append(released.body)
         if released.error is not None:
             return Released(b"".join(bodies), released.error)
@@ -282,15 +310,15 @@ def _take_headers(
         case Handling.PASS:
             protocol.pass_answer(own)
         case Handling.STREAM:
-            removed = own.remove_headers
-            if HeaderName.CONTENT_LENGTH in headers.by_name:
-                # A stream may grow or shrink: the provider's length would cut it.
-                removed = (*removed, HeaderName.CONTENT_LENGTH)
-            protocol.stream_answer(HeaderMutation(own.set_headers, removed))
+            protocol.stream_answer(_of_stream(own, headers))
         case Handling.HOLD:
-            protocol.hold_answer()
+            # An answer is paid for: one that is not judged goes on, also without room to hold it.
+            is_judged = plan is None or plan.is_judged
+            protocol.hold_answer(None if is_judged else _of_stream(own, headers))
         case ClientError():
             return handling
+        case _:
+            assert_never(handling)
     return None
 
 
@@ -299,17 +327,25 @@ async def _take_whole(
 ) -> ClientError | None:
     protocol = stream.protocol
     body = protocol.body()
-    released = await plan.judge_whole(body, stream)
+    try:
+        released = await plan.judge_whole(body, stream)
+    except LateError:
+        if plan.is_judged:
+            raise
+        released = Released(body)
     if released.error is not None:
         return released.error
     own = _own_headers(protocol.answer_headers, record, worker)
-    if plan.is_judged:
-        changed = None if released.body == body else released.body
-        metadata = metadata_of(record, now=worker.clocks.monotonic())
-        protocol.send_answer(own, changed, metadata)
-    else:
-        protocol.send_answer(own, None if released.body is body else released.body)
+    metadata = metadata_of(record, now=worker.clocks.monotonic()) if plan.is_judged else b""
+    protocol.send_answer(own, None if released.body == body else released.body, metadata)
     return None
+
+
+def _of_stream(own: HeaderMutation, headers: Headers) -> HeaderMutation:
+    """Return *own* without the provider's length, which would cut a stream that grows."""
+    if HeaderName.CONTENT_LENGTH not in headers.by_name:
+        return own
+    return HeaderMutation(own.set_headers, (*own.remove_headers, HeaderName.CONTENT_LENGTH))
 
 
 def _own_headers(headers: Headers, record: RequestRecord, worker: Worker) -> HeaderMutation:

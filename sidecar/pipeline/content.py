@@ -32,7 +32,7 @@ from sidecar.domain.limits import MICROS, Reservation, slot_name
 from sidecar.domain.policy import StreamUsage
 from sidecar.domain.subject import Dialect, Malformed, Route, Subject, Unreadable, UnscannedReason
 from sidecar.domain.usage import TokenCounts
-from sidecar.extproc.stream import ExtProcStream
+from sidecar.extproc.stream import ExtProcStream, LateError
 from sidecar.guardrails.conversation import (
     MIN_BODY_BYTES,
     Conversation,
@@ -104,8 +104,7 @@ async def judge_body(
     table = worker.messages if len(body) >= MIN_BODY_BYTES else None
     if table is not None and table.shared is not None:
         owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
-        # Within the budget of one call of Valkey.
-        await learn_beginning(table, route, body, local, owner=owner)
+        await stream.outcome_of(learn_beginning(table, route, body, local, owner=owner))
     steps = _read(body, route, caller, stream, record, table)
     reading = worker.guardrail_runner.run_cooperatively(steps)
     read, conversation = reading if isinstance(reading, tuple) else await stream.wait_for(reading)
@@ -433,11 +432,11 @@ async def _taken(
     record: RequestRecord,
     worker: Worker,
 ) -> LimitDecision:
-    """Wait for the limiter; record units granted in the turn in which the client leaves."""
+    """Wait for the limiter; record units granted in the turn in which the wait is given up."""
     taking = asyncio.ensure_future(taken)
     try:
         return await stream.wait_for(taking)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, LateError):
         if taking.done() and not taking.cancelled() and taking.exception() is None:
             record.allowance = _allowance(taking.result(), demand, claims, worker)
         raise

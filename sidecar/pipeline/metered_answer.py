@@ -42,7 +42,7 @@ from sidecar.telemetry.traceparent import sampled_trace_id
 from sidecar.usage.records import HTTP_ERRORS
 
 MAX_WHOLE_BYTES: Final = 10 * 1024 * 1024
-"""Of a whole answer that is kept until its counts, at its end, are here; as Envoy's AI filter."""
+"""Of a whole answer that is read for its counts, or its model; as in Envoy's AI filter."""
 
 _LAST_EVENTS: Final = frozenset(
     {"message_stop", "response.completed", "response.incomplete", "response.failed"}
@@ -105,14 +105,11 @@ class MeteredAnswer:
         if not self.reads_body:
             self.seen_bytes = size
             return handling
-        if handling is Handling.PASS and not may_stream and size > MAX_WHOLE_BYTES:
-            self.form = None  # to hold it might refuse it
-            return handling
         self._framer = framer_of(form)
         if self._framer is None:
             self._pieces = []
         if handling is Handling.PASS:
-            self._inner = None
+            self._inner, self.is_judged = None, False
             return Handling.STREAM if may_stream else Handling.HOLD
         return handling
 
@@ -134,6 +131,10 @@ class MeteredAnswer:
         inner = self._inner
         return Released(body) if inner is None else await inner.judge_whole(body, stream)
 
+    def end(self, error: ClientError) -> Released:
+        """Return the end of a stream that is broken off, in the form of its API."""
+        return Released(b"", error) if self._inner is None else self._inner.end(error)
+
     def abandon(self) -> None:
         """Record the findings of an answer that did not come to its end."""
         if self._inner is not None:
@@ -147,6 +148,7 @@ class MeteredAnswer:
     def _read(  # noqa: C901 - a stream, or pieces of a whole answer
         self, body: bytes, *, is_last: bool
     ) -> Cooperative[tuple[()]]:
+        self.is_complete = self.is_complete or is_last
         if body:
             self.last_byte_at = now = self._clock()
             if self.first_byte_at is None:
@@ -168,11 +170,11 @@ class MeteredAnswer:
                     break
         elif self._pieces is not None:
             # In one piece it is all here, and needs no room to be kept.
-            pieces = [body] if is_last and not self._pieces else self._kept(body)
+            is_whole = is_last and not self._pieces and len(body) <= MAX_WHOLE_BYTES
+            pieces = [body] if is_whole else self._kept(body)
             if is_last:
                 self.usage.read(b"".join(pieces))
         if is_last:
-            self.is_complete = True
             self.forget()
         return ()
 

@@ -270,7 +270,8 @@ async def judge_request(
         # Before any look-up: all other requests would wait for its cost.
         worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
         return client_error(ErrorKind.OVERLOADED)
-    record.route = route = recognise(record.method or "", record.path, headers)
+    record.method = method = headers.text(HeaderName.METHOD)
+    record.route = route = recognise(method, record.path, headers)
     caller = await admit(headers, stream, record, worker)
     if isinstance(caller, ErrorKind):
         return client_error(caller)
@@ -342,7 +343,7 @@ async def judge_request(
 
 
 def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> None:
-    """Read id, path, method and dialect of the request, as far as they may be recorded."""
+    """Read the id, path and dialect of the request: a refusal needs no more."""
     record.path = path = headers.text(HeaderName.PATH)
     record.dialect = guess_dialect(path, headers)
     request_id = headers.text(HeaderName.REQUEST_ID)
@@ -350,8 +351,6 @@ def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> No
         record.request_id = request_id
     else:
         record.request_id = worker.new_request_id()
-    if record.is_counted:
-        record.method = headers.text(HeaderName.METHOD)
 
 
 def _plan_answer(

@@ -330,8 +330,9 @@ async def exchanged(world: World, path: str, body: bytes, answer: bytes) -> list
         came.append(await exchange.judge_body(body))
     if isinstance(came[-1], on.RequestCleared) and came[-1].judges_answer:
         status = Headers(((":status", b"200"), ("content-type", b"application/json")))
-        came.append(await exchange.judge_response_headers(status))
-        if isinstance(came[-1], on.ResponseHeld):
+        begun = await exchange.judge_response_headers(status)
+        came.append(begun)
+        if isinstance(begun, on.ResponseHeld):
             came.append(await exchange.judge_response_body(answer))
         else:
             came.append(await exchange.judge_response_piece(answer, is_last=True))

@@ -56,6 +56,7 @@ answer_verdicts: st.SearchStrategy[on.Event] = st.one_of(
             on.ResponseCleared(TIMED),
             on.ResponseStreamed(TIMED),
             on.ResponseHeld(),
+            on.ResponseHeld(TIMED),
             on.ResponseJudged(TIMED),
             on.ResponseJudged(TIMED, b"changed"),
             refused(),

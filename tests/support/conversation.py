@@ -173,7 +173,10 @@ class Talk:
                 protocol.half_close()
             case on.DeadlinePassed():
                 kind = LATE.get(protocol.phase)
-                return [] if kind is None else [do.OweRefusal(kind)]
+                if kind is not None and protocol.may_refuse:
+                    return [do.OweRefusal(kind)]
+                if kind is not None:
+                    protocol.abort()
             case on.Faulted(kind):
                 if protocol.may_refuse:
                     return [do.OweRefusal(kind)]
@@ -191,8 +194,8 @@ class Talk:
                 protocol.pass_answer(headers)
             case on.ResponseStreamed(headers):
                 protocol.stream_answer(headers)
-            case on.ResponseHeld():
-                protocol.hold_answer()
+            case on.ResponseHeld(unheld):
+                protocol.hold_answer(unheld)
             case on.ResponsePieceJudged(body, ends, metadata):
                 protocol.send_piece(body, ends=ends, metadata=do.fields_of(metadata))
             case on.ResponseJudged(headers, body, metadata):

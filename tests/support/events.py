@@ -136,7 +136,12 @@ class ResponseStreamed:
 
 @dataclass(frozen=True, slots=True)
 class ResponseHeld:
-    """Nothing of the response may go on before all of it is judged."""
+    """Nothing of the response may go on before all of it is judged.
+
+    Without room it is refused; `unheld` are the changes to its headers if it goes on then.
+    """
+
+    unheld: HeaderMutation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,8 +174,8 @@ class ScriptedHandler:
                 protocol.pass_answer(headers)
             case on.ResponseStreamed(headers):
                 protocol.stream_answer(headers)
-            case on.ResponseHeld():
-                protocol.hold_answer()
+            case on.ResponseHeld(unheld):
+                protocol.hold_answer(unheld)
 
     def take_piece(self, protocol: ExtProcProtocol) -> None:
         """Let the piece go on."""

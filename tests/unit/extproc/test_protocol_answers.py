@@ -8,6 +8,7 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import NO_CHANGE, HeaderMutation
 from sidecar.extproc.codec import MAX_CHUNK_BYTES
 from sidecar.extproc.phases import BodyMode, Phase, ProtocolViolationError
+from sidecar.extproc.stream import OverloadGuard
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (
@@ -255,6 +256,37 @@ def test_a_held_answer_over_the_limit_is_refused_before_its_end() -> None:
     )  # fmt: skip
     assert talk.tell(response_body(b"x" * 10)) == [do.OweRefusal(ErrorKind.UNSCANNED_CONTENT)]
     assert talk.tell(refused()) == REFUSE
+
+
+@pytest.mark.parametrize(("limit", "room"), [(3, 1_000), (1_000, 3)], ids=["long", "no room"])
+def test_a_held_answer_that_may_goes_on_in_pieces_once_it_has_no_room(
+    limit: int, room: int
+) -> None:
+    """It is paid for, and nothing judges it; what was kept of it is its first piece."""
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=room)
+    talk = Talk(
+        opened(), headers(), JUDGED, body(b"a", ends=True), CLEARED, response_headers(),
+        on.ResponseHeld(TIMED), response_body(b"ab"), max_body_bytes=limit, guard=guard,
+    )  # fmt: skip
+    assert talk.tell(response_body(b"cd")) == [
+        do.ContinueResponseHeaders(TIMED),
+        do.JudgeResponsePiece(b"abcd", is_last=False),
+    ]
+    assert guard.held_bytes == 0
+    assert talk.tell(on.ResponsePieceJudged(b"abcd")) == [sent(b"abcd")]
+    assert talk.tell(response_body(b"e", ends=True)) == [do.JudgeResponsePiece(b"e", is_last=True)]
+    assert talk.tell(on.ResponsePieceJudged(b"e")) == [sent(b"e", ends=True), do.EndStream()]
+
+
+def test_a_buffered_answer_that_may_is_here_without_room_for_it() -> None:
+    """Envoy keeps it, and sends it in one message."""
+    talk = Talk(
+        opened(BUFFERED, BUFFERED), headers(), JUDGED, body(b"a", ends=True), CLEARED,
+        response_headers(), on.ResponseHeld(TIMED), max_body_bytes=1,
+    )  # fmt: skip
+    assert talk.tell(response_body(b"ab")) == [do.JudgeResponseBody(b"ab")]
+    assert talk.tell(on.ResponseJudged(TIMED)) == [do.ContinueResponseBody(TIMED)]
+    assert talk.tell(TRAILERS) == [do.ContinueResponseTrailers(), do.EndStream()]
 
 
 @pytest.mark.parametrize("name", [*HELD])

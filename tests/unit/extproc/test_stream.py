@@ -13,7 +13,7 @@ from typing_extensions import override
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.report import FaultKind
-from sidecar.extproc.phases import BodyMode, Phase
+from sidecar.extproc.phases import BodyMode, Event, Phase
 from sidecar.extproc.protocol import ExtProcProtocol
 from sidecar.extproc.stream import (
     MESSAGES_AT_ONCE,
@@ -21,6 +21,7 @@ from sidecar.extproc.stream import (
     Budgets,
     CheckCancelledError,
     ExtProcStream,
+    LateError,
     OverloadGuard,
     StreamEnd,
     StreamGoneError,
@@ -36,6 +37,7 @@ from tests.support.conversation import (
     RESPONSE_HEADERS,
     STRIPPED,
     TIMED,
+    Talk,
     cleared,
     refused,
 )
@@ -379,6 +381,7 @@ async def test_an_empty_piece_needs_no_room() -> None:
         (Phase.JUDGING_HEADERS, 1.0),
         (Phase.AWAIT_BODY, 2.0),
         (Phase.JUDGING_BODY, 3.0),
+        (Phase.JUDGING_PIECE, 3.0),
         (Phase.AWAIT_HEADERS, None),
         (Phase.AWAIT_ANSWER, None),
         (Phase.PASSING_ANSWER, None),
@@ -655,6 +658,40 @@ async def test_a_judgement_of_a_piece_that_raises_cuts_the_stream() -> None:
     assert await held.run() is StreamEnd.ABORTED
     assert judge.faults == [(FaultKind.EXCEPTION, KeyError)]
     assert held.stream.written[-1] == encode(do.ContinueResponseHeaders(STRIPPED))
+
+
+def streaming(*pieces: bytes, budgets: Budgets) -> ExtProcStream:
+    """Return a stream whose answer is judged piece by piece, and whose pieces are all here."""
+    talk = Talk(
+        on.ExchangeOpened(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED),
+        on.RequestHeadersReceived(REQUEST_HEADERS, end_of_stream=True),
+        on.RequestCleared(cleared().mutations, judges_answer=True),
+        on.ResponseHeadersReceived(RESPONSE_HEADERS, end_of_stream=False),
+        on.ResponseStreamed(STRIPPED),
+    )
+    call = MemoryStream(*[answer_piece(one) for one in pieces])
+    return ExtProcStream(call, talk.protocol, budgets)
+
+
+async def test_a_check_of_a_piece_that_takes_too_long_is_cancelled() -> None:
+    """It does not wait for the next piece, which waits for its verdict."""
+    stream, check = streaming(b"a", b"b", budgets=HURRIED), Endless()
+    assert await stream.receive() is Event.ANSWER_PIECE
+    with pytest.raises(LateError) as late:
+        await stream.wait_for(check())
+    assert late.value.kind is ErrorKind.GUARDRAIL_UNAVAILABLE
+    await asyncio.wait_for(check.cancelled.wait(), 60)
+    stream.protocol.send_piece(b"", ends=True)
+    assert await stream.receive() is Event.ENDED
+
+
+async def test_each_piece_has_a_budget_of_its_own() -> None:
+    """Also if the next one is here already, so that none is waited for."""
+    stream = streaming(b"a", b"b", budgets=replace(PATIENT, inspect_seconds=1.0))
+    for piece in (b"a", b"b"):
+        assert await stream.receive() is Event.ANSWER_PIECE
+        assert await stream.wait_for(asyncio.sleep(0.6, piece)) == stream.protocol.piece
+        stream.protocol.send_piece(b"")
 
 
 @pytest.mark.parametrize("is_long", [False, True])

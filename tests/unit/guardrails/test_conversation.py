@@ -448,7 +448,9 @@ async def learn(known: MessageTable, body: bytes, owner: str = "org") -> int:
     """Seek what others have shared of *body*; return of how many beginnings."""
     assert isinstance(known.shared, Shared)
     before = known.shared.sought
-    await learn_beginning(known, route_of(), body, RULES.local, owner=owner)
+    learning = learn_beginning(known, route_of(), body, RULES.local, owner=owner)
+    if not isinstance(learning, tuple):
+        await learning
     return known.shared.sought - before
 
 
@@ -516,5 +518,5 @@ async def test_a_body_without_a_list_has_no_beginning() -> None:
 async def test_a_table_that_shares_nothing_learns_nothing() -> None:
     known = table()
     body = chat(message("user", "hello", 20_000), message("assistant", "hi"))
-    await learn_beginning(known, route_of(), body, RULES.local, owner="org")
+    assert learn_beginning(known, route_of(), body, RULES.local, owner="org") == ()
     assert not known.tails

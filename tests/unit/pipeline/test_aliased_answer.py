@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from itertools import count, pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
+from sidecar.domain.usage import AnswerEnd, Estimate, TokenCounts
 from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import OverloadGuard
 from sidecar.guardrails.runner import GuardrailRunner
@@ -20,8 +22,16 @@ from sidecar.pipeline.answer import AnswerPlan, Handling, RequestLine, Uncounted
 from sidecar.pipeline.metered_answer import MeteredAnswer
 from sidecar.settings.stores import UsageSource
 from tests.support.answers import quiet_stream
-from tests.support.events import BodyRequired, RequestCleared, ResponseHeld, ResponseJudged
+from tests.support.conversation import message_of
+from tests.support.events import (
+    BodyRequired,
+    RequestCleared,
+    ResponseBodyReceived,
+    ResponseHeld,
+    ResponseJudged,
+)
 from tests.support.pipeline import Exchange, ScriptedRemote, World, headers
+from tests.support.replies import Refuse, StreamResponseBody
 
 ALIASES = "name: default\naliases: {gpt-best: gpt-5-mini}\nrestore_aliases: true\n"
 REDACTS = "guardrails: [{name: pii, type: pii, stage: output, action: redact}]\n"
@@ -97,6 +107,41 @@ async def test_a_whole_answer_names_the_alias(guardrails: str, source: UsageSour
     assert judged.body == json.dumps(named).encode()
     if source is UsageSource.ANSWERS:
         assert world.ends.noted[0][0].response_model == "gpt-5-mini-2026"
+
+
+@pytest.mark.parametrize("source", [UsageSource.ACCESS_LOG, UsageSource.ANSWERS])
+@pytest.mark.parametrize("size", [1 << 10, 2 << 20], ids=["without room", "too long"])
+async def test_a_whole_answer_that_cannot_be_held_goes_on_under_the_model_s_name(
+    source: UsageSource, size: int
+) -> None:
+    """It is paid for, and nothing judges it; it is counted as it passes."""
+    world = World(ALIASES, usage_source=source)
+    room = 1 << 9 if size < 1 << 20 else 1 << 28
+    guard = OverloadGuard(max_exchanges=8, max_held_bytes=room)
+    world.worker = replace(world.worker, guard=guard)
+    exchange = await aliased(world)
+    assert isinstance(await exchange.judge_response_headers(JSON), ResponseHeld)
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    answer = {"model": "gpt-5-mini-2026", "text": "x" * size, "usage": usage}
+    body = json.dumps(answer).encode()
+    passed = b""
+    for start in range(0, len(body), size // 4):
+        piece = body[start : start + size // 4]
+        exchange.stream.send(
+            message_of(ResponseBodyReceived(piece, end_of_stream=False)).SerializeToString()
+        )
+        replies = await exchange.replies()
+        passed += b"".join(one.body for one in replies if isinstance(one, StreamResponseBody))
+        assert not any(isinstance(one, Refuse) for one in replies)
+    assert (await exchange.judge_response_piece(b"", is_last=True)).ends
+    assert passed == body
+    assert guard.held_bytes == 0
+    if source is UsageSource.ANSWERS:
+        ended, estimate = world.ends.noted[0]
+        is_counted = room > size
+        assert (ended.end, ended.sent_bytes) == (AnswerEnd.COMPLETED, len(body))
+        assert ended.tokens == (TokenCounts(1, 2) if is_counted else None)
+        assert estimate is (None if is_counted else Estimate.NO_COUNTS)
 
 
 async def test_a_judged_stream_names_the_alias() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +29,8 @@ from tests.support.events import (
     RequestRefused,
     ResponseCleared,
 )
-from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, chat, headers
+from tests.support.pipeline import KEY, NOW, PATIENT, REQUEST_ID, Exchange, World, chat, headers
+from tests.support.replies import Refuse
 
 FREE = "name: default\nunscanned: allow\nguardrails: []\n"
 STREAM = "f41eb1d4-a357-429f-8d13-bf15e29fb217"
@@ -522,6 +524,24 @@ async def test_a_client_that_leaves_as_its_units_are_granted_leaves_none_taken(t
     await exchange.end(is_cancelled=True)
     returned = len(made.limiter.settled) + len(made.verdicts.noted)
     assert returned == made.limiter.granted_late
+
+
+async def test_units_granted_in_the_turn_in_which_the_budget_ends_are_returned() -> None:
+    """The request is refused as late: a slot would else be taken until its lease ends."""
+    made = world(limit(Measure.TOKENS), limit(Measure.CONCURRENT, Window.ONCE))
+    made.worker = replace(made.worker, budgets=replace(PATIENT, inspect_seconds=0.5))
+    made.limiter.until = asyncio.Event()
+    exchange = made.exchange({"x-egret-stream": STREAM})
+    await exchange.judge_headers(headers(), has_body=True)
+    exchange.stream.send(envoy.request_body(chat(), ends=True).SerializeToString())
+    assert await exchange.replies() == []
+    time.sleep(0.5)  # noqa: ASYNC251 - the loop is late: the reply and the alarm share its next turn
+    made.limiter.until.set()
+    (refusal,) = await exchange.replies()
+    assert isinstance(refusal, Refuse)
+    assert (refusal.refusal.status, made.limiter.granted_late) == (503, 1)
+    ((_, verdict),) = made.verdicts.noted
+    assert verdict.reserved is not None
 
 
 async def test_a_request_that_was_answered_waits_for_the_access_log() -> None:

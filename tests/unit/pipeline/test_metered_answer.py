@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -23,17 +24,17 @@ from sidecar.domain.usage import (
 )
 from sidecar.extproc.phases import BodyMode
 from sidecar.extproc.stream import OverloadGuard
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.metered_answer import MAX_WHOLE_BYTES
 from sidecar.settings.stores import ReadAnswers, UsageSource
 from sidecar.usage.records import record_of
 from tests.support.events import (
     BodyRequired,
     RequestCleared,
-    ResponseCleared,
     ResponseHeld,
     ResponseJudged,
 )
-from tests.support.pipeline import KEY, Exchange, World, chat, headers
+from tests.support.pipeline import KEY, PATIENT, Exchange, World, chat, headers
 
 ANSWERS = UsageSource.ANSWERS
 PLAIN = "name: default\n"
@@ -510,11 +511,55 @@ async def test_an_answer_that_comes_in_one_piece_needs_no_room_to_be_counted(
     assert world.worker.guard.held_bytes == 0
 
 
-async def test_a_long_answer_of_a_gateway_that_buffers_is_not_held_for_its_counts() -> None:
-    """Egret refuses what it cannot hold, and counting refuses nothing."""
+@pytest.mark.parametrize("size", [2 << 20, MAX_WHOLE_BYTES + 1])
+async def test_a_long_answer_of_a_gateway_that_buffers_is_not_refused_for_its_counts(
+    size: int,
+) -> None:
+    """Beyond `max_body_bytes` as well; if it is too long to be read, it is estimated."""
     world = World(PLAIN, usage_source=ANSWERS)
     exchange = await asked(world, request=BodyMode.BUFFERED, response=BodyMode.BUFFERED)
-    long = answer("application/json", ("content-length", str(MAX_WHOLE_BYTES + 1).encode()))
-    assert isinstance(await exchange.judge_response_headers(long), ResponseCleared)
-    await exchange.end()
-    assert only(world)[1] is Estimate.UNREADABLE
+    await exchange.judge_response_headers(answer())
+    body = WHOLE + b" " * (size - len(WHOLE))
+    judged = await exchange.judge_response_body(body)
+    assert isinstance(judged, ResponseJudged)
+    assert judged.body is None
+    ended, estimate = only(world)
+    is_read = size <= MAX_WHOLE_BYTES
+    assert (ended.end, ended.sent_bytes) == (AnswerEnd.COMPLETED, size)
+    assert (ended.tokens, estimate) == (
+        (TokenCounts(3, 7), None) if is_read else (None, Estimate.NO_COUNTS)
+    )
+
+
+async def test_an_answer_of_a_gateway_that_buffers_needs_no_room_to_be_counted() -> None:
+    """A worker that is full of bodies refuses none that is paid for."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    guard = OverloadGuard(max_exchanges=8, max_held_bytes=1 << 20)
+    world.worker = replace(world.worker, guard=guard)
+    exchange = await asked(world, request=BodyMode.BUFFERED, response=BodyMode.BUFFERED)
+    await exchange.judge_response_headers(answer())
+    assert guard.hold(1 << 20)
+    judged = await exchange.judge_response_body(WHOLE)
+    assert isinstance(judged, ResponseJudged)
+    assert only(world)[0].tokens == TokenCounts(3, 7)
+    assert guard.held_bytes == 1 << 20
+
+
+async def test_an_answer_whose_counting_is_late_goes_on_and_is_estimated() -> None:
+    """A worker that is busy with long texts refuses none that is paid for."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    ticks = count()
+    world.worker = replace(
+        world.worker,
+        guardrail_runner=GuardrailRunner(remote=world.remote, clock=lambda: float(next(ticks))),
+        budgets=replace(PATIENT, inspect_seconds=0.000_001),
+    )
+    exchange = await asked(world, request=BodyMode.BUFFERED, response=BodyMode.BUFFERED)
+    await exchange.judge_response_headers(answer("text/event-stream"))
+    body = EVENTS[0] * 2_000 + b"".join(EVENTS)
+    judged = await exchange.judge_response_body(body)
+    assert isinstance(judged, ResponseJudged)
+    assert judged.body is None
+    ended, estimate = only(world)
+    assert (ended.end, ended.sent_bytes) == (AnswerEnd.COMPLETED, len(body))
+    assert estimate is Estimate.NO_COUNTS

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,7 @@ from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.subject import Dialect
 from sidecar.domain.usage import DecisionKind
 from sidecar.extproc.phases import BodyMode
-from sidecar.guardrails.message_table import MessageTable
+from sidecar.guardrails.message_table import Entry, MessageTable
 from sidecar.guardrails.remote.checks import RemoteVerdict
 from sidecar.keys.credentials import ApiKey
 from sidecar.pipeline.reply import refusal_of
@@ -33,7 +33,7 @@ from tests.support.events import (
     ResponseHeld,
     ResponseJudged,
 )
-from tests.support.pipeline import KEY, NOW, REQUEST_ID, Exchange, World, chat, headers
+from tests.support.pipeline import KEY, NOW, PATIENT, REQUEST_ID, Exchange, World, chat, headers
 from tests.support.replies import Refuse
 from tests.support.reports import SAMPLED, TRACE_ID, UNSAMPLED
 
@@ -896,3 +896,31 @@ async def test_a_turn_that_is_searched_as_a_whole_notes_the_roles_of_all_its_fin
         ("long", "MAX_INPUT", "assistant"),
         *[("pii", "EMAIL", "user")] * 2,
     ]
+
+
+async def test_a_beginning_that_other_workers_share_is_awaited_within_the_budget() -> None:
+    """The stream is read meanwhile, and the request is not held by a store that never answers."""
+
+    class Silent:
+        """Shares entries, and never answers."""
+
+        async def last_of(self, digests: Sequence[bytes]) -> tuple[int, Entry] | None:
+            assert digests
+            await asyncio.Event().wait()
+            return None
+
+        def put(self, digest: bytes, entry: Entry) -> None:
+            raise AssertionError(digest, entry)
+
+    table = MessageTable(max_bytes=1 << 20, secret=bytes(32), shared=Silent())
+    world = World(REDACTING, messages=table)
+    world.worker = replace(world.worker, budgets=replace(PATIENT, inspect_seconds=0.05))
+    exchange = world.exchange()
+    await exchange.judge_headers(headers(), has_body=True)
+    said = [{"role": role, "content": "a" * 10_000} for role in ("user", "assistant", "user")]
+    body = json.dumps({"model": "gpt-5", "messages": said}).encode()
+    exchange.stream.send(envoy.request_body(body, ends=True).SerializeToString())
+    await asyncio.wait_for(exchange.task, 60)
+    (refusal,) = await exchange.replies()
+    assert isinstance(refusal, Refuse)
+    assert refusal.refusal.status == 503
