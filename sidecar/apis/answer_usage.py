@@ -120,8 +120,12 @@ class AnswerUsage:
             if usage.get("speed") is not None:  # Anthropic's fast mode
                 self.tier = service_tier({"speed": usage["speed"]}) or ""
             self._fields.update([one for one in usage.items() if one[1] is not None])
-            is_final = not is_within and not _STATED.isdisjoint(usage)
-            self.is_final = self.is_final or is_final
+            if not is_within:
+                stated = [usage[name] for name in _STATED.intersection(usage)]
+                given = [one for one in stated if one is not None]
+                # Of a number that is none, such as -1, an estimate says more.
+                is_final = bool(given) and None not in map(_number, given)
+                self.is_final = self.is_final or is_final
 
 
 def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
@@ -170,5 +174,13 @@ def _first(usage: Mapping[str, JsonValue], names: tuple[str, ...]) -> int:
 
 def _count(usage: Mapping[str, JsonValue], *names: str) -> int:
     """Return the sum of these members; one that is no count is 0."""
-    values = [usage.get(name) for name in names]
-    return sum([value for value in values if type(value) is int and value > 0])
+    return sum([_number(usage.get(name)) or 0 for name in names])
+
+
+def _number(value: JsonValue) -> int | None:
+    """Return a count, which some servers write as `200.0` or in a string; None of all else."""
+    if type(value) is str:
+        return int(value) if _COUNT.fullmatch(value) else None
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None

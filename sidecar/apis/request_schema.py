@@ -287,12 +287,15 @@ _FIELDS: Final = frozenset(
         "max_output_tokens",  # OpenAI responses
         "maxOutputTokens",  # Gemini
         "maxTokens",  # Bedrock converse
+        # Bedrock invoke: Llama, Titan, Nova, Claude's older API
+        *("max_gen_len", "maxTokenCount", "max_new_tokens", "max_tokens_to_sample"),
     }
 )
 _HOLDERS: Final = frozenset(
     {
         *("generationConfig", "generation_config"),  # Gemini
         *("inferenceConfig", "additionalModelRequestFields"),  # Bedrock converse
+        "textGenerationConfig",  # Titan
         "fallbacks",  # Anthropic: each may have a bound of its own
     }
 )

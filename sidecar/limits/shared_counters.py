@@ -50,7 +50,8 @@ class UnacknowledgedTake:
     def returned(self, ahead: tuple[int, ...], *, now: float) -> Iterator[Adjustment]:
         """Yield the adjustments that return its units, *ahead* of its limits included.
 
-        What a sliding limit has drained until *now* is not returned. Nothing if *ahead* has another number of units than it has taken: they are not its own.
+        What a sliding limit has drained until *now* is not returned. Nothing if *ahead* has
+        another number of units than it has taken: they are not its own.
         """
         if len(ahead) != len(self.acquires):
             return

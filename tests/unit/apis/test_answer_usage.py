@@ -220,6 +220,8 @@ def test_counts_of_each_api_have_one_form(events: list[object], tokens: TokenCou
         pytest.param([["usage"]], id="no object"),
         pytest.param([{"usage": "7"}], id="no counts"),
         pytest.param([{"usage": {"type": "duration", "seconds": 27}}], id="seconds"),
+        pytest.param([{"usage": {"prompt_tokens": 9, "completion_tokens": -1}}], id="below zero"),
+        pytest.param([{"usage": {"prompt_tokens": None, "total_tokens": None}}], id="null"),
     ],
 )
 def test_an_answer_without_counts_of_all_of_it_has_none(events: list[object]) -> None:
@@ -235,10 +237,10 @@ def test_a_payload_that_is_no_json_states_nothing() -> None:
     assert usage.tokens is None
 
 
-def test_a_count_that_is_no_count_is_zero_and_a_large_one_fits_the_database() -> None:
+def test_a_count_in_another_form_is_one_and_a_large_one_fits_the_database() -> None:
     """A provider's bug must not stop the record of its request."""
-    wrong = {"prompt_tokens": -1, "completion_tokens": True, "prompt_tokens_details": 7}
-    assert counted({"usage": wrong}) == TokenCounts()
+    odd = {"prompt_tokens": 9.0, "completion_tokens": "5", "prompt_tokens_details": 7}
+    assert counted({"usage": odd}) == TokenCounts(9, 5)
     assert counted({"usage": {"prompt_tokens": 1 << 60}}) == TokenCounts(MAX_COUNT)
 
 
