@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from sidecar.domain.subject import Dialect, Operation, OperationSpec
 from sidecar.domain.usage import (
@@ -38,6 +38,10 @@ EVENT_BYTES: Final = {
 """Bytes of one event of a stream with about one token in it, by API."""
 
 DEFAULT_EVENT_BYTES: Final = 225
+
+MOST_TOKENS: Final = 20_000_000
+"""Of input and of output: no model takes half as many. More is a fault of the server, such as -1
+in 32 bits, and would close a limit on tokens for days."""
 
 LONGEST_TEXT_TOKENS: Final = 128_000
 """No model of today writes more text in one answer: bytes beyond it are a picture or sound."""
@@ -87,6 +91,8 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
         if tokens.reasoning > tokens.output:
             # Some servers for OpenAI's API, as that of xAI, leave reasoning out of the output.
             tokens = replace(tokens, output=tokens.output + tokens.reasoning)
+        if tokens.input > MOST_TOKENS or tokens.output > MOST_TOKENS:
+            return TokenCounts(*[min(one, MOST_TOKENS) for one in astuple(tokens)]), True
         return tokens, False
     is_over = ended.end in {AnswerEnd.COMPLETED, AnswerEnd.BLOCKED}
     status = ended.status if ended.answer_status is None else ended.answer_status

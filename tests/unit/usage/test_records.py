@@ -23,6 +23,16 @@ def test_what_the_provider_counted_is_kept_as_it_is() -> None:
     )
 
 
+def test_a_count_that_no_request_has_is_cut_and_marked() -> None:
+    """A server's -1 in 32 bits would close a limit for days."""
+    record = record_of(ended(tokens=TokenCounts(2**32 - 1, 7, cached_input=2**31)))
+
+    assert (record.tokens, record.is_estimated) == (
+        TokenCounts(20_000_000, 7, cached_input=20_000_000),
+        True,
+    )
+
+
 def test_reasoning_that_a_provider_counts_beside_its_output_is_output_too() -> None:
     """No part is larger than its whole."""
     record = record_of(ended(tokens=TokenCounts(10, 5, reasoning=100)))
