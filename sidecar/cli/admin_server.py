@@ -20,6 +20,7 @@ from sidecar.admin.owners import (
     UNKNOWN_PARAMETER,
     ChangeRefusedError,
     ExistsAlreadyError,
+    InvalidValueError,
 )
 from sidecar.cli.arguments import SERVER
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint, note
@@ -234,6 +235,8 @@ def _refuse(problem: Mapping[str, Any], status: int) -> None:
     detail = f"{detail} ({faults})" if faults else detail
     if problem.get("type") == EXISTS:
         raise ExistsAlreadyError(detail, hint=hint)
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY and not faults:  # they are of the request's form
+        raise InvalidValueError(detail, hint=hint)
     raise ChangeRefusedError(detail, hint=hint)
 
 

@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from sidecar.admin.finding_reports import FindingSum, finding_sums, recorded_requests
+from sidecar.admin.policy_changes import existing_policy
 from sidecar.admin.usage_reports import UsageSum
 from sidecar.apis.request_text import read_request
 from sidecar.apis.routes import recognise
@@ -244,6 +245,8 @@ def audit(
         sums = await finding_sums(
             connection, since=start, policy=policy, limit=limit, by_team=by_team
         )
+        if policy is not None and not sums:
+            await existing_policy(connection, policy)
         return sums, await recorded_requests(connection, since=start)
 
     def remote(server: AdminServer) -> tuple[list[FindingSum], int]:

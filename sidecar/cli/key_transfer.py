@@ -144,7 +144,8 @@ def export(
 def _format(file: Path, chosen: FileFormat | None) -> FileFormat:
     found = chosen or _SUFFIXES.get(file.suffix)
     if found is None:
-        fail(f"{file} has no known suffix", hint="pass --format csv or jsonl", code=WRONG_USAGE)
+        problem = f"the name of {file} does not tell its format ({', '.join(_SUFFIXES)})"
+        fail(problem, hint="pass --format csv or --format jsonl", code=WRONG_USAGE)
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -24,6 +25,8 @@ from sidecar.admin.limits import (
     owned_limits,
     remove_all_limits,
 )
+from sidecar.admin.owners import ChangeRefusedError, InvalidValueError
+from sidecar.cli.admin_server import AdminServer
 from sidecar.cli.arguments import KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import ChangeNotice, on_connection, settings_or_exit
 from sidecar.cli.keys import public_id
@@ -132,13 +135,12 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
     )
 
     def change(before: OwnedLimits) -> tuple[Limit, ...]:
-        added = {
-            one.id: one
-            for one in (
-                parse_limit(word, level=owner.level, owner=before.owner_id, selectors=selectors)
-                for word in words
-            )
-        }
+        added: dict[str, Limit] = {}
+        for word in words:
+            one = parse_limit(word, level=owner.level, owner=before.owner_id, selectors=selectors)
+            if one.id in added:
+                raise LimitWordsError(f"{shown_kind(one.measure, one.window)} is given twice")
+            added[one.id] = one
         return tuple(({one.id: one for one in before.limits} | added).values())
 
     _change(owner, change, output)
@@ -172,7 +174,8 @@ def remove(
         kinds = {parse_kind(word) for word in words or ()}
         missing = kinds - {(one.measure, one.window) for one in before.limits}
         if missing:
-            raise LimitWordsError(f"there is no limit {min(shown_kind(*one) for one in missing)}")
+            name = min(shown_kind(*one) for one in missing)
+            raise ChangeRefusedError(f"there is no limit {name}", hint="nothing was changed")
         return tuple(one for one in before.limits if (one.measure, one.window) not in kinds)
 
     _change(owner, change, output, removes_all=every)
@@ -220,17 +223,31 @@ def _change(
     async def work(connection: Connection) -> OwnedLimits:
         if removes_all:
             return await remove_all_limits(connection, owner)
-        return await change_limits(connection, owner, change)
+        with _faults_of_words():
+            return await change_limits(connection, owner, change)
+
+    def remote(server: AdminServer) -> OwnedLimits:
+        with _faults_of_words():
+            return change_limits_there(server, owner, change)
 
     try:
         found = on_connection(
             work,
             notice=lambda changed: ChangeNotice(keys=(f"{prefix}{changed.owner_id}",)),
-            remote=lambda server: change_limits_there(server, owner, change),
+            remote=remote,
         )
     except LimitWordsError as error:
         fail(str(error), hint="nothing was changed", code=WRONG_USAGE)
     _print(found.limits, output)
+
+
+@contextmanager
+def _faults_of_words() -> Iterator[None]:
+    """Exit as for words that are no limit, whoever finds the fault of a limit."""
+    try:
+        yield
+    except InvalidValueError as error:
+        fail(error.problem, hint=error.hint, code=WRONG_USAGE)
 
 
 def _print(found: tuple[Limit, ...], output: Output) -> None:

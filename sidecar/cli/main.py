@@ -72,10 +72,16 @@ class _Commands(TyperGroup):
 
     @override
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Typer's own class is private
+        command = next((word for word in args if word in COMMANDS), None)
         for word in args:
             if not is_text(word):
-                fail(f"{word[:60]!r} is no text", hint="write it in UTF-8", code=WRONG_USAGE)
-        ctx.meta[_AFTER_COMMAND] = rest = super().parse_args(ctx, args)
+                hint, code = "write it in UTF-8", _wrong_usage_of(command)
+                fail(f"{word[:60]!r} is no text", hint=hint, code=code)
+        try:
+            ctx.meta[_AFTER_COMMAND] = rest = super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            error.exit_code = _wrong_usage_of(command)
+            raise
         return rest
 
     @override
@@ -90,8 +96,12 @@ class _Commands(TyperGroup):
                 if isinstance(error.__cause__, ValidationError):
                     error.message = "; ".join(map(plain_fault, error.__cause__.errors()))
             if ctx.invoked_subcommand == "diff":
-                error.exit_code = FAILED  # 2 is a difference
+                error.exit_code = FAILED
             raise
+
+
+def _wrong_usage_of(command: str | None) -> int:
+    return FAILED if command == "diff" else WRONG_USAGE  # 2 of `diff` is a difference
 
 
 _LINE_END: Final = re.compile(r"(?<!\n)\n(?!\n)")

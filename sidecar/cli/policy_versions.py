@@ -187,14 +187,19 @@ def promote(  # noqa: PLR0913, PLR0917 - options of a command
     if SERVER.get() is not None and metrics is None and not without_results:
         hint = "pass --metrics URL, or --without-results"
         fail("a server has no results in shadow", hint=hint, code=WRONG_USAGE)
+    read, request = _mode_change(name, guardrail, Mode.ENFORCE)
     if not without_results:
-        show_version(name, None)  # an unknown policy has no results, and would seem to have none
+        # An unknown guardrail has no results, and would seem to have none.
+        if SERVER.get() is None:
+            read()
+        else:
+            request.send()
         _show_shadow(name, guardrail, metrics or metrics_url(run), is_asked=not yes or dry_run)
     manner = Manner(
         source=f"policy {name}", output=output, note=why or f"promote {guardrail}", yes=yes,
         dry_run=dry_run, no_wait=no_wait,
     )  # fmt: skip
-    _set_mode(name, guardrail, Mode.ENFORCE, manner)
+    carry_out(read, request, manner)
 
 
 def demote(
@@ -214,7 +219,8 @@ def demote(
         source=f"policy {name}", output=output, note=why or f"demote {guardrail}", yes=yes,
         dry_run=dry_run, no_wait=no_wait,
     )  # fmt: skip
-    _set_mode(name, guardrail, Mode.SHADOW, manner)
+    read, request = _mode_change(name, guardrail, Mode.SHADOW)
+    carry_out(read, request, manner)
 
 
 def shadow_verdicts(exposition: str, guardrail: str, *, policy: str) -> dict[str, int]:
@@ -237,13 +243,13 @@ def shadow_verdicts(exposition: str, guardrail: str, *, policy: str) -> dict[str
     return counted
 
 
-def _set_mode(name: str, guardrail: str, mode: Mode, manner: Manner) -> None:
-    carry_out(
+def _mode_change(
+    name: str, guardrail: str, mode: Mode
+) -> tuple[Callable[[], list[PolicyDocument]], ServerChange]:
+    place = address("policies", name, "guardrails", guardrail, "mode")
+    return (
         lambda: [_on_stored(lambda found: document_with_mode(found, guardrail, mode), name)],
-        ServerChange(
-            "PUT", address("policies", name, "guardrails", guardrail, "mode"), {"mode": mode.value}
-        ),
-        manner,
+        ServerChange("PUT", place, {"mode": mode.value}),
     )
 
 

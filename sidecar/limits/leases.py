@@ -19,6 +19,8 @@ HORIZON_SECONDS: Final = 0.25
 """A lease is meant to last so long at the present rate."""
 LARGEST_SHARE: Final = 64
 """One lease is at most this fraction of the limit's amount."""
+SMALLEST: Final = 2
+"""A lease of one unit would save no call: a request asks for that itself."""
 SHORT_SECONDS: Final = 0.05
 """After a refill that brought nothing, how long until the next try; requests ask one by one."""
 
@@ -38,13 +40,17 @@ class Lease(msgspec.Struct, gc=False):
     _short_until: float = 0.0
     _granted_until: float = 0.0
 
-    def take(self, cost: int, *, now: float, period_start: int = 0) -> bool:
+    def take(
+        self, cost: int, *, now: float, period_start: int = 0, is_measured: bool = False
+    ) -> bool:
         """Give out *cost* units, or none; those of a calendar period are for that period only.
 
+        A request that asks again was measured before (*is_measured*): it is one demand.
         A request that costs nothing, say for a model without a price, is refused only by an
         overdrawn limit: once refused, it asks again when granted units would have expired.
         """
-        self._measured += cost
+        if not is_measured:
+            self._measured += cost
         passed = now - self._measured_at
         if passed >= HORIZON_SECONDS:  # follow the rate of demand, in units a second
             latest = self._measured / min(passed, TTL_SECONDS)
@@ -63,7 +69,7 @@ class Lease(msgspec.Struct, gc=False):
     def wanted(self, *, now: float) -> int:
         """Return how many units a refill should bring, 0 if none is due."""
         size = min(int(self.rate * HORIZON_SECONDS) + 1, self.amount // LARGEST_SHARE)
-        if size < 2 or now < self._short_until:  # noqa: PLR2004 - a request asks for one unit itself
+        if size < SMALLEST or now < self._short_until:
             return 0
         is_low = self.left * 2 < size or now >= self.expires_at
         return max(0, size - self.left) if is_low and not self.refilling else 0
@@ -102,6 +108,19 @@ class Lease(msgspec.Struct, gc=False):
         return units
 
 
+def are_leasable(checks: tuple[LimitCheck, ...]) -> bool:
+    """Return whether leases can ever have all units of *checks*.
+
+    If one of them has to ask for itself each time, units ahead of the others would lie unused.
+    """
+    for check in checks:
+        if isinstance(check.window, ConcurrencyWindow) or (
+            check.cost and check.limit.amount < SMALLEST * LARGEST_SHARE
+        ):
+            return False
+    return True
+
+
 MAX_KNOWN: Final = 50_000
 """Limits whose last status is remembered, some 20 MB; beyond, only those with leases."""
 
@@ -124,16 +143,15 @@ class LeaseTable:
         self.known: dict[str, LastState] = {}
 
     def take(
-        self, scope: str, checks: tuple[LimitCheck, ...], *, now: float
+        self, scope: str, checks: tuple[LimitCheck, ...], *, now: float, is_measured: bool
     ) -> tuple[Lease, ...] | None:
         """Give out all units that *checks* ask for and return their leases, else None."""
+        if not are_leasable(checks):
+            return None
         given: list[Lease] = []
         for check in checks:
-            lease = (
-                None if isinstance(check.window, ConcurrencyWindow) else self.lease(scope, check)
-            )
-            period = check.period_start
-            if lease is None or not lease.take(check.cost, now=now, period_start=period):
+            lease, period = self.lease(scope, check), check.period_start
+            if not lease.take(check.cost, now=now, period_start=period, is_measured=is_measured):
                 for one, taken in zip(given, checks, strict=False):
                     one.put_back(taken.cost)
                 return None
@@ -170,11 +188,12 @@ class LeaseTable:
         self.known.pop(check.limit.id, None)  # the newest are last
         self.known[check.limit.id] = LastState(state, now, check.period_start)
 
-    def standing(self, check: LimitCheck, lease: Lease | None) -> LimitStatus:
-        """Return the status of a limit from which *lease* or a reply has just given units."""
+    def standing(self, check: LimitCheck) -> LimitStatus:
+        """Return the status of a limit of which a lease or a reply has just given units."""
         state = self.known[check.limit.id].state
-        held = 0 if lease is None else lease.left
-        return LimitStatus(check.limit, state.remaining + held, state.reset_seconds)
+        held = self._held.get((check.limit.id, check.reserve))
+        left = 0 if held is None else held.lease.left
+        return LimitStatus(check.limit, state.remaining + left, state.reset_seconds)
 
     def expired(self, *, now: float) -> Returned:
         """Give up units that were not used in time, and forget leases without demand."""

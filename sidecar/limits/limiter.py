@@ -13,7 +13,7 @@ from sidecar.domain.limits import Level, Limit, LimitStatus
 from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.budgets import BudgetWatch
-from sidecar.limits.leases import Lease, LeaseTable
+from sidecar.limits.leases import LeaseTable, are_leasable
 from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck
 from sidecar.limits.local_shares import Instant, LocalShares
 from sidecar.limits.shared_counters import AWAY_SECONDS, SharedCounts
@@ -129,7 +129,7 @@ class Limiter:
         Returns at once if leases have all units or there was no room a moment ago, else an
         awaitable.
         """
-        at_hand = self._at_hand(principal.organization_id, checks)
+        at_hand = self._at_hand(principal.organization_id, checks, is_measured=False)
         return at_hand or self._take_later(principal, checks, member)
 
     def settle(
@@ -183,9 +183,11 @@ class Limiter:
         yield from self._leases.held()
         yield from self._shared.uncounted(counted=counted)
 
-    def _at_hand(self, scope: str, checks: tuple[LimitCheck, ...]) -> LimitDecision | None:
+    def _at_hand(
+        self, scope: str, checks: tuple[LimitCheck, ...], *, is_measured: bool
+    ) -> LimitDecision | None:
         now = self._clocks.monotonic()
-        leases = self._leases.take(scope, checks, now=now)
+        leases = self._leases.take(scope, checks, now=now, is_measured=is_measured)
         if leases is None:
             short = self._denials.of(checks, now=now)
             return None if short is None else Limited(short)
@@ -203,14 +205,14 @@ class Limiter:
             task = asyncio.ensure_future(refill())
             self._refills.add(task)
             task.add_done_callback(self._refills.discard)
-        return Granted(tuple(map(self._leases.standing, checks, leases)))
+        return Granted(tuple(map(self._leases.standing, checks)))
 
     async def _take_later(
         self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
     ) -> LimitDecision:
         try:
             async with self._shared.turn():
-                at_hand = self._at_hand(principal.organization_id, checks)
+                at_hand = self._at_hand(principal.organization_id, checks, is_measured=True)
                 return at_hand or await self._take_shared(principal, checks, member)
         except LimitsUnavailableError:
             return await self._take_local(principal, checks, member)
@@ -219,18 +221,22 @@ class Limiter:
         self, principal: Principal, checks: tuple[LimitCheck, ...], member: str
     ) -> LimitDecision:
         scope = principal.organization_id
+        is_leasable = are_leasable(checks)
         for _ in range(MAX_BEGINS):
-            leases = [self._lease(scope, check) for check in checks]
             now = self._clocks.monotonic()
             acquires = tuple(
-                Acquire(check, check.cost, 0 if lease is None else lease.wanted(now=now), member)
-                for check, lease in zip(checks, leases, strict=True)
+                Acquire(
+                    check,
+                    check.cost,
+                    self._leases.lease(scope, check).wanted(now=now) if is_leasable else 0,
+                    member,
+                )
+                for check in checks
             )
             answer = await self._ask(scope, acquires)
             match answer:
                 case Acquired():
-                    leases = [self._lease(scope, check) for check in checks]
-                    return Granted(tuple(map(self._leases.standing, checks, leases)))
+                    return Granted(tuple(map(self._leases.standing, checks)))
                 case Exhausted(index, states):
                     standing = _status(checks[index], states[index])
                     self._denials.note(checks[index], standing, now=self._clocks.monotonic())
@@ -309,13 +315,6 @@ class Limiter:
                 )
                 self._shared.adjust(principal.organization_id, taken)
         return Granted(tuple(map(_status, checks, states)), is_local=True)
-
-    def _lease(self, scope: str, check: LimitCheck) -> Lease | None:
-        return (
-            None
-            if isinstance(check.window, ConcurrencyWindow)
-            else self._leases.lease(scope, check)
-        )
 
     def _moment(self) -> Instant:
         return Instant(self._clocks.monotonic(), self._clocks.wall())

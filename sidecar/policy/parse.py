@@ -232,7 +232,9 @@ def nearest(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given.lower(), by_lower, n=1)
     if near:
         return f"did you mean `{by_lower[near[0]]}`?"
-    return f"one of {', '.join(names)}" if len(names) <= 60 else "see docs/guardrails.md"  # noqa: PLR2004 - still readable
+    if len(names) > 60:  # noqa: PLR2004 - no longer readable
+        return "`egret policy schema` has all names"
+    return f"one of {', '.join(names)}"
 
 
 _POLICY_WORDS: Final = FaultWords(_fields_at, _form)

@@ -68,7 +68,9 @@ class Supervisor:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._serving: set[int] = set()
         """Workers that wrote to their pipe that they are ready, and have not closed it since."""
+        self._have_served: set[int] = set()
         self._stopping = asyncio.Event()
+        self._stop_signals = 0
         self._unstartable: int | None = None
         self._metrics_directory, self._directory_lock = _own_directory()
         self._metrics = WorkerMetrics(self._metrics_directory)
@@ -104,7 +106,7 @@ class Supervisor:
         """Keep the workers running until SIGTERM or SIGINT.
 
         Raises:
-            WorkerStartError: a worker found its settings unusable.
+            WorkerStartError: a worker could not start the first time.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -144,7 +146,9 @@ class Supervisor:
             code = await self._run_once(index)
             if self._stopping.is_set():
                 return
-            if code == CANNOT_START:
+            # One that has served has usable settings: what it lacks now may be there again soon,
+            # for example room on the disk.
+            if code == CANNOT_START and index not in self._have_served:
                 # The others may be serving: they drain first.
                 self._unstartable = index
                 self._stopping.set()
@@ -187,6 +191,7 @@ class Supervisor:
         def note_readiness() -> None:
             if os.read(ready_reader, 1):
                 self._serving.add(index)
+                self._have_served.add(index)
             else:
                 self._serving.discard(index)
                 loop.remove_reader(ready_reader)
@@ -219,8 +224,8 @@ class Supervisor:
             self._metrics.worker_gone(process.pid)
 
     def _stop(self) -> None:
-        if self._stopping.is_set():
-            # The second signal: do not wait for the drain.
+        self._stop_signals += 1
+        if self._stop_signals > 1:  # do not wait for the drain
             self._forward(signal.SIGKILL)
         self._stopping.set()
 

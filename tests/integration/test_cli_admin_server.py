@@ -144,6 +144,9 @@ async def test_policies_are_administered_by_the_server(by_server: ByServer) -> N
     back = await by_server("policy", "rollback", "strict", "--yes", "-o", "json")
     demoted = await by_server("policy", "demote", "strict", "words", "--yes")
     unsure = await by_server("policy", "promote", "strict", "words", "--yes")
+    nowhere = ("--metrics", "http://127.0.0.1:1/metrics", "--dry-run")
+    unknown = await by_server("policy", "promote", "strict", "word", *nowhere)
+    tried = await by_server("policy", "promote", "strict", "words", *nowhere)
     promoted = await by_server(
         "policy", "promote", "strict", "words", "--yes", "--without-results"
     )
@@ -161,6 +164,9 @@ async def test_policies_are_administered_by_the_server(by_server: ByServer) -> N
     assert compared.json[0]["change"] == "none"
     assert [(one["from_version"], one["to_version"]) for one in back.json] == [(2, 3)]
     assert (demoted.code, promoted.code) == (0, 0)
+    assert (unknown.code, unknown.err.count("\n")) == (1, 1)
+    assert unknown.err.startswith("error: ")
+    assert (tried.code, "results in shadow are unknown" in tried.err) == (0, True)
     assert (unsure.code, "--without-results" in unsure.err) == (2, True)
     assert [(one["version"], one["note"]) for one in history.json] == [
         (5, "promote words"),

@@ -101,5 +101,14 @@ def test_an_audit_without_findings_says_so_and_passes(egret: Egret) -> None:
     assert egret("guardrails", "audit", "-o", "json").json == []
 
 
+def test_an_audit_of_an_unknown_policy_does_not_pass_for_one_without_findings(
+    egret: Egret,
+) -> None:
+    """The built-in one is known."""
+    ran = egret("guardrails", "audit", "--policy", "nope")
+    assert (ran.code, ran.err) == (1, "error: there is no policy nope; see `egret policy list`\n")
+    assert egret("guardrails", "audit", "--policy", "default", "-o", "json").json == []
+
+
 def test_a_time_that_is_none_is_refused(egret: Egret) -> None:
     assert egret("guardrails", "audit", "--since", "soon").code == 2

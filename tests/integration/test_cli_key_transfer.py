@@ -267,7 +267,8 @@ def test_an_import_tells_workers_once_and_is_logged_once(
     [
         pytest.param(
             "keys import {}/keys",
-            "error: {}/keys has no known suffix; pass --format csv or jsonl\n",
+            "error: the name of {}/keys does not tell its format (.csv, .jsonl, .ndjson);"
+            " pass --format csv or --format jsonl\n",
             id="no format",
         ),
         pytest.param(

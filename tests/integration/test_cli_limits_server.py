@@ -31,15 +31,17 @@ async def test_limits_and_budgets_are_administered_by_the_server(
     removed = await by_server("limits", "remove", *team, "requests/minute", "-o", "json")
     mistyped = await by_server("limits", "set", *team, "requests/minute=1", "--operation", "chatt")
     missing = await by_server("limits", "remove", *team, "requests/minute")
+    conflicting = await by_server("limits", "set", *team, "cost/minute=1")
     cleared = await by_server("limits", "remove", *team, "--all", "-o", "json")
 
     assert (made.code, "no price is set" in made.err) == (0, True)
     assert (mistyped.code, "there is no operation 'chatt'" in mistyped.err) == (2, True)
+    assert (conflicting.code, "cost goes with day, week" in conflicting.err) == (2, True)
     assert {one["amount"] for one in own[0].json} == {60, 2_500_000}
     for there, local in (listed, own, budgets):
         assert there.json == local.json
     assert {one["used"] for one in live[0].json} == {0, None}
     assert [one["limit"] for one in live[0].json] == [one["limit"] for one in live[1].json]
     assert [one["measure"] for one in removed.json] == ["cost"]
-    assert (missing.code, "there is no limit requests/minute" in missing.err) == (2, True)
+    assert (missing.code, "there is no limit requests/minute" in missing.err) == (1, True)
     assert cleared.json == []

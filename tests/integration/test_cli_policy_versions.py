@@ -125,12 +125,15 @@ def test_a_guardrail_is_promoted_and_demoted_in_the_author_s_own_text(
     nowhere = "http://127.0.0.1:1/metrics"
 
     misspelt = egret("policy", "promote", "card", "cards", "--metrics", nowhere, "--yes")
+    no_guardrail = egret("policy", "promote", "cards", "card", "--metrics", nowhere, "--dry-run")
     refused = egret("policy", "promote", "cards", "cards", "--metrics", nowhere, "--yes")
     tried = egret("policy", "promote", "cards", "cards", "--metrics", nowhere, "--dry-run")
     promoted = egret("policy", "promote", "cards", "cards", "--yes", "--without-results")
     demoted = egret("policy", "demote", "cards", "mail", "--yes", "-m", "false alarms")
 
     assert misspelt.err == "error: there is no policy card; see `egret policy list`\n"
+    assert (no_guardrail.code, no_guardrail.err.count("\n")) == (1, 1)
+    assert no_guardrail.err.startswith("error: ")
     assert "-  mode: shadow\n+  mode: enforce\n" in promoted.out
     unknown = f"its results in shadow are unknown: no metrics at {nowhere}"
     assert (refused.code, refused.err) == (

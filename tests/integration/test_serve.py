@@ -44,6 +44,10 @@ class Serving:
             if "sidecar.worker" in child.cmdline()
         ]
 
+    def worker(self, index: int) -> psutil.Process:
+        """The process of one worker."""
+        return next(one for one in self.workers() if one.cmdline()[-3] == str(index))
+
     async def is_serving(self, worker: int) -> bool:
         """Whether a health check of that worker's socket says SERVING."""
         target = f"unix:{self.sockets / f'worker-{worker}.sock'}"
@@ -261,6 +265,49 @@ async def test_the_others_end_in_order_before_serve_if_one_worker_cannot_start(
     text = running.log.read_text()
     assert "cannot bind" in text
     assert "Traceback" not in text
+
+
+async def test_a_worker_that_cannot_start_again_does_not_end_the_others(
+    database: Database, tmp_path: Path
+) -> None:
+    """Its place for usage is away, as on a full disk; once that is back, so is the worker."""
+    spool, away = tmp_path / "spool", tmp_path / "away"
+    async with serving(database.dsn, tmp_path, USAGE__SPOOL_DIRECTORY=str(spool)) as running:
+        await running.until_serving(0, 1)
+        spool.rename(away)
+        spool.touch()
+        running.worker(0).kill()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while running.log.read_text().count("cannot make a folder for usage") < 2:
+                assert running.process.returncode is None
+                await asyncio.sleep(0.05)
+        assert await running.is_serving(1)
+        spool.unlink()
+        away.rename(spool)
+        await running.until_serving(0, 1)
+
+
+async def test_the_first_signal_lets_workers_drain_that_end_because_another_cannot_start(
+    tmp_path: Path,
+) -> None:
+    """It is no second signal, which would kill them."""
+    settings = {"SERVER__DRAIN_DELAY_SECONDS": "1"}
+    dsn = f"postgresql://nobody@/none?host={tmp_path}"
+    async with serving(dsn, tmp_path, **settings) as running:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(running.workers()) < 2:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+            late = running.worker(1)
+            late.suspend()
+            await running.until_serving(0)
+            (running.sockets / "worker-1.sock").mkdir()
+            late.resume()
+            while "worker.draining" not in running.log.read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            running.process.terminate()
+            assert await running.process.wait() == 2
+        # A worker that is killed leaves its socket.
+        assert [*running.sockets.iterdir()] == [running.sockets / "worker-1.sock"]
 
 
 async def test_metrics_of_all_workers_are_one_page(database: Database, tmp_path: Path) -> None:

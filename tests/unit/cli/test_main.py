@@ -145,7 +145,15 @@ def test_a_value_that_an_option_does_not_take_is_refused_in_plain_words(
     assert (result.exit_code, f": {fault} ╰" in said) == (2, True), said
 
 
-@pytest.mark.parametrize("words", [("diff", "--prun"), ("diff", "-o", "yaml")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("diff", "--prun"), id="an unknown option"),
+        pytest.param(("diff", "-o", "yaml"), id="an unknown value"),
+        pytest.param(("--prune", "diff"), id="an option before the command"),
+        pytest.param(("diff", "\udcff"), id="no text"),
+    ],
+)
 def test_a_mistyped_diff_does_not_pass_for_a_difference(words: tuple[str, ...]) -> None:
     """Pipelines read 2 as drift."""
     assert CliRunner().invoke(command_tree(words), words).exit_code == 1

@@ -343,6 +343,36 @@ async def test_far_from_a_limit_a_lease_covers_almost_every_request() -> None:
     assert fleet.waited < 1_800 / 50
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(
+            limit(Measure.CONCURRENT, id="lim_2", window=Window.ONCE, amount=50, burst=None),
+            id="concurrent",
+        ),
+        pytest.param(limit(id="lim_2", amount=100, burst=100), id="small"),
+    ],
+)
+async def test_nothing_is_taken_ahead_beside_a_limit_that_is_asked_each_time(other: Limit) -> None:
+    """No request could use it."""
+    budgeted, fleet = budget(1_000_000_000), Fleet()
+    for number in range(50):
+        assert isinstance(await fleet.take(0, budgeted, other, cost=1_000), Granted)
+        assert fleet.server.periods[budgeted.id][1] == 1_000 * (number + 1)
+        fleet.now += 0.02
+        fleet.server.slots.clear()
+
+
+async def test_a_request_that_waits_for_an_answer_is_one_demand() -> None:
+    """The lease refuses it twice, before its turn and in it, and lasts for a quarter second."""
+    fleet, one = Fleet(), budget(1_000_000_000)
+    for _ in range(12):  # so far apart that no lease outlives the pause
+        await fleet.take(0, one, cost=1_000)
+        fleet.now += 0.99
+    held = sum(-change.amount for change in fleet.workers[0].uncounted(counted=0))
+    assert held == pytest.approx(1_000 / 4, rel=0.02)
+
+
 async def test_a_flood_at_a_limit_is_no_flood_on_the_shared_counts() -> None:
     """What was refused is refused again at once, until there may be room."""
     one, calls = limit(burst=1), [0]

@@ -304,6 +304,13 @@ FAULTS = {
             "(did you mean `EMAIL`?)"
         ),
     ),
+    "unknown_among_many": (
+        f"{GUARDRAIL}{{name: a, type: pii, types: [xxxxxxx]}}",
+        (
+            "line 3, column 34: guardrails[0].types[0]: unknown PII type `xxxxxxx` "
+            "(`egret policy schema` has all names)"
+        ),
+    ),
     "unknown_region": (
         f"{GUARDRAIL}{{name: a, type: pii, regions: [us]}}",
         "line 3, column 36: guardrails[0].regions[0]: unknown region `us` (did you mean `US`?)",

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import jinja2
+from pydantic import Field
 
 from sidecar.domain.http import HeaderName
 from sidecar.domain.usage import LOG_FORMAT
@@ -200,6 +201,8 @@ def _as_regex(character: str) -> str:
 TEMPLATE: Final = Path(__file__).with_name("egret.yaml.j2")
 HTTPS_PORT: Final = 443
 EGRET_PORT: Final = 50051
+Port = Annotated[int, Field(ge=1, le=65535)]
+PortOrFree = Annotated[int, Field(ge=0, le=65535)]
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -236,7 +239,7 @@ class Provider:
     """
 
     host: str
-    port: int = HTTPS_PORT
+    port: Port = HTTPS_PORT
     address: str = ""
     ca_file: str = SYSTEM_CA_FILE
     credential_header: str | None = None
@@ -272,7 +275,7 @@ class OtlpCollector:
     """Where Envoy sends its spans: OTLP over gRPC, no TLS."""
 
     host: str
-    port: int
+    port: Port
 
     @property
     def as_address(self) -> dict[str, object]:
@@ -288,7 +291,7 @@ class EgretService:
     """
 
     host: str
-    port: int = EGRET_PORT
+    port: Port = EGRET_PORT
     address: str = ""
 
     @property
@@ -340,13 +343,13 @@ class EnvoyParameters:
     unknown_models: UnknownModels = UnknownModels.REFUSE
     trusted_proxies: int = 0
     https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
-    https_port: int = 8443
+    https_port: Port = 8443
     wants_client_certificates: bool = False
-    http_port: int | None = None
+    http_port: Port | None = None
     admin_socket: str | None = None
-    admin_port: int = 0
+    admin_port: PortOrFree = 0
     metrics_address: str = "127.0.0.1"
-    metrics_port: int | None = None
+    metrics_port: Port | None = None
     access_log_path: str = "/dev/stdout"
     otlp: OtlpCollector | None = None
     sampling_percent: float = 100

@@ -36,9 +36,9 @@ def part_error_from(part: str, error: OSError, *, path: Path) -> PartError:
     """Describe an error of the operating system."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            hint = "free some space, or choose another place with --run-directory"
+            hint = "free some space, or choose another place with --run"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            hint = "choose a place you may write to with --run-directory"
+            hint = "choose a place you may write to with --run"
         case errno.EADDRINUSE:
             hint = "stop what listens there, or leave the port out to get a free one"
         case _:

@@ -153,7 +153,7 @@ def _locked(path: Path) -> int:
         raise PartError(
             PART,
             f"another `egret up` (pid {owner or 'unknown'}) runs in {path}",
-            hint="stop it, or choose another place with --run-directory",
+            hint="stop it, or choose another place with --run",
         ) from None
     os.truncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -168,7 +168,7 @@ def _refuse_a_strangers(path: Path) -> None:
         raise PartError(
             PART,
             f"{path} exists and was not made by `egret up`",
-            hint="move it away, or choose another place with --run-directory",
+            hint="move it away, or choose another place with --run",
         )
 
 
@@ -188,7 +188,7 @@ def _check_space(path: Path) -> None:
         raise PartError(
             PART,
             f"{free // 1024**2} MB are free in {path}, {MIN_FREE_BYTES // 1024**2} are needed",
-            hint="free some space, or choose another place with --run-directory",
+            hint="free some space, or choose another place with --run",
         )
 
 
@@ -199,5 +199,5 @@ def _check_length(path: Path) -> None:
         raise PartError(
             PART,
             f"{path} is too long: a Unix socket below it leaves room for {room} bytes",
-            hint="choose a shorter one with --run-directory",
+            hint="choose a shorter one with --run",
         )
