@@ -199,8 +199,10 @@ def _settings_problems(guardrail: Guardrail, missing: Mapping[str, str]) -> Iter
                 hint = "use `denied_terms`, whose boundaries are those of any script"
                 yield "ascii-word-boundary", problem, hint
             if not author_expression(pattern.regex).filtered:
-                problem = f"{pattern.name} is searched in every string, for its anchors or classes"
-                hint = "write `\\b` for `^` and `$`, `[^ ]` for `\\S`"
+                problem = (
+                    f"{pattern.name} is searched in every string, for its anchors, classes or case"
+                )
+                hint = "write `\\b` for `^` and `$`, `[^ ]` for `\\S`, ranges for `\\p{..}`"
                 yield "searched-everywhere", problem, hint
             elif starts_open and not bare.endswith(("\\b", "$")):
                 problem = f"{pattern.name} also matches within longer words"

@@ -305,6 +305,9 @@ def bare_password(content: bytes, start: int, end: int) -> tuple[SecretTier, Spa
 def _end_of_value(content: bytes, start: int, quote: bytes) -> int:
     """Return the end of a value: its quote's, or that of the word without the text's own signs."""
     limit = min(len(content), start + _MAX_VALUE_BYTES)
+    # Not within a character: the rest of the text must stay UTF-8.
+    while limit < len(content) and content[limit] & 0xC0 == 0x80:  # noqa: PLR2004 - in UTF-8
+        limit -= 1
     if quote:
         end = content.find(quote, start, limit)
         if end >= 0 and b"\n" not in content[start:end]:

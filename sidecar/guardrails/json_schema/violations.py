@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import jsonschema_rs
 
@@ -91,11 +92,14 @@ class ViolationLocator:
                     yield
             else:
                 return Violation("SCHEMA", at.path)
+            compiled = len(self._validators)
             for number, one in enumerate(self._within(at, schema, keyword), start=1):
                 if not self._fits(one.place, "", one.value):
                     at = one
                     break
-                if number % VALIDATED_AT_A_TIME == 0:
+                # To compile a large schema for one more place takes some milliseconds.
+                if len(self._validators) > compiled or number % VALIDATED_AT_A_TIME == 0:
+                    compiled = len(self._validators)
                     yield
             else:
                 return Violation(f"SCHEMA_{_CAPITAL.sub('_', keyword).upper()}", at.path)
@@ -137,7 +141,8 @@ class ViolationLocator:
         if known is None:
             alone: dict[str, Any] = {"$defs": {_ROOT: self._root}}
             if not keyword or keyword in _EVERYTHING:
-                alone["$ref"] = "#/$defs" + pointer_to((_ROOT, *place)).replace("%", "%25")
+                pointer = quote(pointer_to((_ROOT, *place)), safe="/~")  # RFC 6901, section 6
+                alone["$ref"] = "#/$defs" + pointer
             else:
                 schema: Any = self._root
                 for step in place:

@@ -285,20 +285,32 @@ def syntax_problem(regex: str) -> str | None:
     return None
 
 
+_CASELESS: Final = re.compile(r"\(\?[A-Za-z]*i")
+_BEYOND_LATIN: Final = re.compile(
+    r"[^\x00-\u024f\u2e80-\ua4cf\uac00-\ud7af]"  # the others have no case
+    r"|[\x00-\u024f]-[^\x00-\u024f]"
+    r"|\\x\{0*(?:[1-9a-fA-F][0-9a-fA-F]{3,}|[3-9a-fA-F][0-9a-fA-F]{2}|2[5-9a-fA-F][0-9a-fA-F])\}"
+)
+"""Letters that Hyperscan may fold otherwise than RE2: of the Latin ones up to U+024F none."""
+
+
 @functools.lru_cache(maxsize=16_384)
 def author_expression(regex: str) -> Expression:
     """Return an author's *regex* as an expression, filtered by the database if that is safe.
 
     It is not if the two engines could differ on a text that is scanned together with others.
     Anchors mean the ends of one text to RE2 and the ends of the joined texts to Hyperscan, and
-    a vertical tab is white space to Hyperscan only. Quoted runs are not worth reading apart.
+    a vertical tab is white space to Hyperscan only. Hyperscan's tables of Unicode's properties
+    and cases are older than RE2's. Quoted runs are not worth reading apart.
     """
+    if _CASELESS.search(regex) and _BEYOND_LATIN.search(regex):
+        return Expression(regex, unicode=True, filtered=False)
     in_class, position = False, 0
     while position < len(regex):
         character = regex[position]
         if character == "\\":
             escaped = regex[position + 1 : position + 2]
-            if escaped in {"A", "z", "Z", "Q", "S"} or (in_class and escaped == "s"):
+            if escaped in {"A", "z", "Z", "Q", "S", "p", "P"} or (in_class and escaped == "s"):
                 return Expression(regex, unicode=True, filtered=False)
             position += 1
         elif in_class:

@@ -32,6 +32,18 @@ def test_what_shows_only_once_another_is_out_is_found_too() -> None:
     assert found.findings[-1].end == len(f"To {MAIL}{CARD}")
 
 
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("letter", ["ñ", "パ"])
+def test_a_long_value_ends_between_two_characters(letter: str, offset: int) -> None:
+    """The rest of the text could else not be read, and no guardrail would have searched it."""
+    value = "b" * offset + "xK9$Q7!" + f"{letter}9Z#" * 60
+    (found,) = _found(
+        "  - {name: secrets, type: secrets, action: redact}\n",
+        f"PWD={value}; AKIAQYLPMN5HHHFPZAM2",
+    )
+    assert [type_ for _, type_ in _types(found)] == ["GENERIC_SECRET", "AWS_ACCESS_KEY"]
+
+
 def test_what_shows_is_judged_by_every_guardrail() -> None:
     """One that blocks has a say in it."""
     mails = "  - {name: mails, type: pii, types: [EMAIL], action: redact}\n"

@@ -201,3 +201,24 @@ def test_looking_for_the_place_yields_between_levels_and_items() -> None:
     steps = check.judge("order", (piece(json.dumps(value)),))
 
     assert sum(1 for _ in steps) > 20 + 10
+
+
+def test_looking_for_the_place_yields_after_each_schema_that_it_compiles() -> None:
+    """For the first violation a large schema is compiled for one property after the other."""
+    names = [f"field {number}" for number in range(100)]
+    schema = {"properties": {name: {"type": "integer"} for name in names}}
+    check = JsonSchemaCheck(JsonSchemaSettings(json.dumps(schema)))
+    text = json.dumps({**dict.fromkeys(names, 1), names[-1]: "x"})
+
+    assert sum(1 for _ in check.judge("order", (piece(text),))) > len(names)
+
+
+@pytest.mark.parametrize("name", ["größe", "first name", "日本", "a%20b", '^|{}"<>#[]\\', "a/b~c"])
+def test_a_property_may_have_any_name(name: str) -> None:
+    """Schemas refer to each other by URI, in which not every sign may stand as it is."""
+    schema = {"properties": {name: {"properties": {name: {"type": "integer"}}}}}
+    pointer = name.replace("~", "~0").replace("/", "~1")
+
+    assert found(piece(json.dumps({name: {name: "x"}})), schema=schema) == [
+        ("SCHEMA_TYPE", f"choices[0]/{pointer}/{pointer}")
+    ]

@@ -74,12 +74,20 @@ def test_a_database_of_other_expressions_is_refused() -> None:
         ("[^^]x", True),
         ("[]$]x", True),
         (r"\$5", True),
+        (r"\p{Lu}{3}", False),
+        (r"[^\PL]7", False),
+        ("Ж7", True),
+        ("(?i)Ж7", False),
+        (r"(?si:a\x{10D0})", False),
+        ("(?i)[a-龥]7", False),
+        ("(?i)größe", True),
+        ("(?i)机密|secret", True),
     ],
 )
 def test_an_expression_that_two_engines_read_differently_is_not_filtered(
     regex: str, *, is_filtered: bool
 ) -> None:
-    """Anchors and white space differ in texts that are scanned together."""
+    """Anchors and white space differ in texts that are scanned together, Unicode by its age."""
     assert author_expression(regex).filtered is is_filtered
 
 
