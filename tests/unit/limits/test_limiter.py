@@ -304,6 +304,19 @@ async def test_a_request_that_is_given_up_while_it_waits_holds_no_slot() -> None
     assert fleet.server.slots[one.id] == set()
 
 
+async def test_a_slot_is_free_at_the_end_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when the worker tends its leases the next time: a client would meet itself."""
+    monkeypatch.setattr("sidecar.limits.limiter.TEND_SECONDS", 3_600.0)
+    one, fleet = limit(Measure.CONCURRENT, window=Window.ONCE, amount=1, burst=None), Fleet()
+    running = asyncio.ensure_future(fleet.workers[0].run())
+    await fleet.take(0, one, member="r1")
+    fleet.workers[0].settle("org_1", [Adjustment(one, 0, member="r1")], name="r1")
+    async with asyncio.timeout(60):
+        while fleet.server.slots[one.id]:  # noqa: ASYNC110 - of the server
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
 async def test_a_take_that_is_made_void_late_frees_nothing_of_others() -> None:
     """Its units have drained: a burst could else be had twice."""
     one, fleet = limit(Measure.COST, window=Window.MINUTE, amount=1_200, burst=1_200), Fleet()
