@@ -824,6 +824,12 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
             id="a choice that is none",
         ),
         pytest.param(
+            "sidecar", {"envoy__otlp__host": "http://c:4317"}, "host", id="a URL for a host"
+        ),
+        pytest.param(
+            "sidecar", {"envoy__otlp__host": "c:4317"}, "host", id="a host with its port"
+        ),
+        pytest.param(
             "sidecar", {"envoy__metrics__port": "9464"}, "envoy.metrics.port: 9464 is taken",
             id="a port of two",
         ),
