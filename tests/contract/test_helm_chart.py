@@ -741,6 +741,19 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
     assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
 
 
+def test_rules_for_egress_hold_for_every_pod() -> None:
+    """`egret admin` sends alerts, and would reach every host without them."""
+    resources = render(
+        "helm4", case="sidecar-full",
+        admin='{"enabled": true, "publicUrl": "https://a.example", "existingSecret": "console"}',
+    )  # fmt: skip
+    policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
+    assert len(policies) == 3
+    for policy in policies:
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert policy["egress"] == policies[0]["egress"]
+
+
 # Values that are wrong.
 
 
