@@ -30,6 +30,8 @@ from sidecar.domain.validation import is_refused_address
 from sidecar.policy.fields import Document, GuardrailFields, LongDuration, Score, Timeout
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_METADATA_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
+"""gRPC refuses a call with any other name, so that each check would fail."""
 _RESERVED_HEADERS: Final = frozenset({
     "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "host",
     "te", "trailer", "transfer-encoding", "upgrade",
@@ -192,6 +194,10 @@ class GrpcDocument(_RemoteFields):
     @model_validator(mode="after")
     def _has_metadata(self) -> Self:
         for name in self.headers:
+            if not _METADATA_NAME.fullmatch(name):
+                raise ValueError(
+                    f"`{name[:80]}` is no name of gRPC metadata: letters, digits, `_`, `.` and `-`"
+                )
             if name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
                 raise ValueError(f"`{name[:80]}` is gRPC's own, or binary metadata")
         return self

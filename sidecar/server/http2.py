@@ -53,6 +53,16 @@ CLOSE_SECONDS: Final = 10.0
 """A peer that has not read its last bytes by then is cut off."""
 HIGH_WATER_BYTES: Final = 1 << 20
 """From here on a stream that writes waits until the peer has read."""
+KEEPALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
+)
+"""Of a connection over TCP. A machine that vanishes sends no FIN: without these its exchanges
+would keep their places and bytes until a restart. An idle connection ends after a minute, and so
+does one whose bytes are not acknowledged for that long."""
 
 _READ: Final = memoryview(bytearray(1 << 18))
 """All connections read into the same memory, so that it stays in the CPU's caches. What was read
@@ -120,6 +130,9 @@ class Http2Connection(Http2Sender):
         if connected is not None and connected.family == socket.AF_UNIX:
             # Linux gives 208 KiB: a long body would wait several times for Envoy to read.
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HIGH_WATER_BYTES)
+        elif connected is not None:
+            for option in KEEPALIVE:
+                connected.setsockopt(*option)
         self._connections.add(self)
         self._handshake = self.loop.call_later(HANDSHAKE_SECONDS, self.abort)
         transport.write(_HELLO)

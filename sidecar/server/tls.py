@@ -90,7 +90,8 @@ class _Rotation:
         except OSError as error:  # ssl.SSLError is an OSError
             raise SocketError(
                 f"cannot serve TLS with {files.certificate}, {files.key} and {files.client_ca}"
-                f" ({type(error).__name__}): use PEM files that match, readable by this user"
+                f" ({type(error).__name__}): use PEM files that match, readable by this user, and"
+                " a key without a passphrase"
             ) from None
 
     def newer(self) -> ssl.SSLContext | None:
@@ -105,7 +106,8 @@ class _Rotation:
         # Stamped before reading: a file that is replaced meanwhile is read again next time.
         stamp = self._look()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self._files.client_ca)
-        context.load_cert_chain(self._files.certificate, self._files.key)
+        # With a password, or OpenSSL asks on the terminal for that of an encrypted key, and waits.
+        context.load_cert_chain(self._files.certificate, self._files.key, password="")
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.verify_mode = ssl.CERT_REQUIRED
         context.set_alpn_protocols(["h2"])

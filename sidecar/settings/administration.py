@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from sidecar.settings.sections import Seconds, Section, is_loopback
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _origin(scheme: str, host: str, port: int | None) -> str:
+    """Return an origin as browsers send it: in lower case, and without the scheme's own port."""
+    name = f"[{host}]" if ":" in host else host.lower()
+    return (
+        f"{scheme}://{name}"
+        if port in {None, _DEFAULT_PORTS[scheme]}
+        else f"{scheme}://{name}:{port}"
+    )
 
 
 class AdminSettings(Section):
@@ -50,9 +62,8 @@ class AdminSettings(Section):
     def origin(self) -> str:
         """Return scheme, host and port in a browser."""
         if self.public_url is not None:
-            return self.public_url.rstrip("/")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+            return self.public_url
+        return _origin("http", self.host, self.port)
 
     @property
     def origins(self) -> frozenset[str]:
@@ -60,8 +71,8 @@ class AdminSettings(Section):
         parts = urlsplit(self.origin)
         if not is_loopback(parts.hostname or ""):
             return frozenset({self.origin})
-        names = {parts.netloc, f"localhost:{parts.port}", f"127.0.0.1:{parts.port}"}
-        return frozenset(f"{parts.scheme}://{name}" for name in names)
+        names = {parts.hostname or "", "localhost", "127.0.0.1"}
+        return frozenset(_origin(parts.scheme, name, parts.port) for name in names)
 
     @property
     def is_encrypted(self) -> bool:
@@ -73,6 +84,8 @@ class AdminSettings(Section):
     def _is_an_origin(cls, url: str | None) -> str | None:
         if url is None:
             return None
+        if not url.isascii():
+            raise ValueError("must have its host in ASCII, as browsers send it: xn--…")
         parts = urlsplit(url)
         is_origin = parts.hostname is not None and parts.path in {"", "/"}
         if not is_origin or parts.query or parts.fragment or parts.username is not None:
@@ -80,7 +93,7 @@ class AdminSettings(Section):
         is_local = parts.scheme == "http" and is_loopback(parts.hostname or "")
         if parts.scheme != "https" and not is_local:
             raise ValueError("must begin with https://, except on localhost")
-        return url
+        return _origin(parts.scheme, parts.hostname or "", parts.port)
 
     @field_validator("proxies")
     @classmethod

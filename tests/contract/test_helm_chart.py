@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from deploy.chart_envoy import WRITTEN
 from sidecar.cli.doctor import doctor
+from sidecar.settings.serving import ExchangeSettings
 from sidecar.settings.stores import UsageSettings
 from tests.support.helm import (
     CASES,
@@ -309,6 +310,33 @@ def test_a_provider_that_is_off_is_nowhere() -> None:
     for route in routes:
         is_openai = route.get("route", {}).get("cluster") == "openai"
         assert is_openai or route["direct_response"] == {"status": 404}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("budgets", "seconds"),
+    [
+        ({}, 10),
+        ({"EGRET_EXCHANGE__INSPECT_SECONDS": 30}, 35),
+        ({"EGRET_EXCHANGE__INSPECT_SECONDS": "7.5"}, 13),
+        ({"EGRET_EXCHANGE__AUTHORIZE_SECONDS": 6, "EGRET_EXCHANGE__INSPECT_SECONDS": 20}, 29),
+        ({"EGRET_EXCHANGE__AUTHORIZE_SECONDS": 0.1}, 10),
+    ],
+)
+def test_envoy_waits_longer_than_the_budgets_of_the_settings(
+    helm: str, budgets: dict[str, Any], seconds: int
+) -> None:
+    """An exchange that needs them would end with 504 otherwise."""
+    resources = render(helm, case="sidecar", settings=json.dumps(budgets))
+    (chain,) = _envoy_config(resources)["static_resources"]["listeners"][0]["filter_chains"]
+    filters = chain["filters"][0]["typed_config"]["http_filters"]
+    (timeout,) = (
+        each["typed_config"]["message_timeout"] for each in filters if "ext_proc" in each["name"]
+    )
+    own = {key.rpartition("__")[2].lower(): value for key, value in budgets.items()}
+    exchange = ExchangeSettings.model_validate(own)
+    assert timeout == f"{seconds}s"
+    assert seconds >= exchange.authorize_seconds + exchange.inspect_seconds + 3
 
 
 def test_a_host_of_ones_own_stands_everywhere() -> None:
@@ -713,6 +741,19 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
     assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
 
 
+def test_rules_for_egress_hold_for_every_pod() -> None:
+    """`egret admin` sends alerts, and would reach every host without them."""
+    resources = render(
+        "helm4", case="sidecar-full",
+        admin='{"enabled": true, "publicUrl": "https://a.example", "existingSecret": "console"}',
+    )  # fmt: skip
+    policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
+    assert len(policies) == 3
+    for policy in policies:
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert policy["egress"] == policies[0]["egress"]
+
+
 # Values that are wrong.
 
 
@@ -794,6 +835,12 @@ def test_administration_has_a_deployment_of_its_own(case: str) -> None:
         pytest.param(
             "sidecar-full", {"envoy__unknownModels": "openai"}, "unknownModels",
             id="a choice that is none",
+        ),
+        pytest.param(
+            "sidecar", {"envoy__otlp__host": "http://c:4317"}, "host", id="a URL for a host"
+        ),
+        pytest.param(
+            "sidecar", {"envoy__otlp__host": "c:4317"}, "host", id="a host with its port"
         ),
         pytest.param(
             "sidecar", {"envoy__metrics__port": "9464"}, "envoy.metrics.port: 9464 is taken",

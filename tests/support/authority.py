@@ -6,6 +6,12 @@ from datetime import datetime
 from pathlib import Path
 
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 
 class Authority:
@@ -27,3 +33,10 @@ class Authority:
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)
         return {"cert_file": cert, "key_file": key}
+
+
+def encrypt(key: Path) -> None:
+    """Give the key in a file a passphrase."""
+    secret = BestAvailableEncryption(b"passphrase")
+    private = load_pem_private_key(key.read_bytes(), password=None)
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret))

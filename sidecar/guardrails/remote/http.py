@@ -90,7 +90,8 @@ def tls_context(endpoint: RemoteEndpoint) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(cafile=endpoint.ca_file)
     if endpoint.cert_file is not None:
-        context.load_cert_chain(endpoint.cert_file, endpoint.key_file)
+        # With a password, or OpenSSL asks on the terminal for that of an encrypted key, and waits.
+        context.load_cert_chain(endpoint.cert_file, endpoint.key_file, password="")
     return context
 
 

@@ -66,6 +66,8 @@ def test_thresholds_of_a_moderation_keep_their_order() -> None:
         ("type: grpc, url: 'https://h/'", "is not grpc://host:port"),
         ("type: grpc, url: 'grpc://h:1/path'", "has a path"),
         ("type: grpc, url: 'grpc://h:1', headers: {grpc-timeout: 1S}", "is gRPC's own"),
+        ("type: grpc, url: 'grpc://h:1', headers: {x+token: t}", "no name of gRPC metadata"),
+        ("type: grpc, url: 'grpc://h:1', headers: {'x!': t}", "no name of gRPC metadata"),
         ("type: webhook, url: 'http://h/', headers: {Host: x}", "is set by Egret"),
         ("type: webhook, url: 'http://h/', ca_file: /ca", "a URL without TLS"),
         ("type: webhook, url: 'http://h/', scope: message, cache: 0s", "`cache: 0s` keeps none"),

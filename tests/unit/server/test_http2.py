@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import h2.errors
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.server.http2 import AWAY_PING, CLOSE_SECONDS, HANDSHAKE_SECONDS
+from sidecar.server.http2 import AWAY_PING, CLOSE_SECONDS, HANDSHAKE_SECONDS, Http2Connection
 from sidecar.server.http2_streams import (
     CONNECTION_WINDOW,
     MAX_FRAME_BYTES,
@@ -375,3 +376,31 @@ def test_a_peer_that_does_not_read_the_end_of_a_connection_is_cut_off() -> None:
     loop.close()
 
     assert (peer.transport.is_closed, peer.transport.is_aborted) == (True, True)
+
+
+async def test_a_machine_that_vanishes_is_noticed_within_a_minute() -> None:
+    """It sends no end of its connection: only the kernel's probes find out."""
+    connections: set[Http2Connection] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Http2Connection(echo, connections), "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await reader.readexactly(1)
+        (accepted,) = connections
+        assert accepted.transport is not None
+        connected = accepted.transport.get_extra_info("socket")
+        assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, probes, unacknowledged = (
+            connected.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (
+                socket.TCP_KEEPIDLE,
+                socket.TCP_KEEPINTVL,
+                socket.TCP_KEEPCNT,
+                socket.TCP_USER_TIMEOUT,
+            )
+        )
+        assert idle + interval * probes <= 60
+        assert 0 < unacknowledged <= 60_000
+        accepted.abort()
+        await accepted.closed.wait()
+        writer.close()

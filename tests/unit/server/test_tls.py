@@ -14,6 +14,7 @@ import trustme
 
 from sidecar.server.options import SocketError, TlsFiles
 from sidecar.server.tls import rotating_context
+from tests.support.authority import encrypt
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
@@ -117,3 +118,26 @@ def test_files_that_are_missing_stop_the_start(tmp_path: Path) -> None:
     parties.files.client_ca.unlink()
     with pytest.raises(SocketError, match=r"ca\.crt"):
         rotating_context(parties.files)
+
+
+def test_a_key_with_a_passphrase_stops_the_start_without_a_question(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """OpenSSL would ask on the terminal, and wait."""
+    parties = Parties(tmp_path)
+    encrypt(parties.files.key)
+    with pytest.raises(SocketError, match="a key without a passphrase"):
+        rotating_context(parties.files)
+    assert capfd.readouterr().err == ""
+
+
+async def test_a_new_key_with_a_passphrase_leaves_the_last_good_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The loop would wait for an answer on the terminal, with all its connections."""
+    parties = Parties(tmp_path)
+    client = parties.client(ssl.TLSVersion.TLSv1_3, parties.clients)
+    async with parties.serving() as port:
+        encrypt(parties.files.key)
+        assert (await asyncio.to_thread(call, port, client))[0] == b"hello"
+    assert "pass phrase" not in capfd.readouterr().err

@@ -29,6 +29,31 @@ def test_a_public_address_is_https_and_the_only_origin() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Egret.Example.com", "https://egret.example.com"),
+        ("https://egret.example.com:443/", "https://egret.example.com"),
+        ("HTTPS://egret.example.com:8443", "https://egret.example.com:8443"),
+        ("https://[FD00::1]:443", "https://[fd00::1]"),
+        ("http://LOCALHOST:80", "http://localhost"),
+    ],
+)
+def test_a_public_address_is_the_origin_that_browsers_send(url: str, origin: str) -> None:
+    """In any other form each login would be refused as one of another site."""
+    public = settings(public_url=url)
+
+    assert public.origin == origin
+    assert origin in public.origins
+    assert public.is_encrypted is origin.startswith("https://")
+
+
+@pytest.mark.parametrize("changes", [{"public_url": "http://localhost"}, {"port": 80}])
+def test_the_origins_of_this_machine_have_no_default_port(changes: dict[str, Any]) -> None:
+    """Browsers leave it out."""
+    assert settings(**changes).origins == {"http://localhost", "http://127.0.0.1"}
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"host": "0.0.0.0"},  # noqa: S104
@@ -36,6 +61,8 @@ def test_a_public_address_is_https_and_the_only_origin() -> None:
         {"public_url": "https://egret.example.com/console"},
         {"public_url": "https://user@egret.example.com"},
         {"public_url": "egret.example.com"},
+        {"public_url": "https://egret.example.com:99999"},
+        {"public_url": "https://münchen.example"},
         {"proxies": "10.0.0.5, ingress.example"},
         {"proxies": "10.0.0.5/8"},
         {"oidc_issuer": "https://id.example.com"},

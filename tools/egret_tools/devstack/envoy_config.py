@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import jinja2
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sidecar.domain.http import HeaderName
 from sidecar.domain.usage import LOG_FORMAT
@@ -206,6 +206,23 @@ PortOrFree = Annotated[int, Field(ge=0, le=65535)]
 SYSTEM_CA_FILE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
+
+
+def _checked_host(host: str) -> str:
+    if not _NAME.fullmatch(host):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:  # Envoy would take it, and find no such name with the first request
+            raise ValueError("must be the host alone, without https:// and port") from None
+    return host
+
+
+Host = Annotated[str, AfterValidator(_checked_host)]
+"""A name or an address, checked where parameters are read."""
+HostOrDefault = Annotated[str, AfterValidator(lambda host: host and _checked_host(host))]
+
+
 class EnvoyConfigError(ValueError):
     """The parameters cannot become a configuration; says which and why."""
 
@@ -238,9 +255,9 @@ class Provider:
     With `is_many` each address of the name is a server of its own, as behind a headless service.
     """
 
-    host: str
+    host: Host
     port: Port = HTTPS_PORT
-    address: str = ""
+    address: HostOrDefault = ""
     ca_file: str = SYSTEM_CA_FILE
     credential_header: str | None = None
     signing: AwsSigning | None = None
@@ -274,7 +291,7 @@ ANTHROPIC: Final = Provider(host="api.anthropic.com", credential_header="x-api-k
 class OtlpCollector:
     """Where Envoy sends its spans: OTLP over gRPC, no TLS."""
 
-    host: str
+    host: Host
     port: Port
 
     @property
@@ -290,9 +307,9 @@ class EgretService:
     `host` is what its certificate must carry, `address` what is resolved, `host` unless told.
     """
 
-    host: str
+    host: Host
     port: Port = EGRET_PORT
-    address: str = ""
+    address: HostOrDefault = ""
 
     @property
     def as_address(self) -> dict[str, object]:
@@ -307,7 +324,7 @@ class SelfHosted:
     `domain` is the host that clients use for them.
     """
 
-    domain: str
+    domain: Host
     servers: Provider
 
 

@@ -20,6 +20,11 @@
 {{- $_ := unset $tls.common_tls_context "validation_context_sds_secret_config" -}}
 {{- end -}}
 {{- include "egret.routeByModel" (dict "values" .Values.envoy "hcm" $hcm) -}}
+{{- range $filter := $hcm.http_filters -}}
+{{- if eq $filter.name "envoy.filters.http.ext_proc" -}}
+{{- $_ := set $filter.typed_config "message_timeout" (include "egret.messageTimeout" (dict "settings" $.Values.settings "least" $filter.typed_config.message_timeout)) -}}
+{{- end -}}
+{{- end -}}
 {{- $_ := set $hcm "xff_num_trusted_hops" (int .Values.envoy.trustedProxies) -}}
 {{- $metrics := index $config.static_resources.listeners 1 -}}
 {{- if .Values.envoy.metrics.enabled -}}
@@ -75,6 +80,15 @@
 {{- $_ := set $config.static_resources "clusters" $clusters -}}
 {{- $config | toJson -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* Envoy waits longer than Egret's budgets together, or an exchange that needs them ends with 504.
+       The defaults are those of Egret's settings, which a test compares. Arguments: settings, least. */ -}}
+{{- define "egret.messageTimeout" -}}
+{{- $authorize := float64 (.settings.EGRET_EXCHANGE__AUTHORIZE_SECONDS | default 2) -}}
+{{- $inspect := float64 (.settings.EGRET_EXCHANGE__INSPECT_SECONDS | default 5) -}}
+{{- $least := trimSuffix "s" .least | float64 -}}
+{{- printf "%ds" (maxf $least (addf $authorize $inspect 3 | ceil) | int) -}}
 {{- end -}}
 
 {{- /* Puts routes by model in place of those that stand for them, a copy for each glob and path.

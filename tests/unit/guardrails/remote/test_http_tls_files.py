@@ -13,7 +13,7 @@ from aiohttp import web
 from sidecar.domain.guardrail_settings import RemoteEndpoint, WebhookSettings
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteFault
 from sidecar.guardrails.remote.http import LOOK_SECONDS, MAX_FILE_BYTES, TlsFileCache, tls_context
-from tests.support.authority import Authority
+from tests.support.authority import Authority, encrypt
 from tests.support.remote_checks import Clock, asking, remote_checks
 from tests.support.web_app import served
 
@@ -84,6 +84,18 @@ async def test_files_of_no_use_are_an_error_of_ours(tmp_path: Path, kind: str) -
     with pytest.raises(RemoteCheckError) as raised:
         await ask(endpoint_of("https://127.0.0.1:1/", ca_file=file))
     assert (raised.value.error_type, raised.value.fault) == ("tls_files", RemoteFault.LOCAL)
+
+
+def test_a_key_with_a_passphrase_is_of_no_use_and_nobody_is_asked_for_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """OpenSSL would ask on the terminal, and wait."""
+    authority = Authority(tmp_path)
+    identity = authority.identity("egret")
+    encrypt(identity["key_file"])
+    with pytest.raises(ssl.SSLError):
+        tls_context(endpoint_of("https://h/", ca_file=authority.ca_file, **identity))
+    assert capfd.readouterr().err == ""
 
 
 async def test_files_that_change_are_read_again(tmp_path: Path) -> None:

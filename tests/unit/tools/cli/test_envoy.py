@@ -88,6 +88,19 @@ def test_every_parameter_is_documented() -> None:
         (COMPOSE + "openai: " + "[" * 100_000, "longer than 100000 characters"),
         (COMPOSE + "openai: " + "[" * 90, "nested deeper than 60 levels"),
         (COMPOSE + "openai: " + "[" * 10_000, "exceeded maximum nesting depth"),
+        (
+            COMPOSE + 'azure: {host: "https://acme.openai.azure.com"}',
+            "azure.host: must be the host alone, without https:// and port",
+        ),
+        (COMPOSE + "openai: {host: api.openai.com:443}", "openai.host: must be the host alone"),
+        (COMPOSE + "openai: {host: a, address: b:443}", "openai.address: must be the host alone"),
+        (COMPOSE + 'openai: {host: "[::1]"}', "openai.host: must be the host alone"),
+        (COMPOSE + "egret_service: {host: egret:50051}", "egret_service.host: must be the host"),
+        (COMPOSE + 'otlp: {host: "http://c", port: 4317}', "otlp.host: must be the host alone"),
+        (
+            COMPOSE + "self_hosted: {domain: models.internal:8443, servers: {host: vllm}}",
+            "self_hosted.domain: must be the host alone",
+        ),
         ("sds_directory: /x", "workers are behind sockets"),
         (COMPOSE + "model_routes: [{models: [x], provider: nobody}]", "leads to nobody"),
     ],
@@ -97,6 +110,14 @@ def test_what_cannot_be_rendered_is_said_and_nothing_is_printed(text: str, said:
     code, shown, told = render(text)
     assert (code, shown) == (2, "")
     assert said in " ".join(told.split())
+
+
+@pytest.mark.parametrize("host", ["api.openai.com", "vllm_1", "192.0.2.1", "::1", "fd00::1"])
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    """With the port in a parameter of its own."""
+    code, shown, _ = render(COMPOSE + f'openai: {{host: "{host}", port: 8443, address: ""}}')
+    assert code == 0
+    assert f'"{host}"' in shown
 
 
 def test_values_cannot_break_out_of_their_place() -> None:
