@@ -46,6 +46,7 @@ from sidecar.admin_api.problems import Problem, problem_of
 from sidecar.admin_api.rates import Rates
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts.service import AlertService
+from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import UNAVAILABLE, InvalidDsnError, borrow, open_pool
@@ -81,6 +82,7 @@ _EXPECTED: Final = (
     ChangeRefusedError,
     InstallationError,
     PolicyDocumentError,
+    CompileError,
     RequestValidationError,
     HTTPException,
     InvalidDsnError,
