@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from typing_extensions import override
@@ -231,13 +232,18 @@ def query_names(dependant: Dependant) -> frozenset[str]:
     return own.union(*map(query_names, dependant.dependencies))
 
 
-async def _receive(request: Request, token: str) -> None:
-    """Receive a change before a connection is borrowed: a body without end would hold it.
+async def read_form(request: Request) -> FormData:
+    """Return the form that a request has, once all of it has come.
 
     Raises:
-        Problem: 408, it did not end in time; 400, the client left; 403, a session sends it
-            without the *token* of its forms.
+        Problem: 408, it did not end in time; 400, the client left.
+        HTTPException: it is no form that is read here.
     """
+    await _receive_body(request)
+    return await request.form()
+
+
+async def _receive_body(request: Request) -> None:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             await request.body()
@@ -247,10 +253,19 @@ async def _receive(request: Request, token: str) -> None:
     except ClientDisconnect:
         problem = "the request ended before its body; nothing was changed"
         raise Problem(HTTPStatus.BAD_REQUEST, problem) from None
+
+
+async def _receive(request: Request, token: str) -> None:
+    """Receive a change before a connection is borrowed: a body without end would hold it.
+
+    Raises:
+        Problem: as `read_form` does; 403, a session sends it without the *token* of its forms.
+    """
+    await _receive_body(request)
     given = request.headers.get(CSRF_HEADER)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if token and given is None and kind in FORMS:
-        given = (await request.form()).get(CSRF_FIELD)  # type: ignore[assignment]
+        given = (await read_form(request)).get(CSRF_FIELD)  # type: ignore[assignment]
     # `token` is empty for a program, whose header no browser adds by itself.
     if token and not (
         isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())
@@ -376,6 +391,15 @@ def check_origin(request: Request, services: Services) -> None:
             "the request does not come from a page of this site",
             hint=f"open {services.settings.admin.origin}, as EGRET_ADMIN__PUBLIC_URL says",
         )
+
+
+def check_form_rate(request: Request, services: Services) -> None:
+    """Count a form that is given back to the client's address, be its session good or not.
+
+    Raises:
+        Problem: 429.
+    """
+    check_rate(services.rates.forms, _address(request))
 
 
 def check_login_rate(request: Request, services: Services) -> None:

@@ -12,6 +12,7 @@ import asyncpg
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -45,6 +46,7 @@ from sidecar.admin_api.problems import Problem, problem_of
 from sidecar.admin_api.rates import Rates
 from sidecar.admin_api.roles import Permission
 from sidecar.alerts.service import AlertService
+from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import UNAVAILABLE, InvalidDsnError, borrow, open_pool
@@ -57,6 +59,7 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_FILES_BYTES: Final = 32 * 1024 * 1024
 """Of the files of an installation: a hundred thousand keys."""
 _SWEEP_SECONDS: Final = 600
+_FORM_CHARSETS: Final = {b"utf-8", b"utf8"}
 
 _SIGN_INS: Final = {"/login/link": "link", "/login/callback": "oidc"}
 
@@ -79,6 +82,7 @@ _EXPECTED: Final = (
     ChangeRefusedError,
     InstallationError,
     PolicyDocumentError,
+    CompileError,
     RequestValidationError,
     HTTPException,
     InvalidDsnError,
@@ -212,8 +216,9 @@ async def _answer(request: Request, error: Exception) -> Response:
 class _Answers:
     """Counts each answer, gives it security headers, and bounds the body of the request.
 
-    A route may set other headers. The framework's own bound would answer without any, and without
-    problem details.
+    Of a form in parts the framework would decode each by the codec that the client names, and some
+    take minutes or fail. A route may set other headers. The framework's own bound would answer
+    without any, and without problem details.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: AdminMetrics, is_encrypted: bool) -> None:
@@ -228,13 +233,21 @@ class _Answers:
             await self._app(scope, receive, send)
             return
 
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
         declared, received = int(length) if length.isdecimal() else 0, 0
         has_files = scope["path"].startswith(f"{API}/installation/")
         most = MAX_FILES_BYTES if has_files else MAX_BODY_BYTES
 
+        kind, options = parse_options_header(headers.get("content-type"))
+        charset = options.get(b"charset", b"utf-8").lower()
+        is_read = kind != b"multipart/form-data" or charset in _FORM_CHARSETS
+
         async def within_bound() -> Message:
             nonlocal received
+            if not is_read:
+                problem = "the charset of a form can be utf-8 alone"
+                raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, problem)
             message = await receive()
             received += len(message.get("body", b""))
             if max(declared, received) > most:

@@ -19,6 +19,7 @@ from sidecar.admin_api.access import (
     Services,
     check_login_rate,
     check_origin,
+    read_form,
     requires,
 )
 from sidecar.admin_api.problems import Problem, not_found
@@ -94,7 +95,7 @@ async def log_in_by_link(request: Request) -> Response:
     services: Services = request.app.state.services
     check_login_rate(request, services)
     check_origin(request, services)
-    token = (await request.form()).get("token")
+    token = (await read_form(request)).get("token")
     postgres = services.postgres
     async with borrow(services.pool, postgres) as connection, connection.transaction():
         found = await take_link_login(connection, token) if isinstance(token, str) else None

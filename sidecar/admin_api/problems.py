@@ -22,6 +22,7 @@ from sidecar.admin.owners import (
     InvalidValueError,
 )
 from sidecar.domain.validation import plain_fault
+from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.parse import PolicyDocumentError
 from sidecar.storage.pool import InvalidDsnError
 
@@ -110,14 +111,18 @@ def problem_of(error: Exception) -> Problem | None:
         case ChangeRefusedError():
             kind = EXISTS if isinstance(error, ExistsAlreadyError) else "about:blank"
             return Problem(HTTPStatus.CONFLICT, error.problem, hint=error.hint, kind=kind)
+        case CompileError():
+            hint = "write fewer or simpler expressions"
+            return Problem(HTTPStatus.CONFLICT, str(error), hint=hint)
         case RequestValidationError() | PolicyDocumentError() | InstallationError():
             return _invalid(error)
         case HTTPException():
             return Problem(error.status_code, str(error.detail), headers=error.headers)
-        case asyncpg.PostgresError() | asyncpg.InterfaceError() | asyncpg.InternalClientError():
+        case (
+            asyncpg.PostgresError() | asyncpg.InterfaceError() | asyncpg.InternalClientError()
+            | OSError() | InvalidDsnError()
+        ):  # fmt: skip
             return _of_database(error)
-        case OSError() | InvalidDsnError():
-            return _away()
         case _:
             return None
 

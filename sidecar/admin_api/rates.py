@@ -57,6 +57,8 @@ class Rates:
     requests: RateLimiter
     logins: RateLimiter
     """By address: logins, and refused tokens."""
+    forms: RateLimiter
+    """By address: forms that an error page gives back, which may be of no session."""
     refused: RateLimiter
     """By address: queries for tokens and sessions that are not good."""
     barriers: RateLimiter
@@ -77,6 +79,7 @@ class Rates:
         return cls(
             requests=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
             logins=RateLimiter(per_second=minute / 60, burst=minute),
+            forms=RateLimiter(per_second=minute / 60, burst=minute),
             refused=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
             barriers=RateLimiter(per_second=1, burst=BARRIERS_AT_ONCE),
             at_once=(at_once := (admin.pool_size + 1) // 2),

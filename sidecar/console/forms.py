@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.admin_api.access import Access
+from sidecar.admin_api.access import Access, read_form
 from sidecar.admin_api.problems import Problem
 from sidecar.domain.validation import plain_fault
 from sidecar.keys.scopes import ScopeError
@@ -36,7 +36,7 @@ class ChangeRefusal:
 
 async def read_fields(request: Request) -> Mapping[str, str]:
     """Return the form's fields without blanks around them; files are left out."""
-    form = await request.form()
+    form = await read_form(request)
     return {name: value.strip() for name, value in form.items() if isinstance(value, str)}
 
 

@@ -23,7 +23,7 @@ from sidecar.admin.policy_changes import (
     stored_policy,
 )
 from sidecar.admin.policy_plan import Change, PlannedPolicy
-from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.access import Access, AccessRoute, read_form, requires
 from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.policy_routes import list_policies
 from sidecar.admin_api.problems import Problem
@@ -139,7 +139,7 @@ async def check(request: Request, access: _Manage) -> Response:
     """Check an edited text, then show its difference, or apply it, or judge a text by it."""
     fields = await read_fields(request)
     name, version = fields.get("policy") or None, _version_of(fields) or 0
-    document = (await request.form()).get("document")
+    document = (await read_form(request)).get("document")
     text = document.replace("\r\n", "\n") if isinstance(document, str) else ""
     step = fields.get("step", "check")
     checked = await _checked(access, text, name)

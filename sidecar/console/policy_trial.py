@@ -16,7 +16,6 @@ from sidecar.domain.finding import Deny, GuardrailResult
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import Stage
 from sidecar.domain.subject import Malformed, Route, Subject, TextPart, Unreadable
-from sidecar.guardrails.matching.database import CompileError
 from sidecar.pipeline.decide import decide
 from sidecar.policy.tester import PolicyTestResult, decision_words, run_policy_test
 
@@ -78,8 +77,8 @@ async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTria
     Its expressions were checked; no remote guardrail is called.
 
     Raises:
-        Problem: the sample is too long or no request, or the policy does not compile within the
-            limits.
+        Problem: the sample is too long or no request.
+        CompileError: the policy does not compile within the limits.
     """
     subject = _subject(sample, kind)
     side = Stage.OUTPUT if kind is SampleKind.ANSWER else Stage.INPUT
@@ -95,10 +94,7 @@ async def try_sample(document: str, sample: str, kind: SampleKind) -> PolicyTria
         words, is_refused = decision_words(decision), isinstance(decision, Deny)
         return PolicyTrial(words, is_refused, texts, unscanned, tested)
 
-    try:
-        return await asyncio.to_thread(judged)
-    except CompileError as error:
-        raise Problem(409, str(error), hint="write fewer or simpler expressions") from None
+    return await asyncio.to_thread(judged)
 
 
 def marked_pieces(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from sidecar.admin_api import token_routes
-from sidecar.admin_api.access import Access, AccessRoute, requires
+from sidecar.admin_api.access import Access, AccessRoute, read_form, requires
 from sidecar.admin_api.objects import Paging
 from sidecar.admin_api.roles import Permission, Role
 from sidecar.admin_api.token_routes import NewToken
@@ -32,7 +32,7 @@ async def listed(request: Request, access: _Manage, after: str = "") -> HTMLResp
 @router.post("/tokens")
 async def create(request: Request, access: _Manage) -> HTMLResponse:
     """Create a token with at most the person's permissions; it is shown in this answer alone."""
-    form = await request.form()
+    form = await read_form(request)
     fields = await read_fields(request)
     organization, _, team = fields.get("owner", "").partition("/")
     wanted = valid(

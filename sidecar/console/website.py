@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 from typing_extensions import override
 
-from sidecar.admin_api.access import CSRF_FIELD, SAFE_METHODS, Services, is_of_this_site
+from sidecar.admin_api.access import (
+    CSRF_FIELD,
+    SAFE_METHODS,
+    Services,
+    check_form_rate,
+    is_of_this_site,
+    read_form,
+)
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.sign_in import csrf_token
 from sidecar.console import (
@@ -97,16 +104,11 @@ async def error_page(request: Request, problem: Problem) -> Response:
     Not one of another site: the page has the session's token, so that one click would send it.
     """
     services: Services = request.app.state.services
-    fields: Sequence[tuple[str, str]] = ()
     is_form = request.method not in SAFE_METHODS and is_of_this_site(request, services)
-    if is_form and problem.status in _GIVES_BACK:
-        form = await request.form()
-        fields = [
-            (name, value)
-            for name, value in form.multi_items()
-            if isinstance(value, str) and name not in _KEPT_BACK
-        ]
     secret = request.cookies.get(services.cookie)
+    # Without a session's cookie nothing that a stranger sends is read.
+    gives_back = secret is not None and is_form and problem.status in _GIVES_BACK
+    fields = await _given_back(request, services) if gives_back else []
     response = render_plain(
         "problem.html",
         status=problem.status,
@@ -120,3 +122,16 @@ async def error_page(request: Request, problem: Problem) -> Response:
     )
     response.headers.update(problem.headers or {})
     return response
+
+
+async def _given_back(request: Request, services: Services) -> list[tuple[str, str]]:
+    try:
+        check_form_rate(request, services)
+        form = await read_form(request)
+    except (Problem, HTTPException):
+        return []  # the page is of the problem before
+    return [
+        (name, value)
+        for name, value in form.multi_items()
+        if isinstance(value, str) and name not in _KEPT_BACK
+    ]

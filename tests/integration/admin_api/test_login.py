@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 from fastapi import FastAPI
 
+from sidecar.admin_api import access
 from sidecar.admin_api.login import local_path
 from sidecar.admin_api.roles import Grant, Role
 from sidecar.admin_api.sign_in import begin_link_login
@@ -65,6 +69,38 @@ async def test_a_token_in_a_link_is_text_and_no_markup(app: FastAPI) -> None:
 
     assert "<script>" not in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", '"utf-16"'])
+async def test_a_client_does_not_choose_the_codec_of_a_form(app: FastAPI, charset: str) -> None:
+    """Some take minutes for a field, or make text of it that is none."""
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    body = b'--b\r\nContent-Disposition: form-data; name="token"\r\n\r\n\\ud800\r\n--b--\r\n'
+
+    codes = [
+        (
+            await client_of(app).post("/login/link", content=body, headers={"content-type": one})
+        ).status_code
+        for one in (kind, kind.replace(charset, "UTF-8"), kind.replace(charset, '"utf8"'))
+    ]
+
+    assert codes == [415, 400, 400]
+
+
+async def test_a_login_whose_body_does_not_end_in_time_is_refused(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to be known to send it."""
+    monkeypatch.setattr(access, "BODY_SECONDS", 0.01)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"token="
+        await asyncio.Event().wait()
+
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    answer = await client_of(app).post("/login/link", content=endless(), headers=kind)
+
+    assert answer.status_code == 408
 
 
 @pytest.mark.parametrize(

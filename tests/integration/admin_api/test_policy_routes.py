@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from sidecar.storage.postgres_policies import apply_policy
 from tests.support.admin_api import API, pages_of, session_client
 
 POLICY = "name: strict\nguardrails:\n  - {name: cards, type: pii, mode: shadow}\n"
@@ -141,3 +142,23 @@ async def test_versions_come_page_by_page_if_a_caller_asks_for_pages(app: FastAP
     assert [[one["version"] for one in page] for page in pages] == [[3, 2], [1]]
     assert (unknown.status_code, wrong.status_code) == (404, 422)
     assert beyond.status_code == 422
+
+
+async def test_a_stored_policy_that_does_not_compile_here_judges_no_text(app: FastAPI) -> None:
+    """As on the console's page: the answer says why, and nothing of an expression."""
+    text = r"""
+name: strict
+guardrails:
+  - name: a
+    type: denied_patterns
+    patterns: [{name: NONE, regex: '[^\x00-\x{10FFFF}]'}]
+"""
+    async with app.state.pool.acquire() as connection:
+        await apply_policy(connection, "strict", document=text, expected_version=0)
+    viewer = await session_client(app, "viewer")
+
+    answer = await viewer.post(f"{API}/policies/try", json={"policy": "strict", "text": "hello"})
+
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == "the policies' expressions cannot be compiled together"
+    assert answer.json()["hint"] == "write fewer or simpler expressions"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from sidecar.storage.postgres_policies import apply_policy
 from tests.support.console import STRICT, Visitor
 
 EDITED = (
@@ -131,3 +132,20 @@ async def test_only_people_who_manage_policies_edit_them(console: FastAPI) -> No
     await visitor.send("/policies/strict/rollback", {"version": "1"}, status=403)
     await visitor.get("/policies/strict")
     await visitor.send("/policies/strict/try", {"sample": "hello"})
+
+
+async def test_a_stored_policy_that_does_not_compile_here_judges_no_text(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "viewer")
+    await visitor.get("/policies/strict")
+    never = r"patterns: [{name: NONE, regex: '[^\x00-\x{10FFFF}]'}]"
+    async with console.state.pool.acquire() as connection:
+        await apply_policy(
+            connection,
+            "strict",
+            document=f"name: strict\nguardrails: [{{name: a, type: denied_patterns, {never}}}]\n",
+            expected_version=1,
+        )
+
+    await visitor.send("/policies/strict/try", {"sample": "hello"}, status=409)
+
+    assert "the policies' expressions cannot be compiled together" in visitor.text

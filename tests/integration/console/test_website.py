@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from sidecar.admin_api import access
 from sidecar.admin_api.access import Requirement
 from sidecar.admin_api.roles import INSTALLATION_WIDE
 from tests.support.admin_api import client_of
@@ -48,6 +52,66 @@ async def test_an_expired_session_gives_an_edited_text_back(console: FastAPI) ->
     assert "unsaved &lt;words&gt;" in page
     await visitor.send("/policies/+editor", {**EDIT, "step": "apply"})
     assert "version 2" in visitor.page
+
+
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+async def endless() -> AsyncIterator[bytes]:
+    yield b"name=umbrella"
+    await asyncio.Event().wait()
+
+
+async def test_a_form_without_a_session_is_refused_unread(console: FastAPI) -> None:
+    async with asyncio.timeout(5):
+        answer = await client_of(console).post("/organizations", content=endless(), headers=FORM)
+
+    assert answer.status_code == httpx.codes.UNAUTHORIZED
+    assert "umbrella" not in answer.text
+
+
+async def test_a_form_that_does_not_end_in_time_is_not_given_back(
+    console: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "BODY_SECONDS", 0.01)
+    visitor = await Visitor.of(console, "admin")
+    slow = await visitor.client.post("/organizations", content=endless(), headers=FORM)
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("DELETE FROM admin_sessions")
+
+    expired = await visitor.client.post("/organizations", content=endless(), headers=FORM)
+
+    assert [slow.status_code, expired.status_code] == [408, 401]
+    assert "umbrella" not in slow.text + expired.text
+
+
+async def test_a_form_in_a_codec_of_the_client_is_not_read(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/organizations")
+    sent = {"name": (None, "umbrella"), "csrf_token": (None, visitor.token)}
+    post = visitor.client.build_request("POST", "/organizations", files=sent)
+    post.headers["content-type"] += "; charset=punycode"
+
+    known = await visitor.client.send(post)
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("DELETE FROM admin_sessions")
+    expired = await visitor.client.send(post)
+
+    assert [known.status_code, expired.status_code] == [415, 401]
+    assert "umbrella" not in known.text + expired.text
+
+
+async def test_an_address_gets_few_forms_back(console: FastAPI) -> None:
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/organizations")
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("DELETE FROM admin_sessions")
+
+    pages = [
+        await visitor.send("/organizations", {"name": "umbrella"}, status=401) for _ in range(11)
+    ]
+
+    assert ["umbrella" in page for page in pages] == [True] * 10 + [False]
 
 
 async def test_a_form_of_another_site_changes_nothing(console: FastAPI) -> None:
