@@ -234,12 +234,12 @@ def _checked_times(model: str, times: object) -> int | Decimal | None:
     """
     if times is None:
         return None
-    is_number = isinstance(times, (int, Decimal)) and not isinstance(times, bool)
-    if not is_number or not 0 < times <= _MOST_TIMES:
-        raise PriceFileError(
-            f"{model}: provider_specific_entry.fast: must be a number above 0, at most {_MOST_TIMES}"
-        )
-    return times
+    is_boolean = isinstance(times, bool)
+    if isinstance(times, (int, Decimal)) and not is_boolean and 0 < times <= _MOST_TIMES:
+        return times
+    raise PriceFileError(
+        f"{model}: provider_specific_entry.fast: must be above 0, at most {_MOST_TIMES}"
+    )
 
 
 def _times(cost: int | Decimal, times: int | Decimal) -> int | Decimal:
