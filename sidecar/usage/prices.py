@@ -165,6 +165,7 @@ _ABOVE: Final = re.compile(rf"({'|'.join(_FIELDS)})_above_([1-9][0-9]{{0,6}})k_t
 _TOKENS: Final = 1_000_000
 _DIGITS: Final = Decimal("0.000001")
 _MOST: Final = Decimal("Infinity")
+_MOST_TIMES: Final = 1000
 
 _Row = dict[str, object]
 
@@ -197,14 +198,14 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
         rows: list[_Row] = [{"model": model, **row}]
         special = entry.get("provider_specific_entry")
         # Of Anthropic's fast mode: how many times each price.
-        times = special.get("fast") if isinstance(special, dict) else None
+        times = _checked_times(model, special.get("fast") if isinstance(special, dict) else None)
         for tier in SERVICE_TIERS:
             # A cost that a tier does not have is that of other requests.
             costs = [(one.removesuffix(f"_{tier}"), one, cost) for one, cost in entry.items()]
             own = {cost_name: cost for cost_name, one, cost in costs if cost_name != one}
-            if tier == "priority" and not own and isinstance(times, (int, Decimal)):
+            if tier == "priority" and not own and times is not None:
                 own = {
-                    one: cost * times
+                    one: _times(cost, times)
                     for one, cost in entry.items()
                     if (one in _FIELDS or _ABOVE.fullmatch(one))
                     and isinstance(cost, (int, Decimal))
@@ -222,6 +223,28 @@ def price_rows(value: Mapping[str, object]) -> Iterator[tuple[str, _Row]]:
             found[model] = ranked
     for _, _, rows in found.values():
         yield from ((str(row["model"]), row) for row in rows)
+
+
+def _checked_times(model: str, times: object) -> int | Decimal | None:
+    """Return a multiple of prices.
+
+    Raises:
+        PriceFileError: it is none; a price that is not set would end no budget.
+    """
+    if times is None:
+        return None
+    if isinstance(times, (int, Decimal)) and times is not True and 0 < times <= _MOST_TIMES:
+        return times
+    raise PriceFileError(
+        f"{model}: provider_specific_entry.fast: must be a number above 0, at most {_MOST_TIMES}"
+    )
+
+
+def _times(cost: int | Decimal, times: int | Decimal) -> int | Decimal:
+    try:
+        return cost * times
+    except DecimalException:  # too high already, and named so by the check of the row
+        return cost
 
 
 def _row_of(entry: _Row) -> _Row:
@@ -258,7 +281,7 @@ def _for_a_million(cost: object) -> object:
     try:
         amount = (Decimal(cost) * _TOKENS).quantize(_DIGITS, rounding=ROUND_UP)
     except DecimalException:
-        return cost
+        return str(cost)  # as a number it would be added to others, where it raises
     return amount if amount.is_finite() else cost
 
 

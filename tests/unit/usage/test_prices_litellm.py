@@ -169,3 +169,23 @@ def test_a_cost_that_is_none_is_named_with_its_model(cost: object) -> None:
     long = {"input_cost_per_token_above_200k_tokens": cost}
     with pytest.raises(PriceFileError, match="gpt: input_above"):
         prices_of({"gpt": entry("openai", 1e-06, 1e-06, **long)})
+
+
+@pytest.mark.parametrize("number", ["1e999999", "9e999999999", "-9e999999999"])
+@pytest.mark.parametrize("fast", ["", ', "provider_specific_entry": {"fast": 6.0}'])
+def test_a_number_beyond_all_others_is_named_with_its_model(number: str, fast: str) -> None:
+    """It can be no sum and no product either."""
+    text = f"""{{"gpt": {{"litellm_provider": "openai", "mode": "chat",
+        "input_cost_per_token": {number}, "output_cost_per_token": {number}{fast}}}}}"""
+    with pytest.raises(PriceFileError, match="gpt: input"):
+        read_prices("map.json", text, now=NOW)
+
+
+@pytest.mark.parametrize("fast", ["NaN", "Infinity", "true", "9e999999999", "-2", "0", '"2"'])
+def test_a_multiple_that_is_none_is_named_with_its_model(fast: str) -> None:
+    """Requests of the tier would have another price than the file says."""
+    text = f"""{{"c": {{"litellm_provider": "anthropic", "mode": "chat",
+        "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6,
+        "provider_specific_entry": {{"fast": {fast}}}}}}}"""
+    with pytest.raises(PriceFileError, match=r"c: provider_specific_entry\.fast: must be"):
+        read_prices("map.json", text, now=NOW)
