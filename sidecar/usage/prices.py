@@ -139,15 +139,14 @@ class PriceList:
         if not self._globs:
             return None
         answered, requested = record.response_model, record.request.model
-        # A name that is not recorded has at most the price of all models, as one not given has.
+        # A name that is not recorded has at most the price of all models.
         models = (requested, answered) if answered == OVERFLOW else (answered, requested)
-        at, tier = record.request.occurred_at, record.request.service_tier
         for model in models:
+            at, tier = record.request.occurred_at, record.request.service_tier
             price = model and self.price_of(model, at=at, tier=tier)
             if price:
                 return price.cost_of(record.tokens)
-        of_all = None if answered or requested else self.price_of("", at=at, tier=tier)
-        return None if of_all is None else of_all.cost_of(record.tokens)
+        return None
 
 
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
@@ -234,11 +233,10 @@ def _checked_times(model: str, times: object) -> int | Decimal | None:
     """
     if times is None:
         return None
-    is_boolean = isinstance(times, bool)
-    if isinstance(times, (int, Decimal)) and not is_boolean and 0 < times <= _MOST_TIMES:
+    if isinstance(times, (int, Decimal)) and times is not True and 0 < times <= _MOST_TIMES:
         return times
     raise PriceFileError(
-        f"{model}: provider_specific_entry.fast: must be above 0, at most {_MOST_TIMES}"
+        f"{model}: provider_specific_entry.fast: must be a number above 0, at most {_MOST_TIMES}"
     )
 
 
