@@ -139,14 +139,15 @@ class PriceList:
         if not self._globs:
             return None
         answered, requested = record.response_model, record.request.model
-        # A name that is not recorded has at most the price of all models.
+        # A name that is not recorded has at most the price of all models, as one not given has.
         models = (requested, answered) if answered == OVERFLOW else (answered, requested)
+        at, tier = record.request.occurred_at, record.request.service_tier
         for model in models:
-            at, tier = record.request.occurred_at, record.request.service_tier
             price = model and self.price_of(model, at=at, tier=tier)
             if price:
                 return price.cost_of(record.tokens)
-        return None
+        of_all = None if answered or requested else self.price_of("", at=at, tier=tier)
+        return None if of_all is None else of_all.cost_of(record.tokens)
 
 
 _PROVIDERS: Final = ("openai", "azure", "anthropic", "gemini", "vertex_ai", "bedrock")
