@@ -43,16 +43,17 @@ __all__ = ["GuardrailRunner", "RequestInfo", "Results"]
 T = TypeVar("T", bound=tuple[object, ...])
 
 HOLD_SECONDS: Final = 0.001
-"""How long one pass may hold the event loop at a time."""
+"""Length of a slice: how long one pass may hold the event loop at a time."""
 
 LEVELS: Final = (8, 32, 128, 512)
-"""Holds of the event loop after each of which a pass lets others go first that had fewer."""
+"""Levels of the feedback queue, in slices used: a pass that has used more than 8, 32, … slices
+moves to the next level."""
 
 LONG_SHARE: Final = 4
-"""One of so many holds is the longest pass's, however many shorter ones there are."""
+"""Every fourth slice goes to the lowest-priority level, so that long passes do not starve."""
 
 SHARE: Final = 128
-"""Holds of the event loop that one organization may be ahead of another one that waits."""
+"""Slices in one round of fair sharing between organizations."""
 
 ORGANIZATION: Final = ContextVar("organization", default="")
 """The organization for which this task works; all of its long passes share the loop with it."""
