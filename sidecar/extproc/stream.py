@@ -129,7 +129,7 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Seconds that a request may wait in each of its waits."""
+    """Seconds that all waits of one phase may take together, from its first wait on."""
 
     authorize_seconds: float
     body_seconds: float

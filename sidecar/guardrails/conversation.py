@@ -45,8 +45,8 @@ MIN_SHARED_BYTES: Final = 16_384
 """To search a shorter body takes hardly longer than to look it up in another process."""
 MIN_VALUE_BYTES: Final = 1_024
 MIN_BEGINNING_BYTES: Final = 64
-"""The stand-in of a shorter one would lengthen the body: the count of saved bytes would fall, and
-a counter that falls ends its worker."""
+"""A stand-in takes about 40 bytes. Replacing a shorter text would lengthen the body, and
+Prometheus counters (`saved_bytes`) must not decrease."""
 
 MAX_HASHED: Final = 3
 """Ends of known lists up to which one body is hashed: a client could send any number of them."""

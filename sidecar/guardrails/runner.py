@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import Final, Protocol, TypeVar
 
-from sidecar.domain.cooperative import Cooperative
+from sidecar.domain.cooperative import HOLD_SECONDS, Cooperative, advance
 from sidecar.domain.finding import (
     Failure,
     FailureKind,
@@ -42,17 +42,15 @@ __all__ = ["GuardrailRunner", "RequestInfo", "Results"]
 
 T = TypeVar("T", bound=tuple[object, ...])
 
-HOLD_SECONDS: Final = 0.001
-"""How long one pass may hold the event loop at a time."""
-
 LEVELS: Final = (8, 32, 128, 512)
-"""Holds of the event loop after each of which a pass lets others go first that had fewer."""
+"""Levels of the feedback queue, in slices used: a pass that has used more than 8, 32, … slices
+moves to the next level."""
 
 LONG_SHARE: Final = 4
-"""One of so many holds is the longest pass's, however many shorter ones there are."""
+"""Every fourth slice goes to the lowest-priority level, so that long passes do not starve."""
 
 SHARE: Final = 128
-"""Holds of the event loop that one organization may be ahead of another one that waits."""
+"""Slices in one round of fair sharing between organizations."""
 
 ORGANIZATION: Final = ContextVar("organization", default="")
 """The organization for which this task works; all of its long passes share the loop with it."""
@@ -205,19 +203,8 @@ class GuardrailRunner:
 
     def run_cooperatively(self, steps: Cooperative[T]) -> T | Awaitable[T]:
         """Do all of the work now if it is short, else in turns with other requests."""
-        done = self._advance(steps, until=self._clock() + HOLD_SECONDS)
+        done = advance(steps, until=self._clock() + HOLD_SECONDS, clock=self._clock)
         return self._finish(steps) if done is None else done
-
-    def _advance(self, steps: Cooperative[T], *, until: float) -> T | None:
-        """Work for a while; return the outcomes, or None if more is to be done."""
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                outcomes: T = end.value
-                return outcomes
-            if self._clock() >= until:
-                return None
 
     async def _finish(self, steps: Cooperative[T]) -> T:
         """Go on with long work; one pass of several at a time, ten would hold ten times."""
@@ -226,7 +213,8 @@ class GuardrailRunner:
             while True:
                 await asyncio.sleep(0)
                 await own.turn.wait()
-                outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
+                until = self._clock() + HOLD_SECONDS
+                outcomes = advance(steps, until=until, clock=self._clock)
                 if outcomes is not None:
                     return outcomes
                 self._turns.held(own)

@@ -22,8 +22,8 @@ from sidecar.domain.limits import (
 from sidecar.domain.validation import compile_glob
 
 PERIODS: Final = 4
-"""The last period, this one and the next, as four borders: the store picks one by its own clock,
-and the worker's clock may be off by as much."""
+"""Four borders bound three calendar periods (previous, current, next): Valkey's clock selects the
+period, so the worker's clock may be off by up to one."""
 
 
 class RequestCost(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -31,7 +31,7 @@ from sidecar.limits.store import (
 )
 
 REMEMBERED_SECONDS: Final = 0.05
-"""Not for long, as other workers return units at any time."""
+"""Seconds for which a refusal is remembered; short, because other workers return units."""
 
 
 class _Short(msgspec.Struct, frozen=True, gc=False):
@@ -48,7 +48,7 @@ class RecentDenials:
         self._known: dict[str, _Short] = {}
 
     def note(self, check: LimitCheck, standing: LimitStatus, *, now: float) -> None:
-        """The limit of *check* has no room for it."""
+        """Remember that the limit of *check* had no room."""
         until = now + min(REMEMBERED_SECONDS, standing.reset_seconds)
         need = check.cost + check.reserve
         self._known[check.limit.id] = _Short(standing, need, now, until)
@@ -171,7 +171,7 @@ class Limiter:
                 tended_at = self._clocks.monotonic()
 
     async def tend(self) -> None:
-        """Do it once."""
+        """Return expired units, drop old denials and send adjustments."""
         now = self._moment()
         for scope, change in self._leases.expired(now=now.monotonic):
             self._shared.adjust(scope, change)

@@ -260,7 +260,7 @@ class SharingWorker:
 class SharedCounts:
     """Counts each take and each adjustment once, whichever replies are lost.
 
-    *calls* is how many are under way at once.
+    *calls* is how many requests may call at once; refills of leases and `send` are not counted.
     """
 
     def __init__(

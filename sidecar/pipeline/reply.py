@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -36,7 +36,6 @@ from sidecar.limits.budgets import highest_passed
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.pipeline.record import RequestRecord
 from sidecar.telemetry import sanitize
-from sidecar.telemetry.names import OVERFLOW
 from sidecar.telemetry.traceparent import sampled_trace_id
 
 
@@ -46,9 +45,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
     *now* is in monotonic seconds.
     """
     outcome = record.outcome_now()  # its `_value_` is used: `value` is a slow property (3.11)
-    model = record.model
-    if model is not None and not sanitize.MODEL.fullmatch(model):
-        model = OVERFLOW
+    model = sanitize.model_name(record.model)
     record.judged = judged = record.judge(outcome, model)
     policy = None if record.policy is None else record.policy.name
     pairs: list[tuple[str, str | float]] = [(MetadataKey.REQUEST_ID, record.request_id)]
@@ -213,12 +210,7 @@ def limit_metadata(
     if has_headers:
         pairs += limit_pairs(record, clocks)
     if has_limits:
-        tightest: dict[str, LimitStatus] = {}
-        for one in record.allowance.standings:
-            name = f"limit_{one.limit.measure.value}"
-            if name not in tightest or one.remaining < tightest[name].remaining:
-                tightest[name] = one
-        for name, one in tightest.items():
+        for name, one in _tightest(record.allowance.standings, _METADATA_NAMES).items():
             limit = one.limit
             if limit.measure is Measure.COST:
                 amounts = (("amount", limit.amount), ("remaining", one.remaining))
@@ -231,6 +223,20 @@ def limit_metadata(
             pairs.append((name, metadata_fields(state)))
     return metadata_fields(pairs)
 
+
+def _tightest(
+    standings: Iterable[LimitStatus], names: Mapping[Measure, str]
+) -> dict[str, LimitStatus]:
+    """Return the limit with least left for each of *names*; a measure without one is left out."""
+    tightest: dict[str, LimitStatus] = {}
+    for one in standings:
+        name = names.get(one.limit.measure)
+        if name is not None and (name not in tightest or one.remaining < tightest[name].remaining):
+            tightest[name] = one
+    return tightest
+
+
+_METADATA_NAMES: Final = {measure: f"limit_{measure.value}" for measure in Measure}
 
 _ENVOY_UNITS: Final = {
     Window.SECOND: "SECOND",
@@ -260,16 +266,8 @@ def limit_headers(
 
     *now* is in seconds since the epoch. Dialects without such headers get none.
     """
-    names = _LIMIT_NAMES[dialect]
-    tightest: dict[str, LimitStatus] = {}
-    for standing in standings:
-        name = names.get(standing.limit.measure)
-        if name is not None and (
-            name not in tightest or standing.remaining < tightest[name].remaining
-        ):
-            tightest[name] = standing
     headers: list[tuple[str, str]] = []
-    for name, one in tightest.items():
+    for name, one in _tightest(standings, _LIMIT_NAMES[dialect]).items():
         amount, remaining = str(one.limit.amount), str(one.remaining)
         if dialect is Dialect.ANTHROPIC:
             resets_at = datetime.fromtimestamp(math.ceil(now + one.reset_seconds), UTC)

@@ -284,7 +284,7 @@ class Http2Sender(asyncio.BufferedProtocol):
         """Write whole frames, together with all others of this turn of the loop.
 
         Streams that were read in one piece are answered a few at a time, each of which wakes Envoy
-        once. Behind the last come the ends of these requests, for which the peer need not wait.
+        once. After the last, the requests are counted and logged: Envoy does not wait for that.
         After the connection is lost frames are dropped.
         """
         is_first = not self._outgoing

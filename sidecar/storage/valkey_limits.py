@@ -222,7 +222,7 @@ RETRY_SECONDS: Final = 0.25
 
 
 class ValkeyEnds:
-    """Implements `OtherWorkers`; `run_publisher` and `run_subscriber` run beside it."""
+    """Implements `WorkerBroadcast`; `run_publisher` and `run_subscriber` run beside it."""
 
     def __init__(self, settings: ValkeySettings) -> None:
         self._settings = settings

@@ -249,7 +249,10 @@ class OwnEndReceiver:
         self._storing: asyncio.Task[None] | None = None
 
     def add(self, ended: ExchangeEnded, estimate: Estimate | None) -> None:
-        """Account for *ended*; *estimate* is why. Must not wait and does not raise."""
+        """Account for *ended*; *estimate* is the reason if its tokens are estimated, else None.
+
+        Must not wait and does not raise.
+        """
         record = record_of(ended)
         self._listener.exchange_ended(ended, record)
         self._metrics.requests_ended(self._source, 1)

@@ -50,10 +50,9 @@ _NO_CODE: Final = "__pycache__"
 
 
 def code_digest(package: Traversable) -> bytes:
-    """Return a digest of all code by which guardrails find something in a text.
+    """Return a digest of all files of *package*, and the versions of all distributions and Python.
 
-    It is of all files of the *package*, the versions of all that is installed beside it, and
-    Python's own.
+    Workers with the same digest find the same in a text, and may share their findings.
     """
     hasher = blake3()
 

@@ -1,4 +1,4 @@
-"""Background tasks, exit codes, sockets and runtime samples of a worker process."""
+"""Background tasks, exit codes, memory, enumerations and runtime samples of a worker process."""
 
 from __future__ import annotations
 

@@ -148,7 +148,11 @@ class UsageSettlement:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUsage:
-    """`receive_log` is None if usage is off; `own_ends` if Envoy's access log is the source."""
+    """The parts of a worker that record usage.
+
+    `receive_log` is None if usage is off. `own_ends` is None if usage is off, or comes from
+    Envoy's access log.
+    """
 
     notes: UsageNotes
     verdicts: VerdictNotes

@@ -44,7 +44,7 @@ WINDOWS_AT_ONCE: Final = 64
 """Windows whose middles are judged together: some 1 ms. Fewer of them if they are judged whole."""
 MIN_LETTERS: Final = 20
 MIN_MARGIN: Final = 0.5
-"""By how much a letter a foreign language must be likelier than every allowed one (natural log).
+"""Minimum log-likelihood margin per letter of a foreign language over every allowed one.
 
 A sentence of another language has 0.9 and more, English with code, names or a quotation in it 0.1
 and less.
