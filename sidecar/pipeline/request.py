@@ -94,10 +94,7 @@ TOO_LONG_TO_HOLD: Final = ClientError(
 """The only content that the protocol refuses: an answer that is held, beyond `max_body_bytes`."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
-"""Envoy's own form and room for others; anything else could carry text into logs and headers.
-
-Longer at least than `sanitize.REQUEST_ID` demands of an id that is only shown: this one names the
-request's records and the slots of its limits, so that it should be no other request's."""
+"""Envoy's own form and room for others; anything else could carry text into logs and headers."""
 
 _FAULTS: Final = {
     ErrorKind.OVERLOADED: FaultKind.TOO_MANY_BYTES,
@@ -186,8 +183,7 @@ class RequestHandler:
                 self._plan.abandon()
             if isinstance(self._plan, MeteredAnswer):
                 self._plan.forget()
-        if record.is_counted:
-            make_room(record, worker)
+        make_room(record, worker)
         # An id is made only if Envoy has sent none: that takes a system call.
         record.request_id = record.request_id or worker.new_request_id()
         outcome = record.outcome_now()
@@ -200,21 +196,6 @@ class RequestHandler:
         if record.principal is not None:
             is_refused = record.error is not None
             worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
-        self._account(protocol, now=now)
-        if protocol.modes is not None:
-            record.processing_modes = (
-                protocol.request_mode._value_,
-                protocol.response_mode._value_,
-            )
-        record.complete(outcome)
-        if record.findings and record.policy is not None and record.principal is not None:
-            policy, at = record.policy.name, record.wall_ns / 1e9
-            worker.findings.note(policy, record.findings, of=record.principal, at=at)
-        worker.recorder.record(record)
-
-    def _account(self, protocol: ExtProcProtocol, *, now: float) -> None:
-        """Settle the limits of the request, or leave that to the source that reports its end."""
-        record, worker = self._record, self._worker
         judged = record.judged
         if not protocol.is_answered or worker.usage_source is _OFF:
             # Nothing reports the end of a request without an answer, or any end without usage.
@@ -234,13 +215,22 @@ class RequestHandler:
         ):
             # Envoy may not receive this verdict, whose request holds a reservation.
             worker.verdicts.add(record.stream_name, judged)
+        if protocol.modes is not None:
+            record.processing_modes = (
+                protocol.request_mode._value_,
+                protocol.response_mode._value_,
+            )
+        record.complete(outcome)
+        if record.findings and record.policy is not None and record.principal is not None:
+            policy, at = record.policy.name, record.wall_ns / 1e9
+            worker.findings.note(policy, record.findings, of=record.principal, at=at)
+        worker.recorder.record(record)
 
     def _refused(self, error: ClientError) -> Refusal:
         record, worker = self._record, self._worker
         record.error = error.kind
         record.request_id = record.request_id or worker.new_request_id()
-        if record.is_counted:
-            make_room(record, worker)
+        make_room(record, worker)
         record.rest()  # so that the client and the access log receive the same times
         return refusal_of(
             error,
@@ -407,5 +397,6 @@ def _plan_answer(
 
 def make_room(record: RequestRecord, worker: Worker) -> None:
     """Stop counting this request as under judgement: it is judged, or given up."""
-    record.is_counted = False
-    worker.guard.end()
+    if record.is_counted:
+        record.is_counted = False
+        worker.guard.end()
