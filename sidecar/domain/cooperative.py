@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -28,9 +28,6 @@ SLICE_CANDIDATES: Final = 32
 SLICE_FINDINGS: Final = 512
 """Findings made, or borders of strings gone through, between two interruptions: some 1 ms."""
 
-HOLD_SECONDS: Final = 0.001
-"""Length of a slice: how long work may hold the event loop at a time."""
-
 
 def run_sync(steps: Cooperative[T]) -> T:
     """Do all of the work now."""
@@ -40,18 +37,6 @@ def run_sync(steps: Cooperative[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
-
-
-def advance(steps: Cooperative[T], *, until: float, clock: Callable[[], float]) -> T | None:
-    """Work until *clock* shows *until*; return the result, or None if more is to be done."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if clock() >= until:
-            return None
 
 
 def pieces_of(

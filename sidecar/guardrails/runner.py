@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from itertools import chain
 from typing import Final, Protocol, TypeVar
 
-from sidecar.domain.cooperative import HOLD_SECONDS, Cooperative, advance
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.finding import (
     Failure,
     FailureKind,
@@ -41,6 +41,9 @@ from sidecar.guardrails.remote.checks import (
 __all__ = ["GuardrailRunner", "RequestInfo", "Results"]
 
 T = TypeVar("T", bound=tuple[object, ...])
+
+HOLD_SECONDS: Final = 0.001
+"""Length of a slice: how long one pass may hold the event loop at a time."""
 
 LEVELS: Final = (8, 32, 128, 512)
 """Levels of the feedback queue, in slices used: a pass that has used more than 8, 32, … slices
@@ -203,8 +206,19 @@ class GuardrailRunner:
 
     def run_cooperatively(self, steps: Cooperative[T]) -> T | Awaitable[T]:
         """Do all of the work now if it is short, else in turns with other requests."""
-        done = advance(steps, until=self._clock() + HOLD_SECONDS, clock=self._clock)
+        done = self._advance(steps, until=self._clock() + HOLD_SECONDS)
         return self._finish(steps) if done is None else done
+
+    def _advance(self, steps: Cooperative[T], *, until: float) -> T | None:
+        """Work for a while; return the outcomes, or None if more is to be done."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcomes: T = end.value
+                return outcomes
+            if self._clock() >= until:
+                return None
 
     async def _finish(self, steps: Cooperative[T]) -> T:
         """Go on with long work; one pass of several at a time, ten would hold ten times."""
@@ -213,8 +227,7 @@ class GuardrailRunner:
             while True:
                 await asyncio.sleep(0)
                 await own.turn.wait()
-                until = self._clock() + HOLD_SECONDS
-                outcomes = advance(steps, until=until, clock=self._clock)
+                outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
                 if outcomes is not None:
                     return outcomes
                 self._turns.held(own)

@@ -21,7 +21,7 @@ from collections.abc import (
 from dataclasses import replace
 from typing import Final, Never, Protocol
 
-from sidecar.domain.cooperative import HOLD_SECONDS, Cooperative, advance
+from sidecar.domain.cooperative import Cooperative
 from sidecar.domain.principal import PolicyBinding
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.compilation import MAX_LOST, CompiledPolicy
@@ -35,6 +35,9 @@ RETRY_SECONDS: Final = 1.0
 """After a failure; twice as long after each more, since compiling in vain costs CPU time."""
 REFRESH_SECONDS: Final = 30.0
 """A notification can be lost (a pooler, a failover); then policies are late by this much."""
+
+HOLD_SECONDS: Final = 0.001
+"""How long building a snapshot keeps the event loop before exchanges have their turn."""
 
 MOST_AT_ONCE: Final = 32
 """Policies that come into force together when a worker starts, unless requests wait for one."""
@@ -303,9 +306,13 @@ async def _in_turns(steps: Cooperative[PolicySnapshot]) -> tuple[PolicySnapshot,
     """Take *steps* while requests go on; return the result and the longest hold in seconds."""
     longest = 0.0
     while True:
-        began_at = time.monotonic()
-        snapshot = advance(steps, until=began_at + HOLD_SECONDS, clock=time.monotonic)
-        longest = max(longest, time.monotonic() - began_at)
-        if snapshot is not None:
-            return snapshot, longest
+        began_at = now = time.monotonic()
+        try:
+            while now < began_at + HOLD_SECONDS:
+                next(steps)
+                now = time.monotonic()
+        except StopIteration as end:
+            snapshot: PolicySnapshot = end.value
+            return snapshot, max(longest, time.monotonic() - began_at)
+        longest = max(longest, now - began_at)
         await asyncio.sleep(0)
