@@ -36,6 +36,7 @@ from sidecar.limits.budgets import highest_passed
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.pipeline.record import RequestRecord
 from sidecar.telemetry import sanitize
+from sidecar.telemetry.names import OVERFLOW
 from sidecar.telemetry.traceparent import sampled_trace_id
 
 
@@ -45,7 +46,9 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
     *now* is in monotonic seconds.
     """
     outcome = record.outcome_now()  # its `_value_` is used: `value` is a slow property (3.11)
-    model = sanitize.model_name(record.model)
+    model = record.model
+    if model is not None and not sanitize.MODEL.fullmatch(model):
+        model = OVERFLOW
     record.judged = judged = record.judge(outcome, model)
     policy = None if record.policy is None else record.policy.name
     pairs: list[tuple[str, str | float]] = [(MetadataKey.REQUEST_ID, record.request_id)]
