@@ -115,8 +115,9 @@ _TOKEN_FIELDS: Final = frozenset({"prompt", "input"})
 
 def holds_tokens(fields: Fields) -> bool:
     """Return whether numbers stand in place of text: tokens, which only the model can read."""
-    found = _TOKEN_FIELDS.intersection(fields)
-    return bool(found) and any(_has_tokens(fields[name]) for name in found)
+    if _TOKEN_FIELDS.isdisjoint(map(str.casefold, fields)):
+        return False
+    return any(_has_tokens(fields[name]) for name in fields if name.casefold() in _TOKEN_FIELDS)
 
 
 def _has_tokens(text: JsonValue) -> bool:

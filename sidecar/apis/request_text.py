@@ -122,7 +122,7 @@ class TextExtractor:
     def document(self, document: dict[str, JsonValue]) -> Cooperative[None]:
         """Collect everything in a request body, in slices."""
         words, reading = self._words, self._reading
-        if not words.media_names.isdisjoint(document):
+        if not words.media_names.isdisjoint(map(str.casefold, document)):
             self.unscanned += media_of(document, words).values()
         if holds_tokens(document):
             self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
@@ -375,7 +375,8 @@ class TextExtractor:
         if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
             media = media_of(node, words)
             self.unscanned += media.values()
-            places = dict.fromkeys(media, _MEDIA)
+            # In another case it is text as well: the provider may not know it as media.
+            places = {name: _MEDIA for name in media if name in words.media_fields}
         kind = node.get("type")
         if not isinstance(kind, str):
             kind = "text"

@@ -188,6 +188,7 @@ class Vocabulary:
     system_fields: frozenset[str]
     plain_fields: frozenset[str] = field(init=False)
     media_names: frozenset[str] = field(init=False)
+    folded_media: dict[str, str] = field(init=False)
     folded_pointers: frozenset[str] = field(init=False)
     run_fields: frozenset[str] = field(init=False)
     plain_top: frozenset[str] = field(init=False)
@@ -196,7 +197,9 @@ class Vocabulary:
     def __post_init__(self) -> None:
         plain = self.field_names - self.free_fields - RESULT_FIELDS
         object.__setattr__(self, "plain_fields", plain)
-        names = frozenset(self.media_fields) | {name.casefold() for name in self.media_fields}
+        folded_media = {name.casefold(): name for name in self.media_fields}
+        object.__setattr__(self, "folded_media", folded_media)
+        names = frozenset({*self.media_fields, *folded_media})
         object.__setattr__(self, "media_names", names)
         object.__setattr__(self, "plain_top", self.top_fields & plain)
         object.__setattr__(self, "plain_names", plain - names - {"type", "input"})
@@ -346,14 +349,20 @@ _REASONS: Final = (
 
 
 def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, UnscannedReason]:
-    """Return the fields of a part that hold media, each with its kind."""
+    """Return the fields of a part that hold media, as written, each with its kind.
+
+    Each of several names that differ in case alone counts: of these, a provider may take any.
+    """
+    about: Mapping[str, JsonValue] = node
     if not node.keys() <= words.field_names:
-        node = {key.casefold(): value for key, value in node.items()} | node
+        about = {key.casefold(): value for key, value in node.items()} | node
     found: dict[str, UnscannedReason] = {}
-    if words.media_names.isdisjoint(node):
+    if words.media_names.isdisjoint(about):
         return found
-    for key in words.media_fields:
-        held = node.get(key, node.get(key.casefold()))
+    for name, held in node.items():
+        key = name if name in words.media_fields else words.folded_media.get(name.casefold())
+        if key is None:
+            continue
         pattern = POINTERS.get(key)
         is_media = any(
             (pattern is not None and pattern.match(item) is not None)
@@ -363,8 +372,8 @@ def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, Unscann
             and not (key == "source" and _is_plain_text(item, words))
             for item in (held if isinstance(held, list) else [held])
         )
-        if is_media and not (key == "file_id" and str(node.get("type")) in CITATION_TYPES):
-            found[key] = _media_reason(key, held, node, words)
+        if is_media and not (key == "file_id" and str(about.get("type")) in CITATION_TYPES):
+            found[name] = _media_reason(key, held, about, words)
     return found
 
 

@@ -19,6 +19,7 @@ INVOKE = "/model/anthropic.claude-v2%3A1/invoke"
 MESSAGES = "/v1/messages"
 AZURE = "/openai/deployments/our-gpt/chat/completions?api-version=2024-10-21"
 PNG = "iVBORw0KGgo" + "A" * 400 + "=="
+HIDDEN_CHAT: dict[str, JsonValue] = {"messages": [{"role": "user", "content": "hi"}]}
 HIDDEN = [{"role": "user", "parts": [{"text": "hi"}]}]
 
 
@@ -209,6 +210,33 @@ def test_in_another_case_it_is_unscanned_and_text_as_well() -> None:
     subject = _subject(_parts({"InlineData": {"MimeType": "image/png", "Data": PNG}}), GENERATE)
     assert FILE in subject.unscanned
     assert PNG in _texts(subject)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            _blocks({"type": "image_url", "image_url": None, "Image_URL": {"url": "https://h/x"}}),
+            IMAGE,
+        ),
+        (
+            _blocks({"type": "image_url", "Image_URL": {"url": "https://h/x"}, "IMAGE_URL": None}),
+            IMAGE,
+        ),
+        (
+            _blocks({"image_url": {"detail": "low"}, "Image_URL": {"url": "https://h/x"}}),
+            IMAGE,
+        ),
+        (HIDDEN_CHAT | {"Image": "https://h/x.png"}, IMAGE),
+        (HIDDEN_CHAT | {"prompt": "hi", "Prompt": [1, 2]}, UnscannedReason.UNKNOWN_SHAPE),
+        (HIDDEN_CHAT | {"Input": [[1, 2]]}, UnscannedReason.UNKNOWN_SHAPE),
+    ],
+)
+def test_beside_the_usual_name_another_case_is_noticed(
+    body: JsonValue, reason: UnscannedReason
+) -> None:
+    """A provider that ignores case may take the last of them."""
+    assert reason in _subject(body, "/v1/chat/completions").unscanned
 
 
 @pytest.mark.parametrize(
