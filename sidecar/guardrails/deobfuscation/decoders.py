@@ -149,8 +149,9 @@ class EncodingsDecoder(Decoder):
     @override
     def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
         content = view.content
-        decoded = DecodedText(content)
+        views: list[TextView] = []
         for expression, decode in _ENCODINGS:
+            decoded = DecodedText(content)  # of its own: runs are in the order of the text
             for count, span in enumerate(matches(expression, content, least=_LEAST), 1):
                 if span is not None:
                     start, end = span
@@ -165,7 +166,9 @@ class EncodingsDecoder(Decoder):
                         decoded.add(text + b"\n", start, end)
                 if span is None or not count % SLICE_DECODED:
                     yield
-        return (decoded.as_view(view, ViewKind.DECODED),) if decoded else ()
+            if decoded:
+                views.append(decoded.as_view(view, ViewKind.DECODED))
+        return tuple(views)
 
 
 ENCODINGS: Final = EncodingsDecoder()

@@ -440,3 +440,17 @@ def test_more_hidden_texts_than_are_decoded_never_pass(
         Verdict.ERROR_CLOSED,
         Failure(FailureKind.HIDDEN_TEXT, "TooMuchHiddenTextError"),
     )
+
+
+def test_runs_in_two_encodings_lead_back_to_the_text_in_its_order() -> None:
+    """A finding over the texts of both would else end before it begins."""
+    text = f"{in_base64('hidden in base64 or so').encode().hex()};{in_base64(KEY)}".encode()
+    view = text_views.TextView(0, frozenset({text_views.ViewKind.RAW}), text, len(text))
+    views = run_sync(decoders.ENCODINGS.read(view))
+
+    assert views
+    for one in views:
+        start, end = one.offsets.span(0, len(one.content))
+        assert 0 <= start < end <= len(text)
+        origins = [one.offsets.span(at, at + 1)[0] for at in range(len(one.content))]
+        assert origins == sorted(origins)
