@@ -451,7 +451,8 @@ class _Parser:
                 return _Atom(_ANYTHING)
             case character:
                 self._at += 1
-                return _Atom(character)
+                # A brace that is meant: backwards it could begin a repeat.
+                return _Atom(f"\\{character}" if character in "{}" else character)
 
     def _group(self) -> _Node | str:
         if (around := _LOOK_AROUND.match(self._regex, self._at)) is not None:

@@ -75,3 +75,9 @@ def test_an_opening_may_have_letters_of_any_script() -> None:
     """An author's expression is of code points."""
     matcher = PartialMatcher([Rule(type="X", expression=author_expression("[ж-я]{2}.{1,9}№"))])
     assert matcher.begins_at("12 ок и ".encode()) == 3
+
+
+def test_braces_that_are_meant_are_no_repeat_when_read_backwards() -> None:
+    """The front of a match would leave before its end is here."""
+    matcher = PartialMatcher([Rule(type="X", expression=author_expression("(?:}2{a|b)+x"))])
+    assert matcher.begins_at(b"no }2{a}2{a") == 3
