@@ -261,11 +261,11 @@ INSERT INTO alert_routes (name, channel, secret, organization_id)
 VALUES ('bad', 'slack', 'file:a', 'org_1'), ('good', 'slack', 'file:a', NULL);
 INSERT INTO alert_messages
     (route, alerts, due_at, first_tried_at, next_try_at, attempts, delivered_at, error)
-VALUES ('bad', '{}', now() - interval '2 hours', now() - interval '2 hours', now(), 9, NULL, 'status_503'),
-    ('good', '{}', now() - interval '2 hours', now() - interval '2 hours', now(), 2, now(), NULL),
-    ('good', '{}', now() - interval '2 hours', now(), now(), 1, NULL, NULL),
-    ('good', '{}', now() - interval '2 hours', now(), now(), 1, NULL, 'status_503'),
-    ('good', '{}', now() + interval '2 hours', NULL, now(), 0, NULL, NULL)
+VALUES ('bad', '{}', now() - interval '2h', now() - interval '2h', now(), 9, NULL, 'status_503'),
+    ('good', '{}', now() - interval '2h', now() - interval '2h', now(), 2, now(), NULL),
+    ('good', '{}', now() - interval '2h', now(), now(), 1, NULL, NULL),
+    ('good', '{}', now() - interval '2h', now(), now(), 1, NULL, 'status_503'),
+    ('good', '{}', now() + interval '2h', NULL, now(), 0, NULL, NULL)
 """
         )
         (alert,) = await alerts_by_rule(connection, AlertRule.ROUTE_FAILS)
