@@ -32,6 +32,7 @@ from sidecar.admin.in_force import (
     wait_in_force,
 )
 from sidecar.admin_api import idempotency
+from sidecar.admin_api.idempotency import Change
 from sidecar.admin_api.problems import Problem, check_query, not_found
 from sidecar.admin_api.rates import Rates, check_rate
 from sidecar.admin_api.roles import (
@@ -143,6 +144,11 @@ class Access:
         self._barrier = Barrier(token=token, policies=dict(self._policies))
         return self._barrier
 
+    @property
+    def change(self) -> Change | None:
+        """Return the change that was noted, None without one."""
+        return Change(self._keys, self._policies) if self._barrier is not None else None
+
     def wait(self) -> None:
         """Let the answer wait until live workers have the change, for `WAIT_SECONDS` at most."""
         self._waits = True
@@ -193,17 +199,20 @@ class AccessRoute(APIRoute):
                 if request.method not in SAFE_METHODS:
                     await _receive(request, token)
                 async with _transaction(request, services, identity, token) as access:
-                    replayed = await idempotency.begin(access.connection, request, identity.name)
-                    if replayed is not None:
-                        return replayed
-                    request.state.access = access
-                    response = await handle(request)
-                    if response.status_code >= HTTPStatus.BAD_REQUEST:
-                        raise _RefusedError(response)
-                    await idempotency.end(
-                        access.connection, request, response, identity.name,
-                        shows_secret=access.shows_secret,
-                    )  # fmt: skip
+                    kept = await idempotency.begin(access.connection, request, identity.name)
+                    if kept is None:
+                        request.state.access = access
+                        response = await handle(request)
+                        if response.status_code >= HTTPStatus.BAD_REQUEST:
+                            raise _RefusedError(response)
+                        await idempotency.end(
+                            access.connection, request, response, identity.name,
+                            change=access.change, shows_secret=access.shows_secret,
+                        )  # fmt: skip
+                    else:
+                        response = kept.response
+                        if kept.change is not None:
+                            access.changed(keys=kept.change.keys, policies=kept.change.policies)
                     await access.notify()
             if request.query_params.get(WAIT) == "true":
                 access.wait()

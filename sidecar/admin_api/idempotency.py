@@ -7,9 +7,12 @@ of two at once the second waits for the first.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Final
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,7 +30,23 @@ ON CONFLICT (key_sha256) DO NOTHING RETURNING true
 """
 
 
-async def begin(connection: Connection, request: Request, person: str) -> Response | None:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What workers are told of a change: ids of keys, and versions of policies."""
+
+    keys: Sequence[str]
+    policies: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The first answer of a write, and its change, of which the second waits for workers too."""
+
+    response: Response
+    change: Change | None
+
+
+async def begin(connection: Connection, request: Request, person: str) -> KeptAnswer | None:
     """Claim the key of a write, if it has one; return the answer that it had the first time.
 
     Raises:
@@ -41,7 +60,8 @@ async def begin(connection: Connection, request: Request, person: str) -> Respon
     if await connection.fetchval(_CLAIM, name, said.digest()):
         return None
     row = await connection.fetchrow(
-        "SELECT request_sha256, status, body FROM admin_idempotency_keys WHERE key_sha256 = $1",
+        "SELECT request_sha256, status, body, etag, change FROM admin_idempotency_keys"
+        " WHERE key_sha256 = $1",
         name,
     )
     if row is None or row["request_sha256"] != said.digest():
@@ -56,12 +76,12 @@ async def begin(connection: Connection, request: Request, person: str) -> Respon
             "this was done before; its answer had a secret, which is shown once",
             hint="rotate the key, or revoke the token and create another",
         )
-    return Response(
-        row["body"],
-        row["status"],
-        headers={REPLAYED_HEADER: "true"},
-        media_type="application/json",
-    )
+    headers = {REPLAYED_HEADER: "true"}
+    if row["etag"] is not None:
+        headers["etag"] = row["etag"]
+    response = Response(row["body"], row["status"], headers=headers, media_type="application/json")
+    change = row["change"]
+    return KeptAnswer(response, None if change is None else Change(**orjson.loads(change)))
 
 
 async def end(
@@ -70,6 +90,7 @@ async def end(
     response: Response,
     person: str,
     *,
+    change: Change | None,
     shows_secret: bool,
 ) -> None:
     """Store the answer of a write with a key, unless it shows a secret."""
@@ -78,10 +99,13 @@ async def end(
         return
     body = None if shows_secret else bytes(response.body).decode()
     await connection.execute(
-        "UPDATE admin_idempotency_keys SET status = $2, body = $3 WHERE key_sha256 = $1",
+        "UPDATE admin_idempotency_keys SET status = $2, body = $3, etag = $4, change = $5"
+        " WHERE key_sha256 = $1",
         name,
         response.status_code,
         body,
+        response.headers.get("etag"),
+        None if change is None else orjson.dumps(asdict(change)).decode(),
     )
 
 

@@ -97,7 +97,8 @@ WITH due AS (
     ORDER BY next_try_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE alert_messages AS m
-SET attempts = attempts + 1, next_try_at = now() + make_interval(secs => $2::float8)
+SET attempts = attempts + 1, first_tried_at = COALESCE(m.first_tried_at, now()),
+    next_try_at = now() + make_interval(secs => $2::float8)
 FROM due WHERE m.id = due.id
 RETURNING m.id, m.route, m.attempts, m.due_at, m.alerts
 """
@@ -113,7 +114,7 @@ UPDATE alert_messages SET delivered_at = now(), error = NULL WHERE id = $1 AND a
 """
 _FAILED: Final = """
 UPDATE alert_messages SET error = $3, next_try_at = now() + $4,
-    gave_up_at = CASE WHEN now() + $4 > due_at + $5 THEN now() END
+    gave_up_at = CASE WHEN now() + $4 > first_tried_at + $5 THEN now() END
 WHERE id = $1 AND attempts = $2 AND delivered_at IS NULL
 RETURNING gave_up_at IS NOT NULL
 """

@@ -179,8 +179,8 @@ GROUP BY host
 SELECT m.route AS object, r.organization_id, {_DAY} AS period_began, count(*) AS messages,
     max(m.error) AS error
 FROM alert_messages AS m JOIN alert_routes AS r ON r.name = m.route
-WHERE r.enabled AND m.delivered_at IS NULL AND m.attempts > 0
-    AND m.due_at BETWEEN now() - interval '25 hours' AND now() - interval '1 hour'
+WHERE r.enabled AND m.delivered_at IS NULL AND m.error IS NOT NULL
+    AND m.first_tried_at BETWEEN now() - interval '25 hours' AND now() - interval '1 hour'
 GROUP BY m.route, r.organization_id
 """,
     ),

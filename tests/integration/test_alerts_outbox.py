@@ -204,6 +204,25 @@ async def test_a_message_is_given_up_after_a_day(database: Database) -> None:
     assert (entry.state, entry.error) == ("given up", "status_500")
 
 
+async def test_the_day_of_a_message_begins_with_its_first_attempt(database: Database) -> None:
+    """However long it waited: for a route that was disabled, or while nothing sent it."""
+    async with database.connect() as connection:
+        await apply_text(connection, route_text())
+        await raised(connection, alert())
+        await connection.execute("UPDATE alert_messages SET due_at = now() - interval '2 days'")
+        (message,) = await claim_messages(connection, limit=1, lease_seconds=0)
+        assert not await mark_failed(
+            connection, message, "status_500", retry_in=timedelta(seconds=5)
+        )
+        await connection.execute(
+            "UPDATE alert_messages"
+            " SET first_tried_at = first_tried_at - interval '1 day', next_try_at = now()"
+        )
+        (message,) = await claim_messages(connection, limit=1, lease_seconds=0)
+
+        assert await mark_failed(connection, message, "status_500", retry_in=timedelta(seconds=5))
+
+
 async def test_a_disabled_route_keeps_its_messages_and_a_deleted_one_does_not(
     database: Database,
 ) -> None:

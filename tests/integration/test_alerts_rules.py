@@ -249,17 +249,23 @@ async def test_a_worker_that_was_killed_or_is_silent_is_reported(database: Datab
 
 
 async def test_a_route_that_does_not_deliver_is_reported_to_the_others(database: Database) -> None:
-    """With the reason; not while a message waits for a digest, nor when it was delivered."""
+    """With the reason, an hour after the first attempt; not while a message is not due.
+
+    Nor if it was delivered, or waited long for its first attempt.
+    """
     async with database.connect() as connection:
         await connection.execute(OWNERS)
         await connection.execute(
             """
 INSERT INTO alert_routes (name, channel, secret, organization_id)
 VALUES ('bad', 'slack', 'file:a', 'org_1'), ('good', 'slack', 'file:a', NULL);
-INSERT INTO alert_messages (route, alerts, due_at, next_try_at, attempts, delivered_at, error)
-VALUES ('bad', '{}', now() - interval '2 hours', now(), 9, NULL, 'status_503'),
-    ('good', '{}', now() - interval '2 hours', now(), 2, now(), NULL),
-    ('good', '{}', now() + interval '2 hours', now(), 0, NULL, NULL)
+INSERT INTO alert_messages
+    (route, alerts, due_at, first_tried_at, next_try_at, attempts, delivered_at, error)
+VALUES ('bad', '{}', now() - interval '2h', now() - interval '2h', now(), 9, NULL, 'status_503'),
+    ('good', '{}', now() - interval '2h', now() - interval '2h', now(), 2, now(), NULL),
+    ('good', '{}', now() - interval '2h', now(), now(), 1, NULL, NULL),
+    ('good', '{}', now() - interval '2h', now(), now(), 1, NULL, 'status_503'),
+    ('good', '{}', now() + interval '2h', NULL, now(), 0, NULL, NULL)
 """
         )
         (alert,) = await alerts_by_rule(connection, AlertRule.ROUTE_FAILS)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
+from sidecar.admin_api import access
 from tests.support.admin_api import API, session_client, token_client
+from tests.support.postgres import Database
+from tests.support.reporting_worker import reporting_worker
 
 TEAMS = f"{API}/organizations/acme/teams"
 ONCE = {"idempotency-key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
@@ -21,6 +26,29 @@ async def test_a_change_that_is_sent_again_happens_once(app: FastAPI) -> None:
     assert first.status_code == second.status_code == 201
     assert first.json() == second.json()
     assert {one.headers.get("idempotent-replayed") for one in (first, second)} == {None, "true"}
+
+
+async def test_a_change_that_is_sent_again_waits_for_workers_and_has_its_tag(
+    app: FastAPI, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection may have broken while the first waited."""
+    monkeypatch.setattr(access, "WAIT_SECONDS", 1.0)
+    alice = await session_client(app, "admin")
+    policies = f"{API}/policies/apply"
+    put: dict[str, Any] = {"json": {"enabled": False}, "headers": ONCE, "params": {"wait": "true"}}
+    apply = {**put, "json": {"documents": "name: strict"}, "headers": {"idempotency-key": "a"}}
+
+    async with reporting_worker(database) as started:
+        patched = [await alice.patch(f"{TEAMS}/search", **put) for _ in range(2)]
+        compiling = [await alice.post(policies, **apply) for _ in range(2)]
+        started.policies_loaded({"strict": 1})
+        serving = await alice.post(policies, **apply)
+
+    answers = (*patched, *compiling, serving)
+    behind = [one.headers.get("egret-in-force", "")[-8:] for one in answers]
+    assert behind == ["behind=0", "behind=0", "behind=1", "behind=1", "behind=0"]
+    assert patched[0].headers["etag"] == patched[1].headers["etag"]
+    assert patched[1].headers["idempotent-replayed"] == "true"
 
 
 async def test_a_key_is_for_one_request_of_one_person(app: FastAPI) -> None:
