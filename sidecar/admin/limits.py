@@ -238,14 +238,16 @@ async def holders_of_limits(
     within: tuple[str, ...] | None = None,
     after: tuple[str, str] | None = None,
     most: int | None = None,
+    on_unreadable: Callable[[ChangeRefusedError], None] | None = None,
 ) -> tuple[Holder, ...]:
     """Return the owners of limits, of *measure* alone if given; of *owner* and those it holds.
 
     Of these organizations and teams alone with *within*: no limit of others is read. They come by
-    name; with *most* that many of them behind *after*, a name and an id.
+    name; with *most* that many of them behind *after*, a name and an id. With *on_unreadable* an
+    owner whose limits cannot be read is told, and left out.
 
     Raises:
-        ChangeRefusedError: there is no such owner.
+        ChangeRefusedError: there is no such owner, or limits cannot be read.
     """
     ids: dict[Level, str] = {}
     if owner is not None:
@@ -261,7 +263,13 @@ async def holders_of_limits(
     holders = []
     for row in rows:
         level = Level(row["level"])
-        limits = _read(row["limits"], level=level, owner=row["id"])
+        try:
+            limits = _read(row["limits"], level=level, owner=row["id"])
+        except ChangeRefusedError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(error)
+            continue
         chosen = tuple(one for one in limits if measure in {None, one.measure})
         holders.append(
             Holder(level, row["id"], row["name"], row["organization_id"], chosen, row["team_id"])
@@ -321,10 +329,11 @@ async def spent_budgets(
     within: tuple[str, ...] | None = None,
     after: tuple[str, str] | None = None,
     most: int | None = None,
+    on_unreadable: Callable[[ChangeRefusedError], None] | None = None,
 ) -> list[SpentBudget]:
     """Return the budgets of *owner* and those it holds, of all without one, by usage records.
 
-    *within*, *after* and *most* are those of `holders_of_limits`.
+    *within*, *after*, *most* and *on_unreadable* are those of `holders_of_limits`.
 
     Raises:
         ChangeRefusedError: there is no such owner, or limits cannot be read.
@@ -332,7 +341,13 @@ async def spent_budgets(
     budgets = [
         (holder, limit, period)
         for holder in await holders_of_limits(
-            connection, owner, measure=Measure.COST, within=within, after=after, most=most
+            connection,
+            owner,
+            measure=Measure.COST,
+            within=within,
+            after=after,
+            most=most,
+            on_unreadable=on_unreadable,
         )
         for limit in holder.limits
         if (period := forecast(limit, 0, now=now)) is not None

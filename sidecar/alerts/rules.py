@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sidecar.admin.limits import spent_budgets
+from sidecar.admin.owners import ChangeRefusedError
 from sidecar.domain.alerting import AlertRule, Severity
 from sidecar.domain.limits import Measure
 from sidecar.limits.limit_syntax import shown, shown_amount, shown_whose
 from sidecar.storage.pool import Connection
+from sidecar.telemetry.logs import get_logger
 
 SPIKE_FACTOR: Final = 5
 SPIKE_REQUESTS: Final = 20
@@ -218,12 +220,17 @@ async def alerts_by_rule(connection: Connection, rule: AlertRule) -> list[Alert]
 async def budget_alerts(connection: Connection, *, now: float) -> list[Alert]:
     """Return an alert for each budget that is nearly spent, or spent; *now* in epoch seconds.
 
+    An owner whose limits this version cannot read is logged, and has none.
+
     Raises:
-        ChangeRefusedError: this version cannot read the limits of an owner.
         One of `UNAVAILABLE`.
     """
+
+    def on_unreadable(error: ChangeRefusedError) -> None:
+        get_logger().warning("alerts.limits_unreadable", reason=error.problem)
+
     found: list[Alert] = []
-    for one in await spent_budgets(connection, now=now):
+    for one in await spent_budgets(connection, now=now, on_unreadable=on_unreadable):
         limit, holder = one.limit, one.holder
         if not limit.amount or one.spent * 100 < limit.amount * NEARLY_SPENT_PERCENT:
             continue

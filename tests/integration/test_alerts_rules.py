@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
 
+from structlog.testing import capture_logs
+
 from sidecar.alerts.rules import RULES, alerts_by_rule, budget_alerts
 from sidecar.domain.alerting import AlertRule, Severity
 from sidecar.storage.pool import Connection, open_pool
@@ -298,3 +300,24 @@ async def test_a_budget_is_reported_when_it_is_nearly_spent_and_when_it_is(
         [(AlertRule.BUDGET_THRESHOLD, Severity.WARNING)],
         [(AlertRule.BUDGET_SPENT, Severity.CRITICAL)],
     ]
+
+
+async def test_limits_that_cannot_be_read_hide_no_budget_of_another_owner(
+    database: Database,
+) -> None:
+    """Their owner is logged: no worker lets its keys in."""
+    limits = '[{"measure": "cost", "window": "day", "amount": 10000000, "time_zone": "UTC"}]'
+    async with at(database, "2027-01-31T10:20Z") as connection:
+        await connection.execute(OWNERS)
+        await connection.execute("UPDATE teams SET limits = $1", limits)
+        await connection.execute(_USAGE, "0 seconds", "{}", "10")
+        await connection.execute(
+            "UPDATE organizations SET limits = replace($1, '\"day\"', '\"age\"')::jsonb", limits
+        )
+        now = await connection.fetchval("SELECT now()")
+        with capture_logs() as logged:
+            alerts = await budget_alerts(connection, now=now.timestamp())
+
+    assert [one.rule for one in alerts] == [AlertRule.BUDGET_SPENT]
+    assert [line["event"] for line in logged] == ["alerts.limits_unreadable"]
+    assert "organization org_1" in logged[0]["reason"]

@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 import ssl
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -152,8 +153,8 @@ class FolderSecrets:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Whole or not at all: the name appears once the text is on the disk.
-            part = path.with_name(f".{place.key}.{os.getpid()}")
-            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # By a name of its own, or the part that a killed process left would be in the way.
+            handle, part = tempfile.mkstemp(prefix=f".{place.key}.", dir=path.parent)
             try:
                 with os.fdopen(handle, "w", encoding="ascii") as file:
                     file.write(text)
@@ -161,7 +162,7 @@ class FolderSecrets:
                     os.fsync(file.fileno())
                 os.link(part, path)  # fails if there is one by now
             finally:
-                part.unlink()
+                os.unlink(part)  # noqa: PTH108 - of mkstemp
         except OSError as error:
             raise _unavailable(place, error.strerror or "cannot be written") from None
 

@@ -229,7 +229,7 @@ def field_values(content: ObjectDocument) -> Mapping[str, Any]:
 
 
 def _faults_of(one: WantedObject, old: StoredObject | None) -> Iterable[FileFault]:
-    """Yield a key's place that was not read, and new time zones that each machine sets."""
+    """Yield a key's place that was not read, and new hours and time zones that are refused."""
 
     def zones(content: Content | None) -> Mapping[str, str]:
         match content:
@@ -243,6 +243,13 @@ def _faults_of(one: WantedObject, old: StoredObject | None) -> Iterable[FileFaul
     if isinstance(one.content, KeyDocument) and one.content.secret is not None:
         hint = "run `egret apply` with --secrets kubernetes, or --secrets FOLDER"
         yield one.fault("secret", "the key's place was not read", hint=hint)
+    if isinstance(one.content, AlertRouteDocument) and (hours := one.content.quiet_hours):
+        start, _, end = hours.partition("-")
+        before = old.content if old is not None else None
+        is_stored = isinstance(before, AlertRouteDocument) and before.quiet_hours == hours
+        if start == end and not is_stored:
+            hint = "for one message a day write `digest: daily`; to send none, `enabled: false`"
+            yield one.fault("quiet_hours", f"{hours} is the whole day", hint=hint)
     stored = zones(None if old is None else old.content)
     for zone, step in zones(one.content).items():
         if zone not in stored and not is_time_zone(zone):

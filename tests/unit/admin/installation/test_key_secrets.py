@@ -78,6 +78,15 @@ async def test_a_key_is_made_once_and_then_read_from_its_file(tmp_path: Path) ->
     assert [path.name for path in file.parent.iterdir()] == ["api-key"]
 
 
+async def test_a_part_that_a_killed_process_left_stops_no_key(tmp_path: Path) -> None:
+    """In a container each process has the same number."""
+    keys = await found(FolderSecrets(tmp_path), text())
+    (tmp_path / "ci-key").mkdir()
+    (tmp_path / "ci-key" / f".api-key.{os.getpid()}").touch()
+
+    assert await written(keys) == ["ci-key/api-key"]
+
+
 async def test_a_file_that_came_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     keys = await found(FolderSecrets(tmp_path), text())
     (tmp_path / "ci-key").mkdir()

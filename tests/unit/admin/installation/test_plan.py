@@ -62,6 +62,15 @@ def test_a_time_zone_of_a_machine_is_refused_unless_it_is_stored() -> None:
     assert plan(joined(route, owner), stored(route, owner)).unchanged == 2
 
 
+def test_quiet_hours_of_the_whole_day_are_refused_unless_they_are_stored() -> None:
+    """Former versions took them, and an export has to be applied again."""
+    route = f"{ROUTE}quiet_hours: 08:00-08:00\n"
+    for before in ([], stored(ROUTE)):
+        (found,) = faults(route, before)
+        assert "08:00-08:00 is the whole day" in found
+    assert plan(route, stored(route)).unchanged == 1
+
+
 def test_an_empty_installation_gets_every_object() -> None:
     found = plan(ALL, [])
 
