@@ -38,7 +38,8 @@ class RedactionRules:
 
     `hash_key` is the organization's own; without one `hash` falls back to numbers. `first` are
     the roles whose values are numbered before all others. Numbers begin *after* one. With
-    `skips_written` they pass over all those in the request, also where nothing is restored.
+    `skips_written` they pass over all those in the request, also where nothing is restored, and a
+    value whose hash is in the request is numbered.
     """
 
     guardrails: Mapping[str, Guardrail]
@@ -104,7 +105,7 @@ def redact(
         [one.text for one in made]
     )
     if is_suspect and isinstance(parse(redacted), Malformed):
-        # A key has become one that stands in its object already: that number is passed over.
+        # A key has become one that stands in its object already, a number or a hash.
         apart = replace(rules, skips_written=True)
         made, restoration, placeholders = yield from replacements(parts, found, rules=apart)
         redacted, _ = yield from splice(body, made)
@@ -127,7 +128,9 @@ def replacements(
         ),
     )  # fmt: skip
     taken = yield from written_in(parts, first)
-    placeholders = Placeholders(hash_key=rules.hash_key, taken=taken, after=rules.after)
+    placeholders = Placeholders(
+        hash_key=rules.hash_key, taken=taken, after=rules.after, skips_written=rules.skips_written
+    )
     with_texts = {part.location[:1] for part in parts if len(part.location) > 1}
     # Of a text that is found as a whole, the texts that it holds as JSON go with it.
     whole: set[tuple[int, ...]] = set()
@@ -223,10 +226,12 @@ class Placeholders:
         hash_key: bytes | None,
         taken: Mapping[bytes, Place] = MappingProxyType({}),
         after: int = 0,
+        skips_written: bool = False,
     ) -> None:
         self._hash_key = hash_key
         self.taken: Final = taken
         self._after = after
+        self._skips_written = skips_written
         self._made: dict[tuple[RedactionStyle, str, bytes], bytes] = {}
         self._counts: Counter[str] = Counter()
 
@@ -243,6 +248,8 @@ class Placeholders:
                 message = b"%s\x00%s" % (type_.encode(), value)
                 digest = hmac.new(self._hash_key, message, hashlib.sha256).hexdigest()
                 made = f"[{type_}_h_{digest[:HASH_DIGITS]}]".encode()
+                if self._skips_written and made in self.taken:
+                    made = self._numbered(type_, None, before=before)
             case RedactionStyle.FORMAT_PRESERVING if type_ == CARD_TYPE:
                 made = self._numbered(type_, value.decode(), before=before)
             case (

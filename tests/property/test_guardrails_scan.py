@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.domain.cooperative import run_sync
@@ -116,7 +117,11 @@ def test_what_is_planted_anywhere_is_found(
     )
 
 
+IN_BASE64 = base64.b64encode((SECRETS[0][1] + SECRETS[0][2]).encode())
+
+
 @given(st.lists(st.one_of(texts, any_text), max_size=4))
+@example([f"{IN_BASE64.hex()};{IN_BASE64.decode()}"])  # two encodings, one of them twice
 def test_findings_are_in_range_disjoint_and_on_character_boundaries(written: list[str]) -> None:
     """Replacing them leaves valid text, in any order of replacement."""
     parts = parts_of(written)

@@ -158,6 +158,14 @@ def _strings(value: JsonValue) -> Iterator[str]:
     style=random.Random(0),  # noqa: S311 - the same in every run
     redaction=RedactionStyle.PLACEHOLDER,
 )
+@example(  # so too, and the value has no other hash
+    body=(
+        "/v1/messages",
+        _body("/v1/messages", [], {"[EMAIL_h_d9708b998ae517d1]": 1, "a@b.example": 2}),
+    ),
+    style=random.Random(0),  # noqa: S311 - the same in every run
+    redaction=RedactionStyle.HASH,
+)
 def test_nothing_that_was_found_is_left_and_the_body_stays_json(
     body: tuple[str, dict[str, JsonValue]], style: random.Random, redaction: RedactionStyle
 ) -> None:

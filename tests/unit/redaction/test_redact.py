@@ -414,6 +414,21 @@ def test_a_key_does_not_become_one_that_its_object_has(written: str, *, is_first
     assert redacted == {"m": {"[EMAIL_1]": 0, "[EMAIL_2]": 1}, "t": "[EMAIL_2]"}
 
 
+def test_a_hash_that_an_object_has_as_a_key_already_becomes_a_number() -> None:
+    """No other hash stands for the value, and a provider reads one of two members."""
+    parts = [part(HASH.decode(), 1), part(FIRST, 2), part(SECOND, 4), part(FIRST, 6)]
+    findings = [found(parts, 1, FIRST), found(parts, 2, SECOND), found(parts, 3, FIRST)]
+    body = f'{{"m":{{"{HASH.decode()}":0,"{FIRST}":1}},"t":"{SECOND}","u":"{FIRST}"}}'.encode()
+    by = rules(RedactionStyle.HASH, hash_key=KEY)
+    redacted = redact(body, parts, findings, rules=by)
+    (other,) = placeholders([part(SECOND, 0)], found([part(SECOND, 0)], 0, SECOND), by=by)
+    assert json.loads(redacted.body) == {
+        "m": {HASH.decode(): 0, "[EMAIL_1]": 1}, "t": other.decode(), "u": "[EMAIL_1]"
+    }  # fmt: skip
+    in_answer = redacted.placeholders.of(FIRST.encode(), type_="EMAIL", style=RedactionStyle.HASH)
+    assert in_answer == b"[EMAIL_1]"
+
+
 def test_rules_do_not_show_their_key() -> None:
     """Whoever has it could try out values."""
     assert "kkkk" not in repr(rules(hash_key=KEY))
