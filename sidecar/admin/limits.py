@@ -243,8 +243,8 @@ async def holders_of_limits(
     """Return the owners of limits, of *measure* alone if given; of *owner* and those it holds.
 
     Of these organizations and teams alone with *within*: no limit of others is read. They come by
-    name; with *most* that many of them behind *after*, a name and an id. With *on_unreadable* an
-    owner whose limits cannot be read is told, and left out.
+    name; with *most* that many of them behind *after*, a name and an id. An owner
+    whose limits cannot be read is left out if *on_unreadable* is given, which gets the error.
 
     Raises:
         ChangeRefusedError: there is no such owner, or limits cannot be read.

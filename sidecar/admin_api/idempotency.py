@@ -32,7 +32,7 @@ ON CONFLICT (key_sha256) DO NOTHING RETURNING true
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What workers are told of a change: ids of keys, and versions of policies."""
+    """A change that workers are notified of: ids of keys, and versions of policies."""
 
     keys: Sequence[str]
     policies: Mapping[str, int]

@@ -243,7 +243,7 @@ def _change(
 
 @contextmanager
 def _faults_of_words() -> Iterator[None]:
-    """Exit as for words that are no limit, whoever finds the fault of a limit."""
+    """Exit with `WRONG_USAGE` for a limit that cannot be, as for words that are none."""
     try:
         yield
     except InvalidValueError as error:

@@ -74,7 +74,7 @@ class RecentDenials:
 
 
 TEND_SECONDS: Final = 0.25
-SLOT_SECONDS: Final = 0.02
+SLOT_DELAY_SECONDS: Final = 0.02
 """A slot is free so soon after the end of its request: a client that sends one request after the
 other would else meet its own. All that have ended meanwhile are freed by one call."""
 CLOSING_TRIES: Final = 20
@@ -162,7 +162,7 @@ class Limiter:
                 async with asyncio.timeout(TEND_SECONDS):
                     await self._slot_ended.wait()
             if self._clocks.monotonic() - tended_at < TEND_SECONDS:
-                await asyncio.sleep(SLOT_SECONDS)
+                await asyncio.sleep(SLOT_DELAY_SECONDS)
                 self._slot_ended.clear()
                 await self._shared.send()
             else:

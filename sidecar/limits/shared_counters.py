@@ -50,8 +50,8 @@ class UnacknowledgedTake:
     def returned(self, ahead: tuple[int, ...], *, now: float) -> Iterator[Adjustment]:
         """Yield the adjustments that return its units, *ahead* of its limits included.
 
-        What a sliding limit has drained until *now* is not returned. Nothing if *ahead* has
-        another number of units than it has taken: they are not its own.
+        Units that a sliding limit has drained until *now* are not returned. If *ahead* is of
+        another number of limits, it is not of this take: no unit is returned.
         """
         if len(ahead) != len(self.acquires):
             return

@@ -167,6 +167,7 @@ _TOKENS: Final = 1_000_000
 _DIGITS: Final = Decimal("0.000001")
 _MOST: Final = Decimal("Infinity")
 _MOST_TIMES: Final = 1000
+"""A multiple of prices beyond it is a mistake in the file."""
 
 _Row = dict[str, object]
 
