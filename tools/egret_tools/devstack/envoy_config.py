@@ -341,7 +341,7 @@ class EnvoyParameters:
     needs `admin_socket`.
     `trusted_proxies` is how many of our own stand in front of Envoy and write x-forwarded-for;
     one too many, and clients write their own address.
-    `http_port` None leaves the plain listener out.
+    `http_port` None leaves the plain listener out; 0 takes a free port.
     `model_routes` need workers with EGRET_EXCHANGE__ROUTE_BY_MODEL=on; the first one that names a
     model wins.
     """
@@ -362,7 +362,7 @@ class EnvoyParameters:
     https_address: str = "0.0.0.0"  # noqa: S104 - an edge proxy serves its network
     https_port: Port = 8443
     wants_client_certificates: bool = False
-    http_port: Port | None = None
+    http_port: PortOrFree | None = None
     admin_socket: str | None = None
     admin_port: PortOrFree = 0
     metrics_address: str = "127.0.0.1"
