@@ -28,7 +28,14 @@ from sidecar.domain.cooperative import (
 from sidecar.domain.finding import LOCAL_VERDICTS, Finding, GuardrailResult, Results, Verdict
 from sidecar.domain.policy import Action, Guardrail, GuardrailSettings, Mode
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.deobfuscation.decoders import FOR_ALL, FOR_WORDS, MAX_DEPTH, read, sources
+from sidecar.guardrails.deobfuscation.decoders import (
+    FOR_ALL,
+    FOR_WORDS,
+    LEET_KIND,
+    MAX_DEPTH,
+    read,
+    sources,
+)
 from sidecar.guardrails.detectors.whole_text import WholeTextCheck
 from sidecar.guardrails.matching.boundaries import BoundaryWindow, boundary_windows
 from sidecar.guardrails.matching.database import MAX_SEARCHES, SEPARATOR, ExpressionDatabase, Hits
@@ -144,7 +151,9 @@ class LocalScan:
             or _rule_check(one, tuple([ids.get(rule.expression) for rule in rules_of(one)]))
             for one in every
         )
-        self._folded = any(rule.folded for one in every for rule in rules_of(one))
+        folded = {rule.expression for one in every for rule in rules_of(one) if rule.folded}
+        self._folded = bool(folded)
+        self._for_words = database.of(folded)
         self._decoders = tuple(
             (decoder, None if decoder.trigger is None else ids.get(decoder.trigger))
             for decoder in (FOR_WORDS if self._folded else FOR_ALL)
@@ -335,14 +344,26 @@ class LocalScan:
             found = yield from read(found, chosen)
             if not found:
                 break
-            latest = yield from self._database.scan([view.content for view in found])
-            base = sum(len(view.content) + 1 for view in views)
-            for id_, found_ends in latest.items():
-                hits.setdefault(id_, []).extend(base + end for end in found_ends)
-            views += found
+            # Only rules for words search letters in the place of digits: copies of whole texts.
+            leet = [one for one in found if one.kinds is LEET_KIND]
+            found = [one for one in found if one.kinds is not LEET_KIND]
+            latest = yield from _scan_more(self._database, found, views, hits)
+            yield from _scan_more(self._for_words, leet, views, hits)
         is_heavy = len(self._rule_ids & hits.keys()) * len(views) > MAX_SEARCHES
         places = (yield from self._database.places(views)) if is_heavy else None
         return ScannedTexts(parts, views, _ends(views), hits, places=places)
+
+
+def _scan_more(
+    database: ExpressionDatabase, more: Sequence[TextView], views: list[TextView], hits: Hits
+) -> Cooperative[Hits]:
+    """Scan *more* views; add them to *views*, and what occurs in them to *hits*."""
+    found = yield from database.scan([view.content for view in more])
+    base = sum(len(view.content) + 1 for view in views)
+    for id_, ends in found.items():
+        hits.setdefault(id_, []).extend(base + end for end in ends)
+    views += more
+    return found
 
 
 def _plain_views(parts: Sequence[TextPart]) -> Sequence[TextView]:

@@ -410,7 +410,8 @@ _LETTER: Final = re.compile(rb"[A-Za-z]")
 _TABLES: Final = tuple(  # a one is an i or an l
     bytes.maketrans(b"0345789@$1!|", b"oeastbgas" + letter * 3) for letter in (b"i", b"l")
 )
-_LEET_KIND: Final = frozenset({ViewKind.LEET})
+LEET_KIND: Final = frozenset({ViewKind.LEET})
+"""Such a view is not read again: letters leave no escape, and make other text of encodings."""
 
 
 class LeetDecoder(Decoder):
@@ -431,7 +432,7 @@ class LeetDecoder(Decoder):
         found: list[TextView] = []
         for table in tables:
             changed = content.translate(table)
-            found.append(view._replace(kinds=_LEET_KIND, content=changed, accepts=has_letter))
+            found.append(view._replace(kinds=LEET_KIND, content=changed, accepts=has_letter))
             yield
         return tuple(found)
 
@@ -476,8 +477,7 @@ def read(views: Iterable[TextView], chosen: Collection[Decoder]) -> Cooperative[
         return found
     for count, view in enumerate(views, start=1):
         is_read = False
-        # Letters in the place of digits leave no escape, and make other text of encodings.
-        for decoder in chosen if view.kinds is not _LEET_KIND else ():
+        for decoder in chosen:
             if decoder.applies(view.content):
                 more = yield from decoder.read(view)
                 found += more

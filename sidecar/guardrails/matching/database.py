@@ -13,7 +13,7 @@ import json
 import operator
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, repeat
 from typing import Final
 
@@ -57,13 +57,12 @@ class ExpressionDatabase:
         self,
         database: hyperscan.Database | None,
         expressions: Sequence[Expression] = (),
-        others: Sequence[ExpressionDatabase] = (),
+        others: Sequence[tuple[int, ExpressionDatabase]] = (),
     ) -> None:
-        """*database* has *expressions*; none of the *others* has others."""
+        """*database* has *expressions*; *others* have their first id, and none has others."""
         self._database = database
         self.expressions = expressions
-        firsts = accumulate([len(expressions), *(len(one.expressions) for one in others)])
-        self._others = tuple(zip(firsts, others, strict=False))
+        self._others = others
 
     @property
     def ids(self) -> Mapping[Expression, int]:
@@ -76,7 +75,21 @@ class ExpressionDatabase:
 
     def beside(self, others: Sequence[ExpressionDatabase]) -> ExpressionDatabase:
         """Return a database that finds the expressions of *others* too; nothing is compiled."""
-        return ExpressionDatabase(self._database, self.expressions, others) if others else self
+        if not others:
+            return self
+        firsts = accumulate(map(len, (self.expressions, *(one.expressions for one in others))))
+        numbered = tuple(zip(firsts, others, strict=False))
+        return ExpressionDatabase(self._database, self.expressions, numbered)
+
+    def of(self, expressions: Collection[Expression]) -> ExpressionDatabase:
+        """Return a database that finds at least *expressions*, by their ids here.
+
+        Those that were compiled apart from all of them are left out.
+        """
+        wanted = frozenset(expressions)
+        database = None if wanted.isdisjoint(self.expressions) else self._database
+        others = [one for one in self._others if not wanted.isdisjoint(one[1].expressions)]
+        return ExpressionDatabase(database, self.expressions, others)
 
     def scan(self, texts: Sequence[bytes]) -> Cooperative[Hits]:
         """Return the matches in *texts* with `SEPARATOR` between them, read as one stream.

@@ -55,6 +55,23 @@ def test_control_characters_are_found_in_texts_of_any_length(
     assert not database.have_one_view([separated], separated)
 
 
+def test_databases_compiled_apart_can_be_searched_apart_by_the_same_ids() -> None:
+    """Whole texts are searched again for words alone, which most expressions are not."""
+    core, words, others = (
+        load_database(compile_expressions(own), own)
+        for own in ((Expression("core"),), (Expression("word"),), (Expression("other"),))
+    )
+    every = core.beside((words, others))
+    text = b"core word other"
+    assert every.scan_short(text) == {0: [4], 1: [9], 2: [15]}
+    assert every.of({Expression("word")}).scan_short(text) == {1: [9]}
+    assert every.of({Expression("core"), Expression("other")}).scan_short(text) == {
+        0: [4],
+        2: [15],
+    }
+    assert every.of(()).scan_short(text) == {}
+
+
 def test_a_database_of_other_expressions_is_refused() -> None:
     """Ids would mean other rules."""
     with pytest.raises(CompileError, match="other policies"):
