@@ -126,7 +126,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(login.router)
     app.include_router(login.log_out_router)
     app.add_api_route("/healthz", _health, include_in_schema=False)
-    for kind in (*_EXPECTED, Exception):
+    for kind in _EXPECTED:
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: openapi_of(app)  # type: ignore[method-assign]
     app.include_router(_router)
@@ -216,6 +216,8 @@ async def _answer(request: Request, error: Exception) -> Response:
 class _Answers:
     """Counts each answer, gives it security headers, and bounds the body of the request.
 
+    It answers unexpected errors too: the framework would do so outside of it, without headers.
+
     Of a form in parts the framework would decode each by the codec that the client names, and some
     take minutes or fail. A route may set other headers. The framework's own bound would answer
     without any, and without problem details.
@@ -255,15 +257,25 @@ class _Answers:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem)
             return message
 
+        has_begun = False
+
         async def with_headers(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
                 self._count(scope, message["status"])
             await send(message)
 
-        await self._app(scope, within_bound, with_headers)
+        try:
+            await self._app(scope, within_bound, with_headers)
+        except Exception as error:
+            if has_begun:
+                raise
+            answer = await _answer(Request(scope, receive), error)
+            await answer(scope, receive, with_headers)
 
     def _count(self, scope: Scope, status: int) -> None:
         route = _route(scope)

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from sidecar.admin import usage_reports
 from sidecar.admin.audit_log import AuditEntry, AuditFilter, audit_entries
 from sidecar.admin.finding_reports import FindingSum, finding_sums
+from sidecar.admin.policy_changes import stored_policy
 from sidecar.admin.traffic_reports import LatencyHour, latency_by_hour
 from sidecar.admin.usage_reports import By, UsagePoint, UsageSum, usage_csv_text
 from sidecar.admin_api.access import Access, ReportRoute, find_owner, requires
@@ -27,7 +28,7 @@ from sidecar.admin_api.objects import (
     json_answer,
     team_names,
 )
-from sidecar.admin_api.problems import Problem
+from sidecar.admin_api.problems import Problem, not_found
 from sidecar.admin_api.roles import Permission
 from sidecar.storage.worker_status import reported_workers
 
@@ -167,7 +168,7 @@ async def sum_findings(
 
     Of the owners that the caller may view, or of one of them; times are whole hours.
     """
-    return await finding_sums(
+    sums = await finding_sums(
         access.connection,
         since=scope.start,
         until=scope.end,
@@ -176,6 +177,15 @@ async def sum_findings(
         within=scope.within,
         by_team=by_team,
     )
+    if (
+        policy is not None
+        and not sums
+        and access.allows(Permission.VIEW_INSTALLATION)
+        and await stored_policy(access.connection, policy) is None
+    ):
+        # Else an unknown name would read as if its guardrails had found nothing.
+        raise not_found("policy")
+    return sums
 
 
 @router.get("/latency")

@@ -162,13 +162,18 @@ _GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
 _OPENAI: Final = Dialect.OPENAI
 
 _GEMINI_PREFIX: Final = re.compile(
-    r"((projects/[^/]+/locations/[^/]+/)?publishers/google/)?models/"
+    r"((projects/[^/]+/locations/[^/]+/)?publishers/google/)?models/|google/"
 )
-"""Of a model's name in a body, at Vertex AI with the project."""
+"""Of a model's name in a body, at Vertex AI with the project, or for clients of OpenAI with the
+publisher. A tuned model (`tunedModels/`) is another than the model of the same name."""
 
 
 def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the model a request is for, and any further ones it names."""
+    """Return the model a request is for, and any further ones it names.
+
+    Each has one name: a client that could choose its spelling would choose the limits, prices and
+    guardrails that hold for it.
+    """
     model = fields.get("model")
     if route.dialect in _GOOGLE:
         named = [_short_name(name) for name in _nested(fields)]
@@ -178,9 +183,12 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
         if isinstance(model, str):
             model = _short_name(model)
     elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
-        return model, ()  # mostly
+        return _short_name(model) if route.has_google_names else model, ()  # mostly
     else:
         named = [*_strings(model), *further_models(fields)]
+        if route.has_google_names:
+            named = [_short_name(name) for name in named]
+            model = _short_name(model) if isinstance(model, str) else model
     if route.model is None:
         if not isinstance(model, str):
             return None, tuple(dict.fromkeys(named))

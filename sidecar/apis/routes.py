@@ -74,7 +74,9 @@ _EXACT: Final = {
     },
     # Gemini for clients of OpenAI.
     **{
-        ("POST", f"{below}/v1beta/openai/{path}"): _OPENAI["POST", path]
+        ("POST", f"{below}/v1beta/openai/{path}"): replace(
+            _OPENAI["POST", path], has_google_names=True
+        )
         for path in ("chat/completions", "embeddings")
         for below in ("", "/gemini")
     },
@@ -163,6 +165,11 @@ _BEDROCK: Final = re.compile(r"(?:/bedrock)?/model/((?:[A-Za-z0-9._:-]|%3[Aa]|%2
 _BEDROCK_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*(?:/[A-Za-z0-9][A-Za-z0-9._:-]*)*")
 """An id or an ARN; no segment of it can climb, should a server behind us decode its slashes."""
 
+_BEDROCK_ARN: Final = re.compile(
+    r"arn:[a-z0-9-]+:bedrock:[a-z0-9-]*:[0-9]*:(?:foundation-model|inference-profile)/([^/]+)"
+)
+"""Of a model or profile of AWS's own, with its id at the end; others have ids of no meaning."""
+
 _BEDROCK_METHODS: Final = {
     "converse": (Operation.CHAT, RequestForm.CONVERSE),
     "converse-stream": (Operation.CHAT, RequestForm.CONVERSE),
@@ -200,7 +207,7 @@ def _by_pattern(method: str, path: str) -> Route | None:
     if method == "POST" and (found := _BEDROCK.fullmatch(path)):
         model = re.sub("%2[Ff]", "/", re.sub("%3[Aa]", ":", found[1]))
         if _BEDROCK_MODEL.fullmatch(model):
-            return _of_model(Dialect.BEDROCK, model, _BEDROCK_METHODS, found[2])
+            return _of_model(Dialect.BEDROCK, bedrock_id(model), _BEDROCK_METHODS, found[2])
     if method == "POST" and (found := _DEPLOYMENT.fullmatch(path)):
         # Azure's older paths: the deployment is the model, regardless of the body.
         deployed = _AZURE.get(("POST", found[2]))
@@ -229,10 +236,20 @@ def _of_vertex_ai(method: str, path: re.Match[str]) -> Route | None:
     if method != "POST":
         return None
     if publisher is None:
-        return _OPENAI["POST", "chat/completions"]
+        return replace(_OPENAI["POST", "chat/completions"], has_google_names=True)
     if (publisher, model, call) == _COUNTER:
         return _COUNT_OF_ANTHROPIC
     return _of_model(_VERTEX_DIALECTS[publisher], model, _VERTEX_METHODS[publisher], call)
+
+
+def bedrock_id(model: str) -> str:
+    """Return the id of a model, which Bedrock also takes in the form of an ARN.
+
+    Else a client could choose between two names, and so whether a limit, a price or a guardrail
+    for the model holds.
+    """
+    found = _BEDROCK_ARN.fullmatch(model)
+    return model if found is None else found[1]
 
 
 def _of_model(

@@ -61,7 +61,8 @@ class RequestForm(enum.Enum):
 class Route:
     """A known path and method. With `has_body` content is expected.
 
-    `model` and `is_streamed` are those of the path, in APIs that put them there.
+    `model` and `is_streamed` are those of the path, in APIs that put them there. With
+    `has_google_names` the model of a body may have Google's place for it before its name.
     """
 
     dialect: Dialect
@@ -70,6 +71,7 @@ class Route:
     form: RequestForm = RequestForm.ANY_OBJECT
     model: str | None = None
     is_streamed: bool = False
+    has_google_names: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,21 @@ def compile_glob(glob: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
 
 
+_PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
+"""Names that no server trims, folds or unescapes into another, but for their case."""
+
+
+def may_be_model(model: str, globs: Iterable[str]) -> bool:
+    """Return whether a server could read *model* as a name that one of *globs* matches.
+
+    In any case, and any name that is not plain: a client must not escape by its spelling.
+    """
+    if _PLAIN_MODEL.fullmatch(model) is None:
+        return True
+    folded = model.lower()
+    return any(compile_glob(glob.lower()).match(folded) is not None for glob in globs)
+
+
 def is_glob_within(glob: str, globs: Iterable[str]) -> bool:
     """Return whether one of *globs* surely matches every name that *glob* matches.
 

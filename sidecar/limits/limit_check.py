@@ -19,7 +19,7 @@ from sidecar.domain.limits import (
     Window,
     sliding_seconds,
 )
-from sidecar.domain.validation import compile_glob
+from sidecar.domain.validation import may_be_model
 
 PERIODS: Final = 4
 """Four borders bound three calendar periods (previous, current, next): Valkey's clock selects the
@@ -149,8 +149,7 @@ def is_for_operation(limit: Limit, operation: str | None) -> bool:
 
 def is_for_model(limit: Limit, model: str) -> bool:
     """Return whether *limit* holds for *model*."""
-    globs = limit.models
-    return globs is None or any(compile_glob(glob).match(model) is not None for glob in globs)
+    return limit.models is None or may_be_model(model, limit.models)
 
 
 def window_of(limit: Limit, *, now: float) -> LimitWindow:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 from urllib.parse import quote
 
-from sidecar.apis.routes import recognise
+from sidecar.apis.routes import bedrock_id, recognise
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import (
     CREDENTIAL_HEADERS,
@@ -20,7 +20,7 @@ from sidecar.domain.limits import SETTLED, Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.report import CacheTier
-from sidecar.domain.subject import Route, UnknownRoute, UnscannedReason
+from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.runner import ORGANIZATION
 from sidecar.keys.cache import Hit, Miss, NegativeHit
@@ -238,7 +238,8 @@ def rename_path(record: RequestRecord, policy: EffectivePolicy) -> HeaderFields 
     before, _, after = record.path.partition(f"{place}{route.model}")
     path = f"{before}{place}{quote(model, safe='@')}{after}"
     renamed = recognise(record.method or "", path)
-    if renamed != replace(route, model=model):
+    named = bedrock_id(model) if route.dialect is Dialect.BEDROCK else model
+    if renamed != replace(route, model=named):
         return ErrorKind.MODEL_NOT_ALLOWED
     record.alias, record.route = route.model, renamed
     return ((":path", path.encode()),)

@@ -158,8 +158,8 @@ def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> 
     alias, body = record.alias or "", body if allowed.body is None else allowed.body
     for one in members(body, 0):
         named = orjson.loads(body[one.start : one.end]) if one.name == b"model" else None
-        # Google's clients write a place before it, which ends in `models/`.
-        if isinstance(named, str) and (named == alias or named.endswith(f"models/{alias}")):
+        # Google's clients write a place before it, such as `models/`.
+        if isinstance(named, str) and (named == alias or named.endswith(f"/{alias}")):
             model = orjson.dumps(f"{named.removesuffix(alias)}{record.model}")
             return replace(allowed, body=body[: one.start] + model + body[one.end :])
     return allowed
@@ -342,7 +342,8 @@ async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
     is_replaced = False
     if findings and subject.model is not None and route.model is None:
         name = (record.alias or subject.model).encode()
-        is_replaced = name in [subject.parts[one.part].content for one in findings]
+        contents = [subject.parts[one.part].content for one in findings]
+        is_replaced = any(one == name or one.endswith(b"/" + name) for one in contents)
     asking = asking or (changed if findings else None)
     return RequestAllowed(asking, restoration, hides, is_replaced, placeholders)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar, assert_never
@@ -29,7 +28,7 @@ from sidecar.domain.policy import (
     name_beside,
 )
 from sidecar.domain.principal import PolicyBinding
-from sidecar.domain.validation import compile_glob
+from sidecar.domain.validation import may_be_model
 from sidecar.guardrails.detectors.phone import load_numbering_plans
 from sidecar.guardrails.detectors.prompt_injection.scoring import shipped_scorer
 from sidecar.guardrails.json_schema.check import json_schema_check
@@ -47,9 +46,6 @@ from sidecar.policy.compilation import CompiledPolicy, compile_policy
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy
 
 _STRICTNESS: Final = (UnscannedAction.ALLOW, UnscannedAction.FLAG, UnscannedAction.BLOCK)
-
-_PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
-"""Names that no server trims, folds or unescapes into another, but for their case."""
 
 
 class Applicability(enum.Enum):
@@ -88,10 +84,7 @@ def applicability_of(guardrail: Guardrail, request_scope: RequestScope) -> Appli
 def applies_to_model(guardrail: Guardrail, model: str | None) -> bool:
     """Return whether *guardrail* is for *model*, None if the request names none."""
     globs = guardrail.scope.models
-    if globs is None or model is None or _PLAIN_MODEL.fullmatch(model) is None:
-        return True
-    folded = model.lower()
-    return any(compile_glob(glob.lower()).match(folded) is not None for glob in globs)
+    return globs is None or model is None or may_be_model(model, globs)
 
 
 def rollout_position(guardrail: str, key_id: str) -> int:

@@ -35,6 +35,7 @@ TOKENS_PER_SECOND_BUCKETS: Final = (
 
 LOST_REASONS: Final = (
     "damaged", "not_kept", "note", "refused", "rejected", "unreadable", "unreadable_log",
+    "unsettled",
 )  # fmt: skip
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)

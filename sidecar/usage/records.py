@@ -56,13 +56,16 @@ _SPECS: Final = {operation.value: operation.spec for operation in Operation}
 def record_of(ended: ExchangeEnded) -> UsageRecord:
     """Return the usage record of a request that ended."""
     tokens, is_estimated = _tokens(ended)
+    model, requested = ended.response_model, ended.request.model
+    if model and requested and "/" in model and model.endswith("/" + requested):
+        model = requested  # Google states the place before it, where its clients may write it
     return UsageRecord(
         request=ended.request,
         status=ended.status,
         end=ended.end,
         tokens=tokens,
         is_estimated=is_estimated,
-        response_model=ended.response_model,
+        response_model=model,
         provider_request_id=ended.provider_request_id,
         latency_seconds=ended.latency_seconds,
         first_token_seconds=ended.first_token_seconds,

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Final, Never
+from typing import Final, Never, TypeVar
 
-from sidecar.domain.limits import Limit
+from sidecar.domain.limits import Limit, Measure
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
 from sidecar.keys.cache import Hit, KeyCache
 from sidecar.keys.ports import KeyStoreUnavailableError
@@ -37,7 +37,12 @@ CLOSING_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 1.0
 """Between two tries to load the limits of a key."""
 MAX_LATER: Final = 10_000
-"""Requests that wait for their key's limits; beyond, the units of the oldest stay taken."""
+"""Requests that wait for their key's limits, or for prices; beyond, the oldest are not settled."""
+UNSETTLED: Final = "unsettled"
+"""In metrics: the reason of use that is in no limit."""
+COST_SUFFIX: Final = ".cost"
+
+_Waiting = TypeVar("_Waiting")
 
 
 class PriceCache:
@@ -79,6 +84,15 @@ class PriceCache:
         self._read_at = self._clock()
 
 
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """A request that is over and whose limits have not received its use yet, or its cost alone."""
+
+    request: JudgedRequest
+    finished: FinishedRequest
+    is_cost_alone: bool = False
+
+
 class UsageSettlement:
     """Implements `EndedListener`: counts requests and their cost, and settles their limits.
 
@@ -99,12 +113,18 @@ class UsageSettlement:
         self._limiter = limiter
         self._keys = keys
         self._owner_limits = owner_limits
-        self._later: deque[tuple[JudgedRequest, FinishedRequest]] = deque(maxlen=MAX_LATER)
+        self._later: deque[_Unsettled] = deque()
+        self._unpriced: deque[UsageRecord] = deque()
         self._settling: asyncio.Task[None] | None = None
+        self._pricing: asyncio.Task[None] | None = None
 
     def exchange_ended(self, ended: ExchangeEnded, record: UsageRecord) -> None:
-        """Count *ended* and its cost, and settle its limits; at once if the key is cached."""
-        cost = self._prices.current.cost_of(record)
+        """Count *ended* and its cost, and settle its limits; at once if the key is cached.
+
+        Until prices are read for the first time, its cost waits for them; all else does not.
+        """
+        prices = self._prices.current
+        cost = prices.cost_of(record)
         self._metrics.exchange_ended(ended, cost)
         if ended.request.reserved is None:
             return
@@ -117,20 +137,45 @@ class UsageSettlement:
         if isinstance(cached, Hit):
             changes = adjustments_of(cached.record.limits, finished, now=time.time())
             self._limiter.settle(request.organization_id, changes, name=finished.member)
-            return
-        self._later.append((request, finished))
-        if self._settling is None or self._settling.done():
-            self._settling = asyncio.ensure_future(self._settle_later())
+        else:
+            self._wait_for_key(_Unsettled(request, finished))
+        if cost is None and is_used and not prices.is_known:
+            self._wait(self._unpriced, record)
+            if self._pricing is None or self._pricing.done():
+                self._pricing = asyncio.ensure_future(self._settle_costs())
 
     async def aclose(self) -> None:
         """Settle the requests that wait for their key's limits, for some seconds at most."""
-        if self._settling is not None:
-            await asyncio.wait([self._settling], timeout=CLOSING_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                while running := self._running:
+                    await asyncio.wait(running)
+        for task in self._running:
+            task.cancel()
+        if waiting := len(self._later) + len(self._unpriced):
+            self._metrics.lost(UNSETTLED, waiting)
+
+    def _wait(self, queue: deque[_Waiting], one: _Waiting) -> None:
+        queue.append(one)
+        if len(queue) > MAX_LATER:
+            queue.popleft()
+            self._metrics.lost(UNSETTLED)
+
+    def _wait_for_key(self, one: _Unsettled) -> None:
+        self._wait(self._later, one)
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.ensure_future(self._settle_later())
+
+    @property
+    def _running(self) -> list[asyncio.Task[None]]:
+        tasks = (self._pricing, self._settling)
+        return [one for one in tasks if one is not None and not one.done()]
 
     async def _settle_later(self) -> None:
         """Load keys one by one: all at once, they would leave requests no room to load theirs."""
         while self._later:
-            request, finished = self._later.popleft()
+            one = self._later.popleft()
+            request, name = one.request, one.finished.member
             try:
                 loaded = await self._keys.load(request.key_id, now=time.monotonic)
                 if loaded.record is not None:
@@ -138,12 +183,27 @@ class UsageSettlement:
                 else:  # deleted while its request ran
                     limits = await self._owner_limits(request.team_id, request.organization_id)
             except KeyStoreUnavailableError:
-                if len(self._later) < MAX_LATER:
-                    self._later.append((request, finished))  # last: others may be loaded
+                self._wait(self._later, one)  # last: others may be loaded
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            changes = adjustments_of(limits, finished, now=time.time())
-            self._limiter.settle(request.organization_id, changes, name=finished.member)
+            if one.is_cost_alone:
+                # The rest was settled by the request's own name, which no end may have again.
+                name += COST_SUFFIX
+                limits = tuple([limit for limit in limits if limit.measure is Measure.COST])
+            changes = adjustments_of(limits, one.finished, now=time.time())
+            self._limiter.settle(request.organization_id, changes, name=name)
+
+    async def _settle_costs(self) -> None:
+        while self._unpriced:
+            if not self._prices.current.is_known:
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            record = self._unpriced.popleft()
+            cost = self._prices.current.cost_of(record)
+            finished = finished_request(record, record.request, cost=cost)
+            if finished is not None:
+                self._wait_for_key(_Unsettled(record.request, finished, is_cost_alone=True))
+            await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,13 @@ async def test_more_rows_than_an_answer_has_are_read_page_by_page(
         assert "warning: a server lists 2 rows at most" in limited.err
 
 
+async def test_an_audit_of_an_unknown_policy_by_the_server_fails(by_server: ByServer) -> None:
+    """As without a server."""
+    ran = await by_server("guardrails", "audit", "--policy", "nope")
+    assert (ran.code, ran.out) == (1, "")
+    assert "there is no such policy" in ran.err
+
+
 async def test_lists_that_servers_may_send_whole_are_read_page_by_page(
     by_server: ByServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,21 @@ async def test_every_answer_has_the_security_headers(app: FastAPI) -> None:
         assert headers["cache-control"] == "no-store"
 
 
+async def test_a_fault_of_the_server_s_own_has_the_security_headers_too(app: FastAPI) -> None:
+    """It is counted as every answer is, and repeats nothing of the error."""
+
+    async def broken() -> None:
+        raise RuntimeError("a detail")
+
+    app.add_api_route("/broken", broken)
+    answer = await client_of(app).get("/broken")
+    assert (answer.status_code, "a detail" in answer.text) == (500, False)
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    scraper = await token_client(app, "viewer")
+    assert 'route="/broken",status="500"} 1.0' in (await scraper.get("/metrics")).text
+
+
 async def test_the_schema_is_openapi_3_1_and_names_every_path(app: FastAPI) -> None:
     """With an operation id for each, which clients are generated from."""
     schema = (await client_of(app).get(f"{API}/openapi.json")).json()

@@ -225,6 +225,20 @@ async def test_the_audit_log_of_an_organization_has_no_entry_of_another(app: Fas
     assert (findings.status_code, findings.json()) == (200, [])
 
 
+async def test_findings_of_an_unknown_policy_do_not_pass_for_none(app: FastAPI) -> None:
+    """To those who may see policies; the built-in one is known."""
+    viewer, operator = (
+        await session_client(app, "viewer"),
+        await session_client(app, "operator:acme"),
+    )
+    found = [
+        await client.get(f"{API}/findings", params={"policy": policy})
+        for client in (viewer, operator)
+        for policy in ("nope", "default")
+    ]
+    assert [one.status_code for one in found] == [404, 200, 200, 200]
+
+
 async def test_an_audit_log_of_things_that_there_are_none_of_is_refused(app: FastAPI) -> None:
     """It would read as if nothing had changed."""
     admin = await session_client(app, "admin")

@@ -14,6 +14,8 @@ from tests.support.routes import route_of
 
 RESPONSES = "/v1/responses"
 GENERATE = "/v1beta/models/gemini-2.5-pro:generateContent"
+GOOGLE_CHAT = "/v1beta/openai/chat/completions"
+VERTEX_CHAT = "/v1/projects/p/locations/eu/endpoints/openapi/chat/completions"
 CONVERSE = "/model/anthropic.claude-v2%3A1/converse"
 INVOKE = "/model/anthropic.claude-v2%3A1/invoke"
 MESSAGES = "/v1/messages"
@@ -336,6 +338,28 @@ def test_ordinary_requests_have_nothing_unscanned(path: str, body: JsonValue) ->
         (AZURE, {"messages": []}, "our-gpt", ()),
         (AZURE, {"messages": [], "model": "our-gpt"}, "our-gpt", ()),
         (AZURE, {"messages": [], "model": "other"}, "our-gpt", ("other",)),
+        (GOOGLE_CHAT, {"messages": [], "model": "gemini-2.5-pro"}, "gemini-2.5-pro", ()),
+        (GOOGLE_CHAT, {"messages": [], "model": "models/gemini-2.5-pro"}, "gemini-2.5-pro", ()),
+        (GOOGLE_CHAT, {"messages": [], "model": "tunedModels/ours"}, "tunedModels/ours", ()),
+        (
+            GOOGLE_CHAT,
+            {"messages": [], "model": "models/g", "models": ["g", "models/other"]},
+            "g",
+            ("other",),
+        ),
+        (VERTEX_CHAT, {"messages": [], "model": "google/gemini-2.5-pro"}, "gemini-2.5-pro", ()),
+        (VERTEX_CHAT, {"messages": [], "model": "meta/llama"}, "meta/llama", ()),
+        (
+            VERTEX_CHAT,
+            {
+                "messages": [],
+                "model": "projects/p/locations/eu/publishers/google/models/gemini-2.5-pro",
+            },
+            "gemini-2.5-pro",
+            (),
+        ),
+        ("/v1/chat/completions", {"messages": [], "model": "models/ours"}, "models/ours", ()),
+        ("/v1/chat/completions", {"messages": [], "model": "google/gemma"}, "google/gemma", ()),
         (GENERATE, {"contents": []}, "gemini-2.5-pro", ()),
         (GENERATE, {"contents": [], "model": "models/gemini-2.5-pro"}, "gemini-2.5-pro", ()),
         (GENERATE, {"contents": [], "model": "models/other"}, "gemini-2.5-pro", ("other",)),

@@ -19,6 +19,10 @@ def _content(dialect: Dialect, operation: Operation, form: str, model: str | Non
     return Route(dialect, operation, has_body=True, form=RequestForm(form), model=model)
 
 
+def _google(route: Route) -> Route:
+    return replace(route, has_google_names=True)
+
+
 def _bare(dialect: Dialect, operation: Operation) -> Route:
     return Route(dialect, operation, has_body=False)
 
@@ -108,9 +112,13 @@ def test_openais_paths_are_known_below_its_root_and_azures(
         (
             "POST",
             "/v1beta/openai/chat/completions",
-            _content(OPENAI, Operation.CHAT, "messages"),
+            _google(_content(OPENAI, Operation.CHAT, "messages")),
         ),
-        ("POST", "/v1beta/openai/embeddings", _content(OPENAI, Operation.EMBEDDINGS, "input")),
+        (
+            "POST",
+            "/v1beta/openai/embeddings",
+            _google(_content(OPENAI, Operation.EMBEDDINGS, "input")),
+        ),
     ],
 )
 def test_known_paths_are_recognised(method: str, path: str, route: Route) -> None:
@@ -222,7 +230,7 @@ def test_claude_on_vertex_ai_is_anthropic_s_api_with_the_model_in_the_path(
     counter = f"{place}/publishers/anthropic/models/count-tokens:rawPredict"
     assert recognise("POST", counter) == _content(ANTHROPIC, Operation.COUNT_TOKENS, "messages")
     chat = f"{place}/endpoints/openapi/chat/completions"
-    assert recognise("POST", chat) == _content(OPENAI, Operation.CHAT, "messages")
+    assert recognise("POST", chat) == _google(_content(OPENAI, Operation.CHAT, "messages"))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,15 @@ def test_claude_on_vertex_ai_is_anthropic_s_api_with_the_model_in_the_path(
         ("anthropic.claude-v2:1", "anthropic.claude-v2:1"),
         (
             "arn%3Aaws%3Abedrock%3Aeu-west-1%3A123456789012%3Ainference-profile%2Feu.claude-v2%3A1",
-            "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.claude-v2:1",
+            "eu.claude-v2:1",
+        ),
+        (
+            "arn:aws-us-gov:bedrock:us-gov-west-1::foundation-model%2Fanthropic.claude-v2:1",
+            "anthropic.claude-v2:1",
+        ),
+        (
+            "arn:aws:bedrock:eu-west-1:123456789012:application-inference-profile%2Fab12",
+            "arn:aws:bedrock:eu-west-1:123456789012:application-inference-profile/ab12",
         ),
     ],
 )
@@ -250,7 +266,10 @@ def test_claude_on_vertex_ai_is_anthropic_s_api_with_the_model_in_the_path(
 def test_bedrocks_model_is_judged_as_it_reads(
     written: str, model: str, method: str, operation: Operation, *, form: str
 ) -> None:
-    """Clients escape its colons, and the slashes of an ARN; globs are written without."""
+    """Clients escape its colons, and the slashes of an ARN; globs are written without.
+
+    An ARN that has the model's id within is another way to write the id.
+    """
     assert recognise("POST", f"/model/{written}/{method}") == Route(
         BEDROCK,
         operation,

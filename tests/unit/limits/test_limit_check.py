@@ -59,6 +59,10 @@ def test_a_claim_costs_what_its_limit_measures(measure: Measure, cost: int) -> N
         (("gpt-*",), None, "gpt-5", "chat", True),
         (("claude-*",), None, "gpt-5", "chat", False),
         (("claude-*",), None, None, "chat", True),
+        (("gpt-5*",), None, "GPT-5", "chat", True),
+        (("GPT-5*",), None, "gpt-5", "chat", True),
+        (("claude-*",), None, "gpt-5 ", "chat", True),
+        (("claude-*",), None, "gpt%2D5", "chat", True),
         (None, ("embeddings",), "gpt-5", "chat", False),
         (None, ("chat",), "gpt-5", "chat", True),
         (None, ("chat",), "gpt-5", None, True),
@@ -72,7 +76,10 @@ def test_a_limit_holds_for_its_models_and_operations(
     *,
     holds: bool,
 ) -> None:
-    """What nobody could read counts for every limit: hiding a model must not hide from limits."""
+    """What is unread, or could be read as another name, counts for every limit.
+
+    Else a client that hides the model, or spells it in its own way, would hide from limits.
+    """
     one = limit(models=models, operations=operations)
     checks = limit_checks([one], demand(model=model, operation=operation), now=NOW)
     assert bool(checks) is holds

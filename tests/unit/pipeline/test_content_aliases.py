@@ -100,6 +100,17 @@ async def test_a_cache_of_google_s_is_made_for_the_model_in_place_of_its_alias()
         assert verdict.mutations.body == body.replace(b"gpt-best", b"gpt-5-mini")
 
 
+@pytest.mark.parametrize("place", [b"", b"models/"])
+async def test_an_alias_is_known_at_googles_paths_for_clients_of_openai(place: bytes) -> None:
+    """They take a model's name with its place before it, or without."""
+    body = b'{"model": "' + place + b'gpt-best", "messages": []}'
+    world = World(ALIASES)
+    verdict = await sent(world, body, "/v1beta/openai/chat/completions")
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == body.replace(b"gpt-best", b"gpt-5-mini")
+    assert judged(world).model == "gpt-5-mini"
+
+
 async def test_usage_and_routes_have_the_model() -> None:
     """Its price and its route are the model's."""
     world = World(ALIASES, route_by_model=RouteByModel.ON)
@@ -162,6 +173,12 @@ async def test_the_choice_of_a_provider_is_metadata_and_chooses_the_route_again(
             id="Claude on Vertex AI, a project called models",
         ),
         pytest.param("/model/nova/converse", b"/model/eu.nova-v1%3A0/converse", id="Bedrock"),
+        pytest.param(
+            "/model/profile/converse",
+            b"/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A123456789012%3Ainference-profile"
+            b"%2Feu.nova-v1%3A0/converse",
+            id="Bedrock, an ARN",
+        ),
         pytest.param("/v1beta/models/gemini-2:generateContent", None, id="a model"),
     ],
 )
@@ -171,7 +188,8 @@ async def test_a_model_in_the_path_is_named_in_place_of_its_alias(
     """Egret reads the new path as the provider does."""
     world = World(
         "name: default\n"
-        "aliases: {gpt-best: gpt-5-mini, nova: 'eu.nova-v1:0', claude: claude-5@20270101}\n"
+        "aliases: {gpt-best: gpt-5-mini, nova: 'eu.nova-v1:0', claude: claude-5@20270101,"
+        " profile: 'arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.nova-v1:0'}\n"
     )
     exchange = world.exchange()
     body = b'{"contents":[{"parts":[{"text":"Hello."}]}],"messages":[]}'

@@ -163,9 +163,16 @@ async def test_a_request_without_a_model_keeps_the_route_of_its_path(
     assert routed(verdict) == names(None, "x-egret-model")
 
 
-async def test_a_model_that_is_redacted_is_named_no_more() -> None:
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        (CHAT, "ann@example.org"),
+        ("/v1beta/openai/chat/completions", "models/ann@example.org"),
+    ],
+)
+async def test_a_model_that_is_redacted_is_named_no_more(path: str, model: str) -> None:
     """The provider reads a placeholder; another address in the text changes nothing."""
-    verdict = await judged(chat("ann@example.org"), policy=REDACTING)
+    verdict = await judged(chat(model), path=path, policy=REDACTING)
     assert isinstance(verdict, RequestCleared)
     assert b"EMAIL_1" in (verdict.mutations.body or b"")
     mutation, _ = routed(verdict)

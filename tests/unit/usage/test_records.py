@@ -23,6 +23,24 @@ def test_what_the_provider_counted_is_kept_as_it_is() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("stated", "kept"),
+    [
+        ("models/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("google/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("google/gemini-2.5-pro-001", "google/gemini-2.5-pro-001"),
+        ("my-gemini-2.5-pro", "my-gemini-2.5-pro"),
+        (None, None),
+    ],
+)
+def test_a_model_that_an_answer_states_with_its_place_is_the_one_requested(
+    stated: str | None, kept: str | None
+) -> None:
+    """Else it would have another price than the request, and another line in reports."""
+    end = ended(request=judged(model="gemini-2.5-pro"), response_model=stated)
+    assert record_of(end).response_model == kept
+
+
 def test_a_count_that_no_request_has_is_cut_and_marked() -> None:
     """A server's -1 in 32 bits would close a limit for days."""
     record = record_of(ended(tokens=TokenCounts(2**32 - 1, 7, cached_input=2**31)))

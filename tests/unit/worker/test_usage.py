@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from prometheus_client import CollectorRegistry
 from typing_extensions import override
 
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window, slot_name
+from sidecar.domain.metadata import EPOCH
 from sidecar.domain.principal import Principal
+from sidecar.domain.usage import TokenCounts
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
 from sidecar.telemetry.usage_metrics import UsageMetrics
-from sidecar.usage.prices import PriceList
+from sidecar.usage.prices import Price, PriceList
 from sidecar.usage.records import record_of as usage_record_of
 from sidecar.worker.usage import PriceCache, UsageSettlement
 from tests.support.keys import record_of
@@ -42,6 +45,7 @@ class _Settled:
 
     def __init__(self, expected: int) -> None:
         self.changes: list[Adjustment] = []
+        self.names: list[str | None] = []
         self.all_are_here = asyncio.Event()
         self._expected = expected
 
@@ -54,14 +58,19 @@ class _Settled:
         self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
     ) -> None:
         assert organization_id == "org_1"
-        assert all(change.member == name for change in changes)
+        assert all(change.member in {"", name} for change in changes)
+        assert name not in self.names
+        self.names.append(name)
         self.changes += changes
         if len(self.changes) == self._expected:
             self.all_are_here.set()
 
 
-class _NoPrices:
-    current = PriceList()
+class _Prices:
+    """Those that were read, none unless told otherwise."""
+
+    def __init__(self, current: PriceList | None = None) -> None:
+        self.current = current or PriceList()
 
 
 async def owner_limits(team_id: str, organization_id: str) -> tuple[Limit, ...]:
@@ -69,11 +78,17 @@ async def owner_limits(team_id: str, organization_id: str) -> tuple[Limit, ...]:
     return (replace(SLOTS, id=f"{team_id}/slots of {organization_id}", level=Level.TEAM),)
 
 
-def settlement_of(limits: _Settled, keys: KeyStore) -> UsageSettlement:
+def settlement_of(
+    limits: _Settled,
+    keys: KeyStore,
+    prices: _Prices | None = None,
+    *,
+    registry: CollectorRegistry | None = None,
+) -> UsageSettlement:
     """Return what settles requests by *keys*."""
     return UsageSettlement(
-        _NoPrices(),
-        UsageMetrics(CollectorRegistry()),
+        prices or _Prices(),
+        UsageMetrics(registry or CollectorRegistry()),
         limiter=limits,
         keys=KeyCache(keys),
         owner_limits=owner_limits,
@@ -184,6 +199,65 @@ async def test_a_worker_that_stops_settles_the_requests_that_wait_for_their_keys
         settlement.exchange_ended(end, usage_record_of(end))
     await settlement.aclose()
     assert len(limits.changes) == 20
+
+
+TOKENS = Limit(
+    id="tokens", level=Level.KEY, measure=Measure.TOKENS, window=Window.DAY, amount=1_000
+)
+BUDGET = Limit(
+    id="budget", level=Level.KEY, measure=Measure.COST, window=Window.MONTH, amount=10**9
+)
+DOLLARS = PriceList([Price(model="*", valid_from=EPOCH, input=Decimal(10_000), output=Decimal(0))])
+"""A cent for a token of input."""
+
+
+class _Budgets(_Keys):
+    """A store in which every key has a budget, a limit on tokens and a slot."""
+
+    @override
+    async def load(self, key_id: str) -> LoadedKey:
+        return LoadedKey(replace(record_of(key_id), limits=(TOKENS, BUDGET, SLOTS)))
+
+
+async def test_a_request_that_ends_before_prices_are_read_is_in_its_budget_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As while PostgreSQL is away since the worker's start; tokens and slots do not wait."""
+    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
+    limits, prices = _Settled(2), _Prices(PriceList(is_known=False))
+    settlement = settlement_of(limits, _Budgets(), prices)
+    request = judged(1, reserved=Reservation(input_tokens=50))
+    end = ended(1, request=request, tokens=TokenCounts(input=100, output=0))
+    settlement.exchange_ended(end, usage_record_of(end))
+    async with asyncio.timeout(60):
+        await limits.all_are_here.wait()
+    assert [(one.limit.id, one.amount) for one in limits.changes] == [("tokens", 50), ("slots", 0)]
+    prices.current = DOLLARS
+    await settlement.aclose()
+    (spent,) = limits.changes[2:]
+    assert spent.limit is BUDGET
+    assert spent.amount in {1_000_000, 1_000_001}  # a part of a millionth is rounded either way
+
+
+async def test_requests_whose_use_is_in_no_limit_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of those that wait for prices or keys a number is kept; a worker that ends drops them."""
+    monkeypatch.setattr("sidecar.worker.usage.MAX_LATER", 2)
+    monkeypatch.setattr("sidecar.worker.usage.CLOSING_SECONDS", 0.05)
+    registry, prices = CollectorRegistry(), _Prices(PriceList(is_known=False))
+    settlement = settlement_of(_Settled(3), _Budgets(), prices, registry=registry)
+
+    def lost() -> float | None:
+        return registry.get_sample_value("egret_usage_lost_total", {"reason": "unsettled"})
+
+    for number in range(3):
+        request = judged(number, reserved=Reservation())
+        end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
+    assert lost() == 2.0  # an end that waits for its key, and a cost that waits for its price
+    await settlement.aclose()
+    assert lost() == 4.0
 
 
 async def test_prices_are_read_once_for_settlement_and_delivery() -> None:
