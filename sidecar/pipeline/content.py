@@ -343,7 +343,10 @@ async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
     if findings and subject.model is not None and route.model is None:
         name = (record.alias or subject.model).encode()
         contents = [subject.parts[one.part].content for one in findings]
-        is_replaced = any(one == name or one.endswith(b"/" + name) for one in contents)
+        is_replaced = any(
+            one == name or (route.has_google_names and one.endswith(b"/" + name))
+            for one in contents
+        )
     asking = asking or (changed if findings else None)
     return RequestAllowed(asking, restoration, hides, is_replaced, placeholders)
 
