@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import html
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,13 +13,13 @@ from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import TooMuchHiddenTextError
 from sidecar.guardrails.deobfuscation.decoder import (
     MAX_UNITS,
-    DecodedText,
     Decoder,
     as_utf8,
     begins_key,
     matches,
     replace_runs,
 )
+from sidecar.guardrails.deobfuscation.encodings import ENCODINGS
 from sidecar.guardrails.deobfuscation.look_alikes import LOOK_ALIKES, SLICE_CHUNKS
 from sidecar.guardrails.matching.database import SEPARATOR
 from sidecar.guardrails.matching.rule import (
@@ -38,141 +37,6 @@ from sidecar.guardrails.matching.text_views import (
     TextView,
     ViewKind,
 )
-
-MIN_RUN: Final = 20
-"""Characters; 15 bytes in base64, shorter than any key."""
-
-# In one line, or broken into lines as mail is (RFC 2045 section 6.8).
-_BASE64: Final = compile_re2(
-    Expression(
-        rf"[0-9A-Za-z+/_-]{{{MIN_RUN},}}(?:\r?\n[0-9A-Za-z+/_-]{{{MIN_RUN},}})*"
-        r"(?:\r?\n[0-9A-Za-z+/_-]{1,19})?={0,2}"
-    )
-)
-_HEX: Final = compile_re2(Expression(r"\b(?:[0-9A-Fa-f]{2}){12,}"))
-_READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
-"""Read of bytes that are not text as a whole: a few in front would hide the rest."""
-_LONG_READABLE: Final = re.compile(rb"[\t\n\r -~]{15,}")
-"""Shorter ones turn up in many a name that is read from another place than its first letter."""
-_RUN: Final = Expression(rf"[0-9A-Za-z+/_-]{{{MIN_RUN}}}")
-_ANY_RUN: Final = compile_re2(_RUN)
-QUAD: Final = 4
-"""Letters of base64 for three bytes."""
-_PADDING: Final = b"=="
-"""As much as any text needs; what is too much is ignored."""
-_OVERLAP: Final = 8_192
-_STEP: Final = SLICE_BYTES - _OVERLAP
-_PRINTABLE: Final = bytes({*b"\t\n\r", *range(0x20, 0x7F)})
-_READABLE_AS_ONE: Final = bytes.maketrans(_PRINTABLE, b"a" * len(_PRINTABLE))
-_ROWS: Final = {_READABLE: b"a" * 8, _LONG_READABLE: b"a" * 15}
-_ASCII_QUADS: Final = re.compile(
-    rb"(?:[A-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/]){5}"
-)
-"""Fifteen bytes of ASCII, wherever they begin: the first bit of each is zero."""
-_SHORT_RUN: Final = 128
-"""Characters up to which a search for those bytes is faster than to decode and look."""
-_LEAST: Final = 32
-"""No run needs more bytes to be recognised."""
-SLICE_DECODED: Final = 64
-"""Runs decoded between two interruptions, at some 5 µs each."""
-
-_HEX_LINES: Final = re.compile(rb"[0-9a-f\r\n]+=*|[0-9A-F\r\n]+=*")
-"""Identifiers and digests, which are no text in base64: of three bytes of ASCII, the first would
-be a control character or, in small letters, one of `k`, `o`, `s`, `w` and `{`."""
-_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
-_NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
-
-
-def _from_base64(run: bytes) -> bytes | None:
-    """Decode the lines of *run* as one, and each alone: they need not belong together.
-
-    A slash of an address, which base64 has too, or any letters before it shift the text behind.
-    """
-    if _HEX_LINES.fullmatch(run):
-        return None
-    texts: list[bytes] = []
-    lines = run.split() if b"\n" in run else ()
-    for one in (run, *lines) if len(lines) > 1 else (run,):
-        compact = one.translate(_URL_SAFE, b"=\r\n")
-        length = len(compact)
-        decoded = binascii.a2b_base64(compact[: length - (length % QUAD == 1)] + _PADDING)
-        text = _text_in(decoded, _READABLE)
-        if text is not None:
-            texts.append(text)
-            if len(text) * QUAD >= (length - 2 * QUAD) * 3:
-                continue  # all of it: no part is shifted
-        if length <= _SHORT_RUN and _ASCII_QUADS.search(compact) is None:
-            continue
-        for shift in range(1, QUAD):
-            shifted = compact[shift : length - ((length - shift) % QUAD == 1)]
-            text = _text_in(binascii.a2b_base64(shifted + _PADDING), _LONG_READABLE)
-            if text is not None:
-                texts.append(text)
-    return b"\n".join(texts) or None
-
-
-def _text_in(decoded: bytes, readable: re.Pattern[bytes]) -> bytes | None:
-    """Return all of *decoded* if it is text, or else what is *readable* in it.
-
-    Of text in UTF-16, every second byte is NUL.
-    """
-    if decoded.count(0) * 3 > len(decoded):
-        decoded = decoded.translate(None, b"\0")
-    if decoded.translate(None, _NO_TEXT) == decoded:
-        try:
-            decoded.decode()
-        except UnicodeDecodeError:
-            pass
-        else:
-            return decoded
-    # A search for a row of equal bytes takes a tenth of the time of one for the expression.
-    if _ROWS[readable] not in decoded.translate(_READABLE_AS_ONE):
-        return None
-    return b"\n".join(readable.findall(decoded)) + b"\n"
-
-
-_ENCODINGS: Final = (
-    (_BASE64, _from_base64),
-    (_HEX, lambda run: _text_in(binascii.unhexlify(run), _READABLE)),
-)
-
-
-class EncodingsDecoder(Decoder):
-    """Decodes runs of base64 and of hexadecimal digits."""
-
-    trigger: Expression | None = _RUN
-
-    @override
-    def applies(self, content: bytes) -> bool:
-        return len(content) > WINDOW_BYTES or occurs(_ANY_RUN, content)
-
-    @override
-    def read(self, view: TextView) -> Cooperative[tuple[TextView, ...]]:
-        content = view.content
-        views: list[TextView] = []
-        for expression, decode in _ENCODINGS:
-            decoded = DecodedText(content)  # of its own: runs are in the order of the text
-            for count, span in enumerate(matches(expression, content, least=_LEAST), 1):
-                if span is not None:
-                    start, end = span
-                    is_long = end - start > SLICE_BYTES
-                    text = decode(content[start : start + SLICE_BYTES if is_long else end])
-                    # Slices overlap: one may begin anywhere in the text, and none cuts a key.
-                    for at in range(start + _STEP, end - _OVERLAP, _STEP) if is_long else ():
-                        yield
-                        more = decode(content[at : min(end, at + SLICE_BYTES)])
-                        text = b"\n".join(filter(None, (text, more))) or None
-                    if text is not None:
-                        decoded.add(text + b"\n", start, end)
-                if span is None or not count % SLICE_DECODED:
-                    yield
-            if decoded:
-                views.append(decoded.as_view(view, ViewKind.DECODED))
-        return tuple(views)
-
-
-ENCODINGS: Final = EncodingsDecoder()
-
 
 _ESCAPE: Final = re.compile(
     # One class first, so that the search skips to it.

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.domain.cooperative import run_sync
+from sidecar.guardrails.deobfuscation import decoder as reading
+from sidecar.guardrails.deobfuscation import encodings
+from sidecar.guardrails.deobfuscation.encodings import ENCODINGS
+from sidecar.guardrails.matching.text_views import ONE_VIEW, TextView
+from tests.support.cpu_time import python_calls
+
+NAMES = ["some_snake_case_name_of_a_module", "/usr/share/doc/packages/any", "CERTIFICATE_UNKNOWN",
+         "getAccountInformation", "0123456789abcdef0123456789abcdef", "a", "QUJD", ""]  # fmt: skip
+ENDS = [" ", ".", "\n", "\r\n", "==", "\n\n"]
+BESIDE = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(ENDS)), max_size=6).map(
+    lambda pairs: "".join(name + end for name, end in pairs)
+)
+HIDDEN = st.text(
+    st.characters(exclude_categories=("Cc", "Cs")), min_size=15, max_size=120
+).map(str.encode)  # fmt: skip
+
+
+def read_of(content: bytes) -> bytes:
+    views = run_sync(ENCODINGS.read(TextView(0, ONE_VIEW, content, len(content))))
+    return b"".join(view.content for view in views)
+
+
+@given(HIDDEN, BESIDE, BESIDE, st.integers(32, 200),
+       st.sampled_from([base64.b64encode, base64.urlsafe_b64encode]))  # fmt: skip
+def test_text_in_base64_is_read_wherever_it_stands(
+    hidden: bytes, before: str, behind: str, slice_: int, encode: Callable[[bytes], bytes]
+) -> None:
+    """Of any language, among names, at the border of two windows, and behind other base64."""
+    content = b"%b%b %b" % (before.encode(), encode(hidden), behind.encode())
+    assert hidden in read_of(content)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (encodings, reading):
+            patch.setattr(module, "SLICE_BYTES", slice_)
+        patch.setattr(encodings, "_STEP", slice_)
+        patch.setattr(encodings, "_OVERLAP", 0)
+        assert [one for one in encodings._runs_of_base64(content) if one and hidden in (
+            encodings._from_base64(content[slice(*one)]) or b"")]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_in_lines_of_base64_is_read_as_one(end: str) -> None:
+    """Also if what looks like text is in its last line."""
+    encoded = base64.b64encode(bytes(range(0x80, 0x80 + 57)) + b"secret keys and such").decode()
+    lines = end.join(encoded[at : at + 40] for at in range(0, len(encoded), 40))
+    assert b"secret keys and such" in read_of(f"key: {lines}.".encode())
+
+
+def test_names_of_programs_are_not_decoded_one_by_one() -> None:
+    """Four in each kilobyte of code are as long as a run; each took a dozen calls."""
+    code = b"from some_package.of_long_module_names import another_name_of_20_letters\n" * 1_000
+    assert python_calls(lambda: read_of(code)) < 100
