@@ -309,13 +309,21 @@ _BEGINS_SPACED: Final = Expression(
     )
 )
 _LIKELY_SPACED: Final = Expression(
-    r"\b[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
+    r"[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
 )
-
-
+# Both forms have three letters or digits in a row among the first, without which no text is read.
+_BEGINS_LETTERS: Final = "|".join(
+    rf"[A-Za-z](?: {{1,5}}[!-~]){{{before}}} {{1,5}}[0-9A-Za-z](?: [0-9A-Za-z]){{2}}"
+    rf"(?: {{1,5}}[!-~]){{{3 - before}}}"
+    for before in range(3)
+)
+_BEGINS_ESCAPES: Final = "|".join(
+    rf"(?:\\[\n -~]){{{before}}}(?:\\[0-9A-Za-z]){{3}}(?:\\[\n -~]){{{5 - before}}}"
+    for before in range(5)
+)
 _SPELLED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[A-Za-z](?: {1,5}[!-~]){6,%d}(?![!-~])|(?:\\[\n -~]){8,%d}"
-    % (MAX_UNITS, MAX_UNITS)
+    rb"(?<![0-9A-Za-z])(?=%b)[A-Za-z](?: {1,5}[!-~]){6,%d}(?![!-~])|(?=%b)(?:\\[\n -~]){8,%d}"
+    % (_BEGINS_LETTERS.encode(), MAX_UNITS, _BEGINS_ESCAPES.encode(), MAX_UNITS)
 )
 _MORE_SPELLED: Final = re.compile(
     rb"(?<= [!-~])(?: {1,5}[!-~]){1,%d}(?![!-~])|(?<=\\[\n -~])(?:\\[\n -~]){1,%d}"
@@ -323,7 +331,7 @@ _MORE_SPELLED: Final = re.compile(
 )
 _LEAST_SPELLED: Final = 38
 """Of a letter, six more with five blanks in front of each, and the byte behind."""
-_BEGINS_SPELLED: Final = Expression(r"[A-Za-z](?: {1,5}[!-~]){6}|(?:\\[\n -~]){8}")
+_BEGINS_SPELLED: Final = Expression(f"{_BEGINS_LETTERS}|{_BEGINS_ESCAPES}")
 _LIKELY_SPELLED: Final = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
 _WIDE: Final = re.compile(rb" {2,}")
 

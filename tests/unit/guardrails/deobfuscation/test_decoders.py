@@ -295,6 +295,7 @@ def test_redaction_leaves_nothing_behind_that_would_be_found(
 
 @given(st.lists(st.sampled_from([row.text for row in ROWS.values()]), min_size=1, max_size=3),
        st.integers(40, 200))  # fmt: skip
+@example([ROWS["key_in_a_spelled_sentence"].text, ROWS["spaced_out_behind_backslashes"].text], 40)
 @example([ROWS["as_it_is"].text, ROWS["key_dotted_behind_a_spaced_card"].text], 40)
 def test_what_is_found_does_not_depend_on_where_slices_end(hidden: list[str], slice_: int) -> None:
     """A run over the border of two windows is read as one."""
