@@ -73,7 +73,10 @@ def matches(
         found_here = every_match(expression, content, position, limit, likely=begins)
         for found in found_here if is_likely else ():
             start, end = found[0]
-            if end > limit - least and (match := expression.match(content, start)):
+            if end > limit - least:
+                match = expression.match(content, start)
+                if match is None:
+                    continue  # it only seemed to end
                 end = match.end()
             yield start, end
             while more is not None and end >= limit and (match := more.match(content, end)):

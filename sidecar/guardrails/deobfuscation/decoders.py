@@ -31,6 +31,7 @@ from sidecar.guardrails.matching.rule import (
 )
 from sidecar.guardrails.matching.text_views import (
     ONE_VIEW,
+    ByteSpan,
     ChunkedMap,
     ComposedMap,
     TableMap,
@@ -152,16 +153,18 @@ class EscapesDecoder(Decoder):
 ESCAPES: Final = EscapesDecoder()
 
 
+_ENDS_SPACED: Final = rb"(?![0-9A-Za-z]|(?!\1)([ \t\n._*|/,-])[!-~]\2)"
+"""A letter with other signs behind it is the first of another run."""
 _SPACED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,%d}[!-~]"
-    rb"(?![0-9A-Za-z])" % MAX_UNITS
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,%d}[!-~]%b"
+    % (MAX_UNITS, _ENDS_SPACED)
 )
 _MORE_SPACED: Final = re.compile(
-    rb"(?<=([ \t\n._*|/,-])[!-~])(?:\1[!-~]){1,%d}(?![0-9A-Za-z])" % MAX_UNITS
+    rb"(?<=([ \t\n._*|/,-])[!-~])(?:\1[!-~]){1,%d}%b" % (MAX_UNITS, _ENDS_SPACED)
 )
 
 _LEAST_SPACED: Final = 16
-"""Bytes of a run that are enough to recognise it, with the one behind it."""
+"""Bytes of a run that are enough to recognise it, with the three behind it."""
 _BEGINS_SPACED: Final = Expression(
     # RE2 has no references back: each sign has a choice of its own.
     "|".join(
@@ -170,13 +173,21 @@ _BEGINS_SPACED: Final = Expression(
     )
 )
 _LIKELY_SPACED: Final = Expression(
-    r"\b[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
+    r"[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
 )
-
-
+# Both forms have three letters or digits in a row among the first, without which no text is read.
+_BEGINS_LETTERS: Final = "|".join(
+    rf"[A-Za-z](?: {{1,5}}[!-~]){{{before}}} {{1,5}}[0-9A-Za-z](?: [0-9A-Za-z]){{2}}"
+    rf"(?: {{1,5}}[!-~]){{{3 - before}}}"
+    for before in range(3)
+)
+_BEGINS_ESCAPES: Final = "|".join(
+    rf"(?:\\[\n -~]){{{before}}}(?:\\[0-9A-Za-z]){{3}}(?:\\[\n -~]){{{5 - before}}}"
+    for before in range(5)
+)
 _SPELLED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[A-Za-z](?: {1,5}[!-~]){6,%d}(?![!-~])|(?:\\[\n -~]){8,%d}"
-    % (MAX_UNITS, MAX_UNITS)
+    rb"(?<![0-9A-Za-z])(?=%b)[A-Za-z](?: {1,5}[!-~]){6,%d}(?![!-~])|(?=%b)(?:\\[\n -~]){8,%d}"
+    % (_BEGINS_LETTERS.encode(), MAX_UNITS, _BEGINS_ESCAPES.encode(), MAX_UNITS)
 )
 _MORE_SPELLED: Final = re.compile(
     rb"(?<= [!-~])(?: {1,5}[!-~]){1,%d}(?![!-~])|(?<=\\[\n -~])(?:\\[\n -~]){1,%d}"
@@ -184,7 +195,7 @@ _MORE_SPELLED: Final = re.compile(
 )
 _LEAST_SPELLED: Final = 38
 """Of a letter, six more with five blanks in front of each, and the byte behind."""
-_BEGINS_SPELLED: Final = Expression(r"[A-Za-z](?: {1,5}[!-~]){6}|(?:\\[\n -~]){8}")
+_BEGINS_SPELLED: Final = Expression(f"{_BEGINS_LETTERS}|{_BEGINS_ESCAPES}")
 _LIKELY_SPELLED: Final = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
 _WIDE: Final = re.compile(rb" {2,}")
 
@@ -195,8 +206,37 @@ def _words(run: bytes) -> bytes:
     return b" ".join([word.replace(b" ", b"") for word in _WIDE.split(run)])
 
 
+def join_letters(
+    view: TextView, runs: Iterable[ByteSpan | None]
+) -> Cooperative[tuple[TextView, ...]]:
+    """Return *view* with the letters of each run joined, and with all but the first of them.
+
+    The first may be a word of its own: `a s e c r e t`.
+    """
+    content = view.content
+    whole, behind_first = DecodedText(content), DecodedText(content)
+    behind_last = -1
+    for run in runs:
+        if run is None:
+            yield
+            continue
+        start, end = run
+        is_rest = not content[start : start + 1].isalnum()  # of a long run: begins with a sign
+        whole.add_behind(content[start + is_rest : end : 2], start, end)
+        if is_rest and start == behind_last:
+            behind_first.add_behind(content[start + 1 : end : 2], start, end)
+            behind_last = end
+        elif content[start : start + 1].isalpha():
+            behind_first.add_behind(content[start + 2 : end : 2], start + 2, end)
+            behind_last = end
+    texts = [text for text in (whole, behind_first) if text]
+    for text in texts:
+        text.add_rest()
+    return tuple([text.as_view(view, ViewKind.UNSPACED) for text in texts])
+
+
 class SpacingDecoder(Decoder):
-    """Joins letters that are set apart: in runs of *expression*, as *join* makes a text of one.
+    """Joins letters that are set apart: *join* returns views with the runs of *expression* joined.
 
     *more*, *likely*, *begins* and *least* are those of `matches`.
     """
@@ -204,7 +244,7 @@ class SpacingDecoder(Decoder):
     def __init__(
         self,
         expression: re.Pattern[bytes],
-        join: Callable[[bytes], bytes],
+        join: Callable[[TextView, Iterable[ByteSpan | None]], Cooperative[tuple[TextView, ...]]],
         *,
         trigger: Expression,
         more: re.Pattern[bytes],
@@ -236,7 +276,11 @@ class SpacingDecoder(Decoder):
             yield
         else:
             return ()
-        found = matches(
+        return (yield from self._join(view, self.runs(content)))
+
+    def runs(self, content: bytes) -> Iterator[ByteSpan | None]:
+        """Yield the spans of letters that are set apart, and None between slices of work."""
+        return matches(
             self._expression,
             content,
             least=self._least,
@@ -244,12 +288,11 @@ class SpacingDecoder(Decoder):
             likely=self._likely,
             begins=self._begins,
         )
-        return (yield from replace_runs(view, found, self._join, ViewKind.UNSPACED))
 
 
 SPACING: Final = SpacingDecoder(
     _SPACED,
-    lambda run: run[not run[:1].isalnum() :: 2],  # the rest of a long run begins with a sign
+    join_letters,
     # Three in a row cost the pass over a text next to nothing; all seven would cost half of it.
     trigger=Expression(r"[ \t\n._*|/,-](?:[0-9A-Za-z][ \t\n._*|/,-]){3}"),
     more=_MORE_SPACED,
@@ -260,7 +303,7 @@ SPACING: Final = SpacingDecoder(
 """Reads `s e c r e t`."""
 SPELLING: Final = SpacingDecoder(
     _SPELLED,
-    _words,
+    lambda view, runs: replace_runs(view, runs, _words, ViewKind.UNSPACED),
     trigger=_LIKELY_SPELLED,
     more=_MORE_SPELLED,
     likely=_LIKELY_SPELLED,

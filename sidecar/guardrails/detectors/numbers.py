@@ -18,7 +18,6 @@ MAX_RUN_DIGITS: Final = 500
 _MAX_CARD_DIGITS: Final = 19
 _MIN_CARD_DIGITS_AMONG_OTHERS: Final = 14  # shorter ones are too often a part of something
 _MIN_GROUP_DIGITS: Final = 4
-_MAX_GROUPS: Final = 5
 
 # First four digits from and to, number of digits from and to, by the first digit.
 _ISSUERS: Final[tuple[tuple[tuple[int, int, int, int], ...], ...]] = (
@@ -107,9 +106,9 @@ def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
     """Return the card numbers in a run of digit groups joined by single spaces or dashes.
 
     A number begins and ends with a group, so that a number beside it (an order number before,
-    a security code behind) cannot hide it; groups but the last have four digits or more. One run
-    of digits is a card's only near a word for cards: among random ones, too, an issuer's first
-    digits and the right check digit occur.
+    a security code behind) cannot hide it; groups but the last have four digits or more, or all
+    have one. One run of digits, and one of digits set apart, is a card's only near a word for
+    cards: among random ones, too, an issuer's first digits and the right check digit occur.
     """
     if end - start <= _MAX_CARD_DIGITS:
         digits = content[start:end].translate(None, b" -")
@@ -233,18 +232,22 @@ def _card_groups(
 ) -> int:
     """Return how many groups from *first* on make a card number, the most that do, or 0."""
     begin, best, last = ends[first], 0, len(ends) - 1
-    for end_index in range(first + 1, min(first + _MAX_GROUPS, last) + 1):
+    is_apart = ends[first + 1] - begin == 1  # each digit is a group
+    tried = [first + length for length in lengths] if is_apart else range(first + 1, last + 1)
+    for end_index in tried:
+        if end_index > last:
+            continue
         end = ends[end_index]
         length = end - begin
-        if length > _MAX_CARD_DIGITS:
-            break
-        if length in lengths:
+        if length in lengths and (not is_apart or length == end_index - first):
             running = sums[end % 2]
             is_alone = first == 0 and end_index == last
             if (is_alone or length >= _MIN_CARD_DIGITS_AMONG_OTHERS) and not (
                 running[end] - running[begin]
             ) % 10:
-                best = end_index - first
-        if end - ends[end_index - 1] < _MIN_GROUP_DIGITS:
+                best = max(best, end_index - first)
+        if not is_apart and (
+            end - ends[end_index - 1] < _MIN_GROUP_DIGITS or length > _MAX_CARD_DIGITS
+        ):
             break  # only the last group may be shorter
     return best

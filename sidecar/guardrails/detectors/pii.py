@@ -205,9 +205,9 @@ PII_RULES: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "CREDIT_CARD",
-        # Groups of four digits or more, but for the last; few ordinary numbers come so.
+        # Groups of four digits or more, but for the last, or of one; few ordinary numbers come so.
         r"\b(?:[0-9]{12,19}|[0-9]{4,16}(?:[ -][0-9]{4,16})+[ -][0-9]{1,16}"
-        r"|[0-9]{6}[ -][0-9]{13})\b",
+        r"|[0-9]{6}[ -][0-9]{13}|[0-9](?:[ -][0-9]){11})\b",
         numbers.cards,
         rank=Rank.CARD,
         finder=rf"(?<![0-9A-Za-z_])[0-9](?:[ -]?[0-9]){{11,{numbers.MAX_RUN_DIGITS}}}"
