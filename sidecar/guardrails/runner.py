@@ -38,8 +38,6 @@ from sidecar.guardrails.remote.checks import (
     verdict_of,
 )
 
-__all__ = ["GuardrailRunner", "RequestInfo", "Results"]
-
 T = TypeVar("T", bound=tuple[object, ...])
 
 HOLD_SECONDS: Final = 0.001

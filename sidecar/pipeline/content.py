@@ -40,7 +40,7 @@ from sidecar.guardrails.conversation import (
     read_conversation,
 )
 from sidecar.guardrails.message_table import MessageTable
-from sidecar.guardrails.runner import RequestInfo
+from sidecar.guardrails.remote.checks import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limit_syntax import shown

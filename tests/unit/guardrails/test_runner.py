@@ -13,14 +13,13 @@ from loadtest.texts import mixed_text
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RequestInfo
 from sidecar.guardrails.runner import (
     LEVELS,
     LONG_SHARE,
     ORGANIZATION,
     SHARE,
     GuardrailRunner,
-    RequestInfo,
 )
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
