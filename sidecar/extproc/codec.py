@@ -62,7 +62,7 @@ MAX_CHUNK_BYTES: Final = 62_000
 """Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
 
 _KINDS: Final[dict[str | None, MessageKind]] = {kind.value: kind for kind in MessageKind}
-# By names of their own: a member of an enumeration is slow to look up on Python 3.11.
+# By names of their own, as they are looked up for every message.
 _REQUEST_HEADERS: Final = MessageKind.REQUEST_HEADERS
 _REQUEST_BODY: Final = MessageKind.REQUEST_BODY
 _RESPONSE_TRAILERS: Final = MessageKind.RESPONSE_TRAILERS

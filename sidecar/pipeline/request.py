@@ -77,9 +77,6 @@ from sidecar.redaction.redact import Placeholders, own_number
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.stores import UsageSource
 
-_OFF: Final = UsageSource.OFF
-"""By a name of its own: a member of an enumeration is slow to look up on Python 3.11."""
-
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
 
@@ -197,7 +194,7 @@ class RequestHandler:
             is_refused = record.error is not None
             worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
         judged = record.judged
-        if not protocol.is_answered or worker.usage_source is _OFF:
+        if not protocol.is_answered or worker.usage_source is UsageSource.OFF:
             # Nothing reports the end of a request without an answer, or any end without usage.
             judged = record.judge_now()
             is_passed = record.error is None or record.answer_status is not None
