@@ -150,10 +150,10 @@ async def judge_body(
             return error
         case _:
             assert_never(decision)
-    return allowed if record.alias is None else _with_model(allowed, body, record)
+    return allowed if record.alias is None else replace_alias(allowed, body, record)
 
 
-def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
+def replace_alias(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
     """Name the model in place of its alias, unless a guardrail has replaced the name."""
     alias, body = record.alias or "", body if allowed.body is None else allowed.body
     for one in members(body, 0):
