@@ -14,8 +14,8 @@ from sidecar.domain.finding import GuardrailResult
 from sidecar.domain.policy import Policy
 from sidecar.domain.principal import PolicyBinding
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy, parse_policies
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy, build_snapshot
 

@@ -238,7 +238,7 @@ def worker_parts(log: BinaryIO) -> Worker:
     configure_logs("info", log)
     return Worker(
         keys=keys_with(),
-        uses=_Uses(),
+        key_activity=_Uses(),
         findings=_Findings(),
         usage=_Usage(),
         verdicts=_Verdicts(),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.extproc.phases import (
+    ACTIONS,
     LATE,
     TRANSITIONS,
-    VERDICTS,
     Phase,
 )
 
@@ -23,7 +23,7 @@ Envoy opens one ext_proc stream for each HTTP request. `sidecar/extproc/protocol
 - Nothing of a request goes on before `forward`, and nothing of a judged answer before its verdict.
 - A stream that Egret aborts ends with a gRPC error, so that Envoy fails closed.
 
-Messages have the names that ext_proc gives them; verdicts, in *italics*, are calls of the pipeline.
+Messages have the names that ext_proc gives them; actions, in *italics*, are calls of the pipeline.
 """  # noqa: E501 - one line a paragraph
 
 
@@ -40,11 +40,11 @@ def _diagram() -> list[str]:
             for after in leads_to:
                 if after not in {phase, Phase.ENDED}:
                     moves[phase, after].append(message.value)
-    for verdict, phases in VERDICTS.items():
+    for action, phases in ACTIONS.items():
         for phase, leads_to in phases.items():
             for after in leads_to:
-                if verdict != "refuse":
-                    moves[phase, after].append(verdict)
+                if action != "refuse":
+                    moves[phase, after].append(action)
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {Phase.AWAIT_HEADERS.name}"]
     lines += [
         f"    {before.name} --> {after.name}: {', '.join(names)}"
@@ -55,12 +55,12 @@ def _diagram() -> list[str]:
 
 def _table() -> list[str]:
     """Return what each phase takes."""
-    rows = ["| phase | messages | verdicts | late after its budget |", "| --- | --- | --- | --- |"]
+    rows = ["| phase | messages | actions | late after its budget |", "| --- | --- | --- | --- |"]
     for phase, messages in TRANSITIONS.items():
         taken = ", ".join(f"`{message.value}`" for message in messages)
-        verdicts = ", ".join(f"*{name}*" for name, phases in VERDICTS.items() if phase in phases)
+        actions = ", ".join(f"*{name}*" for name, phases in ACTIONS.items() if phase in phases)
         late = f"`{LATE[phase].value}`" if phase in LATE else ""
-        rows.append(f"| {phase.value} | {taken} | {verdicts} | {late} |")
+        rows.append(f"| {phase.value} | {taken} | {actions} | {late} |")
     return rows
 
 

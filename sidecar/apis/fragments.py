@@ -284,6 +284,6 @@ def bundles(body: bytes, value: Span) -> list[Span]:
     return found
 
 
-def stand_in(mark: str, number: int) -> bytes:
+def fragment_stand_in(mark: str, number: int) -> bytes:
     """Return the text that takes the place of a known fragment."""
     return b'{"%s":%d}' % (mark.encode(), number)

@@ -20,9 +20,6 @@ from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue, parse
 
-# An enum's members are slow to look up on Python 3.11; most requests are of this form.
-_MESSAGES: Final = RequestForm.MESSAGES
-
 Fields = dict[str, JsonValue]
 
 
@@ -50,7 +47,7 @@ def shape_problem(form: RequestForm, fields: Fields) -> str | None:  # noqa: C90
     stream = fields.get("stream")
     if stream is not None and not isinstance(stream, bool):
         return "The field `stream` is not a boolean."
-    if form is _MESSAGES:
+    if form is RequestForm.MESSAGES:
         return _messages_problem(fields.get("messages"))
     match form:
         case RequestForm.ANY_OBJECT:
@@ -157,9 +154,7 @@ _SETTINGS: Final = ("moderation", "svg")
 _NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", "items", *_SETTINGS})
 """Where OpenAI's APIs, and gateways that speak as they do, name further models."""
 
-# An enum's members are slow to look up on Python 3.11.
 _GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
-_OPENAI: Final = Dialect.OPENAI
 
 _GEMINI_PREFIX: Final = re.compile(
     r"((projects/[^/]+/locations/[^/]+/)?publishers/google/)?models/|google/"
@@ -182,7 +177,7 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
             model = fields.get("agent") if model is None else model
         if isinstance(model, str):
             model = _short_name(model)
-    elif route.dialect is _OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
+    elif route.dialect is Dialect.OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
         return _short_name(model) if route.has_google_names else model, ()  # mostly
     else:
         named = [*_strings(model), *further_models(fields)]

@@ -71,7 +71,7 @@ class _Place(enum.Enum):
     STRANGE = enum.auto()  # an unknown part or field: its base64 may be anything
 
 
-# An enum's members are slow to look up on Python 3.11, and this is done for every string.
+# By names of their own, as each of them is looked up for every string of a body.
 _KNOWN: Final = _Place.KNOWN
 _FREE: Final = _Place.FREE
 _MEDIA: Final = _Place.MEDIA

@@ -62,7 +62,7 @@ class Window(enum.Enum):
 
 def sliding_seconds(window: Window) -> int | None:
     """Return the seconds of a sliding window, None if it does not slide."""
-    # No table: looking up a member of an enumeration calls a Python function (3.11).
+    # No table: members of an enumeration are hashed in Python (3.11).
     match window:
         case Window.SECOND:
             return 1

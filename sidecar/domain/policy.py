@@ -64,8 +64,8 @@ class Scope:
         return self.rollout < FULL_ROLLOUT or bool(self.exceptions)
 
     @property
-    def depends_on_headers(self) -> bool:
-        """Return whether it depends on the key or the path, which are known before a body."""
+    def depends_on_caller(self) -> bool:
+        """Return whether it depends on key or operation, which are known before a body."""
         return self.depends_on_key or self.routes is not None
 
 

@@ -62,7 +62,7 @@ MAX_CHUNK_BYTES: Final = 62_000
 """Envoy's API recommends streamed pieces of at most 64 KiB; stay under with the framing."""
 
 _KINDS: Final[dict[str | None, MessageKind]] = {kind.value: kind for kind in MessageKind}
-# By names of their own: a member of an enumeration is slow to look up on Python 3.11.
+# By names of their own, as they are looked up for every message.
 _REQUEST_HEADERS: Final = MessageKind.REQUEST_HEADERS
 _REQUEST_BODY: Final = MessageKind.REQUEST_BODY
 _RESPONSE_TRAILERS: Final = MessageKind.RESPONSE_TRAILERS
@@ -349,18 +349,16 @@ def response_body_answer(
     return response.SerializeToString() + _dynamic(metadata)
 
 
-def streamed_request_body(
-    body: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
-) -> list[Answer]:
-    """Send bytes of the request body on (FULL_DUPLEX_STREAMED); *metadata* comes with the last."""
+def streamed_request_body(body: bytes | memoryview, *, ends: bool) -> list[Answer]:
+    """Send bytes of the request body on (FULL_DUPLEX_STREAMED)."""
     last = _LAST_OF_REQUEST if ends else _PIECE_OF_REQUEST
-    return _streamed(_PIECE_OF_REQUEST, last, body, metadata)
+    return _streamed(_PIECE_OF_REQUEST, last, body, b"")
 
 
 def streamed_response_body(
     body: bytes | memoryview, *, ends: bool, metadata: MetadataFields = b""
 ) -> list[Answer]:
-    """Send bytes of the response body on, likewise."""
+    """Send bytes of the response body on, likewise; *metadata* comes with the last."""
     last = _LAST_OF_RESPONSE if ends else _PIECE_OF_RESPONSE
     return _streamed(_PIECE_OF_RESPONSE, last, body, metadata)
 

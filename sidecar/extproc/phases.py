@@ -1,6 +1,6 @@
 """The messages and phases of one ext_proc stream, and its state between two messages.
 
-Tables say which message may come in each phase, and which verdict; docs/protocol.md is generated
+Tables say which message and which action may come in each phase; docs/protocol.md is generated
 from them.
 """
 
@@ -172,7 +172,7 @@ TRANSITIONS: Final[dict[Phase, dict[MessageKind, tuple[Phase, ...]]]] = {
 A message that Egret refuses leads to ENDED, by way of `refuse`. Messages of the request that come
 behind `forward` are passed on."""
 
-VERDICTS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
+ACTIONS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
     "require_body": {_P.JUDGING_HEADERS: (_P.AWAIT_BODY, _P.JUDGING_BODY)},
     "forward": {
         _P.JUDGING_HEADERS: (_P.AWAIT_ANSWER, _P.ENDED),
@@ -195,7 +195,7 @@ VERDICTS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
     "send_piece": {_P.JUDGING_PIECE: (_P.AWAIT_PIECE, _P.AWAIT_REQUEST_END, _P.ENDED)},
     "send_answer": {_P.JUDGING_ANSWER: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)},
 }
-"""The verdicts that may be given in each phase, and the phases they lead to."""
+"""The calls of the pipeline that each phase allows, and the phases they lead to."""
 
 LATE: Final = {
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
@@ -230,7 +230,7 @@ OWING: Final = UNANSWERED | HELD | {_P.AWAIT_PIECE, _P.JUDGING_PIECE}
 
 
 class ProtocolViolationError(Exception):
-    """A message or a verdict came in a phase that does not expect it. Nothing has changed."""
+    """A message or an action came in a phase that does not expect it. Nothing has changed."""
 
     def __init__(self, phase: Phase, name: str) -> None:
         """Name both sides of the mismatch."""

@@ -32,6 +32,7 @@ from sidecar.domain.http import (
 )
 from sidecar.extproc import codec
 from sidecar.extproc.phases import (
+    ACTIONS,
     GATING_BODY_MODES,
     HELD,
     JUDGING,
@@ -39,7 +40,6 @@ from sidecar.extproc.phases import (
     REST_OF_REQUEST,
     TRANSITIONS,
     UNANSWERED,
-    VERDICTS,
     BodyMode,
     Event,
     Message,
@@ -452,9 +452,9 @@ class ExtProcProtocol(ProtocolState, eq=False):
 
     # Steps.
 
-    def _expect(self, verdict: str) -> None:
-        if self.phase not in VERDICTS[verdict]:
-            raise ProtocolViolationError(self.phase, verdict)
+    def _expect(self, action: str) -> None:
+        if self.phase not in ACTIONS[action]:
+            raise ProtocolViolationError(self.phase, action)
 
     def _request_is_through(self) -> None:
         """Go on for the answer, or end if none comes here."""

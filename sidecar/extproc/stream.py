@@ -31,7 +31,7 @@ CALL_METADATA: Final = (TRACEPARENT, TRACESTATE, STREAM_NAME)
 """The metadata of a call that are read; the server may leave out all others."""
 
 
-# By names of their own: a member of an enumeration is slow to look up on Python 3.11.
+# By names of their own, as they are looked up for every message.
 _NOTHING: Final = Event.NOTHING
 _ENDED: Final = Phase.ENDED
 _AWAIT_BODY: Final = Phase.AWAIT_BODY

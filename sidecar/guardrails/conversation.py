@@ -25,8 +25,8 @@ from sidecar.apis.fragments import (
     bundles,
     elements_of,
     ends_of_beginnings,
+    fragment_stand_in,
     list_start,
-    stand_in,
     top_values,
 )
 from sidecar.apis.request_text import read_in_slices
@@ -199,7 +199,7 @@ class Conversation:
             begun = self._known_beginning(*found)
         if begun is not None:
             start, end, _ = begun
-            rest = rest[:start] + stand_in(table.mark, 0) + rest[end:]
+            rest = rest[:start] + fragment_stand_in(table.mark, 0) + rest[end:]
         pieces: list[bytes] = []
         at = 0
         for field, value in top_values(rest).items():
@@ -219,7 +219,10 @@ class Conversation:
                     values = most_values(rest[span.start : span.end])
                     self._pieces.append(_Piece(field, digest, span.elements, values=values))
                 else:
-                    pieces += (rest[at : span.start], stand_in(table.mark, len(reading.known)))
+                    pieces += (
+                        rest[at : span.start],
+                        fragment_stand_in(table.mark, len(reading.known)),
+                    )
                     at = span.end
                     reading.known.append(entry)
                     self._pieces.append(_Piece(field, is_known=True))

@@ -38,8 +38,6 @@ from sidecar.guardrails.remote.checks import (
     verdict_of,
 )
 
-__all__ = ["GuardrailRunner", "RequestInfo", "Results"]
-
 T = TypeVar("T", bound=tuple[object, ...])
 
 HOLD_SECONDS: Final = 0.001
@@ -49,10 +47,10 @@ LEVELS: Final = (8, 32, 128, 512)
 """Levels of the feedback queue, in slices used: a pass that has used more than 8, 32, … slices
 moves to the next level."""
 
-LONG_SHARE: Final = 4
+STARVATION_EVERY: Final = 4
 """Every fourth slice goes to the lowest-priority level, so that long passes do not starve."""
 
-SHARE: Final = 128
+ROUND_SLICES: Final = 128
 """Slices in one round of fair sharing between organizations."""
 
 ORGANIZATION: Final = ContextVar("organization", default="")
@@ -88,35 +86,36 @@ class _DecidedError(Exception):
 
 
 class _Pass:
-    """A pass that goes on in turns, and has held the loop so often; `turn` is set if it may."""
+    """A pass that works in slices, of which it has used some; it may go on while `is_chosen`."""
 
-    __slots__ = ("holds", "organization", "turn")
+    __slots__ = ("is_chosen", "organization", "slices")
 
     def __init__(self, organization: str) -> None:
         self.organization = organization
-        self.holds = 1
-        self.turn = asyncio.Event()
+        self.slices = 1
+        self.is_chosen = asyncio.Event()
 
 
-class _Turns:
-    """Which of several passes goes on: at the first level that has one, the first that came there.
+class _FairScheduler:
+    """Chooses the pass for the next slice: the first of the highest-priority level that has one.
 
-    If all took turns, all would end when the last does, and of many at once all would be late. If
-    each went on to its end, a next turn would wait for the first turns of other conversations, and
-    these for texts that are made to be slow. So this is a multilevel feedback queue.
+    Round robin would end all passes when the last one ends, so that many at once would all be
+    late. If each ran to its end, a next turn would wait for the first turns of other
+    conversations, and these for texts that are made to be slow. So this is a multilevel feedback
+    queue.
 
-    Only passes of the organizations that have used the fewest shares are chosen from, so that no
-    number of long texts delays those of another organization by more than a share.
+    It chooses among the organizations in the earliest round, so that no number of long texts
+    delays those of another organization by more than a round.
     """
 
     def __init__(self) -> None:
         self._levels: tuple[list[_Pass], ...] = tuple([] for _ in (0, *LEVELS))
-        self._choices = 0  # one for each hold, also for the last of a pass
+        self._choices = 0  # one for each slice, also for the last of a pass
         self._chosen: _Pass | None = None
-        self._used: dict[str, int] = {}  # holds by each organization that has a pass here
+        self._used: dict[str, int] = {}  # slices, by each organization that has a pass here
 
     def enter(self, organization: str) -> _Pass:
-        """Add a pass that has held the loop once."""
+        """Add a pass that has used one slice."""
         one = _Pass(organization)
         self._level_of(one).append(one)
         # One that comes has used as much as the others, not less: else it would catch up on them.
@@ -125,10 +124,10 @@ class _Turns:
             self._choose()
         return one
 
-    def held(self, one: _Pass) -> None:
-        """Count a hold of the pass whose turn it was, and choose the next."""
+    def count_slice(self, one: _Pass) -> None:
+        """Count a slice of the chosen pass, and choose the next."""
         before = self._level_of(one)
-        one.holds += 1
+        one.slices += 1
         if (level := self._level_of(one)) is not before:
             before.remove(one)
             level.append(one)
@@ -143,21 +142,21 @@ class _Turns:
             self._choose()
 
     def _level_of(self, one: _Pass) -> list[_Pass]:
-        return self._levels[bisect_left(LEVELS, one.holds)]
+        return self._levels[bisect_left(LEVELS, one.slices)]
 
     def _choose(self) -> None:
         if self._chosen is not None:
-            self._chosen.turn.clear()
+            self._chosen.is_chosen.clear()
             self._chosen = None
         if not self._used:
             return
         self._choices += 1
-        least = min(self._used.values()) // SHARE
-        behind = {name for name, holds in self._used.items() if holds // SHARE == least}
-        levels = self._levels if self._choices % LONG_SHARE else self._levels[::-1]
+        least = min(self._used.values()) // ROUND_SLICES
+        behind = {name for name, slices in self._used.items() if slices // ROUND_SLICES == least}
+        levels = self._levels if self._choices % STARVATION_EVERY else self._levels[::-1]
         self._chosen = next(one for one in chain(*levels) if one.organization in behind)
         self._used[self._chosen.organization] += 1
-        self._chosen.turn.set()
+        self._chosen.is_chosen.set()
 
 
 class GuardrailRunner:
@@ -166,7 +165,7 @@ class GuardrailRunner:
     def __init__(self, *, remote: RemoteChecks, clock: Callable[[], float]) -> None:
         self._remote = remote
         self._clock = clock
-        self._turns = _Turns()
+        self._scheduler = _FairScheduler()
 
     def inspect(
         self, policy: Inspectable, subject: Subject, *, about: RequestInfo
@@ -221,18 +220,18 @@ class GuardrailRunner:
                 return None
 
     async def _finish(self, steps: Cooperative[T]) -> T:
-        """Go on with long work; one pass of several at a time, ten would hold ten times."""
-        own = self._turns.enter(ORGANIZATION.get())
+        """Go on with long work: one slice of one pass at a time, as ten would hold ten times."""
+        own = self._scheduler.enter(ORGANIZATION.get())
         try:
             while True:
                 await asyncio.sleep(0)
-                await own.turn.wait()
+                await own.is_chosen.wait()
                 outcomes = self._advance(steps, until=self._clock() + HOLD_SECONDS)
                 if outcomes is not None:
                     return outcomes
-                self._turns.held(own)
+                self._scheduler.count_slice(own)
         finally:
-            self._turns.leave(own)
+            self._scheduler.leave(own)
 
     def complete(
         self,

@@ -11,7 +11,7 @@ import msgspec
 from sidecar.limits.limit_check import CalendarWindow, ConcurrencyWindow, LimitCheck, SlidingWindow
 from sidecar.limits.store import Adjustment, State
 
-SLOT_SECONDS: Final = 60.0
+LOCAL_SLOT_SECONDS: Final = 60.0
 """How long a slot is held at most: its release may reach another worker."""
 
 
@@ -76,7 +76,7 @@ class LocalShares:
                     count.used = check.cost + (count.used if count.start == start else 0)
                     count.start = start
                 case ConcurrencyWindow():
-                    count.slots[member] = now.monotonic + SLOT_SECONDS
+                    count.slots[member] = now.monotonic + LOCAL_SLOT_SECONDS
                 case _:
                     assert_never(window)
         return None

@@ -30,17 +30,11 @@ from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import RequestRecord
 from sidecar.policy.snapshot import EffectivePolicy, MissingPolicy
 
-
-class _PolicyPendingError(Exception):
-    """The policies of *binding* are in the store, and not compiled yet in this worker."""
-
-    def __init__(self, binding: PolicyBinding) -> None:
-        super().__init__()
-        self.binding = binding
-
-
 NO_SOURCE_ADDRESS: Final = "SourceAddressUnknown"
 """In the log: the client may be in an allowed network, but Envoy does not send its address."""
+
+POLICY_NOT_COMPILED: Final = "PolicyNotCompiled"
+"""In the log: the policy is in the store, and cannot be compiled."""
 
 _OF_HEADERS: Final = frozenset({Measure.REQUESTS, Measure.CONCURRENT})
 
@@ -78,13 +72,11 @@ async def admit(
             known, record.cache_tier = loaded.record, loaded.tier
         case _:
             assert_never(found)
-    while True:
-        try:
-            return _judge(known, key, stream, record, worker)
-        except _PolicyPendingError as pending:
-            if not await stream.wait_for(worker.policies.compiled(pending.binding)):
-                record.error_type = type(pending).__name__
-                return ErrorKind.AUTHORIZATION_UNAVAILABLE
+    while isinstance(judged := _judge(known, key, stream, record, worker), PolicyBinding):
+        if not await stream.wait_for(worker.policies.compiled(judged)):
+            record.error_type = POLICY_NOT_COMPILED
+            return ErrorKind.AUTHORIZATION_UNAVAILABLE
+    return judged
 
 
 def _judge(
@@ -93,11 +85,10 @@ def _judge(
     stream: ExtProcStream,
     record: RequestRecord,
     worker: Worker,
-) -> Caller | ErrorKind:
+) -> Caller | ErrorKind | PolicyBinding:
     """Judge *key* by its stored record, and find the policy that holds for it.
 
-    Raises:
-        _PolicyPendingError: the key is good, and its policy is not compiled yet.
+    Returns the binding if the key is good, and its policies are not compiled yet in this worker.
     """
     operation = record.route.operation if isinstance(record.route, Route) else None
     source = stream.protocol.source_address
@@ -116,7 +107,7 @@ def _judge(
     policy = None if snapshot is None else snapshot.effective(good.policies)
     if policy is None or isinstance(policy, MissingPolicy):
         if isinstance(policy, MissingPolicy) and policy.is_pending:
-            raise _PolicyPendingError(good.policies)
+            return good.policies
         # Without its policy it is unknown which guardrails this key's content must pass.
         return ErrorKind.AUTHORIZATION_UNAVAILABLE
     if policy.request_variants is not None:

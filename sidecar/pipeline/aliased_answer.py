@@ -86,7 +86,7 @@ class AliasedAnswer:
             return released
         if self._form is AnswerForm.JSON:
             is_long = len(released.body) > MAX_WHOLE_BYTES
-            return released if is_long else Released(_with_model(released.body, self._alias))
+            return released if is_long else Released(restore_alias(released.body, self._alias))
         steps = self._runner.run_cooperatively(self._named(released, is_last=True))
         return (await stream.outcome_of(steps))[0]
 
@@ -117,7 +117,7 @@ class AliasedAnswer:
                 if frame.payload is None or _NAMED not in frame.payload:
                     shown.append(frame.raw)
                 else:
-                    payload = _with_model(frame.payload, self._alias)
+                    payload = restore_alias(frame.payload, self._alias)
                     shown.append(with_payload_in_place(frame, payload))
             if self._framer.fault is not None:
                 self._is_beyond = True
@@ -127,7 +127,7 @@ class AliasedAnswer:
         return (Released(b"".join(shown), released.error),)
 
 
-def _with_model(payload: bytes, alias: bytes) -> bytes:
+def restore_alias(payload: bytes, alias: bytes) -> bytes:
     """Return JSON text with *alias* as its model, or as that of an answer within."""
     try:
         document: JsonValue = load_event(payload)

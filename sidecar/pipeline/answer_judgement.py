@@ -43,7 +43,8 @@ from sidecar.domain.policy import Stage, UnscannedAction
 from sidecar.domain.subject import Subject, TextPart, UnscannedReason
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.json_schema.check import SchemaGuardrail, check_structure
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import NOTHING_FOUND, ScanResult, StreamScan
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript

@@ -40,7 +40,7 @@ from sidecar.guardrails.conversation import (
     read_conversation,
 )
 from sidecar.guardrails.message_table import MessageTable
-from sidecar.guardrails.runner import RequestInfo
+from sidecar.guardrails.remote.checks import RequestInfo
 from sidecar.keys.credentials import is_model_allowed
 from sidecar.limits.limit_check import Exceeded, LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limit_syntax import shown
@@ -150,10 +150,10 @@ async def judge_body(
             return error
         case _:
             assert_never(decision)
-    return allowed if record.alias is None else _with_model(allowed, body, record)
+    return allowed if record.alias is None else replace_alias(allowed, body, record)
 
 
-def _with_model(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
+def replace_alias(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
     """Name the model in place of its alias, unless a guardrail has replaced the name."""
     alias, body = record.alias or "", body if allowed.body is None else allowed.body
     for one in members(body, 0):

@@ -86,11 +86,11 @@ class Worker:
 
     `redaction_key` keys the hashes of values. `contact` is the operator's line in refusals.
     Without `messages` everything is searched each time. With `own_ends` this worker accounts for
-    the ends of its requests itself, by `usage_source`, which may be the answers that it `reads`.
+    the ends of its requests itself, by `usage_source`; `read_answers` are those it reads for that.
     """
 
     keys: KeyCache
-    uses: KeyUses
+    key_activity: KeyUses
     findings: FindingNotes
     usage: UsageNotes
     verdicts: VerdictNotes
@@ -113,4 +113,4 @@ class Worker:
     messages: MessageTable | None = None
     own_ends: OwnEnds | None = None
     usage_source: UsageSource = UsageSource.ACCESS_LOG
-    reads: ReadAnswers = ReadAnswers.ALL
+    read_answers: ReadAnswers = ReadAnswers.ALL

@@ -169,6 +169,8 @@ def path_message(method: str, path: str) -> str:
 
 def suggested_path(method: str, segments: list[str]) -> str | None:
     """Return a known path like this one: under another root, in the plural, by another method."""
+    if not segments:
+        return None
     paths = [
         f"{root}/{'/'.join(segments[dropped:])}{end}"
         for dropped in range(min(3, len(segments)))
@@ -179,8 +181,8 @@ def suggested_path(method: str, segments: list[str]) -> str | None:
         if isinstance(recognise(method, path), Route):
             return path
     # A name such as `m:batchGenerateContent` can be that of a model, and is mostly none.
-    for other in () if ":" in "".join(segments[-1:]) else _OTHER_METHODS:
-        if isinstance(recognise(other, paths[0] if paths else "/"), Route):
+    for other in () if ":" in segments[-1] else _OTHER_METHODS:
+        if isinstance(recognise(other, paths[0]), Route):
             return f"{other} {paths[0]}"
     return None
 

@@ -196,7 +196,7 @@ def reads_answer(
     """Return whether an answer that nothing judges comes here for its counts."""
     return (
         worker.usage_source is UsageSource.ANSWERS
-        and worker.reads is ReadAnswers.ALL
+        and worker.read_answers is ReadAnswers.ALL
         and isinstance(route, Route)
         and route.operation.spec.uses_tokens
         and protocol.may_judge_answer

@@ -16,7 +16,6 @@ from sidecar.domain.report import Clocks, ExchangeOutcome, ExchangeReport, Step
 from sidecar.domain.subject import Dialect, Route, Subject, UnscannedReason
 from sidecar.domain.usage import DecisionKind, JudgedRequest
 from sidecar.policy.snapshot import EffectivePolicy
-from sidecar.telemetry import sanitize
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
         is_flagged = self.is_flagged or self.answer.is_flagged
         return ExchangeOutcome.FLAGGED if is_flagged else ExchangeOutcome.ALLOWED
 
-    def judge(self, outcome: ExchangeOutcome, model: str | None) -> JudgedRequest | None:
+    def judged_request(self, outcome: ExchangeOutcome, model: str | None) -> JudgedRequest | None:
         """Return the request as usage and limits account for it; None if its owner is unknown."""
         principal = self.principal
         if principal is None:
@@ -157,10 +156,6 @@ class RequestRecord(ExchangeReport, kw_only=True):
             reserved=self.allowance.reserved,
             service_tier=None if self.subject is None else self.subject.service_tier,
         )
-
-    def judge_now(self) -> JudgedRequest | None:
-        """Return the request as it is known now."""
-        return self.judge(self.outcome_now(), sanitize.model_name(self.model))
 
     def complete(self, outcome: ExchangeOutcome) -> None:
         """Set the facts that only the end of the request shows."""

@@ -49,7 +49,7 @@ def metadata_of(record: RequestRecord, *, now: float) -> MetadataFields:
     model = record.model
     if model is not None and not sanitize.MODEL.fullmatch(model):
         model = OVERFLOW
-    record.judged = judged = record.judge(outcome, model)
+    record.judged = judged = record.judged_request(outcome, model)
     policy = None if record.policy is None else record.policy.name
     pairs: list[tuple[str, str | float]] = [(MetadataKey.REQUEST_ID, record.request_id)]
     if record.error is not None:

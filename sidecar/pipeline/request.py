@@ -76,9 +76,7 @@ from sidecar.pipeline.reply import limit_metadata, metadata_of, own_headers, ref
 from sidecar.redaction.redact import Placeholders, own_number
 from sidecar.settings.serving import RouteByModel, Timing
 from sidecar.settings.stores import UsageSource
-
-_OFF: Final = UsageSource.OFF
-"""By a name of its own: a member of an enumeration is slow to look up on Python 3.11."""
+from sidecar.telemetry import sanitize
 
 IDENTITY: Final = ((HeaderName.ACCEPT_ENCODING, b"identity"),)
 """Sent to the provider if answers are judged: a compressed answer cannot be read."""
@@ -195,11 +193,12 @@ class RequestHandler:
         now = worker.clocks.wall()
         if record.principal is not None:
             is_refused = record.error is not None
-            worker.uses.note(record.principal.key_id, refused=is_refused, at=now)
+            worker.key_activity.note(record.principal.key_id, refused=is_refused, at=now)
         judged = record.judged
-        if not protocol.is_answered or worker.usage_source is _OFF:
+        if not protocol.is_answered or worker.usage_source is UsageSource.OFF:
             # Nothing reports the end of a request without an answer, or any end without usage.
-            judged = record.judge_now()
+            model = sanitize.model_name(record.model)
+            judged = record.judged_request(record.outcome_now(), model)
             is_passed = record.error is None or record.answer_status is not None
             is_used = protocol.is_answered and is_passed
             ended = None if judged is None else unreported(judged, is_used=is_used)

@@ -330,7 +330,7 @@ def _names_of(binding: PolicyBinding) -> Sequence[str]:
 
 
 def _with_request_variants(policy: Policy, databases: Databases) -> EffectivePolicy:
-    if not any(one.scope.depends_on_headers for one in policy.guardrails):
+    if not any(one.scope.depends_on_caller for one in policy.guardrails):
         return _with_model_variants(policy, databases, exempted=())
 
     def build(applying: tuple[Guardrail, ...], exempted: tuple[str, ...]) -> EffectivePolicy:
@@ -339,7 +339,7 @@ def _with_request_variants(policy: Policy, databases: Databases) -> EffectivePol
 
     variants = PolicyVariants(
         policy.guardrails,
-        is_scoped=lambda one: one.scope.depends_on_headers,
+        is_scoped=lambda one: one.scope.depends_on_caller,
         applicability=applicability_of,
         build=build,
     )

@@ -24,8 +24,8 @@ from sidecar.guardrails.json_schema.check import (
     schema_guardrails,
 )
 from sidecar.guardrails.registry import is_remote, judges_texts
-from sidecar.guardrails.remote.checks import NoRemoteChecks
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import NoRemoteChecks, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.guardrails.streaming.response_policy import judges_output
 from sidecar.policy.compilation import compile_in_subprocess
 from sidecar.policy.snapshot import EffectivePolicy, PolicySnapshot, snapshot_steps

@@ -265,7 +265,7 @@ class Placeholders:
         while True:
             self._counts[type_] += 1
             number = self._after + self._counts[type_]
-            made = None if card is None else stand_in(card, number)
+            made = None if card is None else card_stand_in(card, number)
             made = made or f"[{type_}_{number}]".encode()
             if self.taken.get(made, before) >= before:
                 return made
@@ -280,7 +280,7 @@ _CARD_DIGITS: Final = range(12, 20)
 _SEPARATORS: Final = " -"
 
 
-def stand_in(card: str, number: int) -> bytes | None:
+def card_stand_in(card: str, number: int) -> bytes | None:
     """Return the *number*-th stand-in in the shape of *card*; None if that has another shape.
 
     It begins with 0, which no issuer has (ISO/IEC 7812-1), and its check digit is wrong: it cannot

@@ -259,13 +259,13 @@ async def _build_worker(
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
     tasks = await stack.enter_async_context(BackgroundTasks())
-    uses = KeyActivity(pool, settings.postgres, most=MAX_KEYS)
+    key_activity = KeyActivity(pool, settings.postgres, most=MAX_KEYS)
     findings = FindingCounts(pool, settings.postgres, most=MAX_ROWS)
-    stack.push_async_callback(uses.aclose)
+    stack.push_async_callback(key_activity.aclose)
     stack.push_async_callback(findings.aclose)
     tasks.start(policies.run(), name="policies")
     tasks.start(status.run(), name="status")
-    tasks.start(uses.run(), name="key uses")
+    tasks.start(key_activity.run(), name="key uses")
     tasks.start(findings.run(), name="findings")
     tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
     tasks.start(
@@ -282,7 +282,7 @@ async def _build_worker(
     exchange, hash_key = settings.exchange, settings.redaction.hash_key
     return Worker(
         keys=keys.cache,
-        uses=uses,
+        key_activity=key_activity,
         findings=findings,
         usage=stores.usage.notes,
         verdicts=stores.usage.verdicts,
@@ -312,7 +312,7 @@ async def _build_worker(
         messages=messages,
         own_ends=stores.usage.own_ends,
         usage_source=settings.usage.source,
-        reads=settings.usage.reads,
+        read_answers=settings.usage.reads,
     )
 
 

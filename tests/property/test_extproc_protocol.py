@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.extproc.phases import (
+    ACTIONS,
     GATING_BODY_MODES,
     TRANSITIONS,
-    VERDICTS,
     BodyMode,
     Phase,
     ProtocolViolationError,
@@ -387,7 +387,7 @@ def test_every_move_stands_in_the_tables(exchange: Talk, events: list[on.Event])
         if heard.before is heard.after or isinstance(heard.event, INTERRUPTIONS):
             continue
         rows = [*TRANSITIONS[heard.before].values()]
-        rows += [leads[heard.before] for leads in VERDICTS.values() if heard.before in leads]
+        rows += [leads[heard.before] for leads in ACTIONS.values() if heard.before in leads]
         assert heard.after in {phase for row in rows for phase in row}
 
 

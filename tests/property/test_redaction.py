@@ -17,7 +17,8 @@ from sidecar.domain.finding import Allow, Finding, Redact
 from sidecar.domain.http import Headers
 from sidecar.domain.policy import RedactionStyle
 from sidecar.domain.subject import Malformed, Subject
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.jsontext.strict import JsonValue, parse
 from sidecar.pipeline.decide import decide
 from sidecar.redaction.redact import Redacted, RedactionRules, redact

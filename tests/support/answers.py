@@ -15,7 +15,8 @@ from sidecar.domain.errors import ClientError
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration
 from sidecar.domain.principal import PolicyBinding
 from sidecar.extproc.stream import ExtProcStream
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.policy.parse import parse_policies
 from sidecar.policy.snapshot import EffectivePolicy

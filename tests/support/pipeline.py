@@ -421,7 +421,7 @@ class World:
         configure_logs("error", io.BytesIO())
         self.worker = Worker(
             keys=KeyCache(self.store),
-            uses=self.uses,
+            key_activity=self.uses,
             findings=self.findings,
             usage=self.usage,
             verdicts=self.verdicts,
@@ -440,7 +440,7 @@ class World:
             messages=messages,
             own_ends=None if usage_source is UsageSource.ACCESS_LOG else self.ends,
             usage_source=usage_source,
-            reads=reads,
+            read_answers=reads,
         )
 
     def exchange(

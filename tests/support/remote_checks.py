@@ -12,8 +12,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import RemoteEndpoint, RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteChecks, RemoteRequest
-from sidecar.guardrails.runner import RequestInfo
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteChecks, RemoteRequest, RequestInfo
 from sidecar.settings.serving import ExchangeSettings
 from sidecar.telemetry.metrics import Metrics
 from sidecar.worker.worker import open_remote_checks

@@ -27,8 +27,8 @@ from sidecar.domain.subject import (
     UnscannedReason,
 )
 from sidecar.guardrails.registry import is_remote
-from sidecar.guardrails.remote.checks import NoRemoteChecks
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import NoRemoteChecks, RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.admission import requires_body, unscannable
 from sidecar.pipeline.content import judge_subject, refuse_unread
 from sidecar.pipeline.decide import decide

@@ -13,6 +13,7 @@ from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import TooMuchHiddenTextError
 from sidecar.guardrails.deobfuscation.decoder import (
     MAX_UNITS,
+    DecodedText,
     Decoder,
     as_utf8,
     begins_key,

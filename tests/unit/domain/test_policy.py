@@ -44,7 +44,7 @@ def test_a_scope_depends_on_the_key_the_headers_or_neither(
     scope: Scope, *, on_key: bool, on_headers: bool
 ) -> None:
     """A model is known with the body only."""
-    assert (scope.depends_on_key, scope.depends_on_headers) == (on_key, on_headers)
+    assert (scope.depends_on_key, scope.depends_on_caller) == (on_key, on_headers)
 
 
 def test_a_guardrail_of_answers_does_not_check_requests() -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from sidecar.extproc.phases import JUDGING, LATE, OWING, TRANSITIONS, UNANSWERED, VERDICTS, Phase
+from sidecar.extproc.phases import ACTIONS, JUDGING, LATE, OWING, TRANSITIONS, UNANSWERED, Phase
 
 
 def moves() -> dict[Phase, set[Phase]]:
-    """Return the phases that each phase can lead to, by a message or a verdict."""
+    """Return the phases that each phase can lead to, by a message or an action."""
     after: defaultdict[Phase, set[Phase]] = defaultdict(set)
     for phase, messages in TRANSITIONS.items():
         after[phase].update(*messages.values())
-    for phases in VERDICTS.values():
+    for phases in ACTIONS.values():
         for phase, leads_to in phases.items():
             after[phase].update(leads_to)
     return after
@@ -39,7 +39,7 @@ def test_every_phase_can_come_to_the_end_and_nothing_follows_it() -> None:
 
 
 def test_every_unanswered_request_can_be_refused() -> None:
-    assert set(VERDICTS["refuse"]) >= UNANSWERED
+    assert set(ACTIONS["refuse"]) >= UNANSWERED
 
 
 def test_a_wait_for_a_judgement_is_owed_an_answer_and_has_a_time_limit() -> None:

@@ -13,14 +13,13 @@ from loadtest.texts import mixed_text
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RequestInfo
 from sidecar.guardrails.runner import (
     LEVELS,
-    LONG_SHARE,
     ORGANIZATION,
-    SHARE,
+    ROUND_SLICES,
+    STARVATION_EVERY,
     GuardrailRunner,
-    RequestInfo,
 )
 from sidecar.policy.parse import default_policy
 from sidecar.policy.snapshot import EffectivePolicy
@@ -248,7 +247,7 @@ async def test_a_short_pass_overtakes_a_long_one_that_gets_its_share() -> None:
     assert await short == ("short",)
     assert not long.done()
     assert await long == ("long",)
-    share = ["long", *["short"] * (LONG_SHARE - 1), "long"]
+    share = ["long", *["short"] * (STARVATION_EVERY - 1), "long"]
     assert " ".join(share) in " ".join(passes.holds)
 
 
@@ -258,12 +257,13 @@ async def test_a_long_pass_ends_however_many_short_ones_come(holds: int) -> None
     long = passes.begin("long", LONGER)
     await hold_often()
     short: list[asyncio.Future[tuple[str]]] = []
-    while not long.done() and len(short) < 2 * LONG_SHARE * LONGER:
+    while not long.done() and len(short) < 2 * STARVATION_EVERY * LONGER:
         short.append(passes.begin("short", holds))
         await asyncio.sleep(0)
     assert long.done()
     counts = Counter(passes.holds[passes.holds.index("short") :])
-    assert counts["short"] <= (LONG_SHARE + 1) * counts["long"] + len(short)  # each began at once
+    at_once = len(short)  # each began with a slice of its own
+    assert counts["short"] <= (STARVATION_EVERY + 1) * counts["long"] + at_once
     await asyncio.gather(*short)
 
 
@@ -273,20 +273,20 @@ async def test_many_long_passes_delay_those_of_another_organization_by_a_share()
     await hold_often()
     before = passes.holds.count("flood")
     assert await passes.begin("other", LONG, of="another") == ("other",)
-    assert passes.holds.count("flood") - before <= 2 * SHARE
+    assert passes.holds.count("flood") - before <= 2 * ROUND_SLICES
     await asyncio.gather(*flood)
 
 
 async def test_an_organization_that_comes_later_does_not_catch_up_on_the_others() -> None:
     """Else the others would wait for as long as they have worked."""
     passes = Passes()
-    first = passes.begin("first", 16 * SHARE, of="one")
-    await hold_often(8 * SHARE)
-    assert passes.holds.count("first") >= 3 * SHARE
+    first = passes.begin("first", 16 * ROUND_SLICES, of="one")
+    await hold_often(8 * ROUND_SLICES)
+    assert passes.holds.count("first") >= 3 * ROUND_SLICES
     before = passes.holds.count("first")
-    later = passes.begin("later", 16 * SHARE, of="another")
-    await hold_often(8 * SHARE)
-    assert passes.holds.count("later") <= passes.holds.count("first") - before + 2 * SHARE
+    later = passes.begin("later", 16 * ROUND_SLICES, of="another")
+    await hold_often(8 * ROUND_SLICES)
+    assert passes.holds.count("later") <= passes.holds.count("first") - before + 2 * ROUND_SLICES
     await first
     await later
 

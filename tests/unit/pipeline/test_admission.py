@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.domain.cooperative import run_sync
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.guardrail_settings import PiiSettings
 from sidecar.domain.http import Headers
@@ -20,7 +21,7 @@ from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey
 from sidecar.pipeline.admission import Caller, admit, requires_body
 from sidecar.pipeline.dependencies import Worker
 from sidecar.pipeline.record import RequestRecord
-from sidecar.policy.snapshot import EffectivePolicy, build_snapshot
+from sidecar.policy.snapshot import EffectivePolicy, build_snapshot, snapshot_steps
 from tests.support.answers import quiet_stream
 from tests.support.keys import record_of
 from tests.support.limits import limit
@@ -111,6 +112,18 @@ async def test_a_key_that_nobody_can_look_up_is_not_admitted_for_now() -> None:
     admission, record = await ask(worker)
 
     assert (admission, record.cache_tier) == (ErrorKind.AUTHORIZATION_UNAVAILABLE, CacheTier.STORE)
+
+
+async def test_a_policy_that_cannot_be_compiled_is_named_as_the_cause_in_the_log() -> None:
+    """Its key is good, and nothing else may judge the request."""
+    world = World()
+    world.policies.snapshot = run_sync(snapshot_steps([], pending=["default"]))
+    worker = dataclasses.replace(world.worker, keys=KeyCache(ScriptedStore(LoadedKey(RECORD))))
+
+    admission, record = await ask(worker)
+
+    cause = (admission, record.error_type)
+    assert cause == (ErrorKind.AUTHORIZATION_UNAVAILABLE, "PolicyNotCompiled")
 
 
 NARROW = dataclasses.replace(

@@ -12,7 +12,8 @@ from sidecar.domain.errors import ErrorKind
 from sidecar.domain.finding import NOTHING_REDACTED, Restoration, Verdict
 from sidecar.domain.policy import Stage, StreamMode
 from sidecar.guardrails.json_schema.check import UNKNOWN_SHAPE
-from sidecar.guardrails.runner import GuardrailRunner, RequestInfo
+from sidecar.guardrails.remote.checks import RequestInfo
+from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
 from sidecar.redaction.redact import Placeholders
 from tests.support.answers import APIS, effective, judged_at_once, judged_whole, judgement

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.redaction.redact import stand_in
+from sidecar.redaction.redact import card_stand_in
 
 
 def _passes_luhn(digits: str) -> bool:
@@ -25,19 +25,19 @@ def _passes_luhn(digits: str) -> bool:
 )
 def test_a_stand_in_has_the_cards_digits_and_grouping(card: str, shape: str) -> None:
     """In plain ASCII, whatever the card was written in."""
-    assert stand_in(card, 1) == shape.encode()
+    assert card_stand_in(card, 1) == shape.encode()
 
 
 @pytest.mark.parametrize("card", ["41111111111", "4" * 20, "4111 1111 1111 1111.", "", "a1"])
 def test_anything_else_has_no_stand_in(card: str) -> None:
     """Too short, too long, or with something between that no card number has."""
-    assert stand_in(card, 1) is None
+    assert card_stand_in(card, 1) is None
 
 
 @pytest.mark.parametrize("digits", range(12, 20))
 def test_no_stand_in_can_be_a_card(digits: int) -> None:
     """No issuer begins with 0, no check digit is right, and all are different."""
-    made = [(stand_in("4" * digits, number) or b"").decode() for number in range(1, 200)]
+    made = [(card_stand_in("4" * digits, number) or b"").decode() for number in range(1, 200)]
     assert len(set(made)) == len(made)
     assert {len(one) for one in made} == {digits}
     assert not any(_passes_luhn(one) for one in made)

@@ -345,7 +345,7 @@ def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:
     }
     for view in views:
         if (
-            view.kinds is ONE_VIEW  # mostly; an enum's members are slow to look up
+            view.kinds is ONE_VIEW  # mostly; an enum's members are hashed in Python (3.11)
             or not view.kinds.isdisjoint(_WORTH_READING)
             or (ViewKind.RAW in view.kinds and view.part not in plain)
         ):

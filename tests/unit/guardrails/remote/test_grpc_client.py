@@ -22,9 +22,9 @@ from sidecar.guardrails.remote.checks import (
     RemoteFault,
     RemoteRequest,
     RemoteTimeoutError,
+    RequestInfo,
 )
 from sidecar.guardrails.remote.grpc_client import GrpcChannels, GrpcChecks, check_request
-from sidecar.guardrails.runner import RequestInfo
 from tests.support.authority import Authority
 from tests.support.fixed_resolver import FixedResolver
 from tests.support.grpc_guardrail import Answer, Call, grpc_server, saying

@@ -16,9 +16,13 @@ from sidecar.domain.guardrail_settings import (
 )
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import TextPart
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteRequest
+from sidecar.guardrails.remote.checks import (
+    RemoteAnswer,
+    RemoteCheckError,
+    RemoteRequest,
+    RequestInfo,
+)
 from sidecar.guardrails.remote.verdict_cache import VerdictCache, request_digest
-from sidecar.guardrails.runner import RequestInfo
 from tests.support.guardrails import subject_of
 from tests.support.remote_checks import ABOUT, Clock
 
