@@ -112,14 +112,17 @@ class _FairScheduler:
         self._levels: tuple[list[_Pass], ...] = tuple([] for _ in (0, *LEVELS))
         self._choices = 0  # one for each slice, also for the last of a pass
         self._chosen: _Pass | None = None
-        self._used: dict[str, int] = {}  # slices, by each organization that has a pass here
+        # Slices by organization. Those of one without a pass count on until no pass is left: else
+        # an organization that sends one text after the other would begin anew with each.
+        self._used: dict[str, int] = {}
 
     def enter(self, organization: str) -> _Pass:
         """Add a pass that has used one slice."""
         one = _Pass(organization)
-        self._level_of(one).append(one)
         # One that comes has used as much as the others, not less: else it would catch up on them.
-        self._used.setdefault(organization, min(self._used.values(), default=0))
+        least = min([self._used[other] for other in self._present()], default=0)
+        self._used[organization] = max(self._used.get(organization, 0), least)
+        self._level_of(one).append(one)
         if self._chosen is None:
             self._choose()
         return one
@@ -136,10 +139,13 @@ class _FairScheduler:
     def leave(self, one: _Pass) -> None:
         """Remove a pass that has ended, or is cancelled."""
         self._level_of(one).remove(one)
-        if not any(other.organization == one.organization for other in chain(*self._levels)):
-            del self._used[one.organization]
+        if not any(self._levels):
+            self._used.clear()
         if one is self._chosen:
             self._choose()
+
+    def _present(self) -> set[str]:
+        return {one.organization for one in chain(*self._levels)}
 
     def _level_of(self, one: _Pass) -> list[_Pass]:
         return self._levels[bisect_left(LEVELS, one.slices)]
@@ -148,11 +154,12 @@ class _FairScheduler:
         if self._chosen is not None:
             self._chosen.is_chosen.clear()
             self._chosen = None
-        if not self._used:
+        rounds = {name: self._used[name] // ROUND_SLICES for name in self._present()}
+        if not rounds:
             return
         self._choices += 1
-        least = min(self._used.values()) // ROUND_SLICES
-        behind = {name for name, slices in self._used.items() if slices // ROUND_SLICES == least}
+        least = min(rounds.values())
+        behind = {name for name, number in rounds.items() if number == least}
         levels = self._levels if self._choices % STARVATION_EVERY else self._levels[::-1]
         self._chosen = next(one for one in chain(*levels) if one.organization in behind)
         self._used[self._chosen.organization] += 1

@@ -291,6 +291,17 @@ async def test_an_organization_that_comes_later_does_not_catch_up_on_the_others(
     await later
 
 
+async def test_texts_sent_one_after_the_other_get_no_more_than_texts_sent_at_once() -> None:
+    """What an organization has used counts on between two of its texts."""
+    passes = Passes()
+    long = passes.begin("long", 32 * ROUND_SLICES, of="one")
+    while passes.holds.count("long") < 8 * ROUND_SLICES:
+        await passes.begin("short", ROUND_SLICES // 2, of="another")
+    counts = Counter(passes.holds)
+    assert counts["short"] <= counts["long"] + 2 * ROUND_SLICES
+    assert await long == ("long",)
+
+
 @pytest.mark.parametrize("end", ["is cancelled in its turn", "is cancelled before it", "raises"])
 async def test_a_pass_that_ends_early_lets_the_next_go_on(end: str) -> None:
     passes = Passes()
