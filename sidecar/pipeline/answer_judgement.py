@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from sidecar.apis.event_patterns import EventPatternCache
 from sidecar.apis.frames import (
@@ -49,7 +50,7 @@ from sidecar.guardrails.streaming.response_policy import AnswerPolicy
 from sidecar.guardrails.streaming.scan import NOTHING_FOUND, ScanResult, StreamScan
 from sidecar.guardrails.streaming.transcript import TooManyTextsError, Transcript
 from sidecar.guardrails.streaming.window import ROLE, Edit, StreamWindow
-from sidecar.jsontext.tokens import quoted
+from sidecar.jsontext.tokens import quoted, whole_units
 from sidecar.pipeline.decide import decide, decide_unscanned
 from sidecar.redaction.held_frames import HeldFrames
 from sidecar.redaction.redact import Placeholders
@@ -244,8 +245,11 @@ class AnswerJudgement:
             spans = [(finding.start, finding.end) for finding in here]
             depths = window.depths_of_numbers(spans, whole=text)
             for finding in here:
-                value = text[finding.start : finding.end]
-                self._redact(window, finding, value, depths.get(finding.start))
+                depth, (start, end) = depths.get(finding.start), (finding.start, finding.end)
+                if window.is_json:
+                    start, end = whole_units(text, start, end)
+                whole = structs.replace(finding, start=start, end=end)
+                self._redact(window, whole, text[start:end], depth)
         return None
 
     def _redact(

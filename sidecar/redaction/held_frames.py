@@ -177,15 +177,11 @@ def _in_string(
     payload: bytes, token: JsonToken, edits: Sequence[TokenEdit]
 ) -> Cooperative[list[tuple[int, int, bytes]]]:
     offsets = RawOffsets(payload[token.start : token.end])
-    content = yield from offsets.decoded()
+    yield from offsets.decoded()
     spans: list[tuple[int, int, bytes]] = []
     for count, edit in enumerate(edits, start=1):
-        start, end, text = edit.start, edit.end, edit.text
-        if edit.is_json:
-            start, end = json_text.whole_units(content, start, end)
-        if edit.is_json and not edit.is_bare:
-            text = _escaped(text)
-        start, end = offsets.raw_range(start, end)
+        text = _escaped(edit.text) if edit.is_json and not edit.is_bare else edit.text
+        start, end = offsets.raw_range(edit.start, edit.end)
         spans.append((token.start + start, token.start + end, _escaped(text)))
         if not count % SLICE_CANDIDATES:
             yield

@@ -30,6 +30,7 @@ from sidecar.jsontext.tokens import Replacement, splice
 
 _DIGIT_BEFORE: Final = re.compile(rb"[0-9][ -]?\Z")
 _DIGIT_AFTER: Final = re.compile(rb"[ -]?[0-9]")
+_LONGEST_ESCAPE: Final = len(rb"\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +152,16 @@ def replacements(
         if depth > 1 and not whole.isdisjoint([part.location[:n] for n in range(1, depth)]):
             continue
         value = part.content[found.start : found.end]
-        if b"\\" in value and json_text.may_be_json(part.content):
+        has_texts = part.location[:1] in with_texts
+        # Without texts within it, also an escape that the value begins in the middle of goes.
+        reach = 0 if has_texts else _LONGEST_ESCAPE
+        near = part.content[max(found.start - reach, 0) : found.end]
+        if b"\\" in near and json_text.may_be_json(part.content):
             start, end = json_text.whole_units(part.content, found.start, found.end)
             value = part.content[start:end]
             # A model reads through the escapes of JSON text. The text inside such a string is a
             # part of its own: found in both, a value is one value. Without such parts it is none.
-            if part.location[:1] in with_texts:
+            if has_texts:
                 at, opened = read.get(found.part, (0, b""))
                 opened = opened_after(part.content[at:start], opened)
                 read[found.part] = start, opened

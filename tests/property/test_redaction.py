@@ -216,6 +216,11 @@ def test_every_other_byte_stays(
     style=random.Random(0),  # noqa: S311 - the same in every run
     redaction=RedactionStyle.PLACEHOLDER,
 )
+@example(  # so too, and what is found begins within an escape of it
+    body=("/v1/messages", _body("/v1/messages", [["[\\4111 1111 1111 1111"]], [])),
+    style=random.Random(0),  # noqa: S311 - the same in every run
+    redaction=RedactionStyle.PLACEHOLDER,
+)
 def test_what_was_taken_out_can_be_put_back(
     body: tuple[str, dict[str, JsonValue]], style: random.Random, redaction: RedactionStyle
 ) -> None:

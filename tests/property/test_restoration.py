@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain.finding import Restoration, unfinished_from
@@ -54,6 +54,15 @@ CUTS = st.lists(st.integers(0, 9_999), max_size=8)
 @pytest.mark.parametrize("api", APIS)
 @settings(max_examples=40, deadline=None)
 @given(made=VALUE_MAPS, pieces=st.lists(WRITTEN, max_size=10), text_cuts=CUTS, cuts=CUTS)
+@example(  # within a run of backslashes, of which each token has an odd number
+    made=Restoration({b"[A_1]": b"a"}), pieces=["\\", "\\", "[A_1]"], text_cuts=[10], cuts=[]
+)
+@example(  # behind an escape that ends with a digit
+    made=Restoration({b"0000 0000 0000 0013": b"a"}),
+    pieces=["é", "0000 0000 0000 0013"],
+    text_cuts=[],
+    cuts=[],
+)
 def test_a_client_reads_its_values_however_the_answer_is_cut(
     api: str, *, made: Restoration, pieces: list[str], text_cuts: list[int], cuts: list[int]
 ) -> None:

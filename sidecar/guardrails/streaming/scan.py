@@ -9,7 +9,7 @@ text behind it is held back until more arrives.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -183,7 +183,7 @@ class StreamScan:
             if not count % SLICE_FINDINGS:
                 yield
             here = found.get(window, ())
-            placed = (yield from self._placeholders(window)) if self._originals else []
+            placed = (yield from self._placeholders(window, views)) if self._originals else {}
             border, is_longer = self._border(window, views, here, placed)
             is_too_long = is_too_long or is_longer
             refusing: GuardrailResult | None = None
@@ -203,7 +203,7 @@ class StreamScan:
                     for begin, end in placed
                     if end <= border and ends[bisect_left(starts, end)] <= begin
                 ]
-                values = [self._originals[window.buffer[begin:end]] for begin, end in spans]
+                values = [self._originals[placed[span]] for span in spans]
                 self._restorable -= sum(map(len, values)) + RESTORED_BYTES * len(values)
                 if self._restorable < 0:
                     return ScanResult(tuple(redact), refused_by, is_too_long, is_overfull=True)
@@ -231,7 +231,7 @@ class StreamScan:
                 continue
             for item in outcome.findings:
                 window, view = places[item.part]
-                start, end = view.unmap(item.start, item.end)
+                start, end = window.whole_units(*view.unmap(item.start, item.end))
                 finding = Finding(item.guardrail, item.type, window.index, start, end)
                 found.setdefault(window, []).append((number, finding))
         return found, refused_by
@@ -241,7 +241,7 @@ class StreamScan:
         window: StreamWindow,
         views: list[WindowView],
         found: Sequence[_Numbered],
-        placed: Sequence[_Span],
+        placed: Iterable[_Span],
     ) -> tuple[int, bool]:
         """Return the end of the final text in the buffer, and whether a finding is too long."""
         length = len(window.buffer)
@@ -251,7 +251,7 @@ class StreamScan:
         if border < (settled := window.settled - window.base):
             border = settled
         if self._originals:
-            border = min(border, unfinished_from(window.buffer))
+            border = min(border, window.held_from(unfinished_from, views))
         if found or self._originals:
             spans = [*[(item.start, item.end) for _, item in found], *placed]
             # No span is cut in two: more text may make it longer.
@@ -270,7 +270,7 @@ class StreamScan:
         window: StreamWindow,
         border: int,
         found: Sequence[_Numbered],
-        placed: Sequence[_Span],
+        placed: Iterable[_Span],
     ) -> tuple[GuardrailResult | None, list[WindowFinding]]:
         """Count the findings that are final and new, and return the effect they have.
 
@@ -315,19 +315,32 @@ class StreamScan:
             for item in apart
         ]
 
-    def _placeholders(self, window: StreamWindow) -> Cooperative[list[_Span]]:
-        """Return the spans of the request's placeholders in the new text."""
-        spans: list[_Span] = []
-        text, at = window.buffer, window.settled - window.base
-        while at < len(text):
-            end = at + SLICE_BYTES
-            for match in PLACEHOLDER.finditer(text, at, end + MAX_PLACEHOLDER_BYTES):
-                if match.start() >= end:
-                    break
-                at = match.end()
-                if match.group() in self._originals:
-                    spans.append(match.span())
-            at = max(at, end)
-            if at < len(text):
-                yield
-        return spans
+    def _placeholders(
+        self, window: StreamWindow, views: list[WindowView]
+    ) -> Cooperative[dict[_Span, bytes]]:
+        r"""Return the request's placeholders in the new text, by span and in order.
+
+        JSON text with escapes is not read as it stands: `\u00e90` would be one number.
+        """
+        found: dict[_Span, bytes] = {}
+        for view in views[1:] or views:
+            text, at = view.content, 0 if view.outer else window.settled - window.base
+            while at < len(text):
+                end = at + SLICE_BYTES
+                for match in PLACEHOLDER.finditer(text, at, end + MAX_PLACEHOLDER_BYTES):
+                    if match.start() >= end:
+                        break
+                    at = match.end()
+                    if match.group() in self._originals:
+                        span = window.whole_units(*view.unmap(*match.span()))
+                        found.setdefault(span, match.group())
+                at = max(at, end)
+                if at < len(text):
+                    yield
+        placed: dict[_Span, bytes] = {}
+        settled = window.settled - window.base
+        for span, placeholder in sorted(found.items()):
+            if span[0] >= settled:
+                placed[span] = placeholder
+                settled = span[1]
+        return placed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -146,16 +146,27 @@ class StreamWindow:
             begin = unfinished.begins_at(self.buffer, since=since)  # its only view
             self.open_from = self.base + begin
             return begin
+        return self.held_from(unfinished.begins_at, views)
+
+    def held_from(self, begins_at: Callable[[bytes], int], views: list[WindowView]) -> int:
+        """Return where the text begins that *begins_at* holds back in any of *views*."""
         least = len(self.buffer)
-        if half := _HALF_ESCAPE.search(self.buffer):
+        if self.is_json and (half := _HALF_ESCAPE.search(self.buffer)):
             # Any character may come of it, also the next one of a match before it.
             least = half.start()
             views = run_sync(_views(self.buffer[:least]))
         for view in views:
-            begin = unfinished.begins_at(view.content)
+            begin = begins_at(view.content)
             if begin < len(view.content):
                 least = min(least, view.unmap(begin, len(view.content))[0])
         return least
+
+    def whole_units(self, start: int, end: int) -> tuple[int, int]:
+        """Widen a span of `buffer` so that it cuts no escape in two.
+
+        A token of it may begin within a run of backslashes, of which it shows too few.
+        """
+        return tokens.whole_units(self.buffer, start, end) if self.is_json else (start, end)
 
     def settle(self, until: int, *, keep_from: int | None = None) -> None:
         """Mark all text before `until` as judged, and drop the text that no rule looks back at.

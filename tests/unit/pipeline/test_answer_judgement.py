@@ -893,6 +893,16 @@ async def test_a_number_that_a_remote_guardrail_found_becomes_a_string() -> None
     assert CHAT.said(released.body) == '{"a": "[PI_1]", "b": "[PI_1], 1", "c": [PI_2]82}'
 
 
+async def test_an_escape_that_a_remote_guardrail_found_half_of_is_replaced_whole() -> None:
+    """What stays of the arguments of a tool call is JSON, in which no half of one may stand."""
+    text = r'{"a": "\u00e9bob"}'
+    api = APIS["tool call"]
+    remote = ScriptedRemote("redact", findings=(Finding("hook", "PI", 1, 10, 16),))
+    judge = judgement(effective(HOOK.replace("block", "redact")), api.form, remote=remote)
+    released = await judged_whole(judge, api.stream([text]))
+    assert api.said(released.body) == '{"a": "[PI_1]"}'
+
+
 @pytest.mark.parametrize("stage", ["output", "both"])
 @pytest.mark.parametrize(("verdict", "is_refused"), [("pass", False), ("block", True)])
 async def test_a_remote_guardrail_sees_every_text_of_an_answer(
