@@ -317,6 +317,16 @@ async def test_a_slot_is_free_at_the_end_of_its_request(monkeypatch: pytest.Monk
     running.cancel()
 
 
+async def test_a_long_outage_leaves_no_more_to_send_than_may_still_be_returned() -> None:
+    """Not a sum for each of its seconds: the first take would wait for hundreds of calls."""
+    one, fleet = limit(Measure.COST, window=Window.MINUTE), Fleet(faults=lambda _: Fault.LOST)
+    for _ in range(300):
+        fleet.end(0, one, cost=9, used=1, at=fleet.now)
+        fleet.now += 1
+        await fleet.workers[0].tend()
+    assert fleet.workers[0].waiting <= one.at_once * 60 / one.amount
+
+
 async def test_a_take_that_is_made_void_late_frees_nothing_of_others() -> None:
     """Its units have drained: a burst could else be had twice."""
     one, fleet = limit(Measure.COST, window=Window.MINUTE, amount=1_200, burst=1_200), Fleet()
