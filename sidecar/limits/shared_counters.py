@@ -287,6 +287,11 @@ class SharingWorker:
     shares: int
 
 
+class _End(msgspec.Struct, frozen=True, gc=False):
+    changes: Sequence[Adjustment]
+    at: float
+
+
 class SharedCounts:
     """Counts each take and each adjustment once, whichever replies are lost.
 
@@ -304,7 +309,7 @@ class SharedCounts:
         self._takes = 0
         self._away_until = 0.0
         self._adjustments = Adjustments(shares=worker.shares)
-        self._ended: OrderedDict[tuple[str, str], Sequence[Adjustment]] = OrderedDict()
+        self._ended: OrderedDict[tuple[str, str], _End] = OrderedDict()
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
@@ -383,11 +388,10 @@ class SharedCounts:
             for change in changes:
                 self.adjust(scope, change)
             return
-        self._ended.setdefault((scope, name), changes)
+        self._ended.setdefault((scope, name), _End(changes, self._clock()))
         if len(self._ended) > MAX_ENDED:
             (oldest, _), unclaimed = self._ended.popitem(last=False)
-            for change in unclaimed:
-                self.adjust(oldest, change)
+            self._adjust_by(unclaimed, oldest)
 
     def is_complete(self, limit_id: str) -> bool:
         """Return whether all adjustments of a limit have been counted."""
@@ -407,7 +411,12 @@ class SharedCounts:
 
     @property
     def _unclaimed(self) -> Iterator[Adjustment]:
-        return (change for changes in self._ended.values() for change in changes)
+        return (change for end in self._ended.values() for change in end.changes)
+
+    def _adjust_by(self, end: _End, scope: str) -> None:
+        waited = self._clock() - end.at  # units to return have drained meanwhile
+        for change in end.changes:
+            self.adjust(scope, replace(change, age_seconds=change.age_seconds + waited))
 
     @property
     def _is_away(self) -> bool:
@@ -428,9 +437,9 @@ class SharedCounts:
                 names = list(islice(of_scope, MAX_BATCH))
                 are_own = await self._store.claim(scope, names, sender=self.worker.instance)
                 for name, is_own in zip(names, are_own, strict=True):
-                    changes = self._ended.pop((scope, name), ())
-                    for change in changes if is_own else ():
-                        self.adjust(scope, change)
+                    end = self._ended.pop((scope, name), None)
+                    if is_own and end is not None:
+                        self._adjust_by(end, scope)
             while (batch := self._adjustments.batch()) is not None:
                 changes = batch.changes(now=self._clock())
                 await self._store.adjust(

@@ -327,6 +327,22 @@ async def test_a_long_outage_leaves_no_more_to_send_than_may_still_be_returned()
     assert fleet.workers[0].waiting <= one.at_once * 60 / one.amount
 
 
+async def test_an_end_that_waits_for_valkey_frees_nothing_of_others() -> None:
+    """Its units have drained meanwhile, as those of a take that is made void late."""
+    one, fleet = limit(Measure.COST, window=Window.MINUTE, amount=1_200, burst=1_200), Fleet()
+    fault = Fault.NONE
+    fleet.faults = lambda number: fault if number == 0 else Fault.NONE
+    assert isinstance(await fleet.take(0, one, cost=1_000), Granted)
+    fault = Fault.LOST
+    fleet.workers[0].settle("org_1", [Adjustment(one, -1_000, taken_at=fleet.now)], name="r")
+    await fleet.workers[0].tend()
+    fleet.now += 60
+    assert isinstance(await fleet.take(1, one, cost=1_100), Granted)
+    fault = Fault.NONE
+    await fleet.workers[0].tend()
+    assert isinstance(await fleet.take(1, one, cost=200), Limited)
+
+
 async def test_a_take_that_is_made_void_late_frees_nothing_of_others() -> None:
     """Its units have drained: a burst could else be had twice."""
     one, fleet = limit(Measure.COST, window=Window.MINUTE, amount=1_200, burst=1_200), Fleet()
