@@ -340,11 +340,11 @@ class SharedCounts:
         Raises:
             LimitsUnavailableError: no answer in time, or none a moment ago.
         """
-        if self._is_away:
+        if self.is_away:
             raise LimitsUnavailableError("away")
         if self._adjustments.has_uncounted:
             async with self._sending:
-                if not self._is_away:  # else one that waited here before has just found out
+                if not self.is_away:  # else one that waited here before has just found out
                     await self._send()
             if self._adjustments.has_uncounted:
                 raise LimitsUnavailableError("away")
@@ -419,7 +419,8 @@ class SharedCounts:
             self.adjust(scope, replace(change, age_seconds=change.age_seconds + waited))
 
     @property
-    def _is_away(self) -> bool:
+    def is_away(self) -> bool:
+        """Whether a call had no reply a moment ago: another would wait in vain as well."""
         return self._clock() < self._away_until
 
     async def _send(self) -> None:

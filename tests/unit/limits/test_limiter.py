@@ -15,7 +15,14 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limit_check import RequestCost, limit_checks
-from sidecar.limits.limiter import TEND_SECONDS, Granted, LimitDecision, Limited, Limiter
+from sidecar.limits.limiter import (
+    SLOT_DELAY_SECONDS,
+    TEND_SECONDS,
+    Granted,
+    LimitDecision,
+    Limited,
+    Limiter,
+)
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
 from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, SharingWorker
 from sidecar.limits.store import Adjustment, LimitsUnavailableError
@@ -313,6 +320,54 @@ async def test_a_slot_is_free_at_the_end_of_its_request(monkeypatch: pytest.Monk
     fleet.workers[0].settle("org_1", [Adjustment(one, 0, member="r1")], name="r1")
     async with asyncio.timeout(60):
         while fleet.server.slots[one.id]:  # noqa: ASYNC110 - of the server
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
+async def test_slots_that_end_while_valkey_is_away_do_not_keep_the_worker_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each call without an answer would: nobody could ask again, of other organizations either."""
+    monkeypatch.setattr("sidecar.limits.limiter.TEND_SECONDS", 3_600.0)
+    one, calls = limit(Measure.CONCURRENT, window=Window.ONCE, amount=5, burst=None), [0]
+
+    def lost(_: int) -> Fault:
+        calls[0] += 1
+        return Fault.LOST
+
+    fleet = Fleet()
+    for member in ("r1", "r2"):
+        await fleet.take(0, one, member=member)
+    fleet.faults = lost
+    running = asyncio.ensure_future(fleet.workers[0].run())
+    await fleet.take(0, one, member="r3")
+    assert calls[0] == 1
+    fleet.workers[0].settle("org_1", [Adjustment(one, 0, member="r1")])
+    await asyncio.sleep(5 * SLOT_DELAY_SECONDS)
+    assert calls[0] == 1
+    fleet.faults, fleet.now = (lambda _: Fault.NONE), fleet.now + AWAY_SECONDS
+    fleet.workers[0].settle("org_1", [Adjustment(one, 0, member="r2")])
+    async with asyncio.timeout(60):
+        while fleet.server.slots[one.id]:  # noqa: ASYNC110 - of the server
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
+async def test_a_timer_that_is_a_moment_early_tends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No slot has ended: what is held ahead goes back now, and not with the next timer."""
+    monkeypatch.setattr("sidecar.limits.limiter.TEND_SECONDS", 0.01)
+    one, fleet = budget(1_000_000), Fleet()
+    for _ in range(100):
+        await fleet.take(0, one, cost=10)
+        fleet.now += 0.01
+        await asyncio.sleep(0)  # a refill runs beside
+    assert fleet.server.periods[one.id][1] > 1_000
+    fleet.now += 5
+    running = asyncio.ensure_future(fleet.workers[0].run())
+    async with asyncio.timeout(60):
+        while fleet.server.periods[one.id][1] > 1_000:  # noqa: ASYNC110 - of the server
             await asyncio.sleep(0.01)
     running.cancel()
 
