@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
@@ -244,7 +244,7 @@ async def holders_of_limits(
 
     Of these organizations and teams alone with *within*: no limit of others is read. They come by
     name; with *most* that many of them behind *after*, a name and an id. An owner
-    whose limits cannot be read is left out if *on_unreadable* is given, which gets the error.
+    whose limits cannot be read has none if *on_unreadable* is given, which gets the error.
 
     Raises:
         ChangeRefusedError: there is no such owner, or limits cannot be read.
@@ -269,7 +269,7 @@ async def holders_of_limits(
             if on_unreadable is None:
                 raise
             on_unreadable(error)
-            continue
+            limits = ()
         chosen = tuple(one for one in limits if measure in {None, one.measure})
         holders.append(
             Holder(level, row["id"], row["name"], row["organization_id"], chosen, row["team_id"])
@@ -326,29 +326,28 @@ async def spent_budgets(
     owner: Owner | None = None,
     *,
     now: float,
-    within: tuple[str, ...] | None = None,
-    after: tuple[str, str] | None = None,
-    most: int | None = None,
     on_unreadable: Callable[[ChangeRefusedError], None] | None = None,
 ) -> list[SpentBudget]:
     """Return the budgets of *owner* and those it holds, of all without one, by usage records.
 
-    *within*, *after*, *most* and *on_unreadable* are those of `holders_of_limits`.
+    *on_unreadable* is that of `holders_of_limits`.
 
     Raises:
         ChangeRefusedError: there is no such owner, or limits cannot be read.
     """
+    holders = await holders_of_limits(
+        connection, owner, measure=Measure.COST, on_unreadable=on_unreadable
+    )
+    return await budgets_of(connection, holders, now=now)
+
+
+async def budgets_of(
+    connection: Connection, holders: Iterable[Holder], *, now: float
+) -> list[SpentBudget]:
+    """Return the budgets of *holders*, by usage records, in the same order."""
     budgets = [
         (holder, limit, period)
-        for holder in await holders_of_limits(
-            connection,
-            owner,
-            measure=Measure.COST,
-            within=within,
-            after=after,
-            most=most,
-            on_unreadable=on_unreadable,
-        )
+        for holder in holders
         for limit in holder.limits
         if (period := forecast(limit, 0, now=now)) is not None
     ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain
 from typing import Annotated, Any, Self, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from sidecar.admin import limits as administration
 from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBudget
+from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_owner, requires
 from sidecar.admin_api.objects import (
     ApiModel,
@@ -36,6 +37,7 @@ from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.limit_syntax import LimitWordsError, Selectors, parse_limit, shown, written
 from sidecar.limits.serialization import MAX_AMOUNT, MAX_LIMITS
+from sidecar.telemetry.logs import get_logger
 
 router = APIRouter(route_class=AccessRoute, tags=["limits and budgets"])
 
@@ -209,7 +211,8 @@ async def list_limits(
 ) -> Response:
     """List the limits of all owners that the caller may view, or of one organization's.
 
-    All limits of one owner are on one page.
+    All limits of one owner are on one page. An owner whose limits this version cannot read is
+    left out and logged; only a request for that very owner is refused.
     """
     owner = await _chosen(access, organization)
     found = await administration.holders_of_limits(
@@ -218,6 +221,7 @@ async def list_limits(
         within=access.within(Permission.VIEW),
         after=paging.place(owner_place),
         most=paging.rows,
+        on_unreadable=_log_unreadable,
     )
 
     def listed() -> list[LimitState] | Page[LimitState]:
@@ -238,22 +242,26 @@ async def list_budgets(
     """List the budgets of the present period, by the records of usage, with a forecast.
 
     Of all owners that the caller may view, or of one and those that it holds. All budgets of one
-    owner are on one page.
+    owner are on one page. An owner whose limits this version cannot read is left out and logged;
+    only a request for that very owner is refused.
     """
     owner = await _chosen(access, organization, team, key)
-    found = await administration.spent_budgets(
+    holders = await administration.holders_of_limits(
         access.connection,
         owner,
-        now=time.time(),
+        measure=Measure.COST,
         within=access.within(Permission.VIEW),
         after=paging.place(owner_place),
         most=paging.rows,
+        on_unreadable=_log_unreadable,
     )
+    found = await administration.budgets_of(access.connection, holders, now=time.time())
 
     def listed() -> list[BudgetState] | Page[BudgetState]:
-        by_holder = [list(of_one) for _, of_one in groupby(found, key=lambda one: one.holder)]
-        states = [[BudgetState.of(one) for one in of_one] for of_one in by_holder]
-        return _by_owner(paging, [of_one[0].holder for of_one in by_holder], states)
+        states: dict[str, list[BudgetState]] = {one.id: [] for one in holders}
+        for one in found:
+            states[one.holder.id].append(BudgetState.of(one))
+        return _by_owner(paging, holders, list(states.values()))
 
     return await json_answer(Any, listed)
 
@@ -267,6 +275,10 @@ def owner_place(after: str) -> tuple[str, str]:
     return name, owner_id
 
 
+def _log_unreadable(error: ChangeRefusedError) -> None:
+    get_logger().warning("admin.limits_unreadable", reason=error.problem)
+
+
 def _by_owner(
     paging: Paging, holders: Sequence[Holder], states: Sequence[list[_State]]
 ) -> list[_State] | Page[_State]:
@@ -275,7 +287,9 @@ def _by_owner(
         return list(bounded(list(chain.from_iterable(states))))
     ends = list(accumulate(map(len, states)))
     shown = max(1, bisect_right(ends, paging.limit))
-    last = holders[shown - 1] if shown < len(holders) else None
+    # Owners without readable limits fill no page, so that all that were read may be on it.
+    has_more = shown < len(holders) or len(holders) == paging.rows
+    last = holders[shown - 1] if has_more else None
     return Page(
         items=list(chain.from_iterable(states[:shown])),
         next=None if last is None else f"{last.name} {last.id}",

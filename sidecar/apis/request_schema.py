@@ -15,7 +15,7 @@ from typing import Final, assert_never
 
 from sidecar.apis.fragments import VALUE_FIELDS, Reading
 from sidecar.apis.vocabulary import VOCABULARIES
-from sidecar.domain.http import CHARSET_NAMES, NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
+from sidecar.domain.http import NO_ENCODING, HeaderName, Headers, is_other_charset
 from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue, parse
@@ -444,9 +444,9 @@ def declared_unreadable(headers: Headers) -> UnscannedReason | None:
     ):
         return UnscannedReason.UNKNOWN_SHAPE
     for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() in CHARSET_NAMES and value.strip().strip('"') not in UTF8_CHARSETS:
+        if is_other_charset(parameter):
             return UnscannedReason.CHARSET
+        value = parameter.partition("=")[2]
         if '"' in value and "=" in value:
             return UnscannedReason.CHARSET  # a quoted value may hide another parameter
     return None

@@ -13,7 +13,7 @@ import orjson
 from sidecar.apis.event_stream import EventStreamFramer
 from sidecar.apis.frames import Framer, JsonArrayFramer, SseFramer
 from sidecar.domain.guardrail_settings import AnswerPart
-from sidecar.domain.http import CHARSET_NAMES, NO_ENCODING, UTF8_CHARSETS, HeaderName, Headers
+from sidecar.domain.http import NO_ENCODING, HeaderName, Headers, is_other_charset
 from sidecar.domain.subject import Unreadable, UnscannedReason
 from sidecar.jsontext.strict import JsonValue, index_of
 
@@ -329,10 +329,8 @@ def _declared_form(
     media_type, *parameters = (
         piece.strip().lower() for piece in content_type.decode("latin-1").split(";")
     )
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() in CHARSET_NAMES and value.strip().strip('"') not in UTF8_CHARSETS:
-            return Unreadable(UnscannedReason.CHARSET)
+    if any(map(is_other_charset, parameters)):
+        return Unreadable(UnscannedReason.CHARSET)
     return _form_of(media_type, is_gemini_stream=is_gemini_stream)
 
 

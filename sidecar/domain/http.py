@@ -75,10 +75,6 @@ EGRET_HEADER_PREFIX: Final = "x-egret-"
 NO_ENCODING: Final = frozenset({b"identity", b""})
 """Values of `content-encoding`, in lower case, that leave a body as it is."""
 
-CHARSET_NAMES: Final = frozenset({"charset", "charset*", "charset*0", "charset*0*"})
-"""Names, in lower case, of the parameter that states a charset, or the beginning of one: servers
-that read headers as e-mail has them know all of these (RFC 2231 sections 3 and 4)."""
-
 UTF8_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 """Charsets, in lower case, of bodies that may be read as UTF-8."""
 
@@ -127,6 +123,17 @@ class HeaderMutation:
 
 NO_CHANGE: Final = HeaderMutation()
 """Headers stay as they are."""
+
+
+def is_other_charset(parameter: str) -> bool:
+    """Return whether a parameter of a media type, in lower case, states no charset of UTF-8.
+
+    Servers that read headers as e-mail has them also know `charset*` and `charset*0*`, of any
+    number and written in any way (RFC 2231 sections 3 and 4).
+    """
+    name, _, value = parameter.partition("=")
+    is_charset = name.partition("*")[0].strip() == "charset"
+    return is_charset and value.strip().strip('"') not in UTF8_CHARSETS
 
 
 def content_length(body: bytes) -> tuple[str, bytes]:

@@ -161,10 +161,12 @@ class Limiter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TEND_SECONDS):
                     await self._slot_ended.wait()
-            if self._clocks.monotonic() - tended_at < TEND_SECONDS:
+            is_due = self._clocks.monotonic() - tended_at >= TEND_SECONDS
+            if self._slot_ended.is_set() and not is_due:
                 await asyncio.sleep(SLOT_DELAY_SECONDS)
                 self._slot_ended.clear()
-                await self._shared.send()
+                if not self._shared.is_away:  # else `tend` tries again
+                    await self._shared.send()
             else:
                 self._slot_ended.clear()
                 await self.tend()

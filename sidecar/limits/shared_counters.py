@@ -6,6 +6,7 @@ Each take and each adjustment counts once, whichever replies are lost: see decis
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from sidecar.domain.limits import sliding_seconds
+from sidecar.domain.limits import Limit, sliding_seconds
 from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
 from sidecar.limits.store import (
     Acquire,
@@ -110,6 +111,7 @@ _NEW: Final = 2
 class _Sum(msgspec.Struct, frozen=True, gc=False):
     change: Adjustment
     at: float
+    drained_at: float
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
@@ -152,15 +154,17 @@ class Adjustments:
 
         New units drain from now on, and returned ones since they were taken. A worker that goes by
         its share drains at the pace of its share: together they drain as fast as the limit does,
-        and not each of them.
+        and not each of them. Returned units that have drained are not kept.
         """
+        is_return = change.amount < 0
+        at = now - change.age_seconds if is_return else now
+        if _drained_at(change, at=at) <= now:
+            return
         sums = self._waiting.setdefault(scope, {})
         if self._uncounted and change.amount < 0 and change.period_start:
             change = _net_of_uncounted(sums, change)
             if not change.amount:
                 return
-        is_return = change.amount < 0
-        at = now - change.age_seconds if is_return else now
         taken_at = change.taken_at if change.period_start else at
         apart = int(taken_at // APART_SECONDS) if is_return else 0
         kind = _NEW if change.is_new else int(change.amount > 0)
@@ -169,7 +173,7 @@ class Adjustments:
         if known is None:
             self._releases += bool(change.member)
             self._uncounted += change.is_new
-            sums[key] = _Sum(change, at)
+            sums[key] = _Sum(change, at, _drained_at(change, at=at))
             if self._releases > MAX_RELEASES:
                 releases = ((one, key) for one in self._waiting.values() for key in one)
                 waiting, oldest = next(
@@ -178,13 +182,24 @@ class Adjustments:
                 del waiting[oldest]
                 self._releases -= 1
             return
-        window = sliding_seconds(change.limit.window)  # a period drains nothing
-        unit_seconds = 0.0 if window is None else window / max(1, change.limit.amount)
-        drained_at = now - known.change.amount * unit_seconds * self._shares
+        began_at = now - known.change.amount * _unit_seconds(change.limit) * self._shares
         total = known.change.amount + change.amount
         taken_at = min(known.change.taken_at, change.taken_at)
-        at = min(known.at, at) if is_return else max(known.at, drained_at)
-        sums[key] = _Sum(replace(change, amount=total, taken_at=taken_at), at)
+        at = min(known.at, at) if is_return else max(known.at, began_at)
+        total_change = replace(change, amount=total, taken_at=taken_at)
+        sums[key] = _Sum(total_change, at, _drained_at(total_change, at=at))
+
+    def drop_drained(self, *, now: float) -> None:
+        """Drop returned units that have drained while they waited: nothing is left to return.
+
+        In an outage there is a sum for each limit and second, and no end of them otherwise.
+        """
+        for scope, sums in tuple(self._waiting.items()):
+            left = {key: one for key, one in sums.items() if one.drained_at > now}
+            if left:
+                self._waiting[scope] = left
+            else:
+                del self._waiting[scope]
 
     @property
     def has_uncounted(self) -> bool:
@@ -227,6 +242,21 @@ class Adjustments:
             yield from (one.change for one in sums.values())
 
 
+def _unit_seconds(limit: Limit) -> float:
+    window = sliding_seconds(limit.window)  # a period drains nothing
+    return 0.0 if window is None else window / max(1, limit.amount)
+
+
+def _drained_at(change: Adjustment, *, at: float) -> float:
+    """Return when units returned to a sliding limit, taken *at*, have drained; else never.
+
+    The rule is that of limits_adjust.lua: all have drained once the units at once would have.
+    """
+    if change.amount >= 0 or sliding_seconds(change.limit.window) is None:
+        return math.inf
+    return at + change.limit.at_once * _unit_seconds(change.limit)
+
+
 def _net_of_uncounted(sums: dict[_Key, _Sum], change: Adjustment) -> Adjustment:
     """Return units to those not counted yet; return the adjustment that is left to send.
 
@@ -257,6 +287,11 @@ class SharingWorker:
     shares: int
 
 
+class _End(msgspec.Struct, frozen=True, gc=False):
+    changes: Sequence[Adjustment]
+    at: float
+
+
 class SharedCounts:
     """Counts each take and each adjustment once, whichever replies are lost.
 
@@ -274,7 +309,7 @@ class SharedCounts:
         self._takes = 0
         self._away_until = 0.0
         self._adjustments = Adjustments(shares=worker.shares)
-        self._ended: OrderedDict[tuple[str, str], Sequence[Adjustment]] = OrderedDict()
+        self._ended: OrderedDict[tuple[str, str], _End] = OrderedDict()
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
@@ -305,11 +340,11 @@ class SharedCounts:
         Raises:
             LimitsUnavailableError: no answer in time, or none a moment ago.
         """
-        if self._is_away:
+        if self.is_away:
             raise LimitsUnavailableError("away")
         if self._adjustments.has_uncounted:
             async with self._sending:
-                if not self._is_away:  # else one that waited here before has just found out
+                if not self.is_away:  # else one that waited here before has just found out
                     await self._send()
             if self._adjustments.has_uncounted:
                 raise LimitsUnavailableError("away")
@@ -353,11 +388,10 @@ class SharedCounts:
             for change in changes:
                 self.adjust(scope, change)
             return
-        self._ended.setdefault((scope, name), changes)
+        self._ended.setdefault((scope, name), _End(changes, self._clock()))
         if len(self._ended) > MAX_ENDED:
             (oldest, _), unclaimed = self._ended.popitem(last=False)
-            for change in unclaimed:
-                self.adjust(oldest, change)
+            self._adjust_by(unclaimed, oldest)
 
     def is_complete(self, limit_id: str) -> bool:
         """Return whether all adjustments of a limit have been counted."""
@@ -371,15 +405,22 @@ class SharedCounts:
 
     async def send(self) -> None:
         """Send all adjustments; those that cannot be sent now wait."""
+        self._adjustments.drop_drained(now=self._clock())
         async with self._sending:
             await self._send()
 
     @property
     def _unclaimed(self) -> Iterator[Adjustment]:
-        return (change for changes in self._ended.values() for change in changes)
+        return (change for end in self._ended.values() for change in end.changes)
+
+    def _adjust_by(self, end: _End, scope: str) -> None:
+        waited = self._clock() - end.at  # units to return have drained meanwhile
+        for change in end.changes:
+            self.adjust(scope, replace(change, age_seconds=change.age_seconds + waited))
 
     @property
-    def _is_away(self) -> bool:
+    def is_away(self) -> bool:
+        """Whether a call had no reply a moment ago: another would wait in vain as well."""
         return self._clock() < self._away_until
 
     async def _send(self) -> None:
@@ -397,9 +438,9 @@ class SharedCounts:
                 names = list(islice(of_scope, MAX_BATCH))
                 are_own = await self._store.claim(scope, names, sender=self.worker.instance)
                 for name, is_own in zip(names, are_own, strict=True):
-                    changes = self._ended.pop((scope, name), ())
-                    for change in changes if is_own else ():
-                        self.adjust(scope, change)
+                    end = self._ended.pop((scope, name), None)
+                    if is_own and end is not None:
+                        self._adjust_by(end, scope)
             while (batch := self._adjustments.batch()) is not None:
                 changes = batch.changes(now=self._clock())
                 await self._store.adjust(

@@ -30,7 +30,7 @@ from sidecar.domain.limits import (
 from sidecar.domain.metadata import MetadataKey, reserved_text
 from sidecar.domain.policy import ProviderChoice, UncountedAction
 from sidecar.domain.report import Clocks
-from sidecar.domain.subject import Dialect, Subject
+from sidecar.domain.subject import Dialect, RequestForm, Route, Subject
 from sidecar.extproc.codec import metadata_fields
 from sidecar.limits.budgets import highest_passed
 from sidecar.limits.limit_check import LimitCheck
@@ -392,8 +392,12 @@ def uncounted_error(
     action: UncountedAction,
     *,
     has_price: bool,
+    route: Route | None = None,
 ) -> ClientError | None:
-    """Return the error of a request whose use one of its limits cannot count, None without one."""
+    """Return the error of a request whose use one of its limits cannot count, None without one.
+
+    *subject* is None if the body cannot be read: *route* may name the model all the same.
+    """
     in_background = subject is not None and subject.in_background
     if action is UncountedAction.ALLOW or (has_price and not in_background):
         return None
@@ -407,10 +411,21 @@ def uncounted_error(
             f" {limit.level.value} counts them. Send the request without `background`."
         )
         return ClientError(ErrorKind.UNCOUNTED_USAGE, text, param="background")
-    if subject is None or subject.model is None:
+    known = route if subject is None else subject
+    if known is None or known.model is None:
+        takes_uploads = (
+            route is not None
+            and route.operation.spec.uploads is not None
+            and route.form is RequestForm.ANY_OBJECT
+        )
+        advice = (
+            "Ask for a price of all models (`*`) to be set: Egret does not read uploads."
+            if takes_uploads
+            else "Name a model with a price, in a body of plain JSON."
+        )
         text = (
             f"No model is known of this request, so the budget of this {limit.level.value} cannot"
-            " count it. Name a model with a price, in a body of plain JSON."
+            f" count it. {advice}"
         )
         return ClientError(ErrorKind.UNCOUNTED_USAGE, text, param="model")
     text = (

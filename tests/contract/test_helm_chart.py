@@ -424,6 +424,13 @@ def test_clients_certificates_and_spans_are_there_when_asked_for(
     assert collectors == (["collector.observability"] if is_on else [])
 
 
+def test_a_collectors_name_may_be_absolute() -> None:
+    """The resolver tries no search domain then."""
+    name = "otel-collector.observability.svc.cluster.local."
+    config = _envoy_config(render("helm4", case="sidecar-full", envoy__otlp__host=name))
+    assert name in _hosts(_clusters(config)["otlp"])
+
+
 @pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
 def test_envoys_metrics_are_where_prometheus_is_sent(*, is_on: bool) -> None:
     """One port from the listener to the monitor, or no trace of it."""
@@ -842,6 +849,7 @@ def test_rules_for_egress_hold_for_every_pod() -> None:
         pytest.param(
             "sidecar", {"envoy__otlp__host": "c:4317"}, "host", id="a host with its port"
         ),
+        pytest.param("sidecar", {"envoy__otlp__host": "c.."}, "host", id="an empty label"),
         pytest.param(
             "sidecar", {"envoy__metrics__port": "9464"}, "envoy.metrics.port: 9464 is taken",
             id="a port of two",

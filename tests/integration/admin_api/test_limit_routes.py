@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from structlog.testing import capture_logs
 
 from tests.support.admin_api import API, pages_of, session_client
 from tests.support.postgres import Database
@@ -55,8 +56,39 @@ async def test_an_organization_cannot_raise_its_own_budget(app: FastAPI) -> None
     assert [one.status_code for one in answers] == [403] * 3
 
 
+async def test_limits_that_cannot_be_read_leave_their_owner_alone_out_of_lists(
+    app: FastAPI, database: Database
+) -> None:
+    """On pages too, of which they may be the last or all there is; who asks for them is told."""
+    admin = await session_client(app, "admin")
+    words = {"limits": [{"limit": "cost/day=1"}]}
+    places = (f"{API}/organizations/acme", TEAM, f"{API}/keys/AAAAAAAAAAA1")
+    for place in (*places, f"{API}/keys/AAAAAAAAAAA2"):
+        assert (await admin.put(f"{place}/limits", json=words)).status_code == 200
+    readable = [one["owner"] for one in (await admin.get(f"{API}/limits")).json()]
+    await database.execute(
+        "UPDATE teams SET limits = replace(limits::text, '\"day\"', '\"eon\"')::jsonb"
+    )
+    readable.remove("acme/search")
+
+    for path in ("/limits", "/budgets"):
+        for size in (1, 2, 3, 4):
+            pages = await pages_of(admin, path, limit=size)
+            assert [one["owner"] for page in pages for one in page] == readable
+        with capture_logs() as logged:
+            listed = (await admin.get(f"{API}{path}")).json()
+        assert [one["owner"] for one in listed] == readable
+        assert [line["event"] for line in logged] == ["admin.limits_unreadable"]
+        assert "team" in logged[0]["reason"]
+    refused = [
+        await admin.get(f"{TEAM}/limits"),
+        await admin.get(f"{API}/budgets", params={"team": "acme/search"}),
+    ]
+    assert [one.status_code for one in refused] == [409, 409]
+
+
 async def test_limits_of_others_are_not_even_read(app: FastAPI, database: Database) -> None:
-    """Such as this version cannot read would fail the lists of all, and be named in the answer."""
+    """Such as this version cannot read are not named in the log for everybody's lists."""
     await database.execute("""
             UPDATE organizations SET limits = '[{"measure": "cost", "window": "day", "amount": 1}]'
             WHERE id = 'org_1';
@@ -71,7 +103,12 @@ async def test_limits_of_others_are_not_even_read(app: FastAPI, database: Databa
     for path in (f"{API}/limits", f"{API}/budgets"):
         assert [one["owner"] for one in (await viewer.get(path)).json()] == ["acme"]
         assert (await lead.get(path)).json() == []
-        assert "team_2" in (await admin.get(path)).json()["detail"]
+        with capture_logs() as of_viewer:
+            await viewer.get(path)
+        with capture_logs() as of_admin:
+            await admin.get(path)
+        assert of_viewer == []
+        assert ["team_2" in line["reason"] for line in of_admin] == [True]
 
 
 async def test_words_that_are_no_limit_are_faults_of_the_request(app: FastAPI) -> None:

@@ -574,6 +574,13 @@ def test_too_many_values_are_malformed() -> None:
         ([("content-type", b'application/json;a="b;charset=x"')], UnscannedReason.CHARSET),
         ([("content-type", b"application/json;charset*=utf-8''utf-7")], UnscannedReason.CHARSET),
         ([("content-type", b"application/json;charset*0=utf-7")], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;CHARSET*1=utf-16")], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;charset*00=utf-16")], UnscannedReason.CHARSET),
+        ([("content-type", b"application/json;charset *=utf-16")], UnscannedReason.CHARSET),
+        (
+            [("content-type", b"application/json;charset*2*=us-ascii'en'utf-16")],
+            UnscannedReason.CHARSET,
+        ),
         (
             [("content-type", b"application/json"), ("content-type", b"text/plain")],
             UnscannedReason.CHARSET,

@@ -15,7 +15,14 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.leases import LARGEST_SHARE
 from sidecar.limits.limit_check import RequestCost, limit_checks
-from sidecar.limits.limiter import TEND_SECONDS, Granted, LimitDecision, Limited, Limiter
+from sidecar.limits.limiter import (
+    SLOT_DELAY_SECONDS,
+    TEND_SECONDS,
+    Granted,
+    LimitDecision,
+    Limited,
+    Limiter,
+)
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
 from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, SharingWorker
 from sidecar.limits.store import Adjustment, LimitsUnavailableError
@@ -315,6 +322,80 @@ async def test_a_slot_is_free_at_the_end_of_its_request(monkeypatch: pytest.Monk
         while fleet.server.slots[one.id]:  # noqa: ASYNC110 - of the server
             await asyncio.sleep(0.01)
     running.cancel()
+
+
+async def test_slots_that_end_while_valkey_is_away_do_not_keep_the_worker_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each call without an answer would: nobody could ask again, of other organizations either."""
+    monkeypatch.setattr("sidecar.limits.limiter.TEND_SECONDS", 3_600.0)
+    one, calls = limit(Measure.CONCURRENT, window=Window.ONCE, amount=5, burst=None), [0]
+
+    def lost(_: int) -> Fault:
+        calls[0] += 1
+        return Fault.LOST
+
+    fleet = Fleet()
+    for member in ("r1", "r2"):
+        await fleet.take(0, one, member=member)
+    fleet.faults = lost
+    running = asyncio.ensure_future(fleet.workers[0].run())
+    await fleet.take(0, one, member="r3")
+    assert calls[0] == 1
+    fleet.workers[0].settle("org_1", [Adjustment(one, 0, member="r1")])
+    await asyncio.sleep(5 * SLOT_DELAY_SECONDS)
+    assert calls[0] == 1
+    fleet.faults, fleet.now = (lambda _: Fault.NONE), fleet.now + AWAY_SECONDS
+    fleet.workers[0].settle("org_1", [Adjustment(one, 0, member="r2")])
+    async with asyncio.timeout(60):
+        while fleet.server.slots[one.id]:  # noqa: ASYNC110 - of the server
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
+async def test_a_timer_that_is_a_moment_early_tends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No slot has ended: what is held ahead goes back now, and not with the next timer."""
+    monkeypatch.setattr("sidecar.limits.limiter.TEND_SECONDS", 0.01)
+    one, fleet = budget(1_000_000), Fleet()
+    for _ in range(100):
+        await fleet.take(0, one, cost=10)
+        fleet.now += 0.01
+        await asyncio.sleep(0)  # a refill runs beside
+    assert fleet.server.periods[one.id][1] > 1_000
+    fleet.now += 5
+    running = asyncio.ensure_future(fleet.workers[0].run())
+    async with asyncio.timeout(60):
+        while fleet.server.periods[one.id][1] > 1_000:  # noqa: ASYNC110 - of the server
+            await asyncio.sleep(0.01)
+    running.cancel()
+
+
+async def test_a_long_outage_leaves_no_more_to_send_than_may_still_be_returned() -> None:
+    """Not a sum for each of its seconds: the first take would wait for hundreds of calls."""
+    one, fleet = limit(Measure.COST, window=Window.MINUTE), Fleet(faults=lambda _: Fault.LOST)
+    for _ in range(300):
+        fleet.end(0, one, cost=9, used=1, at=fleet.now)
+        fleet.now += 1
+        await fleet.workers[0].tend()
+    assert fleet.workers[0].waiting <= one.at_once * 60 / one.amount
+
+
+async def test_an_end_that_waits_for_valkey_frees_nothing_of_others() -> None:
+    """Its units have drained meanwhile, as those of a take that is made void late."""
+    one, fleet = limit(Measure.COST, window=Window.MINUTE, amount=1_200, burst=1_200), Fleet()
+    fault = Fault.NONE
+    fleet.faults = lambda number: fault if number == 0 else Fault.NONE
+    assert isinstance(await fleet.take(0, one, cost=1_000), Granted)
+    fault = Fault.LOST
+    fleet.workers[0].settle("org_1", [Adjustment(one, -1_000, taken_at=fleet.now)], name="r")
+    await fleet.workers[0].tend()
+    fleet.now += 60
+    assert isinstance(await fleet.take(1, one, cost=1_100), Granted)
+    fault = Fault.NONE
+    await fleet.workers[0].tend()
+    assert isinstance(await fleet.take(1, one, cost=200), Limited)
 
 
 async def test_a_take_that_is_made_void_late_frees_nothing_of_others() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +80,31 @@ def test_units_given_back_to_a_sliding_limit_are_as_old_as_their_reservation() -
     for units, age in ((-3, 20.0), (-2, 20.5), (-1, 5.0), (2, 9.0)):
         corrections.add("org", Adjustment(SLIDING, units, age_seconds=age), now=100.75)
     assert sent(corrections, now=101.75) == [(-5, 21.5), (-1, 6.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(("burst", "seconds"), [(None, 60), (15, 15)])
+def test_units_that_a_sliding_limit_has_drained_meanwhile_wait_for_nothing(
+    burst: int | None, seconds: int
+) -> None:
+    """Half an hour without Valkey would else be a sum for each of its seconds."""
+    corrections, one = Adjustments(shares=WORKERS), replace(SLIDING, burst=burst)
+    for second in range(1_800):
+        corrections.add("org", Adjustment(one, -1, age_seconds=5.0), now=second)
+        corrections.drop_drained(now=second)
+        corrections.add("org", Adjustment(one, -1, age_seconds=float(seconds)), now=second)
+    assert len(corrections) == seconds - 5
+    corrections.drop_drained(now=1_900)
+    assert (corrections.batch(), len(corrections)) == (None, 0)
+
+
+def test_what_was_used_and_what_a_period_gets_back_waits_however_long() -> None:
+    """Only units that go back to a sliding limit are worth less with time."""
+    corrections = Adjustments(shares=WORKERS)
+    for change in (new(5), Adjustment(SLIDING, 3), of_today(-7, 0.0)):
+        corrections.add("org", change, now=0.0)
+    corrections.add("org", Adjustment(SLOTS, 0, member="r"), now=0.0)
+    corrections.drop_drained(now=10_000.0)
+    assert [units for units, _ in sent(corrections, now=10_000.0)] == [5, 3, -7, 0]
 
 
 def test_a_call_takes_so_many_of_one_organization() -> None:

@@ -5,10 +5,19 @@ from google.protobuf import json_format, struct_pb2
 
 from sidecar.domain.http import Headers
 from sidecar.domain.limits import Level, Limit, LimitStatus, Measure, Window
+from sidecar.domain.policy import UncountedAction
 from sidecar.domain.report import Clocks
-from sidecar.domain.subject import Dialect
+from sidecar.domain.subject import Dialect, Subject
+from sidecar.limits.limit_check import RequestCost, limit_checks
 from sidecar.pipeline.record import Allowance, RequestRecord
-from sidecar.pipeline.reply import foreign_headers, limit_headers, limit_metadata, limit_pairs
+from sidecar.pipeline.reply import (
+    foreign_headers,
+    limit_headers,
+    limit_metadata,
+    limit_pairs,
+    uncounted_error,
+)
+from tests.support.routes import route_of
 
 NOW = 1_800_000_000.0
 CLOCKS = Clocks(monotonic=lambda: 0.0, wall=lambda: NOW)
@@ -176,3 +185,31 @@ def test_limits_are_metadata_as_envoys_rate_limits_read_an_override(*, backwards
         "limit_cost": {"amount": 2.5, "remaining": 0.5, "reset_seconds": 1.0},
         "limit_output_tokens": {"remaining": 4.0, "reset_seconds": 1.0},
     }  # fmt: skip
+
+
+GPT = Subject("gpt-5", streamed=False, parts=())
+
+
+@pytest.mark.parametrize(
+    ("path", "subject", "wanted"),
+    [
+        ("/v1/chat/completions", GPT, "This model has no price"),
+        ("/openai/deployments/gpt/chat/completions?api-version=v1", None, "This model has no"),
+        ("/v1/chat/completions", None, "in a body of plain JSON"),
+        ("/v1/images/generations", None, "in a body of plain JSON"),
+        ("/v1/images/edits", None, "a price of all models (`*`)"),
+        ("/v1/audio/transcriptions", None, "a price of all models (`*`)"),
+    ],
+)
+def test_a_client_whose_use_no_budget_can_count_is_told_what_helps(
+    path: str, subject: Subject | None, wanted: str
+) -> None:
+    """No advice that it cannot follow: a recording is never sent as JSON."""
+    budget = Limit(id="b", level=Level.KEY, measure=Measure.COST, window=Window.DAY, amount=10**9)
+    checks = limit_checks([budget], RequestCost(operation=None, model=None), now=NOW)
+    assert isinstance(checks, tuple)
+    error = uncounted_error(
+        checks, subject, UncountedAction.BLOCK, has_price=False, route=route_of(path)
+    )
+    assert error is not None
+    assert wanted in error.message

@@ -210,7 +210,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 
 
 def _checked_host(host: str) -> str:
-    if not _NAME.fullmatch(host):
+    if not _NAME.fullmatch(host.removesuffix(".")):
         try:
             ipaddress.ip_address(host)
         except ValueError:  # Envoy would take it, and find no such name with the first request
@@ -218,9 +218,17 @@ def _checked_host(host: str) -> str:
     return host
 
 
-Host = Annotated[str, AfterValidator(_checked_host)]
-"""A name or an address, checked where parameters are read."""
-HostOrDefault = Annotated[str, AfterValidator(lambda host: host and _checked_host(host))]
+def _checked_name(host: str) -> str:
+    if _checked_host(host).endswith("."):
+        raise ValueError("must have no dot at its end: certificates and clients write none")
+    return host
+
+
+Host = Annotated[str, AfterValidator(_checked_name)]
+"""A name in certificates and headers, or an address; checked where parameters are read."""
+ResolvedHost = Annotated[str, AfterValidator(_checked_host)]
+"""As `Host`, or an absolute name with a dot at its end: it is only resolved."""
+ResolvedHostOrDefault = Annotated[str, AfterValidator(lambda host: host and _checked_host(host))]
 
 
 class EnvoyConfigError(ValueError):
@@ -257,7 +265,7 @@ class Provider:
 
     host: Host
     port: Port = HTTPS_PORT
-    address: HostOrDefault = ""
+    address: ResolvedHostOrDefault = ""
     ca_file: str = SYSTEM_CA_FILE
     credential_header: str | None = None
     signing: AwsSigning | None = None
@@ -291,7 +299,7 @@ ANTHROPIC: Final = Provider(host="api.anthropic.com", credential_header="x-api-k
 class OtlpCollector:
     """Where Envoy sends its spans: OTLP over gRPC, no TLS."""
 
-    host: Host
+    host: ResolvedHost
     port: Port
 
     @property
@@ -309,7 +317,7 @@ class EgretService:
 
     host: Host
     port: Port = EGRET_PORT
-    address: HostOrDefault = ""
+    address: ResolvedHostOrDefault = ""
 
     @property
     def as_address(self) -> dict[str, object]:

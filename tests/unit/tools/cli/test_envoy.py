@@ -97,6 +97,14 @@ def test_every_parameter_is_documented() -> None:
         (COMPOSE + 'openai: {host: "[::1]"}', "openai.host: must be the host alone"),
         (COMPOSE + "egret_service: {host: egret:50051}", "egret_service.host: must be the host"),
         (COMPOSE + 'otlp: {host: "http://c", port: 4317}', "otlp.host: must be the host alone"),
+        (COMPOSE + 'otlp: {host: "c..", port: 4317}', "otlp.host: must be the host alone"),
+        (COMPOSE + 'otlp: {host: ".", port: 4317}', "otlp.host: must be the host alone"),
+        (COMPOSE + "openai: {host: api.openai.com.}", "openai.host: must have no dot at its end"),
+        (COMPOSE + "egret_service: {host: egret.}", "egret_service.host: must have no dot"),
+        (
+            COMPOSE + "self_hosted: {domain: models.internal., servers: {host: vllm}}",
+            "self_hosted.domain: must have no dot at its end",
+        ),
         (
             COMPOSE + "self_hosted: {domain: models.internal:8443, servers: {host: vllm}}",
             "self_hosted.domain: must be the host alone",
@@ -118,6 +126,21 @@ def test_a_host_is_a_name_or_an_address(host: str) -> None:
     code, shown, _ = render(COMPOSE + f'openai: {{host: "{host}", port: 8443, address: ""}}')
     assert code == 0
     assert f'"{host}"' in shown
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "otlp: {host: collector.example., port: 4317}",
+        "openai: {host: a, address: collector.example.}",
+        "self_hosted: {domain: a, servers: {host: b, address: collector.example.}}",
+    ],
+)
+def test_a_name_that_is_only_resolved_may_be_absolute(parameter: str) -> None:
+    """The resolver tries no search domain then."""
+    code, shown, _ = render(COMPOSE + parameter)
+    assert code == 0
+    assert '"collector.example."' in shown
 
 
 def test_values_cannot_break_out_of_their_place() -> None:
