@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
@@ -106,9 +107,17 @@ async def error_page(request: Request, problem: Problem) -> Response:
     services: Services = request.app.state.services
     is_form = request.method not in SAFE_METHODS and is_of_this_site(request, services)
     secret = request.cookies.get(services.cookie)
+    fields: list[tuple[str, str]] = []
     # Without a session's cookie nothing that a stranger sends is read.
-    gives_back = secret is not None and is_form and problem.status in _GIVES_BACK
-    fields = await _given_back(request, services) if gives_back else []
+    if secret is not None and is_form and problem.status in _GIVES_BACK:
+        with suppress(Problem, HTTPException):  # the page is of the problem before
+            check_form_rate(request, services)
+            form = await read_form(request)
+            fields = [
+                (name, value)
+                for name, value in form.multi_items()
+                if isinstance(value, str) and name not in _KEPT_BACK
+            ]
     response = render_plain(
         "problem.html",
         status=problem.status,
@@ -122,16 +131,3 @@ async def error_page(request: Request, problem: Problem) -> Response:
     )
     response.headers.update(problem.headers or {})
     return response
-
-
-async def _given_back(request: Request, services: Services) -> list[tuple[str, str]]:
-    try:
-        check_form_rate(request, services)
-        form = await read_form(request)
-    except (Problem, HTTPException):
-        return []  # the page is of the problem before
-    return [
-        (name, value)
-        for name, value in form.multi_items()
-        if isinstance(value, str) and name not in _KEPT_BACK
-    ]

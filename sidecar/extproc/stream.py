@@ -286,7 +286,11 @@ class ExtProcStream:
                     raise OvertakenError(event)
         finally:
             if not judging.done():
-                _drop(judging)
+                judging.cancel()
+                # An error that it may still raise is not reported as lost.
+                judging.add_done_callback(
+                    lambda dropped: dropped.cancelled() or dropped.exception()
+                )
         if judging.cancelled():
             raise CheckCancelledError
         return judging.result()
@@ -361,12 +365,6 @@ class ExtProcStream:
         """End the wait under way: a check is done, or others had their turn."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-
-
-def _drop(wait: asyncio.Future[Any]) -> None:
-    """Cancel *wait*; an error that it may still raise is not reported as lost."""
-    wait.cancel()
-    wait.add_done_callback(lambda dropped: dropped.cancelled() or dropped.exception())
 
 
 class OverloadGuard:

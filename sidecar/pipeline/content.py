@@ -90,6 +90,8 @@ class RequestAllowed:
 
 UNCHANGED: Final = RequestAllowed()
 
+_Reading = tuple[Subject | Unreadable | Malformed, Conversation | None]
+
 
 async def judge_body(
     body: bytes,
@@ -101,11 +103,10 @@ async def judge_body(
 ) -> RequestAllowed | ClientError:
     """Read *body*, reserve its share of the limits, and judge its content."""
     key, policy = caller
-    table = worker.messages if len(body) >= MIN_BODY_BYTES else None
-    if table is not None and table.shared is not None:
-        owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
-        await stream.outcome_of(learn_beginning(table, route, body, local, owner=owner))
-    steps = _read(body, route, caller, stream, record, table)
+    conversation_steps = None
+    if worker.messages is not None and len(body) >= MIN_BODY_BYTES:
+        conversation_steps = await _open_conversation(worker.messages, body, route, caller, stream)
+    steps = _read(body, route, policy, conversation_steps, stream, record)
     reading = worker.guardrail_runner.run_cooperatively(steps)
     read, conversation = reading if isinstance(reading, tuple) else await stream.wait_for(reading)
     record.read = record.step()
@@ -113,7 +114,7 @@ async def judge_body(
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
     short, models = None, allowed_models_of(caller)
     if key.limits or record.subject is not None:
-        short = await take_limits(caller, stream, record, worker)
+        short = await take_limits(stream, record, worker)
         if short is not None and short.kind is not ErrorKind.UNCOUNTED_USAGE:
             return short
     # A price would be of no use to a request that is refused in any case.
@@ -142,10 +143,10 @@ async def judge_body(
             record.is_flagged = is_flagged(results)
             allowed = UNCHANGED
             if read.streamed or policy.answers.redacts:
-                allowed = await _allowed(read, body, (), route, caller, stream, record, worker)
+                allowed = await _allowed(read, body, (), route, stream, record, worker)
         case Redact(findings):
             record.is_redacted = True
-            allowed = await _allowed(read, body, findings, route, caller, stream, record, worker)
+            allowed = await _allowed(read, body, findings, route, stream, record, worker)
         case Deny(error):
             return error
         case _:
@@ -165,36 +166,40 @@ def replace_alias(allowed: RequestAllowed, body: bytes, record: RequestRecord) -
     return allowed
 
 
-def _likely_policy(route: Route, body: bytes, policy: EffectivePolicy) -> EffectivePolicy:
-    """Return the form of *policy* for the model that an unread body seems to name."""
-    if policy.model_variants is None:
-        return policy
-    named = likely_model(route, body)
-    return policy.for_model(policy.aliases.get(named or "", named))
+async def _open_conversation(
+    table: MessageTable, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
+) -> Cooperative[_Reading]:
+    """Learn the beginning of a conversation if another worker has shared it; return its reading.
+
+    By the guardrails of the model that the unread body seems to name.
+    """
+    key, policy = caller
+    owner, scan = key.principal.organization_id, policy.local
+    if policy.model_variants is not None:
+        named = likely_model(route, body)
+        scan = policy.for_model(policy.aliases.get(named or "", named)).local
+    if table.shared is not None:
+        await stream.outcome_of(learn_beginning(table, route, body, scan, owner=owner))
+    return read_conversation(table, route, stream.protocol.headers, body, scan, owner=owner)
 
 
 def _read(
     body: bytes,
     route: Route,
-    caller: Caller,
+    policy: EffectivePolicy,
+    conversation_steps: Cooperative[_Reading] | None,
     stream: ExtProcStream,
     record: RequestRecord,
-    table: MessageTable | None,
-) -> Cooperative[tuple[Subject | Unreadable | Malformed, Conversation | None]]:
-    """Read *body*; with a *table*, only the text that is not known."""
+) -> Cooperative[_Reading]:
+    """Read *body*; of a conversation, by *conversation_steps*, only the text that is not known."""
     record.body_bytes = len(body)
-    headers, conversation = stream.protocol.headers, None
-    if table is None:
-        read = yield from read_in_slices(route, headers, body)
+    if conversation_steps is None:
+        read = yield from read_in_slices(route, stream.protocol.headers, body)
+        conversation = None
     else:
-        key, policy = caller
-        owner, local = key.principal.organization_id, _likely_policy(route, body, policy).local
-        read, conversation = yield from read_conversation(
-            table, route, headers, body, local, owner=owner
-        )
+        read, conversation = yield from conversation_steps
     if isinstance(read, Subject):
         # Before anything judges it: models are allowed, limited and paid for by their own name.
-        policy = caller[1]
         model = policy.aliases.get(read.model or "") if policy.aliases else None
         if model is not None and route.model is None and body.lstrip()[:1] == b"{":
             record.alias, read = read.model, structs.replace(read, model=model)
@@ -247,7 +252,7 @@ async def judge_without_body(
 ) -> RequestAllowed | ClientError:
     """Judge by the headers alone; *reason* is why the rest cannot be read."""
     key, policy = caller
-    short = await take_limits(caller, stream, record, worker) if key.limits else None
+    short = await take_limits(stream, record, worker) if key.limits else None
     if short is not None and short.kind is not ErrorKind.UNCOUNTED_USAGE:
         return short
     refused = None
@@ -312,20 +317,19 @@ def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:
     return hmac.digest(key, principal.organization_id.encode(), "sha256")
 
 
-async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
+async def _allowed(
     subject: Subject,
     body: bytes,
     findings: tuple[Finding, ...],
     route: Route,
-    caller: Caller,
     stream: ExtProcStream,
     record: RequestRecord,
     worker: Worker,
 ) -> RequestAllowed:
     """Redact *findings*, request the counts of a stream, and hand on placeholders."""
-    policy, changed, restoration = record.policy or caller[1], body, NOTHING_REDACTED
+    policy, changed, restoration = record.policy, body, NOTHING_REDACTED
     placeholders: Placeholders | None = None
-    if findings or policy.answers.redacts:
+    if findings or (policy is not None and policy.answers.redacts):
         guardrails = {result.guardrail.name: result.guardrail for result in record.results}
         first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
         # Items are added to a conversation that the path names, and the provider has the others.
@@ -338,7 +342,7 @@ async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
         changed, restoration, placeholders = (
             done if isinstance(done, tuple) else await stream.wait_for(done)
         )
-    asking, hides = _asking_for_usage(subject, changed, route, caller, stream)
+    asking, hides = _asking_for_usage(subject, changed, route, stream, record)
     is_replaced = False
     if findings and subject.model is not None and route.model is None:
         name = (record.alias or subject.model).encode()
@@ -352,12 +356,12 @@ async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
 
 
 def _asking_for_usage(
-    subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
+    subject: Subject, body: bytes, route: Route, stream: ExtProcStream, record: RequestRecord
 ) -> tuple[bytes | None, bool]:
     """Return a body that requests its stream's counts, if needed, and whether to hide them."""
     if not subject.streamed or subject.asks_for_usage or not can_ask_for_usage(route):
         return None, False
-    wanted = stream_usage_of(caller)
+    wanted = stream_usage_of(record)
     match wanted:
         case StreamUsage.ESTIMATE:
             return None, False
@@ -371,7 +375,7 @@ def _asking_for_usage(
 
 
 async def take_limits(
-    caller: Caller, stream: ExtProcStream, record: RequestRecord, worker: Worker
+    stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> ClientError | None:
     """Reserve the request's share of its limits; return the refusal if there is no room.
 
@@ -390,8 +394,8 @@ async def take_limits(
             tokens_out = subject.max_output_tokens
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
-    key, policy = caller
-    if not key.limits:
+    key, policy = record.key, record.policy
+    if key is None or policy is None or not key.limits:
         return None
     cost = _cost(route, subject, TokenCounts(tokens_in, tokens_out), worker)
     has_one_model = subject is not None and not subject.other_models

@@ -38,6 +38,7 @@ from sidecar.extproc.stream import (
 )
 from sidecar.limits.settlement import adjustments_of, unreported
 from sidecar.pipeline.admission import (
+    Caller,
     admit,
     judges_answer,
     naming_model,
@@ -264,53 +265,32 @@ async def judge_request(
     await stream.receive(Event.REQUEST_HEADERS)
     headers = protocol.headers
     record.work()
-    _read_headers(headers, record, worker)
-    if not record.is_counted:
-        # Before any look-up: all other requests would wait for its cost.
-        worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
-        return client_error(ErrorKind.OVERLOADED)
+    if (overloaded := _begin(headers, record, worker)) is not None:
+        return overloaded
     record.method = method = headers.text(HeaderName.METHOD)
-    record.route = route = recognise(method, record.path, headers)
+    record.route = recognise(method, record.path, headers)
     caller = await admit(headers, stream, record, worker)
     if isinstance(caller, ErrorKind):
         return client_error(caller)
-    renamed = rename_path(record, caller[1]) if caller[1].aliases else ()
+    _, policy = caller
+    renamed = rename_path(record, policy) if policy.aliases else ()
     if isinstance(renamed, ErrorKind):
         return client_error(renamed)
     route, removed = record.route, strip(headers)
-    names_route = worker.route_by_model is RouteByModel.ON
-    reason = unscannable(route, has_body=protocol.has_body)
-    key, policy = caller
-    if isinstance(route, Route) and requires_body(
-        route,
-        policy,
-        names_route=names_route,
-        allowed_models=key.allowed_models,
-        limits=key.limits,
-    ):
-        record.rest()
-        needs_answer, awaits = judges_answer(route, policy), False
-        if worker.own_ends is not None:
-            needs_answer = needs_answer or reads_answer(route, protocol, worker)
-            awaits = awaits_usage(route, worker)
-        protocol.require_body(removed, judges_answer=needs_answer, awaits_usage=awaits)
-        if protocol.phase is Phase.AWAIT_BODY:
-            await stream.receive(Event.REQUEST_BODY)
-        body = protocol.body()
-        record.work()
-        allowed = await judge_body(body, route, caller, stream, record, worker)
-    else:
-        allowed = await judge_without_body(reason, caller, stream, record, worker)
+    allowed = await _judge_content(route, removed, caller, stream, record, worker)
     if isinstance(allowed, ClientError):
         return allowed
     plan = _plan_answer(allowed, route, record, protocol, worker)
     plan = plan if worker.own_ends is None else metered(plan, record, protocol, worker)
-    awaits = isinstance(plan, MeteredAnswer) and not plan.reads_body
+    awaits_trailers = isinstance(plan, MeteredAnswer) and not plan.reads_body
     added = renamed if plan is None else (*renamed, *IDENTITY)
+    names_route = worker.route_by_model is RouteByModel.ON
+    # Also if no model is named: a header of the client's may have chosen the route. And if the
+    # policy chooses the provider, by the metadata of this answer.
     clears_route = names_route or policy.provider is not None
     added += _NO_KEY if clears_route and HeaderName.X_GOOG_API_KEY in headers.by_name else ()
     if names_route and not allowed.is_model_replaced:
-        named = record.model
+        named, reason = record.model, unscannable(route, has_body=protocol.has_body)
         if record.subject is None and reason is None and isinstance(route, Route):
             named = route.model
         added += naming_model(named)
@@ -327,11 +307,9 @@ async def judge_request(
         added=added,
         body=allowed.body,
         metadata=metadata,
-        # Also if no model is named: a header of the client's may have chosen the route. And if the
-        # policy chooses the provider, by the metadata of this answer.
         clear_route_cache=clears_route,
-        judges_answer=plan is not None and not awaits,
-        awaits_usage=awaits,
+        judges_answer=plan is not None and not awaits_trailers,
+        awaits_usage=awaits_trailers,
     )
     if record.judged is not None and isinstance(route, Route) and route.has_body:
         # Before the request goes on: it is accounted for even if this worker dies now.
@@ -341,8 +319,43 @@ async def judge_request(
     return plan
 
 
-def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> None:
-    """Read the id, path and dialect of the request: a refusal needs no more."""
+async def _judge_content(
+    route: Route | UnknownRoute,
+    removed: tuple[str, ...],
+    caller: Caller,
+    stream: ExtProcStream,
+    record: RequestRecord,
+    worker: Worker,
+) -> RequestAllowed | ClientError:
+    """Judge by the body if the verdict needs it, else by the headers alone.
+
+    The headers *removed* are removed before the body comes.
+    """
+    protocol, (key, policy) = stream.protocol, caller
+    if not isinstance(route, Route) or not requires_body(
+        route,
+        policy,
+        names_route=worker.route_by_model is RouteByModel.ON,
+        allowed_models=key.allowed_models,
+        limits=key.limits,
+    ):
+        reason = unscannable(route, has_body=protocol.has_body)
+        return await judge_without_body(reason, caller, stream, record, worker)
+    record.rest()
+    needs_answer, may_await_usage = judges_answer(route, policy), False
+    if worker.own_ends is not None:
+        needs_answer = needs_answer or reads_answer(route, protocol, worker)
+        may_await_usage = awaits_usage(route, worker)
+    protocol.require_body(removed, judges_answer=needs_answer, awaits_usage=may_await_usage)
+    if protocol.phase is Phase.AWAIT_BODY:
+        await stream.receive(Event.REQUEST_BODY)
+    body = protocol.body()
+    record.work()
+    return await judge_body(body, route, caller, stream, record, worker)
+
+
+def _begin(headers: Headers, record: RequestRecord, worker: Worker) -> ClientError | None:
+    """Read the id, path and dialect of the request; refuse it if too many are under judgement."""
     record.path = path = headers.text(HeaderName.PATH)
     record.dialect = guess_dialect(path, headers)
     request_id = headers.text(HeaderName.REQUEST_ID)
@@ -350,6 +363,11 @@ def _read_headers(headers: Headers, record: RequestRecord, worker: Worker) -> No
         record.request_id = request_id
     else:
         record.request_id = worker.new_request_id()
+    if record.is_counted:
+        return None
+    # Before any look-up: all other requests would wait for its cost.
+    worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
+    return client_error(ErrorKind.OVERLOADED)
 
 
 def _plan_answer(

@@ -253,35 +253,21 @@ async def _build_worker(
     status: WorkerStatus,
     messages: MessageTable | None,
 ) -> Worker:
-    pool, keys, limits = stores.pool, stores.keys, stores.limits
     remote = await open_remote_checks(
         settings.exchange, metrics=recorder.metrics.remote, stack=stack
     )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
-    tasks = await stack.enter_async_context(BackgroundTasks())
-    key_activity = KeyActivity(pool, settings.postgres, most=MAX_KEYS)
-    findings = FindingCounts(pool, settings.postgres, most=MAX_ROWS)
-    stack.push_async_callback(key_activity.aclose)
-    stack.push_async_callback(findings.aclose)
-    tasks.start(policies.run(), name="policies")
-    tasks.start(status.run(), name="status")
-    tasks.start(key_activity.run(), name="key uses")
-    tasks.start(findings.run(), name="findings")
-    tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
-    tasks.start(
-        RuntimeSampler(recorder.metrics.process, pool, GcPauses(), messages).run(),
-        name="runtime sampler",
+    key_activity, findings = await _start_tasks(
+        settings,
+        recorder,
+        stack,
+        stores=stores,
+        policies=policies,
+        status=status,
+        messages=messages,
     )
-    keys.start(
-        tasks,
-        on_policies=policies.note_change,
-        on_barrier=status.barrier_received,
-        on_owner=limits.limiter.budgets.forget,
-    )
-    limits.start(tasks)
     exchange, hash_key = settings.exchange, settings.redaction.hash_key
     return Worker(
-        keys=keys.cache,
+        keys=stores.keys.cache,
         key_activity=key_activity,
         findings=findings,
         usage=stores.usage.notes,
@@ -293,8 +279,8 @@ async def _build_worker(
         new_request_id=lambda: str(uuid.uuid4()),
         timing=exchange.timing,
         redaction_key=None if hash_key is None else hash_key.get_secret_value().encode(),
-        limiter=limits.limiter,
-        prices=limits.prices,
+        limiter=stores.limits.limiter,
+        prices=stores.limits.prices,
         guard=OverloadGuard(
             max_exchanges=exchange.max_exchanges, max_held_bytes=exchange.max_held_bytes
         ),
@@ -314,6 +300,43 @@ async def _build_worker(
         usage_source=settings.usage.source,
         read_answers=settings.usage.reads,
     )
+
+
+async def _start_tasks(
+    settings: Settings,
+    recorder: Recorder,
+    stack: AsyncExitStack,
+    *,
+    stores: _Stores,
+    policies: PolicyReloader,
+    status: WorkerStatus,
+    messages: MessageTable | None,
+) -> tuple[KeyActivity, FindingCounts]:
+    """Run the work beside requests until *stack* is closed; return the counts that it writes."""
+    pool, limits = stores.pool, stores.limits
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, policies.note_change)
+    tasks = await stack.enter_async_context(BackgroundTasks())
+    key_activity = KeyActivity(pool, settings.postgres, most=MAX_KEYS)
+    findings = FindingCounts(pool, settings.postgres, most=MAX_ROWS)
+    stack.push_async_callback(key_activity.aclose)
+    stack.push_async_callback(findings.aclose)
+    tasks.start(policies.run(), name="policies")
+    tasks.start(status.run(), name="status")
+    tasks.start(key_activity.run(), name="key uses")
+    tasks.start(findings.run(), name="findings")
+    tasks.start(SchemaWatch(pool, settings.postgres).run(), name="schema")
+    tasks.start(
+        RuntimeSampler(recorder.metrics.process, pool, GcPauses(), messages).run(),
+        name="runtime sampler",
+    )
+    stores.keys.start(
+        tasks,
+        on_policies=policies.note_change,
+        on_barrier=status.barrier_received,
+        on_owner=limits.limiter.budgets.forget,
+    )
+    limits.start(tasks)
+    return key_activity, findings
 
 
 def _server(
