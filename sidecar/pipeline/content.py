@@ -415,7 +415,9 @@ async def take_limits(
     if not claims:
         return None
     has_price = cost is not None or not spec.uses_tokens
-    uncounted = uncounted_error(claims, subject, policy.uncounted, has_price=has_price)
+    uncounted = uncounted_error(
+        claims, subject, policy.uncounted, has_price=has_price, route=route
+    )
     if uncounted is not None:
         return uncounted
     slot = slot_name(record.request_id, record.wall_ns // 1000)

@@ -236,6 +236,26 @@ async def test_the_money_of_a_request_without_a_known_model_needs_a_price_of_all
     assert cost >= 1_024
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "/openai/deployments/unpriced/chat/completions?api-version=v1",
+            "This model has no price",
+        ),
+        ("/v1/audio/transcriptions", "Ask for a price of all models (`*`)"),
+    ],
+)
+async def test_a_body_that_is_not_read_is_refused_with_advice_that_its_client_can_follow(
+    path: str, message: str
+) -> None:
+    """A path may name the model, and a recording is never sent as JSON."""
+    made = world(limit(Measure.COST, Window.DAY, amount=10**9), policies=FREE)
+    _, verdict = await judged(made, b"\x1f\x8b", path, encoding="gzip")
+    assert isinstance(verdict, RequestRefused)
+    assert message in json.loads(verdict.refusal.body)["error"]["message"]
+
+
 async def test_a_body_that_the_policy_does_not_let_pass_unread_is_refused_as_such() -> None:
     """A model would be named in vain."""
     made = world(limit(Measure.COST, Window.DAY))
