@@ -154,6 +154,18 @@ def _strings(value: JsonValue) -> Iterator[str]:
     style=random.Random(0),  # noqa: S311 - the same in every run
     redaction=RedactionStyle.HASH,
 )
+@example(  # a value over two texts, each with what stands for its part of it
+    body=(
+        "/model/m/converse",
+        _body(
+            "/model/m/converse",
+            [['"private_key_id": "c', "f702bffb76b3857801669e5afe49073b4654fc0"]],
+            [],
+        ),
+    ),
+    style=random.Random(0),  # noqa: S311 - the same in every run
+    redaction=RedactionStyle.PLACEHOLDER,
+)
 @example(  # one key is a placeholder already, the other would become it
     body=("/v1/messages", _body("/v1/messages", [], {"a [EMAIL_1]": 1, "a a@b.example": 2})),
     style=random.Random(0),  # noqa: S311 - the same in every run

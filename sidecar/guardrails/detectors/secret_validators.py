@@ -32,7 +32,7 @@ _EXAMPLES: Final = re.compile(
     # No shorter words: one of four letters turns up in a thousandth of 200 random characters.
     rb"(?i)example|sample|placeholder|changeme|redacted|dummy(?:key|token)|xxxxxx"
 )
-_LONG_NUMBER: Final = re.compile(rb"_[0-9]{7,}\]\Z")
+_LONG_NUMBER: Final = re.compile(rb"_[0-9]{7,}\]")
 """The end of a placeholder that is none of ours: so long a number could be a secret itself."""
 
 _LEAST_TAIL: Final = 16
@@ -212,8 +212,8 @@ def named_secret(content: bytes, start: int, end: int) -> tuple[SecretTier, Span
         tier = _tier_of_password(value, is_quoted=is_quoted)
     if tier is None or _INTERPOLATED.search(value) or PLACEHOLDERS.search(value):
         return None
-    if value[:1] == b"[" and PLACEHOLDER.fullmatch(value) and not _LONG_NUMBER.search(value):
-        return None  # one of ours, in a text that is sent again
+    if value[:1] == b"[" and not (PLACEHOLDER.sub(b"", value) or _LONG_NUMBER.search(value)):
+        return None  # ours, in a text that is sent again; of a value over two texts each has one
     named = _NAME.search(_VALUE_FIELD.sub(b"=", before))
     if (
         _SECRET_ARN.search(before)
