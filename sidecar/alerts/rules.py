@@ -103,6 +103,7 @@ FROM usage AS u CROSS JOIN LATERAL jsonb_each_text(u.guardrails) AS g
 LEFT JOIN organizations AS o ON o.id = u.organization_id
 WHERE u.occurred_at > now() - interval '10 minutes' AND u.guardrails <> '{}'
     AND g.value IN ('error_open', 'timeout_open')
+    AND u.decision <> 'deny'
 GROUP BY g.key, u.organization_id, o.name
 """,
     ),

@@ -35,6 +35,7 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, st
     guardrails, latency_ms, cost_usd)
 VALUES (now() - $1::text::interval, gen_random_uuid()::text, 'AAAAAAAAAAA1', 'team_1', 'org_1',
     200, 'allow', $2, 1, $3)
+RETURNING request_id
 """
 
 
@@ -183,15 +184,19 @@ async def test_a_key_of_egret_in_a_text_is_critical(database: Database) -> None:
 async def test_a_guardrail_that_fails_open_is_reported_for_the_organization(
     database: Database,
 ) -> None:
+    """Not for requests that were refused."""
     async with at(database, "2027-01-31T10:20Z") as connection:
         await connection.execute(OWNERS)
         for age, verdicts in (
             ("1 minute", '{"dlp": "timeout_open"}'),
             ("2 minutes", '{"dlp": "error_open", "pii": "flag"}'),
             ("2 minutes", '{"pii": "error_closed"}'),
-            ("20 minutes", '{"old": "error_open"}'),
         ):
             await connection.execute(_USAGE, age, verdicts, None)
+        refused = await connection.fetchval(_USAGE, "1 minute", '{"words": "error_open"}', None)
+        await connection.execute(
+            "UPDATE usage SET decision = 'deny' WHERE request_id = $1", refused
+        )
         alerts = await found(connection, AlertRule.FAIL_OPEN)
 
     assert alerts == [
