@@ -156,7 +156,7 @@ async def test_a_spike_at_the_end_of_a_day_is_found_after_midnight(database: Dat
 async def test_an_alert_of_the_last_minutes_of_an_hour_is_not_raised_again_in_the_next_hour(
     database: Database,
 ) -> None:
-    """Checks look ten minutes back: the period is the hour of the event, not of the check."""
+    """Checks look further back: the period is the hour of the event, not of the check."""
     async with at(database, "2027-02-01T00:04Z") as connection:
         await connection.execute(OWNERS)
         await connection.execute(_USAGE, "5 minutes", '{"dlp": "error_open"}', None)
@@ -203,11 +203,27 @@ async def test_a_guardrail_that_fails_open_is_reported_for_the_organization(
         (
             "dlp org_1",
             (
-                "Guardrail dlp failed or timed out and let 2 requests of acme pass unchecked in"
-                " the last ten minutes"
+                "Guardrail dlp failed or timed out and let requests of acme pass unchecked:"
+                " 2 so far of the hour from 2027-01-31 10:00 UTC"
             ),
         )
     ]
+
+
+async def test_a_request_that_is_stored_hours_later_is_found_to_have_passed_unchecked(
+    database: Database,
+) -> None:
+    """Its answer was long, or the database was away: an alert of the hour in which it began."""
+    async with at(database, "2027-01-31T10:20Z") as connection:
+        await connection.execute(OWNERS)
+        for age in ("1 minute", "90 minutes", "95 minutes", "22 hours", "25 hours"):
+            await connection.execute(_USAGE, age, '{"dlp": "error_open"}', None)
+        alerts = await alerts_by_rule(connection, AlertRule.FAIL_OPEN)
+
+    assert sorted((one.period_began.day, one.period_began.hour) for one in alerts) == [
+        (30, 12), (31, 8), (31, 10),
+    ]  # fmt: skip
+    assert sum("2 so far of the hour from 2027-01-31 08:00" in one.summary for one in alerts) == 1
 
 
 _HOURS_OF_USAGE = """
