@@ -125,7 +125,7 @@ class UsageSettlement:
         """
         prices = self._prices.current
         cost = prices.cost_of(record)
-        self._metrics.exchange_ended(ended, cost)
+        self._metrics.exchange_ended(ended, record, cost)
         if ended.request.reserved is None:
             return
         is_used = ended.end is not AnswerEnd.REFUSED
