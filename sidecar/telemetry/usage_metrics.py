@@ -211,10 +211,11 @@ class UsageMetrics:
 
     def exchange_ended(
         self, ended: ExchangeEnded, record: UsageRecord, usd: Decimal | None = FREE
-    ) -> None:
-        """Count the end of an exchange, and the cost of its tokens, None if no price is known.
+    ) -> tuple[str, ...]:
+        """Count the end of an exchange, and the cost of its tokens, None without a price.
 
-        *record* is stored of it. Its tokens are observed if the provider stated them.
+        *record* is stored of it. Its tokens are observed if the provider stated them. Returns the
+        labels for a cost that is known later.
         """
         request = ended.request
         # Only a model that a provider served is a label: a client could name thousands.
@@ -244,6 +245,14 @@ class UsageMetrics:
             if seconds and after > 0:
                 self._per_token[labels](seconds / after)
                 self._speed[labels](after / seconds)
+        if usd is None:
+            self._unpriced()
+        elif usd:
+            self._cost[labels](float(usd))
+        return labels
+
+    def cost_known(self, labels: tuple[str, ...], usd: Decimal | None) -> None:
+        """Count the cost of an exchange that ended before prices were read."""
         if usd is None:
             self._unpriced()
         elif usd:
