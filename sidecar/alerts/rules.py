@@ -73,17 +73,24 @@ WHERE {_IN_USE} AND k.expires_at > now() AND k.expires_at <= now() + interval
 RULES: Final[Mapping[AlertRule, SqlRule]] = {
     AlertRule.GUARDRAIL_SPIKE: SqlRule(
         Severity.WARNING,
-        "Guardrail {guardrail} of policy {policy} found {type} in {requests} requests of this"
-        " hour; the mean of the last seven days is {mean} an hour",
-        # A guardrail of less than a day has no usual count yet.
+        "Guardrail {guardrail} of policy {policy} found {type} in at least {requests} requests"
+        " of this hour; the mean of the last seven days is {mean} an hour",
+        # A guardrail of less than a day has no usual count yet. A request is counted in each role
+        # in which it has a finding: no fewer requests have one than the role with the most.
         f"""
-WITH recent AS (
-    SELECT policy, guardrail, type, sum(requests)::bigint AS requests FROM findings_by_hour
-    WHERE began_at = {_SPIKE_HOUR} GROUP BY policy, guardrail, type
+WITH by_role AS (
+    SELECT began_at, policy, guardrail, type, sum(requests)::bigint AS requests
+    FROM findings_by_hour
+    WHERE began_at BETWEEN {_SPIKE_HOUR} - interval '7 days' AND {_SPIKE_HOUR}
+    GROUP BY began_at, policy, guardrail, type, role
+), by_hour AS (
+    SELECT began_at, policy, guardrail, type, max(requests) AS requests
+    FROM by_role GROUP BY began_at, policy, guardrail, type
+), recent AS (
+    SELECT policy, guardrail, type, requests FROM by_hour WHERE began_at = {_SPIKE_HOUR}
 ), before AS (
-    SELECT policy, guardrail, type, sum(requests) / (7 * 24) AS mean FROM findings_by_hour
-    WHERE began_at >= {_SPIKE_HOUR} - interval '7 days' AND began_at < {_SPIKE_HOUR}
-    GROUP BY policy, guardrail, type
+    SELECT policy, guardrail, type, sum(requests) / (7 * 24) AS mean FROM by_hour
+    WHERE began_at < {_SPIKE_HOUR} GROUP BY policy, guardrail, type
 ), known AS (
     SELECT policy, guardrail FROM findings_by_hour
     WHERE began_at < {_SPIKE_HOUR} - interval '1 day' GROUP BY policy, guardrail

@@ -143,6 +143,22 @@ async def test_a_spike_is_five_times_the_usual_findings(database: Database) -> N
             assert [one[0] for one in alerts] == ["strict pii EMAIL"] * is_spike, hours
 
 
+async def test_a_request_with_a_finding_in_several_roles_counts_once_in_a_spike(
+    database: Database,
+) -> None:
+    """Counts are kept by role: at least as many requests have one as the role with the most."""
+    by_tool = _FINDINGS.replace("'user'", "'tool'")
+    async with at(database, "2027-01-31T10:20Z") as connection:
+        await connection.execute(_FINDINGS, 30, "EMAIL", 1)
+        for found_in in (_FINDINGS, by_tool):
+            await connection.execute(found_in, 0, "EMAIL", 19)
+        assert await found(connection, AlertRule.GUARDRAIL_SPIKE) == []
+        await connection.execute(by_tool.replace("'redact'", "'flag'"), 0, "EMAIL", 3)
+        ((_, summary),) = await found(connection, AlertRule.GUARDRAIL_SPIKE)
+
+    assert "found EMAIL in at least 22 requests of this hour" in summary
+
+
 async def test_a_spike_at_the_end_of_a_day_is_found_after_midnight(database: Database) -> None:
     """As one alert of that day: its last findings are stored, and seen by a check, by then."""
     async with at(database, "2027-02-01T00:00:30Z") as connection:
