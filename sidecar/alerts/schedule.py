@@ -17,10 +17,12 @@ _LONGEST_RETRY_SECONDS: Final = 1_800.0
 
 
 def takes(route: AlertRouteDocument, alert: Alert, organization: str | None) -> bool:
-    """Return whether *route* sends *alert*, which is of *organization* if it has a name."""
+    """Return whether *route* takes *alert*, which is of *organization* if it has a name.
+
+    A disabled route takes alerts too: their messages wait.
+    """
     return (
-        route.enabled
-        and alert.severity.reaches(route.severity)
+        alert.severity.reaches(route.severity)
         and (route.rules is None or alert.rule in route.rules)
         and route.organization in {None, organization}
     )

@@ -101,7 +101,8 @@ class AlertService:
     async def check(self, connection: Connection) -> int:
         """Raise the alerts of all rules in one transaction, and return the number of new ones.
 
-        Does nothing while another replica does it.
+        Does nothing while another replica does it, and raises nothing while there is no route: an
+        alert is raised once, and the first route would not have it.
 
         Raises:
             ChangeRefusedError: this version cannot read a route.
@@ -111,14 +112,16 @@ class AlertService:
             ((is_ours, now),) = await connection.fetch(_LOCK)
             if not is_ours:
                 return 0
+            await forget_old_alerts(connection)
+            routes = await alert_routes(connection)
+            if not routes:
+                return 0
             alerts: list[Alert] = []
             for rule, seconds in CHECK_SECONDS.items():
                 began = time.monotonic()
                 if began - self._checked_at.get(rule, -seconds) >= seconds:
                     alerts += await self._found(connection, rule, now.timestamp())
                     self._checked_at[rule] = began
-            routes = await alert_routes(connection)
-            await forget_old_alerts(connection)
             raised = await raise_alerts(connection, alerts, routes, now=now)
         if raised:
             get_logger().info("alerts.raised", alerts=raised)

@@ -77,8 +77,9 @@ class JudgedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `request_id` and `occurred_at` together identify it: every note of the same request has both.
     `operation`, `provider` and `model` are None if they were not read. `text_bytes` is the
     text that goes to the model, 0 if the body was not read. `guardrails` holds each verdict
-    that is not a pass, by the guardrail's name. `reserved` are the amounts taken from limits,
-    None if its key, team and organization have none. `service_tier` is one of `SERVICE_TIERS`.
+    that is not a pass, by the guardrail's name, without failures in shadow. `reserved` are the
+    amounts taken from limits, None if its key, team and organization have none. `service_tier` is
+    one of `SERVICE_TIERS`.
     """
 
     request_id: str

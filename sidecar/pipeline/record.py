@@ -10,7 +10,7 @@ from typing import Final
 from sidecar.domain.finding import GuardrailResult, Verdict, count_findings
 from sidecar.domain.limits import LimitStatus, Reservation
 from sidecar.domain.metadata import EPOCH
-from sidecar.domain.policy import UnscannedAction
+from sidecar.domain.policy import Mode, UnscannedAction
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import Clocks, ExchangeOutcome, ExchangeReport, Step
 from sidecar.domain.subject import Dialect, Route, Subject, UnscannedReason
@@ -137,7 +137,10 @@ class RequestRecord(ExchangeReport, kw_only=True):
         route = self.route if isinstance(self.route, Route) else None
         verdicts: dict[str, str] = {}
         for result in self.results:
-            if result.verdict is not Verdict.PASS:
+            # A failure in shadow has let nothing pass unchecked, and refuses nothing.
+            if result.verdict is not Verdict.PASS and (
+                result.failure is None or result.guardrail.mode is not Mode.SHADOW
+            ):
                 verdicts[result.guardrail.name] = result.verdict._value_
         return JudgedRequest(
             request_id=self.request_id,

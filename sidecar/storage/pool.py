@@ -137,6 +137,30 @@ async def _fetch_once(
             raise
 
 
+_SERVER_SHARE: Final = 0.8
+"""Of the budget of a statement that adds: the server gives it up before its client does."""
+
+
+async def add(pool: Pool, statement: str, *arguments: object, settings: PostgresSettings) -> None:
+    """Run a statement that must not run twice, within its budgets.
+
+    In a transaction: the server commits nothing that was given up here.
+
+    Raises:
+        One of `UNAVAILABLE`: nothing was added, unless the answer to the commit was lost.
+    """
+    most = f"{max(1.0, settings.query_seconds * 1000 * _SERVER_SHARE):.0f}"
+    async with pool.acquire(timeout=settings.acquire_seconds) as connection:
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT set_config('statement_timeout', $1, true)", most)
+                await connection.execute(statement, *arguments)
+        except UNAVAILABLE:
+            # Its state is unknown, as above.
+            connection.terminate()
+            raise
+
+
 @asynccontextmanager
 async def borrow(pool: Pool, settings: PostgresSettings) -> AsyncGenerator[Connection]:
     """Give a connection of the pool for several statements, such as a transaction.

@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from sidecar.domain.usage import AnswerEnd, Estimate, ExchangeEnded, UsageRecord
+from sidecar.domain.usage import NO_TOKENS, AnswerEnd, Estimate, ExchangeEnded, UsageRecord
 from sidecar.telemetry import sanitize
 from sidecar.telemetry.exemplars import BucketExemplars, ExemplarFile, TraceRef
 from sidecar.telemetry.mmap_metrics import Observe, counting, observing, summing
@@ -70,14 +70,20 @@ class _Exemplars:
 
 
 class _ByLabels(dict[tuple[str, ...], Observe], Generic[_Metric]):
-    """Functions that observe, by label values: a look-up in C for each record."""
+    """Functions that observe, by label values: a look-up in C for each record.
 
-    def __init__(self, metric: _Metric, observing: Callable[[_Metric], Observe]) -> None:
+    *more* are values of the labels behind these.
+    """
+
+    def __init__(
+        self, metric: _Metric, observing: Callable[[_Metric], Observe], *more: str
+    ) -> None:
         self._metric = metric
         self._observing = observing
+        self._more = more
 
     def __missing__(self, values: tuple[str, ...]) -> Observe:
-        found = self[values] = self._observing(self._metric.labels(*values))
+        found = self[values] = self._observing(self._metric.labels(*values, *self._more))
         return found
 
 
@@ -147,15 +153,14 @@ class UsageMetrics:
     def _declare_answers(self, registry: CollectorRegistry) -> None:
         histogram = partial(Histogram, registry=registry)
         counter = partial(Counter, registry=registry)
-        self._tokens = _ByLabels(
-            histogram(
-                MetricName.TOKEN_USAGE,
-                "Tokens of one request as the provider counted them, by type: input or output.",
-                (*_GEN_AI, "gen_ai_token_type"),
-                buckets=TOKEN_BUCKETS,
-            ),
-            observing,
+        tokens = histogram(
+            MetricName.TOKEN_USAGE,
+            "Tokens of one request as the provider counted them, by type: input or output.",
+            (*_GEN_AI, "gen_ai_token_type"),
+            buckets=TOKEN_BUCKETS,
         )
+        self._input = _ByLabels(tokens, observing, "input")
+        self._output = _ByLabels(tokens, observing, "output")
         self._durations = _ByLabels(
             histogram(
                 MetricName.REQUEST_DURATION,
@@ -204,8 +209,14 @@ class UsageMetrics:
             counter(MetricName.COST_UNKNOWN, "Requests whose model has no price.")
         )
 
-    def exchange_ended(self, ended: ExchangeEnded, usd: Decimal | None = FREE) -> None:
-        """Count the end of an exchange, and the cost of its tokens, None if no price is known."""
+    def exchange_ended(
+        self, ended: ExchangeEnded, record: UsageRecord, usd: Decimal | None = FREE
+    ) -> tuple[str, ...]:
+        """Count the end of an exchange, and the cost of its tokens, None without a price.
+
+        *record* is stored of it. Its tokens are observed if the provider stated them. Returns the
+        labels for a cost that is known later.
+        """
         request = ended.request
         # Only a model that a provider served is a label: a client could name thousands.
         status = ended.status if ended.answer_status is None else ended.answer_status
@@ -221,18 +232,27 @@ class UsageMetrics:
         self._durations[*labels, _error_type(ended)](ended.latency_seconds)
         if self._exemplars is not None:
             self._exemplars.note(ended, labels)
-        tokens = ended.tokens
-        if tokens is not None:
-            self._tokens[*labels, "input"](tokens.input)
-            if tokens.output:
-                self._tokens[*labels, "output"](tokens.output)
+        # Those of the record: a provider may state nonsense, or leave reasoning out.
+        tokens = NO_TOKENS if record.is_estimated else record.tokens
+        if tokens.input:
+            self._input[labels](tokens.input)
+        if tokens.output:
+            self._output[labels](tokens.output)
         if ended.is_event_stream and ended.first_token_seconds is not None:
             self._first_token[labels](ended.first_token_seconds)
             # The first token is not counted: the time of the others begins with it.
-            seconds, after = ended.output_seconds, 0 if tokens is None else tokens.output - 1
+            seconds, after = ended.output_seconds, tokens.output - 1
             if seconds and after > 0:
                 self._per_token[labels](seconds / after)
                 self._speed[labels](after / seconds)
+        if usd is None:
+            self._unpriced()
+        elif usd:
+            self._cost[labels](float(usd))
+        return labels
+
+    def cost_known(self, labels: tuple[str, ...], usd: Decimal | None) -> None:
+        """Count the cost of an exchange that ended before prices were read."""
         if usd is None:
             self._unpriced()
         elif usd:

@@ -115,6 +115,8 @@ class UsageSettlement:
         self._owner_limits = owner_limits
         self._later: deque[_Unsettled] = deque()
         self._unpriced: deque[UsageRecord] = deque()
+        self._uncounted: deque[tuple[UsageRecord, tuple[str, ...]]] = deque(maxlen=MAX_LATER)
+        """For metrics alone: requests without limits take no room from those that have some."""
         self._settling: asyncio.Task[None] | None = None
         self._pricing: asyncio.Task[None] | None = None
 
@@ -125,7 +127,11 @@ class UsageSettlement:
         """
         prices = self._prices.current
         cost = prices.cost_of(record)
-        self._metrics.exchange_ended(ended, cost)
+        if cost is None and not prices.is_known:
+            labels = self._metrics.exchange_ended(ended, record)
+            self._wait_for_prices(record, labels)
+        else:
+            self._metrics.exchange_ended(ended, record, cost)
         if ended.request.reserved is None:
             return
         is_used = ended.end is not AnswerEnd.REFUSED
@@ -139,10 +145,6 @@ class UsageSettlement:
             self._limiter.settle(request.organization_id, changes, name=finished.member)
         else:
             self._wait_for_key(_Unsettled(request, finished))
-        if cost is None and is_used and not prices.is_known:
-            self._wait(self._unpriced, record)
-            if self._pricing is None or self._pricing.done():
-                self._pricing = asyncio.ensure_future(self._settle_costs())
 
     async def aclose(self) -> None:
         """Settle the requests that wait for their key's limits, for some seconds at most."""
@@ -165,6 +167,13 @@ class UsageSettlement:
         self._wait(self._later, one)
         if self._settling is None or self._settling.done():
             self._settling = asyncio.ensure_future(self._settle_later())
+
+    def _wait_for_prices(self, record: UsageRecord, labels: tuple[str, ...]) -> None:
+        self._uncounted.append((record, labels))
+        if record.request.reserved is not None:
+            self._wait(self._unpriced, record)
+        if self._pricing is None or self._pricing.done():
+            self._pricing = asyncio.ensure_future(self._settle_costs())
 
     @property
     def _running(self) -> list[asyncio.Task[None]]:
@@ -194,15 +203,18 @@ class UsageSettlement:
             self._limiter.settle(request.organization_id, changes, name=name)
 
     async def _settle_costs(self) -> None:
+        while not self._prices.current.is_known:  # noqa: ASYNC110 - whoever reads them tells nobody
+            await asyncio.sleep(RETRY_SECONDS)
         while self._unpriced:
-            if not self._prices.current.is_known:
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
             record = self._unpriced.popleft()
             cost = self._prices.current.cost_of(record)
             finished = finished_request(record, record.request, cost=cost)
             if finished is not None:
                 self._wait_for_key(_Unsettled(record.request, finished, is_cost_alone=True))
+            await asyncio.sleep(0)
+        while self._uncounted:
+            record, labels = self._uncounted.popleft()
+            self._metrics.cost_known(labels, self._prices.current.cost_of(record))
             await asyncio.sleep(0)
 
 

@@ -90,14 +90,13 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     exemplars, directory = None, metrics_directory()
     if directory is not None and settings.telemetry.otlp_endpoint is not None:
         exemplars = ExemplarFile(exemplar_path(directory, os.getpid()))
-    recorder = Recorder(settings.telemetry, instance=f"worker-{index}", exemplars=exemplars)
+    host, socket = gethostname(), str(settings.server.worker_socket(index))
+    # One host may have several supervisors, each with a first worker.
+    recorder = Recorder(settings.telemetry, instance=f"{host}:{socket}", exemplars=exemplars)
     recorder.metrics.build(__version__)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
-        status = WorkerStatus(
-            stores.pool, settings.postgres,
-            host=gethostname(), socket=str(settings.server.worker_socket(index)),
-        )  # fmt: skip
+        status = WorkerStatus(stores.pool, settings.postgres, host=host, socket=socket)
         table = await open_messages(settings, metrics=recorder.metrics.process, stack=stack)
 
         def policies_loaded(versions: Mapping[str, int], documents: Iterable[str]) -> None:
@@ -132,9 +131,7 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             use_huge_pages()
             server.set_ready(is_ready=True)
             os.write(ready_pipe, b"1")
-            get_logger().info(
-                "worker.ready", worker=index, socket=str(settings.server.worker_socket(index))
-            )
+            get_logger().info("worker.ready", worker=index, socket=socket)
             await stopping.wait()
         os.close(ready_pipe)
         get_logger().info("worker.draining", worker=index)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from socket import gethostname
 from typing import Any, Final
 
 import openai
@@ -163,6 +165,8 @@ async def test_a_call_is_one_trace_from_the_client_to_the_provider(
         **dict.fromkeys(onwards, ("egret-envoy", "CLIENT")),
     }
     assert {spans[name]["service"] for name in judged} == {"egret"}
+    (instance,) = {spans[name]["instance"] for name in judged}  # on another host it is another
+    assert re.fullmatch(rf"{re.escape(gethostname())}:/.+/worker-\d+\.sock", instance)
     # A client that has read its `[DONE]` may hang up as well, before Envoy has sent the very end.
     if case.startswith("aborted"):
         assert spans["ingress"]["attributes"]["response_flags"] == "DC"

@@ -88,7 +88,6 @@ async def test_a_route_takes_alerts_by_organization_severity_and_rule(database: 
                 route_text("acme", more="organization: acme\n"),
                 route_text("critical", more="severity: critical\n"),
                 route_text("budgets", more="rules: [budget_spent]\n"),
-                route_text("paused", more="enabled: false\n"),
             ),
         )
         owners = await connection.fetch("SELECT name, id FROM organizations")
@@ -221,6 +220,17 @@ async def test_the_day_of_a_message_begins_with_its_first_attempt(database: Data
         (message,) = await claim_messages(connection, limit=1, lease_seconds=0)
 
         assert await mark_failed(connection, message, "status_500", retry_in=timedelta(seconds=5))
+
+
+async def test_alerts_of_a_disabled_route_wait_until_it_is_enabled(database: Database) -> None:
+    async with database.connect() as connection:
+        await apply_text(connection, route_text(more="enabled: false\n"))
+        await raised(connection, alert())
+        assert await claim_messages(connection, limit=1) == []
+        await apply_text(connection, route_text())
+        (message,) = await claim_messages(connection, limit=1)
+
+    assert [one.object for one in message.alerts] == ["object-0"]
 
 
 async def test_a_disabled_route_keeps_its_messages_and_a_deleted_one_does_not(

@@ -35,6 +35,7 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, st
     guardrails, latency_ms, cost_usd)
 VALUES (now() - $1::text::interval, gen_random_uuid()::text, 'AAAAAAAAAAA1', 'team_1', 'org_1',
     200, 'allow', $2, 1, $3)
+RETURNING request_id
 """
 
 
@@ -142,6 +143,22 @@ async def test_a_spike_is_five_times_the_usual_findings(database: Database) -> N
             assert [one[0] for one in alerts] == ["strict pii EMAIL"] * is_spike, hours
 
 
+async def test_a_request_with_a_finding_in_several_roles_counts_once_in_a_spike(
+    database: Database,
+) -> None:
+    """Counts are kept by role: at least as many requests have one as the role with the most."""
+    by_tool = _FINDINGS.replace("'user'", "'tool'")
+    async with at(database, "2027-01-31T10:20Z") as connection:
+        await connection.execute(_FINDINGS, 30, "EMAIL", 1)
+        for found_in in (_FINDINGS, by_tool):
+            await connection.execute(found_in, 0, "EMAIL", 19)
+        assert await found(connection, AlertRule.GUARDRAIL_SPIKE) == []
+        await connection.execute(by_tool.replace("'redact'", "'flag'"), 0, "EMAIL", 3)
+        ((_, summary),) = await found(connection, AlertRule.GUARDRAIL_SPIKE)
+
+    assert "found EMAIL in at least 22 requests of this hour" in summary
+
+
 async def test_a_spike_at_the_end_of_a_day_is_found_after_midnight(database: Database) -> None:
     """As one alert of that day: its last findings are stored, and seen by a check, by then."""
     async with at(database, "2027-02-01T00:00:30Z") as connection:
@@ -155,7 +172,7 @@ async def test_a_spike_at_the_end_of_a_day_is_found_after_midnight(database: Dat
 async def test_an_alert_of_the_last_minutes_of_an_hour_is_not_raised_again_in_the_next_hour(
     database: Database,
 ) -> None:
-    """Checks look ten minutes back: the period is the hour of the event, not of the check."""
+    """Checks look further back: the period is the hour of the event, not of the check."""
     async with at(database, "2027-02-01T00:04Z") as connection:
         await connection.execute(OWNERS)
         await connection.execute(_USAGE, "5 minutes", '{"dlp": "error_open"}', None)
@@ -183,26 +200,46 @@ async def test_a_key_of_egret_in_a_text_is_critical(database: Database) -> None:
 async def test_a_guardrail_that_fails_open_is_reported_for_the_organization(
     database: Database,
 ) -> None:
+    """Not for requests that were refused."""
     async with at(database, "2027-01-31T10:20Z") as connection:
         await connection.execute(OWNERS)
         for age, verdicts in (
             ("1 minute", '{"dlp": "timeout_open"}'),
             ("2 minutes", '{"dlp": "error_open", "pii": "flag"}'),
             ("2 minutes", '{"pii": "error_closed"}'),
-            ("20 minutes", '{"old": "error_open"}'),
         ):
             await connection.execute(_USAGE, age, verdicts, None)
+        refused = await connection.fetchval(_USAGE, "1 minute", '{"words": "error_open"}', None)
+        await connection.execute(
+            "UPDATE usage SET decision = 'deny' WHERE request_id = $1", refused
+        )
         alerts = await found(connection, AlertRule.FAIL_OPEN)
 
     assert alerts == [
         (
             "dlp org_1",
             (
-                "Guardrail dlp failed or timed out and let 2 requests of acme pass unchecked in"
-                " the last ten minutes"
+                "Guardrail dlp failed or timed out and let requests of acme pass unchecked:"
+                " 2 so far of the hour from 2027-01-31 10:00 UTC"
             ),
         )
     ]
+
+
+async def test_a_request_that_is_stored_hours_later_is_found_to_have_passed_unchecked(
+    database: Database,
+) -> None:
+    """Its answer was long, or the database was away: an alert of the hour in which it began."""
+    async with at(database, "2027-01-31T10:20Z") as connection:
+        await connection.execute(OWNERS)
+        for age in ("1 minute", "90 minutes", "95 minutes", "22 hours", "25 hours"):
+            await connection.execute(_USAGE, age, '{"dlp": "error_open"}', None)
+        alerts = await alerts_by_rule(connection, AlertRule.FAIL_OPEN)
+
+    assert sorted((one.period_began.day, one.period_began.hour) for one in alerts) == [
+        (30, 12), (31, 8), (31, 10),
+    ]  # fmt: skip
+    assert sum("2 so far of the hour from 2027-01-31 08:00" in one.summary for one in alerts) == 1
 
 
 _HOURS_OF_USAGE = """

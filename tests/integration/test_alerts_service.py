@@ -179,6 +179,21 @@ async def test_a_rule_that_fails_and_a_secret_that_is_missing_hold_up_nothing_el
     ]
 
 
+async def test_alerts_from_before_the_first_route_are_raised_for_it(
+    database: Database, tmp_path: Path
+) -> None:
+    """If it is still so: an alert is raised once, and without a route nobody would have it."""
+    alerts = service(database.settings, tmp_path)
+    async with database.connect() as connection:
+        await leak(connection, "strict")
+        assert await alerts.check(connection) == 0
+        await apply_text(connection, route_text())
+        assert await alerts.check(connection) == 1
+        history = await alert_history(connection)
+
+    assert [(one.route, one.state) for one in history] == [("ops", "waiting")]
+
+
 async def test_the_service_waits_for_a_database_that_is_away(
     database: Database, tmp_path: Path
 ) -> None:

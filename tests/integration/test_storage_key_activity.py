@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from sidecar.settings.stores import PostgresSettings
-from sidecar.storage.key_activity import KeyActivity
+from sidecar.storage.key_activity import ROWS_AT_ONCE, KeyActivity
 from sidecar.storage.pool import UNAVAILABLE, open_pool
 from tests.support.postgres import Database
 
@@ -151,6 +151,49 @@ async def test_two_workers_that_write_the_same_keys_do_not_deadlock(database: Da
     await asyncio.gather(work(ids), work(ids[::-1]), work(ids[1:] + ids[:1]))
 
     assert await written(database) == [(key_id, 1.0, 120, 0) for key_id in ids]
+
+
+async def test_a_batch_that_the_database_takes_too_slowly_is_not_counted_twice(
+    database: Database,
+) -> None:
+    """A statement that the worker gives up is not committed by the server later."""
+    await database.execute(OWNERS)
+    await database.execute("INSERT INTO key_activity SELECT public_id, now(), 0, 0 FROM api_keys")
+    hurried = database.settings.model_copy(update={"query_seconds": 0.3})
+    async with activity(hurried) as uses, database.connect() as other:
+        uses.note(ONE, refused=False, at=1.0)
+        async with other.transaction():
+            await other.execute("SELECT FROM key_activity FOR UPDATE")
+            for _ in range(3):
+                with pytest.raises(UNAVAILABLE):
+                    await uses.flush()
+        await other.execute("SELECT pg_sleep(0.3)")  # time for the server to commit
+        await uses.flush()
+
+    assert [row[2] for row in await written(database)] == [1, 0, 0]
+
+
+async def test_a_large_batch_is_written_in_pieces(database: Database) -> None:
+    """What the database has taken of it is not added again when the rest fails."""
+    await database.execute(OWNERS)
+    await database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'not now'; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON key_activity FOR EACH ROW"
+        f" WHEN (NEW.key_id = '{TWO}') EXECUTE FUNCTION refuse()"
+    )
+    async with activity(database.settings, most=10_000) as uses:
+        uses.note(ONE, refused=False, at=1.0)
+        for number in range(ROWS_AT_ONCE - 1):
+            uses.note(f"gone-{number}", refused=False, at=1.0)
+        uses.note(TWO, refused=False, at=1.0)
+        with pytest.raises(asyncpg.RaiseError):
+            await uses.flush()
+        assert uses.pending == 1
+        await database.execute("DROP TRIGGER refuse ON key_activity")
+        await uses.flush()
+
+    assert await written(database) == [(ONE, 1.0, 1, 0), (TWO, 1.0, 1, 0)]
 
 
 async def test_counting_tells_nobody_and_leaves_no_entry_in_the_audit_log(

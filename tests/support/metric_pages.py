@@ -11,7 +11,7 @@ from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.process_metrics import SupervisorMetrics
 from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot
 from tests.support.reports import redacted_report, timings
-from tests.support.usage import ended
+from tests.support.usage import ended, record
 
 
 class MetricPages:
@@ -30,7 +30,7 @@ class MetricPages:
         """Report exchanges that were redacted, and their answers."""
         for _ in range(exchanges):
             self.metrics.record(structs.replace(redacted_report(), **timings(0.004)))
-            self.metrics.usage.exchange_ended(ended(), Decimal("0.01"))
+            self.metrics.usage.exchange_ended(ended(), record(), Decimal("0.01"))
 
 
 def sample_names() -> set[str]:

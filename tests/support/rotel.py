@@ -45,7 +45,7 @@ class Rotel:
         self.http_endpoint = collector.http_endpoint
         self._printed = collector.printed
         self._offset = 0
-        self._service = ""
+        self._sender = {"service": "", "instance": ""}
         self._spans: list[Span] = []
 
     @property
@@ -95,9 +95,13 @@ class Rotel:
     def _read(self, block: bytes) -> Iterator[Span]:
         text = block.decode(errors="replace")
         if text.startswith("ResourceSpans #"):
-            self._service = _attributes(text).get("service.name", "")
+            known = _attributes(text)
+            self._sender = {
+                "service": known.get("service.name", ""),
+                "instance": known.get("service.instance.id", ""),
+            }
         elif text.startswith("Span #") and (span := _span(text)) is not None:
-            yield {"service": self._service, **span}
+            yield {**self._sender, **span}
 
 
 @asynccontextmanager

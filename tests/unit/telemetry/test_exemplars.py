@@ -22,7 +22,7 @@ from sidecar.telemetry.exemplars import (
 from sidecar.telemetry.metrics import Metrics
 from tests.support.full_disk import files_end_at
 from tests.support.reports import STARTED_AT, TRACE_ID, WALL_NS, redacted_report
-from tests.support.usage import ended
+from tests.support.usage import ended, record
 
 TRACE = int(TRACE_ID, 16)
 
@@ -162,12 +162,12 @@ def test_the_times_of_an_exchange_lead_to_its_trace(tmp_path: Path) -> None:
 def test_the_times_of_an_answer_lead_to_its_trace(tmp_path: Path) -> None:
     """Where it was sampled: a stream with its first token, any other answer without."""
     usage = Metrics(CollectorRegistry(), ExemplarFile(exemplar_path(tmp_path, 1))).usage
-    usage.exchange_ended(ended(is_event_stream=True))
+    usage.exchange_ended(ended(is_event_stream=True), record())
     assert read_exemplars(tmp_path) == {}
 
-    usage.exchange_ended(ended(trace_id=TRACE))
+    usage.exchange_ended(ended(trace_id=TRACE), record())
     whole = {name for name, _ in read_exemplars(tmp_path)}
-    usage.exchange_ended(ended(is_event_stream=True, trace_id=TRACE))
+    usage.exchange_ended(ended(is_event_stream=True, trace_id=TRACE), record())
     streamed = {name for name, _ in read_exemplars(tmp_path)}
 
     assert whole == {"gen_ai_server_request_duration_seconds_bucket"}

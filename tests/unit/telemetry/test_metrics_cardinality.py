@@ -19,8 +19,9 @@ from sidecar.domain.report import ExchangeOutcome
 from sidecar.domain.usage import AnswerEnd, TokenCounts
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
+from sidecar.usage.records import record_of
 from tests.support.reports import PRINCIPAL, redacted_report
-from tests.support.usage import ended, judged
+from tests.support.usage import ended, judged, record
 
 MANY = 10_000
 TEN_CENTS = Decimal("0.1")
@@ -74,7 +75,7 @@ def _meet(metrics: Metrics, index: int) -> None:
     metrics.record(report)
     request = judged(model=f"model-{index}", key_id=f"key-{index}")
     end = ended(request=request, is_event_stream=True, tokens=TokenCounts(input=10, output=21))
-    metrics.usage.exchange_ended(end, TEN_CENTS)
+    metrics.usage.exchange_ended(end, record_of(end), TEN_CENTS)
 
 
 def test_ten_thousand_models_keys_guardrails_and_errors_make_a_bounded_page() -> None:
@@ -111,7 +112,8 @@ def test_a_hundred_thousand_models_fill_neither_the_page_nor_memory() -> None:
     for first in (0, 1000):
         for index in range(first, 100 * first or 1000):
             request = structs.replace(asked.request, model=f"model-{index}")
-            metrics.usage.exchange_ended(structs.replace(asked, request=request))
+            end = structs.replace(asked, request=request)
+            metrics.usage.exchange_ended(end, record_of(end))
         series.append(sum(_series(registry).values()))
 
     assert len(_models(registry)) == MAX_LABEL_VALUES + 1
@@ -124,8 +126,9 @@ def test_models_that_no_provider_served_are_no_series_at_all() -> None:
     metrics = Metrics(registry)
     for index in range(MANY):
         request = judged(model=f"model-{index}")
-        for status, end in ((404, AnswerEnd.COMPLETED), (403, AnswerEnd.REFUSED)):
-            metrics.usage.exchange_ended(ended(request=request, status=status, end=end))
-    metrics.usage.exchange_ended(ended())
+        for status, way in ((404, AnswerEnd.COMPLETED), (403, AnswerEnd.REFUSED)):
+            end = ended(request=request, status=status, end=way)
+            metrics.usage.exchange_ended(end, record_of(end))
+    metrics.usage.exchange_ended(ended(), record())
 
     assert _models(registry) == {"gpt-4o", "other"}

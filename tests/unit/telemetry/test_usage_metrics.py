@@ -5,9 +5,11 @@ from decimal import Decimal
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sidecar.domain.subject import Operation
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, TokenCounts
 from sidecar.telemetry.sanitize import MAX_LABEL_VALUES
-from sidecar.telemetry.usage_metrics import LOST_REASONS, UsageMetrics
+from sidecar.telemetry.usage_metrics import FREE, LOST_REASONS, UsageMetrics
+from sidecar.usage.records import MOST_TOKENS, record_of
 from tests.support.usage import ended, judged, record
 
 LABELS = {
@@ -23,6 +25,10 @@ class Counted:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.metrics = UsageMetrics(self.registry)
+
+    def end(self, end: ExchangeEnded, usd: Decimal | None = FREE) -> None:
+        """Count an end with the record that is stored of it."""
+        self.metrics.exchange_ended(end, record_of(end), usd)
 
     def sample(self, name: str, **labels: str) -> float | None:
         """Return a sample's value."""
@@ -41,7 +47,7 @@ class Counted:
 def test_a_stream_tells_how_soon_and_how_fast_its_tokens_came() -> None:
     """The first of 21 tokens came when the clock of the others began."""
     counted = Counted()
-    counted.metrics.exchange_ended(
+    counted.end(
         ended(is_event_stream=True, tokens=TokenCounts(input=100, output=21), output_seconds=0.5)
     )
 
@@ -62,7 +68,7 @@ def test_a_stream_tells_how_soon_and_how_fast_its_tokens_came() -> None:
 def test_a_whole_answer_has_no_first_token_of_its_own() -> None:
     """All of it came at once, so its speed is nothing that could be seen."""
     counted = Counted()
-    counted.metrics.exchange_ended(ended())
+    counted.end(ended())
 
     assert set(counted.values()) == {
         "gen_ai_client_token_usage_sum",
@@ -85,7 +91,7 @@ def test_a_whole_answer_has_no_first_token_of_its_own() -> None:
 def test_a_stream_of_unknown_speed_has_none(end: ExchangeEnded) -> None:
     """Nothing is divided by nothing."""
     counted = Counted()
-    counted.metrics.exchange_ended(end)
+    counted.end(end)
 
     assert "egret_output_tokens_per_second_count" not in counted.values()
     assert counted.values()["gen_ai_server_time_to_first_token_seconds_count"] == 1
@@ -104,7 +110,7 @@ def test_a_stream_of_unknown_speed_has_none(end: ExchangeEnded) -> None:
 def test_what_went_wrong_is_told_apart(end: ExchangeEnded, error_type: str) -> None:
     """A refusal of ours from a provider's error, and both from a client that left."""
     counted = Counted()
-    counted.metrics.exchange_ended(end)
+    counted.end(end)
 
     found = [
         sample.labels["error_type"]
@@ -118,10 +124,52 @@ def test_what_went_wrong_is_told_apart(end: ExchangeEnded, error_type: str) -> N
 def test_a_blocked_answer_counts_for_the_model_that_wrote_it() -> None:
     """Whatever status its client was given."""
     counted = Counted()
-    counted.metrics.exchange_ended(ended(status=400, end=AnswerEnd.BLOCKED, answer_status=200))
+    counted.end(ended(status=400, end=AnswerEnd.BLOCKED, answer_status=200))
 
     output = {**LABELS, "gen_ai_token_type": "output"}
     assert counted.sample("gen_ai_client_token_usage_sum", **output) == 20
+
+
+def _tokens(counted: Counted) -> dict[str, float | None]:
+    name = "gen_ai_client_token_usage_sum"
+    kinds = ("input", "output")
+    return {kind: counted.sample(name, **LABELS, gen_ai_token_type=kind) for kind in kinds}
+
+
+def test_tokens_are_those_of_the_record() -> None:
+    """Of a server that has reasoning beside its output."""
+    counted = Counted()
+    counted.end(
+        ended(
+            is_event_stream=True,
+            tokens=TokenCounts(input=100, output=1, reasoning=20),
+            output_seconds=0.5,
+        )
+    )
+
+    assert _tokens(counted) == {"input": 100, "output": 21}
+    assert counted.sample("egret_output_tokens_per_second_sum", **LABELS) == 40
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ended(tokens=TokenCounts(input=2**32 - 1, output=20)),
+        ended(tokens=TokenCounts(input=100, output=MOST_TOKENS + 1)),
+        ended(tokens=None, sent_bytes=4_000),
+        ended(tokens=TokenCounts(), status=0, end=AnswerEnd.CLIENT_ABORTED),
+        ended(request=judged(operation=Operation.STORED_RESPONSE.value)),
+    ],
+    ids=["-1 in 32 bits", "too many", "none stated", "not sent on", "stored"],
+)
+def test_tokens_that_no_provider_stated_of_this_request_are_not_observed(
+    end: ExchangeEnded,
+) -> None:
+    """Those of the record are an estimate, or there are none."""
+    counted = Counted()
+    counted.end(end)
+
+    assert not {name for name in counted.values() if "token" in name}
 
 
 def test_a_client_cannot_fill_the_labels_with_models_it_makes_up() -> None:
@@ -129,10 +177,10 @@ def test_a_client_cannot_fill_the_labels_with_models_it_makes_up() -> None:
     counted = Counted()
     for number in range(2 * MAX_LABEL_VALUES):
         made_up = judged(model=f"made-up-{number}")
-        counted.metrics.exchange_ended(ended(request=made_up, status=404, tokens=None))
+        counted.end(ended(request=made_up, status=404, tokens=None))
     for number in range(MAX_LABEL_VALUES + 5):
         served = judged(model=f"model-{number}")
-        counted.metrics.exchange_ended(ended(request=served))
+        counted.end(ended(request=served))
 
     models = {
         sample.labels["gen_ai_request_model"]
@@ -173,10 +221,10 @@ def test_what_tokens_cost_is_counted_by_model_and_what_has_no_price_is_counted_a
     """An answer without tokens costs nothing and makes no series."""
     counted = Counted()
     free = judged(model="free-1")
-    counted.metrics.exchange_ended(ended(), Decimal("0.25"))
-    counted.metrics.exchange_ended(ended(), Decimal("0.5"))
-    counted.metrics.exchange_ended(ended(request=free), Decimal(0))
-    counted.metrics.exchange_ended(ended(request=judged(model="new-1")), None)
+    counted.end(ended(), Decimal("0.25"))
+    counted.end(ended(), Decimal("0.5"))
+    counted.end(ended(request=free), Decimal(0))
+    counted.end(ended(request=judged(model="new-1")), None)
 
     assert counted.sample("egret_cost_usd_total", **LABELS) == 0.75
     of_free = LABELS | {"gen_ai_request_model": "free-1"}

@@ -239,6 +239,48 @@ async def test_a_request_that_ends_before_prices_are_read_is_in_its_budget_after
     assert spent.amount in {1_000_000, 1_000_001}  # a part of a millionth is rounded either way
 
 
+async def test_the_cost_of_a_request_that_ends_before_prices_are_read_is_counted_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With or without a limit; until then nobody knows whether its model has a price."""
+    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
+    registry, prices = CollectorRegistry(), _Prices(PriceList(is_known=False))
+    settlement = settlement_of(_Settled(0), _Budgets(), prices, registry=registry)
+    named = {
+        "gen_ai_operation_name": "chat",
+        "gen_ai_provider_name": "openai",
+        "gen_ai_request_model": "gpt-4o",
+    }
+
+    def counted() -> tuple[float | None, float | None]:
+        return (
+            registry.get_sample_value("egret_cost_usd_total", named),
+            registry.get_sample_value("egret_cost_unknown_total"),
+        )
+
+    for number, reserved in enumerate((None, Reservation())):
+        end = ended(number, request=judged(number, reserved=reserved))
+        settlement.exchange_ended(end, usage_record_of(end))
+    assert counted() == (None, 0)
+    prices.current = DOLLARS
+    await settlement.aclose()
+    assert counted() == (2.0, 0)
+
+
+async def test_a_model_without_a_price_is_counted_once_prices_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
+    registry, prices = CollectorRegistry(), _Prices(PriceList(is_known=False))
+    settlement = settlement_of(_Settled(0), _Budgets(), prices, registry=registry)
+    end = ended(1)
+    settlement.exchange_ended(end, usage_record_of(end))
+    prices.current = PriceList()
+    await settlement.aclose()
+
+    assert registry.get_sample_value("egret_cost_unknown_total") == 1
+
+
 async def test_requests_whose_use_is_in_no_limit_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -254,6 +296,9 @@ async def test_requests_whose_use_is_in_no_limit_are_counted(
     for number in range(3):
         request = judged(number, reserved=Reservation())
         end = ended(number, request=request)
+        settlement.exchange_ended(end, usage_record_of(end))
+    for number in range(3, 6):  # these have no limits, and leave the room to those that do
+        end = ended(number)
         settlement.exchange_ended(end, usage_record_of(end))
     assert lost() == 2.0  # an end that waits for its key, and a cost that waits for its price
     await settlement.aclose()
