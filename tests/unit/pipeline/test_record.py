@@ -31,7 +31,7 @@ def test_a_failure_in_shadow_is_not_in_the_account_of_a_request(verdict: Verdict
         ),
     )
 
-    judged = record.judge(ExchangeOutcome.ALLOWED, "gpt-4o")
+    judged = record.judged_request(ExchangeOutcome.ALLOWED, "gpt-4o")
 
     assert judged is not None
     assert judged.guardrails == {"found": "block", "tone": "timeout_open"}
