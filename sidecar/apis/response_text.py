@@ -43,10 +43,10 @@ WHOLE: Final = frozenset(
 """Fields that are never sent in pieces, so that their value is judged at once."""
 
 FREE: Final = frozenset(
-    {"args", "arguments", "input", "parameters", "action", "json", "numberValue"}
+    {"args", "arguments", "input", "parameters", "action", "json", "attributes", "numberValue"}
 )
-"""Objects whose keys the model chooses: all of them is text, numbers included; and an argument
-that is sent by itself."""
+"""Objects whose keys the model, a tool or the owner of a file chooses: all of them is text,
+numbers included; and an argument that is sent by itself."""
 
 SEALED: Final = ("redacted_thinking",)
 """Types of objects that only the provider can read. In a tuple: a `type` may be a list."""
@@ -177,13 +177,25 @@ _JOIN: Final = 0
 _ONCE: Final = 1
 _ALL: Final = 2
 _COUNT: Final = 3
+_RESULT: Final = 4
 """Treatment of the strings below: joined over events, judged at once, all taken as text
-regardless of their names, only counted."""
+regardless of their names, only counted, joined and all but media taken as text."""
+
+_JOINED: Final = frozenset({_JOIN, _RESULT})
+_TAKEN: Final = frozenset({_ALL, _RESULT})
 
 _MODES: Final = (
-    dict.fromkeys(WHOLE, _ONCE) | dict.fromkeys(FREE, _ALL) | dict.fromkeys(SKIPPED, _COUNT)
+    dict.fromkeys(WHOLE, _ONCE)
+    | dict.fromkeys(FREE, _ALL)
+    | dict.fromkeys(SKIPPED, _COUNT)
+    | {"result": _RESULT}  # of a tool, in Google's interactions
 )
 """By the name of a field; below others the treatment stays."""
+
+_RESPONSES: Final = frozenset(
+    {"functionResponse", "function_response", "toolResponse", "tool_response"}
+)
+"""Objects of Gemini's in which `response` is the result of a tool; elsewhere it is an answer."""
 
 _ECHOED: Final = frozenset({"instructions", "tools", "metadata"})
 """Fields of an answer that repeat those of its request, but not in an item, which has a type: the
@@ -336,11 +348,12 @@ class _Walk:
     def _object(  # noqa: C901 - one branch a kind of value
         self, node: dict[str, JsonValue], path: Path, lane: Path, mode: int
     ) -> Cooperative[None]:
-        if mode != _ALL and node.get("type") in SEALED:
+        is_text = mode in _TAKEN
+        if not is_text and node.get("type") in SEALED:
             mode = _COUNT
         if len(path) > MAX_DEPTH:
             self.is_overfull = True
-        is_counted, is_text = mode == _COUNT, mode == _ALL
+        is_counted = mode == _COUNT
         for key, value in node.items():
             self._left -= 1
             if self._left < 0:
@@ -355,13 +368,15 @@ class _Walk:
                 self._add(key, None, lane, is_json=False)
             elif key in _MODES and not (key in _ECHOED and "type" in node):
                 inner = self._mode_below(key, value, mode)
+            elif key == "response" and path and path[-1] in _RESPONSES:
+                inner = _RESULT
             if inner == _COUNT and isinstance(value, str):
                 self.strings += 2
                 continue
             self.strings += 1
             if value is None:
                 continue
-            below = (*path, _ALIASES.get(key, key)) if inner == _JOIN else path
+            below = (*path, _ALIASES.get(key, key)) if inner in _JOINED else path
             if isinstance(value, dict):
                 yield from self._object(value, below, lane, inner)
             elif isinstance(value, list):
@@ -374,7 +389,7 @@ class _Walk:
         if inner == _COUNT:
             if value and key in LOGPROBS:
                 self.has_logprobs = True
-        elif inner == _ALL and isinstance(value, str):
+        elif inner in _TAKEN and isinstance(value, str):
             return mode
         return inner
 
@@ -398,7 +413,7 @@ class _Walk:
             if self.is_overfull:
                 return
             inner, own, is_lane = path, lane, False
-            if mode == _JOIN:
+            if mode in _JOINED:
                 place: str | int = position
                 if isinstance(item, dict):
                     place = _place(key, item, position)
@@ -422,7 +437,7 @@ class _Walk:
         kinds = list(map(type, items))
         if not _UNCOUNTED.isdisjoint(kinds) or (mode != _COUNT and str in kinds):
             return False
-        if mode == _ALL:
+        if mode in _TAKEN:
             numbers: list[Any] = list(filter(None, items))
             if numbers and not -LONG_NUMBER < min(numbers) <= max(numbers) < LONG_NUMBER:
                 return False
@@ -436,7 +451,7 @@ class _Walk:
                 self._string(key, value, path, lane, mode)
             self.strings += 1
         elif not isinstance(value, bool):
-            if mode == _ALL and LONG_NUMBER <= abs(value) < math.inf:  # 1e999 is read as infinite
+            if mode in _TAKEN and LONG_NUMBER <= abs(value) < math.inf:  # not 1e999
                 place = -1 - self._numbers
                 self.is_overfull = self.is_overfull or len(self.texts) >= MAX_TEXTS
                 self.texts.append(AnswerText(digits_of(value), place, None, lane, is_json=False))
@@ -454,7 +469,7 @@ class _Walk:
             media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
             self.unscanned[media[-1] if media else PAYLOADS[key]] = None
             return
-        self._add(value, path if mode == _JOIN else None, lane, is_json=key in JSON_TEXT)
+        self._add(value, path if mode in _JOINED else None, lane, is_json=key in JSON_TEXT)
 
     def _is_event_payload(self, key: str, value: str) -> bool:
         """Return whether it is the payload of this kind of event, and record that."""

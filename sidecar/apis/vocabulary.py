@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -156,6 +157,21 @@ _MIN_PAYLOAD: Final = 64
 _MIN_STRANGE_PAYLOAD: Final = 256
 """Longer than digests and tokens of one word, which unknown fields may well hold."""
 
+_LETTERS: Final = (string.ascii_letters + string.digits).encode()
+_FOREIGN: Final = bytes(set(range(256)) - set(_LETTERS))
+_RUNS: Final = bytes(ord("a" if byte in _LETTERS + b"+/" else " ") for byte in range(256))
+_LONG_RUN: Final = b"a" * _MIN_STRANGE_PAYLOAD
+_COMMON: Final = b"ETAOINSRetaoinsr"
+"""Two thirds of a text in most languages of Latin script, a quarter of what base64 has."""
+_LEAST_OTHERS: Final = 0.6
+_PIECE: Final = 1_024
+_MOST_PIECES: Final = 256
+"""Of a longer text, evenly over it: some 10 ms at the most."""
+_MOST_COINCIDENCE: Final = 0.021
+"""How often two letters of a piece are the same: of base64 of what is compressed one time in 62,
+at most 0.0194 in pieces of 256 letters (2,000 samples); of 16,771 files of code and text no piece
+without base64 had less than 0.0237."""
+
 
 def is_payload(value: str) -> bool:
     """Return whether a string where a medium may stand is base64."""
@@ -163,8 +179,27 @@ def is_payload(value: str) -> bool:
 
 
 def may_be_payload(value: str) -> bool:
-    """Return whether a string in a place that is not known may be base64 of something."""
-    return len(value) >= _MIN_STRANGE_PAYLOAD and _STRANGE_PAYLOAD.fullmatch(value) is not None
+    """Return whether a string in a place that is not known may be base64 of something.
+
+    To a decoder that skips all else it may, whatever stands between, if it holds a long run of it,
+    or a piece whose letters are as mixed.
+    """
+    if len(value) < _MIN_STRANGE_PAYLOAD:
+        return False
+    content = value.encode()
+    if _STRANGE_PAYLOAD.fullmatch(value) or _LONG_RUN in content.translate(_RUNS):
+        return True
+    letters = content.translate(None, _FOREIGN)
+    for start in range(0, len(letters), max(_PIECE, len(letters) // _MOST_PIECES)):
+        piece = letters[start : start + _PIECE]
+        size = len(piece)
+        if size < _MIN_STRANGE_PAYLOAD:
+            break
+        if len(piece.translate(None, _COMMON)) >= _LEAST_OTHERS * size:  # of text: not often
+            pairs = sum([count * (count - 1) for count in map(piece.count, _LETTERS)])
+            if pairs <= _MOST_COINCIDENCE * size * size:
+                return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

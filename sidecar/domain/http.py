@@ -56,9 +56,9 @@ CREDENTIAL_PARAMETERS: Final = frozenset(
 )
 """Query parameters that carry a credential in some API, in lower case. None is accepted."""
 
-OVERRIDING_PARAMETERS: Final = frozenset({"ct", "httpmethod", "callback", "fields"})
-"""Google's system parameters, in lower case, that make it read another type of body or another
-method than the headers say, wrap its answer into a script, or leave the token counts out of it.
+OVERRIDING_PARAMETERS: Final = frozenset({"ct", "httpmethod", "httpheaders", "callback", "fields"})
+"""Google's system parameters, in lower case, that make it read another type of body, headers or
+method than are sent, wrap its answer into a script, or leave the token counts out of it.
 The provider would do something else than Egret checked."""
 
 ANSWER_FORMS: Final = frozenset({"json", "sse", "media"})

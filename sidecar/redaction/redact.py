@@ -51,9 +51,16 @@ class RedactionRules:
 
 
 _STORED: Final = re.compile(
-    rb'"(previous_response_id|previous_?[iI]nteraction_?[iI]d|conversation|cached_?[cC]ontent)"'
+    rb'"(previous_response_id|previous_?[iI]nteraction_?[iI]d|conversation)"'
 )
 """Names earlier turns, which the provider has with the placeholders of their own requests."""
+_CACHED: Final = re.compile(rb'"cached_?[cC]ontent"\s*+:\s*+"')
+"""The same of a cache, in any object: a client of OpenAI's API has it in one of Google's."""
+_REFERENCE: Final = re.compile(
+    rb'\{\s*+(?:"type"\s*+:\s*+(?:"item_reference"|null)\s*+,\s*+)?+"id"\s*+:\s*+"[^"]*+"\s*+'
+    rb'(?:,\s*+"type"\s*+:\s*+(?:"item_reference"|null)\s*+)?+\}'
+)
+"""An item of OpenAI's `input` that is one of an earlier turn. Its type may be left out."""
 _NUMBERS: Final = range(10_000, 990_000)
 """A longer number in a placeholder could be a secret itself."""
 
@@ -64,13 +71,17 @@ def number_before(body: bytes, request_id: str) -> int:
     It is 0, unless the model reads earlier turns that are not in the body: `[EMAIL_1]` would name
     two people in one conversation, and an answer about the first would be given the second's.
     """
-    if _STORED.search(body) is None:
+    if _CACHED.search(body) is not None:
+        return own_number(request_id)
+    if _STORED.search(body) is None and _REFERENCE.search(body) is None:
         return 0
     values = top_values(body)
     names = {found.decode() for found in _STORED.findall(body)}
-    if not any(body[values[name].start] in b'"{' for name in names & values.keys()):
-        return 0
-    return own_number(request_id)
+    given = values.get("input")
+    is_stored = any(body[values[name].start] in b'"{' for name in names & values.keys()) or (
+        given is not None and _REFERENCE.search(body, given.start, given.end) is not None
+    )
+    return own_number(request_id) if is_stored else 0
 
 
 def own_number(request_id: str) -> int:

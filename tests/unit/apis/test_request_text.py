@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from functools import partial
+from hashlib import sha512
 
 import pytest
 
@@ -355,6 +357,44 @@ def test_base64_of_an_unknown_shape_is_scanned_and_unscanned(part: JsonValue) ->
     subject = _subject(_user(part))
     assert subject.unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
     assert [text for text in _texts(subject) if PNG in text]
+
+
+MEDIUM = base64.b64encode(b"".join(sha512(b"%d" % n).digest() for n in range(9))).decode()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param("iVBORw0KGgo= " + "A" * 300, id="a blank"),
+        pytest.param("data:image/png;base64, " + "A" * 300, id="address"),
+        pytest.param(" ".join(re.findall("...", MEDIUM)), id="blanks all over"),
+        pytest.param("é".join(re.findall("...", MEDIUM)), id="letters of no alphabet all over"),
+        pytest.param(
+            "A song of mine: " * 100 + "*".join(re.findall("...", MEDIUM * 4)), id="text"
+        ),
+    ],
+)
+def test_characters_that_decoders_skip_hide_no_base64(written: str) -> None:
+    """Many decoders skip what is no base64, wherever it stands."""
+    subject = _subject(_user({"type": "text", "text": "a", "images": [written]}))
+    assert subject.unscanned == (UnscannedReason.UNKNOWN_SHAPE,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("The provider reads it, and ANSWERS in 200 ms. " * 50, id="prose"),
+        pytest.param("SELECT id, NAME FROM T1 WHERE X2 = 'B7'; " * 50, id="code"),
+        pytest.param(
+            " ".join(f"{n:032x}" for n in range(1 << 120, (1 << 120) + 99)), id="digests"
+        ),
+        pytest.param(", ".join(map(str, range(10**6, 10**6 + 999))), id="numbers"),
+        pytest.param(" ".join(re.findall("...", MEDIUM))[:300], id="no more than a few tokens"),
+    ],
+)
+def test_long_text_of_an_unknown_field_is_no_base64(text: str) -> None:
+    """Though it holds little but letters and digits."""
+    assert _subject(_user({"type": "text", "text": "a", "note": text})).unscanned == ()
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,45 @@ def test_a_delta_is_text_in_an_event_of_any_type() -> None:
     assert [one.content for one in read.texts] == [b"said"]
 
 
+FOUND = {"user": "said", "metadata": {"id": "said"}, "type": "redacted_thinking", "number": CARD}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"candidates": [{"content": {"parts": [{"functionResponse": {"response": FOUND}}]}}]},
+        {"candidates": [{"content": {"parts": [{"tool_response": {"response": FOUND}}]}}]},
+        {"steps": [{"type": "mcp_server_tool_result", "result": FOUND}]},
+        {"steps": [{"type": "function_result", "result": [FOUND]}]},
+        {"output": [{"type": "file_search_call", "results": [{"attributes": FOUND}]}]},
+    ],
+    ids=["function", "tool", "server", "list", "attributes"],
+)
+def test_every_string_and_long_number_of_a_tools_result_is_text(answer: object) -> None:
+    """Its names are the tool's own, whatever they mean elsewhere in an answer."""
+    read = read_answer(json.dumps(answer).encode())
+    assert isinstance(read, AnswerEvent)
+    contents = [one.content for one in read.texts]
+    assert contents.count(b"said") == 2
+    assert b"4111111111111111" in contents
+
+
+def test_a_medium_in_a_tools_result_is_no_text() -> None:
+    """It is unscanned there as elsewhere."""
+    part = {"type": "image", "data": "iVBORw0KGgo" + "A" * 100, "text": "said"}
+    answer = {"steps": [{"type": "function_result", "result": [part]}]}
+    read = read_answer(json.dumps(answer).encode())
+    assert isinstance(read, AnswerEvent)
+    assert read.unscanned == (UnscannedReason.FILE,)
+    assert b"said" in [one.content for one in read.texts]
+
+
+def test_the_response_of_an_event_is_an_answer() -> None:
+    """Not the result of a tool, which has the same name at Google's."""
+    event = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+    assert read_answer(json.dumps(event).encode()) == AnswerEvent(ended=(("output", 0),))
+
+
 def turns(payload: bytes) -> int:
     """Return how often others get their turn while an answer is read."""
     return sum(1 for _ in read_in_slices(payload))

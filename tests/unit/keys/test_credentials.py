@@ -132,6 +132,9 @@ def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> N
         "alt=sse&callback=f",
         "$httpMethod=DELETE",
         "HTTPMETHOD",
+        "$httpHeaders=Content-Type:application/x-protobuf",
+        "alt=sse&%24httpheaders=X-Goog-FieldMask:candidates",
+        "httpHeaders=x",
         "fields=candidates",
         "alt=sse&%24fields=candidates",
         "alt=proto",
@@ -140,7 +143,7 @@ def test_a_credential_in_the_query_is_believed_beside_no_header(query: str) -> N
     ],
 )
 def test_a_query_that_overrides_the_headers_is_refused_beside_a_good_key(query: str) -> None:
-    """Google would read another body or method, wrap its answer, or count no tokens in it."""
+    """Google would read another body, header or method, wrap its answer, or count no tokens."""
     path = (":path", f"/v1beta/models/m:generateContent?{query}".encode())
     unscanned = ErrorKind.UNSCANNED_CONTENT
     assert presented_key(Headers((path, ("x-goog-api-key", TEXT)))) == unscanned

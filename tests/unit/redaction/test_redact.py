@@ -443,11 +443,15 @@ def test_rules_do_not_show_their_key() -> None:
         '"conversation": "conv_1"',
         '"conversation": {"id": "conv_1"}',
         '"cachedContent": "cachedContents/1"',
+        '"extra_body": {"google": {"cached_content": "cachedContents/1"}}',
+        '"input": [{"type": "item_reference", "id": "msg_1"}]',
+        '"input": [{"role": "user", "content": "a"}, {"id": "msg_1", "type": "item_reference"}]',
+        '"input": [{"id": "msg_1"}]',
     ],
 )
 def test_numbers_of_a_turn_on_top_of_stored_ones_are_its_own(field: str) -> None:
     """The provider has the earlier turns, in which `[EMAIL_1]` is another person."""
-    body = b'{"input": "a", %b}' % field.encode()
+    body = b'{"model": "a", %b}' % field.encode()
     first, second = (number_before(body, request) for request in ("1f0c", "2f0c"))
     assert first != second
     assert all(10_000 <= number < 1_000_000 for number in (first, second))
@@ -466,6 +470,9 @@ def test_numbers_of_a_turn_on_top_of_stored_ones_are_its_own(field: str) -> None
         b'{"input": "a"}',
         b'{"input": "a", "previous_response_id": null, "conversation": null}',
         b'{"messages": [{"conversation": "a", "content": "previous_response_id"}]}',
+        b'{"input": "a", "prompt": {"id": "pmpt_1"}, "cached_content": null}',
+        b'{"input": [{"type": "message", "id": "m", "role": "user", "content": "cachedContent"}]}',
+        b'{"input": "{\\"id\\": \\"m\\"}, {\\"cachedContent\\": \\"c\\"}"}',
     ],
 )
 def test_numbers_of_a_whole_conversation_begin_at_one(body: bytes) -> None:
