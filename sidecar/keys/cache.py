@@ -11,7 +11,12 @@ from typing import Final
 
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
-from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
+from sidecar.keys.ports import (
+    KeyStore,
+    KeyStoreUnavailableError,
+    KeyUnreadableError,
+    LoadedKey,
+)
 
 
 class StoreHealth:
@@ -211,6 +216,7 @@ class KeyCache:
         Raises:
             KeyStoreUnavailableError: the store did not answer and nothing usable is kept, or too
                 many loads are under way.
+            KeyUnreadableError: the record cannot be read, whatever is kept.
         """
         flight = self._flights.get(key_id) or self._start_load(key_id, asked_at=now())
         if key_id not in self._known:
@@ -221,6 +227,8 @@ class KeyCache:
         except TimeoutError:
             self._health.failed(now=now())
             failure = KeyStoreUnavailableError("the store takes too long")
+        except KeyUnreadableError:
+            raise
         except KeyStoreUnavailableError as error:
             failure = error
         # Looked up anew: the record may have been dropped since, because it was revoked.
@@ -291,7 +299,13 @@ class KeyCache:
             # Asking for the exception also marks it as seen, should every caller have gone.
             if done.cancelled():
                 return
-            if done.exception() is not None:
+            error = done.exception()
+            if isinstance(error, KeyUnreadableError):
+                self._health.answered()
+                if is_current:
+                    self._known.pop(key_id, None)
+                return
+            if error is not None:
                 self._health.failed(now=asked_at)
                 return
             loaded = done.result()

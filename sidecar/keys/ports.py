@@ -13,6 +13,13 @@ class KeyStoreUnavailableError(Exception):
     """The validity of a key is not known now. Names the failure, never the key."""
 
 
+class KeyUnreadableError(KeyStoreUnavailableError):
+    """The database answered with a record that this release cannot read.
+
+    No earlier record stands in for it: the key has changed since.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedKey:
     """The record of a key, None for no such key, and the tier that answered.
@@ -34,6 +41,7 @@ class KeyStore(Protocol):
 
         Raises:
             KeyStoreUnavailableError: no store answered.
+            KeyUnreadableError: the database answered with a record that cannot be read.
         """
         ...
 
@@ -73,6 +81,7 @@ class KeySource(Protocol):
 
         Raises:
             KeyStoreUnavailableError: the database did not answer.
+            KeyUnreadableError: it answered with a record that cannot be read.
         """
         ...
 

@@ -17,6 +17,7 @@ from sidecar.keys.ports import (
     Fence,
     KeySource,
     KeyStoreUnavailableError,
+    KeyUnreadableError,
     LoadedKey,
     SharedKeys,
     SharedRecord,
@@ -185,6 +186,7 @@ class TwoTierKeys:
 
         Raises:
             KeyStoreUnavailableError: neither the database nor the shared cache has an answer.
+            KeyUnreadableError: the database has one that cannot be read.
         """
         if self._shared is None:
             return LoadedKey((await self._source.read(key_id)).record)
@@ -200,6 +202,10 @@ class TwoTierKeys:
         try:
             async with asyncio.timeout(seconds):
                 reading = await self._source.read(key_id)
+        except KeyUnreadableError:
+            if shared is not None:
+                self.forget_shared(key_id)
+            raise
         except (KeyStoreUnavailableError, TimeoutError) as error:
             reason = str(error) or "the database takes too long"
             # Asked anew: a change may have been received while the database was waited for.

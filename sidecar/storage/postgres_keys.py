@@ -16,7 +16,12 @@ import structlog
 from sidecar.domain.limits import Level, Limit, Priority
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.keys.credentials import KEY_ID_LENGTH
-from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError
+from sidecar.keys.ports import (
+    Fence,
+    KeyReading,
+    KeyStoreUnavailableError,
+    KeyUnreadableError,
+)
 from sidecar.limits.serialization import read_limits
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.migrate import BARRIERS_CHANNEL, KEYS_CHANNEL, POLICIES_CHANNEL
@@ -89,6 +94,7 @@ class PostgresKeyStore:
 
         Raises:
             KeyStoreUnavailableError: no connection, no answer in time, or no such schema yet.
+            KeyUnreadableError: a newer Egret or a hand has written what this one cannot read.
         """
         rows = await self._fetch(_LOAD_KEY, key_id)
         if not rows:
@@ -96,8 +102,8 @@ class PostgresKeyStore:
         (row,) = rows
         try:
             record = _record(row)
-        except ValueError as error:  # written by a newer Egret, or by hand
-            raise KeyStoreUnavailableError("a key has limits that cannot be read") from error
+        except ValueError as error:
+            raise KeyUnreadableError("a key has fields that cannot be read") from error
         return KeyReading(record, horizon=row["horizon"], settled=row["settled"])
 
     async def owner_limits(self, team_id: str, organization_id: str) -> tuple[Limit, ...]:

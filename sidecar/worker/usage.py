@@ -13,7 +13,7 @@ from typing import Final, Never, TypeVar
 from sidecar.domain.limits import Limit, Measure
 from sidecar.domain.usage import AnswerEnd, ExchangeEnded, JudgedRequest, UsageRecord
 from sidecar.keys.cache import Hit, KeyCache
-from sidecar.keys.ports import KeyStoreUnavailableError
+from sidecar.keys.ports import KeyStoreUnavailableError, KeyUnreadableError
 from sidecar.limits.settlement import FinishedRequest, adjustments_of, finished_request
 from sidecar.pipeline.dependencies import Limits, Prices
 from sidecar.server.options import ReceiveLog
@@ -186,11 +186,7 @@ class UsageSettlement:
             one = self._later.popleft()
             request, name = one.request, one.finished.member
             try:
-                loaded = await self._keys.load(request.key_id, now=time.monotonic)
-                if loaded.record is not None:
-                    limits = loaded.record.limits
-                else:  # deleted while its request ran
-                    limits = await self._owner_limits(request.team_id, request.organization_id)
+                limits = await self._limits_of(request)
             except KeyStoreUnavailableError:
                 self._wait(self._later, one)  # last: others may be loaded
                 await asyncio.sleep(RETRY_SECONDS)
@@ -201,6 +197,24 @@ class UsageSettlement:
                 limits = tuple([limit for limit in limits if limit.measure is Measure.COST])
             changes = adjustments_of(limits, one.finished, now=time.time())
             self._limiter.settle(request.organization_id, changes, name=name)
+
+    async def _limits_of(self, request: JudgedRequest) -> tuple[Limit, ...]:
+        """Return the limits of the key of *request* and its owners.
+
+        Of a key that was deleted while its request ran, or that cannot be read, those of its
+        owners: waiting would help neither.
+
+        Raises:
+            KeyStoreUnavailableError: no store answered.
+        """
+        try:
+            record = (await self._keys.load(request.key_id, now=time.monotonic)).record
+        except KeyUnreadableError:
+            record = None
+            self._metrics.lost(UNSETTLED)
+        if record is not None:
+            return record.limits
+        return await self._owner_limits(request.team_id, request.organization_id)
 
     async def _settle_costs(self) -> None:
         while not self._prices.current.is_known:  # noqa: ASYNC110 - whoever reads them tells nobody

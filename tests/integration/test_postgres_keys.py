@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from sidecar.domain.limits import Level
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
-from sidecar.keys.ports import KeyStoreUnavailableError
+from sidecar.keys.ports import KeyStoreUnavailableError, KeyUnreadableError
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import Connection, open_pool
 from sidecar.storage.postgres_keys import PostgresKeyStore
@@ -236,6 +236,15 @@ async def test_a_pool_that_is_used_up_is_waited_for_no_longer_than_its_budget(
     async with open_pool(settings) as pool, pool.acquire(timeout=20):
         with pytest.raises(KeyStoreUnavailableError):
             await PostgresKeyStore(pool, settings).load(KEY_ID)
+
+
+async def test_a_key_that_a_newer_release_has_written_is_unreadable(database: Database) -> None:
+    """The database has answered: this is no outage."""
+    await database.execute(FULL)
+    await database.execute("UPDATE api_keys SET limits = '[{}]'")
+
+    with pytest.raises(KeyUnreadableError):
+        await load(database)
 
 
 async def test_a_database_that_was_never_migrated_is_unavailable(empty_database: Database) -> None:

@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from sidecar.domain.principal import KeyRecord
-from sidecar.keys.ports import Fence, KeyReading, KeyStoreUnavailableError, SharedRecord
+from sidecar.keys.ports import (
+    Fence,
+    KeyReading,
+    KeyStoreUnavailableError,
+    KeyUnreadableError,
+    SharedRecord,
+)
 from sidecar.keys.shared_cache import KeyChanges
 from tests.support.keys import record_of
 
@@ -133,6 +139,7 @@ class Database(Server):
     """The port `KeySource`: versions of keys, transaction ids, snapshots and notifications."""
 
     keys: dict[str, int] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     timeline: int = 1
     next_transaction: int = 1
     horizon: int = 1
@@ -145,6 +152,8 @@ class Database(Server):
         version = self.keys.get(key_id)
         record = None if version is None else record_at(key_id, version)
         reading: KeyReading = await self.ask(KeyReading(record, self.horizon, self.settled))
+        if key_id in self.unreadable:
+            raise KeyUnreadableError("written by a newer Egret")
         return reading
 
     async def fence(self) -> Fence:

@@ -11,7 +11,12 @@ import pytest
 from sidecar.domain.principal import KeyRecord
 from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Lookup, Miss, NegativeHit, fits
-from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
+from sidecar.keys.ports import (
+    KeyStore,
+    KeyStoreUnavailableError,
+    KeyUnreadableError,
+    LoadedKey,
+)
 from tests.support.keys import record_of
 from tests.support.limits import limit
 
@@ -554,6 +559,38 @@ async def test_only_an_answer_of_the_database_ends_its_outage(
     await answered(cache, store, LoadedKey(record_of("k2"), tier), key_id="k2", now=40.1)
 
     assert cache.peek("k1", now=40.2) == expected
+
+
+async def test_a_key_that_cannot_be_read_is_no_outage_for_other_keys() -> None:
+    """The database has answered: their stale records are confirmed at their next use."""
+    store = SlowStore()
+    cache = cache_of(store)
+    await answered(cache, store, LoadedKey(OLD))
+    cache.mark_stale()
+
+    await unreadable(cache, store, key_id="k2", now=1.0)
+
+    assert cache.peek("k1", now=1.1) == Miss()
+
+
+async def test_a_key_that_cannot_be_read_any_more_is_not_used_as_it_was() -> None:
+    """Its new limits are unknown, and its old ones do not hold."""
+    store = SlowStore()
+    cache = cache_of(store)
+    await answered(cache, store, LoadedKey(OLD))
+
+    await unreadable(cache, store, now=40.0)
+
+    assert (cache.peek("k1", now=40.1), cache.key_count) == (Miss(), 0)
+
+
+async def unreadable(cache: KeyCache, store: SlowStore, *, key_id: str = "k1", now: float) -> None:
+    """Load *key_id*, whose record cannot be read, and see that the caller learns of it."""
+    caller = asyncio.ensure_future(cache.load(key_id, now=lambda: now))
+    await settle()
+    store.asked[-1][1].set_exception(KeyUnreadableError("written by a newer Egret"))
+    with pytest.raises(KeyUnreadableError):
+        await caller
 
 
 async def test_a_stale_answer_shows_that_the_database_is_away() -> None:

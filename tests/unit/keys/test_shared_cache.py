@@ -8,7 +8,12 @@ import pytest
 
 from sidecar.domain.report import CacheTier
 from sidecar.keys.cache import CacheLimits, Hit, KeyCache, Miss
-from sidecar.keys.ports import KeyStoreUnavailableError, LoadedKey, SharedRecord
+from sidecar.keys.ports import (
+    KeyStoreUnavailableError,
+    KeyUnreadableError,
+    LoadedKey,
+    SharedRecord,
+)
 from sidecar.keys.shared_cache import KeyChanges, SharedLimits, TwoTierKeys
 from tests.support.key_world import Database, Shared, Temper, record_at
 
@@ -127,6 +132,19 @@ async def test_a_shared_record_stands_in_for_a_database_that_is_away(
         await bench.tiers.load("k1")
 
     assert stands_in == LoadedKey(record_at("k1", 1), CacheTier.STALE, 599.0)
+
+
+@pytest.mark.parametrize("bench", [60.0], indirect=True, ids=["patient"])
+async def test_a_shared_record_stands_in_for_none_that_cannot_be_read(bench: Bench) -> None:
+    """The database has answered: its old limits do not hold, not even in a later outage."""
+    bench.share(age_seconds=400)
+    bench.database.unreadable.add("k1")
+
+    with pytest.raises(KeyUnreadableError):
+        await bench.tiers.load("k1")
+    await settle()
+
+    assert bench.shared.values == {}
 
 
 @pytest.mark.parametrize("bench", [60.0], indirect=True, ids=["patient"])

@@ -16,7 +16,12 @@ from sidecar.domain.metadata import EPOCH
 from sidecar.domain.principal import Principal
 from sidecar.domain.usage import TokenCounts
 from sidecar.keys.cache import KeyCache
-from sidecar.keys.ports import KeyStore, KeyStoreUnavailableError, LoadedKey
+from sidecar.keys.ports import (
+    KeyStore,
+    KeyStoreUnavailableError,
+    KeyUnreadableError,
+    LoadedKey,
+)
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision
 from sidecar.limits.store import Adjustment
@@ -152,21 +157,23 @@ class _OneUnreadable(_Keys):
     @override
     async def load(self, key_id: str) -> LoadedKey:
         if key_id == "key_0":
-            raise KeyStoreUnavailableError("limits that cannot be read")
+            raise KeyUnreadableError("limits that cannot be read")
         return await super().load(key_id)
 
 
-async def test_a_key_that_cannot_be_loaded_keeps_up_no_request_of_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As while workers are replaced; its own request waits on."""
-    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
-    limits = _Settled(2)
-    settlement = settlement_of(limits, _OneUnreadable())
+async def test_a_request_of_a_key_that_cannot_be_read_keeps_up_no_other_one() -> None:
+    """It gives its owners back what is theirs, and counts as lost for the key's own limits."""
+    limits = _Settled(3)
+    registry = CollectorRegistry()
+    settlement = settlement_of(limits, _OneUnreadable(), registry=registry)
+
     await three_end(settlement, limits)
-    monkeypatch.setattr("sidecar.worker.usage.CLOSING_SECONDS", 0.05)
-    await settlement.aclose()
-    assert len(limits.changes) == 2
+
+    lost = registry.get_sample_value("egret_usage_lost_total", {"reason": "unsettled"})
+    assert (sorted(one.limit.level.value for one in limits.changes), lost) == (
+        ["key", "key", "team"],
+        1,
+    )
 
 
 class _Deleted:
