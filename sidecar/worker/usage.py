@@ -128,8 +128,11 @@ class UsageSettlement:
         prices = self._prices.current
         cost = prices.cost_of(record)
         if cost is None and not prices.is_known:
-            labels = self._metrics.exchange_ended(ended, record)
-            self._wait_for_prices(record, labels)
+            self._uncounted.append((record, self._metrics.exchange_ended(ended, record)))
+            if ended.request.reserved is not None:
+                self._wait(self._unpriced, record)
+            if self._pricing is None or self._pricing.done():
+                self._pricing = asyncio.ensure_future(self._settle_costs())
         else:
             self._metrics.exchange_ended(ended, record, cost)
         if ended.request.reserved is None:
@@ -167,13 +170,6 @@ class UsageSettlement:
         self._wait(self._later, one)
         if self._settling is None or self._settling.done():
             self._settling = asyncio.ensure_future(self._settle_later())
-
-    def _wait_for_prices(self, record: UsageRecord, labels: tuple[str, ...]) -> None:
-        self._uncounted.append((record, labels))
-        if record.request.reserved is not None:
-            self._wait(self._unpriced, record)
-        if self._pricing is None or self._pricing.done():
-            self._pricing = asyncio.ensure_future(self._settle_costs())
 
     @property
     def _running(self) -> list[asyncio.Task[None]]:

@@ -98,7 +98,7 @@ _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 _NO_TEXT: Final = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 
 
-def _from_base64(run: bytes) -> bytes | None:
+def from_base64(run: bytes) -> bytes | None:
     """Decode the lines of *run* as one, and each alone: they need not belong together.
 
     A slash of an address, which base64 has too, or any letters before it shift the text behind.
@@ -146,7 +146,7 @@ def _text_in(decoded: bytes, readable: re.Pattern[bytes]) -> bytes | None:
     return b"\n".join(readable.findall(decoded)) + b"\n"
 
 
-def _runs_of_base64(content: bytes) -> Iterator[ByteSpan | None]:
+def runs_of_base64(content: bytes) -> Iterator[ByteSpan | None]:
     """Yield the runs that may be text, and a few more; None wherever work may be interrupted.
 
     A run may begin far before what looks like text in it, and lines before it belong to it.
@@ -188,7 +188,7 @@ class EncodingsDecoder(Decoder):
         content = view.content
         views: list[TextView] = []
         found: tuple[tuple[Iterator[ByteSpan | None], Callable[[bytes], bytes | None]], ...] = (
-            (_runs_of_base64(content), _from_base64),
+            (runs_of_base64(content), from_base64),
             (
                 matches(_HEX, content, least=_LEAST),
                 lambda run: _text_in(binascii.unhexlify(run), _READABLE),

@@ -43,8 +43,8 @@ def test_text_in_base64_is_read_wherever_it_stands(
             patch.setattr(module, "SLICE_BYTES", slice_)
         patch.setattr(encodings, "_STEP", slice_)
         patch.setattr(encodings, "_OVERLAP", 0)
-        assert [one for one in encodings._runs_of_base64(content) if one and hidden in (
-            encodings._from_base64(content[slice(*one)]) or b"")]  # fmt: skip
+        assert [one for one in encodings.runs_of_base64(content) if one and hidden in (
+            encodings.from_base64(content[slice(*one)]) or b"")]  # fmt: skip
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
