@@ -189,9 +189,7 @@ async def apply_policies(
 ) -> list[PolicyChange]:
     """Bring policies into force, all or nothing. `If-Match` lists the tags of all of them."""
     documents = await changes.read_policies(body.documents)
-    for one in documents:
-        await _check_version(access, one.policy.name, request)
-    return await _apply(access, documents, body.note, dry_run=dry_run)
+    return await _apply(access, request, documents, body.note, dry_run=dry_run)
 
 
 @router.post("/policies/{policy}/rollback")
@@ -203,10 +201,10 @@ async def roll_back(
     dry_run: DryRun = False,
 ) -> list[PolicyChange]:
     """Bring an earlier version back as the next one."""
-    await _check_version(access, policy, request)
     earlier = await stored_or_404(access, policy, body.to)
     note = body.note or f"rollback to version {body.to}"
-    return await _apply(access, [changes.earlier_document(earlier)], note, dry_run=dry_run)
+    document = changes.earlier_document(earlier)
+    return await _apply(access, request, [document], note, dry_run=dry_run)
 
 
 @router.put("/policies/{policy}/guardrails/{guardrail}/mode")
@@ -219,12 +217,13 @@ async def set_mode(
     dry_run: DryRun = False,
 ) -> list[PolicyChange]:
     """Promote a guardrail from shadow to enforce, or demote it."""
-    await _check_version(access, policy, request)
     stored = await stored_or_404(access, policy, None)
     document = changes.document_with_mode(stored, guardrail, body.mode)
     verb = "promote" if body.mode is Mode.ENFORCE else "demote"
     note = body.note or f"{verb} {guardrail}"
-    return await _apply(access, [document], note, dry_run=dry_run)
+    return await _apply(
+        access, request, [document], note, dry_run=dry_run, made_from=stored.version
+    )
 
 
 @router.post("/policies/try")
@@ -281,18 +280,35 @@ def version_tag(stored: StoredPolicy) -> str:
     return f'"{stored.name}-{stored.version}"'
 
 
-async def _check_version(access: Access, name: str, request: Request) -> None:
-    in_force = await changes.stored_policy(access.connection, name)
-    check_tag(request, version_tag(in_force or StoredPolicy(name, 0, "")))
-
-
 async def _apply(
-    access: Access, documents: Sequence[PolicyDocument], note: str | None, *, dry_run: bool
+    access: Access,
+    request: Request,
+    documents: Sequence[PolicyDocument],
+    note: str | None,
+    *,
+    dry_run: bool,
+    made_from: int | None = None,
 ) -> list[PolicyChange]:
+    """Apply *documents* if the policies that they replace are those that `If-Match` names.
+
+    A document may be *made_from* a version. The versions are those that the plan has read: one
+    that was read before or behind it may be another.
+    """
     planned = await changes.plan_change(access.connection, documents)
+    for one in planned:
+        check_tag(request, version_tag(StoredPolicy(one.name, one.version, "")))
+        if made_from not in {None, one.version}:
+            raise policy_changed()
     if not dry_run:
         access.changed(policies=await changes.apply_plan(access.connection, planned, note=note))
     return _changes(planned)
+
+
+def policy_changed() -> Problem:
+    """Return the problem of a document that was made from another version than it replaces."""
+    return Problem(
+        HTTPStatus.CONFLICT, "the policy was changed meanwhile", hint="repeat the change"
+    )
 
 
 def _changes(planned: Sequence[PlannedPolicy]) -> list[PolicyChange]:

@@ -25,7 +25,7 @@ from sidecar.admin.policy_changes import (
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.admin_api.access import Access, AccessRoute, read_form, requires
 from sidecar.admin_api.objects import Paging
-from sidecar.admin_api.policy_routes import list_policies
+from sidecar.admin_api.policy_routes import list_policies, policy_changed
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
@@ -175,7 +175,9 @@ async def change_mode(request: Request, access: _Manage, name: str) -> Response:
     stored = await _load(access, name, None)
     edited = document_with_mode(stored, guardrail, mode)
     verb = "promote" if mode is Mode.ENFORCE else "demote"
-    return await _bring_into_force(access, edited, note=f"{verb} {guardrail}")
+    return await _bring_into_force(
+        access, edited, note=f"{verb} {guardrail}", made_from=stored.version
+    )
 
 
 @router.post("/policies/{name}/rollback")
@@ -202,11 +204,15 @@ async def _checked(access: Access, text: str, name: str | None) -> Checked:
         return (error.problem,)
 
 
-async def _bring_into_force(access: Access, document: PolicyDocument, *, note: str) -> Response:
+async def _bring_into_force(
+    access: Access, document: PolicyDocument, *, note: str, made_from: int | None = None
+) -> Response:
     try:
         (planned,) = await plan_change(access.connection, [document])
     except PolicyDocumentError as error:
         raise Problem(409, str(error)) from None
+    if made_from not in {None, planned.version}:
+        raise policy_changed()
     if planned.change is Change.NONE:
         raise Problem(409, "that is in force already", hint="nothing was changed")
     return await _apply(access, planned, note)

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import re
+from collections import Counter
+from typing import Final
+
 from fastapi import FastAPI
 
 from sidecar.storage.postgres_policies import apply_policy
 from tests.support.admin_api import API, pages_of, session_client
 
+ROUNDS: Final = 8
 POLICY = "name: strict\nguardrails:\n  - {name: cards, type: pii, mode: shadow}\n"
 STRICTER = POLICY + "  - {name: keys, type: secrets}\n"
 SECRET = """
@@ -70,6 +76,34 @@ async def test_a_policy_is_not_applied_over_a_version_that_its_author_has_not_se
     ]
 
     assert codes == [200, 412]
+
+
+async def test_a_mode_changes_nothing_that_another_change_has_added_meanwhile(
+    app: FastAPI,
+) -> None:
+    """Of two people who change a policy at once one wins, and the other is told."""
+    admin = await session_client(app, "admin")
+    await admin.post(f"{API}/policies/apply", json={"documents": POLICY})
+    codes: Counter[int] = Counter()
+    for number in range(ROUNDS):
+        more = f"{POLICY}  - {{name: keys-{number}, type: secrets}}\n"
+        changes = [
+            admin.put(f"{API}/policies/strict/guardrails/cards/mode", json={"mode": mode})
+            for mode in ("enforce", "shadow")
+        ]
+        changes.insert(1, admin.post(f"{API}/policies/apply", json={"documents": more}))
+        codes.update([one.status_code for one in await asyncio.gather(*changes)])
+
+    versions = (await admin.get(f"{API}/policies/strict/versions")).json()
+    names: dict[int, list[str]] = {}
+    for one in versions:
+        shown = await admin.get(f"{API}/policies/strict", params={"version": one["version"]})
+        names[one["version"]] = re.findall(r"name: ([a-z0-9-]+)", shown.json()["document"])
+
+    assert codes.keys() <= {200, 409}
+    for one in versions:
+        if one["note"] is not None:  # of a mode; those that apply say nothing
+            assert names[one["version"]] == names[one["version"] - 1]
 
 
 async def test_a_policy_with_a_fault_changes_nothing_and_has_its_place(app: FastAPI) -> None:
