@@ -7,6 +7,7 @@ comes, so that a callback can be neither replayed nor begun by another site.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -235,8 +236,7 @@ def _verified(
         nonce={"essential": True, "value": nonce},
     )
     try:
-        key_set = KeySet.import_key_set({"keys": list(keys.get("keys", ()))})
-        decoded = jwt.decode(str(token), key_set, algorithms=_ALGORITHMS)
+        decoded = jwt.decode(str(token), _key_set(keys), algorithms=_ALGORITHMS)
         registry.validate(decoded.claims)
     except (JoseError, ValueError, TypeError, KeyError):
         raise _refused("the ID token") from None
@@ -245,6 +245,15 @@ def _verified(
     if party != settings.oidc_client_id or not isinstance(claims["sub"], str):
         raise _refused("the ID token")
     return claims
+
+
+def _key_set(document: Mapping[str, Any]) -> KeySet:
+    """Return the keys that can be used: others, as of new kinds, are ignored (RFC 7517 5)."""
+    known: list[Any] = []
+    for key in document.get("keys", ()):
+        with contextlib.suppress(JoseError, ValueError, TypeError, KeyError):
+            known += KeySet.import_key_set({"keys": [key]}).keys
+    return KeySet(known)
 
 
 def _values(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -12,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from sidecar.settings.sections import Seconds, Section, is_loopback
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 
 
 def _origin(scheme: str, host: str, port: int | None) -> str:
@@ -48,7 +50,7 @@ class AdminSettings(Section):
     """Of one address, in one process: logins, and tokens that are refused."""
     oidc_issuer: str | None = None
     """Its `/.well-known/openid-configuration` is read; None: one-time links and tokens only."""
-    oidc_client_id: str | None = None
+    oidc_client_id: Annotated[str, Field(min_length=1)] | None = None
     oidc_client_secret_file: Path | None = None
     """Holds the client's secret; None for a public client, which PKCE protects."""
     oidc_scope: str = "openid profile email"
@@ -87,7 +89,7 @@ class AdminSettings(Section):
         if not url.isascii():
             raise ValueError("must have its host in ASCII, as browsers send it: xn--…")
         parts = urlsplit(url)
-        is_origin = parts.hostname is not None and parts.path in {"", "/"}
+        is_origin = _HOST.fullmatch(parts.hostname or "") and parts.path in {"", "/"}
         if not is_origin or parts.query or parts.fragment or parts.username is not None:
             raise ValueError("must be https://HOST or https://HOST:PORT, without a path")
         is_local = parts.scheme == "http" and is_loopback(parts.hostname or "")
@@ -98,7 +100,9 @@ class AdminSettings(Section):
     @field_validator("proxies")
     @classmethod
     def _are_networks(cls, proxies: str) -> str:
-        named = [] if proxies == "*" else [one.strip() for one in proxies.split(",")]
+        named = [one.strip() for one in proxies.split(",")]
+        if "*" in named:  # a client writes the header as well, and so its own address
+            raise ValueError("must name the proxies or their networks, such as 10.0.0.0/8, not *")
         for one in filter(None, named):
             try:
                 ip_network(one)

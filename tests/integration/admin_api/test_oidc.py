@@ -177,6 +177,16 @@ def test_clocks_may_differ_by_two_minutes() -> None:
 
 
 @pytest.mark.parametrize(
+    "other", [{"kty": "EC", "crv": "P-999", "x": "AA", "y": "AA"}, {"kty": "new"}, {}, "none"]
+)
+def test_keys_of_unknown_kinds_are_ignored(other: object) -> None:
+    """As RFC 7517 has it in section 5: a provider may have newer ones beside those in use."""
+    keys = {"keys": [other, *KeySet([KEY]).as_dict(private=False)["keys"]]}
+
+    assert _verified(id_token(), keys, SETTINGS, nonce="n")["sub"] == "alice"
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"iss": "https://evil.example.com"},

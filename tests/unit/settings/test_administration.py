@@ -65,6 +65,10 @@ def test_the_origins_of_this_machine_have_no_default_port(changes: dict[str, Any
         {"public_url": "https://münchen.example"},
         {"proxies": "10.0.0.5, ingress.example"},
         {"proxies": "10.0.0.5/8"},
+        {"proxies": "*"},
+        {"proxies": "10.0.0.5, *"},
+        {"public_url": "https://egret example.com"},
+        {"oidc_issuer": "https://id.example.com", "oidc_client_id": ""},
         {"oidc_issuer": "https://id.example.com"},
         {"oidc_issuer": "http://id.example.com", "oidc_client_id": "egret"},
     ],
@@ -77,7 +81,7 @@ def test_settings_that_would_send_sessions_in_the_clear_are_refused(
         settings(**changes)
 
 
-@pytest.mark.parametrize("proxies", ["", "*", "10.0.0.5, 192.168.0.0/16,", "fd00::/8"])
+@pytest.mark.parametrize("proxies", ["", "10.0.0.5, 192.168.0.0/16,", "fd00::/8"])
 def test_proxies_are_addresses_and_networks(proxies: str) -> None:
     """All others would be ignored by uvicorn without a word."""
     assert settings(proxies=proxies).proxies == proxies
