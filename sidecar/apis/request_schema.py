@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from operator import methodcaller
 from types import NoneType
@@ -151,7 +151,9 @@ _ROUTING_FIELDS: Final = (
 _SETTINGS: Final = ("moderation", "svg")
 """Objects with a model of their own: OpenAI's moderation of a chat, and its author of pictures."""
 
-_NAMING: Final = frozenset({"models", "fallbacks", "tools", "input", "items", *_SETTINGS})
+_NAMING: Final = frozenset(
+    {"models", "fallbacks", "tools", "input", "items", "data_sources", *_SETTINGS}
+)
 """Where OpenAI's APIs, and gateways that speak as they do, name further models."""
 
 _GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
@@ -223,7 +225,8 @@ def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
     # `tool_search_output` in the input, `tool_addition` in a message.
     lists = [fields.get("tools")]
     for name in ("input", "items"):
-        lists += [item.get("tools") for item in _objects(fields.get(name))]
+        items = list(_objects(fields.get(name)))
+        lists += [item.get(tools) for tools in _spellings(items, "tools") for item in items]
     lists += [
         tool.get("definition")
         for message in _objects(fields.get("messages"))
@@ -234,6 +237,10 @@ def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
         for tool in _objects(tools):
             yield from _models_of(tool)
             yield from _models_of(tool.get("svg"))
+    for source in _objects(fields.get("data_sources")):  # of Azure, on one's own data
+        for parameters in _objects(source.get("parameters")):
+            for embedding in _objects(parameters.get("embedding_dependency")):
+                yield from _strings(embedding.get("deployment_name"))
     # Bedrock hands these on to the model as its own API has them.
     inner = fields.get("additionalModelRequestFields")
     if isinstance(inner, dict):
@@ -242,7 +249,6 @@ def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
 
 
 _CONTAINERS: Final = frozenset({dict, list})
-_tools_of: Final = methodcaller("get", "tools")
 
 
 def names_models(fields: dict[str, JsonValue], list_field: str | None) -> bool:
@@ -251,17 +257,22 @@ def names_models(fields: dict[str, JsonValue], list_field: str | None) -> bool:
     messages = fields.get(list_field or "")
     if isinstance(messages, list) and (  # at the speed of C: most of them are one text
         not _OBJECT.issuperset(map(type, messages))
-        or any(map(_tools_of, messages))
+        or _spellings(messages, "tools")
         or not _CONTAINERS.isdisjoint(map(type, map(_content_of, messages)))
     ):
         named[list_field or ""] = [
             one
             for one in messages
             if isinstance(one, dict)
-            and ("tools" in one or isinstance(one.get("content"), (list, dict)))
+            and (_spellings([one], "tools") or isinstance(one.get("content"), (list, dict)))
         ]
     # Of any dialect: a fragment that may name a model is not kept, and costs time alone.
     return bool(named) and next(chain(further_models(named), _nested(named)), None) is not None
+
+
+def _spellings(objects: Iterable[Fields], name: str) -> list[str]:
+    """Return the keys of *objects* that are *name* to a provider that takes names in any case."""
+    return [key for key in set(chain.from_iterable(objects)) if key.casefold() == name]
 
 
 def _models_of(value: JsonValue) -> Iterator[str]:

@@ -415,8 +415,11 @@ class TextExtractor:
             elif may_be_payload(value):
                 self.unscanned.append(UnscannedReason.UNKNOWN_SHAPE)
         content = value.encode()
-        if self._run is not None and key in _JOINED_FIELDS and place is not _FREE:
-            self._run.append(len(self.parts))
+        if self._run is not None and place is not _FREE:
+            # A provider that takes names in any case would join those of `Text`, too.
+            words = self._words.field_names
+            if (key if key in words else key.casefold()) in _JOINED_FIELDS:
+                self._run.append(len(self.parts))
         self.parts.append(TextPart(content, (number,), role))
         if b"\\" in content and may_be_json(content):
             self._nested(content, (number,), role)

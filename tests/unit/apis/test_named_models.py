@@ -53,6 +53,28 @@ BESIDE: list[tuple[str, JsonValue, str, tuple[str, ...]]] = [
         "m",
         ("other",),
     ),
+    (
+        RESPONSES,
+        {"model": "m", "input": [{"type": "additional_tools", "Tools": [DRAWING]}]},
+        "m",
+        ("other",),
+    ),
+    (
+        AZURE,
+        {
+            "messages": [],
+            "data_sources": [
+                {
+                    "type": "azure_search",
+                    "parameters": {
+                        "embedding_dependency": {"type": "deployment_name", "deployment_name": "o"}
+                    },
+                }
+            ],
+        },
+        "our-gpt",
+        ("o",),
+    ),
     ("/v1/images/generations", {"model": "m", "prompt": "a", "moderation": "low"}, "m", ()),
     (
         "/v1/images/generations",

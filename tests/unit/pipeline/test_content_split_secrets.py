@@ -58,6 +58,16 @@ FOUND = [
     (CHAT, _said(("user", _parts(A, "", B + C))), "an empty part between"),
     (CHAT, _said(("user", [*_parts(A), ODD])), "a part of unknown type"),
     (CHAT, _said(("user", [A, B + C])), "bare strings"),
+    (
+        CHAT,
+        _said(("user", [{"type": "text", "Text": A}, {"type": "text", "TEXT": B + C}])),
+        "names of parts in another case",
+    ),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "Content": A}, {"role": "user", "Content": [B + C]}]},
+        "names of messages in another case",
+    ),
     (CHAT, _said(("user", _parts(LONG + A, B + C + " " + LONG))), "long texts around"),
     (CHAT, _said(("user", _parts(A + "\u200b", "\u200b" + B + C))), "no width at the border"),
     (CHAT, _said(("user", A), ("user", B + C)), "two messages"),
