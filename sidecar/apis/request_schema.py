@@ -257,7 +257,7 @@ def names_models(fields: dict[str, JsonValue], list_field: str | None) -> bool:
     messages = fields.get(list_field or "")
     if isinstance(messages, list) and (  # at the speed of C: most of them are one text
         not _OBJECT.issuperset(map(type, messages))
-        or _spellings(messages, "tools")
+        or _spellings(messages, "tools")  # type: ignore[arg-type]  # all are objects, by the line above
         or not _CONTAINERS.isdisjoint(map(type, map(_content_of, messages)))
     ):
         named[list_field or ""] = [

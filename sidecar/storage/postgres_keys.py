@@ -103,7 +103,7 @@ class PostgresKeyStore:
         try:
             record = _record(row)
         except ValueError as error:
-            raise KeyUnreadableError("a key has fields that cannot be read") from error
+            raise KeyUnreadableError("a key has limits that cannot be read") from error
         return KeyReading(record, horizon=row["horizon"], settled=row["settled"])
 
     async def owner_limits(self, team_id: str, organization_id: str) -> tuple[Limit, ...]:
