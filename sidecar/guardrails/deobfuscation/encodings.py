@@ -164,8 +164,9 @@ def runs_of_base64(content: bytes) -> Iterator[ByteSpan | None]:
             yield None
             continue
         run = next(every_match(_BASE64, content, start, min(len(content), at + 2 * MIN_RUN)), None)
-        if run is None:
+        if run is None:  # shorter than a run
             position = at
+            yield None
             continue
         start, end = run[0]
         if end > at:

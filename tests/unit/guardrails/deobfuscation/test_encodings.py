@@ -55,6 +55,13 @@ def test_text_in_lines_of_base64_is_read_as_one(end: str) -> None:
     assert b"secret keys and such" in read_of(f"key: {lines}.".encode())
 
 
+def test_words_that_only_look_like_text_let_other_work_go_on() -> None:
+    """Ten megabytes of them took seconds in one turn of the loop."""
+    found = list(encodings.runs_of_base64(b"QUJDREVGQUJDRE " * 1_000))
+    assert found == [None] * len(found)
+    assert len(found) >= 1_000
+
+
 def test_names_of_programs_are_not_decoded_one_by_one() -> None:
     """Four in each kilobyte of code are as long as a run; each took a dozen calls."""
     code = b"from some_package.of_long_module_names import another_name_of_20_letters\n" * 1_000
