@@ -358,6 +358,8 @@ def _scan_more(
     database: ExpressionDatabase, more: Sequence[TextView], views: list[TextView], hits: Hits
 ) -> Cooperative[Hits]:
     """Scan *more* views; add them to *views*, and what occurs in them to *hits*."""
+    if not more:
+        return {}
     found = yield from database.scan([view.content for view in more])
     base = sum(len(view.content) + 1 for view in views)
     for id_, ends in found.items():

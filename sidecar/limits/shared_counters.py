@@ -111,7 +111,6 @@ _NEW: Final = 2
 class _Sum(msgspec.Struct, frozen=True, gc=False):
     change: Adjustment
     at: float
-    drained_at: float
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
@@ -173,7 +172,7 @@ class Adjustments:
         if known is None:
             self._releases += bool(change.member)
             self._uncounted += change.is_new
-            sums[key] = _Sum(change, at, _drained_at(change, at=at))
+            sums[key] = _Sum(change, at)
             if self._releases > MAX_RELEASES:
                 releases = ((one, key) for one in self._waiting.values() for key in one)
                 waiting, oldest = next(
@@ -186,8 +185,7 @@ class Adjustments:
         total = known.change.amount + change.amount
         taken_at = min(known.change.taken_at, change.taken_at)
         at = min(known.at, at) if is_return else max(known.at, began_at)
-        total_change = replace(change, amount=total, taken_at=taken_at)
-        sums[key] = _Sum(total_change, at, _drained_at(total_change, at=at))
+        sums[key] = _Sum(replace(change, amount=total, taken_at=taken_at), at)
 
     def drop_drained(self, *, now: float) -> None:
         """Drop returned units that have drained while they waited: nothing is left to return.
@@ -195,7 +193,9 @@ class Adjustments:
         In an outage there is a sum for each limit and second, and no end of them otherwise.
         """
         for scope, sums in tuple(self._waiting.items()):
-            left = {key: one for key, one in sums.items() if one.drained_at > now}
+            left = {
+                key: one for key, one in sums.items() if _drained_at(one.change, at=one.at) > now
+            }
             if left:
                 self._waiting[scope] = left
             else:

@@ -168,12 +168,12 @@ def judges_answer(route: Route, policy: EffectivePolicy) -> bool:
     return is_needed and route.operation.spec.has_model_text
 
 
-def stream_usage_of(record: RequestRecord) -> StreamUsage:
+def stream_usage_of(caller: Caller) -> StreamUsage:
     """Return the way to count streams: the policy's, else exact if limits depend on it."""
-    key, policy = record.key, record.policy
-    if policy is not None and policy.stream_usage is not None:
+    key, policy = caller
+    if policy.stream_usage is not None:
         return policy.stream_usage
-    counts = key is not None and any(limit.measure in SETTLED for limit in key.limits)
+    counts = any(limit.measure in SETTLED for limit in key.limits)
     return StreamUsage.HIDE if counts else StreamUsage.ESTIMATE
 
 

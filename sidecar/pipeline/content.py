@@ -114,7 +114,7 @@ async def judge_body(
         return ClientError(ErrorKind.INVALID_BODY, read.problem)
     short, models = None, allowed_models_of(caller)
     if key.limits or record.subject is not None:
-        short = await take_limits(stream, record, worker)
+        short = await take_limits(caller, stream, record, worker)
         if short is not None and short.kind is not ErrorKind.UNCOUNTED_USAGE:
             return short
     # A price would be of no use to a request that is refused in any case.
@@ -143,10 +143,10 @@ async def judge_body(
             record.is_flagged = is_flagged(results)
             allowed = UNCHANGED
             if read.streamed or policy.answers.redacts:
-                allowed = await _allowed(read, body, (), route, stream, record, worker)
+                allowed = await _allowed(read, body, (), route, caller, stream, record, worker)
         case Redact(findings):
             record.is_redacted = True
-            allowed = await _allowed(read, body, findings, route, stream, record, worker)
+            allowed = await _allowed(read, body, findings, route, caller, stream, record, worker)
         case Deny(error):
             return error
         case _:
@@ -252,7 +252,7 @@ async def judge_without_body(
 ) -> RequestAllowed | ClientError:
     """Judge by the headers alone; *reason* is why the rest cannot be read."""
     key, policy = caller
-    short = await take_limits(stream, record, worker) if key.limits else None
+    short = await take_limits(caller, stream, record, worker) if key.limits else None
     if short is not None and short.kind is not ErrorKind.UNCOUNTED_USAGE:
         return short
     refused = None
@@ -317,19 +317,20 @@ def hash_key_of(record: RequestRecord, worker: Worker) -> bytes | None:
     return hmac.digest(key, principal.organization_id.encode(), "sha256")
 
 
-async def _allowed(
+async def _allowed(  # noqa: PLR0913, PLR0917 - the facts of one request
     subject: Subject,
     body: bytes,
     findings: tuple[Finding, ...],
     route: Route,
+    caller: Caller,
     stream: ExtProcStream,
     record: RequestRecord,
     worker: Worker,
 ) -> RequestAllowed:
     """Redact *findings*, request the counts of a stream, and hand on placeholders."""
-    policy, changed, restoration = record.policy, body, NOTHING_REDACTED
+    (_, policy), changed, restoration = caller, body, NOTHING_REDACTED
     placeholders: Placeholders | None = None
-    if findings or (policy is not None and policy.answers.redacts):
+    if findings or policy.answers.redacts:
         guardrails = {result.guardrail.name: result.guardrail for result in record.results}
         first = _FIRST_READ if route.dialect in _SYSTEM_IN_MESSAGES else _FIRST_READ | {"system"}
         # Items are added to a conversation that the path names, and the provider has the others.
@@ -342,7 +343,7 @@ async def _allowed(
         changed, restoration, placeholders = (
             done if isinstance(done, tuple) else await stream.wait_for(done)
         )
-    asking, hides = _asking_for_usage(subject, changed, route, stream, record)
+    asking, hides = _asking_for_usage(subject, changed, route, caller, stream)
     is_replaced = False
     if findings and subject.model is not None and route.model is None:
         name = (record.alias or subject.model).encode()
@@ -356,12 +357,12 @@ async def _allowed(
 
 
 def _asking_for_usage(
-    subject: Subject, body: bytes, route: Route, stream: ExtProcStream, record: RequestRecord
+    subject: Subject, body: bytes, route: Route, caller: Caller, stream: ExtProcStream
 ) -> tuple[bytes | None, bool]:
     """Return a body that requests its stream's counts, if needed, and whether to hide them."""
     if not subject.streamed or subject.asks_for_usage or not can_ask_for_usage(route):
         return None, False
-    wanted = stream_usage_of(record)
+    wanted = stream_usage_of(caller)
     match wanted:
         case StreamUsage.ESTIMATE:
             return None, False
@@ -375,7 +376,7 @@ def _asking_for_usage(
 
 
 async def take_limits(
-    stream: ExtProcStream, record: RequestRecord, worker: Worker
+    caller: Caller, stream: ExtProcStream, record: RequestRecord, worker: Worker
 ) -> ClientError | None:
     """Reserve the request's share of its limits; return the refusal if there is no room.
 
@@ -394,8 +395,8 @@ async def take_limits(
             tokens_out = subject.max_output_tokens
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
-    key, policy = record.key, record.policy
-    if key is None or policy is None or not key.limits:
+    key, policy = caller
+    if not key.limits:
         return None
     cost = _cost(route, subject, TokenCounts(tokens_in, tokens_out), worker)
     has_one_model = subject is not None and not subject.other_models

@@ -213,7 +213,7 @@ class UsageSettlement:
         return await self._owner_limits(request.team_id, request.organization_id)
 
     async def _settle_costs(self) -> None:
-        while not self._prices.current.is_known:  # noqa: ASYNC110 - whoever reads them tells nobody
+        while not self._prices.current.is_known:  # noqa: ASYNC110 - `PriceCache` has no event
             await asyncio.sleep(RETRY_SECONDS)
         while self._unpriced:
             record = self._unpriced.popleft()
