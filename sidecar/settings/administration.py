@@ -114,7 +114,7 @@ class AdminSettings(Section):
 
     @model_validator(mode="after")
     def _cookies_are_encrypted(self) -> Self:
-        if self.public_url is None and not is_loopback(self.host):
+        if not self.is_encrypted and not is_loopback(self.host):
             raise ValueError(
                 "EGRET_ADMIN__HOST other than localhost needs EGRET_ADMIN__PUBLIC_URL, the https"
                 " address of the proxy before it"

@@ -57,6 +57,7 @@ def test_the_origins_of_this_machine_have_no_default_port(changes: dict[str, Any
     "changes",
     [
         {"host": "0.0.0.0"},  # noqa: S104
+        {"host": "0.0.0.0", "public_url": "http://localhost:9465"},  # noqa: S104
         {"public_url": "http://egret.example.com"},
         {"public_url": "https://egret.example.com/console"},
         {"public_url": "https://user@egret.example.com"},
