@@ -131,32 +131,41 @@ class GrantError(ValueError):
     """The text is no grant; the message has an example."""
 
 
-async def find_grant(connection: Connection, text: str) -> Grant:
-    """Read `ROLE`, `ROLE:ORGANIZATION` or `ROLE:ORGANIZATION/TEAM`, with names as they are now.
+def parse_grant(text: str) -> tuple[Role, str]:
+    """Return the role of `ROLE`, `ROLE:ORGANIZATION` or `ROLE:ORGANIZATION/TEAM`, and its owner.
 
     Raises:
-        GrantError: there is no such role, organization or team, or a team has no such role.
+        GrantError: there is no such role, or not for a team.
     """
-    name, _, owner = text.partition(":")
+    name, colon, owner = text.partition(":")
     try:
         role = Role(name)
     except ValueError:
         roles = ", ".join(role.value for role in Role)
         raise GrantError(f"there is no role {name!r}; there are {roles}") from None
+    if colon and not owner:
+        raise GrantError(f"{text!r} names no organization: write operator:acme")
+    organization, slash, _ = owner.partition("/")
+    if slash and role not in OF_TEAMS:
+        raise GrantError(
+            f"role {role.value} is for organizations: write {role.value}:{organization}"
+        )
+    return role, owner
+
+
+async def find_grant(connection: Connection, text: str) -> Grant:
+    """Read a grant, with the names of its owner as they are now.
+
+    Raises:
+        GrantError: it is none, or there is no such organization or team.
+    """
+    role, owner = parse_grant(text)
     if not owner:
-        if ":" in text:
-            raise GrantError(f"{text!r} names no organization: write operator:acme")
         return Grant(role)
     organization, slash, _ = owner.partition("/")
     try:
         organization_id = await find_organization_id(connection, organization)
-        if not slash:
-            return Grant(role, organization_id)
-        team_id = await find_team_id(connection, owner)
+        team_id = await find_team_id(connection, owner) if slash else None
     except ChangeRefusedError as error:
         raise GrantError(error.problem) from None
-    if role not in OF_TEAMS:
-        raise GrantError(
-            f"role {role.value} is for organizations: write {role.value}:{organization}"
-        )
     return Grant(role, organization_id, team_id)

@@ -7,12 +7,20 @@ import signal
 import socket
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Annotated, Final
 
 import typer
 from typing_extensions import override
 
-from sidecar.admin_api.roles import Grant, GrantError, Permission, Role, find_grant
+from sidecar.admin_api.roles import (
+    Grant,
+    GrantError,
+    Permission,
+    Role,
+    find_grant,
+    parse_grant,
+)
 from sidecar.admin_api.sign_in import (
     CreatedToken,
     Token,
@@ -94,6 +102,12 @@ def serve(context: typer.Context) -> None:
 
     settings = settings_or_exit()
     own = settings.admin
+    try:
+        for grant in chain.from_iterable((own.oidc_roles or {}).values()):
+            parse_grant(grant)
+    except GrantError as error:
+        problem = f"EGRET_ADMIN__OIDC_ROLES: {error}"
+        fail(problem, hint="correct the environment", code=WRONG_USAGE)
     sockets = _listen(own)
     configure_logs(settings.telemetry.log_level)
     server = Server(

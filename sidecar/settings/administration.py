@@ -35,7 +35,7 @@ class AdminSettings(Section):
     """The address in a browser, `https://egret.example.com`; by default that of host and port."""
     proxies: str = ""
     """Addresses and networks of proxies, separated by commas, whose `X-Forwarded-For` counts."""
-    pool_size: Annotated[int, Field(ge=1, le=100)] = 10
+    pool_size: Annotated[int, Field(ge=2, le=100)] = 10
     query_seconds: Seconds = 30.0
     """Budget of one query: reports read more than a worker may."""
     session_idle_seconds: Annotated[float, Field(ge=60, le=86400)] = 1800.0

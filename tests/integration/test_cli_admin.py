@@ -71,6 +71,26 @@ def test_a_port_in_use_is_named_and_nothing_is_logged_as_started(
     assert (ran.code, ran.out, ran.err) == (2, "", f"{problem}; {hint}\n")
 
 
+@pytest.mark.parametrize(
+    ("grant", "fault"),
+    [
+        ("chief", "there is no role 'chief'; there are viewer, team_lead, operator, admin"),
+        ("viewer:", "'viewer:' names no organization: write operator:acme"),
+        ("admin:acme/web", "role admin is for organizations: write admin:acme"),
+    ],
+)
+def test_roles_of_people_that_are_none_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, grant: str, fault: str
+) -> None:
+    """Else a misspelt one would be found by whoever cannot log in."""
+    monkeypatch.setenv("EGRET_ADMIN__OIDC_ROLES", json.dumps({"ops": ["viewer:acme", grant]}))
+
+    ran = Egret("postgresql://nobody@127.0.0.1:1/none")("admin")
+
+    problem = f"error: EGRET_ADMIN__OIDC_ROLES: {fault}"
+    assert (ran.code, ran.out, ran.err) == (2, "", f"{problem}; correct the environment\n")
+
+
 async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:
     """Standard output is the token alone; the log-out of a person ends nothing else."""
     egret = Egret(database.dsn)

@@ -226,12 +226,12 @@ async def test_a_provider_that_hangs_holds_no_connection_of_the_database(
     database: Database,
 ) -> None:
     """Others go on meanwhile, and the one-time link is good; ten logins had the whole pool."""
-    asked, goes_on = asyncio.Event(), asyncio.Event()
+    both_asked, goes_on = asyncio.Barrier(3), asyncio.Event()
 
     async def provide(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"POST /token"):
-            asked.set()
+            await both_asked.wait()
             await goes_on.wait()
         origin = f"http://localhost:{port}"
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
@@ -243,18 +243,24 @@ async def test_a_provider_that_hangs_holds_no_connection_of_the_database(
     async with await asyncio.start_server(provide, "localhost", 0) as server:
         port = server.sockets[0].getsockname()[1]
         settings = admin_settings(
-            database, oidc_issuer=f"http://localhost:{port}", oidc_client_id="egret", pool_size=1
+            database, oidc_issuer=f"http://localhost:{port}", oidc_client_id="egret", pool_size=2
         )
         async with running_app(settings) as app:
-            browser, alice = client_of(app), await session_client(app, "admin")
-            begun = await browser.get("/login/oidc")
-            (state,) = parse_qs(urlsplit(begun.headers["location"]).query)["state"]
-            answer = {"code": "x", "state": state}
+            alice = await session_client(app, "admin")
+
+            async def log_in() -> int:
+                browser = client_of(app)
+                begun = await browser.get("/login/oidc")
+                (state,) = parse_qs(urlsplit(begun.headers["location"]).query)["state"]
+                answer = {"code": "x", "state": state}
+                return (await browser.get("/login/callback", params=answer)).status_code
+
             async with asyncio.TaskGroup() as tasks:
-                login = tasks.create_task(browser.get("/login/callback", params=answer))
-                await asked.wait()
+                logins = [tasks.create_task(log_in()) for _ in range(settings.admin.pool_size)]
+                await both_asked.wait()
                 me = await alice.get(f"{API}/me")
-                is_waiting = not login.done()
+                are_waiting = not any(one.done() for one in logins)
                 goes_on.set()
 
-    assert (me.status_code, is_waiting, login.result().status_code) == (200, True, 400)
+    assert (me.status_code, are_waiting) == (200, True)
+    assert [one.result() for one in logins] == [400, 400]

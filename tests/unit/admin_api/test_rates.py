@@ -87,7 +87,7 @@ async def test_a_report_whose_turn_does_not_come_is_refused(
 ) -> None:
     """And takes no turn from those behind it."""
     monkeypatch.setattr(rates, "REPORT_SECONDS", 0.01)
-    limits = Rates.of(AdminSettings(pool_size=1))
+    limits = Rates.of(AdminSettings(pool_size=2))
 
     async with limits.turn("alice", is_report=True):
         with pytest.raises(Problem) as refused:

@@ -81,6 +81,12 @@ def test_settings_that_would_send_sessions_in_the_clear_are_refused(
         settings(**changes)
 
 
+def test_a_pool_of_one_connection_is_refused() -> None:
+    """`POST /installation/apply` stores new policies by a second one."""
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        settings(pool_size=1)
+
+
 @pytest.mark.parametrize("proxies", ["", "10.0.0.5, 192.168.0.0/16,", "fd00::/8"])
 def test_proxies_are_addresses_and_networks(proxies: str) -> None:
     """All others would be ignored by uvicorn without a word."""
