@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Final
 
 from sidecar.apis.response_text import (
-    PAYLOADS,
     AnswerEvent,
     AnswerText,
     UnreadableEvent,
@@ -145,7 +144,7 @@ class EventPatternCache:
             or text is None
             or text.location < 0
             or text.channel is None
-            or text.channel[-1] in PAYLOADS  # whether such a field holds text depends on its value
+            or read.may_hold_payload  # which depends on the value
         ):
             self._alike = 0
         else:

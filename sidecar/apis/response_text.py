@@ -149,13 +149,17 @@ class AnswerText(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnswerEvent(msgspec.Struct, frozen=True, gc=False):
-    """The texts of one event. `ended` are the lanes whose texts are complete with it."""
+    """The texts of one event. `ended` are the lanes whose texts are complete with it.
+
+    With `may_hold_payload` one of the texts would be a payload if it were base64.
+    """
 
     texts: tuple[AnswerText, ...] = ()
     ended: tuple[Path, ...] = ()
     ends_all: bool = False
     unscanned: tuple[UnscannedReason, ...] = ()
     has_logprobs: bool = False
+    may_hold_payload: bool = False
 
 
 class UnreadableEvent(msgspec.Struct, frozen=True):
@@ -236,6 +240,7 @@ def read_in_slices(
         ended=tuple(walk.ended),
         unscanned=tuple(walk.unscanned),
         has_logprobs=walk.has_logprobs,
+        may_hold_payload=walk.may_hold_payload,
     )
 
 
@@ -276,6 +281,7 @@ class _Walk:
         "ended",
         "has_logprobs",
         "is_overfull",
+        "may_hold_payload",
         "strings",
         "texts",
         "unscanned",
@@ -291,6 +297,7 @@ class _Walk:
         self.unscanned: dict[UnscannedReason, None] = {}
         self.has_logprobs = False
         self.is_overfull = False
+        self.may_hold_payload = False
 
     def run(self, document: dict[str, JsonValue], event: str) -> Cooperative[None]:
         """Collect everything."""
@@ -460,20 +467,22 @@ class _Walk:
     def _string(self, key: str, value: str, path: Path, lane: Path, mode: int) -> None:
         if self._payload is not None and self._is_event_payload(key, value):
             return
-        if (
-            mode != _ALL
-            and key in PAYLOADS
-            and (key != "url" or value.startswith("data:"))
-            and (len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None)
-        ):
-            media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
-            self.unscanned[media[-1] if media else PAYLOADS[key]] = None
-            return
+        if mode != _ALL and key in PAYLOADS:
+            if (key != "url" or value.startswith("data:")) and (
+                len(value) >= MIN_PAYLOAD and _PAYLOAD.fullmatch(value) is not None
+            ):
+                media = [MEDIA[step] for step in path if isinstance(step, str) and step in MEDIA]
+                self.unscanned[media[-1] if media else PAYLOADS[key]] = None
+                return
+            self.may_hold_payload = True
         self._add(value, path if mode in _JOINED else None, lane, is_json=key in JSON_TEXT)
 
     def _is_event_payload(self, key: str, value: str) -> bool:
         """Return whether it is the payload of this kind of event, and record that."""
-        if self._payload is None or self._payload[0] != key or not _PAYLOAD.fullmatch(value):
+        if self._payload is None or self._payload[0] != key:
+            return False
+        if not _PAYLOAD.fullmatch(value):
+            self.may_hold_payload = True
             return False
         self.unscanned[self._payload[1]] = None
         return True

@@ -70,6 +70,8 @@ DELTAS = st.one_of(
             {"tool_calls": [{"index": 0, "function": {"arguments": '{"a'}}]},
             {"audio": {"data": "A" * 80}},
             {"audio": {"data": "not base64, but text"}},
+            {"audio": {"data": ["A" * 80]}},
+            {"audio": {"data": ["not base64, but text"]}},
         ]
     ),
 )

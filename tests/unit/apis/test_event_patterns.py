@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import pytest
+
 from sidecar.apis.event_patterns import (
     MAX_FORM_BYTES,
     MAX_PATTERNS,
@@ -10,6 +12,7 @@ from sidecar.apis.event_patterns import (
     EventPatternCache,
 )
 from sidecar.apis.response_text import AnswerEvent, Path, read_answer
+from sidecar.jsontext.strict import JsonValue
 from tests.support.answers import chat_chunk
 
 
@@ -99,3 +102,36 @@ def test_the_first_event_of_streams_is_learned_when_it_comes_again() -> None:
         assert reader.read(first, event="") == read_answer(first)
         read = reader.read(second, event="")
         assert (read is reader.read(third, event="")) is (number > 0)
+
+
+AUDIO = {"type": "response.output_audio.delta", "output_index": 0}
+
+
+@pytest.mark.parametrize(
+    ("around", "field", "event"),
+    [
+        pytest.param(AUDIO, "delta", "", id="by type"),
+        pytest.param({"output_index": 0}, "delta", "response.audio.delta", id="by event name"),
+        pytest.param({"event_type": "speech.audio.delta"}, "audio", "", id="of speech"),
+        pytest.param({"type": "chunk"}, "bytes", "", id="of Bedrock"),
+        pytest.param({}, "data", "", id="a file"),
+    ],
+)
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_events_whose_text_may_be_a_payload_are_not_learned(
+    around: dict[str, JsonValue], field: str, event: str, *, is_listed: bool
+) -> None:
+    """A provider that begins with other values would have its audio pass as text."""
+    reader = EventPatternCache()
+    for value in (*["not base64!"] * MIN_ALIKE, "QUJD" * 20):
+        payload = json.dumps(around | {field: [value] if is_listed else value}).encode()
+        assert reader.read(payload, event=event) == read_answer(payload, event=event)
+
+
+def test_a_text_named_like_an_event_of_audio_is_learned() -> None:
+    """It is the type of an event that decides, and the name of the field."""
+    words = [
+        {"choices": [{"index": 0, "delta": {"content": f"{number} {AUDIO['type']} chunk"}}]}
+        for number in range(9)
+    ]
+    assert parsed_of(words).count(True) == MIN_ALIKE
