@@ -193,7 +193,8 @@ FROM organizations WHERE name = $1
 class Holder:
     """One key, team or organization with its limits; `name` as people call it.
 
-    `team_id` is the team's own id, or that of a key's team.
+    `team_id` is the team's own id, or that of a key's team. An owner whose stored limits this
+    version cannot read has none, and the error as `unreadable`.
     """
 
     level: Level
@@ -202,6 +203,7 @@ class Holder:
     organization_id: str
     limits: tuple[Limit, ...]
     team_id: str | None = None
+    unreadable: ChangeRefusedError | None = None
 
 
 async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...]:
@@ -223,11 +225,24 @@ async def holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...
         raise no_such(owner)
     levels, holders = list(Level), []
     for level in levels[levels.index(owner.level) :]:
-        owner_id, name = row[f"{level.value}_id"], row[f"{level.value}_name"]
-        limits = _read(row[f"{level.value}_limits"], level=level, owner=owner_id)
         team_id = None if level is Level.ORGANIZATION else row["team_id"]
-        holders.append(Holder(level, owner_id, name, row["organization_id"], limits, team_id))
+        owner_id, name, text = [row[f"{level.value}_{one}"] for one in ("id", "name", "limits")]
+        holder = Holder(level, owner_id, name, row["organization_id"], (), team_id)
+        holders.append(_with_limits(holder, text))
     return tuple(holders)
+
+
+async def readable_holders_for(connection: Connection, owner: Owner) -> tuple[Holder, ...]:
+    """Return the same.
+
+    Raises:
+        ChangeRefusedError: there is no such owner, or limits cannot be read.
+    """
+    holders = await holders_for(connection, owner)
+    for one in holders:
+        if one.unreadable is not None:
+            raise one.unreadable
+    return holders
 
 
 async def holders_of_limits(
@@ -238,16 +253,14 @@ async def holders_of_limits(
     within: tuple[str, ...] | None = None,
     after: tuple[str, str] | None = None,
     most: int | None = None,
-    on_unreadable: Callable[[ChangeRefusedError], None] | None = None,
 ) -> tuple[Holder, ...]:
     """Return the owners of limits, of *measure* alone if given; of *owner* and those it holds.
 
     Of these organizations and teams alone with *within*: no limit of others is read. They come by
-    name; with *most* that many of them behind *after*, a name and an id. An owner
-    whose limits cannot be read has none if *on_unreadable* is given, which gets the error.
+    name; with *most* that many of them behind *after*, a name and an id.
 
     Raises:
-        ChangeRefusedError: there is no such owner, or limits cannot be read.
+        ChangeRefusedError: there is no such owner.
     """
     ids: dict[Level, str] = {}
     if owner is not None:
@@ -262,26 +275,23 @@ async def holders_of_limits(
     )
     holders = []
     for row in rows:
-        level = Level(row["level"])
-        try:
-            limits = _read(row["limits"], level=level, owner=row["id"])
-        except ChangeRefusedError as error:
-            if on_unreadable is None:
-                raise
-            on_unreadable(error)
-            limits = ()
-        chosen = tuple(one for one in limits if measure in {None, one.measure})
-        holders.append(
-            Holder(level, row["id"], row["name"], row["organization_id"], chosen, row["team_id"])
-        )
+        level, team_id = Level(row["level"]), row["team_id"]
+        holder = Holder(level, row["id"], row["name"], row["organization_id"], (), team_id)
+        holder = _with_limits(holder, row["limits"])
+        chosen = tuple(one for one in holder.limits if measure in {None, one.measure})
+        holders.append(replace(holder, limits=chosen))
     return tuple(holders)
 
 
-def _read(text: str, *, level: Level, owner: str) -> tuple[Limit, ...]:
+def _with_limits(holder: Holder, text: str) -> Holder:
+    """Return *holder* with its stored limits, or with the error if they cannot be read."""
+    level, name = holder.level, holder.name
     try:
-        return read_limits(text, level=level, owner=owner)
+        return replace(holder, limits=read_limits(text, level=level, owner=holder.id))
     except LimitError as error:
-        raise unreadable(level, owner, str(error)) from None
+        if level is Level.KEY:  # commands take its id
+            name = f"{name} ({holder.id})"
+        return replace(holder, unreadable=unreadable(level, name, str(error)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,26 +329,6 @@ def _dollars(micros: int) -> str:
 
 def _moment(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
-
-
-async def spent_budgets(
-    connection: Connection,
-    owner: Owner | None = None,
-    *,
-    now: float,
-    on_unreadable: Callable[[ChangeRefusedError], None] | None = None,
-) -> list[SpentBudget]:
-    """Return the budgets of *owner* and those it holds, of all without one, by usage records.
-
-    *on_unreadable* is that of `holders_of_limits`.
-
-    Raises:
-        ChangeRefusedError: there is no such owner, or limits cannot be read.
-    """
-    holders = await holders_of_limits(
-        connection, owner, measure=Measure.COST, on_unreadable=on_unreadable
-    )
-    return await budgets_of(connection, holders, now=now)
 
 
 async def budgets_of(

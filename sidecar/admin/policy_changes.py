@@ -41,6 +41,7 @@ from sidecar.storage.postgres_policies import (
     PolicyChangedError,
     StoredPolicy,
     apply_policy,
+    deleted_versions,
     load_policies,
     load_policy,
 )
@@ -71,6 +72,15 @@ async def read_policies(text: str) -> tuple[PolicyDocument, ...]:
     return await asyncio.to_thread(read)  # a large text takes a while
 
 
+async def compare(
+    connection: Connection, documents: Sequence[PolicyDocument]
+) -> tuple[PlannedPolicy, ...]:
+    """Compare policies with those in force."""
+    stored = await load_policies(connection)
+    deleted = await deleted_versions(connection, [one.policy.name for one in documents])
+    return await asyncio.to_thread(plan_policies, documents, stored=stored, deleted=deleted)
+
+
 async def plan_change(
     connection: Connection, documents: Sequence[PolicyDocument]
 ) -> tuple[PlannedPolicy, ...]:
@@ -80,8 +90,7 @@ async def plan_change(
         PolicyDocumentError: expressions cannot be compiled, each with its place.
         ChangeRefusedError: those of a policy cannot be compiled together.
     """
-    stored = await load_policies(connection)
-    planned = await asyncio.to_thread(plan_policies, documents, stored=stored)
+    planned = await compare(connection, documents)
     names = {one.name for one in planned if one.change is not Change.NONE}
     await check_expressions([one for one in documents if one.policy.name in names])
     return planned
@@ -142,7 +151,7 @@ async def apply_plan(
     changes = [one for one in planned if one.change is not Change.NONE]
     await set_note(connection, note)
     try:
-        for one in changes:
+        applied = [
             await apply_policy(
                 connection,
                 one.name,
@@ -150,9 +159,11 @@ async def apply_plan(
                 expected_version=one.version,
                 note=note,
             )
+            for one in changes
+        ]
     except PolicyChangedError as error:
         raise ChangeRefusedError(str(error), hint="look at the new difference") from None
-    return {one.name: one.version + 1 for one in changes}
+    return {one.name: one.version for one in applied}
 
 
 async def stored_policy(

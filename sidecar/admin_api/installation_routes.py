@@ -24,15 +24,18 @@ from sidecar.admin.installation.objects import (
     WantedObject,
     parse_files,
 )
-from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
+from sidecar.admin.installation.persistence import (
+    carry_out,
+    load_installation,
+    lock_installation,
+    plan_changes,
+)
 from sidecar.admin.installation.plan import (
     FieldDifference,
     InstallationPlan,
     PlannedAction,
-    StoredObject,
     noticed_keys,
     plan_document,
-    plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin.policy_changes import check_expressions
@@ -133,8 +136,8 @@ async def plan_files(
     access: Annotated[Access, requires(Permission.MANAGE_INSTALLATION)], body: Files
 ) -> Response:
     """Compare files with the installation, and change nothing."""
-    wanted, stored = await _read(body), await load_installation(access.connection)
-    planned = await _planned(wanted, stored, body)
+    wanted = await _read(body)
+    planned = await _planned(access.connection, wanted, body)
     await _check_policies(planned, wanted)
     return await _shown(planned)
 
@@ -150,8 +153,8 @@ async def apply_files(
     New policies that other changes bind come first, in a transaction of their own, and the rest
     once live workers serve them; 503 if one does not within 20 s.
     """
-    wanted, stored = await _read(body), await load_installation(access.connection)
-    planned = await _planned(wanted, stored, body)
+    wanted = await _read(body)
+    planned = await _planned(access.connection, wanted, body)
     if body.digest is not None and body.digest != await asyncio.to_thread(_digest, planned):
         raise Problem(
             HTTPStatus.PRECONDITION_FAILED,
@@ -194,11 +197,9 @@ async def _read(body: Files) -> tuple[WantedObject, ...]:
 
 
 async def _planned(
-    wanted: Sequence[WantedObject], stored: Sequence[StoredObject], body: Files
+    connection: Connection, wanted: Sequence[WantedObject], body: Files
 ) -> InstallationPlan:
-    return await asyncio.to_thread(
-        plan_installation, wanted, stored, file_set=body.file_set, prunes=body.prune
-    )
+    return await plan_changes(connection, wanted, file_set=body.file_set, prunes=body.prune)
 
 
 async def _check_policies(planned: InstallationPlan, wanted: Sequence[WantedObject]) -> None:
@@ -226,7 +227,7 @@ async def _carry_out(
     wanted, body = source
     await lock_installation(connection, seconds=LOCK_SECONDS)
     try:
-        anew = await _planned(wanted, await load_installation(connection), body)
+        anew = await _planned(connection, wanted, body)
     except InstallationError:
         anew = None
     if anew != expected:

@@ -16,7 +16,6 @@ from pydantic import Field
 
 from sidecar.admin import limits as administration
 from sidecar.admin.limits import Holder, LiveLimit, OwnedLimits, Owner, SpentBudget
-from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access, AccessRoute, find_key_owner, find_owner, requires
 from sidecar.admin_api.objects import (
     ApiModel,
@@ -221,8 +220,8 @@ async def list_limits(
         within=access.within(Permission.VIEW),
         after=paging.place(owner_place),
         most=paging.rows,
-        on_unreadable=_log_unreadable,
     )
+    _log_unreadable(found)
 
     def listed() -> list[LimitState] | Page[LimitState]:
         states = [[LimitState.of(holder, limit) for limit in holder.limits] for holder in found]
@@ -253,8 +252,8 @@ async def list_budgets(
         within=access.within(Permission.VIEW),
         after=paging.place(owner_place),
         most=paging.rows,
-        on_unreadable=_log_unreadable,
     )
+    _log_unreadable(holders)
     found = await administration.budgets_of(access.connection, holders, now=time.time())
 
     def listed() -> list[BudgetState] | Page[BudgetState]:
@@ -275,8 +274,10 @@ def owner_place(after: str) -> tuple[str, str]:
     return name, owner_id
 
 
-def _log_unreadable(error: ChangeRefusedError) -> None:
-    get_logger().warning("admin.limits_unreadable", reason=error.problem)
+def _log_unreadable(holders: Sequence[Holder]) -> None:
+    for one in holders:
+        if one.unreadable is not None:
+            get_logger().warning("admin.limits_unreadable", reason=one.unreadable.problem)
 
 
 def _by_owner(
@@ -298,6 +299,16 @@ def _by_owner(
 
 async def _chosen(
     access: Access, organization: str | None, team: str | None = None, key_id: str | None = None
+) -> Owner | None:
+    """Return the owner that a request names, if it does and its own limits can be read."""
+    owner = await _named(access, organization, team, key_id)
+    if owner is not None:
+        await administration.owned_limits(access.connection, owner)
+    return owner
+
+
+async def _named(
+    access: Access, organization: str | None, team: str | None, key_id: str | None
 ) -> Owner | None:
     if key_id is not None:
         if organization is not None or team is not None:
@@ -354,7 +365,7 @@ async def _state(access: Access, owner: Owner) -> LimitStates:
     connection = access.connection
     holders = [
         one
-        for one in await administration.holders_for(connection, owner)
+        for one in await administration.readable_holders_for(connection, owner)
         if access.allows(Permission.VIEW, one.organization_id, one.team_id)
     ]
     found = await administration.live_limits(

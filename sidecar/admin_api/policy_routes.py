@@ -317,7 +317,7 @@ def _changes(planned: Sequence[PlannedPolicy]) -> list[PolicyChange]:
             name=one.name,
             change=one.change,
             from_version=one.version,
-            to_version=one.version + (one.change is not Change.NONE),
+            to_version=one.new_version,
             diff=one.diff,
             lost=no_longer_hold(one.lost) if one.lost else None,
             lost_guardrails=one.lost,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sidecar.admin.limits import spent_budgets
-from sidecar.admin.owners import ChangeRefusedError
+from sidecar.admin.limits import budgets_of, holders_of_limits
 from sidecar.domain.alerting import AlertRule, Severity
 from sidecar.domain.limits import Measure
 from sidecar.limits.limit_syntax import shown, shown_amount, shown_whose
@@ -241,12 +240,12 @@ async def budget_alerts(connection: Connection, *, now: float) -> list[Alert]:
     Raises:
         One of `UNAVAILABLE`.
     """
-
-    def on_unreadable(error: ChangeRefusedError) -> None:
-        get_logger().warning("alerts.limits_unreadable", reason=error.problem)
-
+    holders = await holders_of_limits(connection, measure=Measure.COST)
+    for holder in holders:
+        if holder.unreadable is not None:
+            get_logger().warning("alerts.limits_unreadable", reason=holder.unreadable.problem)
     found: list[Alert] = []
-    for one in await spent_budgets(connection, now=now, on_unreadable=on_unreadable):
+    for one in await budgets_of(connection, holders, now=now):
         limit, holder = one.limit, one.holder
         if not limit.amount or one.spent * 100 < limit.amount * NEARLY_SPENT_PERCENT:
             continue

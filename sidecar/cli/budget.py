@@ -11,16 +11,23 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from sidecar.admin.limits import SpentBudget, spent_budgets
+from sidecar.admin.limits import (
+    Holder,
+    SpentBudget,
+    budgets_of,
+    holders_of_limits,
+    owned_limits,
+)
 from sidecar.cli.arguments import KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import on_connection
-from sidecar.cli.limits import owner_or_all
+from sidecar.cli.limits import owner_or_all, unreadable_rows, warn_of_unreadable
 from sidecar.cli.limits_server import spent_budgets_there
 from sidecar.cli.terminal import bar, percent, print_json, print_table
 from sidecar.cli.usage import ReportOutput
 from sidecar.domain.limits import Measure
 from sidecar.limits.budgets import thresholds_passed
 from sidecar.limits.limit_syntax import shown, shown_amount, shown_for, shown_span, shown_whose
+from sidecar.storage.pool import Connection
 
 budget = typer.Typer(no_args_is_help=True, help="Budgets: spend so far, and forecast.")
 
@@ -50,13 +57,19 @@ def report(
     owner = owner_or_all(key=key, team=team, org=org)
     now = time.time()
 
-    found = on_connection(
-        lambda connection: spent_budgets(connection, owner, now=now),
-        remote=lambda server: spent_budgets_there(server, owner),
+    async def read(connection: Connection) -> tuple[tuple[Holder, ...], list[SpentBudget]]:
+        if owner is not None:
+            await owned_limits(connection, owner)  # fails if its own cannot be read
+        holders = await holders_of_limits(connection, owner, measure=Measure.COST)
+        return holders, await budgets_of(connection, holders, now=now)
+
+    holders, found = on_connection(
+        read, remote=lambda server: ((), spent_budgets_there(server, owner))
     )
     match output:
         case ReportOutput.JSON:
-            print_json([_exact(one) for one in found])
+            rows = [_exact(one) | {"unreadable": None} for one in found]
+            print_json([*rows, *unreadable_rows(holders, _CSV)])
         case ReportOutput.CSV:
             writer = csv.DictWriter(sys.stdout, _CSV, lineterminator="\n")
             writer.writeheader()
@@ -69,6 +82,7 @@ def report(
                 writer.writerow(row)
         case ReportOutput.TABLE:
             _print_table(found, now=now)
+    warn_of_unreadable(holders)
 
 
 def _exact(one: SpentBudget) -> dict[str, Any]:

@@ -33,12 +33,16 @@ from sidecar.admin.installation.objects import (
     WantedObject,
     parse_files,
 )
-from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
+from sidecar.admin.installation.persistence import (
+    carry_out,
+    load_installation,
+    lock_installation,
+    plan_changes,
+)
 from sidecar.admin.installation.plan import (
     InstallationPlan,
     noticed_keys,
     plan_document,
-    plan_installation,
 )
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text, write_metrics
@@ -367,9 +371,10 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _planned(wanted: Sequence[WantedObject], file_set: str, *, prunes: bool) -> InstallationPlan:
-    stored = on_connection(load_installation)
     try:
-        return plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
+        return on_connection(
+            lambda connection: plan_changes(connection, wanted, file_set=file_set, prunes=prunes)
+        )
     except InstallationError as error:
         _fail_with(error.faults)
 
@@ -411,9 +416,8 @@ def _carry_out(
 
         async def work(connection: Connection) -> None:
             await lock_installation(connection)
-            stored = await load_installation(connection)
             try:
-                anew = plan_installation(wanted, stored, file_set=file_set, prunes=prunes)
+                anew = await plan_changes(connection, wanted, file_set=file_set, prunes=prunes)
             except InstallationError:
                 anew = None
             if anew != expected:

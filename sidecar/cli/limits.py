@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from sidecar.admin.limits import (
+    Holder,
     LiveLimit,
     LiveLimits,
     OwnedLimits,
@@ -19,10 +20,10 @@ from sidecar.admin.limits import (
     Source,
     change_limits,
     has_prices,
-    holders_for,
     holders_of_limits,
     live_limits,
     owned_limits,
+    readable_holders_for,
     remove_all_limits,
 )
 from sidecar.admin.owners import ChangeRefusedError, InvalidValueError
@@ -92,6 +93,11 @@ def owner_or_all(*, key: str | None, team: str | None, org: str | None) -> Owner
 
 limits = typer.Typer(help="How much keys, teams and organizations may use.", no_args_is_help=True)
 
+_FIELDS: Final = (
+    "level", "whose", "limit", "measure", "window", "amount", "burst", "at_once", "models",
+    "operations", "time_zone",
+)  # fmt: skip
+"""Of the list of all limits."""
 _COLUMNS: Final = ("limit", "at_once", "models", "operations", "time_zone")
 
 
@@ -201,13 +207,42 @@ def list_(
         _print(found.limits, output)
         return
     holders = on_connection(holders_of_limits, remote=holders_there)
-    rows = [
-        {"level": one.level.value, "whose": one.name, **_row(limit)}
+    rows: list[Row] = [
+        {
+            "level": one.level.value,
+            "whose": one.name,
+            **_row(limit),
+            "unreadable": None,
+        }
         for one in holders
         for limit in one.limits
     ]
+    if output is Output.JSON:
+        rows += unreadable_rows(holders, _FIELDS)
     print_rows(rows, columns=("level", "whose", *_COLUMNS), output=output)
+    warn_of_unreadable(holders)
     _warn_of_no_price([limit for one in holders for limit in one.limits])
+
+
+def unreadable_rows(holders: Sequence[Holder], fields: Sequence[str]) -> list[Row]:
+    """Return a row of *fields* for each owner whose limits cannot be read, empty but for its name.
+
+    The error is in a further field.
+    """
+    rows: list[Row] = []
+    for one in holders:
+        if one.unreadable is not None:
+            known = {"level": one.level.value, "whose": one.name, "id": one.id}
+            row = {name: known.get(name) for name in fields}
+            rows.append({**row, "unreadable": one.unreadable.problem})
+    return rows
+
+
+def warn_of_unreadable(holders: Sequence[Holder]) -> None:
+    """Name each owner whose limits cannot be read."""
+    for one in holders:
+        if one.unreadable is not None:
+            note(f"warning: {one.unreadable.problem}; {one.unreadable.hint}")
 
 
 def _change(
@@ -311,7 +346,7 @@ def show(
     now = time.time()
 
     async def look(connection: Connection) -> LiveLimits:
-        holders = await holders_for(connection, owner)
+        holders = await readable_holders_for(connection, owner)
         return await live_limits(connection, settings_or_exit().valkey, holders, now=now)
 
     found = on_connection(look, remote=lambda server: live_limits_there(server, owner))

@@ -13,8 +13,7 @@ import typer
 
 from sidecar.admin.keys import bind_key
 from sidecar.admin.owners import bind_organization, bind_team
-from sidecar.admin.policy_changes import MAX_VERSION, existing_policy
-from sidecar.admin.policy_plan import plan_policies
+from sidecar.admin.policy_changes import MAX_VERSION, compare, existing_policy
 from sidecar.cli.admin_server import AdminServer, owner_address
 from sidecar.cli.arguments import SERVER, KeyOption, OrgOption, TeamOption
 from sidecar.cli.connection import ChangeNotice, on_connection
@@ -128,7 +127,7 @@ def diff(
         if SERVER.get() is not None:
             planned = _server_change(documents).send()
         else:
-            planned = plan_policies(documents, stored=on_connection(load_policies))
+            planned = on_connection(lambda connection: compare(connection, documents))
         if output is Output.TABLE:
             show_plan(planned)
         else:

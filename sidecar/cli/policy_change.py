@@ -12,8 +12,8 @@ import typer
 from rich.syntax import Syntax
 
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.admin.policy_changes import apply_plan, check_alone, check_together
-from sidecar.admin.policy_plan import Change, PlannedPolicy, plan_policies
+from sidecar.admin.policy_changes import apply_plan, check_alone, check_together, compare
+from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection, on_server
 from sidecar.cli.in_force import wait_for_workers
@@ -36,7 +36,6 @@ from sidecar.policy.parse import (
     parse_documents,
 )
 from sidecar.policy.policy_lint import no_longer_hold
-from sidecar.storage.postgres_policies import load_policies
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRunOption = Annotated[
@@ -94,7 +93,13 @@ class ServerChange:
         )
         return tuple(
             PlannedPolicy(
-                one.name, one.change, one.from_version, one.diff, "", one.lost_guardrails
+                one.name,
+                one.change,
+                one.from_version,
+                one.to_version,
+                one.diff,
+                "",
+                one.lost_guardrails,
             )
             for one in found
         )
@@ -107,6 +112,7 @@ class PolicyChange:
     name: str
     change: Change
     from_version: int
+    to_version: int
     diff: str
     lost_guardrails: tuple[str, ...]
 
@@ -125,7 +131,7 @@ def carry_out(
         planned = request.send()
     else:
         documents = read()
-        planned = plan_policies(documents, stored=on_connection(load_policies))
+        planned = on_connection(lambda connection: compare(connection, documents))
     changes = [one for one in planned if one.change is not Change.NONE]
     if manner.output is Output.TABLE:
         show_plan(planned)
@@ -149,7 +155,7 @@ def carry_out(
     elif manner.dry_run:
         note("Nothing was changed: this was a dry run.")
     if changes and not manner.dry_run:
-        versions = {one.name: one.version + 1 for one in changes}
+        versions = {one.name: one.new_version for one in changes}
         words = wait_for_workers(no_wait=manner.no_wait, policies=versions)
         for name, version in versions.items():
             note(f"{name}: version {version} {words}")
@@ -198,12 +204,11 @@ def show_plan(planned: Sequence[PlannedPolicy]) -> None:
 
 def plan_row(one: PlannedPolicy) -> Row:
     """Return one planned policy as a row of JSON output."""
-    is_change = one.change is not Change.NONE
     return {
         "name": one.name,
         "change": one.change.value,
         "from_version": one.version,
-        "to_version": one.version + is_change,
+        "to_version": one.new_version,
         "diff": one.diff,
         "lost": one.lost,
     }

@@ -141,9 +141,20 @@ def show_version(name: str, version: int | None) -> ShownPolicy:
 def before(name: str, version: int | None) -> int:
     """Return the version before *version* of a policy, by default before that in force."""
     after = show_version(name, version).version
-    if after <= 1:
-        fail(f"there is no version of {name} before 1", hint="see `egret policy history`")
-    return after - 1
+    found = on_connection(
+        lambda connection: policy_versions(connection, name, before=after, most=1),
+        remote=lambda server: tuple(
+            server.pages(
+                PolicyVersion,
+                address("policies", name, "versions"),
+                query={"after": after},
+                most=1,
+            )
+        ),
+    )
+    if not found:
+        fail(f"there is no version of {name} before {after}", hint="see `egret policy history`")
+    return found[0].version
 
 
 def _on_stored(

@@ -17,6 +17,7 @@ from sidecar.admin.limits import (
     holders_for,
     live_limits,
 )
+from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import Limit
@@ -84,10 +85,14 @@ class LimitBar:
 
 @dataclass(frozen=True, slots=True)
 class LimitBars:
-    """Bars, and why the shared counts could not be read, if so."""
+    """Bars, and why the shared counts could not be read, if so.
+
+    `unreadable` has an error for each owner whose limits this version cannot read.
+    """
 
     bars: Sequence[LimitBar]
     away: str | None
+    unreadable: Sequence[ChangeRefusedError]
 
 
 async def limit_bars(access: Access, owner: Owner) -> LimitBars:
@@ -109,7 +114,11 @@ async def bars_of(
     """Return the limits of *holders*, who belong to one organization."""
     now = time.time()
     found: LiveLimits = await live_limits(connection, settings.valkey, holders, now=now)
-    return LimitBars([LimitBar.of(one, now=now) for one in found.limits], found.away)
+    return LimitBars(
+        [LimitBar.of(one, now=now) for one in found.limits],
+        found.away,
+        [one.unreadable for one in holders if one.unreadable is not None],
+    )
 
 
 def forecast_of(limit: Limit, used: int, *, now: float) -> float | None:

@@ -107,7 +107,8 @@ async def version_shown(
 ) -> HTMLResponse:
     """Show an earlier version and its difference from the one before."""
     after = await _load(access, name, version)
-    before = StoredPolicy(name, 0, "") if version == 1 else await _load(access, name, version - 1)
+    earlier = await policy_versions(access.connection, name, before=version, most=1)
+    before = await _load(access, name, earlier[0].version) if earlier else None
     return render(
         request,
         access,
@@ -115,7 +116,7 @@ async def version_shown(
         name=name,
         version=version,
         text=shown_policy(after).document,
-        diff=diff_lines(difference(before, after).diff) if before.version else (),
+        diff=None if before is None else diff_lines(difference(before, after).diff),
         in_force=(await _load(access, name, None)).version == version,
         may_manage=access.allows(Permission.MANAGE_POLICIES),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -23,7 +24,7 @@ WHERE (p.version, v.xmin::text) IS DISTINCT FROM (known.version, known.written_b
 """The policies that differ from those known; one without a version is gone.
 
 The transaction that wrote a row (`xmin`) tells apart two documents of one name and version: of a
-policy that was deleted and made anew, or that was changed by hand.
+policy that was changed by hand.
 """
 
 _LIST_POLICIES: Final = """
@@ -52,6 +53,14 @@ SELECT v.policy_name AS name, v.version, v.document
 FROM policy_versions AS v
 JOIN policies AS p ON p.name = v.policy_name
 WHERE v.policy_name = $1 AND v.version = COALESCE($2, p.version)
+"""
+
+
+# A deletion is an entry of its own, whatever else the statement deletes.
+_DELETED: Final = """
+SELECT object_id AS name, max((before ->> 'version')::integer) AS version FROM audit_log
+WHERE object_id = ANY($1::text[]) AND object_type = 'policies' AND action = 'delete'
+GROUP BY object_id
 """
 
 
@@ -159,6 +168,16 @@ async def load_policy(
     return rows[0] if rows else None
 
 
+async def deleted_versions(connection: Connection, names: Iterable[str]) -> dict[str, int]:
+    """Return the last version of each policy of these *names* that was deleted before.
+
+    A policy that is applied anew continues behind it: one name and version is one document, for
+    workers that report it and for clients that hold its tag.
+    """
+    rows = await connection.fetch(_DELETED, list(names))
+    return {row["name"]: row["version"] for row in rows}
+
+
 async def policy_names(connection: Connection) -> tuple[str, ...]:
     """Return the names of all policies, in their order."""
     rows = await connection.fetch("SELECT name FROM policies ORDER BY name")
@@ -214,7 +233,8 @@ async def apply_policy(
         version: int = found or 0
         if version != expected_version:
             raise PolicyChangedError(name, expected_version=expected_version, version=version)
-        version += 1
+        deleted = await deleted_versions(connection, [name])
+        version = max(version, deleted.get(name, 0)) + 1
         await connection.execute(
             "INSERT INTO policies (name, version) VALUES ($1, $2)"
             " ON CONFLICT (name) DO UPDATE SET version = $2",

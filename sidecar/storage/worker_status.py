@@ -46,8 +46,6 @@ _READ: Final = """
 SELECT host, socket, version, acknowledged, CASE WHEN $2::text[] IS NULL THEN policies::text
     ELSE (SELECT COALESCE(jsonb_object_agg(name, policies -> name), '{}')::text
           FROM unnest($2::text[]) AS name WHERE policies ? name) END AS policies,
-    ARRAY(SELECT p.name FROM policies AS p WHERE p.name = ANY($2::text[])
-          AND (w.policies ->> p.name)::integer > p.version) AS deleted,
     extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_seconds
 FROM workers AS w
 WHERE seen_at > clock_timestamp() - make_interval(secs => $1::float8)
@@ -115,18 +113,13 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReportedWorker:
-    """One worker as it last reported, `silent_seconds` ago.
-
-    `deleted` names policies of which it serves a version above the one in force: they were
-    deleted and applied anew, from version 1 on.
-    """
+    """One worker as it last reported, `silent_seconds` ago."""
 
     host: str
     socket: str
     version: str
     policies: Mapping[str, int]
     acknowledged: frozenset[str]
-    deleted: frozenset[str]
     silent_seconds: float
 
     @property
@@ -137,8 +130,7 @@ class ReportedWorker:
     def has(self, token: str, versions: Mapping[str, int]) -> bool:
         """Return whether it has received all from before *token*, and serves these versions."""
         return token in self.acknowledged and all(
-            self.policies.get(name, 0) >= version and name not in self.deleted
-            for name, version in versions.items()
+            self.policies.get(name, 0) >= version for name, version in versions.items()
         )
 
 
@@ -156,7 +148,6 @@ async def reported_workers(
             | {
                 "policies": orjson.loads(row["policies"]),
                 "acknowledged": frozenset(row["acknowledged"]),
-                "deleted": frozenset(row["deleted"]),
             }
         )
         for row in await connection.fetch(_READ, GONE_SECONDS, names)

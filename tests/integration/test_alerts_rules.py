@@ -357,4 +357,4 @@ async def test_limits_that_cannot_be_read_hide_no_budget_of_another_owner(
 
     assert [one.rule for one in alerts] == [AlertRule.BUDGET_SPENT]
     assert [line["event"] for line in logged] == ["alerts.limits_unreadable"]
-    assert "organization org_1" in logged[0]["reason"]
+    assert "organization acme" in logged[0]["reason"]

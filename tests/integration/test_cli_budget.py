@@ -126,6 +126,34 @@ async def test_an_owner_is_reported_with_whom_it_holds(
     assert [row["whose"] for row in (await report(egret, *words, "-o", "json")).json] == whose
 
 
+async def test_a_budget_that_cannot_be_read_hides_no_budget_of_another_owner(
+    database: Database, egret: Egret
+) -> None:
+    """Its owner is named; a report of that very owner fails."""
+    await database.execute(
+        "UPDATE teams SET limits = replace(limits::text, '\"month\"', '\"eon\"')::jsonb"
+    )
+
+    table, of_programs, sheet = [
+        await report(egret, "-o", output) for output in ("table", "json", "csv")
+    ]
+    own = await asyncio.to_thread(egret, "budget", "report", "--team", "search")
+
+    for ran in (table, of_programs, sheet):
+        assert "warning: the limits of team acme/search cannot be read" in ran.err
+    assert len(table.lines) == len(sheet.lines) == 1 + 2
+    rows = of_programs.json
+    assert [(one["whose"], one["spent_usd"]) for one in rows] == [
+        ("acme", "0.000000"),
+        ("other", "0.000000"),
+        ("acme/search", None),
+    ]
+    assert rows[2]["id"].startswith("team_")
+    assert rows[2]["unreadable"].startswith("the limits of team acme/search cannot be read")
+    assert len({frozenset(one) for one in rows}) == 1
+    assert (own.code, "cannot be read" in own.err) == (1, True)
+
+
 async def test_a_revoked_key_is_reported_only_if_it_is_asked_for(
     egret: Egret, key_id: str
 ) -> None:

@@ -180,6 +180,32 @@ def test_an_owner_that_is_not_there_is_named(
     assert said in ran.err
 
 
+def test_limits_that_cannot_be_read_are_named_in_the_list_of_all(
+    egret: Egret, database: Database, key_id: str
+) -> None:
+    """Such as a newer Egret wrote: of a team and a key, beside those of others."""
+    egret("limits", "set", "--org", "acme", "requests/minute=5")
+    for statement in ("UPDATE teams SET limits = $1", "UPDATE api_keys SET limits = $1"):
+        asyncio.run(database.execute(statement, '[{"measure": "smiles"}]'))
+
+    listed = egret("limits", "list")
+    shown = egret("limits", "list", "-o", "json")
+
+    assert (listed.code, shown.code) == (0, 0)
+    assert len(listed.lines) == 2
+    for ran in (listed, shown):
+        assert "warning: the limits of team acme/search cannot be read" in ran.err
+        assert f"the limits of key acme/search/backend ({key_id}) cannot be read" in ran.err
+    assert [(one["whose"], one["limit"]) for one in shown.json] == [
+        ("acme", "requests/minute=5"),
+        ("acme/search", None),
+        ("acme/search/backend", None),
+    ]
+    assert shown.json[0]["unreadable"] is None
+    assert shown.json[1]["unreadable"].startswith("the limits of team acme/search cannot be read")
+    assert len({frozenset(one) for one in shown.json}) == 1
+
+
 def test_limits_that_cannot_be_read_are_shown_and_can_be_taken_away(
     egret: Egret, database: Database, key_id: str
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.command_line import Egret, Ran
+from tests.support.postgres import Database
 from tests.support.web_app import served
 
 FIRST = "name: loose\nunscanned: allow\n"
@@ -153,6 +154,25 @@ def test_a_guardrail_is_promoted_and_demoted_in_the_author_s_own_text(
         "  mode: enforce",
         "  mode: shadow",
     ]
+
+
+def test_the_version_before_is_the_last_one_that_is_kept(
+    egret: Egret, database: Database, file: Path
+) -> None:
+    """Versions of a policy that was deleted are not, and their numbers are not used again."""
+    apply(egret, file, FIRST)
+    asyncio.run(database.execute("DELETE FROM policies"))
+    anew = apply(egret, file, SECOND)
+
+    ran = egret("policy", "rollback", "loose")
+    apply(egret, file, FIRST)
+    difference = egret("policy", "diff", "loose")
+
+    assert anew.err == "loose: version 2 is stored; no worker is running\n"
+    assert ran.err == (
+        "error: there is no version of loose before 2; see `egret policy history`\n"
+    )
+    assert difference.out.startswith("--- loose version 2\n+++ loose version 3\n")
 
 
 def test_what_is_in_the_wanted_mode_already_stays(egret: Egret, file: Path) -> None:

@@ -57,20 +57,22 @@ async def test_a_policy_is_in_force_once_every_worker_serves_its_version(
 async def test_a_policy_applied_anew_is_not_in_force_in_a_worker_that_serves_the_deleted_one(
     database: Database, tmp_path: Path
 ) -> None:
-    """Its versions begin again, below those of the deleted one."""
+    """No version of the deleted one is used again."""
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY)
+    await run(database, "policy", "apply", "-f", str(file), "--yes")
+    await database.execute("DELETE FROM policies")
     async with worker(database) as status, asyncio.TaskGroup() as group:
-        status.policies_loaded({"strict": 5})
+        status.policies_loaded({"strict": 1})
         applying = group.create_task(run(database, "policy", "apply", "-f", str(file), "--yes"))
         while not status._acknowledged:  # noqa: ASYNC110 - tells nobody
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)  # for some looks at the reports
         is_early = applying.done()
-        status.policies_loaded({"strict": 1})
+        status.policies_loaded({"strict": 2})
 
     assert not is_early
-    assert applying.result().err == "strict: version 1 is in force in 1 worker\n"
+    assert applying.result().err == "strict: version 2 is in force in 1 worker\n"
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True], ids=["not listening", "not reporting"])

@@ -200,6 +200,12 @@ CASES = [
         (KEY, None, None, 50, None, None),
     ),
     Case(
+        "versions of deleted policies",
+        "idx_audit_log_object_id",
+        postgres_policies._DELETED,
+        (["policy-7", "policy-8"],),
+    ),
+    Case(
         "deleting an organization that alert routes might be of",
         "idx_alert_routes_organization_id",
         REFERENCE.format(table="alert_routes", column="organization_id"),

@@ -8,9 +8,14 @@ import asyncpg
 import pytest
 
 from sidecar.admin.installation.objects import InstallationError, Kind, parse_files
-from sidecar.admin.installation.persistence import load_installation, lock_installation
-from sidecar.admin.installation.plan import PlannedAction, plan_installation
+from sidecar.admin.installation.persistence import (
+    load_installation,
+    lock_installation,
+    plan_changes,
+)
+from sidecar.admin.installation.plan import PlannedAction
 from sidecar.admin.owners import ChangeRefusedError
+from sidecar.storage.postgres_policies import load_policy
 from tests.support.alerts import route_text
 from tests.support.command_line import Egret
 from tests.support.installation import (
@@ -115,7 +120,7 @@ async def test_random_edits_come_back_by_an_export(database: Database) -> None:
             await apply_objects(connection, written, prunes=True)
             stored = await load_installation(connection)
             for wanted in (parse_files([("a.yaml", exported(stored))]), written):
-                plan = plan_installation(wanted, stored, file_set="default", prunes=True)
+                plan = await plan_changes(connection, wanted, file_set="default", prunes=True)
                 assert (plan.changes, plan.adopted, plan.unchanged) == ((), (), len(stored))
 
 
@@ -249,6 +254,24 @@ async def test_the_role_of_the_command_line_may_apply(database: Database) -> Non
 
 
 @pytest.mark.asyncio
+async def test_a_policy_that_files_bring_back_continues_behind_its_deleted_versions(
+    database: Database,
+) -> None:
+    """Also in the plan: a worker must not take it for the policy that it served before."""
+    async with database.connect() as connection:
+        for more in ("", ", action: redact"):
+            await apply_text(connection, policy(more=more))
+        await apply_text(connection, organization(), prunes=True)
+        (change,) = (await apply_text(connection, policy())).changes
+        stored = await load_policy(connection, "strict")
+
+    assert change.policy is not None
+    assert "+++ strict version 3\n" in change.policy.diff
+    assert stored is not None
+    assert stored.version == 3
+
+
+@pytest.mark.asyncio
 async def test_the_plan_counts_the_api_tokens_that_go_with_an_owner(database: Database) -> None:
     """Each with its own owner; a revoked one is no loss."""
     async with database.connect() as connection:
@@ -259,9 +282,8 @@ async def test_the_plan_counts_the_api_tokens_that_go_with_an_owner(database: Da
             " CASE WHEN n <> 'one' THEN t.id END, 'tests', CASE n WHEN 'old' THEN now() END"
             " FROM unnest('{one,two,three,old}'::text[]) AS n, organizations AS o, teams AS t"
         )
-        stored = await load_installation(connection)
-        (wanted,) = parse_files([("a.yaml", organization("other"))])
-        plan = plan_installation([wanted], stored, file_set="default", prunes=True)
+        wanted = parse_files([("a.yaml", organization("other"))])
+        plan = await plan_changes(connection, wanted, file_set="default", prunes=True)
 
     reasons = {one.kind: one.reason for one in plan.changes if one.action is PlannedAction.DELETE}
     assert reasons[Kind.ORGANIZATION].endswith("; API tokens that go too: 1")

@@ -63,7 +63,7 @@ async def test_the_export_of_many_keys_has_no_changes(database: Database) -> Non
         stored = await load_installation(connection)
 
     wanted = parse_files([("export.yaml", exported(stored))])
-    plan = plan_installation(wanted, stored, file_set="default", prunes=True)
+    plan = plan_installation(wanted, stored, file_set="default", prunes=True, deleted={})
     assert (plan.changes, plan.adopted, plan.unchanged) == ((), (), MANY + 73)
 
 

@@ -37,7 +37,7 @@ async def test_the_latest_version_of_each_policy_is_in_force_and_all_are_kept(
 async def test_of_policies_that_were_read_before_only_those_that_changed_are_read(
     database: Database,
 ) -> None:
-    """New, newer, gone, made anew under the same version, or written over by hand."""
+    """New, newer, gone, made anew, or written over by hand."""
     async with (
         database.server.connect(database.name) as connection,
         open_pool(database.settings) as pool,
@@ -59,12 +59,28 @@ async def test_of_policies_that_were_read_before_only_those_that_changed_are_rea
     assert unchanged is first
     assert changed == (
         StoredPolicy("added", 1, "2"),
-        StoredPolicy("again", 1, "2"),
+        StoredPolicy("again", 2, "2"),
         StoredPolicy("changed", 2, "2"),
         StoredPolicy("same", 1, "1"),
         StoredPolicy("written", 1, "2"),
     )
     assert changed[3] is first[3]
+
+
+async def test_no_version_of_a_policy_is_used_twice(database: Database) -> None:
+    """Each policy of a name continues behind those that were deleted, whoever deleted them."""
+    async with database.connect() as connection:
+        await apply_policy(connection, "a", document="1", expected_version=0)
+        await apply_policy(connection, "a", document="2", expected_version=1)
+        versions = []
+        for _ in range(2):
+            await connection.execute("DELETE FROM policies WHERE name = 'a'")
+            made = await apply_policy(connection, "a", document="1", expected_version=0)
+            versions.append(made.version)
+        await apply_policy(connection, "b", document="1", expected_version=0)
+
+    assert versions == [3, 4]
+    assert await in_force(database) == (StoredPolicy("a", 4, "1"), StoredPolicy("b", 1, "1"))
 
 
 @pytest.mark.parametrize("seen", [0, 2], ids=["before the first", "a version to come"])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sidecar.admin.installation.export import SEPARATOR, document_text
 from sidecar.admin.installation.objects import WantedObject, parse_files
-from sidecar.admin.installation.persistence import carry_out, load_installation, lock_installation
-from sidecar.admin.installation.plan import InstallationPlan, StoredObject, plan_installation
+from sidecar.admin.installation.persistence import carry_out, lock_installation, plan_changes
+from sidecar.admin.installation.plan import InstallationPlan, StoredObject
 from sidecar.storage.pool import Connection
 
 DIGEST = "0000000000000000000000000000000000000000000000000000000000000001"
@@ -64,7 +64,6 @@ async def apply_objects(
     """Plan and make the changes of parsed files in one transaction."""
     async with connection.transaction():
         await lock_installation(connection)
-        stored = await load_installation(connection)
-        plan = plan_installation(wanted, stored, file_set="default", prunes=prunes)
+        plan = await plan_changes(connection, wanted, file_set="default", prunes=prunes)
         await carry_out(connection, plan, file_set="default", note=None, advance=lambda _: None)
     return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -17,6 +17,7 @@ from sidecar.admin.installation.objects import (
     LimitDocument,
     ObjectDocument,
     OwnerDocument,
+    WantedObject,
 )
 from sidecar.admin.installation.plan import (
     Content,
@@ -25,6 +26,7 @@ from sidecar.admin.installation.plan import (
     PlannedAction,
     PlannedChange,
     StoredObject,
+    plan_installation,
 )
 from sidecar.admin.installation.statements import DEFER_SUCCESSORS, LOAD, LOCK, TABLES
 from sidecar.admin.owners import ChangeRefusedError
@@ -33,7 +35,7 @@ from sidecar.domain.validation import plain_fault
 from sidecar.limits.serialization import LimitError, read_limits, write_limits
 from sidecar.policy.parse import PolicyDocument
 from sidecar.storage.pool import Connection
-from sidecar.storage.postgres_policies import StoredPolicy
+from sidecar.storage.postgres_policies import StoredPolicy, deleted_versions
 
 _LEVELS: Final = {
     Kind.ORGANIZATION: Level.ORGANIZATION,
@@ -59,6 +61,24 @@ async def load_installation(connection: Connection) -> tuple[StoredObject, ...]:
     rows = await connection.fetch(LOAD)
     # Beside the loop of `egret admin`, as below: an installation may have a hundred thousand keys.
     return await asyncio.to_thread(lambda: tuple(map(_stored, rows)))
+
+
+async def plan_changes(
+    connection: Connection, wanted: Sequence[WantedObject], *, file_set: str, prunes: bool
+) -> InstallationPlan:
+    """Compare the objects of files with those of the database.
+
+    Raises:
+        ChangeRefusedError: this version cannot read an object.
+        InstallationError: with the faults of the files, as `plan_installation` finds them.
+    """
+    stored = await load_installation(connection)
+    deleted = await deleted_versions(
+        connection, [one.name for one in wanted if one.kind is Kind.POLICY]
+    )
+    return await asyncio.to_thread(
+        plan_installation, wanted, stored, file_set=file_set, prunes=prunes, deleted=deleted
+    )
 
 
 async def lock_installation(connection: Connection, *, seconds: int = LOCK_SECONDS) -> None:
@@ -147,7 +167,7 @@ def _row(one: PlannedChange | OwnedObject) -> dict[str, Any]:
     content: Content = one.content
     if isinstance(content, PolicyDocument):
         planned = one.policy if isinstance(one, PlannedChange) else None
-        version = planned.version + 1 if planned else None
+        version = planned.new_version if planned else None
         return {"name": one.name, "version": version, "document": content.text}
     if isinstance(content, StoredPolicy):
         return {"name": one.name}

@@ -138,7 +138,7 @@ class InstallationPlan:
 
     def policy_versions(self) -> dict[str, int]:
         """Return the versions of policies that the changes make, by name."""
-        return {one.name: one.policy.version + 1 for one in self.changes if one.policy is not None}
+        return {one.name: one.policy.new_version for one in self.changes if one.policy is not None}
 
 
 def plan_installation(
@@ -147,8 +147,11 @@ def plan_installation(
     *,
     file_set: str,
     prunes: bool,
+    deleted: Mapping[str, int],
 ) -> InstallationPlan:
     """Compare the objects of files with those of the database.
+
+    *deleted* has the last version of each policy that was deleted before.
 
     Raises:
         InstallationError: an object names another that is not there, the place of a key was not
@@ -169,7 +172,7 @@ def plan_installation(
             content = old.content
             kept.append(f"{one.place}: key {one.name} {reason} and stays as it is")
         after[one.kind, one.name] = content
-        change = _planned_change(one, content, old, faults, file_set=file_set)
+        change = _planned_change(one, content, old, faults, file_set=file_set, deleted=deleted)
         if change is not None:
             changes.append(change)
         elif old is not None and old.file_set is None:
@@ -278,12 +281,13 @@ def _planned_change(
     faults: list[FileFault],
     *,
     file_set: str,
+    deleted: Mapping[str, int],
 ) -> PlannedChange | None:
     """Return the change of one object; None if it stays as it is, under the same set."""
     policy: PlannedPolicy | None = None
     fields: tuple[FieldDifference, ...] = ()
     if isinstance(content, PolicyDocument):
-        policy = _policy_change(one, content, old, faults)
+        policy = _policy_change(one, content, old, faults, deleted=deleted)
     elif not isinstance(content, StoredPolicy) and (old is None or content != old.content):
         before: Mapping[str, Any] = {}
         if old is not None and not isinstance(old.content, StoredPolicy):
@@ -336,9 +340,11 @@ def _policy_change(
     document: PolicyDocument,
     old: StoredObject | None,
     faults: list[FileFault],
+    *,
+    deleted: Mapping[str, int],
 ) -> PlannedPolicy | None:
     before = [old.content] if old is not None and isinstance(old.content, StoredPolicy) else []
-    planned = plan_policies([document], stored=before)[0]
+    planned = plan_policies([document], stored=before, deleted=deleted)[0]
     if planned.change is PolicyChange.NONE:
         return None
     if masked := [*masked_places(document.policy)]:

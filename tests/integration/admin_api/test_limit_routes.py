@@ -108,7 +108,7 @@ async def test_limits_of_others_are_not_even_read(app: FastAPI, database: Databa
         with capture_logs() as of_admin:
             await admin.get(path)
         assert of_viewer == []
-        assert ["team_2" in line["reason"] for line in of_admin] == [True]
+        assert ["globex/search" in line["reason"] for line in of_admin] == [True]
 
 
 async def test_words_that_are_no_limit_are_faults_of_the_request(app: FastAPI) -> None:

@@ -78,6 +78,32 @@ async def test_a_policy_is_not_applied_over_a_version_that_its_author_has_not_se
     assert codes == [200, 412]
 
 
+async def test_a_policy_that_is_deleted_and_applied_anew_has_another_version_and_tag(
+    app: FastAPI,
+) -> None:
+    """A tag of the deleted one no longer matches, and the plan names the version to come."""
+    admin = await session_client(app, "admin")
+    await admin.post(f"{API}/policies/apply", json={"documents": POLICY})
+    tag = (await admin.get(f"{API}/policies/strict")).headers["etag"]
+    async with app.state.pool.acquire() as connection:
+        await connection.execute("DELETE FROM policies")
+
+    planned = (await admin.post(f"{API}/policies/plan", json={"documents": STRICTER})).json()
+    applied = (await admin.post(f"{API}/policies/apply", json={"documents": STRICTER})).json()
+    shown = await admin.get(f"{API}/policies/strict")
+    late = await admin.post(
+        f"{API}/policies/apply", json={"documents": POLICY}, headers={"if-match": tag}
+    )
+    versions = (await admin.get(f"{API}/policies/strict/versions")).json()
+
+    assert applied == planned
+    assert (planned[0]["change"], planned[0]["from_version"]) == ("create", 0)
+    assert planned[0]["to_version"] == shown.json()["version"] == 2
+    assert shown.headers["etag"] != tag
+    assert late.status_code == 412
+    assert [one["version"] for one in versions] == [2]
+
+
 async def test_a_mode_changes_nothing_that_another_change_has_added_meanwhile(
     app: FastAPI,
 ) -> None:

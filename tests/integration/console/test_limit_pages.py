@@ -60,6 +60,28 @@ async def test_words_that_are_no_limit_change_nothing(console: FastAPI) -> None:
     assert "cost/month=10.00" in await visitor.get(TEAM)
 
 
+async def test_limits_that_cannot_be_read_are_named_and_hide_no_others(
+    console: FastAPI, world: World
+) -> None:
+    """Such as a newer Egret wrote: a team sees no organization's."""
+    visitor = await Visitor.of(console, "admin")
+    async with console.state.pool.acquire() as connection:
+        await connection.execute(
+            "UPDATE organizations SET limits = '[{\"measure\": \"smiles\"}]' WHERE name = 'acme'"
+        )
+
+    for path in ("/limits", "/limits?organization=acme", TEAM, f"/keys/{world.keys[0]}"):
+        page = await visitor.get(path)
+        assert "the limits of organization acme cannot be read" in page
+        assert "cost/month=10.00" in page
+    page = await visitor.get("/organizations/acme")
+    assert "the limits of organization acme cannot be read" in page
+    assert "No limit is set" not in page
+    lead = await Visitor.of(console, "viewer:acme/search")
+    assert "cannot be read" not in await lead.get("/limits")
+    assert "cannot be read" not in await lead.get(TEAM)
+
+
 async def test_limits_of_other_teams_are_not_listed(console: FastAPI) -> None:
     visitor = await Visitor.of(console, "viewer:acme/support")
 

@@ -121,6 +121,29 @@ async def test_a_credential_in_a_policy_is_on_no_page(console: FastAPI) -> None:
     assert "s3cret" not in visitor.page
 
 
+async def test_an_editor_of_a_deleted_policy_shows_the_difference_from_the_one_applied_anew(
+    console: FastAPI,
+) -> None:
+    """Its first version has no difference from one before."""
+    visitor = await Visitor.of(console, "admin")
+    await visitor.get("/policies/strict/edit")
+    async with console.state.pool.acquire() as connection:
+        await connection.execute("UPDATE organizations SET policy_name = NULL")
+        await connection.execute("UPDATE teams SET policy_name = NULL")
+        await connection.execute("UPDATE api_keys SET policy_name = NULL")
+        await connection.execute("DELETE FROM policies WHERE name = 'strict'")
+        await apply_policy(connection, "strict", document=STRICT, expected_version=0)
+
+    page = await visitor.send(
+        "/policies/+editor",
+        {"policy": "strict", "version": "1", "document": EDITED, "step": "apply"},
+    )
+    assert "Another change came into force" in page
+    assert "Apply version 3" in page
+    page = await visitor.get("/policies/strict/versions/2")
+    assert "Difference from the version before" not in page
+
+
 async def test_only_people_who_manage_policies_edit_them(console: FastAPI) -> None:
     visitor = await Visitor.of(console, "viewer")
 

@@ -35,7 +35,7 @@ def tree() -> tuple[StoredObject, ...]:
 def test_an_export_is_no_change() -> None:
     wanted = parse_files([("export.yaml", exported(tree()))])
 
-    plan = plan_installation(wanted, tree(), file_set="default", prunes=True)
+    plan = plan_installation(wanted, tree(), file_set="default", prunes=True, deleted={})
 
     assert (plan.changes, plan.unchanged) == ((), 6)
 

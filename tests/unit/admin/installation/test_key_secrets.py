@@ -110,7 +110,7 @@ async def test_a_place_that_was_not_read_is_a_fault_of_the_plan() -> None:
     """So that no key without a digest is stored, whoever plans: the API reads no secrets."""
     keys = await found(None, text())
     with pytest.raises(InstallationError) as caught:
-        plan_installation(keys.objects, (), file_set="default", prunes=False)
+        plan_installation(keys.objects, (), file_set="default", prunes=False, deleted={})
 
     assert "secret: the key's place was not read (run `egret apply` with --secrets" in str(
         caught.value

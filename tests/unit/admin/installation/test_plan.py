@@ -39,7 +39,7 @@ def plan(
 ) -> InstallationPlan:
     """Plan the changes from *before* to the documents of *text*."""
     wanted = parse_files([("a.yaml", text)])
-    return plan_installation(wanted, before, file_set=file_set, prunes=prunes)
+    return plan_installation(wanted, before, file_set=file_set, prunes=prunes, deleted={})
 
 
 def faults(text: str, before: list[StoredObject], *, prunes: bool = False) -> list[str]:
