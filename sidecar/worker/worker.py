@@ -352,6 +352,4 @@ def _server(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=network,
     )
-    return GrpcServer(
-        options, functools.partial(serve, worker=worker), receive_log, room=worker.guard
-    )
+    return GrpcServer(options, functools.partial(serve, worker=worker), receive_log)
