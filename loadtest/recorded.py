@@ -21,7 +21,7 @@ from sidecar.domain.policy import Policy
 from sidecar.domain.principal import KeyRecord, PolicyBinding, Principal
 from sidecar.domain.report import Clocks
 from sidecar.domain.usage import JudgedRequest
-from sidecar.extproc.phases import Answer
+from sidecar.extproc.phases import Answer, Room
 from sidecar.extproc.stream import Budgets, OverloadGuard
 from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteRequest
 from sidecar.guardrails.runner import GuardrailRunner
@@ -92,6 +92,7 @@ class RecordedStream:
         self._arrival = asyncio.get_running_loop().create_future()
         self._arrival.set_result(None)
         self.has_ended = False
+        self.room: Room | None = None
         self.written = 0
 
     def take(self) -> bytes | None:

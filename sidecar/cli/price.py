@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from pydantic import ValidationError
 
 from sidecar.cli.admin_server import AdminServer
 from sidecar.cli.arguments import MomentError, parse_time, read_text
@@ -25,6 +26,7 @@ from sidecar.cli.terminal import (
     print_record,
     print_rows,
 )
+from sidecar.domain.validation import plain_fault
 from sidecar.storage.usage_store import list_prices, set_prices
 from sidecar.usage.prices import (
     ABOVE_PRICES,
@@ -39,8 +41,14 @@ price = typer.Typer(no_args_is_help=True, help="Prices of tokens: US dollars per
 _COLUMNS: Final = ("model", "input", "output", "cached_input", "cache_write", "valid_from")
 _MORE: Final = ("cache_write_hour", "above_tokens", *ABOVE_PRICES)
 """Columns that a table has only if a price of it has them."""
-_MOST: Final = Decimal(100_000_000)
-_FINEST: Final = Decimal("0.000001")
+_OPTIONS: Final = {
+    "model": "MODEL",
+    "output": "--output-tokens",
+    "output_above": "--output-tokens-above",
+    "above_tokens": "--above",
+    "valid_from": "--from",
+}
+"""Of fields that have another name as an option."""
 
 
 @price.command("set")
@@ -87,33 +95,25 @@ def set_(  # noqa: PLR0913, PLR0917 - options of a command
 
     Example: egret price set 'gpt-4o*' --input 2.5 --output-tokens 10 --cached-input 1.25
     """
-    if not 1 <= len(model) <= 200:  # noqa: PLR2004 - as the schema has it
-        fail("MODEL is empty or longer than 200 characters", hint="correct it", code=WRONG_USAGE)
-    above = {
-        "input_above": _optional(input_above, "--input-above"),
-        "output_above": _optional(output_above, "--output-tokens-above"),
-        "cached_input_above": _optional(cached_input_above, "--cached-input-above"),
-        "cache_write_above": _optional(cache_write_above, "--cache-write-above"),
-        "cache_write_hour_above": _optional(cache_write_hour_above, "--cache-write-hour-above"),
+    amounts = {
+        "input": input_,
+        "output": output_,
+        "cached_input": cached_input,
+        "cache_write": cache_write,
+        "cache_write_hour": cache_write_hour,
+        "input_above": input_above,
+        "output_above": output_above,
+        "cached_input_above": cached_input_above,
+        "cache_write_above": cache_write_above,
+        "cache_write_hour_above": cache_write_hour_above,
     }
-    has_price = any(amount is not None for amount in above.values())
-    if has_price is (above_tokens is None):
-        fail(
-            "--above and a price above it need each other",
-            hint="write for example --above 200000 --input-above 6",
-            code=WRONG_USAGE,
-        )
-    made = Price(
-        model=model,
-        valid_from=_moment(since),
-        input=_amount(input_, "--input"),
-        output=_amount(output_, "--output-tokens"),
-        cached_input=_optional(cached_input, "--cached-input"),
-        cache_write=_optional(cache_write, "--cache-write"),
-        cache_write_hour=_optional(cache_write_hour, "--cache-write-hour"),
-        above_tokens=above_tokens,
-        **above,
-    )
+    others = {"model": model, "above_tokens": above_tokens, "valid_from": _moment(since)}
+    try:
+        made = PriceRow.model_validate(amounts | others).to_price(now=datetime.now(UTC))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = _OPTIONS.get(field := str(fault["loc"][0]), f"--{field.replace('_', '-')}")
+        fail(f"{option}: {plain_fault(fault)}", hint="nothing was set", code=WRONG_USAGE)
     _set([made])
     print_record(_row(made), output=output)
 
@@ -174,24 +174,6 @@ def _set(prices: Sequence[Price]) -> None:
         server.call(list[PriceRow], "POST", "/prices", body=body)
 
     on_connection(lambda connection: set_prices(connection, prices), remote=remote)
-
-
-def _amount(text: str, option: str) -> Decimal:
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or not 0 <= amount < _MOST or amount != amount.quantize(_FINEST):
-        fail(
-            f"{option}: {text[:40]!r} is no amount of dollars",
-            hint="write for example 2.5 or 0.000125",
-            code=WRONG_USAGE,
-        )
-    return amount
-
-
-def _optional(text: str | None, option: str) -> Decimal | None:
-    return None if text is None else _amount(text, option)
 
 
 def _moment(text: str) -> datetime:

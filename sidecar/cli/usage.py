@@ -6,7 +6,7 @@ import enum
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -136,6 +136,48 @@ class ReportOutput(enum.Enum):
     JSON = "json"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReportQuery:
+    """The figures of a report: the sums, the points of its chart, and the time between those."""
+
+    by: By
+    since: datetime
+    until: datetime
+    top: int | None
+    is_drawn: bool
+
+    async def read(
+        self, connection: Connection
+    ) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
+        """Read them from the database."""
+        since, until = self.since, self.until
+        sums = await usage_sums(connection, self.by, since=since, until=until, largest=self.top)
+        if not self.is_drawn:
+            return sums, [], HOUR
+        names = [one.name for one in sums[:MAX_SHOWN]]
+        drawn = partial(usage_points, connection, self.by, since=since, until=until, names=names)
+        if until - since > HOURLY_UP_TO:
+            points = await drawn(unit="day")
+            if len({point.began_at for point in points}) > HOURLY_UP_TO.days:
+                return sums, points, timedelta(days=1)
+        # A short span, or one of which only the last days have usage.
+        return sums, await drawn(unit="hour"), HOUR
+
+    def read_there(
+        self, server: AdminServer
+    ) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
+        """Read them from `egret admin`, which limits hours to a shorter span."""
+        query = {"by": self.by.value, "since": self.since, "until": self.until}
+        limit = {} if self.top is None else {"limit": self.top}
+        sums = server.call(list[UsageSum], "GET", "/usage", query=query | limit)
+        if not self.is_drawn:
+            return sums, [], HOUR
+        unit = "day" if self.until - self.since > HOURLY_UP_TO else "hour"
+        chosen = query | {"unit": unit, "limit": MAX_SHOWN}
+        points = server.call(list[UsagePoint], "GET", "/usage/points", query=chosen)
+        return sums, points, timedelta(days=1) if unit == "day" else HOUR
+
+
 @usage.command("report")
 def report(
     by: Annotated[By, typer.Option("--by", help="The dimension to sum by.")] = By.TEAM,
@@ -170,37 +212,8 @@ def report(
     if chart is not None and chart.suffix not in _CHARTS:
         fail(f"--chart: {chart} is no .png or .svg", hint="rename it", code=WRONG_USAGE)
 
-    async def read(
-        connection: Connection,
-    ) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
-        sums = await usage_sums(connection, by, since=start, until=end, largest=top)
-        if chart is None:
-            return sums, [], HOUR
-        names = [one.name for one in sums[:MAX_SHOWN]]
-        drawn = partial(usage_points, connection, by, since=start, until=end, names=names)
-        if end - start > HOURLY_UP_TO:
-            points = await drawn(unit="day")
-            if len({point.began_at for point in points}) > HOURLY_UP_TO.days:
-                return sums, points, timedelta(days=1)
-        # A short span, or one of which only the last days have usage.
-        return sums, await drawn(unit="hour"), HOUR
-
-    def remote(server: AdminServer) -> tuple[list[UsageSum], list[UsagePoint], timedelta]:
-        query = {"by": by.value, "since": start, "until": end}
-        limit = {} if top is None else {"limit": top}
-        sums = server.call(list[UsageSum], "GET", "/usage", query=query | limit)
-        if chart is None:
-            return sums, [], HOUR
-        unit = "day" if end - start > HOURLY_UP_TO else "hour"
-        points = server.call(
-            list[UsagePoint],
-            "GET",
-            "/usage/points",
-            query=query | {"unit": unit, "limit": MAX_SHOWN},
-        )
-        return sums, points, timedelta(days=1) if unit == "day" else HOUR
-
-    sums, points, step = on_connection(read, remote=remote)
+    query = _ReportQuery(by=by, since=start, until=end, top=top, is_drawn=chart is not None)
+    sums, points, step = on_connection(query.read, remote=query.read_there)
     _print(sums, by=by, output=output)
     if chart is not None:
         try:

@@ -225,6 +225,8 @@ UNANSWERED: Final = frozenset(
     {_P.AWAIT_HEADERS, _P.JUDGING_HEADERS, _P.AWAIT_BODY, _P.JUDGING_BODY}
 )
 HELD: Final = frozenset({_P.JUDGING_ANSWER_HEADERS, _P.HOLDING_ANSWER, _P.JUDGING_ANSWER})
+BUFFERED_ANSWER: Final = frozenset({_P.HOLDING_ANSWER, _P.PASSING_ANSWER})
+"""The body of an answer comes next, in one message if the gateway buffers it."""
 OWING: Final = UNANSWERED | HELD | {_P.AWAIT_PIECE, _P.JUDGING_PIECE}
 """Something that Envoy waits for has no answer yet."""
 
@@ -247,7 +249,7 @@ class RefusedError(Exception):
 
 
 class Room(Protocol):
-    """Counts the bytes that a worker keeps for all of its streams."""
+    """Counts the bytes that a worker keeps."""
 
     def hold(self, size: int) -> bool:
         """Count *size* bytes more; return False, and count nothing, if there is no room."""
@@ -255,6 +257,14 @@ class Room(Protocol):
 
     def release(self, size: int) -> None:
         """Stop counting *size* bytes."""
+        ...
+
+
+class SharedRoom(Room, Protocol):
+    """The room of all streams of a worker, with a reserve for answers."""
+
+    def hold_buffered(self, size: int) -> bool:
+        """Count *size* bytes more of an answer that Envoy keeps, in the reserve as well."""
         ...
 
 
@@ -272,7 +282,7 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     # A struct, since each request builds one: its fields are set in C.
     max_body_bytes: int
     wants_answer_headers: bool
-    room: Room
+    room: SharedRoom
     phase: Phase = Phase.AWAIT_HEADERS
     outgoing: list[Answer] = []
     is_answered: bool = False

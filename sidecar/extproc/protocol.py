@@ -18,6 +18,7 @@ state between two messages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
@@ -33,6 +34,7 @@ from sidecar.domain.http import (
 from sidecar.extproc import codec
 from sidecar.extproc.phases import (
     ACTIONS,
+    BUFFERED_ANSWER,
     GATING_BODY_MODES,
     HELD,
     JUDGING,
@@ -65,6 +67,18 @@ class ExtProcProtocol(ProtocolState, eq=False):
         if whole:
             self._pieces = [whole]
         return whole
+
+    def hold(self, size: int) -> bool:
+        """Count *size* bytes more of a message; return False if there is no room for them.
+
+        An answer is paid for. One that Envoy keeps (BUFFERED) has a reserve beside the room.
+        """
+        is_buffered = self.response_mode is BodyMode.BUFFERED and self.phase in BUFFERED_ANSWER
+        return self.room.hold_buffered(size) if is_buffered else self.room.hold(size)
+
+    def release(self, size: int) -> None:
+        """Stop counting *size* bytes of a message."""
+        self.room.release(size)
 
     # Messages of Envoy.
 
@@ -155,7 +169,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
             self._has_request_ended = has_ended
             return event
         self._has_request_ended = has_ended
-        self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
+        self._keep(message.body, self.room.hold, ErrorKind.BODY_TOO_LARGE)
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
         self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
         self._trailers_follow = self._is_body_complete and not message.ends
@@ -218,7 +232,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
         if self.phase is Phase.HOLDING_ANSWER:
             self.piece_is_last = message.ends
             try:
-                self._keep(message.body, ErrorKind.UNSCANNED_CONTENT)
+                self._keep(message.body, self.hold, ErrorKind.UNSCANNED_CONTENT)
             except RefusedError:
                 if self._unheld is None:
                     raise
@@ -475,10 +489,12 @@ class ExtProcProtocol(ProtocolState, eq=False):
         self.phase = Phase.ENDED
         self.drop()
 
-    def _keep(self, piece: bytes | memoryview, too_large: ErrorKind) -> None:
+    def _keep(
+        self, piece: bytes | memoryview, hold: Callable[[int], bool], too_large: ErrorKind
+    ) -> None:
         """Keep a piece of a body until it is judged; raise if there is no room for it."""
         size = len(piece)
-        if not self.room.hold(size):
+        if not hold(size):
             raise RefusedError(ErrorKind.OVERLOADED)
         self.held_bytes += size
         if self.held_bytes > self.max_body_bytes:

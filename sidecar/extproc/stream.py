@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import Refusal
-from sidecar.extproc.phases import LATE, Answer, BodyMode, Event, Phase, RefusedError
+from sidecar.extproc.phases import LATE, Answer, BodyMode, Event, Phase, RefusedError, Room
 from sidecar.extproc.protocol import ExtProcProtocol
 
 _Value = TypeVar("_Value")
@@ -80,10 +80,12 @@ class CheckCancelledError(Exception):
 class Call(Protocol):
     """One bidirectional gRPC call as bytes in and bytes out.
 
-    `has_ended` once the peer has half-closed, and all its messages are taken.
+    `has_ended` once the peer has half-closed, and all its messages are taken. `room` counts the
+    part of a long message that has come.
     """
 
     has_ended: bool
+    room: Room | None
 
     def take(self) -> bytes | memoryview | None:
         """Return the next message if it has come, else None.
@@ -172,7 +174,7 @@ class ExtProcStream:
     )
 
     def __init__(self, call: Call, protocol: ExtProcProtocol, budgets: Budgets) -> None:
-        self.protocol = protocol
+        self.protocol = call.room = protocol
         self._call = call
         self._budgets = budgets
         self._is_half_closed = False
@@ -395,6 +397,17 @@ class OverloadGuard:
     def hold(self, size: int) -> bool:
         """Count *size* bytes more; return False, and count nothing, if there is no room."""
         if size and self.held_bytes + size > self._max_held_bytes:
+            return False
+        self.held_bytes += size
+        return True
+
+    def hold_buffered(self, size: int) -> bool:
+        """Count *size* bytes more of an answer that Envoy keeps: it has as much room again.
+
+        No client or provider slows it down, and its judgement has a budget: the reserve is free
+        again in seconds. Requests, which may be slow, take none of it.
+        """
+        if self.held_bytes + size > 2 * self._max_held_bytes:
             return False
         self.held_bytes += size
         return True

@@ -68,7 +68,7 @@ _OK_TRAILERS: Final = _block(status_headers(GrpcStatus.OK))
 
 
 class GrpcCall:
-    """One gRPC call as messages in and messages out; *room* counts what it keeps of a long one."""
+    """One gRPC call as messages in and messages out; `room` counts what it keeps of a long one."""
 
     __slots__ = (
         "_held_bytes",
@@ -76,16 +76,14 @@ class GrpcCall:
         "_messages",
         "_opening",
         "_reader",
-        "_room",
         "_stream",
         "has_ended",
+        "room",
     )
 
-    def __init__(
-        self, stream: Http2Stream, *, max_message_bytes: int, room: Room | None = None
-    ) -> None:
+    def __init__(self, stream: Http2Stream, *, max_message_bytes: int) -> None:
         self._stream = stream
-        self._room = room
+        self.room: Room | None = None  # reports of usage are never refused for lack of it
         self._held_bytes = 0
         self._reader = MessageReader(max_message_bytes=max_message_bytes)
         self._messages: deque[bytes | memoryview] = deque()
@@ -122,10 +120,10 @@ class GrpcCall:
         A BUFFERED body is one message: once whole, it is counted where it is kept.
         """
         more = max(kept_bytes - STREAM_WINDOW, 0) - self._held_bytes
-        if self._room is not None:
+        if self.room is not None:
             if more < 0:
-                self._room.release(-more)
-            elif not self._room.hold(more):
+                self.room.release(-more)
+            elif not self.room.hold(more):
                 raise RefusedError(ErrorKind.OVERLOADED)
         self._held_bytes += more
 
@@ -179,10 +177,8 @@ class GrpcApplication:
         receive_log: ReceiveLog | None = None,
         *,
         max_message_bytes: int,
-        room: Room | None = None,
     ) -> None:
         self.is_serving = False
-        self._room = room
         self._serve = serve
         self._receive_log = receive_log
         self._max_message_bytes = max_message_bytes
@@ -191,8 +187,7 @@ class GrpcApplication:
         """Answer one call; any error ends it with a status other than OK."""
         fields = dict(stream.fields)
         path = fields.get(b":path")
-        room = self._room if path == _PROCESS else None  # reports of usage are never refused so
-        call = GrpcCall(stream, max_message_bytes=self._max_message_bytes, room=room)
+        call = GrpcCall(stream, max_message_bytes=self._max_message_bytes)
         try:
             limit = fields.get(b"grpc-timeout")
             if limit is None:
@@ -267,12 +262,10 @@ class GrpcServer:
         options: ServerOptions,
         serve: Serve,
         receive_log: ReceiveLog | None = None,
-        *,
-        room: Room | None = None,
     ) -> None:
         self._options = options
         self._application = GrpcApplication(
-            serve, receive_log, max_message_bytes=options.max_message_bytes, room=room
+            serve, receive_log, max_message_bytes=options.max_message_bytes
         )
         self._connections: set[Http2Connection] = set()
         self._servers: list[asyncio.Server] = []

@@ -97,7 +97,6 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
         status = WorkerStatus(stores.pool, settings.postgres, host=host, socket=socket)
-        table = await open_messages(settings, metrics=recorder.metrics.process, stack=stack)
 
         def policies_loaded(versions: Mapping[str, int], documents: Iterable[str]) -> None:
             status.policies_loaded(versions)
@@ -120,7 +119,6 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
             stores=stores,
             policies=policies,
             status=status,
-            messages=table,
         )
         server = _server(settings, index, worker, receive_log=stores.usage.receive_log)
         await server.start()
@@ -248,8 +246,8 @@ async def _build_worker(
     stores: _Stores,
     policies: PolicyReloader,
     status: WorkerStatus,
-    messages: MessageTable | None,
 ) -> Worker:
+    messages = await open_messages(settings, metrics=recorder.metrics.process, stack=stack)
     remote = await open_remote_checks(
         settings.exchange, metrics=recorder.metrics.remote, stack=stack
     )
@@ -352,6 +350,4 @@ def _server(
         drain_grace_seconds=settings.server.drain_grace_seconds,
         network=network,
     )
-    return GrpcServer(
-        options, functools.partial(serve, worker=worker), receive_log, room=worker.guard
-    )
+    return GrpcServer(options, functools.partial(serve, worker=worker), receive_log)

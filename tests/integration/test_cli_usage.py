@@ -305,7 +305,31 @@ def test_a_price_has_another_one_for_long_prompts(egret: Egret, tmp_path: Path) 
         "c|1|2|-|-|-|-|-|-|2020-01-01 00:00:00Z",
     ]
     assert [ran.code for ran in alone] == [2, 2]
-    assert ["need each other" in ran.err for ran in alone] == [True, True]
+    assert [ran.err.startswith("error: --above: ") for ran in alone] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--input", "cheap"),
+        ("--output-tokens", "-1"),
+        ("--cached-input", "0.0000001"),
+        ("--cache-write-hour", "100000000"),
+        ("--output-tokens-above", "nan"),
+        ("--above", "99999999999999999999"),
+        ("--from", "soon"),
+    ],
+)
+def test_an_option_of_a_price_that_is_wrong_is_named(
+    egret: Egret, option: str, value: str
+) -> None:
+    """Nothing is set then."""
+    options = {"--input": "3", "--output-tokens": "15", "--above": "200000", "--input-above": "6"}
+    written = [part for pair in (options | {option: value}).items() for part in pair]
+    ran = egret("price", "set", "a", *written)
+
+    assert (ran.code, ran.err.startswith(f"error: {option}: ")) == (2, True), ran.err
+    assert egret("price", "list", "-o", "json").json == []
 
 
 def test_a_price_has_another_one_for_a_cache_of_an_hour(egret: Egret, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from sidecar.extproc.phases import Answer
+from sidecar.extproc.phases import Answer, Room
 from sidecar.extproc.stream import StreamGoneError
 
 
@@ -18,6 +18,7 @@ class MemoryStream:
         self.is_gone = False
         self.is_complete = False
         self.has_ended = False
+        self.room: Room | None = None
         self._incoming: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
         self._arrival: asyncio.Future[None] | None = None
         self._grown = asyncio.Condition()

@@ -49,6 +49,16 @@ def test_a_load_keeps_as_many_bytes_as_it_has_room_for() -> None:
     assert guard.hold(0)
 
 
+def test_buffered_answers_have_as_much_room_again_of_which_requests_take_none() -> None:
+    """A worker that clients have filled with slow requests still takes what is paid for."""
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=10)
+    assert guard.hold(10)
+    assert [guard.hold_buffered(size) for size in (11, 10, 1)] == [False, True, False]
+    assert not guard.hold(1)
+    guard.release(20)
+    assert [guard.hold(size) for size in (11, 10)] == [False, True]
+
+
 async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> None:
     """503 with a time to come back, and no work for whatever is behind the cache of keys."""
     world = world_with_room(for_exchanges=1)

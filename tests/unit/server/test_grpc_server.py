@@ -66,6 +66,7 @@ async def test_the_beginning_of_a_long_message_takes_room() -> None:
 
     async def read(stream: Call, metadata: Mapping[str, str]) -> StreamEnd:
         del metadata
+        stream.room = guard
         while True:
             try:
                 message = await next_message(stream)
@@ -73,7 +74,7 @@ async def test_the_beginning_of_a_long_message_takes_room() -> None:
                 return StreamEnd.ABORTED
             seen.append(len(message or b""))
 
-    application = GrpcApplication(read, max_message_bytes=8 * STREAM_WINDOW, room=guard)
+    application = GrpcApplication(read, max_message_bytes=8 * STREAM_WINDOW)
     peer = Http2Peer(application.answer)
     peer.start()
     number = peer.request(tuple((dict(REQUEST) | {":path": PROCESS_METHOD}).items()))

@@ -70,13 +70,8 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
     """
     session = session_module("conformance")
     try:
-        plan = session.Plan.of(
-            target,
-            headers=tuple(_pair(one) for one in header or ()),
-            key=key,
-            path=path,
-            envoy=envoy,
-        )
+        headers = tuple(_pair(one) for one in header or ())
+        plan = session.Plan.of(target, headers=headers, key=key, path=path, envoy=envoy)
         runs = session.choose(
             files=cases or (), modes=mode or (), names=case or (), with_egret=key is not None
         )

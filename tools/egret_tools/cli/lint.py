@@ -111,10 +111,7 @@ def lint(  # noqa: PLR0913, PLR0917 - one option each
     read = [linted for linted in found if linted is not None]
     _print([one for linted in read for one in (*linted.findings, *linted.unchecked)], output)
     code = _conclude(read, fail_on, allow_unchecked=allow_unchecked)
-    if len(read) < len(found):
-        code = WRONG_USAGE
-    if code:
-        raise typer.Exit(code)
+    raise typer.Exit(code if len(read) == len(found) else WRONG_USAGE)
 
 
 def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted | None:
