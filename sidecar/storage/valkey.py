@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisClusterException, RedisError
@@ -86,6 +87,10 @@ async def open_valkey(settings: ValkeySettings) -> AsyncGenerator[Client]:
         yield _client(settings, stack)
 
 
+class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Waits for a connection if all are in use."""
+
+
 def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     if settings.url is None:
         raise ValueError("no EGRET_VALKEY__URL is set")
@@ -111,7 +116,8 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
         case ValkeyMode.CLUSTER:
             client = RedisCluster(
                 startup_nodes=[ClusterNode(host, port) for host, port in _addresses(settings)],
-                max_connections=settings.pool_size,
+                # Pools wait at their bound, this raises (redis 8.1); `max_exchanges` bounds calls.
+                max_connections=sys.maxsize,
                 **_from_url(settings),
                 **options,
             )
@@ -123,7 +129,13 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
             )
             for each in sentinel.sentinels:
                 stack.push_async_callback(each.aclose)
-            client = sentinel.master_for(settings.sentinel_master or "", redis_class=Redis)
+            client = sentinel.master_for(
+                settings.sentinel_master or "",
+                redis_class=Redis,
+                connection_pool_class=_BlockingSentinelPool,
+                max_connections=settings.pool_size,
+                timeout=settings.operation_seconds,
+            )
         case _:
             assert_never(settings.mode)
     stack.push_async_callback(client.aclose)

@@ -220,6 +220,25 @@ async def test_records_and_a_change_go_through(tmp_path: Path, way: str) -> None
     assert (began, told) == ("listening", ["AAAAAAAAAAA1", "scope team:t"])
 
 
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_more_calls_at_once_than_connections_all_get_their_answer(
+    tmp_path: Path, way: str
+) -> None:
+    outcomes: list[SharedOutcome] = []
+    times = SharedTimes(keep_seconds=600, operation_seconds=5)
+    async with WAYS[way](tmp_path) as settings:
+        few = wide(settings).model_copy(update={"pool_size": 4})
+        async with open_valkey(few) as client:
+            keys = ValkeyKeys(client, CODEC, times=times, count=outcomes.append)
+            await keys.put("AAAAAAAAAAA1", SHARED)
+            found = await asyncio.gather(*[keys.get("AAAAAAAAAAA1") for _ in range(120)])
+            messages = ValkeyMessages(client, bytes(32), times=times, count=outcomes.append)
+            await asyncio.gather(*[messages.last_of([bytes(32)]) for _ in range(120)])
+
+    assert found == [SHARED] * 120
+    assert SharedOutcome.UNAVAILABLE not in outcomes
+
+
 def wide(settings: ValkeySettings) -> ValkeySettings:
     """What a test waits for must not depend on how busy the machine is."""
     return settings.model_copy(update={"operation_seconds": 5.0})
