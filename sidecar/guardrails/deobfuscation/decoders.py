@@ -154,18 +154,21 @@ class EscapesDecoder(Decoder):
 ESCAPES: Final = EscapesDecoder()
 
 
-_ENDS_SPACED: Final = rb"(?![0-9A-Za-z]|(?!\1)([ \t\n._*|/,-])[!-~]\2)"
-"""A letter with other signs behind it is the first of another run."""
 _SPACED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,%d}[!-~]%b"
-    % (MAX_UNITS, _ENDS_SPACED)
+    rb"(?<![0-9A-Za-z])[0-9A-Za-z]([ \t\n._*|/,-])[0-9A-Za-z]\1(?:[!-~]\1){4,%d}[!-~]"
+    rb"(?![0-9A-Za-z])" % MAX_UNITS
 )
 _MORE_SPACED: Final = re.compile(
-    rb"(?<=([ \t\n._*|/,-])[!-~])(?:\1[!-~]){1,%d}%b" % (MAX_UNITS, _ENDS_SPACED)
+    rb"(?<=([ \t\n._*|/,-])[!-~])(?:\1[!-~]){1,%d}(?![0-9A-Za-z])" % MAX_UNITS
 )
+_OTHER_SPACED: Final = re.compile(
+    rb"(?<=([ \t\n._*|/,-])[0-9A-Za-z])(?!\1)([ \t\n._*|/,-])[0-9A-Za-z]\2"
+    rb"(?:[!-~]\2){3,%d}[!-~](?![0-9A-Za-z])" % MAX_UNITS
+)
+"""Letters with other signs between them, the first of which is the last of the run before."""
 
 _LEAST_SPACED: Final = 16
-"""Bytes of a run that are enough to recognise it, with the three behind it."""
+"""Bytes of a run that are enough to recognise it, with the one behind it."""
 _BEGINS_SPACED: Final = Expression(
     # RE2 has no references back: each sign has a choice of its own.
     "|".join(
@@ -207,28 +210,51 @@ def _words(run: bytes) -> bytes:
     return b" ".join([word.replace(b" ", b"") for word in _WIDE.split(run)])
 
 
+def overlapping_runs(content: bytes, runs: Iterable[ByteSpan | None]) -> Iterator[ByteSpan | None]:
+    """Yield *runs*, each with those that begin with the last letter of the one before."""
+    behind = 0
+    for run in runs:
+        if run is None or run[1] > behind:  # else it is within one that began a letter earlier
+            yield run
+        if run is not None and run[1] > behind:
+            behind = run[1]
+            while other := _OTHER_SPACED.match(content, behind):
+                yield other.span()
+                yield None
+                behind = other.end()
+
+
 def join_letters(
     view: TextView, runs: Iterable[ByteSpan | None]
 ) -> Cooperative[tuple[TextView, ...]]:
     """Return *view* with the letters of each run joined, and with all but the first of them.
 
-    The first may be a word of its own: `a s e c r e t`.
+    The first may be a word of its own: `a s e c r e t`. The last may be the first of another
+    run, with other signs: it is in both.
     """
     content = view.content
     whole, behind_first = DecodedText(content), DecodedText(content)
     behind_last = -1
-    for run in runs:
+    for run in overlapping_runs(content, runs):
         if run is None:
             yield
             continue
         start, end = run
-        is_rest = not content[start : start + 1].isalnum()  # of a long run: begins with a sign
-        whole.add_behind(content[start + is_rest : end : 2], start, end)
-        if is_rest and start == behind_last:
-            behind_first.add_behind(content[start + 1 : end : 2], start, end)
-            behind_last = end
-        elif content[start : start + 1].isalpha():
-            behind_first.add_behind(content[start + 2 : end : 2], start + 2, end)
+        first = content[start : start + 1]
+        if first.isalnum():
+            whole.add_behind(content[start:end:2], start, end)
+            if first.isalpha():
+                behind_first.add_behind(content[start + 2 : end : 2], start + 2, end)
+                behind_last = end
+        elif first == content[start - 2 : start - 1]:  # the rest of a long run
+            whole.add_behind(content[start + 1 : end : 2], start, end)
+            if start == behind_last:
+                behind_first.add_behind(content[start + 1 : end : 2], start, end)
+                behind_last = end
+        else:
+            letters = content[start + 1 : end : 2]
+            whole.add(b"".join((SEPARATOR, content[start - 1 : start], letters)), start - 1, end)
+            behind_first.add_behind(letters, start + 1, end)
             behind_last = end
     texts = [text for text in (whole, behind_first) if text]
     for text in texts:

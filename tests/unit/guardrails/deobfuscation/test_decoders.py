@@ -164,6 +164,21 @@ ROWS = {
     "key_dotted_behind_a_spaced_card": found(
         f"{' '.join(CARD)} {'.'.join(KEY)}", "GITHUB_TOKEN", ".".join(KEY)
     ),
+    "key_dotted_before_a_spaced_letter": found(
+        f"{'.'.join(KEY)} a plan", "GITHUB_TOKEN", ".".join(KEY)
+    ),
+    "card_underlined_before_a_spaced_digit": found(
+        f"{'_'.join(CARD)} 5 times", "CREDIT_CARD", "_".join(CARD)
+    ),
+    "card_spaced_out_behind_a_dotted_term": found(
+        f"{'.'.join('bluebird')} {' '.join(CARD)}", "CREDIT_CARD", " ".join(CARD)
+    ),
+    "term_dotted_before_spaced_letters": found(
+        "b.l.u.e.b.i.r.d a b c d e f g", "DENIED_TERM", "b.l.u.e.b.i.r.d"
+    ),
+    "term_dotted_before_a_spaced_sign": found(
+        "b-l-u-e-b-i-r-d & co", "DENIED_TERM", "b-l-u-e-b-i-r-d"
+    ),
     "account_spaced_out_behind_a_letter": found(f"B {' '.join(IBAN)}", "IBAN", " ".join(IBAN)),
     "host_spaced_out_behind_a_letter": found(f"B {' '.join(HOST)}", "IPV4", " ".join(HOST)),
     "phone_spaced_out_behind_a_letter": found(
