@@ -72,7 +72,10 @@ _MAY_BE_TEXT: Final = compile_re2(
 _READABLE: Final = re.compile(rb"[\t\n\r -~]{8,}")
 """Read of bytes that are not text as a whole: a few in front would hide the rest."""
 _LONG_READABLE: Final = re.compile(rb"[\t\n\r -~]{15,}")
-"""Shorter ones turn up in many a name that is read from another place than its first letter."""
+"""Shorter ones turn up in many a name that is read from another place than its first letter, and
+in bytes that a provider has sealed: a finding there would replace all of the run."""
+_LONG_RUN: Final = 1_366
+"""Characters of a run from which it may be sealed reasoning: 1 KiB of bytes."""
 _PADDING: Final = b"=="
 """As much as any text needs; what is too much is ignored."""
 _OVERLAP: Final = 8_192
@@ -111,7 +114,7 @@ def from_base64(run: bytes) -> bytes | None:
         compact = one.translate(_URL_SAFE, b"=\r\n")
         length = len(compact)
         decoded = binascii.a2b_base64(compact[: length - (length % QUAD == 1)] + _PADDING)
-        text = _text_in(decoded, _READABLE)
+        text = _text_in(decoded, len(run))
         if text is not None:
             texts.append(text)
             if len(text) * QUAD >= (length - 2 * QUAD) * 3:
@@ -120,26 +123,38 @@ def from_base64(run: bytes) -> bytes | None:
             continue
         for shift in range(1, QUAD):
             shifted = compact[shift : length - ((length - shift) % QUAD == 1)]
-            text = _text_in(binascii.a2b_base64(shifted + _PADDING), _LONG_READABLE)
+            decoded = binascii.a2b_base64(shifted + _PADDING)
+            text = _text_in(decoded, len(run), is_shifted=True)
             if text is not None:
                 texts.append(text)
     return b"\n".join(texts) or None
 
 
-def _text_in(decoded: bytes, readable: re.Pattern[bytes]) -> bytes | None:
-    """Return all of *decoded* if it is text, or else what is *readable* in it.
+def from_hex(run: bytes) -> bytes | None:
+    """Decode a *run* of hexadecimal digits."""
+    return _text_in(binascii.unhexlify(run), len(run))
+
+
+def _text_in(decoded: bytes, run_size: int, *, is_shifted: bool = False) -> bytes | None:
+    """Return all of *decoded* if it is text, or else the readable pieces in it.
 
     Of text in UTF-16, every second byte is NUL.
     """
     if decoded.count(0) * 3 > len(decoded):
         decoded = decoded.translate(None, b"\0")
-    if decoded.translate(None, _NO_TEXT) == decoded:
+    visible = decoded.translate(None, _NO_TEXT)
+    if visible == decoded:
         try:
             decoded.decode()
         except UnicodeDecodeError:
             pass
         else:
             return decoded
+    readable = _LONG_READABLE if is_shifted else _READABLE
+    if run_size >= _LONG_RUN:
+        in_utf8 = visible.decode(errors="ignore").encode()  # of random bytes 46 %
+        if len(in_utf8) * 5 < len(decoded) * 3:
+            readable = _LONG_READABLE
     # A search for a row of equal bytes takes a tenth of the time of one for the expression.
     if _ROWS[readable] not in decoded.translate(_READABLE_AS_ONE):
         return None
@@ -190,10 +205,7 @@ class EncodingsDecoder(Decoder):
         views: list[TextView] = []
         found: tuple[tuple[Iterator[ByteSpan | None], Callable[[bytes], bytes | None]], ...] = (
             (runs_of_base64(content), from_base64),
-            (
-                matches(_HEX, content, least=_LEAST),
-                lambda run: _text_in(binascii.unhexlify(run), _READABLE),
-            ),
+            (matches(_HEX, content, least=_LEAST), from_hex),
         )
         for runs, decode in found:
             decoded = DecodedText(content)  # of its own: runs are in the order of the text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 
 import pytest
 
@@ -272,3 +273,35 @@ async def test_findings_are_replaced_within_the_base64_of_a_request_to_count() -
     assert "bob" not in said
     assert "ple.com" not in said
     assert changed["x"] == {"card": "[CREDIT_CARD_1]"}
+
+
+_RANDOM = random.Random(7)  # noqa: S311 - no secret
+SEALED = base64.b64encode(
+    _RANDOM.randbytes(6_000) + b"\xff\xfea@bcd.io\xfe\xff" + _RANDOM.randbytes(6_000)
+).decode()
+USER = {"role": "user", "content": "Hello."}
+
+
+def _by_assistant(part: object) -> dict[str, object]:
+    return {"messages": [USER, {"role": "assistant", "content": [part]}, USER]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": [{"type": "reasoning", "encrypted_content": SEALED}]}),
+        ("/v1/messages", _by_assistant({"type": "thinking", "thinking": "", "signature": SEALED})),
+        ("/v1/messages", _by_assistant({"type": "redacted_thinking", "data": SEALED})),
+        (
+            GEMINI.format("gemini-2.5-pro"),
+            {"contents": [{"role": "model", "parts": [{"thoughtSignature": SEALED}]}]},
+        ),
+    ],
+)
+async def test_reasoning_that_a_provider_sealed_leaves_as_it_came(path: str, body: object) -> None:
+    """Eight bytes that read as an address turn up among random ones; the rest would be lost."""
+    checks = World(REDACTING).exchange()
+    await checks.judge_headers(headers(path), has_body=True)
+    verdict = await checks.judge_body(json.dumps(body).encode())
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body is None

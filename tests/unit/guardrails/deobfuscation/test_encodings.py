@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import binascii
+import random
 from collections.abc import Callable
 
 import pytest
@@ -66,3 +68,30 @@ def test_names_of_programs_are_not_decoded_one_by_one() -> None:
     """Four in each kilobyte of code are as long as a run; each took a dozen calls."""
     code = b"from some_package.of_long_module_names import another_name_of_20_letters\n" * 1_000
     assert python_calls(lambda: read_of(code)) < 100
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, binascii.hexlify])
+def test_random_bytes_in_a_long_run_are_read_as_no_text(encode: Callable[[bytes], bytes]) -> None:
+    """Providers seal reasoning in such runs; eight readable bytes in a row are in each of them."""
+    source = random.Random(7)  # noqa: S311 - a corpus, no secret
+    runs = [encode(source.randbytes(12_000)) for _ in range(50)]
+    assert sum(bool(read_of(run)) for run in runs) <= 2
+
+
+AMID = b"\xff\xfea@bcd.io\xfe\xff"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        AMID + bytes(range(0xF0, 0x100)),
+        AMID + bytes(range(0x80, 0x100)),
+        b"\xff" + b"Plain text. " * 200 + AMID,
+        b"\xff" + "Ein Wörterbuch für alle Fälle. ".encode() * 100 + AMID,
+        b"\xff" + "一些文字。".encode() * 200 + AMID,
+    ],
+)
+def test_a_short_value_is_read_in_a_short_run_and_among_text(content: bytes) -> None:
+    """A few bytes that are no text do not hide it."""
+    assert b"a@bcd.io" in read_of(base64.b64encode(content))
+    assert b"a@bcd.io" in read_of(content.hex().encode())
