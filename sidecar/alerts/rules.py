@@ -53,7 +53,7 @@ class SqlRule:
 
 _ALL_KEYS_SECONDS: Final = 600.0
 _DAY_OF_USAGE_SECONDS: Final = 60.0
-"""Reads a million rows for a million requests a day: some 0.3 s."""
+"""Few rows by their index, but a million if a guardrail let a million requests of a day pass."""
 _HOUR: Final = "date_trunc('hour', now(), 'UTC')"
 _DAY: Final = "date_trunc('day', now(), 'UTC')"
 # Its last findings are stored, and seen by a check, after its end.
@@ -105,7 +105,8 @@ WHERE requests >= {SPIKE_REQUESTS} AND requests > {SPIKE_FACTOR} * COALESCE(mean
         Severity.CRITICAL,
         "Guardrail {guardrail} failed or timed out and let requests of {organization} pass"
         " unchecked: {requests} so far of the hour from {hour} UTC",
-        # A request is stored when its answer has ended, or when the database is back.
+        # A request is stored when its answer has ended, or when the database is back. The
+        # condition with a path is that of idx_usage_failed_open.
         f"""
 SELECT concat_ws(' ', g.key, u.organization_id) AS object, u.organization_id,
     date_trunc('hour', u.occurred_at, 'UTC') AS period_began, g.key AS guardrail,
@@ -114,7 +115,8 @@ SELECT concat_ws(' ', g.key, u.organization_id) AS object, u.organization_id,
     count(*) AS requests, COALESCE(o.name, u.organization_id) AS organization
 FROM usage AS u CROSS JOIN LATERAL jsonb_each_text(u.guardrails) AS g
 LEFT JOIN organizations AS o ON o.id = u.organization_id
-WHERE u.occurred_at > now() - interval '{LATE_HOURS} hours' AND u.guardrails <> '{{}}'
+WHERE u.occurred_at > now() - interval '{LATE_HOURS} hours'
+    AND u.guardrails @? '$.* ? (@ == "error_open" || @ == "timeout_open")'
     AND g.value IN ('error_open', 'timeout_open')
     AND u.decision <> 'deny'
 GROUP BY date_trunc('hour', u.occurred_at, 'UTC'), g.key, u.organization_id, o.name

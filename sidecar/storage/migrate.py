@@ -121,7 +121,7 @@ def _config(output: io.StringIO) -> Config:
     return Config(directory / "alembic.ini", output_buffer=output)
 
 
-REVISION: Final = "0026"
+REVISION: Final = "0027"
 """The last of db/versions: the schema that this version of Egret is written for."""
 
 KEYS_CHANNEL: Final = "egret_keys"
@@ -161,6 +161,7 @@ INDEXES: Final = (
     "idx_usage_by_hour_key_id",
     "idx_usage_by_hour_organization_id",
     "idx_usage_by_hour_team_id",
+    "idx_usage_failed_open",
     "idx_usage_key_id_occurred_at",
     "idx_usage_team_id_occurred_at",
 )

@@ -138,7 +138,7 @@ def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> 
         "postgres notifications": ("ok", "received", None),
         "postgres clock": ("ok", "as this machine's clock", None),
         "postgres migrations": ("ok", "none pending", None),
-        "postgres indexes": ("ok", "all 23 present and in use", None),
+        "postgres indexes": ("ok", "all 24 present and in use", None),
         "postgres triggers": ("ok", "all 51 present and in use", None),
         "postgres roles": ("ok", "egret_sidecar and egret_admin have their grants", None),
         "postgres grants": ("ok", f"{login} has the grants that a worker needs", None),

@@ -14,6 +14,8 @@ import pytest
 from sidecar.admin import audit_log as audit
 from sidecar.admin.keys import KeyState, Listing, page_statement
 from sidecar.alerts import outbox
+from sidecar.alerts.rules import RULES as RULES_OF_ALERTS
+from sidecar.domain.alerting import AlertRule
 from sidecar.storage import postgres_keys, postgres_policies
 from sidecar.storage.migrate import INDEXES
 from sidecar.storage.pool import Connection
@@ -65,6 +67,13 @@ INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, op
     SELECT date_trunc('month', now()) + n * interval '1 second', 'request-' || n,
            lpad((n % 10000)::text, 12, '0'), 'team_' || n % 1000, 'org_' || n % 100, 'chat',
            'openai', 200, 'allow', 8
+    FROM generate_series(1, 200000) AS n;
+INSERT INTO usage (occurred_at, request_id, key_id, team_id, organization_id, operation, provider,
+                   status, decision, latency_ms, guardrails)
+    SELECT now() - n * interval '0.4 seconds', 'late-' || n, lpad((n % 10000)::text, 12, '0'),
+           'team_' || n % 1000, 'org_' || n % 100, 'chat', 'openai', 200, 'allow', 8,
+           CASE WHEN n % 20000 = 0 THEN '{{"dlp": "timeout_open"}}' WHEN n % 5 = 0
+                THEN '{{"pii": "redact"}}' ELSE '{{}}' END::jsonb
     FROM generate_series(1, 200000) AS n;
 INSERT INTO usage_by_hour
     SELECT date_trunc('hour', now()) - n / 1000 * interval '1 hour',
@@ -214,6 +223,11 @@ CASES = [
     Case("latest alerts", "idx_alerts_raised_at", outbox._HISTORY, (HOUR_AGO, None, 10)),
     Case("messages of alerts", "idx_alert_messages_alerts", outbox._HISTORY, (HOUR_AGO, None, 10)),
     Case("messages that are due", "idx_alert_messages_next_try_at", outbox._CLAIM, (10, 60.0)),
+    Case(
+        "requests that a failed guardrail let pass",
+        "idx_usage_failed_open",
+        RULES_OF_ALERTS[AlertRule.FAIL_OPEN].sql,
+    ),
     Case("usage of a key", "idx_usage_key_id_occurred_at", KEY_USAGE, (KEY, MONTH_AGO)),
     Case("usage of a team", "idx_usage_team_id_occurred_at", TEAM_USAGE, (TEAM, MONTH_AGO)),
     *(
