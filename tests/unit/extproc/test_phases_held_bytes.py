@@ -104,6 +104,34 @@ def test_a_body_without_room_is_refused_and_not_counted(before: tuple[on.Event, 
 
 
 @pytest.mark.parametrize(
+    ("before", "room"),
+    [
+        pytest.param((opened(BodyMode.BUFFERED), headers()), 5, id="a request"),
+        pytest.param(
+            (
+                opened(BodyMode.BUFFERED, BodyMode.BUFFERED),
+                headers(ends=True),
+                JUDGES_ANSWER,
+                response_headers(),
+                on.ResponseHeld(),
+            ),
+            10,
+            id="an answer that Envoy keeps",
+        ),
+    ],
+)
+def test_a_message_that_still_arrives_is_counted_until_it_is_whole(
+    before: tuple[on.Event, ...], room: int
+) -> None:
+    """An answer that Envoy keeps has the reserve besides; its bytes are given back as others."""
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=5)
+    protocol = Talk(*before, guard=guard).protocol
+    assert [protocol.hold(size) for size in (room, 1)] == [True, False]
+    protocol.release(room)
+    assert guard.held_bytes == 0
+
+
+@pytest.mark.parametrize(
     ("mode", "in_pieces"),
     [(BodyMode.NONE, True), (DUPLEX, True), (BodyMode.BUFFERED, False)],
     ids=["override", "duplex", "buffered"],
