@@ -752,6 +752,41 @@ def test_an_interaction_is_read_in_each_form_of_its_input() -> None:
     assert roles[b"c"] == "tool"
 
 
+def test_the_steps_of_an_interaction_have_the_role_of_who_speaks() -> None:
+    """Neighbours of one role reach the model as one text, as messages of one role do."""
+    steps: JsonValue = [
+        {"type": "user_input", "content": [{"type": "text", "text": "a"}]},
+        {"type": "user_input", "content": "b"},
+        {"type": "model_output", "content": [{"type": "text", "text": "c"}]},
+        {"type": "function_call", "id": "1", "name": "d", "arguments": {}},
+        {"type": "text", "text": "e"},
+        {"type": "image", "uri": "f"},
+        {"type": "text", "text": "g"},
+    ]
+    subject = _subject({"model": "m", "input": steps}, INTERACTIONS)
+    texts = [one.content.decode() for one in subject.parts]
+    roles = {text: one.role for text, one in zip(texts, subject.parts, strict=True)}
+    expected = {"a": "user", "b": "user", "c": "model", "d": "unknown", "e": "user", "g": "user"}
+    assert {text: roles[text] for text in expected} == expected
+    assert [[texts[at] for at in run] for run in subject.runs] == [["a", "b"], ["e", "g"]]
+
+
+@pytest.mark.parametrize(
+    ("message", "role"),
+    [
+        ({"parts": [{"text": "S"}]}, "user"),
+        ({"role": None, "parts": [{"text": "S"}]}, "user"),
+        ({"role": "USER", "parts": [{"text": "S"}]}, "user"),
+        ({"role": "Model", "parts": [{"text": "S"}]}, "model"),
+        ({"role": "else", "parts": [{"text": "S"}]}, "unknown"),
+    ],
+)
+def test_content_of_google_s_without_a_role_is_the_user_s(message: JsonValue, role: str) -> None:
+    """Google takes it as such; a role counts in any case of its letters."""
+    subject = _subject({"contents": [message]}, "/v1beta/models/m:generateContent")
+    assert [one.role for one in subject.parts if one.content == b"S"] == [role]
+
+
 @pytest.mark.parametrize(
     ("part", "reason"),
     [
