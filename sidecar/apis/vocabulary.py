@@ -71,7 +71,7 @@ RESULT_SUFFIXES: Final = ("_result", "_output")
 RESULT_FIELDS: Final = frozenset(
     """
     functionResponse function_response codeExecutionResult code_execution_result toolResponse
-    tool_response toolResult output outputs results
+    tool_response toolResult document searchResult output outputs results
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
 """The fields that hold it: Gemini's and Bedrock's, whose parts have no type, and those of calls

@@ -25,7 +25,14 @@ from tests.support.routes import route_of
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+CONVERSE = "/model/m/converse"
 PNG = "iVBORw0KGgo" + "A" * 120 + "=="
+BEDROCK_SOURCES: dict[str, JsonValue] = {
+    "document": {"document": {"name": "d", "format": "txt", "source": {"text": "S"}}},
+    "document in parts": {"document": {"name": "d", "source": {"content": [{"text": "S"}]}}},
+    "context of a document": {"document": {"name": "d", "context": "S", "source": {"text": "t"}}},
+    "search result": {"searchResult": {"source": "s", "title": "t", "content": [{"text": "S"}]}},
+}
 
 
 def _read(body: JsonValue, path: str = CHAT) -> Subject | Unreadable | Malformed:
@@ -102,13 +109,22 @@ def test_a_message_of_role_and_content_alone_is_read_in_either_order() -> None:
         pytest.param({"function_response": {"response": {"x": "S"}}}, id="Gemini's other case"),
         pytest.param({"codeExecutionResult": {"output": "S"}}, id="Gemini's code"),
         pytest.param({"toolResult": {"toolUseId": "1", "content": [{"text": "S"}]}}, id="Bedrock"),
+        *(
+            pytest.param(one, id=f"Bedrock's {name}{where}")
+            for name, content in BEDROCK_SOURCES.items()
+            for where, one in (
+                (" in a result", {"toolResult": {"toolUseId": "1", "content": [content]}}),
+                ("", content),
+            )
+        ),
     ],
 )
-def test_what_a_tool_returned_is_no_users_word(said: JsonValue) -> None:
+def test_what_a_tool_returned_is_no_users_word(said: dict[str, JsonValue]) -> None:
     """Dialects put it into a user's message; it has the role of a tool all the same."""
-    subject = _subject(_user(said, {"type": "text", "text": "U"}))
+    path = CONVERSE if said.keys() & {"toolResult", "document", "searchResult"} else CHAT
+    subject = _subject(_user(said, {"type": "text", "text": "U"}), path)
     roles = {part.content: part.role for part in subject.parts}
-    assert (roles[b"S"], roles[b"U"]) == ("tool", "user")
+    assert (roles[b"S"], roles[b"U"], subject.unscanned) == ("tool", "user", ())
 
 
 @pytest.mark.parametrize(
