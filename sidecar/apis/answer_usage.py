@@ -136,15 +136,15 @@ def _token_counts(usage: Mapping[str, JsonValue]) -> TokenCounts:
     written = _count(usage, *_WRITTEN)
     if "prompt_tokens" not in usage:  # some providers state both forms: the sum, and its parts
         given += read + written
+    # Google counts thoughts apart, and the results of its own tools.
+    thoughts = _count(usage, "thoughtsTokenCount", "total_thought_tokens")
+    given += _count(usage, "toolUsePromptTokenCount", "total_tool_use_tokens")
+    made += thoughts
     rest = max(0, _count(usage, "total_tokens", "totalTokens") - given - made)
     if "total_tokens" in usage and not usage.keys().isdisjoint(_OUTPUT):
         made += rest  # some servers for OpenAI's API leave reasoning out of the output
     else:
         given += rest  # Voyage states the sum alone
-    # Gemini counts thoughts apart, and the results of its own tools.
-    thoughts = _count(usage, "thoughtsTokenCount")
-    given += _count(usage, "toolUsePromptTokenCount")
-    made += thoughts
     for name in _INPUT_DETAILS:
         if isinstance(details := usage.get(name), dict):
             read = max(read, _count(details, "cached_tokens"))

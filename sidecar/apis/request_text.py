@@ -206,8 +206,7 @@ class TextExtractor:
     ) -> Cooperative[None]:
         """Collect messages; consecutive texts of one role reach the model as one text.
 
-        An item with a type instead of a role is a text of its own, unless it is a part of text, as
-        Google's interactions take it. Messages within messages have no *reading*.
+        Messages within messages have no *reading*.
         """
         parts, unscanned = self.parts, self.unscanned
         # Without known fragments there are no stand-ins, and mostly the first element is noted.
@@ -233,8 +232,9 @@ class TextExtractor:
                 speaker, self._run = last, None
                 continue
             said = message.get("role")
-            now = said if isinstance(said, str) and said in ROLES else OTHER_ROLE
-            is_alone = said is None and message.get("type", "text") != "text"
+            now, is_alone = said, False
+            if not (isinstance(now, str) and now in ROLES):
+                now, is_alone = self._words.speaker_of(message)
             if now != speaker or is_alone:
                 self._run = []
                 self.runs.append(self._run)
@@ -247,7 +247,7 @@ class TextExtractor:
                 else:
                     noting = None
             text, before = message.get("content"), self._strings
-            if now != OTHER_ROLE and len(message) == len(_PLAIN_MESSAGE) and isinstance(text, str):
+            if now is said and len(message) == len(_PLAIN_MESSAGE) and isinstance(text, str):
                 # Mostly. The role is no text; it is counted as a string, as both keys are.
                 self._strings = before + (3 if next(iter(message)) == "role" else 1)
                 self._string("content", text, now, place)
@@ -387,7 +387,8 @@ class TextExtractor:
             isinstance(one, dict) and one.keys() <= FOUND_FIELDS for one in results
         ):
             places["results"] = _FREE
-        if kind.endswith(RESULT_SUFFIXES) or kind == "document":
+        is_result = kind.endswith(RESULT_SUFFIXES) and kind not in words.typed_roles
+        if is_result or kind == "document":
             role = RESULT_ROLE
         if place is _KNOWN and kind not in words.part_types:
             place = _STRANGE

@@ -97,8 +97,9 @@ KNOWN: Final = (
         choices delta candidates parts thought functionCall function_call functionResponse
         executableCode codeExecutionResult output_index content_index summary_index text_offset
         reasoning reasoningContent reasoningText redactedContent content_block contentBlockIndex
-        start toolUse thinking transcript tokens token_logprobs sequence_number output_text
-        reasoning_text refusal logprobs avgLogprobs tokenCount expires_at parallel_tool_calls
+        start toolUse toolResult document searchResult thinking transcript tokens token_logprobs
+        sequence_number output_text reasoning_text refusal logprobs avgLogprobs tokenCount
+        expires_at parallel_tool_calls
         max_output_tokens max_tool_calls stop_details applied_edits context_management
         error message response item part output reason
         """.split()  # noqa: SIM905 - a list would be one word a line

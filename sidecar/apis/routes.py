@@ -119,6 +119,12 @@ _STORED_METHODS: Final[dict[str, dict[str, bool]]] = {
 }
 """By the path without ids: the methods, and whether each brings text."""
 
+_STORED_FORMS: Final = {
+    "responses": RequestForm.RESPONSES,
+    "interactions": RequestForm.INTERACTION,
+}
+"""Of answers that come in typed events again, with `stream` in the query."""
+
 _VERTEX_CACHES: Final = {
     ("POST", False): Route(Dialect.VERTEX_AI, Operation.GENERATE_CONTENT, has_body=True),
     **{
@@ -225,6 +231,7 @@ def _by_pattern(method: str, path: str) -> Route | None:
                 Dialect.OPENAI if root == "v1" else dialect,
                 Operation.STORED_RESPONSE,
                 has_body=methods[method],
+                form=_STORED_FORMS.get("".join(filter(None, names)), RequestForm.ANY_OBJECT),
             )
     return None
 

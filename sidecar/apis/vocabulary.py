@@ -71,7 +71,7 @@ RESULT_SUFFIXES: Final = ("_result", "_output")
 RESULT_FIELDS: Final = frozenset(
     """
     functionResponse function_response codeExecutionResult code_execution_result toolResponse
-    tool_response toolResult output outputs results
+    tool_response toolResult document searchResult output outputs results
     """.split()  # noqa: SIM905 - a list would be one word a line
 )
 """The fields that hold it: Gemini's and Bedrock's, whose parts have no type, and those of calls
@@ -221,6 +221,7 @@ class Vocabulary:
     payload_fields: frozenset[str]
     message_fields: frozenset[str]
     system_fields: frozenset[str]
+    typed_roles: Mapping[str, str] = field(default_factory=dict[str, str])
     plain_fields: frozenset[str] = field(init=False)
     media_names: frozenset[str] = field(init=False)
     folded_media: dict[str, str] = field(init=False)
@@ -241,6 +242,19 @@ class Vocabulary:
         object.__setattr__(self, "run_fields", self.message_fields | self.system_fields)
         folded = frozenset(name.casefold() for name in self.pointer_fields)
         object.__setattr__(self, "folded_pointers", folded)
+
+    def speaker_of(self, message: dict[str, JsonValue]) -> tuple[str, bool]:
+        """Return the role of a message that names none of ours, and whether it is a text alone.
+
+        So is an item with a type of its own instead of a role, such as the call of a function.
+        """
+        said, kind = message.get("role"), message.get("type", "text")
+        if isinstance(said, str):
+            folded = said.casefold()
+            return folded if folded in ROLES else OTHER_ROLE, False
+        if said is None and isinstance(kind, str) and kind in self.typed_roles:
+            return self.typed_roles[kind], False
+        return OTHER_ROLE, said is None and kind != "text"
 
 
 COMMON: Final = Vocabulary(
@@ -321,6 +335,10 @@ GEMINI: Final = Vocabulary(
     payload_fields=frozenset({"data"}),
     message_fields=frozenset({"contents", "input"}),
     system_fields=_both_cases("systemInstruction content"),
+    typed_roles={
+        "model_output": "model",
+        **dict.fromkeys(("user_input", "text", "image", "audio", "video", "document"), "user"),
+    },
 )
 
 _BEDROCK_TOP: Final = TOP_FIELDS | frozenset(

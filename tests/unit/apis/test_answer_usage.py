@@ -37,8 +37,9 @@ INTERACTION = {
     "total_input_tokens": 10,
     "total_output_tokens": 5,
     "total_thought_tokens": 3,
+    "total_tool_use_tokens": 7,
     "total_cached_tokens": 4,
-    "total_tokens": 18,
+    "total_tokens": 25,
 }
 ANTHROPIC_START: dict[str, Any] = {
     "type": "message_start",
@@ -191,8 +192,8 @@ CONVERSE = {
         pytest.param([{"usage": {"total_tokens": 8}}], TokenCounts(8), id="a sum alone"),
         pytest.param(
             [{"event_type": "interaction.completed", "interaction": {"usage": INTERACTION}}],
-            TokenCounts(10, 8, 4),
-            id="Google's interactions, with thoughts in the output",
+            TokenCounts(17, 8, 4, 0, 3),
+            id="Google's interactions, with results of tools in the input and thoughts behind it",
         ),
         pytest.param(
             [{"usage": ANTHROPIC_STEPS}],

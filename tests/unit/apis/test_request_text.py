@@ -25,7 +25,14 @@ from tests.support.routes import route_of
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
+CONVERSE = "/model/m/converse"
 PNG = "iVBORw0KGgo" + "A" * 120 + "=="
+BEDROCK_SOURCES: dict[str, JsonValue] = {
+    "document": {"document": {"name": "d", "format": "txt", "source": {"text": "S"}}},
+    "document in parts": {"document": {"name": "d", "source": {"content": [{"text": "S"}]}}},
+    "context of a document": {"document": {"name": "d", "context": "S", "source": {"text": "t"}}},
+    "search result": {"searchResult": {"source": "s", "title": "t", "content": [{"text": "S"}]}},
+}
 
 
 def _read(body: JsonValue, path: str = CHAT) -> Subject | Unreadable | Malformed:
@@ -102,13 +109,22 @@ def test_a_message_of_role_and_content_alone_is_read_in_either_order() -> None:
         pytest.param({"function_response": {"response": {"x": "S"}}}, id="Gemini's other case"),
         pytest.param({"codeExecutionResult": {"output": "S"}}, id="Gemini's code"),
         pytest.param({"toolResult": {"toolUseId": "1", "content": [{"text": "S"}]}}, id="Bedrock"),
+        *(
+            pytest.param(one, id=f"Bedrock's {name}{where}")
+            for name, content in BEDROCK_SOURCES.items()
+            for where, one in (
+                (" in a result", {"toolResult": {"toolUseId": "1", "content": [content]}}),
+                ("", content),
+            )
+        ),
     ],
 )
-def test_what_a_tool_returned_is_no_users_word(said: JsonValue) -> None:
+def test_what_a_tool_returned_is_no_users_word(said: dict[str, JsonValue]) -> None:
     """Dialects put it into a user's message; it has the role of a tool all the same."""
-    subject = _subject(_user(said, {"type": "text", "text": "U"}))
+    path = CONVERSE if said.keys() & {"toolResult", "document", "searchResult"} else CHAT
+    subject = _subject(_user(said, {"type": "text", "text": "U"}), path)
     roles = {part.content: part.role for part in subject.parts}
-    assert (roles[b"S"], roles[b"U"]) == ("tool", "user")
+    assert (roles[b"S"], roles[b"U"], subject.unscanned) == ("tool", "user", ())
 
 
 @pytest.mark.parametrize(
@@ -750,6 +766,41 @@ def test_an_interaction_is_read_in_each_form_of_its_input() -> None:
         assert (subject.unscanned, subject.model, subject.in_background) == ((), "m", False)
     roles = {one.content: one.role for one in subjects[-1].parts}
     assert roles[b"c"] == "tool"
+
+
+def test_the_steps_of_an_interaction_have_the_role_of_who_speaks() -> None:
+    """Neighbours of one role reach the model as one text, as messages of one role do."""
+    steps: JsonValue = [
+        {"type": "user_input", "content": [{"type": "text", "text": "a"}]},
+        {"type": "user_input", "content": "b"},
+        {"type": "model_output", "content": [{"type": "text", "text": "c"}]},
+        {"type": "function_call", "id": "1", "name": "d", "arguments": {}},
+        {"type": "text", "text": "e"},
+        {"type": "image", "uri": "f"},
+        {"type": "text", "text": "g"},
+    ]
+    subject = _subject({"model": "m", "input": steps}, INTERACTIONS)
+    texts = [one.content.decode() for one in subject.parts]
+    roles = {text: one.role for text, one in zip(texts, subject.parts, strict=True)}
+    expected = {"a": "user", "b": "user", "c": "model", "d": "unknown", "e": "user", "g": "user"}
+    assert {text: roles[text] for text in expected} == expected
+    assert [[texts[at] for at in run] for run in subject.runs] == [["a", "b"], ["e", "g"]]
+
+
+@pytest.mark.parametrize(
+    ("message", "role"),
+    [
+        ({"parts": [{"text": "S"}]}, "user"),
+        ({"role": None, "parts": [{"text": "S"}]}, "user"),
+        ({"role": "USER", "parts": [{"text": "S"}]}, "user"),
+        ({"role": "Model", "parts": [{"text": "S"}]}, "model"),
+        ({"role": "else", "parts": [{"text": "S"}]}, "unknown"),
+    ],
+)
+def test_content_of_google_s_without_a_role_is_the_user_s(message: JsonValue, role: str) -> None:
+    """Google takes it as such; a role counts in any case of its letters."""
+    subject = _subject({"contents": [message]}, "/v1beta/models/m:generateContent")
+    assert [one.role for one in subject.parts if one.content == b"S"] == [role]
 
 
 @pytest.mark.parametrize(

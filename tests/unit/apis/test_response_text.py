@@ -95,6 +95,23 @@ def test_every_string_and_long_number_of_a_tools_result_is_text(answer: object) 
     assert b"4111111111111111" in contents
 
 
+def test_parts_in_a_tools_result_of_bedrock_are_text_and_their_names_are_none() -> None:
+    """A policy may deny a word that is also a field of the API."""
+    parts = [
+        {"document": {"name": "1", "source": {"text": "2"}, "context": "3"}},
+        {"document": {"source": {"content": [{"text": "4"}]}}},
+        {"searchResult": {"source": "5", "title": "6", "content": [{"text": "7"}]}},
+    ]
+    result = {"toolResult": {"toolUseId": "t", "status": "success", "content": parts}}
+    for event in (
+        {"output": {"message": {"role": "assistant", "content": [result]}}},
+        {"contentBlockIndex": 0, "delta": {"toolResult": parts}},
+    ):
+        read = read_answer(json.dumps(event).encode())
+        assert isinstance(read, AnswerEvent)
+        assert [one.content for one in read.texts] == [b"%d" % number for number in range(1, 8)]
+
+
 def test_a_medium_in_a_tools_result_is_no_text() -> None:
     """It is unscanned there as elsewhere."""
     part = {"type": "image", "data": "iVBORw0KGgo" + "A" * 100, "text": "said"}

@@ -23,8 +23,8 @@ def _google(route: Route) -> Route:
     return replace(route, has_google_names=True)
 
 
-def _bare(dialect: Dialect, operation: Operation) -> Route:
-    return Route(dialect, operation, has_body=False)
+def _bare(dialect: Dialect, operation: Operation, form: str = "any_object") -> Route:
+    return Route(dialect, operation, has_body=False, form=RequestForm(form))
 
 
 GENERATE = Operation.GENERATE_CONTENT
@@ -71,11 +71,11 @@ def test_openais_paths_are_known_below_its_root_and_azures(
         ("GET", "/openai/v1/models/gpt-4o", _bare(AZURE, Operation.LIST_MODELS)),
         ("GET", "/v1beta/models", _bare(GEMINI, Operation.LIST_MODELS)),
         ("GET", "/v1beta/models/gemini-2.5-pro", _bare(GEMINI, Operation.LIST_MODELS)),
-        ("GET", "/v1/responses/resp_1", _bare(OPENAI, Operation.STORED_RESPONSE)),
-        ("DELETE", "/v1/responses/resp_1", _bare(OPENAI, Operation.STORED_RESPONSE)),
+        ("GET", "/v1/responses/resp_1", _bare(OPENAI, STORED.operation, "responses")),
+        ("DELETE", "/v1/responses/resp_1", _bare(OPENAI, STORED.operation, "responses")),
         ("POST", "/v1/responses/resp_1/cancel", _bare(OPENAI, Operation.STORED_RESPONSE)),
         ("GET", "/v1/responses/resp_1/input_items", _bare(OPENAI, Operation.STORED_RESPONSE)),
-        ("GET", "/openai/v1/responses/resp_1", _bare(AZURE, Operation.STORED_RESPONSE)),
+        ("GET", "/openai/v1/responses/resp_1", _bare(AZURE, STORED.operation, "responses")),
         ("GET", "/v1/chat/completions/c-1", _bare(OPENAI, Operation.STORED_RESPONSE)),
         ("GET", "/v1/chat/completions/c-1/messages", _bare(OPENAI, Operation.STORED_RESPONSE)),
         ("POST", "/v1/chat/completions/c-1", STORED),
@@ -89,7 +89,11 @@ def test_openais_paths_are_known_below_its_root_and_azures(
         ("POST", "/v1/interactions", _content(GEMINI, GENERATE, "interaction")),
         ("DELETE", "/v1/cachedContents/c-1", _bare(GEMINI, STORED.operation)),
         ("POST", "/v1beta/decisions", _content(GEMINI, GENERATE, "interaction")),
-        ("GET", "/v1beta/interactions/i-1?stream=true", _bare(GEMINI, STORED.operation)),
+        (
+            "GET",
+            "/v1beta/interactions/i-1?stream=true",
+            _bare(GEMINI, STORED.operation, "interaction"),
+        ),
         ("POST", "/v1beta/interactions/i-1/cancel", _bare(GEMINI, STORED.operation)),
         ("GET", "/v1beta/cachedContents/c-1", _bare(GEMINI, STORED.operation)),
         ("PATCH", "/v1beta/cachedContents/c-1?updateMask=ttl", replace(STORED, dialect=GEMINI)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 
+import pytest
+
 from sidecar.domain.http import Headers
 from sidecar.domain.usage import TokenCounts
 from sidecar.guardrails.runner import GuardrailRunner
@@ -65,3 +67,37 @@ async def test_a_piece_that_nothing_judges_is_never_late() -> None:
     assert judged.body == LONG + usage
     assert faults(world) == 0
     assert [one.tokens for one, _ in world.ends.noted] == [TokenCounts(3, 7)]
+
+
+@pytest.mark.parametrize(
+    ("path", "event", "last"),
+    [
+        (
+            "/v1/responses/resp_1?stream=true",
+            {"type": "response.output_text.delta", "delta": "Bluebird. "},
+            b"event: response.failed",
+        ),
+        (
+            "/openai/v1/responses/resp_1?stream=true",
+            {"type": "response.output_text.delta", "delta": "Bluebird. "},
+            b"event: response.failed",
+        ),
+        (
+            "/v1beta/interactions/i-1?stream=true",
+            {"event_type": "step.delta", "delta": {"type": "text", "text": "Bluebird. "}},
+            b'data: {"event_type":"error"',
+        ),
+    ],
+)
+async def test_a_stored_answer_ends_in_the_typed_events_of_a_new_one(
+    path: str, event: dict[str, object], last: bytes
+) -> None:
+    """Its client reads both in one way."""
+    exchange = World(BLOCKS).exchange()
+    await exchange.judge_headers(headers(path, method="GET"), has_body=False)
+    await exchange.judge_response_headers(SSE)
+    judged = await exchange.judge_response_piece(sse(event), is_last=False)
+    assert judged.ends
+    assert judged.body.startswith(b"event: error")
+    assert last in judged.body
+    assert b"Bluebird" not in judged.body
