@@ -193,6 +193,12 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
     return route.model, tuple(dict.fromkeys(name for name in named if name != route.model))
 
 
+def name_on(route: Route, model: str) -> str:
+    """Return the name of *model* as `named_models` has it; of an alias's target, for one."""
+    is_google = route.has_google_names or route.dialect in _GOOGLE
+    return _short_name(model) if is_google else model
+
+
 def _short_name(model: str) -> str:
     found = _GEMINI_PREFIX.match(model)
     return model if found is None else model[found.end() :]
