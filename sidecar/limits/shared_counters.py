@@ -309,7 +309,7 @@ class SharedCounts:
         self._takes = 0
         self._away_until = 0.0
         self._adjustments = Adjustments(shares=worker.shares)
-        self._ended: OrderedDict[tuple[str, str], _End] = OrderedDict()
+        self._ended: OrderedDict[tuple[str, str, str], _End] = OrderedDict()
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
@@ -378,19 +378,22 @@ class SharedCounts:
         """Have *change* counted."""
         self._adjustments.add(scope, change, now=self._clock())
 
-    def settle(self, scope: str, changes: Sequence[Adjustment], *, name: str | None) -> None:
+    def settle(
+        self, scope: str, changes: Sequence[Adjustment], *, name: str | None, part: str = ""
+    ) -> None:
         """Have *changes* of a request counted, if no other worker has claimed its *name*.
 
         Envoy sends a log entry to another worker if the first has not acknowledged it in time.
-        Both may settle its request then. To free a slot twice changes nothing.
+        Both may settle its request then. To free a slot twice changes nothing. A *part* that a
+        worker settles later is claimed by the name of the whole.
         """
         if name is None or not any(change.amount for change in changes):
             for change in changes:
                 self.adjust(scope, change)
             return
-        self._ended.setdefault((scope, name), _End(changes, self._clock()))
+        self._ended.setdefault((scope, name, part), _End(changes, self._clock()))
         if len(self._ended) > MAX_ENDED:
-            (oldest, _), unclaimed = self._ended.popitem(last=False)
+            (oldest, _, _), unclaimed = self._ended.popitem(last=False)
             self._adjust_by(unclaimed, oldest)
 
     def is_complete(self, limit_id: str) -> bool:
@@ -433,12 +436,12 @@ class SharedCounts:
                     for change in () if ahead is None else take.returned(ahead, now=now):
                         self.adjust(take.scope, change)
             while self._ended:
-                scope, _ = next(iter(self._ended))
-                of_scope = (name for one, name in self._ended if one == scope)
-                names = list(islice(of_scope, MAX_BATCH))
+                scope = next(iter(self._ended))[0]
+                ends = list(islice((one for one in self._ended if one[0] == scope), MAX_BATCH))
+                names = [name for _, name, _ in ends]
                 are_own = await self._store.claim(scope, names, sender=self.worker.instance)
-                for name, is_own in zip(names, are_own, strict=True):
-                    end = self._ended.pop((scope, name), None)
+                for key, is_own in zip(ends, are_own, strict=True):
+                    end = self._ended.pop(key, None)
                     if is_own and end is not None:
                         self._adjust_by(end, scope)
             while (batch := self._adjustments.batch()) is not None:
