@@ -99,6 +99,10 @@ class UnacknowledgedTakes:
 MAX_RELEASES: Final = 100_000
 """Slots that wait to be freed, some 30 MB; beyond, the oldest expire."""
 MAX_BATCH: Final = 256
+LOOKED_AT: Final = 1_024
+ROUNDS: Final = 16
+"""Of the sums that wait, a call of `drop_drained` looks at so many, or at this part of them: a
+hundred thousand at once would hold up requests for tens of milliseconds, four times a second."""
 APART_SECONDS: Final = 1
 """Returned units are summed by the second in which they were taken. A calendar limit's counter
 that was begun later does not include them, and must not lose units taken since; those of a
@@ -143,6 +147,7 @@ class Adjustments:
         self._uncounted = 0
         self._sent: Batch | None = None
         self._number = 0
+        self._to_look_at: list[tuple[str, _Key]] = []
 
     def __len__(self) -> int:
         sent = 0 if self._sent is None else len(self._sent.sums)
@@ -190,16 +195,23 @@ class Adjustments:
     def drop_drained(self, *, now: float) -> None:
         """Drop returned units that have drained while they waited: nothing is left to return.
 
-        In an outage there is a sum for each limit and second, and no end of them otherwise.
+        In an outage there is a sum for each limit and second, and no end of them otherwise. Of
+        many sums, each call looks at a part, and `ROUNDS` calls at all that were there before.
         """
-        for scope, sums in tuple(self._waiting.items()):
-            left = {
-                key: one for key, one in sums.items() if _drained_at(one.change, at=one.at) > now
-            }
-            if left:
-                self._waiting[scope] = left
-            else:
-                del self._waiting[scope]
+        if not self._to_look_at:
+            self._to_look_at = [
+                (scope, key) for scope, one in self._waiting.items() for key in one
+            ]
+        count = max(LOOKED_AT, len(self) // ROUNDS)
+        looked_at = self._to_look_at[-count:]
+        del self._to_look_at[-count:]
+        for scope, key in looked_at:
+            sums = self._waiting.get(scope, {})
+            one = sums.get(key)
+            if one is not None and _drained_at(one.change, at=one.at) <= now:
+                del sums[key]
+                if not sums:
+                    del self._waiting[scope]
 
     @property
     def has_uncounted(self) -> bool:
