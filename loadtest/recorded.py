@@ -202,10 +202,15 @@ class _Roomy:
         return Granted(())
 
     def settle(
-        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+        self,
+        organization_id: str,
+        changes: Sequence[Adjustment],
+        *,
+        name: str | None = None,
+        part: str = "",
     ) -> None:
         """Keep nothing."""
-        del organization_id, changes, name
+        del organization_id, changes, name, part
 
 
 class _NoPrices:

@@ -23,7 +23,15 @@ from sidecar.jsontext.strict import JsonValue, parse
 Fields = dict[str, JsonValue]
 
 
-_DECIDING = frozenset({"model", "models", "fallbacks", "tools", "stream"})
+_SETTINGS: Final = ("moderation", "svg")
+"""Objects with a model of their own: OpenAI's moderation of a chat, and its author of pictures."""
+
+_NAMING: Final = frozenset(
+    {"models", "fallbacks", "tools", "input", "items", "data_sources", *_SETTINGS}
+)
+"""Where OpenAI's APIs, and gateways that speak as they do, name further models."""
+
+_DECIDING: Final = _NAMING | {"model", "stream"}
 """Fields that are acted on, not only scanned."""
 
 _DISTINCT: Final = _DECIDING | {
@@ -148,14 +156,6 @@ _ROUTING_FIELDS: Final = (
 )
 """Where Vertex AI takes the name of another model: to answer, and to rank what was retrieved."""
 
-_SETTINGS: Final = ("moderation", "svg")
-"""Objects with a model of their own: OpenAI's moderation of a chat, and its author of pictures."""
-
-_NAMING: Final = frozenset(
-    {"models", "fallbacks", "tools", "input", "items", "data_sources", *_SETTINGS}
-)
-"""Where OpenAI's APIs, and gateways that speak as they do, name further models."""
-
 _GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
 
 _GEMINI_PREFIX: Final = re.compile(
@@ -191,6 +191,12 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
             return None, tuple(dict.fromkeys(named))
         return model, tuple(dict.fromkeys(name for name in named if name != model))
     return route.model, tuple(dict.fromkeys(name for name in named if name != route.model))
+
+
+def name_on(route: Route, model: str) -> str:
+    """Return the name of *model* as `named_models` has it; of an alias's target, for one."""
+    is_google = route.has_google_names or route.dialect in _GOOGLE
+    return _short_name(model) if is_google else model
 
 
 def _short_name(model: str) -> str:
@@ -237,10 +243,17 @@ def further_models(fields: dict[str, JsonValue]) -> Iterator[str]:
         for tool in _objects(tools):
             yield from _models_of(tool)
             yield from _models_of(tool.get("svg"))
-    for source in _objects(fields.get("data_sources")):  # of Azure, on one's own data
-        for parameters in _objects(source.get("parameters")):
-            for embedding in _objects(parameters.get("embedding_dependency")):
-                yield from _strings(embedding.get("deployment_name"))
+    found = list(_objects(fields.get("data_sources")))  # of Azure, on one's own data
+    for name in ("parameters", "embedding_dependency"):
+        found = [
+            inner
+            for one in found
+            for key in _spellings([one], name)
+            for inner in _objects(one[key])
+        ]
+    for one in found:
+        for key in _spellings([one], "deployment_name"):
+            yield from _strings(one[key])
     # Bedrock hands these on to the model as its own API has them.
     inner = fields.get("additionalModelRequestFields")
     if isinstance(inner, dict):

@@ -137,13 +137,18 @@ class Limiter:
         return at_hand or self._take_later(principal, checks, member)
 
     def settle(
-        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+        self,
+        organization_id: str,
+        changes: Sequence[Adjustment],
+        *,
+        name: str | None = None,
+        part: str = "",
     ) -> None:
         """Apply *changes* of a request that has ended; they are sent together with others.
 
-        Of workers that settle a request of the same *name*, one does.
+        Of workers that settle a request of the same *name*, one does, every *part* of it.
         """
-        self._shared.settle(organization_id, changes, name=name)
+        self._shared.settle(organization_id, changes, name=name, part=part)
         for change in changes:
             self._local.settle(change)
             if change.member:

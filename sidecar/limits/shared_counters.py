@@ -99,6 +99,10 @@ class UnacknowledgedTakes:
 MAX_RELEASES: Final = 100_000
 """Slots that wait to be freed, some 30 MB; beyond, the oldest expire."""
 MAX_BATCH: Final = 256
+LOOKED_AT: Final = 1_024
+ROUNDS: Final = 16
+"""Of the sums that wait, a call of `drop_drained` looks at so many, or at this part of them: a
+hundred thousand at once would hold up requests for tens of milliseconds, four times a second."""
 APART_SECONDS: Final = 1
 """Returned units are summed by the second in which they were taken. A calendar limit's counter
 that was begun later does not include them, and must not lose units taken since; those of a
@@ -143,6 +147,7 @@ class Adjustments:
         self._uncounted = 0
         self._sent: Batch | None = None
         self._number = 0
+        self._to_look_at: list[tuple[str, _Key]] = []
 
     def __len__(self) -> int:
         sent = 0 if self._sent is None else len(self._sent.sums)
@@ -190,16 +195,23 @@ class Adjustments:
     def drop_drained(self, *, now: float) -> None:
         """Drop returned units that have drained while they waited: nothing is left to return.
 
-        In an outage there is a sum for each limit and second, and no end of them otherwise.
+        In an outage there is a sum for each limit and second, and no end of them otherwise. Of
+        many sums, each call looks at a part, and `ROUNDS` calls at all that were there before.
         """
-        for scope, sums in tuple(self._waiting.items()):
-            left = {
-                key: one for key, one in sums.items() if _drained_at(one.change, at=one.at) > now
-            }
-            if left:
-                self._waiting[scope] = left
-            else:
-                del self._waiting[scope]
+        if not self._to_look_at:
+            self._to_look_at = [
+                (scope, key) for scope, one in self._waiting.items() for key in one
+            ]
+        count = max(LOOKED_AT, len(self) // ROUNDS)
+        looked_at = self._to_look_at[-count:]
+        del self._to_look_at[-count:]
+        for scope, key in looked_at:
+            sums = self._waiting.get(scope, {})
+            one = sums.get(key)
+            if one is not None and _drained_at(one.change, at=one.at) <= now:
+                del sums[key]
+                if not sums:
+                    del self._waiting[scope]
 
     @property
     def has_uncounted(self) -> bool:
@@ -309,7 +321,7 @@ class SharedCounts:
         self._takes = 0
         self._away_until = 0.0
         self._adjustments = Adjustments(shares=worker.shares)
-        self._ended: OrderedDict[tuple[str, str], _End] = OrderedDict()
+        self._ended: OrderedDict[tuple[str, str, str], _End] = OrderedDict()
         self._unacknowledged = UnacknowledgedTakes()
 
     def __len__(self) -> int:
@@ -378,19 +390,22 @@ class SharedCounts:
         """Have *change* counted."""
         self._adjustments.add(scope, change, now=self._clock())
 
-    def settle(self, scope: str, changes: Sequence[Adjustment], *, name: str | None) -> None:
+    def settle(
+        self, scope: str, changes: Sequence[Adjustment], *, name: str | None, part: str = ""
+    ) -> None:
         """Have *changes* of a request counted, if no other worker has claimed its *name*.
 
         Envoy sends a log entry to another worker if the first has not acknowledged it in time.
-        Both may settle its request then. To free a slot twice changes nothing.
+        Both may settle its request then. To free a slot twice changes nothing. A *part* that a
+        worker settles later is claimed by the name of the whole.
         """
         if name is None or not any(change.amount for change in changes):
             for change in changes:
                 self.adjust(scope, change)
             return
-        self._ended.setdefault((scope, name), _End(changes, self._clock()))
+        self._ended.setdefault((scope, name, part), _End(changes, self._clock()))
         if len(self._ended) > MAX_ENDED:
-            (oldest, _), unclaimed = self._ended.popitem(last=False)
+            (oldest, _, _), unclaimed = self._ended.popitem(last=False)
             self._adjust_by(unclaimed, oldest)
 
     def is_complete(self, limit_id: str) -> bool:
@@ -433,12 +448,12 @@ class SharedCounts:
                     for change in () if ahead is None else take.returned(ahead, now=now):
                         self.adjust(take.scope, change)
             while self._ended:
-                scope, _ = next(iter(self._ended))
-                of_scope = (name for one, name in self._ended if one == scope)
-                names = list(islice(of_scope, MAX_BATCH))
+                scope = next(iter(self._ended))[0]
+                ends = list(islice((one for one in self._ended if one[0] == scope), MAX_BATCH))
+                names = [name for _, name, _ in ends]
                 are_own = await self._store.claim(scope, names, sender=self.worker.instance)
-                for name, is_own in zip(names, are_own, strict=True):
-                    end = self._ended.pop((scope, name), None)
+                for key, is_own in zip(ends, are_own, strict=True):
+                    end = self._ended.pop(key, None)
                     if is_own and end is not None:
                         self._adjust_by(end, scope)
             while (batch := self._adjustments.batch()) is not None:

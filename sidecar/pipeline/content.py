@@ -14,7 +14,7 @@ import orjson
 from msgspec import structs
 
 from sidecar.apis.fragments import VALUE_FIELDS, likely_model
-from sidecar.apis.request_schema import MOST_OUTPUT_TOKENS
+from sidecar.apis.request_schema import MOST_OUTPUT_TOKENS, name_on
 from sidecar.apis.request_text import read_in_slices
 from sidecar.apis.stream_usage import ask_for_usage, can_ask_for_usage, members
 from sidecar.domain.cooperative import Cooperative
@@ -151,17 +151,20 @@ async def judge_body(
             return error
         case _:
             assert_never(decision)
-    return allowed if record.alias is None else replace_alias(allowed, body, record)
+    return allowed if record.alias is None else replace_alias(allowed, body, record, caller[1])
 
 
-def replace_alias(allowed: RequestAllowed, body: bytes, record: RequestRecord) -> RequestAllowed:
+def replace_alias(
+    allowed: RequestAllowed, body: bytes, record: RequestRecord, policy: EffectivePolicy
+) -> RequestAllowed:
     """Name the model in place of its alias, unless a guardrail has replaced the name."""
     alias, body = record.alias or "", body if allowed.body is None else allowed.body
     for one in members(body, 0):
         named = orjson.loads(body[one.start : one.end]) if one.name == b"model" else None
-        # Google's clients write a place before it, such as `models/`.
+        # Google's clients write a place before it, such as `models/`; a policy may write one too.
         if isinstance(named, str) and (named == alias or named.endswith(f"/{alias}")):
-            model = orjson.dumps(f"{named.removesuffix(alias)}{record.model}")
+            place = named.removesuffix(alias)
+            model = orjson.dumps(f"{place}{record.model}" if place else policy.aliases[alias])
             return replace(allowed, body=body[: one.start] + model + body[one.end :])
     return allowed
 
@@ -202,7 +205,7 @@ def _read(
         # Before anything judges it: models are allowed, limited and paid for by their own name.
         model = policy.aliases.get(read.model or "") if policy.aliases else None
         if model is not None and route.model is None and body.lstrip()[:1] == b"{":
-            record.alias, read = read.model, structs.replace(read, model=model)
+            record.alias, read = read.model, structs.replace(read, model=name_on(route, model))
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
         record.billed_tools = read.billed_tools

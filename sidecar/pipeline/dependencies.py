@@ -65,9 +65,17 @@ class Limits(Protocol):
         ...
 
     def settle(
-        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+        self,
+        organization_id: str,
+        changes: Sequence[Adjustment],
+        *,
+        name: str | None = None,
+        part: str = "",
     ) -> None:
-        """Correct a reservation later, without waiting; of a *name*, once by all workers."""
+        """Correct a reservation later, without waiting; of a *name*, by one of all workers.
+
+        That worker settles each *part* of a request's use.
+        """
         ...
 
 

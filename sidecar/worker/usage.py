@@ -40,7 +40,7 @@ MAX_LATER: Final = 10_000
 """Requests that wait for their key's limits, or for prices; beyond, the oldest are not settled."""
 UNSETTLED: Final = "unsettled"
 """In metrics: the reason of use that is in no limit."""
-COST_SUFFIX: Final = ".cost"
+COST_PART: Final = "cost"
 
 _Waiting = TypeVar("_Waiting")
 
@@ -180,7 +180,7 @@ class UsageSettlement:
         """Load keys one by one: all at once, they would leave requests no room to load theirs."""
         while self._later:
             one = self._later.popleft()
-            request, name = one.request, one.finished.member
+            request, part = one.request, ""
             try:
                 limits = await self._limits_of(request)
             except KeyStoreUnavailableError:
@@ -188,11 +188,13 @@ class UsageSettlement:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             if one.is_cost_alone:
-                # The rest was settled by the request's own name, which no end may have again.
-                name += COST_SUFFIX
+                # The rest was settled before. By the request's own name, so that no other worker
+                # counts the cost as well.
+                part = COST_PART
                 limits = tuple([limit for limit in limits if limit.measure is Measure.COST])
             changes = adjustments_of(limits, one.finished, now=time.time())
-            self._limiter.settle(request.organization_id, changes, name=name)
+            name = one.finished.member
+            self._limiter.settle(request.organization_id, changes, name=name, part=part)
 
     async def _limits_of(self, request: JudgedRequest) -> tuple[Limit, ...]:
         """Return the limits of the key of *request* and its owners.

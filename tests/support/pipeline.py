@@ -224,10 +224,16 @@ class ScriptedLimits:
         return outcome
 
     def settle(
-        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+        self,
+        organization_id: str,
+        changes: Sequence[Adjustment],
+        *,
+        name: str | None = None,
+        part: str = "",
     ) -> None:
         """Keep them."""
-        assert name is None  # no log entry of these requests is settled by another worker
+        # No log entry of these requests is settled by another worker.
+        assert (name, part) == (None, "")
         self.settled.append((organization_id, tuple(changes)))
 
 

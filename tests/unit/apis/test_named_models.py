@@ -75,6 +75,18 @@ BESIDE: list[tuple[str, JsonValue, str, tuple[str, ...]]] = [
         "our-gpt",
         ("o",),
     ),
+    (
+        AZURE,
+        {
+            "messages": [],
+            "data_sources": [
+                {"Parameters": {"Embedding_Dependency": {"Deployment_Name": "o"}}},
+                {"parameters": {"embeddinG_dependency": [{"deployment_namE": "p"}]}},
+            ],
+        },
+        "our-gpt",
+        ("o", "p"),
+    ),
     ("/v1/images/generations", {"model": "m", "prompt": "a", "moderation": "low"}, "m", ()),
     (
         "/v1/images/generations",
@@ -114,3 +126,24 @@ def test_a_request_may_not_name_models_without_end() -> None:
     assert isinstance(malformed, Malformed)
     assert "32" in malformed.problem
     assert isinstance(_read({"model": "m", "messages": [], "models": names[1:]}, CHAT), Subject)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (AZURE, {"messages": [], "Data_Sources": []}),
+        (RESPONSES, {"model": "m", "Input": [{"type": "additional_tools", "tools": [DRAWING]}]}),
+        (RESPONSES, {"model": "m", "input": "a", "INPUT": "b"}),
+        ("/v1/conversations", {"Items": [{"type": "additional_tools", "tools": [DRAWING]}]}),
+        (CHAT, {"model": "m", "messages": [], "Input": [[1, 2]]}),
+        (CHAT, {"model": "m", "messages": [], "Moderation": {"model": "o"}}),
+        ("/v1/images/generations", {"model": "m", "prompt": "a", "SVG": {"model": "o"}}),
+    ],
+)
+def test_a_field_that_may_name_a_model_is_refused_in_another_case(
+    path: str, body: JsonValue
+) -> None:
+    """A provider that reads names in any case would run a model that Egret has not judged."""
+    malformed = _read(body, path)
+    assert isinstance(malformed, Malformed)
+    assert "only in case" in malformed.problem

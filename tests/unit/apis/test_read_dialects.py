@@ -231,7 +231,7 @@ def test_in_another_case_it_is_unscanned_and_text_as_well() -> None:
         ),
         (HIDDEN_CHAT | {"Image": "https://h/x.png"}, IMAGE),
         (HIDDEN_CHAT | {"prompt": "hi", "Prompt": [1, 2]}, UnscannedReason.UNKNOWN_SHAPE),
-        (HIDDEN_CHAT | {"Input": [[1, 2]]}, UnscannedReason.UNKNOWN_SHAPE),
+        (HIDDEN_CHAT | {"PROMPT": [[1, 2]]}, UnscannedReason.UNKNOWN_SHAPE),
     ],
 )
 def test_beside_the_usual_name_another_case_is_noticed(

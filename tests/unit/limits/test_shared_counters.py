@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
-from sidecar.limits.shared_counters import MAX_BATCH, MAX_RELEASES, Adjustments
+from sidecar.limits.shared_counters import MAX_BATCH, MAX_RELEASES, ROUNDS, Adjustments
 from sidecar.limits.store import Adjustment
+from tests.support.cpu_time import python_calls
 
 WORKERS = 4
 SLIDING = Limit(
@@ -95,6 +96,21 @@ def test_units_that_a_sliding_limit_has_drained_meanwhile_wait_for_nothing(
     assert len(corrections) == seconds - 5
     corrections.drop_drained(now=1_900)
     assert (corrections.batch(), len(corrections)) == (None, 0)
+
+
+def test_many_sums_are_looked_at_in_parts() -> None:
+    """A worker drops drained ones four times a second, and requests wait meanwhile."""
+    corrections = Adjustments(shares=WORKERS)
+    for number in range(MAX_RELEASES):
+        corrections.add("org", Adjustment(SLOTS, 0, member=f"r{number}"), now=0.0)
+    for number in range(100):
+        one = replace(SLIDING, id=f"sliding-{number}")
+        corrections.add(f"org-{number % 2}", Adjustment(one, -1), now=0.0)
+    calls = python_calls(lambda: corrections.drop_drained(now=60.0))
+    assert calls < MAX_RELEASES / 10
+    for _ in range(ROUNDS):
+        corrections.drop_drained(now=60.0)
+    assert len(corrections) == MAX_RELEASES
 
 
 def test_what_was_used_and_what_a_period_gets_back_waits_however_long() -> None:

@@ -111,6 +111,29 @@ async def test_an_alias_is_known_at_googles_paths_for_clients_of_openai(place: b
     assert judged(world).model == "gpt-5-mini"
 
 
+@pytest.mark.parametrize("target", ["google/gemini-pro", "models/gemini-pro", "gemini-pro"])
+@pytest.mark.parametrize("place", ["", "google/", "models/"])
+async def test_a_place_before_the_model_of_an_alias_is_sent_once_and_no_part_of_its_name(
+    place: str, target: str
+) -> None:
+    """Limits, prices and usage know a model of Google's by one name, however it is written."""
+    world = World(f"name: default\naliases: {{best: {target}}}\n")
+    verdict = await sent(world, chat(model=f"{place}best"), "/v1beta/openai/chat/completions")
+    assert isinstance(verdict, RequestCleared)
+    expected = f"{place}gemini-pro" if place else target
+    assert verdict.mutations.body == chat(model=expected)
+    assert judged(world).model == dict(verdict.mutations.metadata)["model"] == "gemini-pro"
+
+
+async def test_a_place_is_part_of_a_model_s_name_where_the_provider_is_not_google() -> None:
+    """A gateway may have two models that differ in it alone."""
+    world = World("name: default\naliases: {best: google/gemini-pro}\n")
+    verdict = await sent(world, chat(model="best"))
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == chat(model="google/gemini-pro")
+    assert judged(world).model == "google/gemini-pro"
+
+
 async def test_usage_and_routes_have_the_model() -> None:
     """Its price and its route are the model's."""
     world = World(ALIASES, route_by_model=RouteByModel.ON)

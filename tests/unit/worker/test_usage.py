@@ -14,6 +14,7 @@ from typing_extensions import override
 from sidecar.domain.limits import Level, Limit, Measure, Reservation, Window, slot_name
 from sidecar.domain.metadata import EPOCH
 from sidecar.domain.principal import Principal
+from sidecar.domain.report import Clocks
 from sidecar.domain.usage import TokenCounts
 from sidecar.keys.cache import KeyCache
 from sidecar.keys.ports import (
@@ -23,14 +24,18 @@ from sidecar.keys.ports import (
     LoadedKey,
 )
 from sidecar.limits.limit_check import LimitCheck
-from sidecar.limits.limiter import LimitDecision
+from sidecar.limits.limiter import LimitDecision, Limiter
+from sidecar.limits.shared_counters import SharedCounts, SharingWorker
 from sidecar.limits.store import Adjustment
+from sidecar.pipeline.dependencies import Limits
 from sidecar.telemetry.usage_metrics import UsageMetrics
 from sidecar.usage.prices import Price, PriceList
 from sidecar.usage.records import record_of as usage_record_of
 from sidecar.worker.usage import PriceCache, UsageSettlement
+from tests.support.counted_limits import CountedLimits, Server
 from tests.support.keys import record_of
-from tests.support.usage import ended, judged
+from tests.support.limits import Records
+from tests.support.usage import MOMENT, ended, judged
 
 SLOTS = Limit(
     id="slots", level=Level.KEY, measure=Measure.CONCURRENT, window=Window.ONCE, amount=2
@@ -50,7 +55,7 @@ class _Settled:
 
     def __init__(self, expected: int) -> None:
         self.changes: list[Adjustment] = []
-        self.names: list[str | None] = []
+        self.names: list[tuple[str | None, str]] = []
         self.all_are_here = asyncio.Event()
         self._expected = expected
 
@@ -60,12 +65,17 @@ class _Settled:
         raise NotImplementedError(principal, checks, member)
 
     def settle(
-        self, organization_id: str, changes: Sequence[Adjustment], *, name: str | None = None
+        self,
+        organization_id: str,
+        changes: Sequence[Adjustment],
+        *,
+        name: str | None = None,
+        part: str = "",
     ) -> None:
         assert organization_id == "org_1"
         assert all(change.member in {"", name} for change in changes)
-        assert name not in self.names
-        self.names.append(name)
+        assert (name, part) not in self.names
+        self.names.append((name, part))
         self.changes += changes
         if len(self.changes) == self._expected:
             self.all_are_here.set()
@@ -84,7 +94,7 @@ async def owner_limits(team_id: str, organization_id: str) -> tuple[Limit, ...]:
 
 
 def settlement_of(
-    limits: _Settled,
+    limits: Limits,
     keys: KeyStore,
     prices: _Prices | None = None,
     *,
@@ -244,6 +254,50 @@ async def test_a_request_that_ends_before_prices_are_read_is_in_its_budget_after
     (spent,) = limits.changes[2:]
     assert spent.limit is BUDGET
     assert spent.amount in {1_000_000, 1_000_001}  # a part of a millionth is rounded either way
+
+
+@pytest.mark.parametrize("reserved", [50, 100], ids=["more was used", "as much was used"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["without prices first", "then"])
+async def test_the_cost_of_a_request_that_two_workers_settle_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[int, int], reserved: int
+) -> None:
+    """Envoy sends an entry of its log again if the first worker is slow; one has no prices yet."""
+    monkeypatch.setattr("sidecar.worker.usage.RETRY_SECONDS", 0.01)
+    now = MOMENT.timestamp()
+    server = Server(lambda: now)
+    late = _Prices(PriceList(is_known=False))
+    limiters = [
+        Limiter(
+            SharedCounts(
+                CountedLimits(server),
+                worker=SharingWorker(f"w{number}", 2),
+                calls=8,
+                clock=lambda: now,
+            ),
+            Records(),
+            clocks=Clocks(lambda: now, lambda: now),
+        )
+        for number in range(2)
+    ]
+    settlements = [
+        settlement_of(limiter, _Budgets(), prices)
+        for limiter, prices in zip(limiters, (late, _Prices(DOLLARS)), strict=True)
+    ]
+    request = judged(1, reserved=Reservation(input_tokens=reserved))
+    end = ended(1, request=request, tokens=TokenCounts(input=100, output=0))
+    for number in order:
+        settlements[number].exchange_ended(end, usage_record_of(end))
+        async with asyncio.timeout(60):
+            while not limiters[number].waiting:  # noqa: ASYNC110 - the key is being loaded
+                await asyncio.sleep(0)
+        await limiters[number].tend()
+    late.current = DOLLARS
+    for settlement, limiter in zip(settlements, limiters, strict=True):
+        await settlement.aclose()
+        await limiter.tend()
+
+    _, spent = server.early[BUDGET.id]
+    assert spent in {1_000_000, 1_000_001}  # a part of a millionth is rounded either way
 
 
 async def test_the_cost_of_a_request_that_ends_before_prices_are_read_is_counted_afterwards(
