@@ -102,12 +102,7 @@ def serve(context: typer.Context) -> None:
 
     settings = settings_or_exit()
     own = settings.admin
-    try:
-        for grant in chain.from_iterable((own.oidc_roles or {}).values()):
-            parse_grant(grant)
-    except GrantError as error:
-        problem = f"EGRET_ADMIN__OIDC_ROLES: {error}"
-        fail(problem, hint="correct the environment", code=WRONG_USAGE)
+    _check_oidc(own)
     sockets = _listen(own)
     configure_logs(settings.telemetry.log_level)
     server = Server(
@@ -128,6 +123,29 @@ def serve(context: typer.Context) -> None:
     uvloop.run(server.serve(sockets))
     if not server.started:
         sys.exit(1)
+
+
+def _check_oidc(own: AdminSettings) -> None:
+    """Exit if the roles or the client's secret would fail at the first login."""
+    try:
+        for grant in chain.from_iterable((own.oidc_roles or {}).values()):
+            parse_grant(grant)
+    except GrantError as error:
+        problem = f"EGRET_ADMIN__OIDC_ROLES: {error}"
+        fail(problem, hint="correct the environment", code=WRONG_USAGE)
+    file = own.oidc_client_secret_file
+    if file is None:
+        return
+    variable = "EGRET_ADMIN__OIDC_CLIENT_SECRET_FILE"
+    try:
+        is_empty = not file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        hint = "correct the path, or let the user of `egret admin` read the file"
+        fail(f"{variable}: {file} cannot be read ({reason})", hint=hint, code=WRONG_USAGE)
+    if is_empty:
+        hint = "write the client's secret into it, or unset the variable for a public client"
+        fail(f"{variable}: {file} is empty", hint=hint, code=WRONG_USAGE)
 
 
 def _listen(own: AdminSettings) -> list[socket.socket]:

@@ -163,7 +163,7 @@ def _fail_with(error: Exception, settings: PostgresSettings) -> NoReturn:
             fail(problem, hint=hint)
 
 
-def settings_or_exit() -> Settings:
+def settings_or_exit(*, for_workers: bool = False) -> Settings:
     """Read the settings, or exit with their faults, and with `--server`, whose settings differ."""
     if SERVER.get() is not None:
         fail(
@@ -172,9 +172,12 @@ def settings_or_exit() -> Settings:
             code=WRONG_USAGE,
         )
     try:
-        return read_settings()
+        settings = read_settings()
+        if for_workers:
+            settings.check_for_workers()
     except SettingsError as error:
         fail(in_one_line(error), hint="correct the environment", code=WRONG_USAGE)
+    return settings
 
 
 DEFAULT_RUN: Final = Path("run")

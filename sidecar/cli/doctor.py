@@ -108,7 +108,8 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
     Example: egret doctor --through https://llm.example.com
     """
     if through is None:
-        found = asyncio.run(_check(settings_or_exit(), use=use))
+        settings = settings_or_exit(for_workers=use is Use.WORKER)
+        found = asyncio.run(_check(settings, use=use))
     elif not key:
         hint = "set EGRET_KEY, which keeps it out of process lists, or pass --key"
         fail("--through needs an API key for its canaries", hint=hint, code=WRONG_USAGE)

@@ -41,7 +41,7 @@ def serve(
     from sidecar.telemetry.logs import configure_logs, get_logger  # noqa: PLC0415
     from sidecar.worker.supervisor import Supervisor, WorkerStartError  # noqa: PLC0415
 
-    settings = settings_or_exit()
+    settings = settings_or_exit(for_workers=True)
     try:
         if workers is not None:
             server = ServerSettings(**(settings.server.model_dump() | {"workers": workers}))

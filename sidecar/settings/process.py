@@ -72,15 +72,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "EGRET_VALKEY__PASSWORD_FILE needs EGRET_VALKEY__URL, and no password in it"
             )
-        if self.exchange.shared_messages_seconds and (
-            self.valkey.url is None
-            or self.cache.l2_secret is None
-            or not self.exchange.message_table_mb
-        ):
-            raise ValueError(
-                "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL,"
-                " EGRET_CACHE__L2_SECRET and EGRET_EXCHANGE__MESSAGE_TABLE_MB"
-            )
         is_sentinel = self.valkey.mode is ValkeyMode.SENTINEL
         if is_sentinel and self.valkey.sentinel_master is None:
             raise ValueError("EGRET_VALKEY__MODE sentinel needs EGRET_VALKEY__SENTINEL_MASTER")
@@ -107,6 +98,22 @@ class Settings(BaseSettings):
         if self.listen.port + self.server.workers - 1 > MAX_PORT:
             raise ValueError("EGRET_LISTEN__PORT leaves no port for each worker")
         return self
+
+    def check_for_workers(self) -> None:
+        """Check settings of workers alone, whose secrets other commands may lack.
+
+        Raises:
+            SettingsError: workers could not share messages as the settings say.
+        """
+        if self.exchange.shared_messages_seconds and (
+            self.valkey.url is None
+            or self.cache.l2_secret is None
+            or not self.exchange.message_table_mb
+        ):
+            raise SettingsError(
+                "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL,"
+                " EGRET_CACHE__L2_SECRET and EGRET_EXCHANGE__MESSAGE_TABLE_MB"
+            )
 
 
 class SettingsError(Exception):

@@ -14,7 +14,8 @@ from egret_tools.envoy_lint.config import EXT_PROC
 from egret_tools.envoy_lint.lint import lint
 
 from sidecar.domain.usage import LOG_FORMAT
-from tests.support.helm import CHART, program
+from sidecar.settings.stores import UsageSettings
+from tests.support.helm import CHART, environment, program
 from tests.support.own_envoy import own_text
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -80,13 +81,21 @@ def _references(value: Any) -> Iterator[tuple[str, str]]:
             yield from _references(each)
 
 
-def test_the_pod_of_the_gateway_with_egret_in_it_is_one_that_kubernetes_knows() -> None:
-    """The patch, put over a deployment as small as can be."""
+def _gateway_pod() -> dict[str, Any]:
+    """The patch of the pods of Envoy Gateway's proxies."""
     (proxy,) = (
         one for one in documents(GATEWAYS / "envoy-gateway" / "sidecar.yaml")
         if one["kind"] == "EnvoyProxy"
     )  # fmt: skip
-    patch = proxy["spec"]["provider"]["kubernetes"]["envoyDeployment"]["patch"]["value"]
+    patch: dict[str, Any] = proxy["spec"]["provider"]["kubernetes"]["envoyDeployment"]["patch"][
+        "value"
+    ]
+    return patch
+
+
+def test_the_pod_of_the_gateway_with_egret_in_it_is_one_that_kubernetes_knows() -> None:
+    """The patch, put over a deployment as small as can be."""
+    patch = _gateway_pod()
     patch["spec"]["template"]["spec"]["containers"][0]["image"] = "envoy"
     labels = {"app": "x"}
     patch["spec"]["template"]["metadata"] = {"labels": labels}
@@ -98,6 +107,43 @@ def test_the_pod_of_the_gateway_with_egret_in_it_is_one_that_kubernetes_knows() 
         **patch,
     }
     kubernetes_validate.validate(deployment, "1.37", strict=True)
+
+
+def test_egret_in_the_pod_of_the_gateway_writes_to_volumes_alone() -> None:
+    """Its root is read-only: without a volume for usage no worker starts."""
+    pod = _gateway_pod()["spec"]["template"]["spec"]
+    (egret,) = pod["initContainers"]
+    variables = environment(egret)
+    written = {
+        "/tmp",  # noqa: S108 - of a container
+        variables["EGRET_SERVER__SOCKET_DIRECTORY"].rpartition("/")[0],
+        variables["EGRET_USAGE__SPOOL_DIRECTORY"].rpartition("/")[0],
+    }
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    mounts = {one["mountPath"]: volumes[one["name"]] for one in egret["volumeMounts"]}
+    spool = mounts[variables["EGRET_USAGE__SPOOL_DIRECTORY"].rpartition("/")[0]]
+
+    assert egret["securityContext"]["readOnlyRootFilesystem"] is True
+    assert mounts.keys() == written
+    assert int(spool["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30 > (
+        int(variables["EGRET_SERVER__WORKERS"]) * UsageSettings().spool_max_bytes
+    )
+
+
+def test_examples_with_two_workers_have_the_resources_of_two() -> None:
+    """The chart's own are those of one."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    (egret,) = _gateway_pod()["spec"]["template"]["spec"]["initContainers"]
+    kustomize = yaml.safe_load((DEPLOY / "kustomize" / "values.yaml").read_text())
+
+    assert values["workers"] == 1
+    assert values["resources"] == {
+        "requests": {"cpu": "500m", "memory": "512Mi"},
+        "limits": {"memory": "1Gi"},
+    }
+    two = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+    assert (environment(egret)["EGRET_SERVER__WORKERS"], egret["resources"]) == ("2", two)
+    assert (kustomize["workers"], kustomize["resources"]) == (2, two)
 
 
 def test_the_filter_for_istio_lets_egret_change_what_our_own_lets_it_change() -> None:

@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +16,9 @@ import pytest
 from sidecar.settings.sections import inherited_environment
 from tests.support.command_line import Egret
 from tests.support.postgres import Database
+
+UNREADABLE = "correct the path, or let the user of `egret admin` read the file"
+EMPTY = "write the client's secret into it, or unset the variable for a public client"
 
 
 def free_port() -> int:
@@ -89,6 +93,30 @@ def test_roles_of_people_that_are_none_are_refused_at_the_start(
 
     problem = f"error: EGRET_ADMIN__OIDC_ROLES: {fault}"
     assert (ran.code, ran.out, ran.err) == (2, "", f"{problem}; correct the environment\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault", "hint"),
+    [
+        (None, "cannot be read (No such file or directory)", UNREADABLE),
+        (b"\xff", "cannot be read (it is not UTF-8)", UNREADABLE),
+        (b" \n", "is empty", EMPTY),
+    ],
+    ids=["missing", "binary", "empty"],
+)
+def test_a_client_secret_that_cannot_be_read_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, fault: str, hint: str
+) -> None:
+    """Else every login would fail, as if the identity provider were away."""
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("EGRET_ADMIN__OIDC_CLIENT_SECRET_FILE", str(file))
+
+    ran = Egret("postgresql://nobody@127.0.0.1:1/none")("admin")
+
+    problem = f"error: EGRET_ADMIN__OIDC_CLIENT_SECRET_FILE: {file} {fault}; {hint}\n"
+    assert (ran.code, ran.out, ran.err) == (2, "", problem)
 
 
 async def test_tokens_are_made_listed_and_revoked(database: Database) -> None:

@@ -17,10 +17,12 @@ from pathlib import Path
 import grpc.aio
 import orjson
 import psutil
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar import __version__
 from sidecar.settings.sections import inherited_environment
+from tests.support.command_line import run_command
 from tests.support.postgres import Database
 from tests.support.rotel import running_rotel
 
@@ -233,6 +235,28 @@ async def test_wrong_settings_end_serve_at_once_and_are_all_named(tmp_path: Path
     assert "EGRET_SERVER__SOCKET_MODE" in text
     assert "EGRET_CACHE__MAX_KEYS" in text
     assert "none-of-it" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("serve", 2, "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL"),
+        ("doctor", 2, "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL"),
+        ("migrate", 1, "PostgreSQL gave no answer"),
+    ],
+)
+def test_a_secret_of_workers_is_missed_where_workers_run_alone(
+    command: str, code: int, said: str
+) -> None:
+    """A job that migrates has their settings without it."""
+    settings = {
+        "EGRET_POSTGRES__DSN": "postgresql://nobody@127.0.0.1:1/none",
+        "EGRET_VALKEY__URL": "redis://127.0.0.1:1",
+        "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600",
+    }
+    ran = run_command([command], environment=settings)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.startswith(f"error: {said}")
 
 
 async def test_a_socket_that_another_serves_is_not_taken_over(

@@ -90,23 +90,6 @@ PLAIN_PORT = {"EGRET_LISTEN__HOST": "::", "EGRET_LISTEN__TLS": "off"}
             "EGRET_EXCHANGE__MAX_HELD_BYTES is less than EGRET_EXCHANGE__MAX_BODY_BYTES",
             id="no room for one body",
         ),
-        *[
-            pytest.param(
-                {"EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600", **others},
-                "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL,"
-                " EGRET_CACHE__L2_SECRET and EGRET_EXCHANGE__MESSAGE_TABLE_MB",
-                id=f"messages shared without {missing}",
-            )
-            for missing, others in {
-                "a server": {"EGRET_CACHE__L2_SECRET": "s" * 32},
-                "a secret": {"EGRET_VALKEY__URL": "redis://a"},
-                "a table": {
-                    "EGRET_CACHE__L2_SECRET": "s" * 32,
-                    "EGRET_VALKEY__URL": "redis://a",
-                    "EGRET_EXCHANGE__MESSAGE_TABLE_MB": "0",
-                },
-            }.items()
-        ],
         pytest.param(
             {"EGRET_VALKEY__NODES": '["redis://b:6379"]'},
             "EGRET_VALKEY__NODES__0: must match pattern '^[^\\s@/]+:[0-9]{1,5}$'",
@@ -137,6 +120,38 @@ def test_settings_that_exclude_each_other_are_named(
         read_settings()
 
     assert str(caught.value) == fault
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"EGRET_CACHE__L2_SECRET": "s" * 32}, id="no server"),
+        pytest.param({"EGRET_VALKEY__URL": "redis://a"}, id="no secret"),
+        pytest.param(
+            {
+                "EGRET_CACHE__L2_SECRET": "s" * 32,
+                "EGRET_VALKEY__URL": "redis://a",
+                "EGRET_EXCHANGE__MESSAGE_TABLE_MB": "0",
+            },
+            id="no table",
+        ),
+    ],
+)
+def test_workers_alone_need_the_means_to_share_messages(
+    monkeypatch: pytest.MonkeyPatch, others: dict[str, str]
+) -> None:
+    """Jobs and `egret admin` get the same settings, but not the workers' secret."""
+    for name, value in {"EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS": "600", **others}.items():
+        monkeypatch.setenv(name, value)
+
+    settings = read_settings()
+    with pytest.raises(SettingsError) as caught:
+        settings.check_for_workers()
+
+    assert str(caught.value) == (
+        "EGRET_EXCHANGE__SHARED_MESSAGES_SECONDS needs EGRET_VALKEY__URL,"
+        " EGRET_CACHE__L2_SECRET and EGRET_EXCHANGE__MESSAGE_TABLE_MB"
+    )
 
 
 @pytest.mark.parametrize(
