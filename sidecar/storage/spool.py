@@ -199,9 +199,11 @@ class UsageSpool:
     async def read(self, segment: Segment) -> Piece:
         """Return the next entries of *segment*; they stay there until it is removed."""
         start, stop = segment.read_to, self._fresh.gap_of(segment)
-        return await self.run(
+        piece = await self.run(
             lambda: read_piece(segment.path, start=start, stop=stop, max_records=READ_ENTRIES)
         )
+        segment.is_kept = segment.is_kept or bool(piece.fault)
+        return piece
 
     def forget(self, records: Sequence[UsageRecord]) -> None:
         """Forget the requests of *records*, which are in the database."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import mmap
 import os
@@ -27,6 +28,9 @@ MAX_RECORD_BYTES: Final = 1 << 20
 
 NOTES_BYTES: Final = 1 << 19
 """Some 1,500 notes: more than a busy worker makes until they are on the disk."""
+
+_LACKS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Of the process or the machine: they say nothing about a file."""
 
 _LOCK_NAME: Final = "lock"
 _NOTES_NAME: Final = "notes.map"
@@ -60,12 +64,14 @@ class SpoolLimits:
 class Piece:
     """Records read from one file. `end` is where the next read begins.
 
-    With `damaged_bytes` the file ends here: that many bytes cannot be read.
+    With `damaged_bytes` the file ends here: that many bytes cannot be read. `fault` is the
+    system's reason if it did not let them be read: the file itself may be sound.
     """
 
     payloads: tuple[bytes, ...]
     end: int
     damaged_bytes: int = 0
+    fault: str = ""
 
 
 def frame(payload: bytes) -> bytes:
@@ -76,29 +82,38 @@ def frame(payload: bytes) -> bytes:
 def read_piece(path: Path, *, start: int, stop: int, max_records: int) -> Piece:
     """Read at most *max_records* from *start* on; *stop* is where the writer had come to.
 
-    A file that was removed counts as damaged from its beginning.
+    A file that was removed counts as damaged from its beginning, one that cannot be read as
+    damaged from *start* on.
+
+    Raises:
+        OSError: the process lacks memory or descriptors; a later try may succeed.
     """
+    fault = ""
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            if start == 0:
+                if file.read(len(MAGIC)) != MAGIC:
+                    return Piece((), stop, damaged_bytes=stop)
+                start = len(MAGIC)
+            file.seek(start)
+            payloads: list[bytes] = []
+            for payload in _records(file.read(min(stop - start, max_records * 4096)), max_records):
+                payloads.append(payload)
+                start += _HEAD.size + len(payload)
+            if payloads or start >= stop:
+                return Piece(tuple(payloads), start)
+            # Not even one: either it is longer than what was read, or it is damaged.
+            file.seek(start)
+            longest = min(stop - start, MAX_RECORD_BYTES + _HEAD.size)
+            for payload in _records(file.read(longest), 1):
+                return Piece((payload,), start + _HEAD.size + len(payload))
     except FileNotFoundError:
-        return Piece((), stop, damaged_bytes=stop - start)
-    with file:
-        if start == 0:
-            if file.read(len(MAGIC)) != MAGIC:
-                return Piece((), stop, damaged_bytes=stop)
-            start = len(MAGIC)
-        file.seek(start)
-        payloads: list[bytes] = []
-        for payload in _records(file.read(min(stop - start, max_records * 4096)), max_records):
-            payloads.append(payload)
-            start += _HEAD.size + len(payload)
-        if payloads or start >= stop:
-            return Piece(tuple(payloads), start)
-        # Not even one: either it is longer than what was read, or it is damaged.
-        file.seek(start)
-        for payload in _records(file.read(min(stop - start, MAX_RECORD_BYTES + _HEAD.size)), 1):
-            return Piece((payload,), start + _HEAD.size + len(payload))
-    return Piece((), stop, damaged_bytes=stop - start)
+        pass
+    except OSError as error:
+        if error.errno in _LACKS:
+            raise
+        fault = os.strerror(error.errno or 0)
+    return Piece((), stop, damaged_bytes=stop - start, fault=fault)
 
 
 def _records(raw: bytes, limit: int) -> Iterator[bytes]:
@@ -161,9 +176,10 @@ class Segment:
     """One file of a folder. `size` is the number of bytes that may be read.
 
     Entries before `read_to` were taken; 0 means that the first bytes are still to be checked.
+    `is_kept` is whether the file stays on the disk, as the system did not let all of it be read.
     """
 
-    __slots__ = ("kind", "path", "read_to", "size", "started_at")
+    __slots__ = ("is_kept", "kind", "path", "read_to", "size", "started_at")
 
     def __init__(
         self, path: Path, kind: SegmentKind, *, size: int, started_at: float, read_to: int = 0
@@ -173,6 +189,7 @@ class Segment:
         self.size = size
         self.started_at = started_at
         self.read_to = read_to
+        self.is_kept = False
 
     @property
     def is_read(self) -> bool:
@@ -247,7 +264,10 @@ class SpoolFolder:
             os.close(self._writing.pop(kind)[1])
 
     def remove_read(self, kind: SegmentKind) -> list[Segment]:
-        """Remove and return the files of *kind* that were read to their end."""
+        """Remove and return the files of *kind* that were read to their end.
+
+        One that `is_kept` is left for the process that adopts this folder.
+        """
         segments = [segment for segment in self.segments if segment.kind is kind]
         if all(segment.is_read for segment in segments):
             self.seal(kind)
@@ -262,7 +282,8 @@ class SpoolFolder:
 
     def remove(self, segment: Segment) -> None:
         """Remove a file that is sealed and no longer needed."""
-        segment.path.unlink(missing_ok=True)
+        if not segment.is_kept:
+            segment.path.unlink(missing_ok=True)
         self.segments.remove(segment)
 
     def adopt(self) -> int:

@@ -200,13 +200,18 @@ class UsageDelivery:
         self, decoder: msgspec.msgpack.Decoder[list[_Note] | _Note], segment: Segment, piece: Piece
     ) -> list[_Note]:
         if piece.damaged_bytes:
-            _log.error("usage.spool_damaged", file=segment.path.name, bytes=piece.damaged_bytes)
+            _log.error(
+                "usage.spool_damaged",
+                file=segment.path.name,
+                bytes=piece.damaged_bytes,
+                reason=piece.fault or "contents",
+            )
             self._metrics.lost("damaged")
         notes: list[_Note] = []
         for payload in piece.payloads:
             try:
                 found = decoder.decode(payload)
-            except msgspec.DecodeError:
+            except ValueError:  # of msgspec, or of a text that is not UTF-8
                 # Sound, but written by another version.
                 self._metrics.lost("unreadable")
             else:

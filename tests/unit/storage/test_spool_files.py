@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,6 +116,50 @@ def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Pa
     assert (piece.payloads, piece.end, piece.damaged_bytes) == ((), segment.size, segment.size)
     spool.seal(SegmentKind.ENDED)
     spool.remove(segment)
+    spool.close()
+
+
+UNREADABLE = {
+    "Input/output error": lambda path: path.symlink_to("/proc/self/mem"),
+    "Is a directory": lambda path: path.mkdir(),
+    "Too many levels of symbolic links": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_a_file_that_the_system_does_not_let_be_read_is_damaged_and_stays(
+    tmp_path: Path, fault: str
+) -> None:
+    """Its disk or its rights may be repaired: the next process tries it again."""
+    spool = folder(tmp_path)
+    append(spool, SegmentKind.ENDED, [ONE])
+    segment = only(spool)
+    segment.path.unlink()
+    UNREADABLE[fault](segment.path)
+
+    piece = read_piece(segment.path, start=0, stop=segment.size, max_records=1)
+    assert (piece.payloads, piece.end, piece.damaged_bytes) == ((), segment.size, segment.size)
+    assert piece.fault == fault
+    segment.read_to, segment.is_kept = piece.end, True
+    assert spool.remove_read(SegmentKind.ENDED) == [segment]
+    assert spool.segments == []
+    spool.close()
+    assert segment.path.is_symlink() or segment.path.is_dir()
+
+
+def test_a_process_without_descriptors_leaves_its_files_for_a_later_try(tmp_path: Path) -> None:
+    """It says nothing about the file."""
+    spool = folder(tmp_path)
+    append(spool, SegmentKind.ENDED, [ONE])
+    segment = only(spool)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            read_piece(segment.path, start=0, stop=segment.size, max_records=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_all(segment.path) == ([ONE], 0)
     spool.close()
 
 
