@@ -111,8 +111,7 @@ class UsageDelivery:
         try:
             if _is_past(self._adopted_at, ADOPT_SECONDS, now=now):
                 self._adopted_at = now
-                if folders := await self._spool.adopt():
-                    _log.info("usage.spool_adopted", folders=folders)
+                await self._spool.adopt()
             await self._deliver_ended()
             await self._settle_judged(now=now)
         except (*UNAVAILABLE, SpoolFullError, NotKeptError) as error:

@@ -17,9 +17,8 @@ from msgspec.structs import replace
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.storage.spool import UsageSpool
+from sidecar.storage.spool import MAX_FRESH, UsageSpool
 from sidecar.storage.spool_files import (
-    MAX_FRESH,
     SegmentKind,
     SpoolError,
     SpoolFullError,
@@ -203,6 +202,33 @@ async def test_what_a_worker_left_behind_is_delivered_by_another(
 
         assert len(await stored(database)) == 3
     assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - a look at a folder
+
+
+async def test_a_folder_that_cannot_be_adopted_stops_no_worker(
+    database: Database, tmp_path: Path
+) -> None:
+    """It is logged once; the files of others are delivered."""
+    async with worker(tmp_path, database.settings, name="worker-0") as gone:
+        await gone.delivery.keep([record(1)])
+    broken = tmp_path / "worker-00-broken"
+    broken.mkdir()
+    (broken / "notes.map").symlink_to("/proc/self/mem")
+    with structlog.testing.capture_logs() as lines:
+        async with worker(tmp_path, database.settings, name="worker-1") as one:
+            for _ in range(2):
+                one.wall[0] += 60
+                await one.delivery.deliver()
+
+    assert lines == [
+        {"event": "usage.spool_adopted", "folders": 1, "log_level": "info"},
+        {
+            "event": "usage.spool_not_adopted",
+            "folder": broken.name,
+            "reason": "unreadable",
+            "log_level": "warning",
+        },
+    ]
+    assert await stored(database) == [("request-1", "completed", 100)]
 
 
 async def test_a_clock_that_is_set_back_holds_nothing_up(
