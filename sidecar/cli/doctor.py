@@ -47,6 +47,7 @@ from sidecar.settings.process import Settings, former_variables, unknown_variabl
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, NetworkTls, ServerSettings
 from sidecar.settings.stores import UsageSource
+from sidecar.storage.spool_files import not_adoptable
 from sidecar.telemetry.process_metrics import expiry_of
 
 _COLUMNS: Final = ("check", "state", "found", "hint")
@@ -318,6 +319,15 @@ def check_spool(settings: Settings, *, use: Use) -> Checked:
             f"{folder} has room for {room >> 20} MiB, and {workers} workers may keep"
             f" {most >> 20} MiB; usage is lost when the disk is full",
             hint="free space for it, or lower EGRET_USAGE__SPOOL_MAX_BYTES",
+        )
+    left = not_adoptable(folder) if folder.exists() else {}
+    if left:
+        folders = ", ".join(f"{name} ({reason.value})" for name, reason in left.items())
+        return warning(
+            SPOOL,
+            f"no worker of this user can adopt the usage in {folders}, below {folder}",
+            hint="run this as the workers' user; then make that user the owner of these folders"
+            " (chown -R), or remove them if their usage may be lost",
         )
     return ok(SPOOL, f"{folder}, with room for {workers} workers")
 

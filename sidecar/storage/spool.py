@@ -6,19 +6,20 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import msgspec
+import structlog
 
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.storage.spool_files import (
-    FreshRecords,
-    OpenRequests,
+    NotAdopted,
     Piece,
     Place,
     Segment,
@@ -51,6 +52,106 @@ UNREPORTED_TURNS: Final = 16
 
 MAX_WAITING: Final = 20_000
 """Entries that wait for a slow disk; beyond, notes are dropped and records refused."""
+
+MAX_FRESH: Final = 5_000
+"""Records that are not in the database yet; about 1 kB each."""
+
+MAX_OPEN: Final = 20_000
+"""Requests whose end is not in the database yet; about 0.5 kB each."""
+
+
+class FreshRecords:
+    """Records of one write beside its place in its file, in its order; some may be missing."""
+
+    def __init__(self, most: int = MAX_FRESH) -> None:
+        self._most = most
+        self._count = 0
+        self._by_segment: dict[Segment, deque[tuple[Place, Sequence[UsageRecord]]]] = {}
+
+    def put(self, place: Place, records: Sequence[UsageRecord]) -> None:
+        """Keep *records*, which were written together at *place*, if there is room for them."""
+        if place.end <= place.segment.read_to:
+            return  # it was read from the disk meanwhile
+        if self._count + len(records) <= self._most:
+            self._by_segment.setdefault(place.segment, deque()).append((place, records))
+            self._count += len(records)
+
+    def next_of(self, segment: Segment, *, wanted: int) -> tuple[list[UsageRecord], int]:
+        """Return the next records of *segment* and their end; none if they are not in memory.
+
+        At least *wanted* if there are as many, and all of a write.
+        """
+        self._forget_read(segment)
+        end = segment.read_to
+        found: list[UsageRecord] = []
+        for place, records in self._by_segment.get(segment, ()):
+            if place.start != end or len(found) >= wanted:
+                break
+            found += records
+            end = place.end
+        return found, end
+
+    def gap_of(self, segment: Segment) -> int:
+        """Return the end of the part of *segment* that has to be read from the disk."""
+        self._forget_read(segment)
+        kept = self._by_segment.get(segment)
+        return kept[0][0].start if kept else segment.size
+
+    def forget(self, segments: Iterable[Segment]) -> None:
+        """Forget files that are gone."""
+        for segment in segments:
+            self._count -= sum(len(one) for _, one in self._by_segment.pop(segment, ()))
+
+    def _forget_read(self, segment: Segment) -> None:
+        kept = self._by_segment.get(segment)
+        while kept and kept[0][0].start < segment.read_to:
+            self._count -= len(kept.popleft()[1])
+
+
+_Name = tuple[str, datetime]
+
+
+class OpenRequests:
+    """Of each file of notes, the requests whose end is not known to be in the database."""
+
+    def __init__(self, most: int = MAX_OPEN) -> None:
+        self._most = most
+        self._by_segment: dict[Segment, dict[_Name, JudgedRequest]] = {}
+        self._overfull: set[Segment] = set()
+
+    def put(self, segment: Segment, requests: Sequence[JudgedRequest]) -> None:
+        """Keep requests that were noted in *segment*, or none of it if they are too many."""
+        if segment in self._overfull:
+            return
+        count = sum(map(len, self._by_segment.values()))
+        if count + len(requests) > self._most:
+            self._by_segment.pop(segment, None)
+            self._overfull.add(segment)
+            return
+        kept = self._by_segment.setdefault(segment, {})
+        for request in requests:
+            kept[request.request_id, request.occurred_at] = request
+
+    def forget_ended(self, records: Iterable[UsageRecord]) -> None:
+        """Forget requests whose records are in the database."""
+        ended = {(one.request.request_id, one.request.occurred_at) for one in records}
+        for kept in self._by_segment.values():
+            for name in kept.keys() & ended:
+                del kept[name]
+
+    def of(self, segment: Segment) -> list[JudgedRequest] | None:
+        """Return the open requests of *segment*, None if the file has to be read."""
+        kept = self._by_segment.get(segment)
+        return None if kept is None else list(kept.values())
+
+    def forget(self, segments: Iterable[Segment]) -> None:
+        """Forget files that are gone."""
+        for segment in segments:
+            self._by_segment.pop(segment, None)
+            self._overfull.discard(segment)
+
+
+_log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
@@ -103,6 +204,7 @@ class UsageSpool:
         self._unwritten_records = 0
         self._fresh = FreshRecords()
         self._open = OpenRequests()
+        self._refused: dict[str, NotAdopted] = {}
         self._turns = 0
         self._is_closed = False
         self._turning: asyncio.Future[None] | None = None
@@ -127,14 +229,15 @@ class UsageSpool:
         run = asyncio.get_running_loop().run_in_executor
         try:
             folder = await run(threads, lambda: SpoolFolder(root, name, limits))
-            await run(threads, folder.adopt)
         except OSError as error:
             threads.shutdown(wait=False)
             raise SpoolError(
                 f"cannot make a folder for usage in {root}: {error.strerror}; set"
                 " EGRET_USAGE__SPOOL_DIRECTORY to a folder of ours, or EGRET_USAGE__SOURCE=off"
             ) from None
-        return cls(folder, threads, on_note_lost=on_note_lost)
+        spool = cls(folder, threads, on_note_lost=on_note_lost)
+        await spool.adopt()
+        return spool
 
     @property
     def size(self) -> int:
@@ -199,9 +302,11 @@ class UsageSpool:
     async def read(self, segment: Segment) -> Piece:
         """Return the next entries of *segment*; they stay there until it is removed."""
         start, stop = segment.read_to, self._fresh.gap_of(segment)
-        return await self.run(
+        piece = await self.run(
             lambda: read_piece(segment.path, start=start, stop=stop, max_records=READ_ENTRIES)
         )
+        segment.is_kept = segment.is_kept or bool(piece.fault)
+        return piece
 
     def forget(self, records: Sequence[UsageRecord]) -> None:
         """Forget the requests of *records*, which are in the database."""
@@ -226,9 +331,15 @@ class UsageSpool:
             self._fresh.forget(removed)
             self._open.forget(removed)
 
-    async def adopt(self) -> int:
-        """Adopt the files of workers that are gone; return the number of folders."""
-        return await self.run(self._folder.adopt)
+    async def adopt(self) -> None:
+        """Adopt the files of workers that are gone; log each folder that cannot be, once."""
+        adoption = await self.run(self._folder.adopt)
+        if adoption.folders:
+            _log.info("usage.spool_adopted", folders=adoption.folders)
+        for name, reason in adoption.refused.items():
+            if self._refused.get(name) is not reason:
+                _log.warning("usage.spool_not_adopted", folder=name, reason=reason.value)
+        self._refused = dict(adoption.refused)
 
     async def aclose(self) -> None:
         """Write waiting entries, and release the folder; another worker adopts its files."""

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import mmap
 import os
 import struct
 import time
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
-
-from sidecar.domain.usage import JudgedRequest, UsageRecord
 
 MAGIC: Final = b"egret-spool-1\n"
 _HEAD: Final = struct.Struct("<II")
@@ -28,9 +25,14 @@ MAX_RECORD_BYTES: Final = 1 << 20
 NOTES_BYTES: Final = 1 << 19
 """Some 1,500 notes: more than a busy worker makes until they are on the disk."""
 
+_LACKS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Of the process or the machine: they say nothing about a file."""
+
 _LOCK_NAME: Final = "lock"
 _NOTES_NAME: Final = "notes.map"
 _SUFFIX: Final = ".spool"
+_FOUND_NAME: Final = "lost+found"
+"""At the root of a volume (e2fsck(8)); no user but root may look into it."""
 
 
 class SegmentKind(enum.Enum):
@@ -42,6 +44,13 @@ class SegmentKind(enum.Enum):
 
 class SpoolFullError(Exception):
     """The folder has reached its bound, or the disk accepts nothing more."""
+
+
+class NotAdopted(enum.Enum):
+    """Why the folder of a process that is gone is not adopted."""
+
+    NOT_OURS = "not_ours"  # another user's
+    UNREADABLE = "unreadable"
 
 
 class SpoolError(Exception):
@@ -57,15 +66,25 @@ class SpoolLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Adoption:
+    """The number of folders that were adopted, and those that could not be, by name."""
+
+    folders: int
+    refused: Mapping[str, NotAdopted]
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Records read from one file. `end` is where the next read begins.
 
-    With `damaged_bytes` the file ends here: that many bytes cannot be read.
+    With `damaged_bytes` the file ends here: that many bytes cannot be read. `fault` is the
+    system's reason if it did not let them be read: the file itself may be sound.
     """
 
     payloads: tuple[bytes, ...]
     end: int
     damaged_bytes: int = 0
+    fault: str = ""
 
 
 def frame(payload: bytes) -> bytes:
@@ -76,29 +95,38 @@ def frame(payload: bytes) -> bytes:
 def read_piece(path: Path, *, start: int, stop: int, max_records: int) -> Piece:
     """Read at most *max_records* from *start* on; *stop* is where the writer had come to.
 
-    A file that was removed counts as damaged from its beginning.
+    A file that was removed counts as damaged from its beginning, one that cannot be read as
+    damaged from *start* on.
+
+    Raises:
+        OSError: the process lacks memory or descriptors; a later try may succeed.
     """
+    fault = ""
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            if start == 0:
+                if file.read(len(MAGIC)) != MAGIC:
+                    return Piece((), stop, damaged_bytes=stop)
+                start = len(MAGIC)
+            file.seek(start)
+            payloads: list[bytes] = []
+            for payload in _records(file.read(min(stop - start, max_records * 4096)), max_records):
+                payloads.append(payload)
+                start += _HEAD.size + len(payload)
+            if payloads or start >= stop:
+                return Piece(tuple(payloads), start)
+            # Not even one: either it is longer than what was read, or it is damaged.
+            file.seek(start)
+            longest = min(stop - start, MAX_RECORD_BYTES + _HEAD.size)
+            for payload in _records(file.read(longest), 1):
+                return Piece((payload,), start + _HEAD.size + len(payload))
     except FileNotFoundError:
-        return Piece((), stop, damaged_bytes=stop - start)
-    with file:
-        if start == 0:
-            if file.read(len(MAGIC)) != MAGIC:
-                return Piece((), stop, damaged_bytes=stop)
-            start = len(MAGIC)
-        file.seek(start)
-        payloads: list[bytes] = []
-        for payload in _records(file.read(min(stop - start, max_records * 4096)), max_records):
-            payloads.append(payload)
-            start += _HEAD.size + len(payload)
-        if payloads or start >= stop:
-            return Piece(tuple(payloads), start)
-        # Not even one: either it is longer than what was read, or it is damaged.
-        file.seek(start)
-        for payload in _records(file.read(min(stop - start, MAX_RECORD_BYTES + _HEAD.size)), 1):
-            return Piece((payload,), start + _HEAD.size + len(payload))
-    return Piece((), stop, damaged_bytes=stop - start)
+        pass
+    except OSError as error:
+        if error.errno in _LACKS:
+            raise
+        fault = os.strerror(error.errno or 0)
+    return Piece((), stop, damaged_bytes=stop - start, fault=fault)
 
 
 def _records(raw: bytes, limit: int) -> Iterator[bytes]:
@@ -161,9 +189,10 @@ class Segment:
     """One file of a folder. `size` is the number of bytes that may be read.
 
     Entries before `read_to` were taken; 0 means that the first bytes are still to be checked.
+    `is_kept` is whether the file stays on the disk, as the system did not let all of it be read.
     """
 
-    __slots__ = ("kind", "path", "read_to", "size", "started_at")
+    __slots__ = ("is_kept", "kind", "path", "read_to", "size", "started_at")
 
     def __init__(
         self, path: Path, kind: SegmentKind, *, size: int, started_at: float, read_to: int = 0
@@ -173,6 +202,7 @@ class Segment:
         self.size = size
         self.started_at = started_at
         self.read_to = read_to
+        self.is_kept = False
 
     @property
     def is_read(self) -> bool:
@@ -247,7 +277,10 @@ class SpoolFolder:
             os.close(self._writing.pop(kind)[1])
 
     def remove_read(self, kind: SegmentKind) -> list[Segment]:
-        """Remove and return the files of *kind* that were read to their end."""
+        """Remove and return the files of *kind* that were read to their end.
+
+        One that `is_kept` is left for the process that adopts this folder.
+        """
         segments = [segment for segment in self.segments if segment.kind is kind]
         if all(segment.is_read for segment in segments):
             self.seal(kind)
@@ -262,39 +295,63 @@ class SpoolFolder:
 
     def remove(self, segment: Segment) -> None:
         """Remove a file that is sealed and no longer needed."""
-        segment.path.unlink(missing_ok=True)
+        if not segment.is_kept:
+            segment.path.unlink(missing_ok=True)
         self.segments.remove(segment)
 
-    def adopt(self) -> int:
-        """Adopt the files of processes that are gone; return the number of their folders."""
+    def adopt(self) -> Adoption:
+        """Adopt the files of processes that are gone, as far as they can be."""
         adopted = 0
-        for folder in sorted(self._root.iterdir()):
-            if folder == self.path or folder.name.startswith(".") or not folder.is_dir():
+        refused: dict[str, NotAdopted | None] = {}
+        try:
+            folders = [*_folders(self._root)]
+        except OSError:
+            folders, refused[self._root.name] = [], NotAdopted.UNREADABLE
+        for folder in folders:
+            if folder == self.path:
                 continue
             try:
                 lock = lock_file(folder / _LOCK_NAME)
-            except OSError:
+            except (BlockingIOError, FileNotFoundError):
                 continue  # its owner lives, or another process has just adopted it
+            except OSError:
+                refused[folder.name] = _reason_against(folder)
+                continue
             try:
-                files = 0
-                for path in sorted(folder.glob(f"*{_SUFFIX}")):
-                    kind = next(
-                        (kind for kind in SegmentKind if path.name.startswith(kind.value)), None
-                    )
-                    if kind is None:
-                        continue  # of a later version: it stays, and so does the folder
-                    status = path.stat()
-                    mine = path.rename(self._new_path(kind))
-                    self.segments.append(
-                        Segment(mine, kind, size=status.st_size, started_at=status.st_mtime)
-                    )
-                    files += 1
-                files += self._adopt_notes(folder / _NOTES_NAME)
-                _remove_if_empty(folder)
-                adopted += files > 0
+                adopted += self._adopt_files(folder)
+            except OSError:
+                refused[folder.name] = _reason_against(folder)
             finally:
                 os.close(lock)
-        return adopted
+        return Adoption(adopted, {name: why for name, why in refused.items() if why is not None})
+
+    def _adopt_files(self, folder: Path) -> bool:
+        """Move the files of a locked folder to this one; return whether there were any.
+
+        Raises:
+            OSError: some could not be moved; all others were.
+        """
+        files, fault = 0, None
+        for path in sorted(folder.iterdir()):
+            # A file of a later version stays, and so does the folder.
+            kind = next((kind for kind in SegmentKind if path.name.startswith(kind.value)), None)
+            try:
+                if path.name == _NOTES_NAME:
+                    files += self._adopt_notes(path)
+                elif path.suffix == _SUFFIX and kind is not None:
+                    status = path.stat()
+                    size, started_at = status.st_size, status.st_mtime
+                    mine = path.rename(self._new_path(kind))
+                    self.segments.append(Segment(mine, kind, size=size, started_at=started_at))
+                    files += 1
+            except FileNotFoundError:
+                continue  # removed by hand
+            except OSError as error:
+                fault = error
+        if fault is not None:
+            raise fault
+        _remove_if_empty(folder)
+        return files > 0
 
     def _adopt_notes(self, path: Path) -> bool:
         """Copy the mapped notes at *path* to a segment; return whether there were any."""
@@ -362,6 +419,41 @@ def lock_file(file: Path, *, creates: bool = True) -> int:
     return descriptor
 
 
+def not_adoptable(root: Path) -> dict[str, NotAdopted]:
+    """Return the folders in *root* that no process of this user can adopt; changes nothing."""
+    found: dict[str, NotAdopted] = {}
+    for folder in _folders(root):
+        try:
+            if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                os.close(lock_file(folder / _LOCK_NAME, creates=False))
+                continue
+        except (BlockingIOError, FileNotFoundError):
+            continue  # its owner lives, or it is not locked
+        except OSError:
+            pass
+        if (reason := _reason_against(folder)) is not None:
+            found[folder.name] = reason
+    return found
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Yield the folders of processes; others are hidden, or the file system's own."""
+    for folder in sorted(root.iterdir()):
+        if not folder.name.startswith(".") and folder.name != _FOUND_NAME and folder.is_dir():
+            yield folder
+
+
+def _reason_against(folder: Path) -> NotAdopted | None:
+    """Return why *folder* cannot be adopted; None if it is gone."""
+    try:
+        owner = folder.stat().st_uid
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return NotAdopted.UNREADABLE
+    return NotAdopted.UNREADABLE if owner == os.geteuid() else NotAdopted.NOT_OURS
+
+
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if [path.name for path in folder.iterdir()] == [_LOCK_NAME]:
@@ -373,101 +465,3 @@ def _write_all(descriptor: int, raw: bytes) -> None:
     view = memoryview(raw)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-MAX_FRESH: Final = 5_000
-"""Records that are not in the database yet; about 1 kB each."""
-
-MAX_OPEN: Final = 20_000
-"""Requests whose end is not in the database yet; about 0.5 kB each."""
-
-
-class FreshRecords:
-    """Records of one write beside its place in its file, in its order; some may be missing."""
-
-    def __init__(self, most: int = MAX_FRESH) -> None:
-        self._most = most
-        self._count = 0
-        self._by_segment: dict[Segment, deque[tuple[Place, Sequence[UsageRecord]]]] = {}
-
-    def put(self, place: Place, records: Sequence[UsageRecord]) -> None:
-        """Keep *records*, which were written together at *place*, if there is room for them."""
-        if place.end <= place.segment.read_to:
-            return  # it was read from the disk meanwhile
-        if self._count + len(records) <= self._most:
-            self._by_segment.setdefault(place.segment, deque()).append((place, records))
-            self._count += len(records)
-
-    def next_of(self, segment: Segment, *, wanted: int) -> tuple[list[UsageRecord], int]:
-        """Return the next records of *segment* and their end; none if they are not in memory.
-
-        At least *wanted* if there are as many, and all of a write.
-        """
-        self._forget_read(segment)
-        end = segment.read_to
-        found: list[UsageRecord] = []
-        for place, records in self._by_segment.get(segment, ()):
-            if place.start != end or len(found) >= wanted:
-                break
-            found += records
-            end = place.end
-        return found, end
-
-    def gap_of(self, segment: Segment) -> int:
-        """Return the end of the part of *segment* that has to be read from the disk."""
-        self._forget_read(segment)
-        kept = self._by_segment.get(segment)
-        return kept[0][0].start if kept else segment.size
-
-    def forget(self, segments: Iterable[Segment]) -> None:
-        """Forget files that are gone."""
-        for segment in segments:
-            self._count -= sum(len(one) for _, one in self._by_segment.pop(segment, ()))
-
-    def _forget_read(self, segment: Segment) -> None:
-        kept = self._by_segment.get(segment)
-        while kept and kept[0][0].start < segment.read_to:
-            self._count -= len(kept.popleft()[1])
-
-
-_Name = tuple[str, datetime]
-
-
-class OpenRequests:
-    """Of each file of notes, the requests whose end is not known to be in the database."""
-
-    def __init__(self, most: int = MAX_OPEN) -> None:
-        self._most = most
-        self._by_segment: dict[Segment, dict[_Name, JudgedRequest]] = {}
-        self._overfull: set[Segment] = set()
-
-    def put(self, segment: Segment, requests: Sequence[JudgedRequest]) -> None:
-        """Keep requests that were noted in *segment*, or none of it if they are too many."""
-        if segment in self._overfull:
-            return
-        count = sum(map(len, self._by_segment.values()))
-        if count + len(requests) > self._most:
-            self._by_segment.pop(segment, None)
-            self._overfull.add(segment)
-            return
-        kept = self._by_segment.setdefault(segment, {})
-        for request in requests:
-            kept[request.request_id, request.occurred_at] = request
-
-    def forget_ended(self, records: Iterable[UsageRecord]) -> None:
-        """Forget requests whose records are in the database."""
-        ended = {(one.request.request_id, one.request.occurred_at) for one in records}
-        for kept in self._by_segment.values():
-            for name in kept.keys() & ended:
-                del kept[name]
-
-    def of(self, segment: Segment) -> list[JudgedRequest] | None:
-        """Return the open requests of *segment*, None if the file has to be read."""
-        kept = self._by_segment.get(segment)
-        return None if kept is None else list(kept.values())
-
-    def forget(self, segments: Iterable[Segment]) -> None:
-        """Forget files that are gone."""
-        for segment in segments:
-            self._by_segment.pop(segment, None)
-            self._overfull.discard(segment)

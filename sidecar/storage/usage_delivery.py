@@ -111,8 +111,7 @@ class UsageDelivery:
         try:
             if _is_past(self._adopted_at, ADOPT_SECONDS, now=now):
                 self._adopted_at = now
-                if folders := await self._spool.adopt():
-                    _log.info("usage.spool_adopted", folders=folders)
+                await self._spool.adopt()
             await self._deliver_ended()
             await self._settle_judged(now=now)
         except (*UNAVAILABLE, SpoolFullError, NotKeptError) as error:
@@ -200,13 +199,18 @@ class UsageDelivery:
         self, decoder: msgspec.msgpack.Decoder[list[_Note] | _Note], segment: Segment, piece: Piece
     ) -> list[_Note]:
         if piece.damaged_bytes:
-            _log.error("usage.spool_damaged", file=segment.path.name, bytes=piece.damaged_bytes)
+            _log.error(
+                "usage.spool_damaged",
+                file=segment.path.name,
+                bytes=piece.damaged_bytes,
+                reason=piece.fault or "contents",
+            )
             self._metrics.lost("damaged")
         notes: list[_Note] = []
         for payload in piece.payloads:
             try:
                 found = decoder.decode(payload)
-            except msgspec.DecodeError:
+            except ValueError:  # of msgspec, or of a text that is not UTF-8
                 # Sound, but written by another version.
                 self._metrics.lost("unreadable")
             else:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -751,6 +752,39 @@ def test_a_folder_within_one_that_this_user_may_not_see_is_named(folder: Path) -
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     folder.parent.chmod(0o700)
     assert ran.stdout == f"{folder} is hidden from this user by {folder.parent}\n", ran.stderr
+
+
+SPOOL_OF_OTHERS = """
+import os, sys
+from pathlib import Path
+from sidecar.cli.doctor import Use, check_spool
+from sidecar.settings.process import read_settings
+if os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+checked = check_spool(read_settings(), use=Use.WORKER)
+print(checked.state.value, checked.found, checked.hint, sep="\\n")
+"""
+
+
+def test_folders_of_usage_that_no_worker_can_adopt_are_warned_of(
+    folder: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a change of the workers' user: their usage would never come in."""
+    spool = folder.parent / "usage"
+    gone = spool / "worker-0-1-2"
+    gone.mkdir(mode=0)
+    for place in (spool, folder.parent, folder):
+        place.chmod(0o777)
+    monkeypatch.setenv("EGRET_POSTGRES__DSN", database.dsn)
+    command = [sys.executable, "-c", SPOOL_OF_OTHERS]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    reason = "not_ours" if os.geteuid() == 0 else "unreadable"
+    gone.chmod(0o700)
+
+    assert ran.stdout.splitlines()[:2] == [
+        "warning",
+        f"no worker of this user can adopt the usage in {gone.name} ({reason}), below {spool}",
+    ], ran.stderr
 
 
 def test_a_disk_with_less_room_than_workers_may_use_is_warned_of(

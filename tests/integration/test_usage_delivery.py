@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from msgspec.structs import replace
 
 from sidecar.domain.usage import JudgedRequest, UsageRecord
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import open_pool
-from sidecar.storage.spool import UsageSpool
+from sidecar.storage.spool import MAX_FRESH, UsageSpool
 from sidecar.storage.spool_files import (
-    MAX_FRESH,
     SegmentKind,
     SpoolError,
     SpoolFullError,
@@ -136,6 +136,22 @@ def spoil_the_end(path: Path) -> None:
         file.write(bytes([last[0] ^ 1]))
 
 
+def make_unreadable(root: Path) -> dict[str, bytes]:
+    """Put a folder in the place of each file of a spool, and return the files by their kind."""
+    left: dict[str, bytes] = {}
+    for path in root.glob("*/*.spool"):
+        left[path.name.partition("-")[0]] = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+    return left
+
+
+def repair(root: Path, left: dict[str, bytes]) -> None:
+    for path in root.glob("*/*.spool"):
+        path.rmdir()
+        path.write_bytes(left[path.name.partition("-")[0]])
+
+
 def files(spool: UsageSpool, kind: SegmentKind) -> int:
     return len(spool.segments(kind))
 
@@ -186,6 +202,33 @@ async def test_what_a_worker_left_behind_is_delivered_by_another(
 
         assert len(await stored(database)) == 3
     assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - a look at a folder
+
+
+async def test_a_folder_that_cannot_be_adopted_stops_no_worker(
+    database: Database, tmp_path: Path
+) -> None:
+    """It is logged once; the files of others are delivered."""
+    async with worker(tmp_path, database.settings, name="worker-0") as gone:
+        await gone.delivery.keep([record(1)])
+    broken = tmp_path / "worker-00-broken"
+    broken.mkdir()
+    (broken / "notes.map").symlink_to("/proc/self/mem")
+    with structlog.testing.capture_logs() as lines:
+        async with worker(tmp_path, database.settings, name="worker-1") as one:
+            for _ in range(2):
+                one.wall[0] += 60
+                await one.delivery.deliver()
+
+    assert lines == [
+        {"event": "usage.spool_adopted", "folders": 1, "log_level": "info"},
+        {
+            "event": "usage.spool_not_adopted",
+            "folder": broken.name,
+            "reason": "unreadable",
+            "log_level": "warning",
+        },
+    ]
+    assert await stored(database) == [("request-1", "completed", 100)]
 
 
 async def test_a_clock_that_is_set_back_holds_nothing_up(
@@ -239,6 +282,32 @@ async def test_a_damaged_tail_is_cut_and_counted(database: Database, tmp_path: P
     assert await stored(database) == [("request-1", "completed", 100)]
 
 
+async def test_a_file_that_cannot_be_read_holds_up_no_other(
+    database: Database, tmp_path: Path
+) -> None:
+    """It is logged and counted once, stays on the disk, and is tried by the next worker."""
+    async with worker(tmp_path, database.settings, name="worker-0") as gone:
+        await gone.delivery.keep([record(1)])
+        await note(gone, judged(2))
+    left = make_unreadable(tmp_path)
+    with structlog.testing.capture_logs() as lines:
+        async with worker(tmp_path, database.settings, name="worker-1") as one:
+            await one.delivery.keep([record(3)])
+            one.let_notes_grow_old()
+            for _ in range(3):
+                await one.delivery.deliver()
+            assert await stored(database) == [("request-3", "completed", 100)]
+            assert (one.counts.gone, one.counts.size) == ({"damaged": 2}, 0)
+    damaged = [line for line in lines if line["event"] == "usage.spool_damaged"]
+    assert [line["reason"] for line in damaged] == ["Is a directory"] * 2
+    assert not any(line["event"] == "usage.not_delivered" for line in lines)
+
+    repair(tmp_path, left)
+    async with worker(tmp_path, database.settings, name="worker-2") as two:
+        await two.delivery.deliver()
+    assert [row[0] for row in await stored(database)] == ["request-1", "request-3"]
+
+
 async def test_what_a_worker_still_has_in_memory_does_not_need_its_file(
     database: Database, tmp_path: Path
 ) -> None:
@@ -270,14 +339,19 @@ async def test_more_than_memory_holds_is_read_from_the_disk(
     assert len(await stored(database)) == held + 1
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"\x81\xa1a\x01", id="another version"),
+        pytest.param(b"\x81\xaeresponse_model\xa2\xff\xfe", id="not UTF-8"),
+    ],
+)
 async def test_a_record_of_another_version_is_counted_and_left_out(
-    database: Database, tmp_path: Path
+    database: Database, tmp_path: Path, payload: bytes
 ) -> None:
     """Sound bytes, and yet no record of ours."""
     async with worker(tmp_path, database.settings) as one:
-        await one.spool.run(
-            lambda: one.spool._folder.append(SegmentKind.ENDED, [frame(b"\x81\xa1a\x01")])
-        )
+        await one.spool.run(lambda: one.spool._folder.append(SegmentKind.ENDED, [frame(payload)]))
         await one.delivery.keep([record(1)])
         await one.delivery.deliver()
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import resource
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +16,16 @@ from sidecar.storage.spool_files import (
     MAGIC,
     MAX_RECORD_BYTES,
     NOTES_BYTES,
+    Adoption,
     MappedNotes,
+    NotAdopted,
     Segment,
     SegmentKind,
     SpoolFolder,
     SpoolFullError,
     SpoolLimits,
     frame,
+    not_adoptable,
     read_notes,
     read_piece,
 )
@@ -118,6 +123,50 @@ def test_a_file_that_somebody_removed_is_damaged_from_its_beginning(tmp_path: Pa
     spool.close()
 
 
+UNREADABLE = {
+    "Input/output error": lambda path: path.symlink_to("/proc/self/mem"),
+    "Is a directory": lambda path: path.mkdir(),
+    "Too many levels of symbolic links": lambda path: path.symlink_to(path),
+}
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
+def test_a_file_that_the_system_does_not_let_be_read_is_damaged_and_stays(
+    tmp_path: Path, fault: str
+) -> None:
+    """Its disk or its rights may be repaired: the next process tries it again."""
+    spool = folder(tmp_path)
+    append(spool, SegmentKind.ENDED, [ONE])
+    segment = only(spool)
+    segment.path.unlink()
+    UNREADABLE[fault](segment.path)
+
+    piece = read_piece(segment.path, start=0, stop=segment.size, max_records=1)
+    assert (piece.payloads, piece.end, piece.damaged_bytes) == ((), segment.size, segment.size)
+    assert piece.fault == fault
+    segment.read_to, segment.is_kept = piece.end, True
+    assert spool.remove_read(SegmentKind.ENDED) == [segment]
+    assert spool.segments == []
+    spool.close()
+    assert segment.path.is_symlink() or segment.path.is_dir()
+
+
+def test_a_process_without_descriptors_leaves_its_files_for_a_later_try(tmp_path: Path) -> None:
+    """It says nothing about the file."""
+    spool = folder(tmp_path)
+    append(spool, SegmentKind.ENDED, [ONE])
+    segment = only(spool)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            read_piece(segment.path, start=0, stop=segment.size, max_records=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_all(segment.path) == ([ONE], 0)
+    spool.close()
+
+
 def test_a_spool_at_its_bound_takes_nothing_more_and_keeps_what_it_has(tmp_path: Path) -> None:
     """All or nothing of what is appended together."""
     spool = folder(tmp_path, limits=SpoolLimits(max_bytes=100))
@@ -161,10 +210,10 @@ def test_a_folder_is_one_processes_own_until_it_ends(tmp_path: Path) -> None:
     first, second = folder(tmp_path, "worker-0-1"), folder(tmp_path, "worker-0-2")
     append(first, SegmentKind.ENDED, [ONE])
 
-    assert second.adopt() == 0
+    assert second.adopt().folders == 0
     first.close()
-    assert second.adopt() == 1
-    assert second.adopt() == 0
+    assert second.adopt().folders == 1
+    assert second.adopt().folders == 0
     assert read_all(only(second).path) == ([ONE], 0)
     assert [path.name for path in tmp_path.iterdir()] == ["worker-0-2"]
     second.close()
@@ -186,7 +235,7 @@ def test_what_a_killed_process_had_written_is_adopted(tmp_path: Path) -> None:
     process.join(30)
     spool = folder(tmp_path)
 
-    assert (process.exitcode, spool.adopt()) == (9, 1)
+    assert (process.exitcode, spool.adopt().folders) == (9, 1)
     assert {segment.kind: read_all(segment.path)[0] for segment in spool.segments} == {
         SegmentKind.ENDED: [ONE, TWO],
         SegmentKind.JUDGED: [THREE],
@@ -211,7 +260,7 @@ def test_notes_outlive_a_process_killed_before_it_wrote_them(tmp_path: Path) -> 
     spool = folder(tmp_path)
     append(spool, SegmentKind.JUDGED, [b"own"])
 
-    assert spool.adopt() == 1
+    assert spool.adopt().folders == 1
     append(spool, SegmentKind.JUDGED, [b"own too"])
     assert [read_all(segment.path) for segment in spool.segments] == [
         ([b"own"], 0),
@@ -230,9 +279,9 @@ def test_notes_of_a_dead_process_stay_until_there_is_room_for_them(tmp_path: Pat
     notes = MappedNotes(gone / "notes.map")
     notes.put(frame(ONE))
 
-    assert full.adopt() == 0
+    assert full.adopt().folders == 0
     roomy = folder(tmp_path, "worker-2")
-    assert roomy.adopt() == 1
+    assert roomy.adopt().folders == 1
     assert read_all(only(roomy).path) == ([ONE], 0)
     for spool in (full, roomy):
         spool.close()
@@ -282,8 +331,58 @@ def test_files_of_a_later_version_stay_where_they_are(tmp_path: Path) -> None:
     gone.close()
     spool = folder(tmp_path, "worker-0-2")
 
-    assert spool.adopt() == 0
+    assert spool.adopt().folders == 0
     assert (tmp_path / "worker-0-1" / "summary-00000001.spool").exists()
+    spool.close()
+
+
+def _adopt_as_another_user(root: Path, results: multiprocessing.SimpleQueue[object]) -> None:
+    if os.geteuid() == 0:
+        os.setresuid(65534, 65534, 65534)
+    spool = folder(root, "worker-1")
+    results.put((spool.adopt(), not_adoptable(root), [one.kind for one in spool.segments]))
+
+
+def test_a_folder_that_cannot_be_adopted_holds_up_no_other() -> None:
+    """Each has its reason; a folder of the file system is no fault."""
+    is_root = os.geteuid() == 0  # then a process of another user adopts
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o777)
+        for other in ("worker-0-1", "worker-0-2", "lost+found"):
+            (root / other).mkdir(mode=0o700 if is_root or other == "worker-0-2" else 0)
+        gone = folder(root, "worker-0-3")
+        append(gone, SegmentKind.ENDED, [ONE])
+        gone.close()
+        for path in (gone.path, *gone.path.iterdir()):
+            path.chmod(0o777)
+        spawning = multiprocessing.get_context("spawn")
+        results: multiprocessing.SimpleQueue[object] = spawning.SimpleQueue()
+        process = spawning.Process(target=_adopt_as_another_user, args=(root, results))
+        process.start()
+        process.join(30)
+
+    refused = (
+        dict.fromkeys(("worker-0-1", "worker-0-2"), NotAdopted.NOT_OURS)
+        if is_root
+        else {"worker-0-1": NotAdopted.UNREADABLE}
+    )
+    assert results.get() == (Adoption(1, refused), refused, [SegmentKind.ENDED])
+
+
+def test_a_file_that_cannot_be_moved_holds_up_no_other_of_its_folder(tmp_path: Path) -> None:
+    """Such as notes that the disk does not give back."""
+    gone = folder(tmp_path, "worker-0-1")
+    append(gone, SegmentKind.ENDED, [ONE])
+    append(gone, SegmentKind.JUDGED, [TWO])
+    gone.close()
+    (gone.path / "notes.map").symlink_to("/proc/self/mem")
+    (gone.path / "ended-00000000.spool").symlink_to(gone.path / "ended-00000000.spool")
+    spool = folder(tmp_path)
+
+    assert spool.adopt() == Adoption(0, {"worker-0-1": NotAdopted.UNREADABLE})
+    assert [read_all(one.path) for one in spool.segments] == [([ONE], 0), ([TWO], 0)]
+    assert not_adoptable(tmp_path) == {}
     spool.close()
 
 

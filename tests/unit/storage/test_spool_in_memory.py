@@ -7,13 +7,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from sidecar.storage.spool_files import (
-    FreshRecords,
-    OpenRequests,
-    Place,
-    Segment,
-    SegmentKind,
-)
+from sidecar.storage.spool import FreshRecords, OpenRequests
+from sidecar.storage.spool_files import Place, Segment, SegmentKind
 from tests.support.usage import MOMENT, judged, record
 
 STEP = 108
