@@ -44,7 +44,8 @@ _UNSPACED_DOMAINS: Final = re.compile(
 _KOTLIN_LABEL: Final = re.compile(rb"(?:this|super)@[A-Z]")
 
 
-_LOCAL_END: Final = re.compile(r"[\w.%+'\u0300-\u036f\u0900-\u0dff-]*\Z")
+_LOCAL: Final = re.compile(r"[\w.%+'\u0300-\u036f\u0900-\u0dff-]*+")
+"""Of the part before the `@`, read backwards: a search for its end takes quadratic time."""
 
 
 def address(content: bytes, start: int, end: int) -> Iterable[Span]:
@@ -52,7 +53,8 @@ def address(content: bytes, start: int, end: int) -> Iterable[Span]:
     found = content[start:end]
     if not found.isascii():  # signs of other scripts before it
         local = found.partition(b"@")[0].decode("utf-8", "ignore")
-        start += len(local.encode()) - len(_LOCAL_END.search(local)[0].encode())  # type: ignore[index]  # may be empty
+        own = _LOCAL.match(local[::-1])[0]  # type: ignore[index]  # may be empty
+        start += len(local.encode()) - len(own.encode())
         found = content[start:end]
     if found.startswith(b"@"):
         return ()
@@ -65,11 +67,13 @@ def address(content: bytes, start: int, end: int) -> Iterable[Span]:
     last = found[found.rindex(b".") + 1 :]
     if not last.isascii() and (known := _UNSPACED_DOMAINS.match(last.decode("utf-8", "ignore"))):
         found = found.removesuffix(last) + known[0].encode()
-    while _NO_TOP_LEVEL_DOMAIN.fullmatch(found, found.rindex(b".") + 1):
-        found = found[: found.rindex(b".")]
-        if b"." not in found[at:] or not (found[-1:].isalpha() or found[-1:] > b"\x7f"):
+    size, first = len(found), found.index(b".", at)
+    # Offsets, and no copies: a domain may have sixty thousand labels.
+    while _NO_TOP_LEVEL_DOMAIN.fullmatch(found, (dot := found.rindex(b".", at, size)) + 1, size):
+        size, before = dot, found[dot - 1 : dot]
+        if dot == first or not (before.isalpha() or before > b"\x7f"):
             return ()
-    return ((start, start + len(found)),)
+    return ((start, start + size),)
 
 
 _MAX_IPV6: Final = 45

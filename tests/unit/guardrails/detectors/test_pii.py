@@ -8,6 +8,7 @@ import pytest
 
 from sidecar.guardrails.detectors.national import NATIONAL_TYPES
 from sidecar.guardrails.detectors.pii import PII_TYPES
+from tests.support.cpu_time import least_seconds
 from tests.support.guardrails import effective, parts_of, policy
 
 POLICY = effective(policy("  - {name: pii, type: pii}"))
@@ -286,6 +287,14 @@ def test_personal_data_is_found_exactly(case: str) -> None:
 def test_what_fails_its_check_is_not_personal_data(case: str) -> None:
     """Check digits, issuer ranges and numbering plans keep ordinary numbers out."""
     assert found(CLEAN[case]) == []
+
+
+def test_the_time_for_a_long_address_grows_with_its_length() -> None:
+    """One of a hundred thousand letters and a sign held a worker for over a minute."""
+    text, longer = (f"{'a' * size}×b@x.de{'.png' * size}" for size in (2_500, 20_000))
+    assert found(text) == found(longer) == [("EMAIL", "b@x.de")]
+    seconds = least_seconds(lambda: found(text), tries=5)
+    assert least_seconds(lambda: found(longer)) < 20 * seconds
 
 
 def test_every_type_has_an_example() -> None:
