@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -25,7 +25,7 @@ from sidecar.admin.owners import (
 from sidecar.cli.arguments import SERVER
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail, install_hint, note
 from sidecar.domain.limits import Level
-from sidecar.settings.sections import inherited_environment, is_loopback
+from sidecar.settings.sections import http_url, inherited_environment, is_loopback
 
 TOKEN: Final = "EGRET_SERVER_TOKEN"  # noqa: S105 - the variable's name
 _API: Final = "/api/v1"
@@ -243,9 +243,8 @@ def _refuse(problem: Mapping[str, Any], status: int) -> None:
 def admin_server() -> AdminServer:
     """Return the server of `--server`, or exit: without a token, or over plain http."""
     url = SERVER.get() or ""
-    parts = urlsplit(url)
-    is_local = parts.scheme == "http" and is_loopback(parts.hostname or "")
-    if parts.hostname is None or not (parts.scheme == "https" or is_local):
+    parts = http_url(url)
+    if parts is None or not (parts.scheme == "https" or is_loopback(parts.hostname or "")):
         fail(
             "--server is no https address",
             hint="write for example https://egret.example.com",

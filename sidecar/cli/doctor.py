@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import typer
 
@@ -44,7 +43,7 @@ from sidecar.policy.policy_lint import missing_extras
 from sidecar.server.options import is_alive
 from sidecar.settings.administration import AdminSettings
 from sidecar.settings.process import Settings, former_variables, unknown_variables
-from sidecar.settings.sections import inherited_environment
+from sidecar.settings.sections import http_url, inherited_environment
 from sidecar.settings.serving import MAX_SOCKET_PATH_BYTES, NetworkTls, ServerSettings
 from sidecar.settings.stores import UsageSource
 from sidecar.storage.spool_files import not_adoptable
@@ -114,7 +113,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
     elif not key:
         hint = "set EGRET_KEY, which keeps it out of process lists, or pass --key"
         fail("--through needs an API key for its canaries", hint=hint, code=WRONG_USAGE)
-    elif not _is_address(through):
+    elif http_url(through) is None:
         hint = "write http://host or https://host, without a user or a password"
         fail("--through is no URL of a gateway", hint=hint, code=WRONG_USAGE)
     else:
@@ -143,14 +142,6 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
     if broken:
         note(f"{broken} of {len(found)} checks failed")
         raise typer.Exit(FAILED)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.username is None
-    except ValueError:
-        return False
 
 
 async def _check(settings: Settings, *, use: Use) -> tuple[Checked, ...]:

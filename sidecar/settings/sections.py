@@ -6,6 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +30,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def http_url(text: str) -> SplitResult | None:
+    """Return the parts of an http or https address with a host and no user; None for others."""
+    try:
+        url = urlsplit(text)
+        is_address = url.scheme in {"http", "https"} and url.hostname and url.username is None
+    except ValueError:  # brackets without an address of IPv6 in them
+        return None
+    return url if is_address else None
 
 
 class Section(BaseModel):

@@ -227,9 +227,10 @@ async def test_what_the_server_does_not_do_is_refused_before_anything(
     unsupported = await by_server("usage", "drop", "--keep-months", "1")
     monkeypatch.delenv("EGRET_SERVER_TOKEN")
     tokenless = await by_server("orgs", "list")
-    plain = await asyncio.to_thread(
-        Egret(NO_DATABASE), "--server", "http://egret.example.com", "orgs", "list"
-    )
+    unfit = [
+        await asyncio.to_thread(Egret(NO_DATABASE), "--server", url, "orgs", "list")
+        for url in ("http://egret.example.com", "https://[egret", "https://user@egret.example.com")
+    ]
 
     assert unsupported.code == 2
     assert unsupported.err == (
@@ -237,7 +238,9 @@ async def test_what_the_server_does_not_do_is_refused_before_anything(
         " delete usage; run it without --server\n"
     )
     assert (tokenless.code, "EGRET_SERVER_TOKEN is not set" in tokenless.err) == (2, True)
-    assert (plain.code, "no https address" in plain.err) == (2, True)
+    for one in unfit:
+        assert (one.code, one.out) == (2, "")
+        assert one.err.startswith("error: --server is no https address; ")
 
 
 @pytest.mark.parametrize("words", [("orgs", "list"), ("orgs", "create", "acme")])

@@ -54,24 +54,13 @@ def words_of(kind: str) -> tuple[str, ...]:
 
 
 @cache
-def word_list(kind: str) -> WordList:
-    """Return the words of one heading, to look tokens up in."""
-    words = words_of(kind)
+def word_list(*kinds: str) -> WordList:
+    """Return the words of headings, to look tokens up in: one look-up rules most tokens out."""
+    words = [word for kind in kinds for word in words_of(kind)]
     return WordList(
         frozenset(" ".join(_tokens(word)) or word for word in words if word[0] != "*"),
         tuple(word[1:] for word in words if word[0] == "*"),
         tuple(word for word in words if _UNSPACED.match(word)),
-    )
-
-
-@cache
-def _any_of(*kinds: str) -> WordList:
-    """Return the words of all of *kinds*: one look-up rules most tokens out."""
-    lists = [word_list(kind) for kind in kinds]
-    return WordList(
-        frozenset().union(*(one.whole for one in lists)),
-        tuple(itertools.chain.from_iterable(one.ends for one in lists)),
-        tuple(itertools.chain.from_iterable(one.unspaced for one in lists)),
     )
 
 
@@ -104,7 +93,7 @@ def kind_before(content: bytes, end: int, *kinds: str) -> str:
         return ""  # in a list of numbers
     tokens = _tokens(before[before.rfind("\n") + 1 :])
     telephone, fillers = word_list("telephone"), word_list("filler").whole
-    known = _any_of("telephone", *kinds)
+    known = word_list("telephone", *kinds)
     for until in range(len(tokens), max(len(tokens) - _MAX_FILLERS, 0), -1):
         for start in range(max(until - _MAX_WORDS, 0), until):
             phrase = " ".join(tokens[start:until])
