@@ -10,8 +10,8 @@ import orjson
 from sidecar.apis.event_stream import event_stream_message
 from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.http import HeaderName
-from sidecar.domain.subject import Dialect
+from sidecar.domain.http import HeaderName, Headers
+from sidecar.domain.subject import Dialect, RequestForm, Route
 
 
 def error_body(
@@ -125,17 +125,18 @@ def stream_error(
     form: AnswerForm,
     error: ClientError,
     *,
-    dialect: Dialect,
+    route: Route,
+    headers: Headers,
     request_id: str = "",
     contact: str = "",
-    is_typed: bool = False,
     follows_element: bool = False,
 ) -> bytes:
     """Return the last bytes of a stream that is ended here; messages end as in `error_body`.
 
-    `is_typed` is an API whose events have names: OpenAI's responses, Google's interactions.
-    `follows_element` is set if an element of a JSON array was sent already.
+    *route* and *headers* are those of the request; Google's clients name their language in a
+    header. `follows_element` is set if an element of a JSON array was sent already.
     """
+    dialect, is_typed = route.dialect, route.form in _TYPED
     body = error_body(dialect, error, request_id=request_id, contact=contact)
     message = _full_message(error, request_id=request_id, contact=contact)
     match form:
@@ -147,6 +148,12 @@ def stream_error(
             if is_typed:
                 return _typed_error(error, message)
             data = b"data: " + body + b"\n\n"
+            if dialect in _GOOGLE:
+                # Google's server sends the bare JSON. Its client for JavaScript finds it if it is
+                # all of a chunk, that for Go if it stands between events; both take it for an
+                # empty answer in an event. That for Java reads events alone.
+                client = headers.text(HeaderName.X_GOOG_API_CLIENT)
+                return body if _JAVASCRIPT in client else body + b"\n\n" + data
             if dialect is Dialect.ANTHROPIC:
                 return b"event: error\n" + data
             return data + b"data: [DONE]\n\n" if dialect in _ENDING_IN_DONE else data
@@ -155,12 +162,12 @@ def stream_error(
             return opening + body + b"]"
         case AnswerForm.EVENT_STREAM:
             # Amazon's clients know this exception on every streaming operation.
-            headers = {
+            framing = {
                 ":exception-type": "modelStreamErrorException",
                 ":content-type": "application/json",
                 ":message-type": "exception",
             }
-            return event_stream_message(headers, orjson.dumps({"message": message}))
+            return event_stream_message(framing, orjson.dumps({"message": message}))
         case AnswerForm.JSON | AnswerForm.TEXT:
             raise AssertionError("an answer that is not streamed is refused as a whole")
         case _:
@@ -200,4 +207,8 @@ def _typed_error(error: ClientError, message: str) -> bytes:
     return first + b"event: response.failed\ndata: " + orjson.dumps(failed) + b"\n\n"
 
 
+_TYPED: Final = frozenset({RequestForm.RESPONSES, RequestForm.INTERACTION})
+"""Of APIs whose events have names."""
+_GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
+_JAVASCRIPT: Final = "gl-node/"
 _ENDING_IN_DONE: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})

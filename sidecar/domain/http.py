@@ -17,6 +17,7 @@ class HeaderName:
     X_API_KEY: Final = "x-api-key"
     API_KEY: Final = "api-key"
     X_GOOG_API_KEY: Final = "x-goog-api-key"
+    X_GOOG_API_CLIENT: Final = "x-goog-api-client"
     ACCEPT_ENCODING: Final = "accept-encoding"
     CONTENT_ENCODING: Final = "content-encoding"
     CONTENT_LENGTH: Final = "content-length"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
 from sidecar.apis.error_body import stream_error
@@ -17,7 +17,7 @@ from sidecar.domain.finding import Deny
 from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.policy import StreamMode
 from sidecar.domain.report import FaultKind
-from sidecar.domain.subject import RequestForm, Route, Unreadable
+from sidecar.domain.subject import Route, Unreadable
 from sidecar.extproc.phases import Event
 from sidecar.extproc.stream import ExtProcStream, LateError
 from sidecar.guardrails.runner import GuardrailRunner
@@ -77,6 +77,7 @@ class RequestLine:
 
     path: str
     route: Route
+    headers: Headers = field(default_factory=Headers)
 
 
 class GuardedAnswer:
@@ -131,10 +132,10 @@ class GuardedAnswer:
         end = stream_error(
             self._form,
             released.error,
-            dialect=self._line.route.dialect,
+            route=self._line.route,
+            headers=self._line.headers,
             request_id=self._record.request_id,
             contact=self._setting.contact,
-            is_typed=self._line.route.form in {RequestForm.RESPONSES, RequestForm.INTERACTION},
             follows_element=self._has_left,
         )
         return Released(released.body + end, released.error)

@@ -403,7 +403,8 @@ def _plan_answer(
             hides_usage=allowed.hides_usage,
             contact=worker.contact,
         )
-        plan = GuardedAnswer(RequestLine(record.path, route), setting, record)
+        line = RequestLine(record.path, route, protocol.headers)
+        plan = GuardedAnswer(line, setting, record)
     elif allowed.hides_usage:
         plan = UncountedAnswer(RequestLine(record.path, route), worker.guardrail_runner)
     if record.alias is not None and policy.restores_aliases and protocol.may_judge_answer:

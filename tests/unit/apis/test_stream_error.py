@@ -1,18 +1,33 @@
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
-from sidecar.apis.error_body import stream_error
+from sidecar.apis import error_body
 from sidecar.apis.response_structure import AnswerForm, framer_of
 from sidecar.domain.errors import ClientError, ErrorKind
-from sidecar.domain.subject import Dialect
+from sidecar.domain.http import Headers
+from sidecar.domain.subject import Dialect, Operation, RequestForm, Route
 
 ERROR = ClientError(ErrorKind.CONTENT_BLOCKED, "Blocked.")
 OPENAI = {
     "message": "Blocked.", "type": "invalid_request_error", "param": None,
     "code": "content_blocked",
 }  # fmt: skip
+
+
+TYPED = {Dialect.OPENAI: RequestForm.RESPONSES, Dialect.GEMINI: RequestForm.INTERACTION}
+
+
+def stream_error(
+    form: AnswerForm, error: ClientError, *, dialect: Dialect, is_typed: bool = False, **about: Any
+) -> bytes:
+    """Return the end of a stream of an API of this dialect, with typed events or without."""
+    asked = TYPED[dialect] if is_typed else RequestForm.ANY_OBJECT
+    route = Route(dialect, Operation.CHAT, has_body=True, form=asked)
+    return error_body.stream_error(form, error, route=route, **{"headers": Headers(), **about})
 
 
 def read(form: AnswerForm, stream: bytes) -> list[tuple[str, object]]:
@@ -68,7 +83,7 @@ def test_openai_responses_end_with_an_error_and_a_failed_response(
         (AnswerForm.SSE, Dialect.OPENAI, False),
         (AnswerForm.SSE, Dialect.OPENAI, True),
         (AnswerForm.SSE, Dialect.ANTHROPIC, False),
-        (AnswerForm.SSE, Dialect.GEMINI, False),
+        (AnswerForm.SSE, Dialect.GEMINI, True),
         (AnswerForm.JSON_ARRAY, Dialect.GEMINI, False),
         (AnswerForm.EVENT_STREAM, Dialect.BEDROCK, False),
     ],
@@ -80,7 +95,8 @@ def test_the_message_ends_as_that_of_any_refusal(
     stream = stream_error(
         form, ERROR, dialect=dialect, is_typed=is_typed, request_id="r-1", contact="Ask us."
     )
-    assert stream.count(b"Blocked. Ask us. Request id: r-1.") == 1 + 2 * is_typed
+    times = 3 if is_typed and dialect is Dialect.OPENAI else 1
+    assert stream.count(b"Blocked. Ask us. Request id: r-1.") == times
 
 
 def test_anthropic_ends_with_an_event_named_error() -> None:
@@ -119,3 +135,22 @@ def test_googles_interactions_end_with_an_event_of_their_own() -> None:
     stream = stream_error(AnswerForm.SSE, ERROR, dialect=Dialect.GEMINI, is_typed=True)
     error = {"code": "content_blocked", "message": "Blocked."}
     assert read(AnswerForm.SSE, stream) == [("error", {"event_type": "error", "error": error})]
+
+
+@pytest.mark.parametrize("dialect", [Dialect.GEMINI, Dialect.VERTEX_AI])
+def test_a_stream_of_googles_ends_with_bare_json_and_with_an_event_for_other_clients(
+    dialect: Dialect,
+) -> None:
+    """As Google's server ends it; its client for Java, and some others, read events alone."""
+    header = "x-goog-api-client"
+    ends = [
+        stream_error(AnswerForm.SSE, ERROR, dialect=dialect, headers=Headers(headers))
+        for headers in (
+            ((header, b"google-genai-sdk/1.30.0 gl-node/v24.1.0"),),
+            ((header, b"google-genai-sdk/1.30.0 gl-java/21"),),
+            (),
+        )
+    ]
+    error = orjson.loads(ends[0])["error"]
+    assert (error["code"], error["message"]) == (400, "Blocked.")
+    assert ends[1:] == [ends[0] + b"\n\ndata: " + ends[0] + b"\n\n"] * 2

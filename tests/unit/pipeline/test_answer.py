@@ -101,3 +101,22 @@ async def test_a_stored_answer_ends_in_the_typed_events_of_a_new_one(
     assert judged.body.startswith(b"event: error")
     assert last in judged.body
     assert b"Bluebird" not in judged.body
+
+
+@pytest.mark.parametrize(("client", "errors"), [(b"gl-node/v24", 1), (b"gl-go/1.25", 2)])
+async def test_a_blocked_stream_of_googles_ends_as_its_client_reads_it(
+    client: bytes, errors: int
+) -> None:
+    """The error stands between events, for some clients in one as well."""
+    exchange = World(BLOCKS).exchange()
+    path = "/v1beta/models/m:streamGenerateContent?alt=sse"
+    asked = headers(path, ("x-goog-api-client", b"google-genai-sdk/1.30.0 " + client))
+    if isinstance(await exchange.judge_headers(asked, has_body=True), BodyRequired):
+        await exchange.judge_body(b'{"contents": [{"parts": [{"text": "hi"}]}]}')
+    await exchange.judge_response_headers(SSE)
+    said = {"candidates": [{"content": {"parts": [{"text": "Bluebird."}]}}]}
+    judged = await exchange.judge_response_piece(sse(said), is_last=True)
+    assert judged.ends
+    assert judged.body.startswith(b'{"error":{"code":400,')
+    assert judged.body.count(b'{"error":{"code":400,') == errors
+    assert b"Bluebird" not in judged.body
