@@ -269,6 +269,12 @@ def _is_host(text: str) -> bool:
         return False
 
 
+READ_ONLY: Final = "the database is read-only, as a standby is"
+READ_ONLY_HINT: Final = (
+    "let EGRET_POSTGRES__DSN lead to the primary; of several hosts in it,"
+    " `?target_session_attrs=primary` chooses it"
+)
+
 _MAX_SAID: Final = 200
 """Characters of an error of PostgreSQL: it may repeat a whole value."""
 
@@ -284,6 +290,8 @@ def explain_unavailable(error: Exception, settings: PostgresSettings) -> tuple[s
         case asyncpg.InvalidAuthorizationSpecificationError():
             problem = f"PostgreSQL refused the login ({text})"
             hint = f"correct user or password in {source}"
+        case asyncpg.ReadOnlySQLTransactionError():
+            return READ_ONLY, READ_ONLY_HINT
         case asyncpg.InvalidCatalogNameError():
             problem = f"there is no such database ({text})"
             hint = f"create it, or correct {source}"
