@@ -24,7 +24,7 @@ from sidecar.admin.owners import (
 from sidecar.domain.validation import plain_fault
 from sidecar.guardrails.matching.database import CompileError
 from sidecar.policy.parse import PolicyDocumentError
-from sidecar.storage.pool import InvalidDsnError
+from sidecar.storage.pool import READ_ONLY, READ_ONLY_HINT, InvalidDsnError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = {"retry-after": "5"}
@@ -135,7 +135,14 @@ def _of_database(error: Exception) -> Problem:
                 "the database has no schema for this version",
                 hint="run `egret migrate`",
             )
-        case asyncpg.InsufficientPrivilegeError() | asyncpg.ReadOnlySQLTransactionError():
+        case asyncpg.ReadOnlySQLTransactionError():
+            return Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{READ_ONLY}; nothing was changed",
+                hint=READ_ONLY_HINT,
+                headers=RETRY_AFTER,
+            )
+        case asyncpg.InsufficientPrivilegeError():
             return Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "the database's role may not do this",

@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import urllib.parse
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -38,6 +38,8 @@ _LOST: Final = (
     ConnectionError,
 )
 """Errors of asyncpg if a pooled connection had died before it was used."""
+
+_Item = TypeVar("_Item")
 
 _HOST: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?")
 _MAX_PORT: Final = 65_535
@@ -110,31 +112,35 @@ async def fetch(
     Raises:
         One of `UNAVAILABLE`.
     """
-    for _ in range(settings.pool_size):
-        try:
-            return await _fetch_once(pool, statement, *arguments, settings=settings)
-        except _LostConnectionError:
-            continue
-    return await _fetch_once(pool, statement, *arguments, settings=settings)
+
+    async def attempt() -> list[asyncpg.Record]:
+        async with pool.acquire(timeout=settings.acquire_seconds) as connection:
+            try:
+                return await connection.fetch(
+                    statement, *arguments, timeout=settings.query_seconds
+                )
+            except UNAVAILABLE as error:
+                # Its state is unknown: no other statement may get it.
+                with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
+                    connection.terminate()
+                if isinstance(error, _LOST):
+                    raise _LostConnectionError(type(error).__name__) from error
+                raise
+
+    return await _on_live_connection(attempt, settings)
 
 
 class _LostConnectionError(ConnectionError):
     """The pool gave a connection that was dead."""
 
 
-async def _fetch_once(
-    pool: Pool, statement: str, *arguments: object, settings: PostgresSettings
-) -> list[asyncpg.Record]:
-    async with pool.acquire(timeout=settings.acquire_seconds) as connection:
-        try:
-            return await connection.fetch(statement, *arguments, timeout=settings.query_seconds)
-        except UNAVAILABLE as error:
-            # Its state is unknown: no other statement may get it.
-            with suppress(asyncpg.InterfaceError):  # it may have left the pool by itself
-                connection.terminate()
-            if isinstance(error, _LOST):
-                raise _LostConnectionError(type(error).__name__) from error
-            raise
+async def _on_live_connection(
+    attempt: Callable[[], Awaitable[_Item]], settings: PostgresSettings
+) -> _Item:
+    for _ in range(settings.pool_size):
+        with suppress(_LostConnectionError):
+            return await attempt()
+    return await attempt()
 
 
 _SERVER_SHARE: Final = 0.8
@@ -144,21 +150,31 @@ _SERVER_SHARE: Final = 0.8
 async def add(pool: Pool, statement: str, *arguments: object, settings: PostgresSettings) -> None:
     """Run a statement that must not run twice, within its budgets.
 
-    In a transaction: the server commits nothing that was given up here.
+    In a transaction: the server commits nothing that was given up here. It goes on to the next
+    connection if one has died before the statement was sent.
 
     Raises:
         One of `UNAVAILABLE`: nothing was added, unless the answer to the commit was lost.
     """
     most = f"{max(1.0, settings.query_seconds * 1000 * _SERVER_SHARE):.0f}"
-    async with pool.acquire(timeout=settings.acquire_seconds) as connection:
-        try:
-            async with connection.transaction():
-                await connection.execute("SELECT set_config('statement_timeout', $1, true)", most)
-                await connection.execute(statement, *arguments)
-        except UNAVAILABLE:
-            # Its state is unknown, as above.
-            connection.terminate()
-            raise
+
+    async def attempt() -> None:
+        is_sent = False
+        async with pool.acquire(timeout=settings.acquire_seconds) as connection:
+            try:
+                async with connection.transaction():
+                    timeout = "SELECT set_config('statement_timeout', $1, true)"
+                    await connection.execute(timeout, most)
+                    is_sent = True
+                    await connection.execute(statement, *arguments)
+            except UNAVAILABLE as error:
+                with suppress(asyncpg.InterfaceError):  # as above
+                    connection.terminate()
+                if isinstance(error, _LOST) and not is_sent:
+                    raise _LostConnectionError(type(error).__name__) from error
+                raise
+
+    await _on_live_connection(attempt, settings)
 
 
 @asynccontextmanager
@@ -253,6 +269,12 @@ def _is_host(text: str) -> bool:
         return False
 
 
+READ_ONLY: Final = "the database is read-only, as a standby is"
+READ_ONLY_HINT: Final = (
+    "let EGRET_POSTGRES__DSN lead to the primary; of several hosts in it,"
+    " `?target_session_attrs=primary` chooses it"
+)
+
 _MAX_SAID: Final = 200
 """Characters of an error of PostgreSQL: it may repeat a whole value."""
 
@@ -268,6 +290,8 @@ def explain_unavailable(error: Exception, settings: PostgresSettings) -> tuple[s
         case asyncpg.InvalidAuthorizationSpecificationError():
             problem = f"PostgreSQL refused the login ({text})"
             hint = f"correct user or password in {source}"
+        case asyncpg.ReadOnlySQLTransactionError():
+            return READ_ONLY, READ_ONLY_HINT
         case asyncpg.InvalidCatalogNameError():
             problem = f"there is no such database ({text})"
             hint = f"create it, or correct {source}"
@@ -289,9 +313,6 @@ def explain_unavailable(error: Exception, settings: PostgresSettings) -> tuple[s
 def affected_rows(status: str) -> int:
     """Return how many rows a statement changed or copied, from its command tag."""
     return int(status.rpartition(" ")[2])
-
-
-_Item = TypeVar("_Item")
 
 
 def as_tuple(items: Sequence[_Item] | None) -> tuple[_Item, ...] | None:

@@ -15,12 +15,18 @@ from urllib.parse import urlsplit
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 from typing_extensions import override
 
 from sidecar.settings.stores import ValkeyMode, ValkeySettings
@@ -91,6 +97,57 @@ class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Waits for a connection if all are in use."""
 
 
+class _PrimaryPool(BlockingConnectionPool):
+    """Closes its connections when one is to a replica, as Sentinel's pool and a cluster do.
+
+    A primary that is demoted keeps them open, while its name leads to the new primary.
+    """
+
+    def __init__(self, *, connection_class: type[AbstractConnection], **options: Any) -> None:
+        primary_class = _PRIMARY_CLASSES[connection_class]
+        super().__init__(connection_class=primary_class, leave=self._leave, **options)
+
+    async def _leave(self) -> None:
+        await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call] # redis 8.1
+        await self.disconnect(inuse_connections=False)
+
+
+class _PrimaryConnection(AbstractConnection):
+    """Leaves the server once it answers that it is read-only."""
+
+    def __init__(self, *, leave: Callable[[], Awaitable[None]], **options: Any) -> None:
+        super().__init__(**options)
+        self._leave = leave
+
+    @override
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Return the next reply."""
+        try:
+            return await super().read_response(*arguments, **options)
+        except ReadOnlyError:
+            await self._leave()
+            raise
+
+
+class _PrimaryTcp(_PrimaryConnection, Connection):
+    pass
+
+
+class _PrimaryTls(_PrimaryConnection, SSLConnection):
+    pass
+
+
+class _PrimaryUnix(_PrimaryConnection, UnixDomainSocketConnection):
+    pass
+
+
+_PRIMARY_CLASSES: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
+    Connection: _PrimaryTcp,
+    SSLConnection: _PrimaryTls,
+    UnixDomainSocketConnection: _PrimaryUnix,
+}
+
+
 def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     if settings.url is None:
         raise ValueError("no EGRET_VALKEY__URL is set")
@@ -106,10 +163,10 @@ def _client(settings: ValkeySettings, stack: AsyncExitStack) -> Client:
     match settings.mode:
         case ValkeyMode.STANDALONE:
             client = Redis.from_pool(
-                BlockingConnectionPool(
+                _PrimaryPool(
                     max_connections=settings.pool_size,
                     timeout=settings.operation_seconds,
-                    **_parsed(settings),
+                    **{"connection_class": Connection, **_parsed(settings)},
                     **options,
                 )
             )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -273,6 +274,24 @@ def test_a_database_without_a_schema_is_told_from_one_that_is_down(
     )
     assert egret("migrate").code == 0
     assert egret("orgs", "list").code == 0
+
+
+def test_a_change_on_a_standby_is_refused_with_the_way_to_the_primary(
+    egret: Egret, database: Database
+) -> None:
+    """As after a failover; reading goes on."""
+    asyncio.run(
+        database.execute(
+            f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on'
+        )
+    )
+    assert egret("orgs", "list").code == 0
+    assert egret("orgs", "create", "acme") == Ran(
+        1,
+        "",
+        "error: the database is read-only, as a standby is; let EGRET_POSTGRES__DSN lead to the"
+        " primary; of several hosts in it, `?target_session_attrs=primary` chooses it\n",
+    )
 
 
 def test_an_unreachable_database_is_one_line_without_the_password() -> None:

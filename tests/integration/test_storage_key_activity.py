@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import asyncpg
@@ -93,6 +96,30 @@ async def test_counts_wait_for_a_database_that_is_away(database: Database) -> No
         await uses.flush()
 
     assert await written(database) == [(ONE, 2.0, 2, 1)]
+
+
+async def test_counts_are_written_once_over_connections_that_a_restart_has_ended(
+    database: Database,
+) -> None:
+    """All of the pool; a worker that stops right then would lose its counts."""
+    await database.execute(OWNERS)
+    settings = database.settings
+    async with open_pool(settings) as pool:
+        uses = KeyActivity(pool, settings, most=100)
+        async with AsyncExitStack() as stack:
+            idle = [
+                await stack.enter_async_context(pool.acquire()) for _ in range(settings.pool_size)
+            ]
+            processes = [one.get_server_pid() for one in idle]
+        for process in processes:  # without a turn of the loop: the pool does not see their end
+            os.kill(process, signal.SIGTERM)
+        while any(os.path.exists(f"/proc/{one}") for one in processes):  # noqa: PTH110, ASYNC240
+            time.sleep(0.001)  # noqa: ASYNC251
+        uses.note(ONE, refused=False, at=1.0)
+        await uses.flush()
+
+        assert uses.pending == 0
+    assert await written(database) == [(ONE, 1.0, 1, 0)]
 
 
 async def test_memory_is_bounded_while_the_database_is_away(database: Database) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,21 +149,11 @@ async def tls(directory: Path) -> AsyncIterator[ValkeySettings]:
     authority.cert_pem.write_to_path(directory / "ca.pem")
     port, plain_port = free_port(), free_port()
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-            await writer.drain()
-        writer.close()
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", plain_port)
-        await asyncio.gather(
-            copy(reader, inner_writer), copy(inner_reader, writer), return_exceptions=True
-        )
+    endpoint = Endpoint(plain_port)
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(valkey(directory, port=plain_port))
-        server = await asyncio.start_server(relay, "127.0.0.1", port, ssl=context)
+        server = await asyncio.start_server(endpoint.open, "127.0.0.1", port, ssl=context)
         stack.callback(server.close)
         yield ValkeySettings(
             url=SecretStr(f"rediss://localhost:{port}/0"), ca_file=directory / "ca.pem"
@@ -237,6 +228,70 @@ async def test_more_calls_at_once_than_connections_all_get_their_answer(
 
     assert found == [SHARED] * 120
     assert SharedOutcome.UNAVAILABLE not in outcomes
+
+
+@dataclass
+class Endpoint:
+    """A name of the primary: whichever it leads to now gets the connections made from now on."""
+
+    leads_to: int
+
+    async def open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection."""
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.leads_to)
+        await asyncio.gather(
+            copied(reader, inner_writer), copied(inner_reader, writer), return_exceptions=True
+        )
+
+
+async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes until the end of the stream."""
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+        await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize("call", ["record", "conversation", "script"])
+async def test_a_primary_that_has_become_a_replica_is_left_at_its_first_answer(
+    tmp_path: Path, call: str
+) -> None:
+    """It keeps its connections open, while its name leads to another server."""
+    primary, other = free_port(), free_port()
+    endpoint = Endpoint(primary)
+    outcomes: list[SharedOutcome] = []
+    times = SharedTimes(keep_seconds=600, operation_seconds=5)
+    async with AsyncExitStack() as stack:
+        for port in (primary, other):
+            await stack.enter_async_context(valkey(tmp_path, port=port))
+        server = await asyncio.start_server(endpoint.open, "127.0.0.1", 0)
+        stack.callback(server.close)
+        url = SecretStr(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        client = await stack.enter_async_context(open_valkey(wide(ValkeySettings(url=url))))
+        keys = ValkeyKeys(client, CODEC, times=times, count=outcomes.append)
+        script = client.register_script("return redis.call('SET', KEYS[1], 'a')")
+
+        async def write() -> None:
+            if call == "record":
+                await keys.put("AAAAAAAAAAA1", SHARED)
+            elif call == "conversation":
+                pipeline: Any  # typed only in part (redis 8.1)
+                async with client.pipeline(transaction=False) as pipeline:
+                    await pipeline.set("a", 1).set("b", 2).execute()
+            else:
+                await script(keys=["a"])
+
+        for _ in range(2):
+            await asyncio.gather(*[keys.put("AAAAAAAAAAA1", SHARED) for _ in range(4)])
+        async with Redis(port=primary) as demoted:
+            await demoted.replicaof("127.0.0.1", str(other))
+        endpoint.leads_to = other
+        outcomes.clear()
+        with suppress(RedisError):
+            await write()
+        await asyncio.gather(*[write() for _ in range(4)])
+
+    assert outcomes.count(SharedOutcome.UNAVAILABLE) == (call == "record")
 
 
 def wide(settings: ValkeySettings) -> ValkeySettings:

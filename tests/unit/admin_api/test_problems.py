@@ -16,6 +16,7 @@ from sidecar.policy.parse import PolicyDocumentError, PolicyFault
         (InvalidValueError("xxl is no model", hint="nothing was changed"), 422),
         (asyncpg.UndefinedTableError("admin_sessions"), 503),
         (asyncpg.InsufficientPrivilegeError("api_keys"), 503),
+        (asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT"), 503),
         (asyncpg.DeadlockDetectedError("deadlock"), 409),
         (asyncpg.ForeignKeyViolationError("teams"), 409),
         (asyncpg.CharacterNotInRepertoireError("0x00"), 422),
@@ -30,6 +31,16 @@ def test_an_expected_error_has_a_status(error: Exception, status: int) -> None:
 
     assert problem is not None
     assert problem.status == status
+
+
+def test_a_database_that_is_read_only_is_named_and_may_be_tried_again() -> None:
+    """As after a failover, while the DSN leads to the standby still."""
+    problem = problem_of(asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT"))
+
+    assert problem is not None
+    assert "read-only" in problem.detail
+    assert "primary" in (problem.hint or "")
+    assert problem.headers == {"retry-after": "5"}
 
 
 def test_the_place_of_a_fault_is_named_once() -> None:
