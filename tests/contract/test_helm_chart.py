@@ -636,19 +636,183 @@ def test_jobs_are_no_endpoints_of_the_services() -> None:
 
 
 def test_a_job_applies_the_files_of_an_installation() -> None:
-    """Those of the values, or a ConfigMap that exists; with --prune only where that is set."""
+    """Those of the values, or of an object that exists; with --prune only where that is set."""
     own = rendered("helm4", "sidecar-full")
     job = one(own, "Job", "guard-installation")["spec"]["template"]["spec"]
     args = job["containers"][0]["args"]
     assert args[2:6] == ["apply", "--file", "/etc/egret/installation", "--set"]
     assert args[6:] == ["platform", "--yes", "--no-wait", "--prune", "--secrets", "kubernetes"]
-    files = one(own, "ConfigMap", "guard-installation")["data"]
+    files = one(own, "Secret", "guard-installation")["stringData"]
     assert yaml.safe_load(files["acme.yaml"]) == {"kind": "Organization", "name": "acme"}
 
     theirs = render("helm4", case="standalone", installation__existingConfigMap="ours")
     job = one(theirs, "Job", "r-egret-installation")["spec"]["template"]["spec"]
     assert {"name": "files", "configMap": {"name": "ours"}} in job["volumes"]
     assert "--prune" not in job["containers"][0]["args"]
+    secret = render("helm4", case="standalone", installation__existingSecret="ours")
+    job = one(secret, "Job", "r-egret-installation")["spec"]["template"]["spec"]
+    assert {
+        "name": "files", "secret": {"secretName": "ours", "defaultMode": 0o440},
+    } in job["volumes"]  # fmt: skip
+    assert not [each for each in secret if each["kind"] == "Secret"]
+
+
+def test_credentials_in_policies_and_files_of_an_installation_are_in_secrets_alone() -> None:
+    """A guardrail that calls a server has a token in a header; any viewer reads a ConfigMap."""
+    resources = render(
+        "helm4", case="sidecar", policies="token: made-up",
+        installation__files='{"acme.yaml": "token: made-up"}',
+    )  # fmt: skip
+    holders = {
+        (each["kind"], each["metadata"]["name"])
+        for each in resources
+        if "made-up" in json.dumps(each)
+    }
+    assert holders == {("Secret", "r-egret-policies"), ("Secret", "r-egret-installation")}
+    for name in ("policies", "installation"):
+        pod = one(resources, "Job", f"r-egret-{name}")["spec"]["template"]["spec"]
+        assert {
+            "name": "files",
+            "secret": {"secretName": f"r-egret-{name}", "defaultMode": 0o440},
+        } in pod["volumes"]
+
+
+@pytest.mark.parametrize("case", ["sidecar-full", "standalone"])
+def test_argo_cd_migrates_once_before_the_workers_and_after_the_needs_of_the_job(
+    case: str,
+) -> None:
+    """Its own hooks stand in for Helm's, which it would run before the account and the Secret."""
+    resources = render(
+        "helm4", case=case, postgres='{"existingSecret": "", "dsn": "postgresql://u@db/egret"}',
+        externalSecret__enabled="false",
+        envoy__credentials='{"existingSecret": "egret-providers"}',
+    )  # fmt: skip
+    name = one(resources, "Deployment")["metadata"]["name"]
+    job = one(resources, "Job", f"{name}-migrate")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    needed = {("ServiceAccount", pod["serviceAccountName"])} | {
+        ("Secret", source["secretKeyRef"]["name"])
+        for source in environment(container).values()
+        if isinstance(source, dict)
+    }
+    waves = {
+        (each["kind"], each["metadata"]["name"]): _wave(each)
+        for each in resources
+        if not _hooks(each, "argocd.argoproj.io")
+    }
+
+    assert _hooks(job, "helm.sh") == {"post-install", "pre-upgrade"}
+    assert _hooks(job, "argocd.argoproj.io") == {"Sync"}
+    assert {("Secret", f"{name}-postgres"), ("ServiceAccount", name)} <= needed & waves.keys()
+    assert {waves[one] for one in needed & waves.keys()} == {_wave(job) - 1}
+    assert waves["Deployment", name] > _wave(job)
+    for other in (each for each in resources if each["kind"] == "Job" and each is not job):
+        assert _hooks(other, "helm.sh") == {"post-install", "post-upgrade"}
+        assert not _hooks(other, "argocd.argoproj.io")
+
+
+def test_a_secret_of_an_operator_is_there_before_argo_cd_migrates() -> None:
+    """Argo CD waits until the ExternalSecret of the database is healthy."""
+    resources = rendered("helm4", "sidecar-full")
+    secret = one(resources, "ExternalSecret", "guard-postgres")
+    assert _wave(secret) < _wave(one(resources, "Job", "guard-migrate"))
+
+
+def _hooks(resource: Resource, system: str) -> set[str]:
+    hooks = resource["metadata"].get("annotations", {}).get(f"{system}/hook", "")
+    return set(hooks.split(",")) - {""}
+
+
+def _wave(resource: Resource) -> int:
+    return int(
+        resource["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-wave", "0")
+    )
+
+
+def test_volumes_of_the_values_are_in_every_pod_of_egret() -> None:
+    """Settings and DSNs that name a CA are read by all of them; `egret admin` may have more."""
+    admin: dict[str, Any] = {
+        "enabled": True, "publicUrl": "https://a.example", "existingSecret": "console",
+        "extraVolumes": [{"name": "oidc", "secret": {"secretName": "oidc"}}],
+        "extraVolumeMounts": [{"name": "oidc", "mountPath": "/run/oidc", "readOnly": True}],
+    }  # fmt: skip
+    resources = render("helm4", case="sidecar-full", admin=json.dumps(admin))
+    mount = {"name": "company-ca", "mountPath": "/etc/company", "readOnly": True}
+    mounting = set()
+    for pod in pods(resources):
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            if mount in container["volumeMounts"]:
+                mounting.add(container["name"])
+                assert {"name": "company-ca", "configMap": {"name": "company-ca"}} in pod[
+                    "volumes"
+                ]
+    server = one(resources, "Deployment", "guard-admin")["spec"]["template"]["spec"]
+
+    assert mounting == {"egret", "admin", "migrate", "policies", "installation"}
+    assert admin["extraVolumes"][0] in server["volumes"]
+    assert admin["extraVolumeMounts"][0] in server["containers"][0]["volumeMounts"]
+
+
+def test_no_annotation_lets_a_reader_of_pods_guess_the_databases_password() -> None:
+    """The pods roll for another place of the database; a password is read from its file."""
+
+    def annotations(dsn: str) -> dict[str, str]:
+        postgres = json.dumps({"existingSecret": "", "dsn": dsn})
+        deployment = one(render("helm4", case="standalone", postgres=postgres), "Deployment")
+        made: dict[str, str] = deployment["spec"]["template"]["metadata"]["annotations"]
+        return made
+
+    first = annotations("postgresql://egret:one@db/egret")
+    for password in ("two", "t%40wo", "t:wo"):
+        assert annotations(f"postgresql://egret:{password}@db/egret?sslmode=require") == first
+    assert annotations("postgresql://egret:one@other/egret") != first
+    for wrong in ("t/wo", "t?wo", "t#wo", "t@wo"):  # not percent-encoded: Egret refuses it
+        assert annotations(f"postgresql://egret:{wrong}@db/egret") == annotations(
+            f"postgresql://egret:{wrong}2@db/egret"
+        )
+
+
+@pytest.mark.parametrize(("case", "is_own"), [("sidecar-full", True), ("standalone", False)])
+def test_canary_requests_reach_the_charts_envoy_where_a_network_policy_lists_clients(
+    case: str, *, is_own: bool
+) -> None:
+    """In standalone mode the gateway is another's, and lets them in itself."""
+    peers = [{"namespaceSelector": {"matchLabels": {"llm": "yes"}}}]
+    rules = json.dumps({"clients": peers, "egress": [{"ports": [{"port": 53}]}]})
+    attachment = '{"enabled": true, "url": "https://llm.example", "existingSecret": "canary"}'
+    resources = render("helm4", case=case, networkPolicy=rules, attachment=attachment)
+    name = one(resources, "Deployment")["metadata"]["name"]
+    cron = one(resources, "CronJob", f"{name}-attached")["spec"]["jobTemplate"]["spec"]
+    labels = cron["template"]["metadata"]["labels"]
+    workers = one(resources, "Deployment")["spec"]["selector"]["matchLabels"]
+    clients = one(resources, "NetworkPolicy", name)["spec"]["ingress"][0]["from"]
+    canaries = [each["podSelector"]["matchLabels"] for each in clients if "podSelector" in each]
+    policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
+    ways_out = [
+        (each["podSelector"]["matchLabels"], rule)
+        for each in policies
+        for rule in each.get("egress", ())
+        if "to" in rule
+    ]
+
+    assert peers[0] in clients
+    assert canaries == [{key: labels[key] for key in workers}] * is_own
+    own = {"ports": [{"port": "https"}], "to": [{"podSelector": {"matchLabels": workers}}]}
+    assert ways_out == [(each, own) for each in canaries]
+
+
+def test_envoy_refuses_clients_before_its_container_has_no_memory_left() -> None:
+    """The overload manager's bound on the heap is below the limit of memory."""
+    resources = rendered("helm4", "sidecar")
+    monitors = _envoy_config(resources)["overload_manager"]["resource_monitors"]
+    (heap,) = [
+        each["typed_config"]["max_heap_size_bytes"]
+        for each in monitors
+        if each["name"] == "envoy.resource_monitors.fixed_heap"
+    ]
+    limit = _container(resources, "envoy")["resources"]["limits"]["memory"]
+    assert heap < int(limit.removesuffix("Mi")) << 20
 
 
 def test_a_schedule_looks_for_changes_made_by_hand() -> None:
@@ -754,7 +918,11 @@ def test_rules_for_egress_hold_for_every_pod() -> None:
         "helm4", case="sidecar-full",
         admin='{"enabled": true, "publicUrl": "https://a.example", "existingSecret": "console"}',
     )  # fmt: skip
-    policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
+    policies = [
+        each["spec"]
+        for each in resources
+        if each["kind"] == "NetworkPolicy" and not each["metadata"]["name"].endswith("-attached")
+    ]
     assert len(policies) == 3
     for policy in policies:
         assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -776,6 +944,10 @@ def test_rules_for_egress_hold_for_every_pod() -> None:
         pytest.param(
             "sidecar-full", {"installation__existingConfigMap": "ours"}, "not both",
             id="two sources of an installation",
+        ),
+        pytest.param(
+            "sidecar-full", {"installation__existingSecret": "ours"}, "not both",
+            id="files and a Secret of an installation",
         ),
         pytest.param(
             "sidecar", {"installation__driftSchedule": "@hourly"}, "do nothing without files",

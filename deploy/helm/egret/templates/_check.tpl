@@ -11,12 +11,13 @@
 {{- if and .Values.externalSecret.enabled (not .Values.externalSecret.store.name) -}}
 {{- fail "externalSecret.enabled needs externalSecret.store.name" -}}
 {{- end -}}
-{{- if and .Values.installation.files .Values.installation.existingConfigMap -}}
-{{- fail "installation: give files, or existingConfigMap, not both" -}}
-{{- end -}}
 {{- $set := .Values.installation -}}
-{{- if and (or $set.driftSchedule $set.prune $set.keySecrets) (not (or $set.files $set.existingConfigMap)) -}}
-{{- fail "installation: driftSchedule, prune and keySecrets do nothing without files; give installation.files or installation.existingConfigMap" -}}
+{{- $sources := without (list (ternary "files" "" (not (empty $set.files))) $set.existingSecret $set.existingConfigMap) "" -}}
+{{- if gt (len $sources) 1 -}}
+{{- fail "installation: give one of files, existingSecret and existingConfigMap, not both or all" -}}
+{{- end -}}
+{{- if and (or $set.driftSchedule $set.prune $set.keySecrets) (not $sources) -}}
+{{- fail "installation: driftSchedule, prune and keySecrets do nothing without files; give installation.files, installation.existingSecret or installation.existingConfigMap" -}}
 {{- end -}}
 {{- if and .Values.attachment.enabled (not (and .Values.attachment.url .Values.attachment.existingSecret)) -}}
 {{- fail "attachment.enabled needs attachment.url, the address that clients use, and attachment.existingSecret with an API key" -}}

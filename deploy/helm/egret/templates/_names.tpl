@@ -24,11 +24,22 @@ app.kubernetes.io/name: {{ include "egret.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* The pods that send canary requests. */ -}}
+{{- define "egret.canarySelector" -}}
+app.kubernetes.io/name: {{ include "egret.name" . }}-attached
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "egret.labels" -}}
 {{ include "egret.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- /* For Argo CD: before the job that migrates, whose pod needs it. */ -}}
+{{- define "egret.argoFirst" -}}
+argocd.argoproj.io/sync-wave: "-2"
 {{- end -}}
 
 {{- define "egret.serviceAccount" -}}

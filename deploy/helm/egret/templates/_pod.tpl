@@ -116,6 +116,7 @@ volumeMounts:
   - {name: usage, mountPath: /var/lib/egret}
   - {name: postgres, mountPath: /etc/egret/postgres, readOnly: true}
   {{- with include "egret.valkeyMount" . | trim }}{{ . | nindent 2 }}{{ end }}
+  {{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
   - {name: tmp, mountPath: /tmp}
 {{- if and (eq .Values.mode "standalone") (eq .Values.listen.tls "mutual") }}
   - {name: tls, mountPath: /etc/egret/tls, readOnly: true}
@@ -151,6 +152,7 @@ volumeMounts:
 - name: postgres
   secret: {secretName: {{ include "egret.postgresSecret" . | quote }}, items: [{key: {{ .Values.postgres.key | quote }}, path: dsn}], defaultMode: 0440}
 {{- with include "egret.valkeyVolume" . | trim }}{{ . | nindent 0 }}{{ end }}
+{{- with .Values.extraVolumes }}{{ toYaml . | nindent 0 }}{{ end }}
 - name: tmp
   emptyDir: {sizeLimit: 512Mi}
 {{- if eq .Values.mode "sidecar" }}
