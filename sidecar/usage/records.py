@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from msgspec.structs import astuple, replace
+from msgspec.structs import replace
 
 from sidecar.domain.subject import Dialect, Operation, OperationSpec
 from sidecar.domain.usage import (
@@ -50,7 +50,9 @@ HTTP_ERRORS: Final = 400
 
 UNKNOWN_OPERATION: Final = OperationSpec()
 """A request whose operation is not known is counted."""
-_SPECS: Final = {operation.value: operation.spec for operation in Operation}
+_SPECS: Final[dict[str | None, OperationSpec]] = {
+    operation.value: operation.spec for operation in Operation
+}
 
 
 def record_of(ended: ExchangeEnded) -> UsageRecord:
@@ -86,16 +88,19 @@ def record_of_lost(request: JudgedRequest) -> UsageRecord:
 def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
     """Return the tokens of a request, and whether they are estimated."""
     request = ended.request
-    spec = _SPECS.get(request.operation or "", UNKNOWN_OPERATION)
+    spec = _SPECS.get(request.operation, UNKNOWN_OPERATION)
     if ended.end is AnswerEnd.REFUSED or not spec.uses_tokens:
         return NO_TOKENS, False  # a stored answer is shown again, with the counts it once had
-    if ended.tokens is not None:
-        tokens = ended.tokens
-        if tokens.reasoning > tokens.output:
-            # Some servers for OpenAI's API, as that of xAI, leave reasoning out of the output.
-            tokens = replace(tokens, output=tokens.output + tokens.reasoning)
-        if tokens.input > MOST_TOKENS or tokens.output > MOST_TOKENS:
-            return TokenCounts(*[min(one, MOST_TOKENS) for one in astuple(tokens)]), True
+    tokens = ended.tokens
+    if tokens is not None:
+        if (
+            tokens.input > MOST_TOKENS
+            or tokens.output > MOST_TOKENS
+            or tokens.cached_input
+            or tokens.cache_write_input
+            or tokens.reasoning
+        ):
+            return _within_wholes(tokens)
         return tokens, False
     is_over = ended.end in {AnswerEnd.COMPLETED, AnswerEnd.BLOCKED}
     status = ended.status if ended.answer_status is None else ended.answer_status
@@ -120,12 +125,30 @@ def _tokens(ended: ExchangeEnded) -> tuple[TokenCounts, bool]:
         output = output or ended.assumed_output
     elif spec.reserves_output and not is_error and ended.sent_bytes and request.reserved:
         output = request.reserved.output_tokens  # rather too much: bytes say nothing here
-    text, stated = request.text_bytes, ended.stated
+    text, stated = request.text_bytes, _within_wholes(ended.stated)[0]
     if not text and spec.uploads is None:
         text = ended.received_bytes
     media = max(0, ended.received_bytes - text)
     given = max(-(-text // BYTES_A_TOKEN) + media // MEDIA_BYTES_A_TOKEN, stated.input)
     return replace(stated, input=given, output=max(output, stated.output)), True
+
+
+def _within_wholes(stated: TokenCounts) -> tuple[TokenCounts, bool]:
+    """Return counts of which none is larger than its whole, and whether one was cut."""
+    if stated.reasoning > stated.output:
+        # Some servers for OpenAI's API, as that of xAI, leave reasoning out of the output.
+        stated = replace(stated, output=stated.output + stated.reasoning)
+    given, made = min(stated.input, MOST_TOKENS), min(stated.output, MOST_TOKENS)
+    written = min(stated.cache_write_input, given)  # first: it is the dearer part
+    tokens = TokenCounts(
+        input=given,
+        output=made,
+        cached_input=min(stated.cached_input, given - written),
+        cache_write_input=written,
+        reasoning=min(stated.reasoning, made),
+        cache_write_hour=min(stated.cache_write_hour, written),
+    )
+    return tokens, tokens != stated
 
 
 class EndedListener(Protocol):

@@ -51,6 +51,39 @@ def test_a_count_that_no_request_has_is_cut_and_marked() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("stated", "kept"),
+    [
+        (TokenCounts(10, 5, cached_input=1_000), TokenCounts(10, 5, cached_input=10)),
+        (TokenCounts(0, 5, cached_input=7), TokenCounts(0, 5)),
+        (TokenCounts(10, 5, cache_write_input=11), TokenCounts(10, 5, cache_write_input=10)),
+        (TokenCounts(100, 5, 80, 80), TokenCounts(100, 5, 20, 80)),
+        (TokenCounts(100, 5, 0, 8, 0, 9), TokenCounts(100, 5, 0, 8, 0, 8)),
+        (
+            TokenCounts(2**32, 2**32, 2**32, 2**32, 2**32, 2**32),
+            TokenCounts(20_000_000, 20_000_000, 0, 20_000_000, 20_000_000, 20_000_000),
+        ),
+    ],
+)
+def test_a_part_that_is_larger_than_its_whole_is_cut_to_it_and_marked(
+    stated: TokenCounts, kept: TokenCounts
+) -> None:
+    """Else a request would cost more, or less, than its tokens; the dearer part stays."""
+    record = record_of(ended(tokens=stated))
+
+    assert (record.tokens, record.is_estimated) == (kept, True)
+
+
+@pytest.mark.parametrize(
+    "stated", [TokenCounts(100, 5, 60, 40, 5, 40), TokenCounts(10, 5, 10), TokenCounts(3, 0, 0, 3)]
+)
+def test_parts_within_their_whole_are_kept(stated: TokenCounts) -> None:
+    """Together the parts of the input may be all of it."""
+    record = record_of(ended(tokens=stated))
+
+    assert (record.tokens, record.is_estimated) == (stated, False)
+
+
 def test_reasoning_that_a_provider_counts_beside_its_output_is_output_too() -> None:
     """No part is larger than its whole."""
     record = record_of(ended(tokens=TokenCounts(10, 5, reasoning=100)))
@@ -131,6 +164,28 @@ def test_reasoning_that_a_provider_counts_beside_its_output_is_output_too() -> N
             ),
             TokenCounts(3_600, 10, 400, 200),
             id="a stream that had stated its input before it broke off",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                stated=TokenCounts(2**53 - 1, 2**53 - 1, 2**53 - 1),
+                end=AnswerEnd.CLIENT_ABORTED,
+                request=judged(text_bytes=40),
+            ),
+            TokenCounts(20_000_000, 20_000_000, 20_000_000),
+            id="a stream that had stated counts that no request has",
+        ),
+        pytest.param(
+            ended(
+                tokens=None,
+                stated=TokenCounts(0, 1, 400, 0, 90),
+                end=AnswerEnd.CLIENT_ABORTED,
+                sent_bytes=2250,
+                is_event_stream=True,
+                request=judged(text_bytes=40),
+            ),
+            TokenCounts(10, 91, 0, 0, 90),
+            id="a stream that had stated parts larger than its whole",
         ),
         pytest.param(
             ended(tokens=None, received_bytes=1_000_040, request=judged(text_bytes=40)),
