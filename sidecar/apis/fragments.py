@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sidecar.domain.subject import Route, UnscannedReason
+from sidecar.jsontext.tokens import match_end
 
 VALUE_FIELDS: Final = frozenset(
     """
@@ -49,6 +50,9 @@ another: OpenAI's begins with the role, and with the content."""
 
 _SPACE: Final = b" \t\r\n"
 _BETWEEN: Final = _SPACE + b","
+_TO_VALUE: Final = re.compile(rb"[ \t\r\n]*+")
+_TO_ELEMENT: Final = re.compile(rb"[ \t\r\n,]*+")
+"""At the speed of C: a client may send ten megabytes of blanks."""
 _MAX_GAP: Final = 64
 """Bytes of a comma and the blanks around it; with more, fewer fragments are found."""
 
@@ -172,11 +176,8 @@ def top_values(body: bytes) -> dict[str, Span]:
         end = body.find(b'"', quote + 1)
         if body[quote + 1 : end] != name.encode():
             return {}  # written with escapes
-        at = body.find(b":", end) + 1
-        while body[at] in _SPACE:
-            at += 1
-        start = at
-        at += len(value)
+        start = match_end(_TO_VALUE, body, body.find(b":", end) + 1, len(body))
+        at = start + len(value)
         places[name] = Span(start, at)
     return places
 
@@ -243,14 +244,10 @@ def ends_of_beginnings(body: bytes, field: str, start: int) -> Iterator[int]:
 
 def elements_of(body: bytes, value: Span) -> Span | None:
     """Return the place of all elements of a list of objects; None for another value."""
-    start, end = value.start + 1, value.end - 1
-    while body[start] in _SPACE:
-        start += 1
-    while body[end - 1] in _SPACE:
-        end -= 1
+    start = match_end(_TO_VALUE, body, value.start + 1, value.end)
     if body[value.start : value.start + 1] != b"[" or body[start : start + 1] != b"{":
         return None
-    return Span(start, end)
+    return Span(start, start + len(body[start : value.end - 1].rstrip(_SPACE)))
 
 
 def bundles(body: bytes, value: Span) -> list[Span]:
@@ -267,8 +264,7 @@ def bundles(body: bytes, value: Span) -> list[Span]:
     at = value.start + 1
     start = count = 0
     for element in elements:
-        while body[at] in _BETWEEN:
-            at += 1
+        at = match_end(_TO_ELEMENT, body, at, value.end)
         start = start if count else at
         size = len(element)
         at += size

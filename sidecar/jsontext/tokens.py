@@ -51,6 +51,9 @@ _NESTED_UNIT: Final = re.compile(
 """A run of backslashes, with the character that it escapes at some depth. An even run before any
 other character is of backslashes alone, as in `C:\\\\[NAME_1]`."""
 
+_RUN_BYTES: Final = 4_096
+"""Of a run of backslashes, which go at a time: a client may send five megabytes of them."""
+
 _CONTINUATION: Final = range(0x80, 0xC0)
 """Second and further bytes of a UTF-8 character (RFC 3629 section 3)."""
 
@@ -257,8 +260,9 @@ def whole_units(content: bytes, start: int, end: int) -> tuple[int, int]:
 def _units_around(content: bytes, offset: int) -> Iterator[JsonToken]:
     # At most `uXXX` of a unit stands between its backslashes and the offset.
     search_from = max(offset - 4, 0)
-    while search_from and content[search_from - 1] == ord("\\"):
-        search_from -= 1
+    while content[search_from - 1 : search_from] == b"\\":
+        before = content[max(search_from - _RUN_BYTES, 0) : search_from]
+        search_from -= len(before) - len(before.rstrip(b"\\"))
     at = content.find(b"\\", search_from, offset)
     while at >= 0:  # never past offset: the next backslash may be megabytes away
         match = _NESTED_UNIT.match(content, at)

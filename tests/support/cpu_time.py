@@ -1,4 +1,4 @@
-"""The CPU time of a call, to be compared with another in the same run, and its calls of Python."""
+"""The CPU time of a call, to be compared with another in the same run, and its work in Python."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 
 def least_seconds(call: Callable[[], object], *, tries: int = 3) -> float:
@@ -32,3 +33,21 @@ def python_calls(call: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return calls
+
+
+def python_lines(call: Callable[[], object]) -> int:
+    """Return how many lines of Python run meanwhile, those of loops each time."""
+    lines = 0
+
+    def count(_: FrameType, event: str, __: object) -> Callable[..., Any]:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines

@@ -32,7 +32,7 @@ MAX_JSON_DEPTH: Final = 3
 """Levels of JSON text within a text that are unescaped."""
 
 _HALF_ESCAPE: Final = re.compile(
-    rb"\\+(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z"
+    rb"(?<!\\)\\++(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z"
 )
 _CONTINUATION: Final = range(0x80, 0xC0)
 

@@ -13,6 +13,7 @@ from sidecar.apis.fragments import (
     list_start,
     top_values,
 )
+from tests.support.cpu_time import python_lines
 
 FIELDS = frozenset({"messages", "input"})
 
@@ -38,6 +39,23 @@ def test_the_values_of_an_object_are_found_where_they_stand() -> None:
 )
 def test_an_object_in_an_unusual_form_has_no_values(body: bytes) -> None:
     assert top_values(body) == {}
+
+
+def test_ten_megabytes_of_blanks_are_gone_over_at_once() -> None:
+    """One by one they held a worker, and all of its other requests, for most of a second."""
+    blanks = b" \n\t\r" * 2_500
+    one, other = b'{"role":"user"}', b'{"role":"tool"}'
+    body = blanks.join((b'{"model":"m","messages":', b"[", one, b",", other, b"]", b"}"))
+
+    def places() -> tuple[Span, Span | None, list[Span]]:
+        value = top_values(body)["messages"]
+        return value, elements_of(body, value), bundles(body, value)
+
+    value, elements, (bundle,) = places()
+    assert cut(body, value) == blanks.join((b"[", one, b",", other, b"]"))
+    assert elements is not None
+    assert cut(body, elements) == cut(body, bundle) == blanks.join((one, b",", other))
+    assert python_lines(places) < 100
 
 
 def test_bundles_are_the_elements_of_a_list_in_their_order() -> None:

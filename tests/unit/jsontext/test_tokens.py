@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.domain.cooperative import run_sync
 from sidecar.jsontext import tokens as json_text
-from tests.support.cpu_time import least_seconds
+from tests.support.cpu_time import least_seconds, python_lines
 from tests.support.memory import peak_bytes
 
 
@@ -159,6 +159,14 @@ def test_backslashes_before_what_none_can_escape_stand_for_themselves() -> None:
     assert json_text.whole_units(rb"C:\\[A_1]x", 4, 9) == (4, 9)
     assert json_text.whole_units(rb"C:\\nina", 4, 8) == (2, 8)  # at some depth a line break
     assert json_text.whole_units(rb"C:\[A_1]", 3, 8) == (2, 8)  # no JSON, but read by some
+
+
+def test_a_long_run_of_backslashes_is_gone_over_in_few_steps() -> None:
+    """Four megabytes of them before a value held a worker for a quarter of a second."""
+    text = b"ab" + b"\\" * 8_001 + b"nbob"
+    start = text.index(b"nbob")
+    assert json_text.whole_units(text, start, len(text)) == (2, len(text))
+    assert python_lines(lambda: json_text.whole_units(text, start, len(text))) < 60
 
 
 def test_a_range_costs_nothing_of_the_text_behind_it() -> None:

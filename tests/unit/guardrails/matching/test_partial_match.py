@@ -8,6 +8,7 @@ from sidecar.guardrails.detectors.secrets import SECRET_RULES
 from sidecar.guardrails.matching.database import author_expression
 from sidecar.guardrails.matching.partial_match import PartialMatcher, UnknownSyntaxError, has_gap
 from sidecar.guardrails.matching.rule import Rule, rule
+from tests.support.cpu_time import python_calls
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,14 @@ def test_the_beginning_of_a_hidden_token_is_held(text: str) -> None:
     """The scan of the whole would find it; its first half must not have left by then."""
     content = f"use {text}".encode()
     assert PartialMatcher(SECRET_RULES).begins_at(content) <= 4
+
+
+def test_each_kind_of_hidden_character_is_looked_at_once() -> None:
+    """Each event of a stream of tags took a tenth of a second, as eight kilobytes are held."""
+    matcher = PartialMatcher([rule("A", "z{9}")])
+    text = b"abc " + "\U000e007a\u200b".encode() * 4_000
+    assert matcher.begins_at(text) == len(b"abc ")
+    assert python_calls(lambda: matcher.begins_at(text)) < 100
 
 
 def test_a_rule_with_a_gap_is_held_from_its_opening() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sidecar.guardrails.matching.partial_match import PartialMatcher
 from sidecar.guardrails.matching.rule import rule
 from sidecar.guardrails.streaming.window import CONTEXT_BYTES, MAX_HELD_BYTES, Edit, StreamWindow
+from tests.support.cpu_time import least_seconds
 
 MATCHER = PartialMatcher([rule("X", "PRJ-[0-9]{4}")])
 
@@ -41,6 +44,19 @@ def test_escapes_of_json_text_are_resolved_for_the_search() -> None:
     assert held(window) == rb"P\u0052J-1"
     window.add(rb"\u003")
     assert held(window) == rb"P\u0052J-1\u003"
+
+
+def test_a_run_of_backslashes_is_looked_at_once() -> None:
+    """Of eight kilobytes in the arguments of a tool, each event behind them took a second."""
+    matcher = PartialMatcher([rule("A", "zz")])
+
+    def held_behind(run: int) -> Callable[[], int]:
+        window = StreamWindow(1, is_json=True, buffer=b'{"a":"' + rb"\\" * run + b" z")
+        views = window.views()
+        return lambda: len(window.buffer) - window.unfinished_from(matcher, views)
+
+    assert held_behind(4_000)() == held_behind(500)() == 1
+    assert least_seconds(held_behind(4_000)) < 20 * least_seconds(held_behind(500), tries=5)
 
 
 def test_a_span_of_unescaped_text_leads_back_to_its_escapes() -> None:
