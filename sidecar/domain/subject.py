@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -152,9 +152,11 @@ class TextPart(msgspec.Struct, frozen=True, gc=False):
     whose tokens are to be counted at Bedrock is JSON in base64 in one). A number
     token (a card number may stand without quotes) has the location `(-1 - k,)`, k counting
     the number tokens of the body from 0; it can only be replaced whole, by a string.
-    `role` is the message's role, or the field's name outside of messages.
+    `role` is the message's role, or the field's name outside of messages. One that *repeats*
+    another part, read in another way, is not counted.
     """
 
+    repeats: ClassVar[bool] = False
     content: bytes
     location: tuple[int, ...]
     role: str

@@ -246,7 +246,7 @@ class AnswerJudgement:
             depths = window.depths_of_numbers(spans, whole=text)
             for finding in here:
                 depth, (start, end) = depths.get(finding.start), (finding.start, finding.end)
-                if window.is_json:
+                if window.is_document:
                     start, end = whole_units(text, start, end)
                 whole = structs.replace(finding, start=start, end=end)
                 self._redact(window, whole, text[start:end], depth)

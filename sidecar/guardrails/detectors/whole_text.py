@@ -94,6 +94,8 @@ class MaxInputCheck(WholeTextCheck):
         left = self.max_characters
         fewer: list[tuple[int, float]] = []
         for index, part in enumerate(parts):
+            if part.repeats:
+                continue
             content = part.content
             if content.isascii():
                 left -= len(content)
@@ -151,6 +153,8 @@ class MaxTokensCheck(WholeTextCheck):
         count = _counter()
         fewer: list[tuple[int, float]] = []
         for index, part in enumerate(parts):
+            if part.repeats:
+                continue
             content, start, before = part.content, 0, left
             while start < len(content):
                 # Cut before a space, which no token crosses; without one, a token may be cut.

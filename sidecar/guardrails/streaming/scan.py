@@ -44,6 +44,8 @@ placeholders for a private key of 3 KB would become 300."""
 RESTORED_BYTES: Final = 128
 """Taken by each restored value, however short: it takes some 30 us."""
 
+_LONGEST_ESCAPE: Final = len(rb"\ud83d\ude00")
+
 
 class WindowFinding(msgspec.Struct, frozen=True):
     """A finding to be replaced by a placeholder; its offsets are those of its window's text.
@@ -221,6 +223,8 @@ class StreamScan:
         found: _Found = {}
         refused_by: GuardrailResult | None = None
         places = [(window, view) for window, views in read for view in views]
+        begins: dict[tuple[int, int, int], int] = {}  # by guardrail, text and end
+        cut: list[tuple[StreamWindow, int, Finding]] = []
         for number, outcome in enumerate(outcomes):
             if outcome.failure is not None:
                 guardrail, tally = outcome.guardrail, self._tallies[number]
@@ -231,8 +235,18 @@ class StreamScan:
                 continue
             for item in outcome.findings:
                 window, view = places[item.part]
-                start, end = window.whole_units(*view.unmap(item.start, item.end))
+                span = view.unmap(item.start, item.end)
+                start, end = window.whole_units(*span)
                 finding = Finding(item.guardrail, item.type, window.index, start, end)
+                if (start, end) != span:
+                    cut.append((window, number, finding))
+                    continue
+                begins[number, window.index, end] = start
+                found.setdefault(window, []).append((number, finding))
+        for window, number, finding in cut:
+            # In `\nbob@example.com` the letter of the escape is no part of the address.
+            begin = begins.get((number, window.index, finding.end), len(window.buffer))
+            if begin - finding.start > _LONGEST_ESCAPE:
                 found.setdefault(window, []).append((number, finding))
         return found, refused_by
 

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -50,6 +50,10 @@ class WindowView(TextPart, frozen=True, gc=False):
         if self.outer is None or self.offsets is None:
             return start, end
         return self.outer.unmap(*self.offsets.raw_range(start, end))
+
+
+class _UnescapedView(WindowView, frozen=True, gc=False):
+    repeats: ClassVar[bool] = True
 
 
 class Edit(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -132,16 +136,19 @@ class StreamWindow:
         return {start + base: depth for start, depth in found.items()}
 
     def views(self) -> list[WindowView]:
-        """Return the text as it stands and, if it is JSON text, with its escapes resolved."""
-        return run_sync(_views(self.buffer)) if self.is_json else [WindowView(self.buffer)]
+        """Return the text as it stands and, if it is JSON text, with its escapes resolved.
+
+        A program reads a structured answer as it reads tool arguments.
+        """
+        return run_sync(_views(self.buffer)) if self.is_document else [WindowView(self.buffer)]
 
     def views_in_turns(self) -> Cooperative[list[WindowView]]:
         """Return the same, in slices."""
-        return (yield from _views(self.buffer)) if self.is_json else [WindowView(self.buffer)]
+        return (yield from _views(self.buffer)) if self.is_document else [WindowView(self.buffer)]
 
     def unfinished_from(self, unfinished: PartialMatcher, views: list[WindowView]) -> int:
         """Return the start of the end that could become a match, as an offset into `buffer`."""
-        if not self.is_json:
+        if len(views) == 1:
             since = max(self.open_from - self.base, 0)
             begin = unfinished.begins_at(self.buffer, since=since)  # its only view
             self.open_from = self.base + begin
@@ -151,7 +158,7 @@ class StreamWindow:
     def held_from(self, begins_at: Callable[[bytes], int], views: list[WindowView]) -> int:
         """Return where the text begins that *begins_at* holds back in any of *views*."""
         least = len(self.buffer)
-        if self.is_json and (half := _HALF_ESCAPE.search(self.buffer)):
+        if self.is_document and (half := _HALF_ESCAPE.search(self.buffer)):
             # Any character may come of it, also the next one of a match before it.
             least = half.start()
             views = run_sync(_views(self.buffer[:least]))
@@ -159,14 +166,14 @@ class StreamWindow:
             begin = begins_at(view.content)
             if begin < len(view.content):
                 least = min(least, view.unmap(begin, len(view.content))[0])
-        return least
+        return self.whole_units(least, least)[0]
 
     def whole_units(self, start: int, end: int) -> tuple[int, int]:
         """Widen a span of `buffer` so that it cuts no escape in two.
 
         A token of it may begin within a run of backslashes, of which it shows too few.
         """
-        return tokens.whole_units(self.buffer, start, end) if self.is_json else (start, end)
+        return tokens.whole_units(self.buffer, start, end) if self.is_document else (start, end)
 
     def settle(self, until: int, *, keep_from: int | None = None) -> None:
         """Mark all text before `until` as judged, and drop the text that no rule looks back at.
@@ -260,5 +267,5 @@ def _views(text: bytes) -> Cooperative[list[WindowView]]:
         outer = views[-1].content
         offsets = tokens.RawOffsets(outer)
         content = yield from offsets.decoded()
-        views.append(WindowView(content, outer=views[-1], offsets=offsets))
+        views.append(_UnescapedView(content, outer=views[-1], offsets=offsets))
     return views

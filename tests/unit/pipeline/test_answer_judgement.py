@@ -25,6 +25,7 @@ from sidecar.guardrails.streaming.window import MAX_HELD_BYTES
 from sidecar.pipeline.answer_judgement import MAX_HELD_FRAME_BYTES, TOO_LONG, AnswerReading
 from tests.support.answers import (
     APIS,
+    Api,
     chat_chunk,
     effective,
     judged_whole,
@@ -157,6 +158,44 @@ def test_an_escape_in_tool_arguments_hides_nothing(escape: str) -> None:
         one_by_one = events(APIS["tool call"].stream(pieces))
         again = streamed(judgement(effective(REDACT)), one_by_one)
         assert APIS["tool call"].said(again.body) == arguments
+
+
+STRUCTURED = "[{name: all, type: pii, stage: output, action: redact}, " + KEYS[1:]
+AWS_KEY = "AKIA" + "Z7Q2M4X6N8P1R3T5"
+
+
+@pytest.mark.parametrize("api", [CHAT, APIS["tool call"]], ids=["content", "arguments"])
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (r"write to bob\u0040example.com now", "write to [EMAIL_1] now"),
+        (r"mail:\nbob@example.com\tend", "mail:\n[EMAIL_1]\tend"),
+        (rf"key:\n{AWS_KEY}\nend", "key:\n[AWS_ACCESS_KEY_1]\nend"),
+        (r"card\n4111 1111 1111 1111", "card\n[CREDIT_CARD_1]"),
+        (r"postgres:\/\/u:Xk9mQ2pLw8v@db.internal", "postgres://u:[DATABASE_URL_1]"),
+        (r"{\"b\": \"x\\nbob@example.com\"}", '{"b": "x\\n[EMAIL_1]"}'),
+    ],
+    ids=["hex", "line", "key", "card", "slash", "within"],
+)
+def test_an_escape_in_json_text_hides_nothing_and_is_not_cut(
+    api: Api, text: str, left: str, size: int
+) -> None:
+    """A program that reads a structured answer, or arguments, reads through its escapes."""
+    document = f'{{"a": "{text}"}}'
+    pieces = [document[at : at + size] for at in range(0, len(document), size)]
+    result = streamed(judgement(effective(STRUCTURED), api.form), events(api.stream(pieces)))
+    assert json.loads(api.said(result.body)) == {"a": left}
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+async def test_json_text_in_an_answer_counts_once(missing: int) -> None:
+    """It is searched with its escapes resolved as well, which is no further text."""
+    text = r'{"said": "one\ntwo\nthree"}'
+    most = len(text) - missing
+    policy = f"[{{name: m, type: max_input, stage: output, max_characters: {most}}}]"
+    released = await judged_whole(judgement(effective(policy)), CHAT.stream([text]))
+    assert (released.error is not None) == bool(missing)
 
 
 def test_probabilities_do_not_repeat_what_was_redacted() -> None:
@@ -893,11 +932,12 @@ async def test_a_number_that_a_remote_guardrail_found_becomes_a_string() -> None
     assert CHAT.said(released.body) == '{"a": "[PI_1]", "b": "[PI_1], 1", "c": [PI_2]82}'
 
 
-async def test_an_escape_that_a_remote_guardrail_found_half_of_is_replaced_whole() -> None:
-    """What stays of the arguments of a tool call is JSON, in which no half of one may stand."""
+@pytest.mark.parametrize("api", [CHAT, APIS["tool call"]], ids=["content", "arguments"])
+async def test_an_escape_that_a_remote_guardrail_found_half_of_is_replaced_whole(api: Api) -> None:
+    """What stays of arguments, or of a structured answer, is JSON and has no half of one."""
     text = r'{"a": "\u00e9bob"}'
-    api = APIS["tool call"]
-    remote = ScriptedRemote("redact", findings=(Finding("hook", "PI", 1, 10, 16),))
+    part = 0 if api is CHAT else 1  # behind the name of the tool
+    remote = ScriptedRemote("redact", findings=(Finding("hook", "PI", part, 10, 16),))
     judge = judgement(effective(HOOK.replace("block", "redact")), api.form, remote=remote)
     released = await judged_whole(judge, api.stream([text]))
     assert api.said(released.body) == '{"a": "[PI_1]"}'
