@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import accumulate, chain
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
@@ -123,6 +123,25 @@ class BudgetState(ApiModel):
         return cls(id=one.limit.id, owner=holder.name, owner_id=holder.id, **one.exact())
 
 
+class UnreadableLimits(ApiModel):
+    """An owner whose stored limits this version cannot read; no worker lets its keys in."""
+
+    level: Level
+    owner: str
+    owner_id: str
+    problem: str
+    hint: str
+
+
+_State = TypeVar("_State", LimitState, BudgetState)
+
+
+class OwnersPage(Page[_State], Generic[_State]):
+    """A page of whole owners; `unreadable` are those on it whose limits cannot be read."""
+
+    unreadable: list[UnreadableLimits]
+
+
 _View = Annotated[Access, requires(Permission.VIEW)]
 _ManageLimits = Annotated[Access, requires(Permission.MANAGE_LIMITS)]
 
@@ -202,7 +221,7 @@ async def show_organization_limit_state(access: _View, organization: str) -> Lim
     return await _state(access, Owner(Level.ORGANIZATION, organization))
 
 
-@router.get("/limits", response_model=list[LimitState] | Page[LimitState])
+@router.get("/limits", response_model=list[LimitState] | OwnersPage[LimitState])
 async def list_limits(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     paging: ChosenPage,
@@ -210,8 +229,8 @@ async def list_limits(
 ) -> Response:
     """List the limits of all owners that the caller may view, or of one organization's.
 
-    All limits of one owner are on one page. An owner whose limits this version cannot read is
-    left out and logged; only a request for that very owner is refused.
+    All limits of one owner are on one page. A page names the owners whose limits this version
+    cannot read; they are logged, and only a request for that very owner is refused.
     """
     owner = await _chosen(access, organization)
     found = await administration.holders_of_limits(
@@ -223,14 +242,14 @@ async def list_limits(
     )
     _log_unreadable(found)
 
-    def listed() -> list[LimitState] | Page[LimitState]:
+    def listed() -> list[LimitState] | OwnersPage[LimitState]:
         states = [[LimitState.of(holder, limit) for limit in holder.limits] for holder in found]
         return _by_owner(paging, found, states)
 
     return await json_answer(Any, listed)
 
 
-@router.get("/budgets", response_model=list[BudgetState] | Page[BudgetState])
+@router.get("/budgets", response_model=list[BudgetState] | OwnersPage[BudgetState])
 async def list_budgets(
     access: Annotated[Access, requires(Permission.VIEW, anywhere=True)],
     paging: ChosenPage,
@@ -241,8 +260,8 @@ async def list_budgets(
     """List the budgets of the present period, by the records of usage, with a forecast.
 
     Of all owners that the caller may view, or of one and those that it holds. All budgets of one
-    owner are on one page. An owner whose limits this version cannot read is left out and logged;
-    only a request for that very owner is refused.
+    owner are on one page. A page names the owners whose limits this version cannot read; they are
+    logged, and only a request for that very owner is refused.
     """
     owner = await _chosen(access, organization, team, key)
     holders = await administration.holders_of_limits(
@@ -256,16 +275,13 @@ async def list_budgets(
     _log_unreadable(holders)
     found = await administration.budgets_of(access.connection, holders, now=time.time())
 
-    def listed() -> list[BudgetState] | Page[BudgetState]:
+    def listed() -> list[BudgetState] | OwnersPage[BudgetState]:
         states: dict[str, list[BudgetState]] = {one.id: [] for one in holders}
         for one in found:
             states[one.holder.id].append(BudgetState.of(one))
         return _by_owner(paging, holders, list(states.values()))
 
     return await json_answer(Any, listed)
-
-
-_State = TypeVar("_State", LimitState, BudgetState)
 
 
 def owner_place(after: str) -> tuple[str, str]:
@@ -282,7 +298,7 @@ def _log_unreadable(holders: Sequence[Holder]) -> None:
 
 def _by_owner(
     paging: Paging, holders: Sequence[Holder], states: Sequence[list[_State]]
-) -> list[_State] | Page[_State]:
+) -> list[_State] | OwnersPage[_State]:
     """Return the *states* of each of *holders*, or as many whole owners as a page has room for."""
     if paging.limit is None:
         return list(bounded(list(chain.from_iterable(states))))
@@ -291,10 +307,18 @@ def _by_owner(
     # Owners without readable limits fill no page, so that all that were read may be on it.
     has_more = shown < len(holders) or len(holders) == paging.rows
     last = holders[shown - 1] if has_more else None
-    return Page(
+    return OwnersPage(
         items=list(chain.from_iterable(states[:shown])),
         next=None if last is None else f"{last.name} {last.id}",
-    )
+        unreadable=[
+            UnreadableLimits(
+                level=one.level, owner=one.name, owner_id=one.id,
+                problem=one.unreadable.problem, hint=one.unreadable.hint,
+            )
+            for one in holders[:shown]
+            if one.unreadable is not None
+        ],
+    )  # fmt: skip
 
 
 async def _chosen(

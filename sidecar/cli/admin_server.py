@@ -93,6 +93,7 @@ class _Page(BaseModel, Generic[Shown]):
 
     items: list[Shown]
     next: str | None
+    unreadable: list[dict[str, Any]] = []
 
 
 def address(*parts: str) -> str:
@@ -132,6 +133,8 @@ class AdminServer:
         self._request = httpx.request
         self.etag: str | None = None
         """The entity tag of the last answer."""
+        self.unreadable: list[dict[str, Any]] = []
+        """The owners of limits that the server could not read for the last list."""
         self._url = url.rstrip("/") + _API
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
 
@@ -211,12 +214,14 @@ class AdminServer:
         most: int = sys.maxsize,
     ) -> Iterator[Shown]:
         """Yield the objects of all pages of a list, or the first *most*."""
+        self.unreadable = []
         wanted = dict(query or {})
         left = most
         while left > 0:
             wanted["limit"] = min(left, MAX_ROWS)
             page = self.call(_Page[kind], "GET", path, query=wanted)  # type: ignore[valid-type]
             items = page.items[:left]
+            self.unreadable += page.unreadable
             yield from items
             if page.next is None:
                 return

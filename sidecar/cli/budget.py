@@ -63,9 +63,7 @@ def report(
         holders = await holders_of_limits(connection, owner, measure=Measure.COST)
         return holders, await budgets_of(connection, holders, now=now)
 
-    holders, found = on_connection(
-        read, remote=lambda server: ((), spent_budgets_there(server, owner))
-    )
+    holders, found = on_connection(read, remote=lambda server: spent_budgets_there(server, owner))
     match output:
         case ReportOutput.JSON:
             rows = [_exact(one) | {"unreadable": None} for one in found]

@@ -21,6 +21,7 @@ from sidecar.admin.limits import (
     Source,
     SpentBudget,
 )
+from sidecar.admin.owners import ChangeRefusedError
 from sidecar.cli.admin_server import AdminServer, owner_address
 from sidecar.domain.limits import MICROS, Level, Limit, Measure
 from sidecar.limits.budgets import Forecast
@@ -47,8 +48,9 @@ def change_limits_there(
 
 
 def holders_there(server: AdminServer) -> tuple[Holder, ...]:
-    """Return a holder for each limit that the token may view."""
-    return tuple(_holder(one) for one in server.pages(dict[str, Any], "/limits"))
+    """Return a holder for each limit that the token may view, and those that cannot be read."""
+    found = [_holder(one) for one in server.pages(dict[str, Any], "/limits")]
+    return (*found, *map(_unreadable, server.unreadable))
 
 
 def live_limits_there(server: AdminServer, owner: Owner) -> LiveLimits:
@@ -57,10 +59,16 @@ def live_limits_there(server: AdminServer, owner: Owner) -> LiveLimits:
     return LiveLimits(tuple(map(_live, found["limits"])), found["away"])
 
 
-def spent_budgets_there(server: AdminServer, owner: Owner | None) -> list[SpentBudget]:
-    """Return the budgets of *owner* and those it holds, of all without one."""
+def spent_budgets_there(
+    server: AdminServer, owner: Owner | None
+) -> tuple[tuple[Holder, ...], list[SpentBudget]]:
+    """Return the budgets of *owner* and those it holds, of all without one.
+
+    Before them come the holders whose limits cannot be read.
+    """
     query = {} if owner is None else {_PARAMETERS[owner.level]: owner.name}
-    return [_budget(one) for one in server.pages(dict[str, Any], "/budgets", query=query)]
+    found = [_budget(one) for one in server.pages(dict[str, Any], "/budgets", query=query)]
+    return tuple(map(_unreadable, server.unreadable)), found
 
 
 def _place(owner: Owner) -> str:
@@ -79,6 +87,12 @@ def _holder(state: Mapping[str, Any], limit: Limit | None = None) -> Holder:
     limit = _LIMIT.validate_python(state) if limit is None else limit
     owner_id = state.get("owner_id", state["owner"])
     return Holder(limit.level, owner_id, state["owner"], "", (limit,))
+
+
+def _unreadable(words: Mapping[str, Any]) -> Holder:
+    error = ChangeRefusedError(words["problem"], hint=words["hint"])
+    level = Level(words["level"])
+    return Holder(level, words["owner_id"], words["owner"], "", (), unreadable=error)
 
 
 def _live(state: Mapping[str, Any]) -> LiveLimit:

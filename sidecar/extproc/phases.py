@@ -186,6 +186,7 @@ ACTIONS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
         _P.JUDGING_ANSWER_HEADERS: (_P.ENDED,),
         _P.HOLDING_ANSWER: (_P.ENDED,),
         _P.JUDGING_ANSWER: (_P.ENDED,),
+        _P.PASSING_ANSWER: (_P.ENDED,),  # if the gateway buffers it, and has not had its verdict
     },
     "pass_answer": {
         _P.JUDGING_ANSWER_HEADERS: (_P.PASSING_ANSWER, _P.AWAIT_REQUEST_END, _P.ENDED)
@@ -277,6 +278,7 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
     came with the answer's trailers, `has_trailers` whether those came. `_unheld` are the changes
     to the headers of a held answer that goes on if it has no room; without them it is refused.
+    `_is_kept` while the gateway keeps an answer that is not judged until its body is here.
     """
 
     # A struct, since each request builds one: its fields are set in C.
@@ -309,6 +311,7 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     _passes_request: bool = False
     _judges_answer: bool = False
     _unheld: HeaderMutation | None = None
+    _is_kept: bool = False
     _awaits_usage: bool = False
     _answer_ends: bool = False
 

@@ -59,7 +59,8 @@ class ExtProcProtocol(ProtocolState, eq=False):
     @property
     def may_refuse(self) -> bool:
         """Return whether a refusal can still be the answer."""
-        return self.phase in UNANSWERED or (self._judges_answer and self.phase in HELD)
+        is_kept = self._is_kept and self.phase is Phase.PASSING_ANSWER
+        return self.phase in UNANSWERED or (self._judges_answer and self.phase in HELD) or is_kept
 
     def body(self) -> bytes:
         """Return the kept pieces of a body, joined."""
@@ -254,7 +255,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
             self.outgoing += codec.streamed_response_body(message.body, ends=message.ends)
         else:
             self.outgoing.append(codec.response_body_answer())
-        self.phase = Phase.PASSING_ANSWER
+        self.phase, self._is_kept = Phase.PASSING_ANSWER, False
         if message.ends:
             self._answer_is_complete()
         return Event.NOTHING
@@ -402,6 +403,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
         self._expect("pass_answer")
         self.outgoing.append(codec.response_headers_answer(headers))
         self.phase = Phase.PASSING_ANSWER
+        self._is_kept = self.response_mode is BodyMode.BUFFERED
         if self._answer_ends:
             self._answer_is_complete()
 

@@ -18,7 +18,7 @@ from sidecar.domain.http import NO_CHANGE, HeaderMutation, HeaderName, Headers
 from sidecar.domain.policy import StreamMode
 from sidecar.domain.report import FaultKind
 from sidecar.domain.subject import Route, Unreadable
-from sidecar.extproc.phases import Event
+from sidecar.extproc.phases import BodyMode, Event
 from sidecar.extproc.stream import ExtProcStream, LateError
 from sidecar.guardrails.runner import GuardrailRunner
 from sidecar.pipeline.answer_judgement import AnswerJudgement, AnswerSetting, Released
@@ -298,10 +298,10 @@ def _take_headers(
     protocol = stream.protocol
     headers = protocol.answer_headers
     handling: Handling | ClientError = Handling.PASS
-    if plan is not None:
+    if plan is not None or protocol.response_mode is BodyMode.BUFFERED:  # which may be refused
         status = headers.text(HeaderName.STATUS)
         record.answer_status = int(status) if _STATUS.fullmatch(status) else 0
-        if protocol.answer_has_body:
+        if plan is not None and protocol.answer_has_body:
             handling = plan.begin(headers, may_stream=protocol.may_stream_answer)
     own = _own_headers(headers, record, worker)
     match handling:

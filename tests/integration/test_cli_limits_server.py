@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from structlog.testing import capture_logs
+
 from tests.support.admin_server import ByServer
 from tests.support.command_line import Egret, Ran
 from tests.support.postgres import Database
@@ -45,3 +48,26 @@ async def test_limits_and_budgets_are_administered_by_the_server(
     assert [one["measure"] for one in removed.json] == ["cost"]
     assert (missing.code, "there is no limit requests/minute" in missing.err) == (1, True)
     assert cleared.json == []
+
+
+@pytest.mark.parametrize("words", [("limits", "list"), ("budget", "report")], ids=" ".join)
+async def test_limits_that_the_server_cannot_read_are_named(
+    by_server: ByServer, database: Database, words: tuple[str, ...]
+) -> None:
+    """As by the same commands on the database."""
+    await by_server("orgs", "create", "acme")
+    for team in ("search", "sales"):
+        await by_server("teams", "create", team, "--org", "acme")
+        await by_server("limits", "set", "--team", f"acme/{team}", "cost/month=2.5")
+    await database.execute(
+        "UPDATE teams SET limits = replace(limits::text, '\"month\"', '\"eon\"')::jsonb"
+        " WHERE name = 'search'"
+    )
+    with capture_logs():  # of the server, which runs in the test's process
+        there = await by_server(*words, "-o", "json")
+    here = await asyncio.to_thread(Egret(database.dsn), *words, "-o", "json")
+
+    assert "warning: the limits of team acme/search cannot be read" in there.err
+    assert (there.code, there.err, len(there.json)) == (0, here.err, 2)
+    assert [one["unreadable"] for one in there.json] == [one["unreadable"] for one in here.json]
+    assert [one["whose"] for one in there.json] == ["acme/sales", "acme/search"]

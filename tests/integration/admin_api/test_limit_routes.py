@@ -75,6 +75,10 @@ async def test_limits_that_cannot_be_read_leave_their_owner_alone_out_of_lists(
         for size in (1, 2, 3, 4):
             pages = await pages_of(admin, path, limit=size)
             assert [one["owner"] for page in pages for one in page] == readable
+        page = (await admin.get(f"{API}{path}", params={"limit": 9})).json()
+        assert [(one["level"], one["owner"]) for one in page["unreadable"]] == [
+            ("team", "acme/search")
+        ]
         with capture_logs() as logged:
             listed = (await admin.get(f"{API}{path}")).json()
         assert [one["owner"] for one in listed] == readable

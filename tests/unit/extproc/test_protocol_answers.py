@@ -415,6 +415,19 @@ def test_a_message_of_a_request_that_was_answered_whole_is_a_violation(late: on.
     assert talk.phase is Phase.JUDGING_ANSWER_HEADERS
 
 
+@pytest.mark.parametrize("mode", [BUFFERED, BodyMode.STREAMED], ids=lambda mode: mode.value)
+def test_a_passing_answer_can_be_refused_while_the_gateway_keeps_all_of_it(mode: BodyMode) -> None:
+    """There may be no room for its body; once that has gone on, its trailers can still come."""
+    passing = (opened(BUFFERED, mode), headers(ends=True), cleared(), response_headers())
+    talk = Talk(*passing, on.ResponseCleared(TIMED))
+    assert talk.protocol.may_refuse is (mode is BUFFERED)
+    talk.tell(response_body(b"a"))
+    assert talk.phase is Phase.PASSING_ANSWER
+    assert not talk.protocol.may_refuse
+    if mode is BUFFERED:
+        assert Talk(*passing, on.ResponseCleared(TIMED), refused()).phase is Phase.ENDED
+
+
 def test_an_answer_that_is_only_timed_cannot_be_refused() -> None:
     """Its body may be on the way to the client, and no guardrail asked for it."""
     talk = Talk(opened(), headers(), wants_response_headers=True)

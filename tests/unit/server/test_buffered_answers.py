@@ -7,6 +7,7 @@ from functools import partial
 
 import h2.events
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from sidecar._generated.envoy.service.ext_proc.v3 import external_processor_pb2 as ext
 from sidecar.extproc.stream import OverloadGuard
@@ -97,14 +98,17 @@ async def test_a_long_buffered_answer_goes_on_while_requests_take_all_room(
     assert not gateway.refused()
 
 
-async def test_a_long_buffered_answer_without_room_in_the_reserve_fails_and_is_counted(
+async def test_a_long_buffered_answer_without_room_in_the_reserve_is_refused_and_counted(
     gateway: Gateway,
 ) -> None:
-    """The memory of a worker is bounded, and no answer waits for another."""
+    """The memory of a worker is bounded, and no answer waits for another. It is paid for."""
     await gateway.send_request()
     assert gateway.guard.hold(ROOM)
     assert gateway.guard.hold_buffered(ROOM)
     answer = await gateway.send_answer()
-    assert answer.WhichOneof("response") != "response_body"
+    assert answer.immediate_response.status.code == 503
+    assert b'"code":"overloaded"' in answer.immediate_response.body
+    verdict = MessageToDict(answer.dynamic_metadata)["egret"]
+    assert (verdict["error"], verdict["answer_status"]) == ("overloaded", "200")
     assert gateway.guard.held_bytes == 2 * ROOM
     assert gateway.refused() == 1
