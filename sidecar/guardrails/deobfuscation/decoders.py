@@ -180,18 +180,27 @@ _LIKELY_SPACED: Final = Expression(
     r"[0-9A-Za-z][ \t\n._*|/,-][0-9A-Za-z][ \t\n._*|/,-](?:[!-~][ \t\n._*|/,-]){4}[!-~]"
 )
 # Both forms have three letters or digits in a row among the first, without which no text is read.
-_BEGINS_LETTERS: Final = "|".join(
-    rf"[A-Za-z](?: {{1,5}}[!-~]){{{before}}} {{1,5}}[0-9A-Za-z](?: [0-9A-Za-z]){{2}}"
-    rf"(?: {{1,5}}[!-~]){{{3 - before}}}"
+_UNIT: Final = " {1,5}[!-~]"
+_SIX_UNITS: Final = "|".join(
+    _UNIT * before + " {1,5}[0-9A-Za-z] [0-9A-Za-z] [0-9A-Za-z]" + _UNIT * (3 - before)
     for before in range(3)
 )
-_BEGINS_ESCAPES: Final = "|".join(
-    rf"(?:\\[\n -~]){{{before}}}(?:\\[0-9A-Za-z]){{3}}(?:\\[\n -~]){{{5 - before}}}"
+_EIGHT_ESCAPED: Final = "|".join(
+    r"\\".join(("[\n -~]",) * before + ("[0-9A-Za-z]",) * 3 + ("[\n -~]",) * (5 - before))
     for before in range(5)
 )
 _SPELLED: Final = re.compile(
-    rb"(?<![0-9A-Za-z])(?=%b)[A-Za-z](?: {1,5}[!-~]){6,%d}(?![!-~])|(?=%b)(?:\\[\n -~]){8,%d}"
-    % (_BEGINS_LETTERS.encode(), MAX_UNITS, _BEGINS_ESCAPES.encode(), MAX_UNITS)
+    # One class first, so that the search skips to it; then the end of six units, as few letters
+    # of other texts have so many.
+    rb"[A-Za-z\\](?:(?<![0-9A-Za-z].)(?<!\\)(?=%b(?![!-~]))(?=%b)(?: {1,5}[!-~]){6,%d}(?![!-~])"
+    rb"|(?<=\\)(?=%b)[\n -~](?:\\[\n -~]){7,%d})"
+    % (
+        (_UNIT * 6).encode(),
+        _SIX_UNITS.encode(),
+        MAX_UNITS,
+        _EIGHT_ESCAPED.encode(),
+        MAX_UNITS - 1,
+    )
 )
 _MORE_SPELLED: Final = re.compile(
     rb"(?<= [!-~])(?: {1,5}[!-~]){1,%d}(?![!-~])|(?<=\\[\n -~])(?:\\[\n -~]){1,%d}"
@@ -199,7 +208,10 @@ _MORE_SPELLED: Final = re.compile(
 )
 _LEAST_SPELLED: Final = 38
 """Of a letter, six more with five blanks in front of each, and the byte behind."""
-_BEGINS_SPELLED: Final = Expression(f"{_BEGINS_LETTERS}|{_BEGINS_ESCAPES}")
+_BEGINS_SPELLED: Final = Expression(
+    # With the byte behind six units, or six in front of a word would cost a search each.
+    rf"[A-Za-z](?:{_SIX_UNITS})(?:[^!-~]|\z)|\\(?:{_EIGHT_ESCAPED})"
+)
 _LIKELY_SPELLED: Final = Expression(r"[ \\](?:[0-9A-Za-z][ \\]){3}")
 _WIDE: Final = re.compile(rb" {2,}")
 

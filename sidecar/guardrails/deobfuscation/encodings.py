@@ -78,6 +78,8 @@ _LONG_RUN: Final = 1_366
 """Characters of a run from which it may be sealed reasoning: 1 KiB of bytes."""
 _PADDING: Final = b"=="
 """As much as any text needs; what is too much is ignored."""
+_FAR: Final = 64
+"""Bytes: no match of `_MAY_BE_TEXT` is longer, nor is a run behind one looked for further away."""
 _OVERLAP: Final = 8_192
 _STEP: Final = SLICE_BYTES - _OVERLAP
 _PRINTABLE: Final = bytes({*b"\t\n\r", *range(0x20, 0x7F)})
@@ -179,8 +181,21 @@ def runs_of_base64(content: bytes) -> Iterator[ByteSpan | None]:
             yield None
             continue
         run = next(every_match(_BASE64, content, start, min(len(content), at + 2 * MIN_RUN)), None)
-        if run is None:  # shorter than a run
-            position = at
+        if run is None:  # shorter than a run: a text may be full of such words
+            limit = min(len(content), at + SLICE_BYTES)
+            following = next(every_match(_ANY_RUN, content, at, limit), None)
+            if following is None and limit == len(content):
+                return
+            # Up to here no run is near, and no match goes over a byte of neither word nor line.
+            far = max(at, (limit - MIN_RUN if following is None else following[0][0]) - _FAR)
+            position = at + max(0, len(content[at:far].rstrip(_LETTERS + b"\r\n")) - 1)
+            words = every_match(_MAY_BE_TEXT, content, position, limit)
+            for count, word in enumerate(words, 1):
+                if word[0][1] > far:
+                    break
+                position = word[0][1]
+                if not count % SLICE_DECODED:
+                    yield None
             yield None
             continue
         start, end = run[0]

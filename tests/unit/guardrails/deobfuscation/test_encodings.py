@@ -57,11 +57,28 @@ def test_text_in_lines_of_base64_is_read_as_one(end: str) -> None:
     assert b"secret keys and such" in read_of(f"key: {lines}.".encode())
 
 
-def test_words_that_only_look_like_text_let_other_work_go_on() -> None:
+SHORT = b"QUJDREVGQUJDREV"
+RUN = b"U2VjcmV0IGtleXMgYW5kIHN1Y2g="
+
+
+@pytest.mark.parametrize(
+    ("end", "calls"), [(b" ", 100), (b". ", 100), (b"==", 100), (b"\n", 11_000), (b"\r\n", 11_000)]
+)
+def test_words_that_are_too_short_for_text_are_not_decoded_one_by_one(
+    end: bytes, calls: int
+) -> None:
+    """Each took some calls, as a run does; one between them is read. Lines take one each."""
+    words = (SHORT + end) * 10_000
+    assert python_calls(lambda: read_of(words + b" ")) < calls
+    assert b"Secret keys and such" in read_of(words + RUN + b" " + words)
+
+
+def test_lines_that_only_look_like_text_let_other_work_go_on() -> None:
     """Ten megabytes of them took seconds in one turn of the loop."""
-    found = list(encodings.runs_of_base64(b"QUJDREVGQUJDRE " * 1_000))
-    assert found == [None] * len(found)
-    assert len(found) >= 1_000
+    found = list(encodings.runs_of_base64((SHORT + b"\n") * 10_000 + b" " + RUN))
+    assert found[-1] is not None
+    assert found[:-1] == [None] * (len(found) - 1)
+    assert len(found) >= 10_000 // encodings.SLICE_DECODED
 
 
 def test_names_of_programs_are_not_decoded_one_by_one() -> None:
