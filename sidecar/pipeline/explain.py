@@ -25,7 +25,7 @@ from sidecar.domain.http import CREDENTIAL_HEADERS, HeaderName, Headers
 from sidecar.domain.policy import Mode
 from sidecar.domain.subject import Route, UnscannedReason
 from sidecar.extproc.protocol import ExtProcProtocol
-from sidecar.jsontext.strict import JsonValue
+from sidecar.jsontext.strict import JsonBound, JsonValue
 from sidecar.keys.credentials import PREFIX
 from sidecar.pipeline.decide import OPERATOR_ADVICE
 from sidecar.pipeline.record import RequestRecord
@@ -191,6 +191,8 @@ MAX_PLACES: Final = 3
 MAX_PLACE_CHARACTERS: Final = 120
 MAX_SEARCHED_BYTES: Final = 2 * 1024 * 1024
 """A larger body is not read a second time: it would keep the worker for tens of milliseconds."""
+_SEARCHED: Final = JsonBound(containers=5_000, commas=10_000)
+"""Nor is one of more values, each of which takes half a microsecond."""
 
 
 def with_places(error: ClientError, record: RequestRecord, body: bytes) -> ClientError:
@@ -226,7 +228,7 @@ def places_of(
     as `*`, since its name may be content.
     """
     wanted = {location[0] for location in locations}
-    if not wanted or len(body) > MAX_SEARCHED_BYTES:
+    if not wanted or len(body) > MAX_SEARCHED_BYTES or _SEARCHED.is_exceeded_by(body):
         return []
     strings, numbers = itertools.count(), itertools.count(-1, -1)
     path: list[str | int] = []

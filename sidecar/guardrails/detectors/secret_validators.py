@@ -251,24 +251,24 @@ def column_secrets(
 
     The candidate goes from the name to the end of the table's last row. None is a row without.
     """
-    line = content.rfind(b"\n", 0, start) + 1
+    line = content.rfind(b"\n", max(start - _MAX_HEADER_BYTES, 0), start) + 1
+    if content.index(b"\n", start) - line > _MAX_HEADER_BYTES:
+        return  # before anything is split: a line may have ten megabytes of commas
     header, *rows = content[line:end].split(b"\n")
     sign = max(_FIELD_SIGNS, key=header.count)
     names = header.split(sign)
     column = content.count(sign, line, start)
-    is_header = len(header) <= _MAX_HEADER_BYTES and all(map(_HEADER.fullmatch, names))
-    if not is_header or len([name for name in names if name.strip(_AROUND_CELL)]) < _MIN_COLUMNS:
-        return
+    is_header = all(map(_HEADER.fullmatch, names))
     label = names[column].strip(_AROUND_CELL) + b": "
-    if _NO_SECRETS_NAME.search(label[:-2]):
+    columns = [name for name in names if name.strip(_AROUND_CELL)]
+    if not is_header or len(columns) < _MIN_COLUMNS or _NO_SECRETS_NAME.search(label[:-2]):
         return
     at = line + len(header) + 1
     for row in rows:
         cells = row.split(sign)
         value = cells[column].strip(_AROUND_CELL) if len(cells) == len(names) else b""
-        found = None
-        if len(value) >= _MIN_PASSWORD and b" " not in value:
-            found = named_secret(label + value, 0, len(label) + _MIN_PASSWORD)
+        is_value = len(value) >= _MIN_PASSWORD and b" " not in value
+        found = named_secret(label + value, 0, len(label) + _MIN_PASSWORD) if is_value else None
         if found is not None and found[0] is tier:
             before = at + len(sign.join(cells[:column])) + (column > 0)
             shift = before + cells[column].index(value) - len(label)

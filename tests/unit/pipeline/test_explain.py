@@ -255,6 +255,14 @@ def test_a_body_too_large_to_be_read_again_has_no_places() -> None:
     assert places_of(b"{", [(1,)], names=NAMES) == []
 
 
+def test_a_body_of_too_many_values_has_no_places() -> None:
+    """To walk through half a million numbers held all other requests for 150 ms."""
+    body = json.dumps({"input": "a, b" * 5_000, "metadata": [1] * 9_000}).encode()
+    assert places_of(body, [(1,)], names=NAMES) == ["input"]
+    heavy = body.replace(b"]", b", 1" * 2_000 + b"]")
+    assert places_of(heavy, [(1,)], names=NAMES) == []
+
+
 def test_a_place_deep_in_a_body_is_cut() -> None:
     """However deep the body is."""
     body = b'{"messages":' * 60 + b'"x"' + b"}" * 60

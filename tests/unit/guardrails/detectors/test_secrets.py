@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.guardrails.detectors.secret_validators import named_secret
+from sidecar.domain.guardrail_settings import SecretTier
+from sidecar.guardrails.detectors.secret_validators import column_secrets, named_secret
 from sidecar.guardrails.detectors.secrets import SECRET_TYPES
 from tests.support.cpu_time import least_seconds
 from tests.support.guardrails import effective, parts_of, policy
@@ -258,6 +259,19 @@ def test_a_value_beside_its_name_in_a_row_is_found() -> None:
     """Of a list of settings in CSV, which has no column of secrets."""
     text = "name,value\nuser,bob\ndb_password,Xk9#mQ2$vL7z\r\napi_key;aB3xK9mQ2vR7pL5nW8sT"
     assert [value for _, value in found(text)] == ["Xk9#mQ2$vL7z", "aB3xK9mQ2vR7pL5nW8sT"]
+
+
+def test_a_line_that_is_too_long_for_a_header_costs_nothing() -> None:
+    """Ten megabytes of commas were divided in one go, which held all other requests."""
+
+    def judge(commas: int) -> Callable[[], object]:
+        content = b"user" + b"," * commas + b"password\nbob,Xk9mQ2vL7zRt\n"
+        span = content.index(b"password"), len(content)
+        return lambda: [*column_secrets(content, *span, tier=SecretTier.STRICT)]
+
+    assert judge(1)() == [(18, 30), None]
+    assert judge(500_000)() == []
+    assert least_seconds(judge(500_000)) < 20 * least_seconds(judge(500), tries=9)
 
 
 def test_a_large_table_is_searched_to_its_end_in_turns() -> None:
