@@ -245,8 +245,8 @@ class StreamScan:
                 found.setdefault(window, []).append((number, finding))
         for window, number, finding in cut:
             # In `\nbob@example.com` the letter of the escape is no part of the address.
-            begin = begins.get((number, window.index, finding.end), len(window.buffer))
-            if begin - finding.start > _LONGEST_ESCAPE:
+            begin = begins.get((number, window.index, finding.end))
+            if begin is None or begin - finding.start > _LONGEST_ESCAPE:
                 found.setdefault(window, []).append((number, finding))
         return found, refused_by
 
