@@ -10,16 +10,16 @@ from msgspec.structs import replace
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
-    TIER_FIELDS,
+    TIER_NAMES,
     TOOL_FIELDS,
     billed_tools,
     declared_unreadable,
     enclosed_document,
     holds_tokens,
     named_models,
+    named_tier,
     names_models,
     output_bound,
-    service_tier,
     shape_problem,
 )
 from sidecar.apis.response_text import SHORT_LIST
@@ -486,6 +486,7 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
     max_output_tokens, choices = output_bound(fields)
     options = fields.get("stream_options")
+    has_tier = not TIER_NAMES.isdisjoint((*fields, *headers.by_name))
     return Subject(
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,
@@ -500,5 +501,5 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
         billed_tools=() if TOOL_FIELDS.isdisjoint(fields) else billed_tools(fields, reading),
-        service_tier=None if TIER_FIELDS.isdisjoint(fields) else service_tier(fields),
+        service_tier=named_tier(route, headers, fields) if has_tier else None,
     )

@@ -731,6 +731,38 @@ def test_the_tier_of_a_request_is_read_if_it_has_prices_of_its_own(
     assert _subject(body).service_tier == tier
 
 
+INVOKE = "/model/anthropic.claude-sonnet-5/invoke"
+VERTEX = "/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro:generateContent"
+OF_INVOKE = "x-amzn-bedrock-service-tier"
+OF_VERTEX = "x-vertex-ai-llm-shared-request-type"
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "values", "tier"),
+    [
+        (INVOKE, OF_INVOKE, [b"priority"], "priority"),
+        (INVOKE, OF_INVOKE, [b"flex", b" Priority"], "priority"),
+        (INVOKE, OF_INVOKE, [b"flex"], None),
+        (INVOKE, OF_VERTEX, [b"priority"], None),
+        (VERTEX, OF_VERTEX, [b"priority"], "priority"),
+        ("/v1/projects/p/locations/l/endpoints/openapi/chat/completions", OF_VERTEX, [b"priority"],
+         "priority"),
+        ("/model/m/converse", OF_INVOKE, [b"priority"], None),
+        ("/v1/chat/completions", OF_INVOKE, [b"priority"], None),
+    ],
+)  # fmt: skip
+def test_a_dearer_tier_that_a_header_names_counts(
+    path: str, header: str, values: list[bytes], tier: str | None
+) -> None:
+    """A cheaper one does not: a provider that ignores it bills the full price."""
+    said: JsonValue = [{"role": "user", "parts": [{"text": "a"}], "content": []}]
+    body = json.dumps({"messages": said, "contents": said}).encode()
+    headers = Headers(tuple([(header, value) for value in values]))
+    subject = read_request(route_of(path), headers, body)
+    assert isinstance(subject, Subject)
+    assert subject.service_tier == tier
+
+
 INTERACTIONS = "/v1beta/interactions"
 
 
