@@ -8,7 +8,12 @@ from hashlib import sha512
 
 import pytest
 
-from sidecar.apis.request_text import SLICE_STRINGS, read_in_slices, read_request
+from sidecar.apis.request_text import (
+    MOST_MEMBERS,
+    SLICE_STRINGS,
+    read_in_slices,
+    read_request,
+)
 from sidecar.apis.routes import recognise
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import (
@@ -20,7 +25,7 @@ from sidecar.domain.subject import (
     UnscannedReason,
 )
 from sidecar.jsontext.strict import JsonValue
-from tests.support.cpu_time import python_calls
+from tests.support.cpu_time import python_calls, python_lines
 from tests.support.routes import route_of
 
 CHAT = "/v1/chat/completions"
@@ -530,6 +535,20 @@ def test_a_heavy_body_is_read_in_slices(body: JsonValue) -> None:
     slices = [python_calls(lambda: next(steps, None)) for _ in range(text.count(b","))]
     *most, _ = sorted(slices)  # one slice looks for the models that all messages name
     assert max(most) < 9 * SLICE_STRINGS < sum(most)
+
+
+@pytest.mark.parametrize("is_within", [False, True])
+def test_an_object_of_very_many_members_is_refused_before_its_kind_is_looked_for(
+    *, is_within: bool
+) -> None:
+    """To look at half a million names for media held a worker for 200 ms."""
+    members: dict[str, JsonValue] = {f"{number:x}": 1 for number in range(MOST_MEMBERS + 1)}
+    body: JsonValue = {"messages": [], "x": members} if is_within else {**members, "messages": []}
+    steps = read_in_slices(route_of(), Headers(), json.dumps(body).encode())
+    assert python_lines(lambda: next(steps, None)) < 1_000
+    assert python_lines(lambda: next(steps, None)) < 30 * SLICE_STRINGS
+    read = read_request(route_of(), Headers(), json.dumps(body).encode())
+    assert read == Malformed("The body holds more than 50000 texts.")
 
 
 def test_a_truth_value_is_no_number() -> None:
