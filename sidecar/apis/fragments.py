@@ -176,7 +176,10 @@ def top_values(body: bytes) -> dict[str, Span]:
         end = body.find(b'"', quote + 1)
         if body[quote + 1 : end] != name.encode():
             return {}  # written with escapes
-        start = match_end(_TO_VALUE, body, body.find(b":", end) + 1, len(body))
+        start = body.find(b":", end) + 1
+        start += body[start] in _SPACE  # mostly one, without a call
+        if body[start] in _SPACE:
+            start = match_end(_TO_VALUE, body, start, len(body))
         at = start + len(value)
         places[name] = Span(start, at)
     return places

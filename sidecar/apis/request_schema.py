@@ -16,7 +16,7 @@ from typing import Final, assert_never
 from sidecar.apis.fragments import VALUE_FIELDS, Reading
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.http import NO_ENCODING, HeaderName, Headers, is_other_charset
-from sidecar.domain.subject import Dialect, RequestForm, Route, UnscannedReason
+from sidecar.domain.subject import Dialect, Operation, RequestForm, Route, UnscannedReason
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue, parse
 
@@ -377,6 +377,26 @@ def service_tier(fields: Mapping[str, JsonValue]) -> str | None:
     if "fast" in lower:  # OpenAI's other name of it, and Anthropic's `speed`
         lower.append("priority")
     return next((tier for tier in SERVICE_TIERS if tier in lower), None)
+
+
+_OF_VERTEX_AI: Final = "x-vertex-ai-llm-shared-request-type"
+_OF_INVOKE: Final = "x-amzn-bedrock-service-tier"
+TIER_NAMES: Final = TIER_FIELDS | {_OF_VERTEX_AI, _OF_INVOKE}
+"""Fields, and headers of Vertex AI and of Bedrock's `invoke`, whose bodies have no such field."""
+_CHEAPER: Final = "flex"
+"""Left out in a header: where the provider ignores that, it bills the price without a tier."""
+
+
+def named_tier(route: Route, headers: Headers, fields: Mapping[str, JsonValue]) -> str | None:
+    """Return the tier that a body names, or a dearer one that a header of its API names."""
+    in_body, header = service_tier(fields), None
+    if route.dialect is Dialect.VERTEX_AI or route.has_google_names:
+        header = _OF_VERTEX_AI
+    elif route.operation is Operation.INVOKE_MODEL:
+        header = _OF_INVOKE
+    values = () if header is None else headers.all(header)
+    named = {value.decode("latin-1").strip().lower() for value in values} - {_CHEAPER}
+    return next((tier for tier in SERVICE_TIERS if tier in {in_body, *named}), None)
 
 
 TOOL_FIELDS: Final = frozenset({"tools", "web_search_options"})

@@ -10,16 +10,16 @@ from msgspec.structs import replace
 from sidecar.apis.fragments import VALUE_FIELDS, Element, Met, Reading
 from sidecar.apis.request_schema import (
     MAX_OTHER_MODELS,
-    TIER_FIELDS,
+    TIER_NAMES,
     TOOL_FIELDS,
     billed_tools,
     declared_unreadable,
     enclosed_document,
     holds_tokens,
     named_models,
+    named_tier,
     names_models,
     output_bound,
-    service_tier,
     shape_problem,
 )
 from sidecar.apis.response_text import SHORT_LIST
@@ -60,6 +60,8 @@ SLICE_STRINGS: Final = 256
 """Strings, or values of a list, read between two interruptions: some 0.5 ms."""
 MAX_PARTS: Final = 50_000
 """Ten megabytes of one-letter strings would keep a worker busy for seconds."""
+MOST_MEMBERS: Final = 2 * MAX_PARTS
+"""Of an object with more, the names alone are more texts: its kind is not looked for."""
 
 
 class _Place(enum.Enum):
@@ -372,7 +374,8 @@ class TextExtractor:
         """Return role and place of a part, and those fields that have a place of their own."""
         words = self._words
         places: dict[str, _Place] = {}
-        if not (words.media_names.isdisjoint(node) and node.keys() <= words.field_names):
+        is_known = words.media_names.isdisjoint(node) and node.keys() <= words.field_names
+        if not is_known and len(node) <= MOST_MEMBERS:
             media = media_of(node, words)
             self.unscanned += media.values()
             # In another case it is text as well: the provider may not know it as media.
@@ -472,6 +475,8 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         return fields
     if not isinstance(fields, dict):
         return Malformed("The body is not a JSON object.")
+    if len(fields) > MOST_MEMBERS:
+        return Malformed(f"The body holds more than {MAX_PARTS} texts.")
     if len(body) > _LONG_BODY:
         yield
     problem = shape_problem(route.form, fields)
@@ -487,6 +492,7 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
     max_output_tokens, choices = output_bound(fields)
     options = fields.get("stream_options")
+    has_tier = not TIER_NAMES.isdisjoint((*fields, *headers.by_name))
     return Subject(
         model=model,
         streamed=route.is_streamed or fields.get("stream") is True,
@@ -501,5 +507,5 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),
         billed_tools=() if TOOL_FIELDS.isdisjoint(fields) else billed_tools(fields, reading),
-        service_tier=None if TIER_FIELDS.isdisjoint(fields) else service_tier(fields),
+        service_tier=named_tier(route, headers, fields) if has_tier else None,
     )

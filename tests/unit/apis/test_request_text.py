@@ -8,7 +8,12 @@ from hashlib import sha512
 
 import pytest
 
-from sidecar.apis.request_text import SLICE_STRINGS, read_in_slices, read_request
+from sidecar.apis.request_text import (
+    MOST_MEMBERS,
+    SLICE_STRINGS,
+    read_in_slices,
+    read_request,
+)
 from sidecar.apis.routes import recognise
 from sidecar.domain.http import Headers
 from sidecar.domain.subject import (
@@ -20,7 +25,7 @@ from sidecar.domain.subject import (
     UnscannedReason,
 )
 from sidecar.jsontext.strict import JsonValue
-from tests.support.cpu_time import python_calls
+from tests.support.cpu_time import python_calls, python_lines
 from tests.support.routes import route_of
 
 CHAT = "/v1/chat/completions"
@@ -548,6 +553,20 @@ def test_a_heavy_body_is_read_in_slices(body: JsonValue) -> None:
     assert max(most) < 9 * SLICE_STRINGS < sum(most)
 
 
+@pytest.mark.parametrize("is_within", [False, True])
+def test_an_object_of_very_many_members_is_refused_before_its_kind_is_looked_for(
+    *, is_within: bool
+) -> None:
+    """To look at half a million names for media held a worker for 200 ms."""
+    members: dict[str, JsonValue] = {f"{number:x}": 1 for number in range(MOST_MEMBERS + 1)}
+    body: JsonValue = {"messages": [], "x": members} if is_within else {**members, "messages": []}
+    steps = read_in_slices(route_of(), Headers(), json.dumps(body).encode())
+    assert python_lines(lambda: next(steps, None)) < 1_000
+    assert python_lines(lambda: next(steps, None)) < 30 * SLICE_STRINGS
+    read = read_request(route_of(), Headers(), json.dumps(body).encode())
+    assert read == Malformed("The body holds more than 50000 texts.")
+
+
 def test_a_truth_value_is_no_number() -> None:
     """`true` is not counted among the numbers, not even as a seed."""
     subject = _subject({"seed": True, "messages": [], "x": [False, 123456789]})
@@ -745,6 +764,38 @@ def test_the_tier_of_a_request_is_read_if_it_has_prices_of_its_own(
     """OpenAI's, Google's, Anthropic's fast mode, Bedrock's in an object; of two the dearer."""
     body: JsonValue = {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
     assert _subject(body).service_tier == tier
+
+
+INVOKE = "/model/anthropic.claude-sonnet-5/invoke"
+VERTEX = "/v1/projects/p/locations/global/publishers/google/models/gemini-3-pro:generateContent"
+OF_INVOKE = "x-amzn-bedrock-service-tier"
+OF_VERTEX = "x-vertex-ai-llm-shared-request-type"
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "values", "tier"),
+    [
+        (INVOKE, OF_INVOKE, [b"priority"], "priority"),
+        (INVOKE, OF_INVOKE, [b"flex", b" Priority"], "priority"),
+        (INVOKE, OF_INVOKE, [b"flex"], None),
+        (INVOKE, OF_VERTEX, [b"priority"], None),
+        (VERTEX, OF_VERTEX, [b"priority"], "priority"),
+        ("/v1/projects/p/locations/l/endpoints/openapi/chat/completions", OF_VERTEX, [b"priority"],
+         "priority"),
+        ("/model/m/converse", OF_INVOKE, [b"priority"], None),
+        ("/v1/chat/completions", OF_INVOKE, [b"priority"], None),
+    ],
+)  # fmt: skip
+def test_a_dearer_tier_that_a_header_names_counts(
+    path: str, header: str, values: list[bytes], tier: str | None
+) -> None:
+    """A cheaper one does not: a provider that ignores it bills the full price."""
+    said: JsonValue = [{"role": "user", "parts": [{"text": "a"}], "content": []}]
+    body = json.dumps({"messages": said, "contents": said}).encode()
+    headers = Headers(tuple([(header, value) for value in values]))
+    subject = read_request(route_of(path), headers, body)
+    assert isinstance(subject, Subject)
+    assert subject.service_tier == tier
 
 
 INTERACTIONS = "/v1beta/interactions"
