@@ -25,4 +25,4 @@ Packages, from the process down to its values; imports point down only:
     jsontext, domain        JSON with positions; the values that all layers share
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
