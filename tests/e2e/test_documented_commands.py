@@ -62,9 +62,11 @@ PARTS: Final[frozenset[Words]] = frozenset(
         ("apply", "--no-wait"),
         ("apply", "--secrets", "FOLDER"),
         ("diff",),
+        ("diff", "--metrics-file"),
         ("guardrails", "test", "--answer"),
         ("keys", "rotate", "--grace"),
         ("limits", "list"),
+        ("limits", "remove"),
         ("limits", "remove", "--all"),
         ("limits", "set", "--burst"),
         ("limits", "set", "--key", "KEY_ID"),
@@ -76,6 +78,7 @@ PARTS: Final[frozenset[Words]] = frozenset(
         ("policy", "apply", "--dry-run"),
         ("policy", "apply", "--no-wait"),
         ("policy", "diff"),
+        ("policy", "lint", "--file"),
         ("usage", "report", "--chart"),
     }
 )

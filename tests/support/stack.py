@@ -288,6 +288,9 @@ class Stack:
             if not before.in_flight or time.monotonic() > deadline:
                 break
             await asyncio.sleep(POLL_SECONDS)
+        # A scrape can come between an exchange's own count and those of its guardrails.
+        await asyncio.sleep(POLL_SECONDS)
+        before = await self.counted()
         counted = Counted()
         yield counted
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -296,8 +299,7 @@ class Stack:
             if since.outcomes.total() >= exchanges or time.monotonic() > deadline:
                 break
             await asyncio.sleep(POLL_SECONDS)
-        # A scrape can come between an exchange's own count and those of its guardrails.
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)  # as above
         since = (await self.counted()) - before
         counted.__dict__.update(since.__dict__)
 
