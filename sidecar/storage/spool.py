@@ -32,6 +32,8 @@ from sidecar.storage.spool_files import (
     read_piece,
 )
 
+_log = structlog.get_logger(__name__)
+
 TURN_SECONDS: Final = 0.05
 """How long notes and records are collected before they are written together.
 
@@ -150,8 +152,6 @@ class OpenRequests:
             self._by_segment.pop(segment, None)
             self._overfull.discard(segment)
 
-
-_log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
