@@ -11,7 +11,7 @@ from sidecar.apis.event_stream import event_stream_message
 from sidecar.apis.response_structure import AnswerForm
 from sidecar.domain.errors import ClientError, ErrorKind
 from sidecar.domain.http import HeaderName, Headers
-from sidecar.domain.subject import Dialect, RequestForm, Route
+from sidecar.domain.subject import GOOGLE, Dialect, RequestForm, Route
 
 
 def error_body(
@@ -148,7 +148,7 @@ def stream_error(
             if is_typed:
                 return _typed_error(error, message)
             data = b"data: " + body + b"\n\n"
-            if dialect in _GOOGLE:
+            if dialect in GOOGLE:
                 # Google's server sends the bare JSON. Its client for JavaScript finds it if it is
                 # all of a chunk, that for Go if it stands between events; both take it for an
                 # empty answer in an event. That for Java reads events alone.
@@ -209,6 +209,5 @@ def _typed_error(error: ClientError, message: str) -> bytes:
 
 _TYPED: Final = frozenset({RequestForm.RESPONSES, RequestForm.INTERACTION})
 """Of APIs whose events have names."""
-_GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
 _JAVASCRIPT: Final = "gl-node/"
 _ENDING_IN_DONE: Final = frozenset({Dialect.OPENAI, Dialect.AZURE_OPENAI})

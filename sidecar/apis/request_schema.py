@@ -16,7 +16,14 @@ from typing import Final, assert_never
 from sidecar.apis.fragments import VALUE_FIELDS, Reading
 from sidecar.apis.vocabulary import VOCABULARIES
 from sidecar.domain.http import NO_ENCODING, HeaderName, Headers, is_other_charset
-from sidecar.domain.subject import Dialect, Operation, RequestForm, Route, UnscannedReason
+from sidecar.domain.subject import (
+    GOOGLE,
+    Dialect,
+    Operation,
+    RequestForm,
+    Route,
+    UnscannedReason,
+)
 from sidecar.domain.usage import SERVICE_TIERS
 from sidecar.jsontext.strict import JsonValue, parse
 
@@ -156,8 +163,6 @@ _ROUTING_FIELDS: Final = (
 )
 """Where Vertex AI takes the name of another model: to answer, and to rank what was retrieved."""
 
-_GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
-
 _GEMINI_PREFIX: Final = re.compile(
     r"((projects/[^/]+/locations/[^/]+/)?publishers/google/)?models/|google/"
 )
@@ -172,7 +177,7 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
     guardrails that hold for it.
     """
     model = fields.get("model")
-    if route.dialect in _GOOGLE:
+    if route.dialect in GOOGLE:
         named = [_short_name(name) for name in _nested(fields)]
         if route.form is RequestForm.INTERACTION:
             named += _strings(fields.get("agent"))
@@ -195,7 +200,7 @@ def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None
 
 def name_on(route: Route, model: str) -> str:
     """Return the name of *model* as `named_models` has it; of an alias's target, for one."""
-    is_google = route.has_google_names or route.dialect in _GOOGLE
+    is_google = route.has_google_names or route.dialect in GOOGLE
     return _short_name(model) if is_google else model
 
 

@@ -22,6 +22,10 @@ class Dialect(enum.Enum):
     __hash__ = object.__hash__  # that of an enum is a call of Python for each look-up
 
 
+GOOGLE: Final = frozenset({Dialect.GEMINI, Dialect.VERTEX_AI})
+"""The dialects of Google's own clients."""
+
+
 class Operation(enum.Enum):
     """The operation of a request, by `gen_ai.operation.name` if one exists."""
 
