@@ -32,7 +32,10 @@ UNAVAILABLE: Final = (
 
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
+    # Not their class, which holds statements cancelled by `statement_timeout` as well: the next
+    # connection would wait as long.
+    *(asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError),
+    *(asyncpg.DatabaseDroppedError, asyncpg.IdleSessionTimeoutError),
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # 0.32: an idle connection whose last message was the farewell
     ConnectionError,

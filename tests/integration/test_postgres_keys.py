@@ -227,6 +227,20 @@ async def test_a_query_that_hangs_ends_with_its_budget(database: Database) -> No
                 await PostgresKeyStore(pool, settings).load(KEY_ID)
 
 
+async def test_a_query_that_the_server_cancels_is_not_sent_again(database: Database) -> None:
+    """Its connection is alive, and the next one would wait until `statement_timeout` as well."""
+    await database.execute(FULL)
+    await database.execute(f"ALTER DATABASE \"{database.name}\" SET statement_timeout = '50ms'")
+    cancelled = "canceling statement due to statement timeout"
+    before = database.server.log_file.read_text().count(cancelled)
+    async with database.connect() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+        async with open_pool(database.settings) as pool:
+            with pytest.raises(KeyStoreUnavailableError):
+                await PostgresKeyStore(pool, database.settings).load(KEY_ID)
+    assert database.server.log_file.read_text().count(cancelled) - before == 1
+
+
 async def test_a_pool_that_is_used_up_is_waited_for_no_longer_than_its_budget(
     database: Database,
 ) -> None:
