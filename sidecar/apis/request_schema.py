@@ -171,41 +171,32 @@ publisher. A tuned model (`tunedModels/`) is another than the model of the same 
 
 
 def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the model a request is for, and any further ones it names.
-
-    Each has one name: a client that could choose its spelling would choose the limits, prices and
-    guardrails that hold for it.
-    """
+    """Return the model a request is for, and any further ones, each by its `name_on` the route."""
     model = fields.get("model")
     if route.dialect in GOOGLE:
-        named = [_short_name(name) for name in _nested(fields)]
+        named = [*_nested(fields)]
         if route.form is RequestForm.INTERACTION:
             named += _strings(fields.get("agent"))
             model = fields.get("agent") if model is None else model
-        if isinstance(model, str):
-            model = _short_name(model)
     elif route.dialect is Dialect.OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
-        return _short_name(model) if route.has_google_names else model, ()  # mostly
+        return name_on(route, model), ()  # mostly
     else:
         named = [*_strings(model), *further_models(fields)]
-        if route.has_google_names:
-            named = [_short_name(name) for name in named]
-            model = _short_name(model) if isinstance(model, str) else model
-    if route.model is None:
-        if not isinstance(model, str):
-            return None, tuple(dict.fromkeys(named))
-        return model, tuple(dict.fromkeys(name for name in named if name != model))
-    return route.model, tuple(dict.fromkeys(name for name in named if name != route.model))
+    own = route.model
+    if own is None and isinstance(model, str):
+        own = name_on(route, model)
+    others = [name_on(route, name) for name in named]
+    return own, tuple(dict.fromkeys(name for name in others if name != own))
 
 
 def name_on(route: Route, model: str) -> str:
-    """Return the name of *model* as `named_models` has it; of an alias's target, for one."""
+    """Return the one name of *model* on *route*: at Google, without the place before it.
+
+    A client that could choose its spelling would choose the limits, prices and guardrails that
+    hold for it.
+    """
     is_google = route.has_google_names or route.dialect in GOOGLE
-    return _short_name(model) if is_google else model
-
-
-def _short_name(model: str) -> str:
-    found = _GEMINI_PREFIX.match(model)
+    found = _GEMINI_PREFIX.match(model) if is_google else None
     return model if found is None else model[found.end() :]
 
 

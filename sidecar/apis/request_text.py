@@ -490,6 +490,7 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
     model, others = named_models(route, fields)
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
+    sent = fields.get("model")
     max_output_tokens, choices = output_bound(fields)
     options = fields.get("stream_options")
     has_tier = not TIER_NAMES.isdisjoint((*fields, *headers.by_name))
@@ -508,4 +509,5 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         and bool(fields.get("background")),
         billed_tools=() if TOOL_FIELDS.isdisjoint(fields) else billed_tools(fields, reading),
         service_tier=named_tier(route, headers, fields) if has_tier else None,
+        model_as_sent=sent if sent != model and isinstance(sent, str) else None,
     )

@@ -169,7 +169,8 @@ class TextPart(msgspec.Struct, frozen=True, gc=False):
 class Subject(msgspec.Struct, frozen=True):
     """A request that was read whole.
 
-    `other_models` are further ones in the body that a provider could use instead. Each of `runs`
+    `model_as_sent` is the name in the body if it is not `model`, as with Google's place before it;
+    a policy may have an alias of that name. `other_models` are further ones in the body that a provider could use instead. Each of `runs`
     lists parts, by index, that the model reads as one text. With `asks_for_usage` the client
     wants the counts of a stream. `max_output_tokens` bounds all choices together, None if nothing
     sets a bound; `choices` is how many there are. `in_background` is of a request whose answer
@@ -189,6 +190,7 @@ class Subject(msgspec.Struct, frozen=True):
     in_background: bool = False
     service_tier: str | None = None
     billed_tools: tuple[str, ...] = ()
+    model_as_sent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,9 +203,11 @@ def _read(
         read, conversation = yield from conversation_steps
     if isinstance(read, Subject):
         # Before anything judges it: models are allowed, limited and paid for by their own name.
-        model = policy.aliases.get(read.model or "") if policy.aliases else None
-        if model is not None and route.model is None and body.lstrip()[:1] == b"{":
-            record.alias, read = read.model, structs.replace(read, model=name_on(route, model))
+        if policy.aliases and route.model is None and body.lstrip()[:1] == b"{":
+            alias = read.model_as_sent if read.model_as_sent in policy.aliases else read.model
+            if alias in policy.aliases:
+                model = name_on(route, policy.aliases[alias])
+                record.alias, read = alias, structs.replace(read, model=model)
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
         record.billed_tools = read.billed_tools

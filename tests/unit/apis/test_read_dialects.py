@@ -349,6 +349,7 @@ def test_ordinary_requests_have_nothing_unscanned(path: str, body: JsonValue) ->
         ),
         (VERTEX_CHAT, {"messages": [], "model": "google/gemini-2.5-pro"}, "gemini-2.5-pro", ()),
         (VERTEX_CHAT, {"messages": [], "model": "meta/llama"}, "meta/llama", ()),
+        ("/v1beta/interactions", {"agent": "models/deep", "input": "a"}, "deep", ()),
         (
             VERTEX_CHAT,
             {

@@ -125,6 +125,34 @@ async def test_a_place_before_the_model_of_an_alias_is_sent_once_and_no_part_of_
     assert judged(world).model == dict(verdict.mutations.metadata)["model"] == "gemini-pro"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1beta/openai/chat/completions",
+        "/v1/projects/p/locations/eu/endpoints/openapi/chat/completions",
+    ],
+)
+@pytest.mark.parametrize(
+    ("sent_name", "target", "expected"),
+    [
+        pytest.param("google/best", "google/gemini-pro", "gemini-pro", id="as it is written"),
+        pytest.param("best", "gemini-mini", "gemini-mini", id="without a place"),
+        pytest.param("models/best", "models/gemini-mini", "gemini-mini", id="of another place"),
+    ],
+)
+async def test_an_alias_with_googles_place_in_it_is_known_at_googles_paths_for_clients_of_openai(
+    path: str, sent_name: str, target: str, expected: str
+) -> None:
+    """The name as the client has written it comes first, then the name without its place."""
+    world = World("name: default\naliases: {google/best: google/gemini-pro, best: gemini-mini}\n")
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, allowed_models=(expected,))
+    verdict = await sent(world, chat(model=sent_name), path)
+    assert isinstance(verdict, RequestCleared)
+    assert verdict.mutations.body == chat(model=target)
+    assert judged(world).model == dict(verdict.mutations.metadata)["model"] == expected
+
+
 async def test_a_place_is_part_of_a_model_s_name_where_the_provider_is_not_google() -> None:
     """A gateway may have two models that differ in it alone."""
     world = World("name: default\naliases: {best: google/gemini-pro}\n")
