@@ -329,10 +329,10 @@ MOST_OUTPUT_TOKENS: Final = 10_000_000
 """No model writes as much; more is a mistake, or meant to overflow something."""
 
 
-def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
-    """Return the most tokens that all choices together may have, and how many choices there are.
+def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int, int]:
+    """Return the most tokens of all choices together, how many choices there are, and the least.
 
-    The bound is None without such a field.
+    The bound is None without such a field. The least are tokens to reserve also without a bound.
 
     Of several fields the largest counts: it is unknown which one the provider uses.
     """
@@ -340,25 +340,32 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int]:
     for name in _HOLDERS.intersection(fields):
         holders += _objects(fields[name])
     bound: int | None = None
-    choices = 1
+    choices, least = 1, 0
     for holder in holders:
         for name in _BOUNDS.intersection(holder):
             value = holder[name]
+            is_text = isinstance(value, str)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-                # The JSON form of protocol buffers has numbers in texts as well.
-                is_text = isinstance(value, str) and (name in _CHOICES or holder is not fields)
-                value = _number_in(str(value)) if is_text else 0
+                value = _number_in(value) if isinstance(value, str) else 0
                 if not value:
                     continue
             number = int(min(value, MOST_OUTPUT_TOKENS))
             if name in _CHOICES:
                 choices = max(choices, number)
-            else:
+            elif is_text and holder is fields:
+                # Of two servers for OpenAI's API one reads the number, such as vLLM, and the other
+                # may ignore the field. So it only makes larger what is reserved and compared with
+                # a limit. A text without a number bounds nothing at either of them.
+                least = max(least, number)
+            else:  # the JSON form of protocol buffers has numbers in texts as well
                 bound = number if bound is None else max(bound, number)
     prompts = fields.get("prompt")
     if isinstance(prompts, list):  # of completions: texts, or lists of tokens, are a prompt each
         choices *= max(1, sum([isinstance(one, (str, list)) for one in prompts]))
-    return None if bound is None else min(bound * choices, MOST_OUTPUT_TOKENS), choices
+    least = min(least * choices, MOST_OUTPUT_TOKENS)
+    if bound is None:
+        return None, choices, least
+    return max(min(bound * choices, MOST_OUTPUT_TOKENS), least), choices, least
 
 
 TIER_FIELDS: Final = frozenset({"service_tier", "serviceTier", "speed"})
@@ -439,13 +446,9 @@ def billed_tools(
 
 
 def _number_in(text: str) -> int:
-    """Return the number that a lenient provider reads in *text*, 0 without one.
-
-    Of OpenAI's fields for choices alone, where it makes the bound larger: a server for its API may
-    ignore a bound in a text.
-    """
+    """Return the number that a lenient provider reads in *text*, 0 without one."""
     try:
-        return int(max(0.0, min(float(text[:32]), MOST_OUTPUT_TOKENS)))
+        return int(max(0.0, min(float(text), MOST_OUTPUT_TOKENS)))
     except ValueError:  # no number, or NaN
         return 0
 

@@ -491,7 +491,7 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
     if len(others) > MAX_OTHER_MODELS:
         return Malformed(f"The body names more than {MAX_OTHER_MODELS} further models.")
     sent = fields.get("model")
-    max_output_tokens, choices = output_bound(fields)
+    max_output_tokens, choices, least_output_tokens = output_bound(fields)
     options = fields.get("stream_options")
     has_tier = not TIER_NAMES.isdisjoint((*fields, *headers.by_name))
     return Subject(
@@ -504,6 +504,7 @@ def read_in_slices(  # noqa: PLR0911 - one return a fault
         asks_for_usage=isinstance(options, dict) and options.get("include_usage") is True,
         max_output_tokens=max_output_tokens,
         choices=choices,
+        least_output_tokens=least_output_tokens,
         in_background=route.form in _IN_BACKGROUND
         and route.operation.spec.uses_tokens
         and bool(fields.get("background")),

@@ -170,12 +170,14 @@ class Subject(msgspec.Struct, frozen=True):
     """A request that was read whole.
 
     `model_as_sent` is the name in the body if it is not `model`, as with Google's place before it;
-    a policy may have an alias of that name. `other_models` are further ones in the body that a provider could use instead. Each of `runs`
-    lists parts, by index, that the model reads as one text. With `asks_for_usage` the client
-    wants the counts of a stream. `max_output_tokens` bounds all choices together, None if nothing
-    sets a bound; `choices` is how many there are. `in_background` is of a request whose answer
-    comes before its model has begun. `service_tier` is one of `usage.SERVICE_TIERS`.
-    `billed_tools` are tools that the provider runs and bills beside the tokens.
+    a policy may have an alias of that name. `other_models` are further ones in the body that a
+    provider could use instead. Each of `runs` lists parts, by index, that the model reads as one
+    text. With `asks_for_usage` the client wants the counts of a stream. `max_output_tokens` bounds
+    all choices together, None if nothing sets a bound; `choices` is how many there are.
+    `least_output_tokens` are reserved also without a bound: a lenient server may read a text as
+    one. `in_background` is of a request whose answer comes before its model has begun.
+    `service_tier` is one of `usage.SERVICE_TIERS`. `billed_tools` are tools that the provider runs
+    and bills beside the tokens.
     """
 
     model: str | None
@@ -187,6 +189,7 @@ class Subject(msgspec.Struct, frozen=True):
     asks_for_usage: bool = False
     max_output_tokens: int | None = None
     choices: int = 1
+    least_output_tokens: int = 0
     in_background: bool = False
     service_tier: str | None = None
     billed_tools: tuple[str, ...] = ()

@@ -394,10 +394,12 @@ async def take_limits(
     media = max(0, record.body_bytes - text)
     tokens_in, tokens_out = -(-text // BYTES_A_TOKEN) + media // MEDIA_BYTES_A_TOKEN, 0
     if spec.reserves_output:
-        choices = 1 if subject is None else subject.choices
-        tokens_out = min(worker.default_output_tokens * choices, MOST_OUTPUT_TOKENS)
-        if subject is not None and subject.max_output_tokens is not None:
-            tokens_out = subject.max_output_tokens
+        tokens_out = worker.default_output_tokens
+        if subject is not None and (most := subject.max_output_tokens) is not None:
+            tokens_out = most
+        elif subject is not None:
+            tokens_out = min(tokens_out * subject.choices, MOST_OUTPUT_TOKENS)
+            tokens_out = max(tokens_out, subject.least_output_tokens)
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
     key, policy = caller

@@ -33,6 +33,7 @@ from sidecar.apis.request_schema import output_bound
         ({"max_tokens": 5, "n": "nan"}, 5),
         ({"max_tokens": 5, "n": "inf"}, 10_000_000),
         ({"max_tokens": 5, "n": "many"}, 5),
+        ({"max_tokens": 5, "n": "0" * 40 + "9"}, 45),
         ({"max_tokens": 0}, 0),
         ({"max_tokens": 5.9}, 5),
         ({"max_tokens": -5}, None),
@@ -70,4 +71,30 @@ def test_the_bound_is_the_largest_that_any_field_sets(
 )
 def test_choices_are_counted_without_a_bound(fields: dict[str, Any], choices: int) -> None:
     """Each of them has the tokens that are reserved for a request without a bound."""
-    assert output_bound(fields) == (None, choices)
+    assert output_bound(fields) == (None, choices, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_tokens": "5"}, (None, 1, 5)),
+        ({"max_completion_tokens": "100_000"}, (None, 1, 100_000)),
+        ({"max_output_tokens": " 1e5 "}, (None, 1, 100_000)),
+        ({"maxOutputTokens": "100000.0"}, (None, 1, 100_000)),
+        ({"max_tokens": "0" * 40 + "100000"}, (None, 1, 100_000)),
+        ({"max_tokens": " " * 40 + "100000"}, (None, 1, 100_000)),
+        ({"max_tokens": "100000", "n": "3"}, (None, 3, 300_000)),
+        ({"max_tokens": 9, "max_completion_tokens": "100000"}, (100_000, 1, 100_000)),
+        ({"max_tokens": 9, "max_completion_tokens": "5"}, (9, 1, 5)),
+        ({"max_tokens": "inf", "n": 9}, (None, 9, 10_000_000)),
+        ({"max_tokens": "-5"}, (None, 1, 0)),
+        ({"max_tokens": "many"}, (None, 1, 0)),
+        ({"max_tokens": True}, (None, 1, 0)),
+    ],
+    ids=repr,
+)
+def test_a_bound_in_a_text_makes_a_bound_larger_and_never_smaller(
+    fields: dict[str, Any], expected: tuple[int | None, int, int]
+) -> None:
+    """One server for OpenAI's API reads it as a number, another one ignores it."""
+    assert output_bound(fields) == expected

@@ -496,6 +496,25 @@ async def test_one_request_that_asks_for_too_much_is_refused_by_itself(
     assert made.limiter.asked == []
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+async def test_a_bound_in_a_text_is_held_against_the_limit_of_one_request(field: str) -> None:
+    """A lenient server reads the number in it, while a request without a bound may pass."""
+    made = world(limit(Measure.MAX_OUTPUT_TOKENS, Window.ONCE, amount=2_000))
+    for text, passes in (("5", True), ("2000", True), ("100000", False)):
+        _, verdict = await judged(made, chat(**{field: text}))
+        assert isinstance(verdict, RequestCleared) is passes
+
+
+@pytest.mark.parametrize(("text", "output"), [("5", 1_024), ("100000", 100_000), ("many", 1_024)])
+async def test_a_bound_in_a_text_reserves_no_less_than_a_request_without_one(
+    text: str, output: int
+) -> None:
+    """A server that ignores it writes as much as it does without a bound."""
+    made = world(limit(Measure.OUTPUT_TOKENS, amount=1_000_000))
+    await judged(made, chat(max_tokens=text))
+    assert costs(made) == [("output_tokens", output)]
+
+
 async def test_what_was_taken_goes_with_the_request_to_the_access_log() -> None:
     """Whichever worker hears of its end can put it right."""
     made = world(limit(Measure.TOKENS))
