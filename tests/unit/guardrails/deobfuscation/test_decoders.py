@@ -206,6 +206,10 @@ ROWS = {
     "term_in_two_leetspeaks": missed("b1u3b1rd", "DENIED_TERM"),
     "digits_apart": missed("8 3 4 5 7   1 2 3 4", "DENIED_TERM"),  # `beast` with letters
     "hexadecimal_spaced": missed(binascii.hexlify(KEY.encode(), " ").decode(), "GITHUB_TOKEN"),
+    # Letters are joined from the first on and from the second on. Each further beginning would be
+    # one more text to search, and one more letter in front would hide the key from that as well.
+    "key_spaced_out_behind_two_letters": missed(f"a b {' '.join(KEY)}", "GITHUB_TOKEN"),
+    "account_spaced_out_behind_two_letters": missed(f"a b {' '.join(IBAN)}", "IBAN"),
     "reversed": missed(KEY[::-1], "GITHUB_TOKEN"),  # no end to such transformations
     "rot13": missed("tuc_" + KEY[4:], "GITHUB_TOKEN"),
     "base64_three_times": missed(in_base64(in_base64(in_base64(KEY))), "GITHUB_TOKEN"),
