@@ -205,9 +205,8 @@ def _read(
         # Before anything judges it: models are allowed, limited and paid for by their own name.
         if policy.aliases and route.model is None and body.lstrip()[:1] == b"{":
             alias = read.model_as_sent if read.model_as_sent in policy.aliases else read.model
-            if alias in policy.aliases:
-                model = name_on(route, policy.aliases[alias])
-                record.alias, read = alias, structs.replace(read, model=model)
+            if (model := policy.aliases.get(alias or "")) is not None:
+                record.alias, read = alias, structs.replace(read, model=name_on(route, model))
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
         record.billed_tools = read.billed_tools
