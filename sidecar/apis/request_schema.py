@@ -344,9 +344,10 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int, int]:
     for holder in holders:
         for name in _BOUNDS.intersection(holder):
             value = holder[name]
-            is_text = isinstance(value, str)
+            is_text = False
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-                value = _number_in(value) if isinstance(value, str) else 0
+                is_text = isinstance(value, str)
+                value = _number_in(str(value)) if is_text else 0
                 if not value:
                     continue
             number = int(min(value, MOST_OUTPUT_TOKENS))
@@ -362,10 +363,11 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int, int]:
     prompts = fields.get("prompt")
     if isinstance(prompts, list):  # of completions: texts, or lists of tokens, are a prompt each
         choices *= max(1, sum([isinstance(one, (str, list)) for one in prompts]))
-    least = min(least * choices, MOST_OUTPUT_TOKENS)
-    if bound is None:
-        return None, choices, least
-    return max(min(bound * choices, MOST_OUTPUT_TOKENS), least), choices, least
+    most = None if bound is None else min(bound * choices, MOST_OUTPUT_TOKENS)
+    if least:  # without a call for most requests
+        least = min(least * choices, MOST_OUTPUT_TOKENS)
+        most = None if most is None else max(most, least)
+    return most, choices, least
 
 
 TIER_FIELDS: Final = frozenset({"service_tier", "serviceTier", "speed"})

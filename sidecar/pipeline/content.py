@@ -398,7 +398,8 @@ async def take_limits(
             tokens_out = most
         elif subject is not None:
             tokens_out = min(tokens_out * subject.choices, MOST_OUTPUT_TOKENS)
-            tokens_out = max(tokens_out, subject.least_output_tokens)
+            if subject.least_output_tokens:
+                tokens_out = max(tokens_out, subject.least_output_tokens)
     if subject is not None:  # for rate limits of Envoy's own as well
         record.estimated_tokens = tokens_in + tokens_out
     key, policy = caller
