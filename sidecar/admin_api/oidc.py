@@ -235,8 +235,13 @@ def _verified(
         iat={"essential": True},
         nonce={"essential": True, "value": nonce},
     )
+    usable: list[Any] = []
     try:
-        decoded = jwt.decode(str(token), _key_set(keys), algorithms=_ALGORITHMS)
+        for key in keys.get("keys", ()):
+            # Others, as of new kinds, are ignored (RFC 7517 5).
+            with contextlib.suppress(JoseError, ValueError, TypeError, KeyError):
+                usable += KeySet.import_key_set({"keys": [key]}).keys
+        decoded = jwt.decode(str(token), KeySet(usable), algorithms=_ALGORITHMS)
         registry.validate(decoded.claims)
     except (JoseError, ValueError, TypeError, KeyError):
         raise _refused("the ID token") from None
@@ -245,15 +250,6 @@ def _verified(
     if party != settings.oidc_client_id or not isinstance(claims["sub"], str):
         raise _refused("the ID token")
     return claims
-
-
-def _key_set(document: Mapping[str, Any]) -> KeySet:
-    """Return the keys that can be used: others, as of new kinds, are ignored (RFC 7517 5)."""
-    known: list[Any] = []
-    for key in document.get("keys", ()):
-        with contextlib.suppress(JoseError, ValueError, TypeError, KeyError):
-            known += KeySet.import_key_set({"keys": [key]}).keys
-    return KeySet(known)
 
 
 def _values(claims: Mapping[str, Any], name: str) -> tuple[str, ...] | None:

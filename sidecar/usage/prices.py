@@ -250,30 +250,26 @@ def _times(cost: int | Decimal, times: int | Decimal) -> int | Decimal:
 
 
 def _row_of(entry: _Row) -> _Row:
-    """Return the prices of *entry*, for long prompts too."""
+    """Return the prices of *entry*.
+
+    Those for long prompts begin at the least of several lengths, at the highest price.
+    """
     costs = {ours: entry[theirs] for ours, theirs in _COSTS.items() if theirs in entry}
     if entry.get("mode") == "embedding":
         costs.setdefault("output", 0)
     row = {name: _for_a_million(cost) for name, cost in costs.items() if cost is not None}
-    return row | _long_prompts(entry)
-
-
-def _long_prompts(entry: _Row) -> _Row:
-    """Return the prices for long prompts; of several lengths the least, at the highest price."""
     lengths: list[int] = []
-    amounts: dict[str, list[object]] = {}
+    above: dict[str, list[object]] = {}
     for name, cost in entry.items():
         if cost is not None and (found := _ABOVE.fullmatch(name)):
             lengths.append(int(found[2]) * 1000)
-            amounts.setdefault(f"{_FIELDS[found[1]]}_above", []).append(_for_a_million(cost))
-    if not lengths:
-        return {}
-    # One that is no number is left for the check of the row, whatever stands beside it.
-    highest = {
-        name: max(found, key=lambda one: one if isinstance(one, Decimal) else _MOST)
-        for name, found in amounts.items()
-    }
-    return {"above_tokens": min(lengths), **highest}
+            above.setdefault(f"{_FIELDS[found[1]]}_above", []).append(_for_a_million(cost))
+    if lengths:
+        row["above_tokens"] = min(lengths)
+    for name, amounts in above.items():
+        # One that is no number is left for the check of the row, whatever stands beside it.
+        row[name] = max(amounts, key=lambda one: one if isinstance(one, Decimal) else _MOST)
+    return row
 
 
 def _for_a_million(cost: object) -> object:
