@@ -71,6 +71,8 @@ class FailureKind(enum.Enum):
     TIMEOUT = "timeout"
     HIDDEN_TEXT = "hidden_text"
     """The sender hides more than is decoded: `on_error` does not let that pass."""
+    CONTENT = "content"
+    """The sender can cause it by the text alone: `on_error` does not let that pass."""
 
 
 class Failure(NamedTuple):
@@ -94,7 +96,7 @@ class Failure(NamedTuple):
                 return Verdict.ERROR_OPEN if is_open else Verdict.ERROR_CLOSED
             case FailureKind.TIMEOUT:
                 return Verdict.TIMEOUT_OPEN if is_open else Verdict.TIMEOUT_CLOSED
-            case FailureKind.HIDDEN_TEXT:
+            case FailureKind.HIDDEN_TEXT | FailureKind.CONTENT:
                 return Verdict.ERROR_CLOSED
             case _:
                 assert_never(self.kind)

@@ -33,7 +33,6 @@ from sidecar.guardrails.remote.checks import (
     RemoteCheckError,
     RemoteChecks,
     RemoteRequest,
-    RemoteTimeoutError,
     RequestInfo,
     verdict_of,
 )
@@ -319,10 +318,7 @@ class GuardrailRunner:
             async with limit:
                 answer = await self._remote.check(request)
         except RemoteCheckError as error:
-            is_late = isinstance(error, RemoteTimeoutError)
-            failure = Failure(
-                FailureKind.TIMEOUT if is_late else FailureKind.ERROR, error.error_type
-            )
+            failure = error.failure
         except Exception as error:  # noqa: BLE001 - any failure has the direction of `on_error`
             failure = Failure.of(error)
             if limit.expired():

@@ -60,31 +60,42 @@ def decide(results: Sequence[GuardrailResult], *, subject: str = "request") -> D
                         f"Blocked by guardrail '{result.guardrail.name}'.{found}",
                     )
                 )
-            case Verdict.ERROR_CLOSED if (
-                result.failure is not None and result.failure.kind is FailureKind.HIDDEN_TEXT
-            ):
-                return Deny(
-                    ClientError(
-                        ErrorKind.UNSCANNED_CONTENT,
-                        f"This {subject} cannot be checked: it has more texts in encodings,"
-                        f" escapes or spaced letters than guardrail '{result.guardrail.name}'"
-                        " decodes. Send fewer of them at once.",
-                    )
-                )
             case Verdict.ERROR_CLOSED | Verdict.TIMEOUT_CLOSED:
-                return Deny(
-                    ClientError(
-                        ErrorKind.GUARDRAIL_UNAVAILABLE,
-                        f"Guardrail '{result.guardrail.name}' could not check this {subject}."
-                        " Try again later.",
-                        retry_after_seconds=1,
-                    )
-                )
+                return Deny(unjudged(result, subject=subject))
             case Verdict.REDACT:
                 redacted += result.findings
             case _:
                 assert_never(result.verdict)
     return Redact(tuple(redacted)) if redacted else _ALLOW
+
+
+def unjudged(result: GuardrailResult, *, subject: str) -> ClientError:
+    """Return the refusal of what a guardrail could not judge, by the kind of its failure."""
+    name = result.guardrail.name
+    kind = FailureKind.ERROR if result.failure is None else result.failure.kind
+    match kind:
+        case FailureKind.HIDDEN_TEXT:
+            return ClientError(
+                ErrorKind.UNSCANNED_CONTENT,
+                f"This {subject} cannot be checked: it has more texts in encodings,"
+                f" escapes or spaced letters than guardrail '{name}' decodes."
+                " Send fewer of them at once.",
+            )
+        case FailureKind.CONTENT:
+            return ClientError(
+                ErrorKind.UNSCANNED_CONTENT,
+                f"This {subject} cannot be checked: the server of guardrail '{name}' does not"
+                " take this text, or its answer is too large or not valid."
+                " Send less text at once.",
+            )
+        case FailureKind.ERROR | FailureKind.TIMEOUT:
+            return ClientError(
+                ErrorKind.GUARDRAIL_UNAVAILABLE,
+                f"Guardrail '{name}' could not check this {subject}. Try again later.",
+                retry_after_seconds=1,
+            )
+        case _:
+            assert_never(kind)
 
 
 def is_flagged(results: Iterable[GuardrailResult]) -> bool:

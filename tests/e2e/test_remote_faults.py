@@ -54,7 +54,12 @@ class Case:
     def verdict(self) -> str:
         """The one verdict a failure has."""
         kind = "timeout" if self.error_type == "timeout" else "error"
-        return f"{kind}_{'closed' if self.on_error == 'block' else 'open'}"
+        return f"{kind}_{'open' if self.passes else 'closed'}"
+
+    @property
+    def passes(self) -> bool:
+        """Whether the request does: not if its text alone can cause the failure."""
+        return self.on_error == "allow" and self.error_type not in OF_CONTENT
 
     def item(self, servers: FaultyServers) -> str:
         """Return the guardrail as the policy writes it."""
@@ -110,6 +115,7 @@ GRPC_FAULTS: Final = {
     "empty": "answer_invalid",
     "broken": "grpc_internal",
 }
+OF_CONTENT: Final = frozenset({"answer_too_large", "grpc_resource_exhausted"})
 FEWER: Final = ("slow", "dead", "rubbish", "large", "empty", "redirect")
 DIRECTIONS: Final = ("block", "allow")
 
@@ -214,14 +220,20 @@ async def _errors(stack: Stack) -> Counter[tuple[str, str]]:
 
 def _wrong(case: Case, path: str, answer: Answer) -> str | None:
     """Return what is wrong with an answer, None if it is what the table asks for."""
-    if case.on_error == "allow":
+    is_of_content = case.error_type in OF_CONTENT
+    if case.passes:
         outcome: object = answer.status
         expected: object = 200
     elif path == MESSAGES:
-        outcome, expected = answer.anthropic_error, (503, "api_error")
+        outcome = answer.anthropic_error
+        expected = (403, "permission_error") if is_of_content else (503, "api_error")
     else:
         outcome = answer.openai_error
-        expected = (503, "server_error", "guardrail_unavailable")
+        expected = (
+            (403, "invalid_request_error", "unscanned_content")
+            if is_of_content
+            else (503, "server_error", "guardrail_unavailable")
+        )
     if outcome != expected:
         return f"{case} {path}: {outcome}"
     found = _GUARDRAILS.search(answer.headers["server-timing"])
@@ -243,7 +255,7 @@ async def test_a_server_that_fails_has_the_outcome_the_policy_names(
     assert counted.verdicts == verdicts + verdicts
     reasons = Counter((case.guardrail, case.error_type) for case in cases)
     assert (await _errors(stack)) - errors == reasons + reasons
-    let_pass = sum(case.on_error == "allow" for case in cases)
+    let_pass = sum(case.passes for case in cases)
     assert await stack.received_count() == 2 * let_pass
     assert counted.faults == {}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Never, Protocol, TypeVar
+from typing import Final, Literal, Never, Protocol, TypeVar, assert_never
 
 import orjson
 from msgspec import structs
 from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import override
 
-from sidecar.domain.finding import Finding, RemoteEvent, Verdict
+from sidecar.domain.finding import Failure, FailureKind, Finding, RemoteEvent, Verdict
 from sidecar.domain.guardrail_settings import RemoteSettings
 from sidecar.domain.policy import Action, Guardrail, Stage
 from sidecar.domain.subject import Subject, TextPart
@@ -61,15 +62,16 @@ class RemoteAnswer:
 
 
 class RemoteFault(enum.Enum):
-    """The cause of a missing answer, which decides about retries and the breaker.
+    """The cause of a missing answer: decides about retries, the breaker and `on_error`.
 
-    LOCAL: no server was asked. ANSWER: the server answered, and the answer is of no use; the
-    author of the content may have caused that. SERVER: it failed. TRANSIENT: it failed before it
-    processed anything, so that a retry is safe and may help.
+    LOCAL: no server was asked. ANSWER: the server answered, and the answer is of no use. CONTENT:
+    the same, and the text alone can cause it, so that its sender can. SERVER: it failed.
+    TRANSIENT: it failed before it processed anything, so that a retry is safe and may help.
     """
 
     LOCAL = "local"
     ANSWER = "answer"
+    CONTENT = "content"
     SERVER = "server"
     TRANSIENT = "transient"
 
@@ -82,12 +84,31 @@ class RemoteCheckError(Exception):
         self.error_type = error_type
         self.fault = fault
 
+    @property
+    def failure(self) -> Failure:
+        """Return the failure of the guardrail."""
+        match self.fault:
+            case RemoteFault.CONTENT:
+                return Failure(FailureKind.CONTENT, self.error_type)
+            case (
+                RemoteFault.LOCAL | RemoteFault.ANSWER | RemoteFault.SERVER | RemoteFault.TRANSIENT
+            ):
+                return Failure(FailureKind.ERROR, self.error_type)
+            case _:
+                assert_never(self.fault)
+
 
 class RemoteTimeoutError(RemoteCheckError):
     """A remote check whose time was over."""
 
     def __init__(self) -> None:
         super().__init__("timeout", RemoteFault.SERVER)
+
+    @property
+    @override
+    def failure(self) -> Failure:
+        """Return the failure of the guardrail."""
+        return Failure(FailureKind.TIMEOUT, self.error_type)
 
 
 def remote_settings(guardrail: Guardrail) -> RemoteSettings:
@@ -172,17 +193,21 @@ def read_json(model: type[_Answer], body: bytes) -> _Answer:
 
 
 def validated(
-    model: type[_Answer], value: object, *, error_type: str = "answer_invalid"
+    model: type[_Answer],
+    value: object,
+    *,
+    error_type: str = "answer_invalid",
+    fault: RemoteFault = RemoteFault.ANSWER,
 ) -> _Answer:
     """Return *value* as a model.
 
     Raises:
-        RemoteCheckError: with this type, if it does not match.
+        RemoteCheckError: with this type and fault, if it does not match.
     """
     try:
         return model.model_validate(value)
     except ValidationError:
-        raise RemoteCheckError(error_type) from None
+        raise RemoteCheckError(error_type, fault) from None
 
 
 def answer_for(findings: tuple[Finding, ...], action: Action) -> RemoteAnswer:
@@ -207,7 +232,7 @@ def with_byte_offsets(
         RemoteCheckError: a span is outside its text, or empty.
     """
     if any(one.start >= one.end or one.part >= len(parts) for one in findings):
-        raise RemoteCheckError("span_out_of_range")
+        raise RemoteCheckError("span_out_of_range", RemoteFault.CONTENT)
     offsets: dict[int, set[int]] = {}
     for one in findings:
         offsets.setdefault(one.part, set()).update((one.start, one.end))
@@ -220,7 +245,8 @@ def with_byte_offsets(
             seen_characters = offset
             places[part, offset] = seen_bytes
         if seen_characters > len(text):
-            raise RemoteCheckError("span_out_of_range")
+            # A server that counts other units finds a text in the wrong place if it has emoji.
+            raise RemoteCheckError("span_out_of_range", RemoteFault.CONTENT)
     return tuple(
         structs.replace(one, start=places[one.part, one.start], end=places[one.part, one.end])
         for one in findings

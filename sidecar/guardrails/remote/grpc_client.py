@@ -228,6 +228,8 @@ _FAULTS: Final = {
     grpc.StatusCode.INTERNAL: RemoteFault.SERVER,
     grpc.StatusCode.RESOURCE_EXHAUSTED: RemoteFault.SERVER,
     grpc.StatusCode.UNKNOWN: RemoteFault.SERVER,
+    grpc.StatusCode.INVALID_ARGUMENT: RemoteFault.CONTENT,
+    grpc.StatusCode.OUT_OF_RANGE: RemoteFault.CONTENT,
 }
 _TOO_LARGE: Final = re.compile(r"larger than max|exceeds maximum size")
 """In the text of a message that is above a limit of gRPC (C, Go, Java): ours for an answer, or the
@@ -275,7 +277,7 @@ class GrpcChecks:
             fault = _FAULTS.get(code, RemoteFault.ANSWER)
             is_exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED
             if is_exhausted and _TOO_LARGE.search(error.details() or ""):
-                fault = RemoteFault.ANSWER  # content of that size must not open the breaker
+                fault = RemoteFault.CONTENT  # of that size: it must not open the breaker
             raise RemoteCheckError(f"grpc_{code.name.lower()}", fault) from None
         return read_answer(body, request)
 
@@ -302,7 +304,7 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         RemoteCheckError: it is not a message of this form, or a span is outside its text.
     """
     if len(body) > MAX_ANSWER_BYTES:
-        raise RemoteCheckError("answer_too_large")
+        raise RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
     try:
         answer = guardrail.CheckResponse.FromString(body)
     except DecodeError:
@@ -313,11 +315,11 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         verdict is None
         or (verdict == "pass" and count)
         or (verdict == "redact" and not count)
-        or count > MAX_FINDINGS
-        or len(answer.message) > _MAX_MESSAGE_CHARACTERS
         or not all(_TYPE.fullmatch(one.type) for one in answer.findings)
     ):
         raise RemoteCheckError("answer_invalid")
+    if count > MAX_FINDINGS or len(answer.message) > _MAX_MESSAGE_CHARACTERS:
+        raise RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
     findings = [
         Finding(request.guardrail.name, one.type, one.text, one.start, one.end)
         for one in answer.findings

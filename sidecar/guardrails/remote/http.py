@@ -155,6 +155,9 @@ _JSON: Final = "application/json"
 _STATUS_OK: Final = 200
 _STATUS_SERVER_ERROR: Final = 500
 _TOO_MANY_REQUESTS: Final = 429
+_CONTENT_STATUSES: Final = frozenset({400, 413, 422})
+"""Sent for a text that is too long for the server or its model, or that a filter before it stops;
+also for a policy that does not fit the server."""
 _TRANSIENT_STATUSES: Final = frozenset({502, 503, 504})
 """Sent by a proxy that reached no server, or a server that processed nothing (RFC 9110 15.6)."""
 
@@ -215,7 +218,7 @@ class HttpClient:
                     answer += chunk
                     if len(answer) > max_bytes:
                         response.close()  # not reused: the rest is still on its way
-                        raise RemoteCheckError("answer_too_large")
+                        raise RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
                 return bytes(answer)
         except aiohttp.ClientError as error:
             raise _connection_problem(error) from None
@@ -232,6 +235,8 @@ def _check(response: aiohttp.ClientResponse) -> None:
         raise RemoteCheckError(f"status_{status}", RemoteFault.TRANSIENT)
     if status >= _STATUS_SERVER_ERROR or status == _TOO_MANY_REQUESTS:
         raise RemoteCheckError(f"status_{status}", RemoteFault.SERVER)
+    if status in _CONTENT_STATUSES:
+        raise RemoteCheckError(f"status_{status}", RemoteFault.CONTENT)
     if status != _STATUS_OK:
         raise RemoteCheckError(f"status_{status}")
     if response.content_type != _JSON:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import orjson
 from pydantic import Field
@@ -60,13 +60,13 @@ RESPONSE_FORMAT: Final = {
 
 
 class _Message(TolerantModel):
-    content: str
-    refusal: None = None
+    content: str | None
+    refusal: str | None = None
 
 
 class _Choice(TolerantModel):
     message: _Message
-    finish_reason: Literal["stop"]
+    finish_reason: str
 
 
 class _Completion(TolerantModel):
@@ -129,13 +129,17 @@ def read_answer(body: bytes, settings: LlmJudgeSettings) -> RemoteAnswer:
     """Return the rating in a completion: a block from the policy's score on.
 
     Raises:
-        RemoteCheckError: it is no completion, was cut short, or holds anything but a rating.
+        RemoteCheckError: it is no completion; or one that was cut short, refuses, or holds
+            anything but a rating, to which content can bring a model.
     """
     (choice,) = read_json(_Completion, body).choices
+    content = choice.message.content
+    if choice.finish_reason != "stop" or choice.message.refusal is not None or content is None:
+        raise RemoteCheckError("rating_invalid", RemoteFault.CONTENT)
     # Two scores in one object are two answers; the JSON reader above would take the last.
-    document = parse(choice.message.content.encode())
+    document = parse(content.encode())
     if isinstance(document, Malformed):
-        raise RemoteCheckError("rating_invalid")
-    rating = validated(_Rating, document, error_type="rating_invalid")
+        raise RemoteCheckError("rating_invalid", RemoteFault.CONTENT)
+    rating = validated(_Rating, document, error_type="rating_invalid", fault=RemoteFault.CONTENT)
     verdict: RemoteVerdict = "block" if rating.score >= settings.min_score else "pass"
     return RemoteAnswer(verdict, score=rating.score)

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from sidecar.domain.finding import RemoteEvent
 from sidecar.domain.guardrail_settings import (
@@ -169,7 +169,6 @@ class ServerTable:
         return server
 
 
-_SERVERS_FAULT: Final = frozenset({RemoteFault.SERVER, RemoteFault.TRANSIENT})
 _PROBE: Final = ResilienceSettings(retries=0, hedge_after_seconds=None)
 
 
@@ -230,10 +229,15 @@ class ResilientChecks:
             try:
                 answer = await self._within_limit(request, server, resilience)
             except RemoteCheckError as error:
-                if error.fault in _SERVERS_FAULT:
-                    breaker.failed(permit, clock())
-                elif error.fault is RemoteFault.ANSWER:
-                    breaker.succeeded(permit)
+                match error.fault:
+                    case RemoteFault.SERVER | RemoteFault.TRANSIENT:
+                        breaker.failed(permit, clock())
+                    case RemoteFault.ANSWER | RemoteFault.CONTENT:
+                        breaker.succeeded(permit)
+                    case RemoteFault.LOCAL:
+                        pass
+                    case _:
+                        assert_never(error.fault)
                 raise
             else:
                 breaker.succeeded(permit)
@@ -298,8 +302,10 @@ async def _hedged(
 ) -> RemoteAnswer:
     """Return the first answer of *ask* and, if that takes *after_seconds*, of *hedge*.
 
+    A failure that the content causes is an answer too: the other attempt would end alike.
+
     Raises:
-        RemoteCheckError: the failure of *ask*, if both fail.
+        RemoteCheckError: such a failure, or that of *ask* if both fail.
     """
     loop = asyncio.get_running_loop()
     first = loop.create_task(ask())
@@ -312,7 +318,10 @@ async def _hedged(
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if task.exception() is None:
+                error = task.exception()
+                if isinstance(error, RemoteCheckError) and error.fault is RemoteFault.CONTENT:
+                    raise error
+                if error is None:
                     if task is not first and not first.done():
                         on_won()
                     return task.result()

@@ -22,6 +22,7 @@ from sidecar.guardrails.remote.http import HttpClient
 
 MAX_ANSWER_BYTES: Final = 65_536
 MAX_FINDINGS: Final = 2_000
+_MAX_MESSAGE_CHARACTERS: Final = 2_000
 
 
 class _FindingAnswer(StrictModel):
@@ -37,8 +38,8 @@ class _Answer(StrictModel):
     """The whole answer. `message` is for the webhook's own logs; it goes nowhere from here."""
 
     verdict: Literal["pass", "flag", "block", "redact"]
-    findings: Annotated[list[_FindingAnswer], Field(default_factory=list, max_length=MAX_FINDINGS)]
-    message: Annotated[str | None, Field(max_length=2_000)] = None
+    findings: Annotated[list[_FindingAnswer], Field(default_factory=list)]
+    message: str | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -94,6 +95,9 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         RemoteCheckError: it is not JSON of this form, or a span is outside its text.
     """
     answer = read_json(_Answer, body)
+    is_too_long = len(answer.message or "") > _MAX_MESSAGE_CHARACTERS  # it may quote the text
+    if is_too_long or len(answer.findings) > MAX_FINDINGS:
+        raise RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
     findings = [
         Finding(request.guardrail.name, one.type, one.text, one.start, one.end)
         for one in answer.findings

@@ -150,9 +150,10 @@ def test_a_check_that_raised_has_failed_by_the_name_of_its_error_alone(
         (FailureKind.ERROR, [Verdict.ERROR_OPEN, Verdict.ERROR_CLOSED]),
         (FailureKind.TIMEOUT, [Verdict.TIMEOUT_OPEN, Verdict.TIMEOUT_CLOSED]),
         (FailureKind.HIDDEN_TEXT, [Verdict.ERROR_CLOSED, Verdict.ERROR_CLOSED]),
+        (FailureKind.CONTENT, [Verdict.ERROR_CLOSED, Verdict.ERROR_CLOSED]),
     ],
 )
-def test_on_error_decides_about_a_failed_check_but_not_about_text_that_its_sender_hides(
+def test_on_error_decides_about_a_failed_check_but_not_about_one_that_its_sender_can_cause(
     kind: FailureKind, verdicts: list[Verdict]
 ) -> None:
     guardrails = [

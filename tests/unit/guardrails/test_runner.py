@@ -13,7 +13,12 @@ from loadtest.texts import mixed_text
 from sidecar.domain.cooperative import SLICE_BYTES, Cooperative
 from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.subject import Subject, TextPart
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RequestInfo
+from sidecar.guardrails.remote.checks import (
+    RemoteAnswer,
+    RemoteCheckError,
+    RemoteFault,
+    RequestInfo,
+)
 from sidecar.guardrails.runner import (
     LEVELS,
     ORGANIZATION,
@@ -349,6 +354,10 @@ REMOTE_CASES: dict[str, tuple[str, Script, Verdict, str | None]] = {
     "error": ("", raising(RemoteCheckError("status_500")), Verdict.ERROR_CLOSED, "status_500"),
     "error_open": (
         ", on_error: allow", raising(RemoteCheckError("tls")), Verdict.ERROR_OPEN, "tls",
+    ),
+    "caused_by_the_text": (
+        ", on_error: allow", raising(RemoteCheckError("answer_too_large", RemoteFault.CONTENT)),
+        Verdict.ERROR_CLOSED, "answer_too_large",
     ),
     "bug": ("", raising(KeyError("x")), Verdict.ERROR_CLOSED, "KeyError"),
     "own_timeout_is_an_error": ("", raising(TimeoutError()), Verdict.ERROR_CLOSED, "TimeoutError"),

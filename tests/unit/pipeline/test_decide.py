@@ -11,6 +11,7 @@ from sidecar.domain.finding import (
     Decision,
     Deny,
     Failure,
+    FailureKind,
     Finding,
     GuardrailResult,
     Redact,
@@ -72,15 +73,36 @@ def test_a_refusal_says_where_in_a_structured_answer() -> None:
     assert decision.error.message.endswith("It contains: SCHEMA_TYPE at choices[0]/items/3.")
 
 
-def test_a_text_that_hides_too_much_is_refused_without_another_try() -> None:
-    """Sent again, the same text takes as long again."""
-    failed = result(Verdict.ERROR_CLOSED)._replace(failure=Failure.of(TooMuchHiddenTextError()))
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (Failure.of(TooMuchHiddenTextError()), "than guardrail 'pii' decodes"),
+        (
+            Failure(FailureKind.CONTENT, "answer_too_large"),
+            "the server of guardrail 'pii' does not take this text, or its answer is too large",
+        ),
+    ],
+)
+def test_a_text_that_keeps_a_guardrail_from_judging_is_refused_without_another_try(
+    failure: Failure, reason: str
+) -> None:
+    """Sent again, the same text ends in the same way."""
+    failed = result(Verdict.ERROR_CLOSED)._replace(failure=failure)
 
     decision = decide([failed])
 
     assert isinstance(decision, Deny)
     assert decision.error.kind is ErrorKind.UNSCANNED_CONTENT
     assert decision.error.retry_after_seconds is None
+    assert reason in decision.error.message
+
+
+@pytest.mark.parametrize("kind", [FailureKind.ERROR, FailureKind.TIMEOUT])
+def test_a_guardrail_that_fails_for_another_reason_is_worth_another_try(
+    kind: FailureKind,
+) -> None:
+    failed = result(Verdict.ERROR_CLOSED)._replace(failure=Failure(kind, "connection"))
+    assert decide([failed]) == UNAVAILABLE
 
 
 def test_nothing_checked_is_allowed() -> None:

@@ -122,10 +122,10 @@ BAD_ANSWERS: dict[str, tuple[guardrail.CheckResponse | bytes, str]] = {
         "answer_invalid",
     ),
     "lower_case_type": (flagging(finding(type="name")), "answer_invalid"),
-    "too_many": (flagging(*[finding()] * 2_001), "answer_invalid"),
+    "too_many": (flagging(*[finding()] * 2_001), "answer_too_large"),
     "long_message": (
         guardrail.CheckResponse(verdict=guardrail.VERDICT_PASS, message="x" * 2_001),
-        "answer_invalid",
+        "answer_too_large",
     ),
     "no_such_text": (flagging(finding(text=9)), "span_out_of_range"),
     "past_the_end": (flagging(finding(end=99)), "span_out_of_range"),
@@ -140,7 +140,9 @@ BAD_ANSWERS: dict[str, tuple[guardrail.CheckResponse | bytes, str]] = {
 async def test_an_answer_that_was_not_agreed_is_an_error(case: str) -> None:
     """An answer that nobody has filled in above all: its verdict is unspecified, not a pass."""
     answer, error_type = BAD_ANSWERS[case]
-    assert await error_of(saying(answer), "text") == (error_type, RemoteFault.ANSWER)
+    is_malformed = error_type == "answer_invalid"  # the others can be caused by a text
+    fault = RemoteFault.ANSWER if is_malformed else RemoteFault.CONTENT
+    assert await error_of(saying(answer), "text") == (error_type, fault)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,8 @@ async def test_an_answer_that_was_not_agreed_is_an_error(case: str) -> None:
         (grpc.StatusCode.INTERNAL, RemoteFault.SERVER),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, RemoteFault.SERVER),
         (grpc.StatusCode.UNAUTHENTICATED, RemoteFault.ANSWER),
-        (grpc.StatusCode.INVALID_ARGUMENT, RemoteFault.ANSWER),
+        (grpc.StatusCode.INVALID_ARGUMENT, RemoteFault.CONTENT),
+        (grpc.StatusCode.OUT_OF_RANGE, RemoteFault.CONTENT),
     ],
 )
 async def test_a_status_is_an_error_with_its_name(
@@ -168,20 +171,20 @@ async def test_a_status_is_an_error_with_its_name(
 async def test_ten_megabytes_are_not_read() -> None:
     """An answer of that size is ended by gRPC itself."""
     large = saying(b"\x1a\x80\x80\x80\x05" + b"x" * 10 * 1024 * 1024)
-    assert await error_of(large, "text") == ("grpc_resource_exhausted", RemoteFault.ANSWER)
+    assert await error_of(large, "text") == ("grpc_resource_exhausted", RemoteFault.CONTENT)
 
 
 async def test_a_compressed_bomb_does_not_go_off() -> None:
     """Ten megabytes that are ten kilobytes on the wire."""
     bomb = saying(b"\x1a\x80\x80\x80\x05" + bytes(10 * 1024 * 1024))
     error = await error_of(bomb, "text", compression=grpc.Compression.Gzip)
-    assert error == ("grpc_resource_exhausted", RemoteFault.ANSWER)
+    assert error == ("grpc_resource_exhausted", RemoteFault.CONTENT)
 
 
 async def test_a_text_above_the_servers_limit_is_no_failure_of_the_server() -> None:
     """Large requests of one client would open the circuit breaker for all."""
     error = await error_of(saying(PASS), "x" * 5 * 1024 * 1024)
-    assert error == ("grpc_resource_exhausted", RemoteFault.ANSWER)
+    assert error == ("grpc_resource_exhausted", RemoteFault.CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ async def test_servers_in_go_and_java_have_a_limit_as_well(text: str) -> None:
         await call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         raise AssertionError
 
-    assert await error_of(answer, "text") == ("grpc_resource_exhausted", RemoteFault.ANSWER)
+    assert await error_of(answer, "text") == ("grpc_resource_exhausted", RemoteFault.CONTENT)
 
 
 async def test_the_server_knows_the_deadline_and_a_late_answer_is_a_timeout() -> None:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from sidecar.domain.guardrail_settings import LlmJudgeSettings, RemoteEndpoint
 from sidecar.domain.policy import Action
-from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError
+from sidecar.guardrails.remote.checks import RemoteAnswer, RemoteCheckError, RemoteFault
 from sidecar.guardrails.remote.llm_judge import RESPONSE_FORMAT, request_body
 from tests.support.remote_checks import asking, remote_checks
 from tests.support.webhook_server import WebhookServer, webhook_server
@@ -104,8 +104,8 @@ BAD_ANSWERS: dict[str, tuple[Any, str]] = {
     "no_completion": ({"error": {"message": "quota"}}, "answer_invalid"),
     "no_choice": ({**rating(0), "choices": []}, "answer_invalid"),
     "two_choices": ({**rating(0), "choices": rating(0)["choices"] * 2}, "answer_invalid"),
-    "no_text": (completion(None), "answer_invalid"),
-    "refusal": (completion('{"score": 0, "reason": "x"}', refusal="I cannot"), "answer_invalid"),
+    "no_text": (completion(None), "rating_invalid"),
+    "refusal": (completion('{"score": 0, "reason": "x"}', refusal="I cannot"), "rating_invalid"),
     "prose": (completion("The score is 0."), "rating_invalid"),
     "fenced": (completion('```json\n{"score": 0, "reason": "x"}\n```'), "rating_invalid"),
     "two_values": (completion('{"score": 0, "reason": "x"} {}'), "rating_invalid"),
@@ -124,16 +124,17 @@ BAD_ANSWERS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", BAD_ANSWERS)
 async def test_anything_but_a_rating_is_an_error(case: str) -> None:
-    """A judge that was talked out of its form has not judged."""
+    """A judge that a text has talked out of its form has not judged: `on_error` is not asked."""
     said, error_type = BAD_ANSWERS[case]
     with pytest.raises(RemoteCheckError) as raised:
         await ask(said, "text")
-    assert raised.value.error_type == error_type
+    fault = RemoteFault.CONTENT if error_type == "rating_invalid" else RemoteFault.ANSWER
+    assert (raised.value.error_type, raised.value.fault) == (error_type, fault)
 
 
 async def test_an_answer_cut_short_is_an_error() -> None:
     """Even where what is there would read as a rating."""
     said = rating(0)
     said["choices"][0]["finish_reason"] = "length"
-    with pytest.raises(RemoteCheckError, match="answer_invalid"):
+    with pytest.raises(RemoteCheckError, match="rating_invalid"):
         await ask(said, "text")

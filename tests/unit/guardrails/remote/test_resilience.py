@@ -33,6 +33,7 @@ BLOCK = RemoteAnswer("block")
 DOWN = RemoteCheckError("connection", RemoteFault.TRANSIENT)
 BROKEN = RemoteCheckError("status_500", RemoteFault.SERVER)
 RUBBISH = RemoteCheckError("answer_invalid", RemoteFault.ANSWER)
+TOO_LARGE = RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
 
 Step = RemoteAnswer | RemoteCheckError | Callable[[], Awaitable[RemoteAnswer]]
 
@@ -192,6 +193,15 @@ async def test_a_hedge_that_fails_leaves_the_first_to_answer(
     assert world.events == [RemoteEvent.HEDGE]
 
 
+async def test_a_failure_that_the_text_causes_is_an_answer_of_the_hedge_too() -> None:
+    """Else a text that makes the first hang ends as a timeout, which `on_error` may let pass."""
+    world = World([hang, TOO_LARGE])
+    resilience = ResilienceSettings(retries=0, hedge_after_seconds=0.01)
+    with pytest.raises(RemoteCheckError, match="answer_too_large"):
+        await world.checks.check(world.request(resilience, timeout_seconds=1))
+    assert world.cancelled == 1
+
+
 async def test_a_hedge_needs_a_place_of_its_own() -> None:
     """A server that is full is not asked twice."""
     world = World([hang])
@@ -239,10 +249,11 @@ async def test_a_server_is_tried_with_one_question() -> None:
     assert (asked, world.asked) == (4, 5)
 
 
-async def test_answers_of_no_use_do_not_open_the_breaker() -> None:
+@pytest.mark.parametrize("answer", [RUBBISH, TOO_LARGE])
+async def test_answers_of_no_use_do_not_open_the_breaker(answer: RemoteCheckError) -> None:
     """Whoever writes the content can bring them about, and must not switch a guardrail off."""
-    world = World([RUBBISH])
-    assert [await world.ask(BREAKING) for _ in range(5)] == ["answer_invalid"] * 5
+    world = World([answer])
+    assert [await world.ask(BREAKING) for _ in range(5)] == [answer.error_type] * 5
     assert world.breaker == [BreakerState.CLOSED] * 5
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sidecar.domain.finding import Finding, GuardrailResult, Verdict
+from sidecar.domain.finding import Failure, FailureKind, Finding, GuardrailResult, Verdict
 from sidecar.domain.guardrail_settings import RemoteEndpoint, ResilienceSettings, WebhookSettings
 from sidecar.domain.policy import Stage
 from sidecar.domain.subject import Subject
@@ -105,6 +105,7 @@ BAD_ANSWERS: dict[str, tuple[Any, str]] = {
     "lower_case_type": ({"verdict": "flag", "findings": [finding(type="name")]}, "answer_invalid"),
     "no_such_text": ({"verdict": "flag", "findings": [finding(text=9)]}, "span_out_of_range"),
     "past_the_end": ({"verdict": "flag", "findings": [finding(end=99)]}, "span_out_of_range"),
+    "long_message": ({"verdict": "pass", "message": "x" * 2_001}, "answer_too_large"),
     "backwards": (
         {"verdict": "flag", "findings": [finding(start=2, end=1)]},
         "span_out_of_range",
@@ -119,7 +120,9 @@ async def test_an_answer_that_was_not_agreed_is_an_error(case: str) -> None:
     async with webhook_server(saying(answer)) as server:
         with pytest.raises(RemoteCheckError) as raised:
             await ask(server, "text")
-    assert raised.value.error_type == error_type
+    is_malformed = error_type == "answer_invalid"  # the others can be caused by a text
+    fault = RemoteFault.ANSWER if is_malformed else RemoteFault.CONTENT
+    assert (raised.value.error_type, raised.value.fault) == (error_type, fault)
 
 
 def responding(**kwargs: Any) -> Answer:
@@ -181,6 +184,9 @@ async def test_a_response_that_is_no_answer_is_an_error(case: str) -> None:
         (500, RemoteFault.SERVER, 1),
         (429, RemoteFault.SERVER, 1),
         (404, RemoteFault.ANSWER, 1),
+        (400, RemoteFault.CONTENT, 1),
+        (413, RemoteFault.CONTENT, 1),
+        (422, RemoteFault.CONTENT, 1),
     ],
 )
 async def test_a_status_says_whose_fault_it_is(
@@ -285,14 +291,31 @@ async def test_a_metadata_address_is_refused_in_any_spelling(host: str) -> None:
 
 
 async def inspect_with(
-    guardrails: Callable[[str], str], answer: Answer
+    guardrails: Callable[[str], str], answer: Answer, *, text: str = "text"
 ) -> tuple[tuple[GuardrailResult, ...], WebhookServer]:
     async with webhook_server(answer) as server, remote_checks() as checks:
         runner = GuardrailRunner(remote=checks, clock=time.monotonic)
         chosen = effective(policy(guardrails(server.url)))
-        results = runner.inspect(chosen, subject_of("text"), about=ABOUT)
+        results = runner.inspect(chosen, subject_of(text), about=ABOUT)
         assert not isinstance(results, tuple)
         return await results, server
+
+
+async def test_a_text_with_more_findings_than_an_answer_holds_does_not_pass() -> None:
+    """Its sender chooses their number, so that `on_error: allow` would be the sender's choice."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        said = (await request.json())["texts"][0]["text"]
+        findings = [finding(start=at, end=at + 1) for at in range(len(said))]
+        return web.json_response({"verdict": "block", "findings": findings})
+
+    (result,), _ = await inspect_with(
+        lambda url: f"  - {{name: a, type: webhook, url: '{url}', on_error: allow}}\n",
+        answer,
+        text="text" * 400,
+    )
+    assert result.verdict is Verdict.ERROR_CLOSED
+    assert result.failure == Failure(FailureKind.CONTENT, "answer_too_large")
 
 
 async def test_two_slow_webhooks_are_asked_at_the_same_time() -> None:
