@@ -36,6 +36,7 @@ from egret_tools.conversations import (
 from egret_tools.devstack.processes import Children
 from egret_tools.devstack.run_directory import RunDirectory, run_directory
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from loadtest.bench_against import check_out, own_python
 from loadtest.bench_envoy import port_address
@@ -256,6 +257,7 @@ class _Runner:
         self._console = console
         self._seed = 1_000
         self._is_backwards = False
+        self._begun = 0
         self.series = Series()
 
     async def rounds(self) -> None:
@@ -264,30 +266,46 @@ class _Runner:
         for sides in (self._named(tuple(self._sides)), peers):
             await self._turns("64k", 8, sides)
         self.series = Series(errors=self.series.errors, failed=self.series.failed)
-        for number in range(self._plan.rounds):
-            with self._console.status(f"round {number + 1} of {self._plan.rounds} …"):
-                for size in self._plan.sizes:
-                    count = self._plan.number(CONVERSATIONS[size])
-                    for part in range(PARTS):
-                        self._is_backwards = bool((number + part) % 2)
-                        for pair in PAIRS:
-                            await self._turns(size, count, self._named(pair))
-                        for pair in EVERY_PAIRS:
-                            await self._turns(size, count, self._named(pair, every=size))
-                if not self._plan.shapes:
-                    continue
-                await self._changed()
-                await self._tiny()
-                if number < LONG_ROUNDS:
-                    await self._thrashed()
-                    for shape in self._plan.shapes:
-                        await self._growing(shape)
-                for size in PEER_CONVERSATIONS if peers else ():
-                    count = self._plan.number(PEER_CONVERSATIONS[size])
-                    await self._turns(size, count, peers)
+        with Progress(console=self._console, disable=not self._console.is_terminal) as progress:
+            steps = (len(self._plan.sizes) * PARTS + bool(self._plan.shapes)) * self._plan.rounds
+            task = progress.add_task("", total=steps)
+            for number in range(self._plan.rounds):
+                await self._round(number, partial(self._show, progress, task, number + 1))
         for name, gateway in self._gateways.items():
             memory = max(map(resident_mb, gateway.processes))
             self.series.add(f"{name}.rss_mb", memory)
+
+    def _show(self, progress: Progress, task: TaskID, number: int, step: str) -> None:
+        """Show the *step* that begins; in a log, which has no bar, with the seconds so far."""
+        words = f"round {number} of {self._plan.rounds}, {step}"
+        progress.update(task, description=words, completed=self._begun)
+        self._begun += 1
+        if not self._console.is_terminal:
+            self._console.print(f"{progress.tasks[0].elapsed or 0:6.0f} s  {words}")
+
+    async def _round(self, number: int, show: Callable[[str], None]) -> None:
+        """Measure all of the plan once."""
+        for size in self._plan.sizes:
+            count = self._plan.number(CONVERSATIONS[size])
+            for part in range(PARTS):
+                show(f"{size}, part {part + 1} of {PARTS}")
+                self._is_backwards = bool((number + part) % 2)
+                for pair in PAIRS:
+                    await self._turns(size, count, self._named(pair))
+                for pair in EVERY_PAIRS:
+                    await self._turns(size, count, self._named(pair, every=size))
+        if not self._plan.shapes:
+            return
+        show("other conversations")
+        await self._changed()
+        await self._tiny()
+        if number < LONG_ROUNDS:
+            await self._thrashed()
+            for shape in self._plan.shapes:
+                await self._growing(shape)
+        for size in PEER_CONVERSATIONS if self._peers else ():
+            count = self._plan.number(PEER_CONVERSATIONS[size])
+            await self._turns(size, count, self._peers)
 
     async def _turns(self, size: str, count: int, sides: Sequence[Contestant]) -> None:
         """Send *count* new conversations to each side, then the next turns of all."""
