@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from operator import methodcaller
 from types import NoneType
@@ -171,22 +172,29 @@ publisher. A tuned model (`tunedModels/`) is another than the model of the same 
 
 
 def named_models(route: Route, fields: dict[str, JsonValue]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the model a request is for, and any further ones, each by its `name_on` the route."""
+    """Return the model a request is for, and any further ones, each by its `name_on` the route.
+
+    The model itself is among these if `further_models` names it too: an alias replaces it in its
+    own field alone.
+    """
     model = fields.get("model")
+    named: list[str] = []
+    more: Iterable[str] = ()
     if route.dialect in GOOGLE:
-        named = [*_nested(fields)]
+        named += _nested(fields)
         if route.form is RequestForm.INTERACTION:
             named += _strings(fields.get("agent"))
             model = fields.get("agent") if model is None else model
     elif route.dialect is Dialect.OPENAI and isinstance(model, str) and _NAMING.isdisjoint(fields):
         return name_on(route, model), ()  # mostly
     else:
-        named = [*_strings(model), *further_models(fields)]
+        named += _strings(model)
+        more = further_models(fields)
     own = route.model
     if own is None and isinstance(model, str):
         own = name_on(route, model)
-    others = [name_on(route, name) for name in named]
-    return own, tuple(dict.fromkeys(name for name in others if name != own))
+    others = [name for name in map(partial(name_on, route), named) if name != own]
+    return own, tuple(dict.fromkeys([*others, *map(partial(name_on, route), more)]))
 
 
 def name_on(route: Route, model: str) -> str:

@@ -207,6 +207,9 @@ def _read(
             alias = read.model_as_sent if read.model_as_sent in policy.aliases else read.model
             if (model := policy.aliases.get(alias or "")) is not None:
                 record.alias, read = alias, structs.replace(read, model=name_on(route, model))
+        if read.other_models and read.model in read.other_models:
+            others = tuple([name for name in read.other_models if name != read.model])
+            read = structs.replace(read, other_models=others)
         record.subject, record.unscanned = read, read.unscanned
         record.model, record.streamed = read.model, read.streamed
         record.billed_tools = read.billed_tools

@@ -35,7 +35,12 @@ BESIDE: list[tuple[str, JsonValue, str, tuple[str, ...]]] = [
         "m",
         ("other",),
     ),
-    (CHAT, {"model": "m", "messages": [], "fallbacks": ["m", "a", "b", "a"]}, "m", ("a", "b")),
+    (
+        CHAT,
+        {"model": "m", "messages": [], "fallbacks": ["m", "a", "b", "a"]},
+        "m",
+        ("m", "a", "b"),
+    ),
     (CHAT, {"model": "m", "messages": [], "models": [{"model": "o"}]}, "m", ("o",)),
     (CHAT, {"model": "m", "messages": [], "moderation": {"model": "o"}}, "m", ("o",)),
     (

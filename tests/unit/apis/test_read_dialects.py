@@ -333,7 +333,8 @@ def test_ordinary_requests_have_nothing_unscanned(path: str, body: JsonValue) ->
     [
         (RESPONSES, {"input": "a"}, None, ()),
         (RESPONSES, {"model": "gpt-5", "input": "a"}, "gpt-5", ()),
-        (RESPONSES, {"model": "gpt-5", "input": "a", "models": ["gpt-5", "o3"]}, "gpt-5", ("o3",)),
+        (RESPONSES, {"model": "gpt-5", "input": "a", "models": ["o3", "o3"]}, "gpt-5", ("o3",)),
+        (RESPONSES, {"model": "o1", "input": "a", "models": ["o1", "o3"]}, "o1", ("o1", "o3")),
         (RESPONSES, {"input": "a", "models": ["o3"]}, None, ("o3",)),
         (AZURE, {"messages": []}, "our-gpt", ()),
         (AZURE, {"messages": [], "model": "our-gpt"}, "our-gpt", ()),
@@ -345,7 +346,7 @@ def test_ordinary_requests_have_nothing_unscanned(path: str, body: JsonValue) ->
             GOOGLE_CHAT,
             {"messages": [], "model": "models/g", "models": ["g", "models/other"]},
             "g",
-            ("other",),
+            ("g", "other"),
         ),
         (VERTEX_CHAT, {"messages": [], "model": "google/gemini-2.5-pro"}, "gemini-2.5-pro", ()),
         (VERTEX_CHAT, {"messages": [], "model": "meta/llama"}, "meta/llama", ()),

@@ -85,6 +85,30 @@ async def test_the_model_must_be_allowed_and_not_its_alias(
     assert isinstance(await sent(world, chat(model="gpt-best")), RequestCleared) is passes
 
 
+@pytest.mark.parametrize(
+    ("allowed", "passes"), [(("gpt-5*",), False), (("gpt-5*", "gpt-best"), True)]
+)
+async def test_an_alias_among_the_models_to_fall_back_to_is_a_model_of_that_name(
+    allowed: tuple[str, ...], *, passes: bool
+) -> None:
+    """It is sent as it stands, so that a provider may use the model that the alias replaces."""
+    world = World(ALIASES)
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
+    body = chat(model="gpt-best", models=["gpt-best"])
+    assert isinstance(await sent(world, body), RequestCleared) is passes
+
+
+async def test_a_model_that_is_named_twice_is_one_model() -> None:
+    """Guardrails for another one do not judge it, as they do where two models are named."""
+    policy = (
+        "name: default\nguardrails: [{name: a, type: max_input, max_characters: 3, models: [z]}]\n"
+    )
+    for models, passes in ((["m", "m"], True), (["m", "n"], False)):
+        verdict = await sent(World(policy), chat("four", model="m", models=models))
+        assert isinstance(verdict, RequestCleared) is passes
+
+
 async def test_a_cache_of_google_s_is_made_for_the_model_in_place_of_its_alias() -> None:
     """Its clients write `models/` before the name, and at Vertex AI the project before that."""
     for place, path in (
