@@ -152,6 +152,7 @@ async def test_a_signed_request_is_answered_with_the_variable_to_set(stack: Stac
     messages = [{"role": "user", "content": [{"text": "Hi"}]}]
     with pytest.raises(client.exceptions.ClientError) as refused:
         await asyncio.to_thread(client.converse, modelId="m", messages=messages)
+    client.close()
     answer = refused.value.response
     assert answer["Error"]["Code"] == "UnrecognizedClientException"
     assert "set AWS_BEARER_TOKEN_BEDROCK to your Egret key" in answer["Error"]["Message"]
@@ -163,13 +164,14 @@ async def test_a_base_url_without_its_root_raises_not_found_with_the_path_that_w
     stack: Stack,
 ) -> None:
     """The commonest mistake."""
-    client = openai.OpenAI(base_url=stack.facts.url, api_key=stack.keys["block"], max_retries=0)
-    with pytest.raises(openai.NotFoundError) as raised:
-        await asyncio.to_thread(client.files.list)
-    assert raised.value.code == "unknown_url"
-    say: Any = client.chat.completions.create
-    with pytest.raises(openai.NotFoundError, match=r"Did you mean /v1/chat/completions\?"):
-        await asyncio.to_thread(say, model="gpt-4o", messages=[])
+    key = stack.keys["block"]
+    with openai.OpenAI(base_url=stack.facts.url, api_key=key, max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError) as raised:
+            await asyncio.to_thread(client.files.list)
+        assert raised.value.code == "unknown_url"
+        say: Any = client.chat.completions.create
+        with pytest.raises(openai.NotFoundError, match=r"Did you mean /v1/chat/completions\?"):
+            await asyncio.to_thread(say, model="gpt-4o", messages=[])
 
 
 def test_configurations_of_coding_agents_can_be_read_and_lead_to_known_paths() -> None:

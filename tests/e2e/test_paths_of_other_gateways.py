@@ -126,6 +126,7 @@ async def test_awss_client_shows_the_message_of_an_api_without_a_provider(
     )
     with pytest.raises(client.exceptions.ClientError, match="No provider of this API"):
         await asyncio.to_thread(client.converse, modelId=CLAUDE, **CONVERSE)
+    client.close()
 
 
 @pytest.mark.parametrize(

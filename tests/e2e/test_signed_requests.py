@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Bedrock:
     async def converse(self, text: str, *, model: str = MODEL) -> str:
         """Ask once and return what the model said."""
         said = [{"role": "user", "content": [{"text": text}]}]
-        answer = await asyncio.to_thread(self.client().converse, modelId=model, messages=said)
+        with contextlib.closing(self.client()) as client:
+            answer = await asyncio.to_thread(client.converse, modelId=model, messages=said)
         words: str = answer["output"]["message"]["content"][0]["text"]
         return words
 
@@ -155,12 +157,13 @@ async def test_a_stream_is_signed_too(bedrock: Bedrock) -> None:
     said = [{"role": "user", "content": [{"text": f"Write to {EMAIL}."}]}]
 
     def read() -> str:
-        answer = bedrock.client().converse_stream(modelId=MODEL, messages=said)
-        pieces = [
-            event["contentBlockDelta"]
-            for event in answer["stream"]
-            if "contentBlockDelta" in event
-        ]
+        with contextlib.closing(bedrock.client()) as client:
+            answer = client.converse_stream(modelId=MODEL, messages=said)
+            pieces = [
+                event["contentBlockDelta"]
+                for event in answer["stream"]
+                if "contentBlockDelta" in event
+            ]
         return "".join(piece["delta"]["text"] for piece in pieces)
 
     assert await asyncio.to_thread(read) == "Yes."
