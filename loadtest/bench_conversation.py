@@ -257,7 +257,6 @@ class _Runner:
         self._console = console
         self._seed = 1_000
         self._is_backwards = False
-        self._begun = 0
         self.series = Series()
 
     async def rounds(self) -> None:
@@ -268,7 +267,8 @@ class _Runner:
         self.series = Series(errors=self.series.errors, failed=self.series.failed)
         with Progress(console=self._console, disable=not self._console.is_terminal) as progress:
             steps = (len(self._plan.sizes) * PARTS + bool(self._plan.shapes)) * self._plan.rounds
-            task = progress.add_task("", total=steps)
+            # A step that begins completes the one before.
+            task = progress.add_task("", total=steps, completed=-1)
             for number in range(self._plan.rounds):
                 await self._round(number, partial(self._show, progress, task, number + 1))
         for name, gateway in self._gateways.items():
@@ -278,8 +278,7 @@ class _Runner:
     def _show(self, progress: Progress, task: TaskID, number: int, step: str) -> None:
         """Show the *step* that begins; in a log, which has no bar, with the seconds so far."""
         words = f"round {number} of {self._plan.rounds}, {step}"
-        progress.update(task, description=words, completed=self._begun)
-        self._begun += 1
+        progress.update(task, description=words, advance=1)
         if not self._console.is_terminal:
             self._console.print(f"{progress.tasks[0].elapsed or 0:6.0f} s  {words}")
 

@@ -32,10 +32,13 @@ UNAVAILABLE: Final = (
 
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
-    # Not their class, which holds statements cancelled by `statement_timeout` as well: the next
-    # connection would wait as long.
-    *(asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError),
-    *(asyncpg.DatabaseDroppedError, asyncpg.IdleSessionTimeoutError),
+    # The next five are not named by their class, which holds statements cancelled by
+    # `statement_timeout` as well: the next connection would wait as long.
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.IdleSessionTimeoutError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # 0.32: an idle connection whose last message was the farewell
     ConnectionError,

@@ -62,18 +62,18 @@ class RemoteAnswer:
 
 
 class RemoteFault(enum.Enum):
-    """The cause of a missing answer: decides about retries, the breaker and `on_error`.
-
-    LOCAL: no server was asked. ANSWER: the server answered, and the answer is of no use. CONTENT:
-    the same, and the text alone can cause it, so that its sender can. SERVER: it failed.
-    TRANSIENT: it failed before it processed anything, so that a retry is safe and may help.
-    """
+    """The cause of a missing answer: decides about retries, the breaker and `on_error`."""
 
     LOCAL = "local"
+    """The worker did not ask the server."""
     ANSWER = "answer"
+    """The server's answer is of no use."""
     CONTENT = "content"
+    """The server's answer is of no use, and the text alone can cause that: its sender can."""
     SERVER = "server"
+    """The server failed."""
     TRANSIENT = "transient"
+    """The server failed before it processed anything: a retry is safe and may help."""
 
 
 class RemoteCheckError(Exception):
@@ -160,6 +160,9 @@ def verdict_of(answer: RemoteAnswer, action: Action) -> Verdict:
             return Verdict.FLAG if action is Action.FLAG else Verdict.BLOCK
 
 
+MAX_FINDINGS: Final = 2_000
+MAX_MESSAGE_CHARACTERS: Final = 2_000
+"""Of an answer of Egret's own protocols, `webhook` and `grpc`; its message may quote the text."""
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Of other APIs' answers: a score for each of some ten categories and each of many texts."""
 

@@ -24,6 +24,8 @@ from sidecar.domain.guardrail_settings import GrpcSettings, RemoteEndpoint
 from sidecar.domain.policy import Stage
 from sidecar.domain.validation import is_refused_address
 from sidecar.guardrails.remote.checks import (
+    MAX_FINDINGS,
+    MAX_MESSAGE_CHARACTERS,
     RemoteAnswer,
     RemoteCheckError,
     RemoteFault,
@@ -208,9 +210,7 @@ def _content(file: str | None) -> bytes | None:
 
 CHECK_METHOD: Final = "/egret.guardrail.v1.GuardrailService/Check"
 MAX_ANSWER_BYTES: Final = 128 * 1024
-MAX_FINDINGS: Final = 2_000
 _TYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
-_MAX_MESSAGE_CHARACTERS: Final = 2_000
 
 _VERDICTS: Final[dict[int, RemoteVerdict]] = {
     guardrail.VERDICT_PASS: "pass",
@@ -318,7 +318,7 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         or not all(_TYPE.fullmatch(one.type) for one in answer.findings)
     ):
         raise RemoteCheckError("answer_invalid")
-    if count > MAX_FINDINGS or len(answer.message) > _MAX_MESSAGE_CHARACTERS:
+    if count > MAX_FINDINGS or len(answer.message) > MAX_MESSAGE_CHARACTERS:
         raise RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
     findings = [
         Finding(request.guardrail.name, one.type, one.text, one.start, one.end)

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from sidecar.domain.finding import Finding
 from sidecar.domain.guardrail_settings import WebhookSettings
 from sidecar.guardrails.remote.checks import (
+    MAX_FINDINGS,
+    MAX_MESSAGE_CHARACTERS,
     RemoteAnswer,
     RemoteCheckError,
     RemoteFault,
@@ -21,8 +23,6 @@ from sidecar.guardrails.remote.checks import (
 from sidecar.guardrails.remote.http import HttpClient
 
 MAX_ANSWER_BYTES: Final = 65_536
-MAX_FINDINGS: Final = 2_000
-_MAX_MESSAGE_CHARACTERS: Final = 2_000
 
 
 class _FindingAnswer(StrictModel):
@@ -95,7 +95,7 @@ def read_answer(body: bytes, request: RemoteRequest) -> RemoteAnswer:
         RemoteCheckError: it is not JSON of this form, or a span is outside its text.
     """
     answer = read_json(_Answer, body)
-    is_too_long = len(answer.message or "") > _MAX_MESSAGE_CHARACTERS  # it may quote the text
+    is_too_long = len(answer.message or "") > MAX_MESSAGE_CHARACTERS
     if is_too_long or len(answer.findings) > MAX_FINDINGS:
         raise RemoteCheckError("answer_too_large", RemoteFault.CONTENT)
     findings = [

@@ -28,6 +28,14 @@ async def sent(
     return verdict
 
 
+def world_allowing(models: tuple[str, ...], policy: str = ALIASES) -> World:
+    """Return a world with this policy, whose key may use *models* alone."""
+    world = World(policy)
+    record = world.store.records[KEY.key_id]
+    world.store.records[KEY.key_id] = replace(record, allowed_models=models)
+    return world
+
+
 def judged(world: World) -> JudgedRequest:
     (request,) = world.usage.noted
     return request
@@ -79,9 +87,7 @@ async def test_the_model_must_be_allowed_and_not_its_alias(
     allowed: tuple[str, ...], *, passes: bool
 ) -> None:
     """An alias is no way around a list of models."""
-    world = World(ALIASES)
-    record = world.store.records[KEY.key_id]
-    world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
+    world = world_allowing(allowed)
     assert isinstance(await sent(world, chat(model="gpt-best")), RequestCleared) is passes
 
 
@@ -92,9 +98,7 @@ async def test_an_alias_among_the_models_to_fall_back_to_is_a_model_of_that_name
     allowed: tuple[str, ...], *, passes: bool
 ) -> None:
     """It is sent as it stands, so that a provider may use the model that the alias replaces."""
-    world = World(ALIASES)
-    record = world.store.records[KEY.key_id]
-    world.store.records[KEY.key_id] = replace(record, allowed_models=allowed)
+    world = world_allowing(allowed)
     body = chat(model="gpt-best", models=["gpt-best"])
     assert isinstance(await sent(world, body), RequestCleared) is passes
 
@@ -168,9 +172,10 @@ async def test_an_alias_with_googles_place_in_it_is_known_at_googles_paths_for_c
     path: str, sent_name: str, target: str, expected: str
 ) -> None:
     """The name as the client has written it comes first, then the name without its place."""
-    world = World("name: default\naliases: {google/best: google/gemini-pro, best: gemini-mini}\n")
-    record = world.store.records[KEY.key_id]
-    world.store.records[KEY.key_id] = replace(record, allowed_models=(expected,))
+    world = world_allowing(
+        (expected,),
+        policy="name: default\naliases: {google/best: google/gemini-pro, best: gemini-mini}\n",
+    )
     verdict = await sent(world, chat(model=sent_name), path)
     assert isinstance(verdict, RequestCleared)
     assert verdict.mutations.body == chat(model=target)
