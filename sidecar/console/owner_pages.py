@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sidecar.admin.audit_log import AuditFilter, audit_entries
 from sidecar.admin.keys import Listing, list_keys
 from sidecar.admin.limits import OwnedLimits, Owner, change_limits
+from sidecar.admin.owner_deletion import delete_owner, dependents, described
 from sidecar.admin.owners import (
     OwnerChange,
     Rules,
@@ -20,9 +21,6 @@ from sidecar.admin.owners import (
     change_team,
     create_organization,
     create_team,
-    delete_owner,
-    dependents,
-    described,
     first_teams,
     organizations,
     team_of,
