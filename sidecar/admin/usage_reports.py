@@ -244,20 +244,23 @@ async def drop_usage(
     return list(await connection.fetchval(query, keep_months, keep_hour_months))
 
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+# The wide forms as well, which some spreadsheets take for the narrow ones.
+_FORMULA: Final = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
 
 
 def usage_csv_text(sums: Sequence[UsageSum], *, heading: str) -> str:
     """Return sums as CSV, their names below *heading*.
 
-    A name that a spreadsheet would compute gets an apostrophe: models are named by clients.
+    A name that a spreadsheet would compute gets an apostrophe: models are named by clients. One
+    with a semicolon or a tab is quoted: spreadsheets of some languages end a cell there.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([heading, *(field.name for field in fields(UsageSum)[1:])])
     for one in sums:
         row = asdict(one) | {"cost_usd": f"{one.cost_usd:f}"}
         if one.name.startswith(_FORMULA):
             row["name"] = f"'{one.name}"
-        writer.writerow(row.values())
+        (quoting if {";", "\t"} & {*one.name} else writer).writerow(row.values())
     return text.getvalue()

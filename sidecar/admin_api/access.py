@@ -198,6 +198,8 @@ class AccessRoute(APIRoute):
             async with services.rates.turn(identity.name, is_report=self.is_report):
                 if request.method not in SAFE_METHODS:
                     await _receive(request, token)
+                    # Again: a body may take so long that the credential was revoked meanwhile.
+                    identity, token = await _authenticated(request, services)
                 async with _transaction(request, services, identity, token) as access:
                     kept = await idempotency.begin(access.connection, request, identity.name)
                     if kept is None:

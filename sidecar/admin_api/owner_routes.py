@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from sidecar.admin import owners as administration
+from sidecar.admin.owner_deletion import Dependents, delete_owner, dependents
 from sidecar.admin.owners import (
     AS_IT_IS,
     ChangeRefusedError,
-    Dependents,
     Organization,
     OwnerChange,
     Rules,
@@ -119,7 +119,7 @@ async def delete_organization(
     """
     found = await _organization(access, organization)
     check_match(request, found)
-    deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)
+    deleted = await delete_owner(access.connection, found.id, cascades=cascade)
     access.changed(keys=[f"organization:{found.id}"])
     return deleted
 
@@ -131,7 +131,7 @@ async def show_dependents(
 ) -> Dependents:
     """Count the teams, keys, API tokens and alert routes that go with an organization."""
     assert access.organization_id is not None  # noqa: S101 - of the path
-    return await administration.dependents(access.connection, access.organization_id)
+    return await dependents(access.connection, access.organization_id)
 
 
 @router.get("/organizations/{organization}/teams/{team}/dependents")
@@ -142,7 +142,7 @@ async def show_dependents_of_team(
 ) -> Dependents:
     """Count the keys and API tokens that go with a team."""
     assert access.team_id is not None  # noqa: S101 - of the path
-    return await administration.dependents(access.connection, access.team_id)
+    return await dependents(access.connection, access.team_id)
 
 
 @router.get("/teams")
@@ -236,7 +236,7 @@ async def delete_team(
     """
     found = await _team(access)
     check_match(request, found)
-    deleted = await administration.delete_owner(access.connection, found.id, cascades=cascade)
+    deleted = await delete_owner(access.connection, found.id, cascades=cascade)
     access.changed(keys=[f"team:{found.id}"])
     return deleted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Final, assert_never
 from zoneinfo import ZoneInfo
 
@@ -39,7 +39,9 @@ def batch_time(route: AlertRouteDocument, severity: Severity, *, now: datetime) 
         case None:
             pass
         case Digest.HOURLY:
-            due = local.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+            # In UTC: by the clock, the hour that a change of the clocks repeats would take two.
+            hour = local.replace(minute=0, second=0, microsecond=0).astimezone(UTC)
+            due = (hour + timedelta(hours=1)).astimezone(zone)
         case Digest.DAILY:
             due = _next(DAILY_DIGEST_AT, after=local)
         case _:
@@ -60,8 +62,11 @@ def quiet_until(quiet_hours: str, local: datetime) -> datetime | None:
 
 
 def _next(at: time, *, after: datetime) -> datetime:
-    """Return the next time of day *at* by the clocks of the time zone of *after*."""
-    due = datetime.combine(after.date(), at, tzinfo=after.tzinfo)
+    """Return the next time of day *at* by the clocks of the time zone of *after*.
+
+    Of an hour that comes twice it is in the same one as *after*.
+    """
+    due = datetime.combine(after.date(), at.replace(fold=after.fold), tzinfo=after.tzinfo)
     return due if due > after else due + timedelta(days=1)
 
 

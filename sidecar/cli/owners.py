@@ -9,9 +9,9 @@ from typing import Annotated, Final, Generic, TypeVar
 import typer
 
 from sidecar.admin import owners as administration
+from sidecar.admin.owner_deletion import Dependents, delete_owner, dependents, described
 from sidecar.admin.owners import (
     AS_IT_IS,
-    Dependents,
     ExistsAlreadyError,
     Organization,
     OwnerChange,
@@ -135,9 +135,7 @@ class _Owners(Generic[_Owner]):
         if not yes:
 
             async def count(connection: Connection) -> Dependents:
-                return await administration.dependents(
-                    connection, await self.find_id(connection, name)
-                )
+                return await dependents(connection, await self.find_id(connection, name))
 
             found = on_connection(
                 count,
@@ -150,9 +148,7 @@ class _Owners(Generic[_Owner]):
 
         async def work(connection: Connection) -> tuple[str, Dependents]:
             owner_id = await self.find_id(connection, name)
-            return owner_id, await administration.delete_owner(
-                connection, owner_id, cascades=cascades
-            )
+            return owner_id, await delete_owner(connection, owner_id, cascades=cascades)
 
         def remote(server: AdminServer) -> tuple[str, Dependents]:
             query = {"cascade": cascades}
@@ -170,7 +166,7 @@ class _Owners(Generic[_Owner]):
 
 
 def _with(found: Dependents) -> str:
-    words = administration.described(found)
+    words = described(found)
     return f" with {words}" if words else ""
 
 

@@ -48,12 +48,14 @@ async def workers_of_change(
 ) -> HTMLResponse:
     """Return how many workers have received the change, and poll on while some have not.
 
-    htmx takes a part of a page; a link without it leads to a page.
+    htmx takes a part of a page; a link without it leads to a page. Versions of policies count for
+    people who may view them: the numbers would tell others which are in force.
     """
+    may_view = access.allows(Permission.VIEW_INSTALLATION)
     versions = {
         name: int(version)
         for name, _, version in (one.partition(":") for one in policy or ())
-        if version.isdecimal() and len(version) < 10  # noqa: PLR2004 - PostgreSQL's integer
+        if may_view and version.isdecimal() and len(version) < 10  # noqa: PLR2004 - PostgreSQL's integer
     }
     barrier = Barrier(token=watch, policies=versions)
     services: Services = request.app.state.services

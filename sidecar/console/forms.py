@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from sidecar.admin.owners import ChangeRefusedError
 from sidecar.admin_api.access import Access, read_form
 from sidecar.admin_api.problems import Problem
+from sidecar.console.rendering import seen
 from sidecar.domain.validation import plain_fault
 from sidecar.keys.scopes import ScopeError
 from sidecar.limits.limit_syntax import LimitWordsError
@@ -52,6 +53,21 @@ def chosen(
     if word not in choices:
         raise Problem(422, f"`{name}` is none of: {', '.join(choices)}")
     return choices[word]
+
+
+def check_seen(fields: Mapping[str, str], *values: object) -> None:
+    """Check that the *values* of a locked object are those that its form was filled with.
+
+    A form that does not say which those were replaces any.
+
+    Raises:
+        ChangeRefusedError: another person changed them meanwhile.
+    """
+    if fields.get("seen") not in {None, seen(*values)}:
+        raise ChangeRefusedError(
+            "this was changed since the page was read; nothing was saved",
+            hint="the page shows it as it is now: make the change again",
+        )
 
 
 def words(text: str) -> tuple[str, ...] | None:

@@ -38,6 +38,7 @@ from sidecar.console.forms import (
     MOST_OFFERED,
     ChangeRefusal,
     attempt,
+    check_seen,
     chosen,
     policy_choices,
     read_fields,
@@ -233,6 +234,10 @@ async def change(request: Request, access: _Manage, key_id: str) -> Response:
     await check_models(access, models, before.allowed_models, policy=before.policy)
 
     async def work() -> Key:
+        check_seen(
+            fields, before.allowed_models, before.allowed_operations, before.allowed_sources,
+            before.tags, before.priority,
+        )  # fmt: skip
         scopes = _scopes(fields)
         wanted = KeyChange(
             allowed_models=models,

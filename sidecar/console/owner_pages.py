@@ -11,18 +11,18 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from sidecar.admin.audit_log import AuditFilter, audit_entries
 from sidecar.admin.keys import Listing, list_keys
 from sidecar.admin.limits import OwnedLimits, Owner, change_limits
+from sidecar.admin.owner_deletion import delete_owner, dependents, described
 from sidecar.admin.owners import (
+    Organization,
     OwnerChange,
     Rules,
+    Team,
     bind_organization,
     bind_team,
     change_organization,
     change_team,
     create_organization,
     create_team,
-    delete_owner,
-    dependents,
-    described,
     first_teams,
     organizations,
     team_of,
@@ -33,7 +33,14 @@ from sidecar.admin_api.objects import check_models
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.console.changes import see_change, watched_change
-from sidecar.console.forms import ChangeRefusal, attempt, policy_choices, read_fields, words
+from sidecar.console.forms import (
+    ChangeRefusal,
+    attempt,
+    check_seen,
+    policy_choices,
+    read_fields,
+    words,
+)
 from sidecar.console.limit_bars import limit_bars
 from sidecar.console.limit_pages import limit_of_fields
 from sidecar.console.rendering import render
@@ -128,10 +135,10 @@ async def change_one(
 ) -> Response:
     """Enable or disable an organization, or change its policy and models."""
     connection, fields = access.connection, await read_fields(request)
+    (before,) = await organizations(connection, name=organization)
 
     refusal = await attempt(
-        access,
-        lambda: _change(connection, organization, fields, bind_organization, change_organization),
+        access, lambda: _change(connection, before, fields, bind_organization, change_organization)
     )
     if refusal is not None:
         return await _organization_page(request, access, organization, refusal=refusal)
@@ -169,18 +176,17 @@ async def change_team_of(
 ) -> Response:
     """Enable or disable a team, or change its policy and models."""
     connection, fields = access.connection, await read_fields(request)
-    path = f"{organization}/{team}"
     if "policy" in fields and not access.allows(
         Permission.BIND_POLICIES, access.organization_id, access.team_id
     ):
         raise Problem(403, f"this needs the permission {Permission.BIND_POLICIES.value}")
+    assert access.team_id is not None  # noqa: S101 - the path names it
+    before = await team_of(connection, access.team_id)
     if models := words(fields.get("models", "")):
-        assert access.team_id is not None  # noqa: S101 - the path names it
-        before = await team_of(connection, access.team_id)
         await check_models(access, models, before.allowed_models)
 
     refusal = await attempt(
-        access, lambda: _change(connection, path, fields, bind_team, change_team)
+        access, lambda: _change(connection, before, fields, bind_team, change_team)
     )
     if refusal is not None:
         return await _team_page(request, access, organization, team, refusal=refusal)
@@ -203,17 +209,19 @@ async def delete_team(
 
 async def _change(
     connection: Connection,
-    name: str,
+    before: Organization | Team,
     fields: Mapping[str, str],
     bind: Callable[..., Awaitable[object]],
     change: Callable[[Connection, str, OwnerChange], Awaitable[object]],
 ) -> None:
-    """Change the owner *name* by those *fields* that the form has."""
+    """Change the owner *before* by those *fields* that the form has."""
+    name = before.path if isinstance(before, Team) else before.name
     if "policy" in fields:
         await bind(connection, name, policy=fields["policy"] or None)
     if "enabled" in fields:
         await change(connection, name, OwnerChange(enabled=fields["enabled"] == "yes"))
     if "models" in fields:
+        check_seen(fields, before.allowed_models)
         await change(connection, name, OwnerChange(allowed_models=words(fields["models"])))
 
 

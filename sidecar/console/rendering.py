@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from sidecar.admin.audit_log import AuditEntry
 from sidecar.admin_api.access import Access
+from sidecar.admin_api.objects import etag
 from sidecar.admin_api.roles import Permission
 from sidecar.policy.tester import PICTURES
 
@@ -83,6 +84,11 @@ def differences(entry: AuditEntry) -> list[tuple[str, str, str]]:
     ]
 
 
+def seen(*values: object) -> str:
+    """Return the tag of the values that a form was filled with, for its field `seen`."""
+    return etag(values).strip('"')
+
+
 @cache
 def _static(name: str) -> str:
     """Return the address of a static file; a new content has a new address."""
@@ -106,7 +112,7 @@ _ENVIRONMENT.filters |= {
     "iso": lambda at: at.astimezone(UTC).isoformat(timespec="seconds"),
     "query": lambda values: urlencode({k: v for k, v in values.items() if v not in (None, "")}),
 }
-_ENVIRONMENT.globals["static"] = _static
+_ENVIRONMENT.globals |= {"static": _static, "seen": seen}
 
 
 def render(

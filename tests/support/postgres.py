@@ -162,3 +162,14 @@ async def logged_in(database: Database, group: str) -> AsyncIterator[PostgresSet
     finally:
         async with database.connect() as connection:
             await connection.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+
+async def wait_for_lock(connection: Connection, like: str) -> None:
+    """Return once a statement that is *like* this waits for a lock."""
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND query LIKE $1",
+            like,
+        ):
+            pass

@@ -7,8 +7,7 @@ import asyncpg
 import pytest
 from fastapi import FastAPI
 
-from sidecar.admin.owners import Dependents, described
-from tests.support.admin_api import API, session_client, token_client
+from tests.support.admin_api import API, session_client
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -160,31 +159,3 @@ async def test_pages_lose_no_name_in_a_database_of_another_collation(app: FastAP
                 break
             after = {"after": page["next"]}
         assert found == names
-
-
-async def test_tokens_and_alert_routes_that_go_with_an_organization_are_counted(
-    app: FastAPI,
-) -> None:
-    """They go without `cascade` too; those of its teams are among them, others' are not."""
-    alice = await session_client(app, "admin")
-    for name, grant in (("a", "operator:acme"), ("b", "viewer:acme/ads"), ("c", "viewer:globex")):
-        await token_client(app, grant, name=name)
-    async with app.state.pool.acquire() as connection:
-        await connection.execute(
-            "INSERT INTO alert_routes (name, channel, secret, organization_id)"
-            " VALUES ('a', 'slack', 'env:ALERT_A', 'org_1'), ('b', 'slack', 'env:ALERT_B', NULL)"
-        )
-    acme = f"{API}/organizations/acme"
-
-    refused = await alice.delete(acme)
-    of_team = await alice.get(f"{acme}/teams/ads/dependents")
-    of_organization = await alice.get(f"{acme}/dependents")
-    deleted = await alice.delete(acme, params={"cascade": "true"})
-
-    assert refused.json()["detail"] == "it still has 2 teams and 2 keys (2 active)"
-    counts = {"teams": 0, "keys": 1, "active_keys": 1, "alert_routes": 0, "tokens": 1}
-    assert of_team.json() == counts
-    counts = {"teams": 2, "keys": 2, "active_keys": 2, "alert_routes": 1, "tokens": 2}
-    assert of_organization.json() == deleted.json() == counts
-    words = described(Dependents(**counts))
-    assert words == "2 teams, 2 keys (2 active), 2 API tokens and 1 alert route"

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 from fastapi import FastAPI
 
 from sidecar.admin_api.roles import Permission
-from tests.support.admin_api import API, client_of, pages_of, session_client, token_client
+from sidecar.admin_api.sign_in import end_sessions_of
+from tests.support.admin_api import (
+    API,
+    client_of,
+    pages_of,
+    session_client,
+    token_client,
+)
+from tests.support.postgres import Database, wait_for_lock
 
 
 async def test_a_token_is_shown_once_works_and_is_revoked(app: FastAPI) -> None:
@@ -101,3 +112,61 @@ async def test_tokens_come_page_by_page_if_a_caller_asks_for_pages(app: FastAPI)
     assert [one["name"] for one in whole] == ["a", "b", "b2", "c"]
     assert [[one["name"] for one in page] for page in pages] == [["b", "b2"], ["c", "a"]]
     assert (wrong.status_code, "`after`" in wrong.json()["detail"]) == (422, True)
+
+
+async def test_a_token_of_an_organization_that_is_being_deleted_is_refused_with_the_cause(
+    app: FastAPI, database: Database
+) -> None:
+    """The refusal names the organization, and no policy."""
+    admin = await session_client(app, "admin")
+    body = {"name": "ci", "role": "viewer", "organization": "initech"}
+    async with database.connect() as other, database.connect() as third:
+        await other.execute("INSERT INTO organizations (id, name) VALUES ('org_9', 'initech')")
+        async with asyncio.TaskGroup() as tasks, other.transaction():
+            await other.execute("DELETE FROM organizations WHERE id = 'org_9'")
+            creation = tasks.create_task(admin.post(f"{API}/tokens", json=body))
+            await wait_for_lock(third, "%INSERT INTO admin_tokens%")
+        answer = creation.result()
+
+    assert (answer.status_code, answer.json()["detail"]) == (
+        409,
+        "the team or organization of token ci was deleted meanwhile",
+    )
+
+
+async def test_a_token_that_is_revoked_while_its_request_arrives_changes_nothing(
+    app: FastAPI,
+) -> None:
+    """Else a leaked one could leave a successor behind: a body may take half a minute."""
+    admin, bot = await session_client(app, "admin"), await token_client(app, "admin")
+    (leaked,) = (await admin.get(f"{API}/tokens")).json()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"name": "successor",'
+        await admin.post(f"{API}/tokens/{leaked['id']}/revoke")
+        yield b'"role": "admin"}'
+
+    headers = {"content-type": "application/json"}
+    answer = await bot.post(f"{API}/tokens", content=body(), headers=headers)
+    names = [one["name"] for one in (await admin.get(f"{API}/tokens")).json()]
+
+    assert (answer.status_code, names) == (401, [leaked["name"]])
+
+
+async def test_a_session_that_ends_while_its_request_arrives_changes_nothing(
+    app: FastAPI,
+) -> None:
+    admin, other = await session_client(app, "admin"), await session_client(app, "admin")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"name": "successor",'
+        async with app.state.services.pool.acquire() as connection:
+            await end_sessions_of(connection, "alice@example.com")
+        yield b'"role": "admin"}'
+
+    headers = {"content-type": "application/json"}
+    answer = await admin.post(f"{API}/tokens", content=body(), headers=headers)
+    ended = await other.get(f"{API}/me")
+    left = await (await session_client(app, "admin")).get(f"{API}/tokens")
+
+    assert (answer.status_code, ended.status_code, left.json()) == (401, 401, [])

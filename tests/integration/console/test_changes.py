@@ -30,6 +30,20 @@ async def test_a_change_is_watched_until_every_worker_acknowledges_it(
     assert world.keys[0] not in page
 
 
+async def test_versions_of_policies_are_compared_for_people_who_may_view_them(
+    console: FastAPI, database: Database
+) -> None:
+    """An organization's viewer could find out by the counts which version is in force."""
+    await database.execute("UPDATE workers SET acknowledged = '{0123456789abcdef}'")
+    pages: list[str] = []
+    for grant in ("viewer", "viewer:acme"):
+        visitor = await Visitor.of(console, grant)
+        pages.append(await visitor.get("/in-force?watch=0123456789abcdef&policy=strict:2"))
+
+    assert "0 of 2 workers have the change" in pages[0]
+    assert "In force in all 2 workers." in pages[1]
+
+
 async def test_a_silent_worker_is_reported_and_not_waited_for(
     console: FastAPI, database: Database
 ) -> None:

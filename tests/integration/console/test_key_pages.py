@@ -101,6 +101,28 @@ async def test_scopes_state_expiry_and_policy_of_a_key_change_by_its_forms(
     assert "is no network" in refused
 
 
+async def test_a_form_of_a_key_that_another_person_changed_meanwhile_is_refused(
+    console: FastAPI, world: World
+) -> None:
+    """It holds every bound as it was, so that it would take the other's away."""
+    path = f"/keys/{world.keys[0]}"
+    first, second = await Visitor.of(console, "admin"), await Visitor.of(console, "admin")
+    seen = re.search(r'name="seen" value="([^"]+)"', await first.get(path))
+    await second.get(path)
+    await second.send(f"{path}/change", {"sources": "10.0.0.0/8", "tags": "env=prod"})
+
+    stale = {"tags": "env=test", "seen": seen[1] if seen else ""}
+    refused = await first.send(f"{path}/change", stale, status=409)
+    seen = re.search(r'name="seen" value="([^"]+)"', refused)
+    assert seen is not None
+    anew = {"sources": "10.0.0.0/8", "tags": "env=test", "seen": seen[1]}
+    page = await first.send(f"{path}/change", anew)
+
+    assert "this was changed since the page was read" in refused
+    assert "10.0.0.0/8" in refused
+    assert "env=test" in page
+
+
 async def test_a_pasted_key_leads_to_its_page_and_its_secret_to_no_address(
     console: FastAPI, world: World
 ) -> None:

@@ -66,6 +66,23 @@ async def test_policy_models_and_state_of_owners_change_and_are_in_the_audit_log
     await visitor.send(f"{TEAM}/change", {"policy": "no-such"}, status=409)
 
 
+@pytest.mark.parametrize("path", ["/organizations/acme", TEAM])
+async def test_models_of_an_owner_that_another_person_changed_meanwhile_are_not_replaced(
+    console: FastAPI, path: str
+) -> None:
+    first, second = await Visitor.of(console, "admin"), await Visitor.of(console, "admin")
+    seen = re.search(r'name="seen" value="([^"]+)"', await first.get(path))
+    assert seen is not None
+    await second.get(path)
+    await second.send(f"{path}/change", {"models": "gpt-4o"})
+
+    stale = {"models": "gpt-4o o3", "seen": seen[1]}
+    page = await first.send(f"{path}/change", stale, status=409)
+
+    assert "this was changed since the page was read" in page
+    assert 'value="gpt-4o"' in page
+
+
 async def test_an_owner_that_something_depends_on_is_not_deleted(console: FastAPI) -> None:
     visitor = await Visitor.of(console, "admin")
     await visitor.get(TEAM)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from starlette.requests import Request
 
-from sidecar.admin.owners import Dependents
+from sidecar.admin.owner_deletion import Dependents
 from sidecar.admin_api.objects import check_match, etag
 from sidecar.admin_api.problems import Problem
 

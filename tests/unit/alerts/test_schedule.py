@@ -25,6 +25,24 @@ def at(text: str) -> datetime:
         (QUIET, "2027-01-15T06:00", None),  # the end is outside
         (QUIET, "2027-03-27T23:00", "2027-03-28T05:00"),  # summer time begins within
         (QUIET | {"quiet_hours": "12:00-13:00"}, "2027-01-15T11:30", "2027-01-15T12:00"),
+        # The hour from 02:00 is twice when summer time ends, at 01:00 in UTC.
+        (QUIET | {"quiet_hours": "01:00-02:30"}, "2026-10-24T23:30", "2026-10-25T00:30"),
+        (QUIET | {"quiet_hours": "01:00-02:30"}, "2026-10-25T01:10", "2026-10-25T01:30"),
+        (
+            {"digest": "hourly", "time_zone": "Europe/Berlin"},
+            "2026-10-25T00:40",
+            "2026-10-25T01:00",
+        ),
+        (
+            {"digest": "hourly", "time_zone": "Europe/Berlin"},
+            "2026-10-25T01:40",
+            "2026-10-25T02:00",
+        ),
+        (
+            {"digest": "hourly", "time_zone": "Europe/Berlin"},
+            "2026-03-29T00:40",
+            "2026-03-29T01:00",
+        ),
         ({"digest": "hourly"}, "2027-01-15T11:00", "2027-01-15T12:00"),
         ({"digest": "hourly"}, "2027-01-15T23:59", "2027-01-16T00:00"),
         ({"digest": "daily"}, "2027-01-15T07:59", "2027-01-15T08:00"),
