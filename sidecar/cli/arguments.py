@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, NoReturn
 
 import typer
+from typing_extensions import Buffer, override
 
 from sidecar.cli.terminal import FAILED, WRONG_USAGE, fail
 from sidecar.domain.validation import ACCEPTED_TIMES, is_accepted
@@ -187,26 +190,66 @@ def read_text(file: Path, *, code: int = FAILED) -> str:
 
 @contextmanager
 def open_file(file: Path) -> Iterator[BinaryIO]:
-    """Give the stream of *file*; standard input stays open."""
+    """Give the stream of *file*, which exits if it cannot be read; standard input stays open."""
     if file == STANDARD_STREAM:
         yield sys.stdin.buffer
         return
     try:
-        stream = file.open("rb")
+        source = _Source(file)
     except OSError as error:
-        fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
-    with stream:
+        _fail_to_read(file, error)
+    with io.BufferedReader(source) as stream:
         yield stream
+
+
+class _Source(io.FileIO):
+    """A file whose error is told from one of standard output, which `run` reports."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self._file = file
+
+    @override
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            _fail_to_read(self._file, error)
+
+    @override
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            _fail_to_read(self._file, error)
+
+
+def _fail_to_read(file: Path, error: OSError) -> NoReturn:
+    fail(f"{file}: {error.strerror}", hint="name a file that can be read", code=WRONG_USAGE)
 
 
 def write_metrics(file: Path, text: str) -> None:
     """Replace *file* as a whole, or exit: node exporter may read at any moment."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
+    replace_file(file, text, hint="name another --metrics-file")
+
+
+def replace_file(file: Path, text: str, *, hint: str) -> None:
+    """Replace *file* by *text* as a whole, or exit and leave it as it was.
+
+    Links to it and its mode stay.
+    """
+    target = file.resolve()
+    part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
+        try:
+            part.write_text(text, encoding="utf-8")
+            if target.exists():
+                part.chmod(stat.S_IMODE(target.stat().st_mode))
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
-        fail(f"cannot write {file}: {error.strerror}", hint="name another --metrics-file")
+        fail(f"cannot write {file}: {error.strerror}", hint=hint)
 
 
 def size_of(file: Path) -> int:

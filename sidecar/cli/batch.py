@@ -18,6 +18,8 @@ PROGRAM: Final = "egret"
 MAX_CHARACTERS: Final = 5_000_000
 MAX_LINE_CHARACTERS: Final = 32_768
 """shlex takes a microsecond a character, and for a long word the square of its length."""
+_BYTE_ORDER_MARK: Final = "\ufeff"
+"""Before the text in files of some editors of Windows."""
 _ENDLESS: Final = frozenset({"batch", "serve", "up", "top"})
 
 
@@ -67,7 +69,8 @@ def batch_lines(text: str) -> Iterator[BatchLine]:
     if len(text) > MAX_CHARACTERS:
         problem = f"the commands are longer than {MAX_CHARACTERS} characters"
         fail(problem, hint="divide the file; nothing was run", code=WRONG_USAGE)
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_CHARACTERS:
             problem = f"line {number}: longer than {MAX_LINE_CHARACTERS} characters"
             fail(problem, hint="nothing was run", code=WRONG_USAGE)

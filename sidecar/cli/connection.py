@@ -8,7 +8,7 @@ import pwd
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import asyncpg
 import orjson
@@ -210,6 +210,9 @@ def read_facts(run: Path) -> dict[str, Any]:
 
     Raises:
         OSError: there is none, or it belongs to another user.
+        ValueError: the file is damaged.
     """
-    facts: dict[str, Any] = orjson.loads(facts_file(run).read_bytes())
-    return facts
+    facts: object = orjson.loads(facts_file(run).read_bytes())
+    if not isinstance(facts, dict):
+        raise ValueError("no object")  # noqa: TRY004 - as of text that is not JSON
+    return cast("dict[str, Any]", facts)

@@ -224,11 +224,16 @@ def command_tree(words: Iterable[str] | None = None) -> typer.Typer:
 def run() -> None:
     """Run the command line; exit codes are 0 done, 1 failed, 2 wrong usage, 3 exists already."""
     # Python has None in place of a closed stream, and the next file that is opened would take its
-    # number. Writes to standard output fail then, and those to standard error are dropped.
-    for number, name, flags in ((1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+    # number. Standard input is empty then, writes to standard output fail, and those to standard
+    # error are dropped.
+    for number, name, flags, mode in (
+        (0, "stdin", os.O_RDONLY, "r"),
+        (1, "stdout", os.O_RDONLY, "w"),
+        (2, "stderr", os.O_WRONLY, "w"),
+    ):
         if getattr(sys, name) is None:
             os.dup2(os.open(os.devnull, flags), number)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     words = sys.argv[1:]
     environment = inherited_environment()
     if _COMPLETE in environment:  # a shell completes a command line, which is in a variable

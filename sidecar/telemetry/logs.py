@@ -176,7 +176,8 @@ _SECRET_NAME: Final = re.compile(
 )
 _EGRET_KEY: Final = re.compile(r"(eg[ak])_([0-9A-Za-z]{1,12})_[0-9A-Za-z]+")
 _BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+\S+")
-_USER_INFO: Final = re.compile(r"://[^/\s@]+@")
+_USER_INFO: Final = re.compile(r"://[^/\s@]+(?:@|…$)")
+"""Up to its @, or to the end of a text that was cut before one."""
 
 
 def redact_fields(

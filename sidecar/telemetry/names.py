@@ -180,6 +180,7 @@ class LogEvent:
     ADJUSTMENTS_LOST: Final = "limits.adjustments_lost"
     SCRAPE_FAILED: Final = "metrics.scrape_failed"
     METRICS_NO_ROOM: Final = "metrics.no_room"
+    METRICS_DAMAGED: Final = "metrics.damaged"
     PUSH_FAILED: Final = "metrics.push_failed"
     LIBRARY: Final = "library.log"
     ADMIN_STARTED: Final = "admin.started"

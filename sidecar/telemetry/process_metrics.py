@@ -9,11 +9,13 @@ from __future__ import annotations
 import gc
 import math
 import os
+import struct
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,7 +31,7 @@ from typing_extensions import override
 
 from sidecar.telemetry.exemplars import exemplar_path, read_exemplars
 from sidecar.telemetry.key_metrics import SharedOutcome
-from sidecar.telemetry.logs import get_logger
+from sidecar.telemetry.logs import get_logger, type_name
 from sidecar.telemetry.names import LogEvent, MetricName
 
 LAG_BUCKETS: Final = (
@@ -241,6 +243,11 @@ class WorkerMetrics(Collector):
                         LogEvent.METRICS_NO_ROOM, file=str(gone), reason=error.strerror
                     )
                     continue
+                except (RuntimeError, ValueError, struct.error) as error:
+                    # Of prometheus-client (0.26): each scrape would fail while the file is there.
+                    get_logger().error(
+                        LogEvent.METRICS_DAMAGED, file=str(gone), error_type=type_name(error)
+                    )
                 gone.unlink()
 
     def _fold(self, gone: Path, *, into: Path) -> None:
@@ -248,6 +255,7 @@ class WorkerMetrics(Collector):
 
         Raises:
             OSError: the disk has no room.
+            RuntimeError, ValueError, struct.error: *gone* is damaged.
         """
         files = [file for file in (into, gone) if file.exists() and file.stat().st_size > 0]
         if not files:
@@ -258,11 +266,10 @@ class WorkerMetrics(Collector):
         try:
             with new.open("wb") as file:  # reserved, as `mmap_metrics` says
                 os.posix_fallocate(file.fileno(), 0, used)
-            sums = _open(str(new))
-            for key, value, _, _ in chain.from_iterable(_read(str(file)) for file in files):
-                before, _ = sums.read_value(key)
-                sums.write_value(key, before + value, 0.0)
-            sums.close()
+            with closing(_open(str(new))) as sums:
+                for key, value, _, _ in chain.from_iterable(_read(str(file)) for file in files):
+                    before, _ = sums.read_value(key)
+                    sums.write_value(key, before + value, 0.0)
             new.replace(into)
         finally:
             new.unlink(missing_ok=True)

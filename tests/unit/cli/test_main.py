@@ -261,6 +261,30 @@ def test_a_closed_stream_is_no_traceback(closed: str, code: int, said: str) -> N
     assert (shell.returncode, shell.stderr[: len(said) or None]) == (code, said)
 
 
+def test_a_closed_standard_input_is_an_empty_one() -> None:
+    """As a job has that a supervisor starts without one."""
+    shell = ran("sh", "-c", '"$0" -m sidecar logs <&-', sys.executable)
+
+    assert (shell.returncode, shell.stdout, shell.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["batch -f", "guardrails test --file", "lint", "price import"],
+)
+def test_a_file_that_cannot_be_read_is_no_output_that_cannot_be_written(words: str) -> None:
+    """As on a disk that fails; the address 0 of a process's memory cannot be read either."""
+    command = [sys.executable, "-m", "sidecar", *words.split(), "/proc/self/mem"]
+
+    shell = ran(*command, EGRET_POSTGRES__DSN="postgresql://egret@127.0.0.1:1/egret")
+
+    assert (shell.returncode, shell.stdout, shell.stderr) == (
+        2,
+        "",
+        "error: /proc/self/mem: Input/output error; name a file that can be read\n",
+    )
+
+
 def test_a_reader_that_has_enough_gets_no_error() -> None:
     """`egret policy schema | head`."""
     command = [sys.executable, "-m", "sidecar", "policy", "schema"]
@@ -346,3 +370,13 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
 
     offered = dict(line.split(": ") for line in done.stdout.splitlines())
     assert {line: set(found.split()) for line, found in offered.items()} == COMPLETED, done.stderr
+
+
+def test_a_batch_that_an_editor_of_windows_saved_runs(tmp_path: Path) -> None:
+    """With a byte order mark and its line ends."""
+    file = tmp_path / "commands.txt"
+    file.write_bytes(b"\xef\xbb\xbfegret policy schema\r\n# done\r\n")
+
+    batch = ran(sys.executable, "-m", "sidecar", "batch", "-f", str(file))
+
+    assert (batch.returncode, batch.stderr) == (0, "1 command done.\n")

@@ -133,6 +133,30 @@ def test_the_policy_version_shown_is_that_of_the_worker_that_lags(
         assert (lagging, _value(endpoint, "egret_policy_version")) == (7, 8)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"\x10" + bytes(7) + b"\xff\0\0\0" + b"x" * 100, b"\0\x10" + bytes(12)],
+    ids=["text", "length"],
+)
+def test_a_damaged_file_of_a_dead_worker_costs_its_counts_alone(
+    endpoint: MetricsEndpoint,
+    metrics: WorkerMetrics,
+    tmp_path: Path,
+    content: bytes,
+) -> None:
+    """The supervisor had ended with it, and all workers with the supervisor."""
+    with metric_worker(tmp_path / "metrics") as worker:
+        worker.tell("exchange")
+    metrics.worker_gone(worker.pid)
+    damaged = tmp_path / "metrics" / "counter_77.db"
+    damaged.write_bytes(content)
+
+    metrics.worker_gone(77)
+
+    assert not damaged.exists()
+    assert _value(endpoint, "egret_exchanges_total") == 1
+
+
 def test_scrapes_during_restarts_see_totals_that_only_grow(
     endpoint: MetricsEndpoint, metrics: WorkerMetrics, tmp_path: Path
 ) -> None:

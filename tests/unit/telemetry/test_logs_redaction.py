@@ -44,6 +44,11 @@ class Talkative:
         ("anything", ValueError(SECRET), "<ValueError>"),
         ("anything", f"egk_0123456789ab_{SECRET}", "egk_0123456789ab_[redacted]"),
         ("anything", f"redis://:{SECRET}@cache:6379/0", "redis://[redacted]@cache:6379/0"),
+        (
+            "text",
+            f"{'é' * 1000} redis://:{SECRET}@cache:6379",
+            f"{'é' * 1000} redis://[redacted]@",
+        ),
         ("anything", f"sent bearer {SECRET} on", "sent bearer [redacted] on"),
         ("anything", {"password": SECRET, "host": "db"}, {"password": "[redacted]", "host": "db"}),
         ("anything", [(SecretStr(SECRET), 1)], [["[redacted]", 1]]),

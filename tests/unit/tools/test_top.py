@@ -106,6 +106,17 @@ def test_a_stack_in_another_folder_is_a_reason_to_name_it() -> None:
     assert "--run" in ran.stderr
 
 
+@pytest.mark.parametrize("facts", ["", "[]", "3", '{"url": 1}'])
+def test_a_damaged_file_of_a_stack_is_none(tmp_path: Path, facts: str) -> None:
+    """Whatever JSON it is."""
+    (tmp_path / "egret.json").write_text(facts)
+
+    ran = _top("--run", str(tmp_path))
+
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert f"no stack of `egret up` in {tmp_path}; name" in ran.stderr
+
+
 def test_a_named_folder_without_a_stack_shows_the_figures_of_no_other(tmp_path: Path) -> None:
     """Another stack may answer at the usual address."""
     ran = _top("--run", str(tmp_path))

@@ -369,12 +369,16 @@ def _show_turns(order: Order, by_turn: Sequence[Measured], output: Output) -> No
 
 
 def _of_stack(run: Path, *, key: str | None, ca_file: Path | None) -> tuple[str, str, Path | None]:
+    hint = "name a gateway, or start `egret up`"
     try:
         facts = read_facts(run)
+        found = facts["https_url"], key or facts["key"], ca_file or Path(facts["ca_file"])
     except OSError as error:
-        hint = "name a gateway, or start `egret up`"
         fail(f"{facts_file(run)}: {error.strerror}", hint=hint, code=WRONG_USAGE)
-    return facts["https_url"], key or facts["key"], ca_file or Path(facts["ca_file"])
+    except (ValueError, KeyError):
+        problem = f"{facts_file(run)}: not written by `egret up` of this version"
+        fail(problem, hint=hint, code=WRONG_USAGE)
+    return found
 
 
 def _chat(model: str) -> bytes:

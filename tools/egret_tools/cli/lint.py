@@ -16,7 +16,7 @@ from egret_tools.envoy_lint.report import fixable, fixed, sarif
 from egret_tools.envoy_lint.rule import Finding, Severity
 from egret_tools.envoy_lint.rules import ALL_RULES
 from egret_tools.envoy_lint.source import SourceError, TemplateError
-from sidecar.cli.arguments import STANDARD_STREAM, read_text
+from sidecar.cli.arguments import STANDARD_STREAM, read_text, replace_file
 from sidecar.cli.terminal import (
     FAILED,
     WRONG_USAGE,
@@ -132,7 +132,7 @@ def _lint_file(path: Path, *, known: Known, fix: bool) -> Linted | None:
     repaired = fixed(text, linted.findings)
     if repaired != text:
         console(stderr=True).print(_diff(path, text, repaired), end="")
-        path.write_text(repaired, encoding="utf-8")
+        replace_file(path, repaired, hint="free space, or name a place to write to")
     return lint_text(str(path), repaired, known=known)
 
 

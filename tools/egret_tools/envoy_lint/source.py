@@ -24,6 +24,7 @@ MAX_NODES: Final = 2_000_000
 
 MAX_DEPTH: Final = 200
 _TOO_LARGE: Final = " nesting or aliases make this larger than any configuration"
+_BYTE_ORDER_MARK: Final = "\ufeff"
 _TAG: Final = "tag:yaml.org,2002:"
 _IGNORE: Final = re.compile(r"#\s*egret-lint:\s*ignore=([A-Z0-9,]+)(?:\s+(\S.*))?")
 
@@ -103,7 +104,7 @@ def read_source(name: str, text: str) -> tuple[Source, ...]:
         return _read_json(name, text, error)
     sources: list[Source] = []
     for node in nodes:
-        reader = _Reader()
+        reader = _Reader(skipped=len(text) - len(text.removeprefix(_BYTE_ORDER_MARK)))
         try:
             value = reader.read_document(node)
         except SourceError as error:
@@ -215,7 +216,9 @@ def _values_of(node: yaml.Node, known: dict[int, float]) -> float:
 class _Reader:
     """Turns nodes into plain values and notes where each stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, skipped: int) -> None:
+        self._skipped = skipped
+        """Characters before the first that libyaml counts."""
         self.marks: dict[Path, Mark] = {}
         self.names: dict[Path, Mark] = {}
         self.merges: list[Mark] = []
@@ -232,7 +235,12 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise SourceError(_TOO_LARGE)
         start, end = node.start_mark, node.end_mark
-        self.marks[path] = Mark(start.line + 1, start.column + 1, start.index, end.index)
+        self.marks[path] = Mark(
+            start.line + 1,
+            start.column + 1,
+            start.index + self._skipped,
+            end.index + self._skipped,
+        )
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

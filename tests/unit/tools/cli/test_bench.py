@@ -186,3 +186,16 @@ def test_a_turn_has_its_medians_and_its_requests_without_success() -> None:
     }  # fmt: skip
     assert [rows[1][name] for name in ("requests", "refused", "lost", "p50_ms")] == [3, 0, 3, None]
     assert (first.has_failures, then.has_failures, Measured().has_failures) == (True, True, False)
+
+
+@pytest.mark.parametrize("facts", ["", "[]", '{"url": "http://127.0.0.1:1"}'])
+def test_a_damaged_file_of_a_stack_is_said_with_the_hint(tmp_path: Path, facts: str) -> None:
+    """An empty one too, as a disk that was full may leave it."""
+    (tmp_path / "egret.json").write_text(facts)
+
+    ran = NOWHERE("bench", "--run", str(tmp_path))
+
+    problem = (
+        f"error: {tmp_path}/egret.json: not written by `egret up` of this version; name a gateway"
+    )
+    assert (ran.code, ran.err) == (2, f"{problem}, or start `egret up`\n")

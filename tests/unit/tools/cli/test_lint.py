@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import stat
 from pathlib import Path
 
 import orjson
@@ -58,6 +60,38 @@ def test_a_fix_is_written_and_shown(file: Path) -> None:
     assert code == 0
     assert "-                      failure_mode_allow: true" in said
     assert file.read_text() == own_text()
+
+
+def test_a_fix_keeps_the_mode_of_the_file_and_the_link_to_it(file: Path, tmp_path: Path) -> None:
+    """And line ends and a byte order mark, as all else."""
+    wrong = own_text().replace("failure_mode_allow: false", "failure_mode_allow: true")
+    file.write_bytes(b"\xef\xbb\xbf" + wrong.replace("\n", "\r\n").encode())
+    file.chmod(0o640)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(file)
+    assert lint(link, "--fix")[0] == 0
+    right = own_text().replace("\n", "\r\n").encode()
+    assert (link.is_symlink(), file.read_bytes()) == (True, b"\xef\xbb\xbf" + right)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert sorted(tmp_path.iterdir()) == [file, link]
+
+
+def test_a_fix_that_finds_no_room_leaves_the_file_as_it_was(file: Path, tmp_path: Path) -> None:
+    """It had been emptied before the first byte was written."""
+    wrong = own_text().replace("failure_mode_allow: false", "failure_mode_allow: true")
+    file.write_text(wrong)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(wrong) // 2, before[1]))
+    try:
+        code, _, said = lint(file, "--fix")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert said.endswith(
+        f"error: cannot write {file}: File too large; free space, or name a place to write to\n"
+    )
+    assert file.read_text() == wrong
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_standard_input_is_read() -> None:
