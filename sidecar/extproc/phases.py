@@ -261,11 +261,23 @@ class Room(Protocol):
         ...
 
 
-class SharedRoom(Room, Protocol):
-    """The room of all streams of a worker, with a reserve for answers."""
+class SharedRoom(Protocol):
+    """The room of all streams of a worker, shared by their owners, with a reserve for answers."""
 
-    def hold_buffered(self, size: int) -> bool:
+    def hold(self, size: int, owner: str) -> bool:
+        """Count *size* bytes more; return False, and count nothing, if there is no room."""
+        ...
+
+    def hold_buffered(self, size: int, owner: str) -> bool:
         """Count *size* bytes more of an answer that Envoy keeps, in the reserve as well."""
+        ...
+
+    def assign(self, size: int, owner: str) -> bool:
+        """Count *size* bytes without an owner as those of *owner*; return whether it has room."""
+        ...
+
+    def release(self, size: int, owner: str) -> None:
+        """Stop counting *size* bytes."""
         ...
 
 
@@ -275,10 +287,12 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     `outgoing` holds the messages for Envoy, in order; the owner sends and clears it. `headers`,
     `has_body` and `source_address` are the request's, `answer_headers` those of its answer;
     `piece` is the last piece of a streamed answer, and `piece_is_last` whether no other follows.
-    `held_bytes` of request or answer are kept until they are judged. `usage` are the counts that
-    came with the answer's trailers, `has_trailers` whether those came. `_unheld` are the changes
-    to the headers of a held answer that goes on if it has no room; without them it is refused.
-    `_is_kept` while the gateway keeps an answer that is not judged until its body is here.
+    `held_bytes` of request or answer are kept until they are judged, and `arriving_bytes` are
+    those of a long message that is not whole. Both count as those of `owner`, the organization of
+    the key; it is empty until the key is known. `usage` are the counts that came with the answer's
+    trailers, `has_trailers` whether those came. `_unheld` are the changes to the headers of a held
+    answer that goes on if it has no room; without them it is refused. `_is_kept` while the gateway
+    keeps an answer that is not judged until its body is here.
     """
 
     # A struct, since each request builds one: its fields are set in C.
@@ -300,6 +314,8 @@ class ProtocolState(msgspec.Struct, kw_only=True, eq=False):
     piece: bytes = b""
     piece_is_last: bool = False
     held_bytes: int = 0
+    arriving_bytes: int = 0
+    owner: str = ""
     usage: tuple[TokenCounts, str] | None = None
     has_trailers: bool = False
     _pieces: list[bytes | bytearray | memoryview] = []

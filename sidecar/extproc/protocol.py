@@ -18,7 +18,6 @@ state between two messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import assert_never
 
 from sidecar.domain.errors import ErrorKind
@@ -75,11 +74,15 @@ class ExtProcProtocol(ProtocolState, eq=False):
         An answer is paid for. One that Envoy keeps (BUFFERED) has a reserve beside the room.
         """
         is_buffered = self.response_mode is BodyMode.BUFFERED and self.phase in BUFFERED_ANSWER
-        return self.room.hold_buffered(size) if is_buffered else self.room.hold(size)
+        hold = self.room.hold_buffered if is_buffered else self.room.hold
+        has_room = hold(size, self.owner)
+        self.arriving_bytes += size if has_room else 0
+        return has_room
 
     def release(self, size: int) -> None:
         """Stop counting *size* bytes of a message."""
-        self.room.release(size)
+        self.arriving_bytes -= size
+        self.room.release(size, self.owner)
 
     # Messages of Envoy.
 
@@ -170,7 +173,7 @@ class ExtProcProtocol(ProtocolState, eq=False):
             self._has_request_ended = has_ended
             return event
         self._has_request_ended = has_ended
-        self._keep(message.body, self.room.hold, ErrorKind.BODY_TOO_LARGE)
+        self._keep(message.body, ErrorKind.BODY_TOO_LARGE)
         # A BUFFERED body is one message, whatever its end_of_stream: trailers may follow it.
         self._is_body_complete = message.ends or self.request_mode is BodyMode.BUFFERED
         self._trailers_follow = self._is_body_complete and not message.ends
@@ -233,7 +236,8 @@ class ExtProcProtocol(ProtocolState, eq=False):
         if self.phase is Phase.HOLDING_ANSWER:
             self.piece_is_last = message.ends
             try:
-                self._keep(message.body, self.hold, ErrorKind.UNSCANNED_CONTENT)
+                is_buffered = self.response_mode is BodyMode.BUFFERED
+                self._keep(message.body, ErrorKind.UNSCANNED_CONTENT, is_buffered=is_buffered)
             except RefusedError:
                 if self._unheld is None:
                     raise
@@ -492,15 +496,16 @@ class ExtProcProtocol(ProtocolState, eq=False):
         self.drop()
 
     def _keep(
-        self, piece: bytes | memoryview, hold: Callable[[int], bool], too_large: ErrorKind
+        self, piece: bytes | memoryview, too_large: ErrorKind, *, is_buffered: bool = False
     ) -> None:
         """Keep a piece of a body until it is judged; raise if there is no room for it."""
         size = len(piece)
-        if not hold(size):
+        if self.held_bytes + size > self.max_body_bytes:  # also if there is no room for it
+            raise RefusedError(too_large)
+        hold = self.room.hold_buffered if is_buffered else self.room.hold
+        if not hold(size, self.owner):
             raise RefusedError(ErrorKind.OVERLOADED)
         self.held_bytes += size
-        if self.held_bytes > self.max_body_bytes:
-            raise RefusedError(too_large)
         if not size:
             return
         last = self._pieces[-1] if self._pieces else None
@@ -514,5 +519,5 @@ class ExtProcProtocol(ProtocolState, eq=False):
     def drop(self) -> None:
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""
         if self.held_bytes:
-            self.room.release(self.held_bytes)
+            self.room.release(self.held_bytes, self.owner)
         self.held_bytes, self._pieces = 0, []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import defaultdict
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -373,13 +374,29 @@ class OverloadGuard:
     """Counts requests under judgement, and the bytes of bodies that are kept until a verdict.
 
     The bytes are those received: while a body is judged, it is in memory once or twice more.
+
+    Owners (organizations) share the room by a dynamic threshold, as switches share a buffer: each
+    may hold a fixed multiple of the bytes that are free. One alone leaves `reserved_bytes` free,
+    and its share shrinks with each byte of others. The owner of few bytes, up to
+    `reserved_bytes`, is refused only if the room is full.
     """
 
-    __slots__ = ("_max_exchanges", "_max_held_bytes", "exchanges", "held_bytes")
+    __slots__ = (
+        "_max_exchanges",
+        "_max_held_bytes",
+        "_owned_bytes",
+        "_reserved_bytes",
+        "exchanges",
+        "held_bytes",
+    )
 
-    def __init__(self, *, max_exchanges: int, max_held_bytes: int) -> None:
+    def __init__(
+        self, *, max_exchanges: int, max_held_bytes: int, reserved_bytes: int = 0
+    ) -> None:
         self._max_exchanges = max_exchanges
         self._max_held_bytes = max_held_bytes
+        self._reserved_bytes = reserved_bytes
+        self._owned_bytes: defaultdict[str, int] = defaultdict(int)
         self.exchanges = 0
         self.held_bytes = 0
 
@@ -394,31 +411,47 @@ class OverloadGuard:
         """Stop counting a request: it has its answer, or its client has left."""
         self.exchanges -= 1
 
-    def hold(self, size: int) -> bool:
-        """Count *size* bytes more; return False, and count nothing, if there is no room."""
-        if size and self.held_bytes + size > self._max_held_bytes:
+    def hold(self, size: int, owner: str = "", *, room: int | None = None) -> bool:
+        """Count *size* bytes more; return False, and count nothing, if there is no room.
+
+        *owner* is empty until the key is known. *room* replaces `max_held_bytes`.
+        """
+        if not size:
+            return True
+        room = self._max_held_bytes if room is None else room
+        free, reserve = room - self.held_bytes - size, self._reserved_bytes
+        own = self._owned_bytes[owner] + size
+        if free < 0 or (own > reserve and own * reserve > (room - reserve) * free):
             return False
         self.held_bytes += size
+        self._owned_bytes[owner] = own
         return True
 
-    def hold_buffered(self, size: int) -> bool:
+    def hold_buffered(self, size: int, owner: str = "") -> bool:
         """Count *size* bytes more of an answer that Envoy keeps: it has as much room again.
 
         No client or provider slows it down, and its judgement has a budget: the reserve is free
         again in seconds. Requests, which may be slow, take none of it.
         """
-        if self.held_bytes + size > 2 * self._max_held_bytes:
-            return False
-        self.held_bytes += size
-        return True
+        return self.hold(size, owner, room=2 * self._max_held_bytes)
 
-    def hold_spare(self, size: int) -> bool:
+    def hold_spare(self, size: int, owner: str = "") -> bool:
         """Count *size* bytes more if that leaves half of the room to bodies under judgement."""
-        if size and 2 * (self.held_bytes + size) > self._max_held_bytes:
-            return False
-        self.held_bytes += size
-        return True
+        return self.hold(size, owner, room=self._max_held_bytes // 2)
 
-    def release(self, size: int) -> None:
+    def assign(self, size: int, owner: str) -> bool:
+        """Count *size* bytes without an owner as those of *owner*; return whether it has room."""
+        self.release(size)
+        if self.hold(size, owner):
+            return True
+        self.held_bytes += size
+        self._owned_bytes[owner] += size
+        return False
+
+    def release(self, size: int, owner: str = "") -> None:
         """Stop counting *size* bytes."""
         self.held_bytes -= size
+        if left := self._owned_bytes[owner] - size:
+            self._owned_bytes[owner] = left
+        else:
+            del self._owned_bytes[owner]

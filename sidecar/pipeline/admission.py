@@ -21,6 +21,7 @@ from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord, PolicyBinding
 from sidecar.domain.report import CacheTier
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
+from sidecar.extproc.phases import RefusedError
 from sidecar.extproc.stream import ExtProcStream
 from sidecar.guardrails.runner import ORGANIZATION
 from sidecar.keys.cache import Hit, Miss, NegativeHit
@@ -48,6 +49,9 @@ async def admit(
     """Judge the key that *headers* present.
 
     Waits only for a key that is not in the cache, or a policy that is not compiled yet.
+
+    Raises:
+        RefusedError: the organization has no room for the bytes that came meanwhile.
     """
     key = presented_key(headers)
     if isinstance(key, ErrorKind):
@@ -116,7 +120,12 @@ def _judge(
         scope = RequestScope(operation=operation, key_id=owner.key_id, team=team, at=now)
         policy = policy.request_variants(scope)
     record.key, record.policy = good, policy
-    ORGANIZATION.set(good.principal.organization_id)
+    organization, protocol = good.principal.organization_id, stream.protocol
+    ORGANIZATION.set(organization)
+    protocol.owner = organization
+    early = protocol.held_bytes + protocol.arriving_bytes  # they came before the key was known
+    if early and not protocol.room.assign(early, organization):
+        raise RefusedError(ErrorKind.OVERLOADED)
     return good, policy
 
 

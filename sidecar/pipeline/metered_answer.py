@@ -66,6 +66,7 @@ class MeteredAnswer:
         *,
         runner: GuardrailRunner,
         room: OverloadGuard,
+        owner: str = "",
         clock: Callable[[], float],
         reads_body: bool = True,
     ) -> None:
@@ -82,6 +83,7 @@ class MeteredAnswer:
         self._inner = inner
         self._runner = runner
         self._room = room
+        self._owner = owner
         self._clock = clock
         self._framer: Framer | None = None
         self._pieces: list[bytes] | None = None
@@ -142,7 +144,7 @@ class MeteredAnswer:
 
     def forget(self) -> None:
         """Drop what is kept of a whole answer."""
-        self._room.release(self._kept_bytes)
+        self._room.release(self._kept_bytes, self._owner)
         self._kept_bytes, self._pieces = 0, None
 
     def _read(  # noqa: C901 - a stream, or pieces of a whole answer
@@ -181,7 +183,8 @@ class MeteredAnswer:
     def _kept(self, body: bytes) -> list[bytes]:
         """Keep a piece of a whole answer; return all, none if there is no room for them."""
         size, pieces = len(body), self._pieces or []
-        if self._kept_bytes + size > MAX_WHOLE_BYTES or not self._room.hold_spare(size):
+        is_short = self._kept_bytes + size <= MAX_WHOLE_BYTES
+        if not is_short or not self._room.hold_spare(size, self._owner):
             self.forget()  # its tokens are estimated from its bytes
             return []
         self._kept_bytes += size
@@ -227,6 +230,7 @@ def metered(
         plan,
         runner=worker.guardrail_runner,
         room=worker.guard,
+        owner=protocol.owner,
         clock=worker.clocks.monotonic,
         reads_body=reads_body,
     )

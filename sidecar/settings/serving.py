@@ -122,7 +122,8 @@ class ExchangeSettings(Section):
     max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Bodies that a worker keeps until they are judged, in all; beyond, 503. In memory they are
     three times as large while they are judged: 256 MB beside the worker's own memory. Answers that
-    a gateway buffers may take as much again."""
+    a gateway buffers may take as much again. Organizations share it: one alone leaves the longest
+    body free, or an eighth."""
     message_table_mb: Annotated[int, Field(ge=0, le=4096)] = 64
     """Memory of a worker for the findings in messages that it has judged; none of their text is
     kept. 0 searches every message of a conversation with each turn."""

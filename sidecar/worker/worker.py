@@ -277,7 +277,10 @@ async def _build_worker(
         limiter=stores.limits.limiter,
         prices=stores.limits.prices,
         guard=OverloadGuard(
-            max_exchanges=exchange.max_exchanges, max_held_bytes=exchange.max_held_bytes
+            max_exchanges=exchange.max_exchanges,
+            max_held_bytes=exchange.max_held_bytes,
+            # So that a body of any length finds room beside those of one organization.
+            reserved_bytes=max(exchange.max_body_bytes, exchange.max_held_bytes // 8),
         ),
         budgets=Budgets(
             authorize_seconds=exchange.authorize_seconds,

@@ -127,6 +127,32 @@ async def test_bodies_beyond_what_a_worker_keeps_are_refused(
     assert (await small.post(large, key="redact")).status == 200
 
 
+async def test_slow_uploads_of_one_organization_leave_room_for_the_longest_body_of_another(
+    session_stack: Stack,
+) -> None:
+    """A worker with room for two of them holds one of each."""
+    settings = {
+        "EGRET_EXCHANGE__MAX_BODY_BYTES": str(MEGABYTE),
+        "EGRET_EXCHANGE__MAX_HELD_BYTES": str(2 * MEGABYTE),
+        "EGRET_EXCHANGE__BODY_IDLE_SECONDS": "20",
+    }
+    newcomer = (await session_stack.new_key(None, organization="newcomers")).reveal()
+    async with more_workers(session_stack, workers=1, settings=settings) as stack:
+        async with stack.counting() as counted:
+            body = as_json(chat("word " * (MEGABYTE * 3 // 50)))  # three fit into a share
+            slow = [Sender(stack, body[:-2], rest=body[-2:]) for _ in range(4)]
+            await until(lambda: any(one.answer.done() for one in slow))
+        (refused,) = [one for one in slow if one.answer.done()]
+        assert is_overload(await refused.answer)
+        assert counted.faults == {"too_many_bytes": 1}
+        longest = chat("word " * (MEGABYTE * 19 // 100))
+        assert (await stack.post(longest, key=newcomer)).status == 200
+        for one in slow:
+            one.go_on.set()
+        answers = [(await one.answer).status for one in slow if one is not refused]
+        assert answers == [200] * 3
+
+
 async def test_a_client_that_pauses_within_its_body_is_cut_off(small: Stack) -> None:
     """By Egret's own timer, long before the whole of its time is up."""
     sender = Sender(small, b'{"model":', rest=b"")

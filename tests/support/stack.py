@@ -30,7 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from sidecar.admin.keys import create_key
-from sidecar.admin.owners import Rules
+from sidecar.admin.owners import Rules, create_organization, create_team
 from sidecar.keys.credentials import ApiKey, generate
 from sidecar.keys.scopes import Scopes
 from sidecar.policy.parse import parse_documents
@@ -369,15 +369,19 @@ class Stack:
         *,
         allowed_models: tuple[str, ...] | None = None,
         scopes: Scopes = Scopes(),  # noqa: B008 - immutable
+        organization: str | None = None,
     ) -> ApiKey:
-        """Create a key."""
+        """Create a key, with another *organization* if one is named."""
         key = generate(secrets.token_bytes)
         settings = PostgresSettings(dsn=SecretStr(self.facts.postgres_dsn))
         async with connect(settings) as connection:
+            if organization is not None:
+                await create_organization(connection, organization, rules=Rules())
+                await create_team(connection, TEAM, organization=organization, rules=Rules())
             await create_key(
                 connection,
                 key,
-                owner=(f"{ORGANIZATION}/{TEAM}", f"k-{key.key_id.lower()}"),
+                owner=(f"{organization or ORGANIZATION}/{TEAM}", f"k-{key.key_id.lower()}"),
                 expires_at=None,
                 rules=Rules(allowed_models=allowed_models, policy=policy),
                 scopes=scopes,

@@ -27,6 +27,11 @@ HELD_ANSWER = (
     on.ResponseHeld(),
 )  # fmt: skip
 
+KEPT_ANSWER = (
+    opened(BodyMode.BUFFERED, BodyMode.BUFFERED), headers(ends=True), JUDGES_ANSWER,
+    response_headers(), on.ResponseHeld(),
+)  # fmt: skip
+
 
 def test_a_request_is_held_until_its_verdict() -> None:
     """Piece by piece, and no longer."""
@@ -106,18 +111,37 @@ def test_a_body_without_room_is_refused_and_not_counted(before: tuple[on.Event, 
 @pytest.mark.parametrize(
     ("before", "room"),
     [
+        pytest.param((opened(), headers(), NEEDS_BODY), 20, id="a request"),
+        pytest.param(HELD_ANSWER, 20, id="a held answer"),
+        pytest.param(KEPT_ANSWER, 40, id="an answer that Envoy keeps"),
+    ],
+)
+def test_a_body_takes_of_the_share_of_its_organization(
+    before: tuple[on.Event, ...], room: int
+) -> None:
+    """The first byte beyond it is refused, and another organization still has room."""
+    guard = OverloadGuard(max_exchanges=2, max_held_bytes=20, reserved_bytes=5)
+    greedy, other = Talk(*before, guard=guard), Talk(*before, guard=guard)
+    greedy.protocol.owner, other.protocol.owner = "greedy", "other"
+    piece = body if before[-1] is NEEDS_BODY else response_body
+    assert greedy.protocol.hold(room - 5)
+    assert greedy.tell(piece(b"x")) == [do.OweRefusal(ErrorKind.OVERLOADED)]
+    assert do.OweRefusal(ErrorKind.OVERLOADED) not in other.tell(piece(b"x" * 5))
+    assert guard.held_bytes == room
+
+
+def test_a_body_that_is_too_long_is_refused_as_such_also_without_room() -> None:
+    """Its client must not send it again."""
+    guard = OverloadGuard(max_exchanges=1, max_held_bytes=3)
+    talk = Talk(opened(), headers(), NEEDS_BODY, max_body_bytes=3, guard=guard)
+    assert talk.tell(body(b"abcd")) == [do.OweRefusal(ErrorKind.BODY_TOO_LARGE)]
+
+
+@pytest.mark.parametrize(
+    ("before", "room"),
+    [
         pytest.param((opened(BodyMode.BUFFERED), headers()), 5, id="a request"),
-        pytest.param(
-            (
-                opened(BodyMode.BUFFERED, BodyMode.BUFFERED),
-                headers(ends=True),
-                JUDGES_ANSWER,
-                response_headers(),
-                on.ResponseHeld(),
-            ),
-            10,
-            id="an answer that Envoy keeps",
-        ),
+        pytest.param(KEPT_ANSWER, 10, id="an answer that Envoy keeps"),
     ],
 )
 def test_a_message_that_still_arrives_is_counted_until_it_is_whole(

@@ -2,16 +2,27 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import count
 
 import orjson
 import pytest
 
 from sidecar.domain.errors import ErrorKind
-from sidecar.extproc.phases import RefusedError
+from sidecar.extproc.phases import BodyMode, RefusedError
 from sidecar.extproc.stream import OverloadGuard
+from sidecar.keys.credentials import ApiKey
 from sidecar.keys.ports import LoadedKey
-from tests.support.events import BodyRequired, RequestCleared, RequestRefused
-from tests.support.pipeline import KEY, REQUEST_ID, World, headers
+from tests.support.conversation import message_of, with_modes
+from tests.support.events import (
+    BodyRequired,
+    ExchangeOpened,
+    RequestBodyReceived,
+    RequestCleared,
+    RequestHeadersReceived,
+    RequestRefused,
+)
+from tests.support.keys import record_of
+from tests.support.pipeline import KEY, REQUEST_ID, Exchange, World, headers
 from tests.support.replies import Refuse
 
 CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hello"}]}'
@@ -57,6 +68,204 @@ def test_buffered_answers_have_as_much_room_again_of_which_requests_take_none() 
     assert not guard.hold(1)
     guard.release(20)
     assert [guard.hold(size) for size in (11, 10)] == [False, True]
+
+
+def shared(room: int = 64, *, reserved: int = 10) -> OverloadGuard:
+    """Return a guard that leaves so many bytes to owners that come later."""
+    return OverloadGuard(max_exchanges=8, max_held_bytes=room, reserved_bytes=reserved)
+
+
+def taken(guard: OverloadGuard, owner: str) -> int:
+    """Have *owner* take single bytes until one is refused; return their number."""
+    return next(number for number in count() if not guard.hold(1, owner))
+
+
+def test_an_organization_alone_leaves_room_for_the_longest_body_of_another() -> None:
+    """The other takes all of it at once; a third organization finds the room full."""
+    guard = shared()
+    assert taken(guard, "greedy") == 54
+    assert guard.hold(10, "newcomer")
+    assert not guard.hold(1, "third")
+
+
+def test_the_share_of_an_organization_shrinks_with_each_byte_of_others() -> None:
+    """The free bytes are the measure of the demand, without a list of organizations that wait."""
+    guard = shared()
+    assert guard.hold(27, "others")
+    assert taken(guard, "greedy") == 31
+    assert guard.hold(5, "a third")
+    guard.release(26, "greedy")
+    assert taken(guard, "greedy") == 22
+
+
+@pytest.mark.parametrize("organizations", [2, 3, 5])
+def test_organizations_that_all_want_more_come_to_equal_shares(organizations: int) -> None:
+    """Byte by byte, each in its turn."""
+    guard = shared(6400, reserved=1000)
+    sizes = dict.fromkeys(map(str, range(organizations)), 0)
+    for _ in range(6400):
+        for owner in sizes:
+            sizes[owner] += guard.hold(1, owner)
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    assert sum(sizes.values()) > 5400
+
+
+def test_bodies_that_grow_slowly_give_their_room_to_a_newcomer() -> None:
+    """Above the share of its organization, a body is refused with its next piece."""
+    guard, newcomers = shared(640, reserved=100), 0
+    slow = [1] * taken(guard, "slow")
+    for _ in range(3):  # the pauses that a body may have
+        newcomers += taken(guard, "newcomer")
+        kept: list[int] = []
+        for size in slow:
+            if guard.hold(1, "slow"):
+                kept.append(size + 1)
+            else:
+                guard.release(size, "slow")
+        slow = kept
+    assert guard.held_bytes == newcomers + sum(slow)
+    assert newcomers > 190
+
+
+@pytest.mark.parametrize("room", [10, 15, 20])
+def test_the_longest_body_finds_a_place_in_a_room_that_is_too_small_to_be_shared(
+    room: int,
+) -> None:
+    """The settings allow a room for one body alone."""
+    guard = shared(room)
+    assert guard.hold(10, "one")
+    assert not guard.hold(1, "one")
+    assert taken(guard, "another") == room - 10
+
+
+def test_bytes_before_their_key_is_known_share_the_room_like_an_organization() -> None:
+    """Clients without a key cannot hold all of it."""
+    guard = shared()
+    assert next(number for number in count() if not guard.hold(1)) == 54
+    assert guard.hold(10, "newcomer")
+
+
+def test_bytes_of_which_the_owner_becomes_known_count_for_it() -> None:
+    """All of them, also beyond its share, until they are released."""
+    guard = shared()
+    assert guard.hold(50, "greedy")
+    assert guard.hold(9)
+    assert not guard.assign(9, "greedy")
+    assert guard.held_bytes == 59
+    guard.release(59, "greedy")
+    assert guard.held_bytes == 0
+    assert guard.hold(9)
+    assert guard.assign(9, "greedy")
+    assert taken(guard, "greedy") == 45
+
+
+def test_buffered_answers_of_an_organization_leave_room_for_those_of_another() -> None:
+    """In the room and its reserve together: an answer of the other is paid for as well."""
+    guard = shared()
+    assert guard.hold(54, "greedy")
+    assert not guard.hold_buffered(65, "greedy")
+    assert guard.hold_buffered(64, "greedy")
+    assert not guard.hold_buffered(1, "greedy")
+    assert guard.hold_buffered(10, "newcomer")
+
+
+def test_answers_kept_for_their_counts_leave_room_for_those_of_another_organization() -> None:
+    """In the half of the room that they may take."""
+    guard = shared()
+    assert [guard.hold_spare(size, "greedy") for size in (23, 22, 1)] == [False, True, False]
+    assert guard.hold_spare(10, "newcomer")
+
+
+OTHER_KEY = ApiKey(key_id="mnopqrstuvwx", secret="T" * 43)
+COLLEAGUES_KEY = ApiKey(key_id="cdefghijklmn", secret="U" * 43)
+
+
+def shared_world() -> World:
+    """Return a worker with 64 bytes of room, which knows two organizations, one with two teams."""
+    world = World()
+    world.worker = replace(world.worker, guard=shared())
+    for key in (OTHER_KEY, COLLEAGUES_KEY):
+        world.store.records[key.key_id] = record_of(key.key_id, digest=key.secret_sha256)
+    colleague, other = (world.store.records[key.key_id] for key in (COLLEAGUES_KEY, OTHER_KEY))
+    world.store.records[COLLEAGUES_KEY.key_id] = replace(
+        colleague, principal=replace(colleague.principal, team_id="team_2")
+    )
+    world.store.records[OTHER_KEY.key_id] = replace(
+        other, principal=replace(other.principal, organization_id="another")
+    )
+    return world
+
+
+def send_piece(exchange: Exchange, piece: bytes) -> None:
+    """Send a piece of a body that has not ended."""
+    message = message_of(RequestBodyReceived(piece, end_of_stream=False))
+    exchange.stream.send(message.SerializeToString())
+
+
+async def begun(world: World, key: ApiKey, piece: bytes) -> Exchange:
+    """Begin a request whose body has not ended."""
+    exchange = world.exchange()
+    assert isinstance(await exchange.judge_headers(headers(key=key), has_body=True), BodyRequired)
+    send_piece(exchange, piece)
+    return exchange
+
+
+async def test_slow_uploads_of_one_organization_leave_room_for_those_of_another() -> None:
+    """Of all its keys and teams together; the refusal is that of a worker without room."""
+    world = shared_world()
+    slow = [await begun(world, key, b"x" * 27) for key in (KEY, COLLEAGUES_KEY)]
+    assert [await one.replies() for one in slow] == [[], []]
+    refused = await begun(world, COLLEAGUES_KEY, b"x")
+    (answer,) = await refused.replies()
+    assert isinstance(answer, Refuse)
+    assert answer.refusal.status == 503
+    assert ("retry-after", b"2") in answer.refusal.headers
+    assert b'"code":"overloaded"' in answer.refusal.body
+    kind = {"kind": "too_many_bytes"}
+    assert world.registry.get_sample_value("egret_exchange_faults_total", kind) == 1
+    newcomer = await begun(world, OTHER_KEY, b"x" * 10)
+    assert await newcomer.replies() == []
+    assert world.worker.guard.held_bytes == 64
+    for one in (*slow, refused, newcomer):
+        await one.end(is_cancelled=True)
+    assert world.worker.guard.held_bytes == 0
+    assert await (await begun(world, KEY, b"x" * 54)).replies() == []
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["a whole message", "a part of one"])
+async def test_bytes_that_came_while_the_key_was_looked_up_count_for_its_organization(
+    *, is_whole: bool
+) -> None:
+    """Many new keys of one organization do not make its share larger."""
+    world, may_answer = shared_world(), asyncio.Event()
+    slow = await begun(world, KEY, b"x" * 50)
+    records = world.store.records
+
+    async def load(key_id: str) -> LoadedKey:
+        await may_answer.wait()
+        return LoadedKey(records[key_id])
+
+    world.store.load = load  # type: ignore[method-assign] # to answer later
+    early = world.exchange()
+    opening = message_of(RequestHeadersReceived(headers(key=COLLEAGUES_KEY), end_of_stream=False))
+    with_modes(opening, ExchangeOpened(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.NONE))
+    early.stream.send(opening.SerializeToString())
+    if is_whole:
+        send_piece(early, b"x" * 9)
+    assert await early.replies() == []
+    room = early.stream.room
+    assert room is not None
+    assert is_whole or room.hold(9)
+    assert world.worker.guard.held_bytes == 59
+    may_answer.set()
+    (answer,) = await early.replies()
+    assert isinstance(answer, Refuse)
+    assert answer.refusal.status == 503
+    if not is_whole:
+        room.release(9)
+    assert world.worker.guard.held_bytes == 50
+    await slow.end(is_cancelled=True)
+    assert await (await begun(world, KEY, b"x" * 54)).replies() == []
 
 
 async def test_one_request_too_many_is_refused_before_its_key_is_looked_up() -> None:

@@ -492,6 +492,24 @@ async def test_counting_leaves_half_of_the_room_to_requests() -> None:
     assert only(world)[1] is Estimate.LEFT_EARLY
 
 
+async def test_counting_takes_of_the_share_of_the_organization() -> None:
+    """Answers of others are counted as well; beyond the share they are estimated."""
+    world = World(PLAIN, usage_source=ANSWERS)
+    guard = OverloadGuard(max_exchanges=8, max_held_bytes=1 << 20, reserved_bytes=1 << 18)
+    world.worker = replace(world.worker, guard=guard)
+    exchange = await asked(world)
+    await exchange.judge_response_headers(answer())
+    assert guard.hold_spare(1 << 18, "another")
+    await exchange.judge_response_piece(b"{" * (1 << 17), is_last=False)
+    assert guard.held_bytes == (1 << 18) + (1 << 17)
+    assert guard.hold(1 << 17, world.store.records[KEY.key_id].principal.organization_id)
+    guard.release(1 << 18, "another")
+    await exchange.judge_response_piece(b"{", is_last=False)
+    assert guard.held_bytes == 1 << 17
+    await exchange.end()
+    assert only(world)[1] is Estimate.LEFT_EARLY
+
+
 @pytest.mark.parametrize("mode", [BodyMode.NONE, BodyMode.BUFFERED])
 async def test_an_answer_that_comes_in_one_piece_needs_no_room_to_be_counted(
     mode: BodyMode,
