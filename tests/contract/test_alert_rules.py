@@ -18,7 +18,7 @@ from tests.support.metric_pages import sample_names
 
 ROOT: Final = Path(__file__).parents[2]
 PLACE: Final = ROOT / "deploy" / "prometheus"
-CASES: Final = ("egret.rules.test.yaml", "egret.rules.days.test.yaml")
+CASES: Final = sorted(file.name for file in PLACE.glob("*.test.yaml"))
 HEADINGS: Final = ["Meaning", "Impact", "Checks", "Fix"]
 METRIC: Final = re.compile(
     r"\b(?:egret|gen_ai)_[a-z_]+(?:total|seconds|bytes|count|bucket|[a-z])\b"
