@@ -448,7 +448,14 @@ class _Parser:
             case "[":
                 return _Atom(self._take(_CLASS))
             case "\\":
-                return self._escape()
+                text = self._take(_ESCAPE)
+                if text[1] in "QE":
+                    raise UnknownSyntaxError
+                if text == r"\b":
+                    return _Assertion(text)
+                if text[1] in _ZERO_WIDTH:
+                    return _EMPTY
+                return _Atom(_ANYTHING if text == r"\C" else text)
             case "^" | "$":
                 self._at += 1
                 return _EMPTY
@@ -481,16 +488,6 @@ class _Parser:
         if self._peek() != ")":
             raise UnknownSyntaxError
         self._at += 1
-
-    def _escape(self) -> _Node:
-        text = self._take(_ESCAPE)
-        if text == r"\b":
-            return _Assertion(text)
-        if text[1] in _ZERO_WIDTH:
-            return _EMPTY
-        if text[1] in "QE":
-            raise UnknownSyntaxError
-        return _Atom(_ANYTHING if text == r"\C" else text)
 
     def _take(self, pattern: re.Pattern[str]) -> str:
         found = pattern.match(self._regex, self._at)
