@@ -422,21 +422,19 @@ def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, Unscann
             if isinstance(item, str)
             else isinstance(item, dict)
             and not words.folded_pointers.isdisjoint(map(str.casefold, item))
-            and not (key == "source" and _is_plain_text(item, words))
+            # A document of Anthropic's may be a text, in `data`. Bedrock's sources have no `type`,
+            # so that one beside `bytes` says nothing about them.
+            and not (
+                key == "source"
+                and item.get("type") == "text"
+                and [one for one in map(str.casefold, item) if one in words.folded_pointers]
+                == ["data"]
+            )
             for item in (held if isinstance(held, list) else [held])
         )
         if is_media and not (key == "file_id" and str(about.get("type")) in CITATION_TYPES):
             found[name] = _media_reason(key, held, about, words)
     return found
-
-
-def _is_plain_text(source: dict[str, JsonValue], words: Vocabulary) -> bool:
-    """Return whether the source of a document is a text, as Anthropic has it in `data`.
-
-    Bedrock's sources have no `type`, so that one beside `bytes` says nothing about them.
-    """
-    held = [one for one in map(str.casefold, source) if one in words.folded_pointers]
-    return source.get("type") == "text" and held == ["data"]
 
 
 def _media_reason(
