@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -185,19 +184,14 @@ def top_values(body: bytes) -> dict[str, Span]:
     return places
 
 
-def list_start(body: bytes, fields: frozenset[str]) -> tuple[str, int] | None:
+def list_start(body: bytes, lists: re.Pattern[bytes]) -> tuple[str, int] | None:
     """Return the field and the first element's place of a list of objects, if one is found.
 
-    It may be a list within another value; then the reader does not meet its stand-in.
+    *lists* are `message_lists` of the body's vocabulary. It may be a list within another value;
+    then the reader does not meet its stand-in.
     """
-    found = _starts_of(fields).search(body)
+    found = lists.search(body)
     return None if found is None else (found.group(1).decode(), found.end() - 1)
-
-
-@cache
-def _starts_of(fields: frozenset[str]) -> re.Pattern[bytes]:
-    names = "|".join(sorted(fields)).encode()
-    return re.compile(rb'"(' + names + rb')"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{')
 
 
 _BEHIND_LIST: Final = re.compile(rb"\][ \t\r\n]*[,}][ \t\r\n]*(?:\"|\Z)")

@@ -352,12 +352,13 @@ def output_bound(fields: dict[str, JsonValue]) -> tuple[int | None, int, int]:
     for holder in holders:
         for name in _BOUNDS.intersection(holder):
             value = holder[name]
-            is_text = False
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-                is_text = isinstance(value, str)
-                value = _number_in(str(value)) if is_text else 0
-                if not value:
+            if is_text := isinstance(value, str):
+                try:  # as a lenient provider reads it
+                    value = int(max(0.0, min(float(value), MOST_OUTPUT_TOKENS))) or None
+                except ValueError:  # no number, or NaN
                     continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+                continue
             number = int(min(value, MOST_OUTPUT_TOKENS))
             if name in _CHOICES:
                 choices = max(choices, number)
@@ -453,14 +454,6 @@ def billed_tools(
                 if (part := _BILLED_TOOLS.get(name + dated)) is not None:
                     found[part] = None
     return tuple(found)
-
-
-def _number_in(text: str) -> int:
-    """Return the number that a lenient provider reads in *text*, 0 without one."""
-    try:
-        return int(max(0.0, min(float(text), MOST_OUTPUT_TOKENS)))
-    except ValueError:  # no number, or NaN
-        return 0
 
 
 def enclosed_document(node: Fields) -> Fields | None:

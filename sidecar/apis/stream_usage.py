@@ -137,10 +137,25 @@ class EventUsageStripper:
         self._was_dropped = False
 
     def shown(self, frame: Frame) -> Frame:
-        """Return the event as if usage had not been requested; empty if there would be none."""
+        """Return the event as if usage had not been requested; empty if there would be none.
+
+        Counts beside a choice stay: a provider that reports them there does so without a request,
+        and no client breaks on them.
+        """
         begins_with_rest = self._is_half_ended and frame.raw.startswith(b"\n")
         rest_is_dropped = self._was_dropped
-        shown = _without_usage(frame)
+        shown, payload = frame, frame.payload
+        if payload is not None and _NAMED in payload:
+            try:
+                document: JsonValue = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                document = None
+            if isinstance(document, dict) and "usage" in document:
+                if document["usage"] is None:
+                    new = _without_null(payload)
+                    shown = type(frame)(with_payload_in_place(frame, new), new, frame.event)
+                elif document.get("choices") == []:
+                    shown = Opaque(b"", None)
         self._is_half_ended = frame.raw.endswith(b"\r")
         self._was_dropped = not shown.raw
         if not begins_with_rest:
@@ -149,27 +164,6 @@ class EventUsageStripper:
             return shown if rest_is_dropped else Opaque(b"\n", None)
         raw = shown.raw.removeprefix(b"\n") if rest_is_dropped else shown.raw
         return structs.replace(shown, raw=raw)
-
-
-def _without_usage(frame: Frame) -> Frame:
-    """Return the event as if usage had not been requested; empty if there would be none.
-
-    Counts beside a choice stay: a provider that reports them there does so without a request,
-    and no client breaks on them.
-    """
-    payload = frame.payload
-    if payload is None or _NAMED not in payload:
-        return frame
-    try:
-        document: JsonValue = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return frame
-    if not isinstance(document, dict) or "usage" not in document:
-        return frame
-    if document["usage"] is None:
-        new = _without_null(payload)
-        return type(frame)(with_payload_in_place(frame, new), new, frame.event)
-    return Opaque(b"", None) if document.get("choices") == [] else frame
 
 
 def _without_null(payload: bytes) -> bytes:

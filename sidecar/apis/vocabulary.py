@@ -209,7 +209,8 @@ class Vocabulary:
     `message_fields` are lists of messages, each with a role; `system_fields` hold text that the
     provider puts before them, or another text in parts; both count within a request as well as at
     its top. Below `free_fields` all names and values are the client's. In an object of
-    `plain_names` alone, no field has a place or a role of its own.
+    `plain_names` alone, no field has a place or a role of its own. `message_lists` matches the
+    name of a list of messages that are objects, up to the first one's brace.
     """
 
     top_fields: frozenset[str]
@@ -229,6 +230,7 @@ class Vocabulary:
     run_fields: frozenset[str] = field(init=False)
     plain_top: frozenset[str] = field(init=False)
     plain_names: frozenset[str] = field(init=False)
+    message_lists: re.Pattern[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         plain = self.field_names - self.free_fields - RESULT_FIELDS
@@ -242,6 +244,9 @@ class Vocabulary:
         object.__setattr__(self, "run_fields", self.message_fields | self.system_fields)
         folded = frozenset(name.casefold() for name in self.pointer_fields)
         object.__setattr__(self, "folded_pointers", folded)
+        lists = rb'"(' + "|".join(sorted(self.message_fields)).encode() + rb')"'
+        lists += rb"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\{"
+        object.__setattr__(self, "message_lists", re.compile(lists))
 
     def speaker_of(self, message: dict[str, JsonValue]) -> tuple[str, bool]:
         """Return the role of a message that names none of ours, and whether it is a text alone.
@@ -422,21 +427,19 @@ def media_of(node: dict[str, JsonValue], words: Vocabulary) -> dict[str, Unscann
             if isinstance(item, str)
             else isinstance(item, dict)
             and not words.folded_pointers.isdisjoint(map(str.casefold, item))
-            and not (key == "source" and _is_plain_text(item, words))
+            # A document of Anthropic's may be a text, in `data`. Bedrock's sources have no `type`,
+            # so that one beside `bytes` says nothing about them.
+            and not (
+                key == "source"
+                and item.get("type") == "text"
+                and [one for one in map(str.casefold, item) if one in words.folded_pointers]
+                == ["data"]
+            )
             for item in (held if isinstance(held, list) else [held])
         )
         if is_media and not (key == "file_id" and str(about.get("type")) in CITATION_TYPES):
             found[name] = _media_reason(key, held, about, words)
     return found
-
-
-def _is_plain_text(source: dict[str, JsonValue], words: Vocabulary) -> bool:
-    """Return whether the source of a document is a text, as Anthropic has it in `data`.
-
-    Bedrock's sources have no `type`, so that one beside `bytes` says nothing about them.
-    """
-    held = [one for one in map(str.casefold, source) if one in words.folded_pointers]
-    return source.get("type") == "text" and held == ["data"]
 
 
 def _media_reason(

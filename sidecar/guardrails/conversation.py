@@ -85,7 +85,7 @@ def learn_beginning(
     """
     if table.shared is None or len(body) < MIN_SHARED_BYTES:
         return ()
-    if (found := list_start(body, VOCABULARIES[route.dialect].message_fields)) is None:
+    if (found := list_start(body, VOCABULARIES[route.dialect].message_lists)) is None:
         return ()
     field, start = found
     key = table.key(owner, scan, route, field)
@@ -193,9 +193,10 @@ class Conversation:
     def _rest(self, *, uses_known: bool) -> bytes:
         """Return the body with stand-ins for known fragments, and note all that are to be kept."""
         table, reading, rest = self._table, self._reading, self._body
-        fields = VOCABULARIES[self._route.dialect].message_fields
+        words = VOCABULARIES[self._route.dialect]
+        fields, lists = words.message_fields, words.message_lists
         begun: tuple[int, int, blake3] | None = None
-        if uses_known and table.tails and (found := list_start(rest, fields)) is not None:
+        if uses_known and table.tails and (found := list_start(rest, lists)) is not None:
             begun = self._known_beginning(*found)
         if begun is not None:
             start, end, _ = begun

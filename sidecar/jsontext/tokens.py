@@ -198,32 +198,22 @@ class RawOffsets:
 
     def raw_range(self, start: int, end: int) -> tuple[int, int]:
         """Return the raw range that covers the decoded range."""
-        raw_start = self._raw_start(start)
-        return raw_start, max(raw_start, self._raw_end(end))
-
-    def _raw_start(self, offset: int) -> int:
-        stretch = bisect_right(self._decoded_starts, offset) - 1
-        position = self._look_into(stretch, offset)
-        at = bisect_right(self._decoded, (offset, len(self._raw))) - 1
+        begin = self._look_into(bisect_right(self._decoded_starts, start) - 1, start)
+        at = bisect_right(self._decoded, (start, len(self._raw))) - 1
         if at >= 0:
-            if offset < self._decoded[at][1]:
-                return self._escapes[at][0]
-            position = self._escapes[at][1] + offset - self._decoded[at][1]
-        while position and self._byte(position) in _CONTINUATION:
-            position -= 1
-        return position
-
-    def _raw_end(self, offset: int) -> int:
-        stretch = bisect_left(self._decoded_starts, offset) - 1  # one that begins before
-        position = self._look_into(max(stretch, 0), offset)
-        at = bisect_right(self._decoded, (offset, -1)) - 1  # an escape that begins before
+            is_within = start < self._decoded[at][1]
+            behind = self._escapes[at][1] + start - self._decoded[at][1]
+            begin = self._escapes[at][0] if is_within else behind
+        while begin and self._byte(begin) in _CONTINUATION:
+            begin -= 1
+        stretch = bisect_left(self._decoded_starts, end) - 1  # one that begins before
+        limit = self._look_into(max(stretch, 0), end)
+        at = bisect_right(self._decoded, (end, -1)) - 1  # an escape that begins before
         if at >= 0:
-            if offset < self._decoded[at][1]:
-                return self._escapes[at][1]
-            position = self._escapes[at][1] + offset - self._decoded[at][1]
-        while self._byte(position) in _CONTINUATION:
-            position += 1
-        return position
+            limit = self._escapes[at][1] + max(end - self._decoded[at][1], 0)
+        while self._byte(limit) in _CONTINUATION:
+            limit += 1
+        return begin, max(begin, limit)
 
     def _look_into(self, stretch: int, offset: int) -> int:
         """Read the escapes of a stretch; return where *offset* is if none of them is before."""

@@ -211,24 +211,21 @@ def _without_logprobs(payload: bytes) -> Cooperative[bytes]:
         if token.start < end or json_text.decode(key) not in _LOGPROB_KEYS:
             continue
         before = _BEFORE_VALUE.match(payload, token.end)
-        if before is not None:
-            pieces += (payload[end : before.end()], b"null")
-            end = yield from _value_end(payload, before.end())
+        if before is None:
+            continue
+        pieces += (payload[end : before.end()], b"null")
+        end = before.end()
+        if payload[end : end + 1] not in {b"{", b"["}:
+            scalar = _SCALAR.match(payload, end)
+            end = scalar.end() if scalar is not None else end
+            continue
+        depth = brackets = 0
+        while depth or not brackets:
+            bracket = _TO_BRACKET.match(payload, end)
+            assert bracket is not None  # noqa: S101 - the event was read as JSON
+            end = bracket.end()
+            depth += 1 if bracket.group(1) in {b"{", b"["} else -1
+            brackets += 1
+            if not brackets % SLICE_TOKENS:
+                yield
     return b"".join((*pieces, payload[end:]))
-
-
-def _value_end(payload: bytes, start: int) -> Cooperative[int]:
-    if payload[start : start + 1] not in {b"{", b"["}:
-        scalar = _SCALAR.match(payload, start)
-        return scalar.end() if scalar is not None else start
-    end, depth, count = start, 0, 0
-    while True:
-        bracket = _TO_BRACKET.match(payload, end)
-        assert bracket is not None  # noqa: S101 - the event was read as JSON
-        end = bracket.end()
-        depth += 1 if bracket.group(1) in {b"{", b"["} else -1
-        if not depth:
-            return end
-        count += 1
-        if not count % SLICE_TOKENS:
-            yield

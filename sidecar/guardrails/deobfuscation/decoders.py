@@ -79,20 +79,6 @@ behind the header of a private key: few other findings are longer. Of all others
 million escapes would take seconds."""
 
 
-def _chunks_of(content: bytes) -> Iterator[bytes]:
-    """Yield *content* in chunks that cut no escape and no character."""
-    start = 0
-    while start < len(content):
-        end = min(start + CHUNK_BYTES, len(content))
-        cut = _CUT_ESCAPE.search(content, max(end - _LONGEST_ESCAPE + 1, start), end)
-        if cut is not None and (escape := _ESCAPE.match(content, cut.start())):
-            end = max(end, escape.end())
-        while end < len(content) and content[end] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8
-            end += 1
-        yield content[start:end]
-        start = end
-
-
 def _map_of_chunk(chunk: str) -> TableMap:
     """Map by escapes, and other text byte for byte."""
     changed: list[int] = []
@@ -127,11 +113,19 @@ class EscapesDecoder(Decoder):
         changed: list[bytes] = []
         wanted: set[int] = set()
         before = b""
-        for index, chunk in enumerate(_chunks_of(view.content)):
+        whole, start, index = view.content, 0, 0
+        while start < len(whole):
             if index and not index % SLICE_CHUNKS:
                 yield
-            lengths.append(len(chunk))
-            pieces = _ESCAPE.split(chunk)  # every second is an escape
+            # A chunk cuts no escape and no character.
+            end = min(start + CHUNK_BYTES, len(whole))
+            cut = _CUT_ESCAPE.search(whole, max(end - _LONGEST_ESCAPE + 1, start), end)
+            if cut is not None and (escape := _ESCAPE.match(whole, cut.start())):
+                end = max(end, escape.end())
+            while end < len(whole) and whole[end] & 0xC0 == 0x80:  # noqa: PLR2004 - UTF-8
+                end += 1
+            lengths.append(end - start)
+            pieces = _ESCAPE.split(whole[start:end])  # every second is an escape
             if len(pieces) > 1:
                 wanted |= {index - 1, index, index + 1}
                 pieces[1::2] = map(_unescaped, pieces[1::2])
@@ -140,6 +134,7 @@ class EscapesDecoder(Decoder):
                 wanted.update(range(index, index + KEY_BYTES // CHUNK_BYTES + 2))
             before = text
             changed.append(text)
+            start, index = end, index + 1
         if not wanted:
             return ()
         changed = [one if at in wanted else SEPARATOR for at, one in enumerate(changed)]

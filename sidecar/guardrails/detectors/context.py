@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+from operator import mul
 from typing import Final
 
 from sidecar.guardrails.detectors.phone import KNOWN_REGIONS
@@ -111,12 +112,6 @@ def after_words(
     return rf"{before}{gap}\b({shape}){end}"
 
 
-def _is_routing_number(digits: bytes) -> bool:
-    """Return whether the check digit is right (ABA, Routing Number Policy: weights 3, 7, 1)."""
-    weighted = zip(digits, _ROUTING_WEIGHTS, strict=True)
-    return sum((digit - 48) * weight for digit, weight in weighted) % 10 == 0
-
-
 CONTEXT_RULES: Final[tuple[Rule, ...]] = (
     rule("DATE_OF_BIRTH", after_words(_BIRTH, _DATE, end=r"(?:\b|T)"), rank=Rank.CONTEXT),
     rule(
@@ -135,10 +130,11 @@ CONTEXT_RULES: Final[tuple[Rule, ...]] = (
         ),
         rank=Rank.CONTEXT,
     ),
+    # The check digit must be right (ABA, Routing Number Policy: weights 3, 7, 1).
     rule(
         "US_BANK_ROUTING",
         after_words(r"routing|aba|rtn|transit", r"[0-9]{9}"),
-        where(_is_routing_number),
+        where(lambda digits: sum(map(mul, map(int, digits.decode()), _ROUTING_WEIGHTS)) % 10 == 0),
         rank=Rank.CONTEXT,
     ),
     rule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
@@ -114,12 +114,33 @@ def cards(content: bytes, start: int, end: int) -> Iterable[Span]:
         digits = content[start:end].translate(None, b" -")
         if len(digits) == end - start:
             is_card = has_issuer(digits) and passes_luhn(digits)
-            return ((start, end),) if is_card and _is_meant(content, start, end) else ()
+            if is_card and _is_meant(content, start, end):
+                yield start, end
+            return
     # A run may be cut at its most digits; a number that begins in it may end behind it.
     behind = _REST.match(content, end)
     stop = end if behind is None else behind.end()
     groups = [match.span() for match in _DIGITS.finditer(content, start, stop)]
-    return (span for span in _cards_in(content, groups, before=end) if _is_meant(content, *span))
+    digits = b"".join([content[begin:limit] for begin, limit in groups])
+    ends = list(accumulate((limit - begin for begin, limit in groups), initial=0))
+    # Running Luhn sums: one with digits at even places doubled, one with the others.
+    sums: tuple[list[int], list[int]] | None = None
+    index = 0
+    while index < len(groups) and groups[index][0] < end:
+        lengths = _CARD_LENGTHS.get(digits[ends[index] : ends[index] + 4])
+        taken = 0
+        if lengths:
+            if sums is None:
+                values, doubled = digits.translate(_VALUES), digits.translate(_DOUBLED)
+                even, odd = bytearray(values), bytearray(values)
+                even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+                sums = list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
+            taken = _card_groups(ends, index, lengths, sums)
+        if taken:
+            span = groups[index][0], groups[index + taken - 1][1]
+            if _is_meant(content, *span):
+                yield span
+        index += taken or 1
 
 
 def _is_meant(content: bytes, start: int, end: int) -> bool:
@@ -203,28 +224,6 @@ def is_ssn(candidate: bytes) -> bool:
     if digits in _EXAMPLE_SSNS or len(set(digits)) == 1:
         return False
     return digits[:3] not in {b"000", b"666"} and digits[3:5] != b"00" and digits[5:] != b"0000"
-
-
-def _cards_in(content: bytes, groups: list[Span], *, before: int) -> Iterator[Span]:
-    digits = b"".join([content[start:end] for start, end in groups])
-    ends = list(accumulate((end - start for start, end in groups), initial=0))
-    # Running Luhn sums: one with digits at even places doubled, one with the others.
-    sums: tuple[list[int], list[int]] | None = None
-    index = 0
-    while index < len(groups) and groups[index][0] < before:
-        begin = ends[index]
-        lengths = _CARD_LENGTHS.get(digits[begin : begin + 4])
-        taken = 0
-        if lengths:
-            if sums is None:
-                values, doubled = digits.translate(_VALUES), digits.translate(_DOUBLED)
-                even, odd = bytearray(values), bytearray(values)
-                even[::2], odd[1::2] = doubled[::2], doubled[1::2]
-                sums = list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
-            taken = _card_groups(ends, index, lengths, sums)
-        if taken:
-            yield groups[index][0], groups[index + taken - 1][1]
-        index += taken or 1
 
 
 def _card_groups(

@@ -170,22 +170,18 @@ class _Groups:
             or b"/" in between
         ):
             return False
-        return any(
-            self._is_written_in(region, whole)
-            for region in regions
-            if is_national(whole, (region,))
-        )
-
-    def _is_written_in(self, region: str, whole: bytes) -> bool:
-        """Compare the groups with the first of the country's formats that is for such digits."""
-        for form in _formats(region):
-            trunk = form.trunk if whole.startswith(form.trunk) else b""
-            number = whole[len(trunk) :]
-            match = form.groups.fullmatch(number)
-            if match is not None and form.leading.match(number) is not None:
+        for region in regions:
+            for form in _formats(region) if is_national(whole, (region,)) else ():
+                trunk = form.trunk if whole.startswith(form.trunk) else b""
+                number = whole[len(trunk) :]
+                match = form.groups.fullmatch(number)
+                if match is None or form.leading.match(number) is None:
+                    continue
                 is_mobile = form.mobile is not None and form.mobile.fullmatch(number) is not None
                 expected = [len(group) for group in match.groups()]
-                return self._fits(form, trunk, expected, is_mobile=is_mobile)
+                if self._fits(form, trunk, expected, is_mobile=is_mobile):
+                    return True
+                break  # only the first of the country's formats for such digits counts
         return False
 
     def _fits(

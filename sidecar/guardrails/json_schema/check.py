@@ -64,35 +64,33 @@ class JsonSchemaCheck:
             is_meant = tools is None or piece.tool is None or piece.tool in tools
             if piece.of is not settings.of or not is_meant:
                 continue
-            violation = yield from self._violation(piece.text)
+            # Bounds hold before anything is parsed, so that judging takes milliseconds.
+            values = 1 + sum(map(piece.text.count, _SEPARATORS))
+            violation: Violation | None = None
+            if (
+                len(piece.text) > settings.max_bytes
+                or values > MAX_VALUES
+                or values * self._complexity.keywords > MAX_WORK
+                or values * self._complexity.fractions > MAX_FRACTION_WORK
+                or len(piece.text) * self._complexity.patterns > MAX_PATTERN_WORK
+            ):
+                violation = Violation("JSON_TOO_LARGE", ())
+            elif isinstance(document := parse(piece.text), Malformed):
+                is_deep = document is TOO_DEEP
+                violation = Violation("JSON_TOO_DEEP" if is_deep else "INVALID_JSON", ())
+            else:
+                yield
+                if not is_shallow(document, levels=settings.max_depth):
+                    violation = Violation("JSON_TOO_DEEP", ())
+                elif not self._validator.is_valid(document):
+                    yield
+                    violation = yield from self._locator.locate(document)
             if violation is not None:
                 place = piece.place + pointer_to(violation.path)
                 end = len(piece.text)
                 findings.append(Finding(guardrail, violation.type, index, 0, end, place=place))
             yield
         return tuple(findings)
-
-    def _violation(self, text: bytes) -> Cooperative[Violation | None]:
-        # Bounds hold before anything is parsed, so that judging takes milliseconds.
-        values = 1 + sum(map(text.count, _SEPARATORS))
-        if (
-            len(text) > self._settings.max_bytes
-            or values > MAX_VALUES
-            or values * self._complexity.keywords > MAX_WORK
-            or values * self._complexity.fractions > MAX_FRACTION_WORK
-            or len(text) * self._complexity.patterns > MAX_PATTERN_WORK
-        ):
-            return Violation("JSON_TOO_LARGE", ())
-        document = parse(text)
-        if isinstance(document, Malformed):
-            return Violation("JSON_TOO_DEEP" if document is TOO_DEEP else "INVALID_JSON", ())
-        yield
-        if not is_shallow(document, levels=self._settings.max_depth):
-            return Violation("JSON_TOO_DEEP", ())
-        if self._validator.is_valid(document):
-            return None
-        yield
-        return (yield from self._locator.locate(document))
 
 
 @lru_cache(maxsize=256)

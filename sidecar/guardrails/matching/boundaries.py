@@ -85,43 +85,35 @@ def boundary_windows(
     """Return the text around every boundary within *runs*, in the order of the parts."""
     windows: list[BoundaryWindow] = []
     for count, run in enumerate(runs, start=1):
-        windows += yield from _windows_of(parts, run)
+        texts = [parts[index].content for index in run]
+        ends = tuple(accumulate(map(len, texts)))
+        first = 0
+        for begin, limit in (yield from _regions(texts, ends)):
+            while ends[first] <= begin:
+                first += 1
+            slices: list[PartSlice] = []
+            contents: list[bytes] = []
+            at, offset = first, 0
+            while at < len(run) and (base := ends[at] - len(texts[at])) < limit:
+                text = texts[at]
+                start, end = max(begin - base, 0), min(limit - base, len(text))
+                # Narrowed so that it cuts no character in two.
+                while start < end and text[start] in _CONTINUATION:
+                    start += 1
+                while start < end < len(text) and text[end] in _CONTINUATION:
+                    end -= 1
+                if start < end:
+                    slices.append(PartSlice(offset, run[at], start, end))
+                    contents.append(text[start:end])
+                    offset += end - start
+                at += 1
+                if not at % SLICE_FINDINGS:
+                    yield
+            content = b"".join(contents)
+            windows.append(BoundaryWindow(content, tuple(slices), begin > 0, limit < ends[-1]))
         if not count % SLICE_FINDINGS:
             yield
     return tuple(windows)
-
-
-def _windows_of(
-    parts: Sequence[TextPart], run: Sequence[int]
-) -> Cooperative[Sequence[BoundaryWindow]]:
-    windows: list[BoundaryWindow] = []
-    texts = [parts[index].content for index in run]
-    ends = tuple(accumulate(map(len, texts)))
-    first = 0
-    for begin, limit in (yield from _regions(texts, ends)):
-        while ends[first] <= begin:
-            first += 1
-        slices: list[PartSlice] = []
-        contents: list[bytes] = []
-        at, offset = first, 0
-        while at < len(run) and (base := ends[at] - len(texts[at])) < limit:
-            text = texts[at]
-            start, end = max(begin - base, 0), min(limit - base, len(text))
-            # Narrowed so that it cuts no character in two.
-            while start < end and text[start] in _CONTINUATION:
-                start += 1
-            while start < end < len(text) and text[end] in _CONTINUATION:
-                end -= 1
-            if start < end:
-                slices.append(PartSlice(offset, run[at], start, end))
-                contents.append(text[start:end])
-                offset += end - start
-            at += 1
-            if not at % SLICE_FINDINGS:
-                yield
-        content = b"".join(contents)
-        windows.append(BoundaryWindow(content, tuple(slices), begin > 0, limit < ends[-1]))
-    return windows
 
 
 def _regions(

@@ -90,8 +90,15 @@ class PartialMatcher:
         decoded = text.decode()
         held = self._held_bytes(decoded)
         for change in (*forms_of(decoded), *((fold,) if self._of_text is not None else ())):
-            if (changed := change(decoded)) != decoded:
-                held = max(held, _bytes_before_change(decoded, self._held_bytes(changed), change))
+            if (changed := change(decoded)) == decoded:
+                continue
+            # The characters at the end that make up the held bytes once changed. Those that
+            # change to nothing belong to the end too, if they stand within it.
+            least, size, start = self._held_bytes(changed), 0, len(decoded)
+            while start and (size < least or not _changed_bytes(decoded[start - 1], change)):
+                start -= 1
+                size += _changed_bytes(decoded[start], change)
+            held = max(held, len(decoded[start:].encode()))
         return len(text) - held
 
     def _held_bytes(self, decoded: str) -> int:
@@ -125,18 +132,6 @@ class _Searches(NamedTuple):
             end = search(_AT_START, backwards, 0, most)[0][1]
             longest = max(longest, end)
         return longest
-
-
-def _bytes_before_change(text: str, held: int, change: Callable[[str], str]) -> int:
-    """Return how many bytes at the end of *text* make up its last *held* bytes once changed."""
-    changed = 0
-    for count, character in enumerate(reversed(text)):
-        size = _changed_bytes(character, change)
-        # Characters that change to nothing belong to the end too, if they stand within it.
-        if changed >= held and size:
-            return len(text[len(text) - count :].encode())
-        changed += size
-    return len(text.encode())
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -448,7 +443,14 @@ class _Parser:
             case "[":
                 return _Atom(self._take(_CLASS))
             case "\\":
-                return self._escape()
+                text = self._take(_ESCAPE)
+                if text[1] in "QE":
+                    raise UnknownSyntaxError
+                if text == r"\b":
+                    return _Assertion(text)
+                if text[1] in _ZERO_WIDTH:
+                    return _EMPTY
+                return _Atom(_ANYTHING if text == r"\C" else text)
             case "^" | "$":
                 self._at += 1
                 return _EMPTY
@@ -481,16 +483,6 @@ class _Parser:
         if self._peek() != ")":
             raise UnknownSyntaxError
         self._at += 1
-
-    def _escape(self) -> _Node:
-        text = self._take(_ESCAPE)
-        if text == r"\b":
-            return _Assertion(text)
-        if text[1] in _ZERO_WIDTH:
-            return _EMPTY
-        if text[1] in "QE":
-            raise UnknownSyntaxError
-        return _Atom(_ANYTHING if text == r"\C" else text)
 
     def _take(self, pattern: re.Pattern[str]) -> str:
         found = pattern.match(self._regex, self._at)

@@ -13,9 +13,8 @@ from sidecar.apis.fragments import (
     list_start,
     top_values,
 )
+from sidecar.apis.vocabulary import COMMON
 from tests.support.cpu_time import python_lines
-
-FIELDS = frozenset({"messages", "input"})
 
 
 def chat(count: int, size: int, **rest: object) -> bytes:
@@ -80,7 +79,7 @@ def test_a_conversation_without_its_first_messages_soon_has_the_same_bundles() -
 
 def test_a_beginning_may_end_behind_each_of_the_last_messages() -> None:
     turn, body = chat(9, 50), chat(11, 50)
-    place = list_start(body, FIELDS)
+    place = list_start(body, COMMON.message_lists)
     assert place is not None
     field, start = place
     elements = elements_of(turn, top_values(turn)["messages"])
@@ -112,5 +111,5 @@ def test_a_beginning_of_input_is_found_before_more_tools_than_ends_are_tried() -
 
 @pytest.mark.parametrize("body", [b'{"messages":[]}', b'{"messages":["a"]}', b'{"messages":{}}'])
 def test_a_list_without_objects_has_no_place(body: bytes) -> None:
-    assert list_start(body, FIELDS) is None
+    assert list_start(body, COMMON.message_lists) is None
     assert elements_of(body, top_values(body)["messages"]) is None

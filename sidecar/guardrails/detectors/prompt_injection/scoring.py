@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, repeat
@@ -258,7 +258,19 @@ class PromptInjectionCheck(WholeTextCheck):
         types: dict[int, str] = {}
         margin: float = self._without_terms
         margins: dict[int, float] = {}
-        views = _views_to_judge(texts)
+        plain = {
+            view.part
+            for view in texts
+            if view.kinds is not ONE_VIEW and ViewKind.PLAIN in view.kinds
+        }
+        # Each part once, in its plain form if that is another, and the text hidden in it.
+        views = (
+            view
+            for view in texts
+            if view.kinds is ONE_VIEW  # mostly; an enum's members are hashed in Python (3.11)
+            or not view.kinds.isdisjoint(_WORTH_READING)
+            or (ViewKind.RAW in view.kinds and view.part not in plain)
+        )
         while some := tuple(islice(views, _PARTS_A_STEP)):
             weights = self._weights_of([parts[view.part] for view in some])
             sums = yield from self._scorer.sums([view.content for view in some], weights)
@@ -336,17 +348,3 @@ def _certainty(margin: float) -> float:
 
 def _cutoff(model: Model, author: str, level: Threshold) -> _Cutoff:
     return _Cutoff(model.bars[author, level], model.bars[author, Threshold.MEDIUM])
-
-
-def _views_to_judge(views: Sequence[TextView]) -> Iterator[TextView]:
-    """Yield each part once, in its plain form if that is another, and the text hidden in it."""
-    plain = {
-        view.part for view in views if view.kinds is not ONE_VIEW and ViewKind.PLAIN in view.kinds
-    }
-    for view in views:
-        if (
-            view.kinds is ONE_VIEW  # mostly; an enum's members are hashed in Python (3.11)
-            or not view.kinds.isdisjoint(_WORTH_READING)
-            or (ViewKind.RAW in view.kinds and view.part not in plain)
-        ):
-            yield view

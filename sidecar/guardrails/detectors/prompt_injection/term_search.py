@@ -226,10 +226,29 @@ class TermSearch:
             return hits
         rare: list[Hit] = []
         self._rare.scan(text, _collect, 0, rare)
-        for start, end in _stretches(rare, text):
+        rare.sort()
+        places = [one >> INDEX_BITS for one in rare]
+        first = 0
+        # All terms are looked for in the stretches of text around rare words. Where one ends
+        # depends on the words beside it alone, not on where a slice begins; none goes over a
+        # border between texts.
+        for number, place in enumerate(places, 1):
+            following = places[number] if number < len(places) else place + 3 * REACH
+            if following - place <= 2 * REACH and text.find(BORDER, place, following) < 0:
+                continue
+            start, end = max(0, places[first] - REACH), min(len(text), place + REACH)
+            if (border := text.rfind(BORDER, start, places[first])) >= 0:
+                start = border + 1
+            elif start:
+                start = _edge(text, text.find(b" ", start, start + _CUT_BYTES), start)
+            if (border := text.find(BORDER, place, end)) >= 0:
+                end = border
+            elif end < len(text):
+                end = _edge(text, text.rfind(b" ", end - _CUT_BYTES, end) + 1 or -1, end)
             found: list[Hit] = []
             self._database.scan(text[start:end], _collect, 0, found)
             hits += [one + (start << INDEX_BITS) for one in found]
+            first = number
         hits.sort()
         return hits
 
@@ -299,32 +318,6 @@ def _compiled(numbered: Sequence[tuple[str, int]]) -> hyperscan.Database:
         ids=[index for _, index in numbered],
         mode=hyperscan.HS_MODE_BLOCK,
     )
-
-
-def _stretches(rare: list[Hit], text: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each stretch of *text* around *rare* words.
-
-    Where it ends depends on the words beside it alone, not on where a slice begins; no stretch
-    goes over a border between texts.
-    """
-    rare.sort()
-    places = [one >> INDEX_BITS for one in rare]
-    first = 0
-    for number, place in enumerate(places, 1):
-        following = places[number] if number < len(places) else place + 3 * REACH
-        if following - place <= 2 * REACH and text.find(BORDER, place, following) < 0:
-            continue
-        start, end = max(0, places[first] - REACH), min(len(text), place + REACH)
-        if (border := text.rfind(BORDER, start, places[first])) >= 0:
-            start = border + 1
-        elif start:
-            start = _edge(text, text.find(b" ", start, start + _CUT_BYTES), start)
-        if (border := text.find(BORDER, place, end)) >= 0:
-            end = border
-        elif end < len(text):
-            end = _edge(text, text.rfind(b" ", end - _CUT_BYTES, end) + 1 or -1, end)
-        yield start, end
-        first = number
 
 
 def _edge(text: bytes, blank: int, place: int) -> int:
