@@ -500,12 +500,13 @@ class ExtProcProtocol(ProtocolState, eq=False):
     ) -> None:
         """Keep a piece of a body until it is judged; raise if there is no room for it."""
         size = len(piece)
-        if self.held_bytes + size > self.max_body_bytes:  # also if there is no room for it
+        held = self.held_bytes + size
+        if held > self.max_body_bytes:  # also if there is no room for it
             raise RefusedError(too_large)
         hold = self.room.hold_buffered if is_buffered else self.room.hold
         if not hold(size, self.owner):
             raise RefusedError(ErrorKind.OVERLOADED)
-        self.held_bytes += size
+        self.held_bytes = held
         if not size:
             return
         last = self._pieces[-1] if self._pieces else None
@@ -518,6 +519,6 @@ class ExtProcProtocol(ProtocolState, eq=False):
 
     def drop(self) -> None:
         """Let go of the pieces: the memory of a body is not held to the end of the stream."""
-        if self.held_bytes:
+        if self._pieces:  # of an answer without room, they are not counted
             self.room.release(self.held_bytes, self.owner)
-        self.held_bytes, self._pieces = 0, []
+            self.held_bytes, self._pieces = 0, []

@@ -49,6 +49,10 @@ MESSAGES_AT_ONCE: Final = 64
 """Messages that are read one behind the other before other requests get their turn: a client may
 send its body in frames of one byte, each of which Envoy passes on as a message."""
 
+PLACES_FOR_A_FREE_ONE: Final = 7
+"""The most places of one organization for each place that is free: one alone leaves an eighth. It
+may take all of fewer than eight places."""
+
 
 class StreamEnd(enum.Enum):
     """The end of a stream."""
@@ -219,7 +223,8 @@ class ExtProcStream:
             handler.note(error)
         finally:
             # Kept bytes are let go of, and work that still runs for this stream is cancelled.
-            protocol.drop()
+            if protocol.held_bytes:
+                protocol.drop()
             if self._alarm is not None:
                 self._alarm.cancel()
             handler.finish(protocol, end)
@@ -246,9 +251,11 @@ class ExtProcStream:
             elif (received := self._take()) is None:
                 await self._until(self._call.arrival())
             else:
-                event, count = received, count + 1
-                if event is _NOTHING and not count % MESSAGES_AT_ONCE:
-                    await self._turn()
+                event = received
+                if event is _NOTHING:
+                    count += 1
+                    if not count % MESSAGES_AT_ONCE:
+                        await self._turn()
         if expected is not None and event is not expected:
             raise OvertakenError(event)
         return event
@@ -337,15 +344,16 @@ class ExtProcStream:
             self._timed_phase = phase
             seconds = self._budgets.of(phase)
             self._deadline = None if seconds is None else loop.time() + seconds
-        self._due = self._deadline
-        if self._due is not None:
+        due = self._deadline
+        if due is not None:
             now = loop.time()
-            if now >= self._due:
+            if now >= due:
                 raise LateError(LATE[phase])
             if phase is _AWAIT_BODY and protocol.request_mode is _STREAMED:
-                self._due = min(self._due, now + self._budgets.body_idle_seconds)
-            if self._alarm is None or self._due < self._alarm_at:
-                self._set_alarm(self._due)
+                due = min(due, now + self._budgets.body_idle_seconds)
+            if self._alarm is None or due < self._alarm_at:
+                self._set_alarm(due)
+        self._due = due
         self._waiting = waiting
         await waiting
 
@@ -379,13 +387,19 @@ class OverloadGuard:
     may hold a fixed multiple of the bytes that are free. One alone leaves `reserved_bytes` free,
     and its share shrinks with each byte of others. The owner of few bytes, up to
     `reserved_bytes`, is refused only if the room is full.
+
+    They share the places of requests in the same way. A place has an owner once the key is known;
+    places without an owner count as free, as their requests leave them or get an owner at once.
     """
 
     __slots__ = (
+        "_free_exchanges",
         "_max_exchanges",
         "_max_held_bytes",
         "_owned_bytes",
+        "_owned_exchanges",
         "_reserved_bytes",
+        "_unshared_bytes",
         "exchanges",
         "held_bytes",
     )
@@ -396,7 +410,10 @@ class OverloadGuard:
         self._max_exchanges = max_exchanges
         self._max_held_bytes = max_held_bytes
         self._reserved_bytes = reserved_bytes
+        self._unshared_bytes = max_held_bytes - reserved_bytes
         self._owned_bytes: defaultdict[str, int] = defaultdict(int)
+        self._owned_exchanges: defaultdict[str, int] = defaultdict(int)
+        self._free_exchanges = max_exchanges
         self.exchanges = 0
         self.held_bytes = 0
 
@@ -407,18 +424,41 @@ class OverloadGuard:
         self.exchanges += 1
         return True
 
-    def end(self) -> None:
-        """Stop counting a request: it has its answer, or its client has left."""
-        self.exchanges -= 1
+    def assign_place(self, owner: str) -> bool:
+        """Count a request as one of *owner*; return whether that is within the owner's share."""
+        free = self._free_exchanges
+        self._free_exchanges = free - 1
+        self._owned_exchanges[owner] = own = self._owned_exchanges[owner] + 1
+        return own <= PLACES_FOR_A_FREE_ONE * free
 
-    def hold(self, size: int, owner: str = "", *, room: int | None = None) -> bool:
+    def end(self, owner: str = "") -> None:
+        """Stop counting a request, of *owner*: it has its answer, or its client has left."""
+        self.exchanges -= 1
+        if not owner:
+            return
+        self._free_exchanges += 1
+        if left := self._owned_exchanges[owner] - 1:
+            self._owned_exchanges[owner] = left
+        else:
+            del self._owned_exchanges[owner]
+
+    def hold(self, size: int, owner: str = "") -> bool:
         """Count *size* bytes more; return False, and count nothing, if there is no room.
 
-        *owner* is empty until the key is known. *room* replaces `max_held_bytes`.
+        *owner* is empty until the key is known.
         """
+        held = self.held_bytes + size
+        if held > self._unshared_bytes:
+            return self._hold_within(self._max_held_bytes, size, owner)
+        if size:  # no owner exceeds its share of so few
+            self.held_bytes = held
+            self._owned_bytes[owner] += size
+        return True
+
+    def _hold_within(self, room: int, size: int, owner: str) -> bool:
+        """Count *size* bytes more if *owner* has a share of *room* for them."""
         if not size:
             return True
-        room = self._max_held_bytes if room is None else room
         free, reserve = room - self.held_bytes - size, self._reserved_bytes
         own = self._owned_bytes[owner] + size
         if free < 0 or (own > reserve and own * reserve > (room - reserve) * free):
@@ -433,11 +473,11 @@ class OverloadGuard:
         No client or provider slows it down, and its judgement has a budget: the reserve is free
         again in seconds. Requests, which may be slow, take none of it.
         """
-        return self.hold(size, owner, room=2 * self._max_held_bytes)
+        return self._hold_within(2 * self._max_held_bytes, size, owner)
 
     def hold_spare(self, size: int, owner: str = "") -> bool:
         """Count *size* bytes more if that leaves half of the room to bodies under judgement."""
-        return self.hold(size, owner, room=self._max_held_bytes // 2)
+        return self._hold_within(self._max_held_bytes // 2, size, owner)
 
     def assign(self, size: int, owner: str) -> bool:
         """Count *size* bytes without an owner as those of *owner*; return whether it has room."""

@@ -19,7 +19,7 @@ from sidecar.domain.http import (
 from sidecar.domain.limits import SETTLED, Limit, Measure
 from sidecar.domain.policy import RequestScope, StreamUsage
 from sidecar.domain.principal import KeyRecord, PolicyBinding
-from sidecar.domain.report import CacheTier
+from sidecar.domain.report import CacheTier, FaultKind
 from sidecar.domain.subject import Dialect, Route, UnknownRoute, UnscannedReason
 from sidecar.extproc.phases import RefusedError
 from sidecar.extproc.stream import ExtProcStream
@@ -95,7 +95,8 @@ def _judge(
     Returns the binding if the key is good, and its policies are not compiled yet in this worker.
     """
     operation = record.route.operation if isinstance(record.route, Route) else None
-    source = stream.protocol.source_address
+    protocol = stream.protocol
+    source = protocol.source_address
     now = worker.clocks.wall()
     good = authorize(known, key, now=now, source=source, operation=operation)
     record.authorize = record.step()
@@ -120,8 +121,12 @@ def _judge(
         scope = RequestScope(operation=operation, key_id=owner.key_id, team=team, at=now)
         policy = policy.request_variants(scope)
     record.key, record.policy = good, policy
-    organization, protocol = good.principal.organization_id, stream.protocol
+    organization = good.principal.organization_id
     ORGANIZATION.set(organization)
+    record.owner = organization
+    if not worker.guard.assign_place(organization):
+        worker.recorder.fault(FaultKind.TOO_MANY_EXCHANGES)
+        return ErrorKind.OVERLOADED
     protocol.owner = organization
     early = protocol.held_bytes + protocol.arriving_bytes  # they came before the key was known
     if early and not protocol.room.assign(early, organization):

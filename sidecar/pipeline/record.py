@@ -57,6 +57,8 @@ class RequestRecord(ExchangeReport, kw_only=True):
     model), `results`, `is_flagged` and `is_redacted`; by the answer's side `answer_status` and
     `answer`.
     `judged` is the verdict as in the metadata, None if the key's owner is unknown.
+    `is_counted` while the request has a place among those under judgement, as one of `owner`: the
+    organization, empty until the key is known.
     `is_ended_within`: the answer was ended after some of it had left. `working_since` is when
     Egret's own time was started, None while it waits. `usage_source` is the source by which this
     worker accounts for the request itself.
@@ -73,6 +75,7 @@ class RequestRecord(ExchangeReport, kw_only=True):
     stream_name: str = ""
     path: str = ""
     is_counted: bool = False
+    owner: str = ""
     usage_source: str | None = None
     dialect: Dialect = Dialect.OPENAI
     key: KeyRecord | None = None

@@ -417,4 +417,4 @@ def make_room(record: RequestRecord, worker: Worker) -> None:
     """Stop counting this request as under judgement: it is judged, or given up."""
     if record.is_counted:
         record.is_counted = False
-        worker.guard.end()
+        worker.guard.end(record.owner)

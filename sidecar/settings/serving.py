@@ -118,7 +118,8 @@ class ExchangeSettings(Section):
     """Longest pause within a body."""
     max_exchanges: Annotated[int, Field(ge=1, le=65536)] = 1024
     """Requests under judgement at once in a worker; beyond, 503. A worker that does nothing but
-    judge is through with so many in half a second, well within the budget of a key look-up."""
+    judge is through with so many in half a second, well within the budget of a key look-up.
+    Organizations share it: one alone leaves an eighth."""
     max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Bodies that a worker keeps until they are judged, in all; beyond, 503. In memory they are
     three times as large while they are judged: 256 MB beside the worker's own memory. Answers that

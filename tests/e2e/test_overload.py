@@ -153,6 +153,30 @@ async def test_slow_uploads_of_one_organization_leave_room_for_the_longest_body_
         assert answers == [200] * 3
 
 
+async def test_slow_uploads_of_one_organization_leave_a_place_to_another(
+    session_stack: Stack,
+) -> None:
+    """Of eight places the eighth; the refusal is the same as that of a full worker."""
+    settings = {
+        "EGRET_EXCHANGE__MAX_EXCHANGES": "8",
+        "EGRET_EXCHANGE__BODY_IDLE_SECONDS": "20",
+    }
+    newcomer = (await session_stack.new_key(None, organization="latecomers")).reveal()
+    async with more_workers(session_stack, workers=1, settings=settings) as stack:
+        body = as_json(chat("hello"))
+        slow = [Sender(stack, body[:20], rest=body[20:]) for _ in range(7)]
+        await in_flight(stack, 7)
+        async with stack.counting(exchanges=2) as counted:
+            refused = await stack.post(chat("one more"), key="redact")
+            assert (await stack.post(chat("hello"), key=newcomer)).status == 200
+        assert is_overload(refused)
+        assert refused.openai_error == (503, "server_error", "overloaded")
+        assert counted.faults == {"too_many_exchanges": 1}
+        for one in slow:
+            one.go_on.set()
+        assert [(await one.answer).status for one in slow] == [200] * 7
+
+
 async def test_a_client_that_pauses_within_its_body_is_cut_off(small: Stack) -> None:
     """By Egret's own timer, long before the whole of its time is up."""
     sender = Sender(small, b'{"model":', rest=b"")

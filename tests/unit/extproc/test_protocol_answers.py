@@ -278,6 +278,17 @@ def test_a_held_answer_that_may_goes_on_in_pieces_once_it_has_no_room(
     assert talk.tell(on.ResponsePieceJudged(b"e")) == [sent(b"e", ends=True), do.EndStream()]
 
 
+def test_a_held_answer_whose_first_piece_has_no_room_is_not_kept() -> None:
+    """The memory of the piece is free once it is sent, while the answer goes on."""
+    talk = Talk(
+        opened(), headers(), JUDGED, body(b"a", ends=True), CLEARED, response_headers(),
+        on.ResponseHeld(TIMED), max_body_bytes=1,
+    )  # fmt: skip
+    wanted = [do.ContinueResponseHeaders(TIMED), do.JudgeResponsePiece(b"ab", is_last=False)]
+    assert talk.tell(response_body(b"ab")) == wanted
+    assert talk.protocol.body() == b""
+
+
 def test_a_buffered_answer_that_may_is_here_without_room_for_it() -> None:
     """Envoy keeps it, and sends it in one message."""
     talk = Talk(

@@ -176,6 +176,89 @@ def test_answers_kept_for_their_counts_leave_room_for_those_of_another_organizat
     assert guard.hold_spare(10, "newcomer")
 
 
+def placed(guard: OverloadGuard, owner: str) -> int:
+    """Have requests of *owner* begin until one is refused; return how many were admitted."""
+    for number in count():
+        if not guard.begin():
+            return number
+        if not guard.assign_place(owner):
+            guard.end(owner)
+            return number
+    raise AssertionError
+
+
+def with_places(places: int) -> OverloadGuard:
+    """Return a guard for so many requests at once."""
+    return OverloadGuard(max_exchanges=places, max_held_bytes=1)
+
+
+def test_requests_of_one_organization_leave_an_eighth_of_the_places_to_another() -> None:
+    """The other takes nearly all of it at once, and a third organization still finds a place."""
+    guard = with_places(1024)
+    assert placed(guard, "greedy") == 896
+    assert placed(guard, "newcomer") == 112
+    assert placed(guard, "third") == 14
+    assert guard.exchanges == 1022
+
+
+@pytest.mark.parametrize(("places", "own"), [(1, 1), (2, 2), (7, 7), (8, 7), (16, 14)])
+def test_an_organization_alone_has_all_of_a_few_places(places: int, own: int) -> None:
+    """Of fewer than eight no part is kept for others; all are there again afterwards."""
+    guard = with_places(places)
+    for _ in range(2):
+        assert placed(guard, "alone") == own
+        for _ in range(own):
+            guard.end("alone")
+    assert guard.exchanges == 0
+
+
+def test_the_last_place_goes_to_an_organization_that_has_none() -> None:
+    """Not to one that has more than seven."""
+    guard = with_places(16)
+    assert placed(guard, "greedy") == 14
+    assert guard.begin()
+    assert guard.assign_place("a second")
+    assert placed(guard, "greedy") == 0
+    assert placed(guard, "a third") == 1
+    assert placed(guard, "a fourth") == 0
+
+
+@pytest.mark.parametrize("organizations", [2, 3, 6])
+def test_organizations_that_all_send_more_come_to_equal_places(organizations: int) -> None:
+    """Request by request, each in its turn; a newcomer still finds a place."""
+    guard, sizes = with_places(1024), dict.fromkeys(map(str, range(organizations)), 0)
+    for _ in range(1024):
+        for owner in sizes:
+            assert guard.begin()
+            if guard.assign_place(owner):
+                sizes[owner] += 1
+            else:
+                guard.end(owner)
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    assert sum(sizes.values()) > 900
+    assert placed(guard, "newcomer") > 0
+
+
+def test_places_of_slow_requests_move_to_a_newcomer_as_the_requests_end() -> None:
+    """A request that has a place keeps it: its organization gets fewer new ones."""
+    guard = with_places(1024)
+    slow, newcomers = placed(guard, "slow"), 0
+    for _ in range(10):
+        for _ in range(50):
+            guard.end("slow")
+        newcomers += placed(guard, "newcomer")
+        slow += placed(guard, "slow") - 50
+    assert newcomers >= 478, "less than an equal share"
+    assert slow > 400
+
+
+def test_requests_that_were_not_read_yet_do_not_narrow_a_share() -> None:
+    """A burst of one organization that fills all places loses an eighth of itself, not more."""
+    guard = with_places(64)
+    assert all(guard.begin() for _ in range(64))
+    assert [guard.assign_place("burst") for _ in range(64)] == [True] * 56 + [False] * 8
+
+
 OTHER_KEY = ApiKey(key_id="mnopqrstuvwx", secret="T" * 43)
 COLLEAGUES_KEY = ApiKey(key_id="cdefghijklmn", secret="U" * 43)
 
@@ -210,6 +293,30 @@ async def begun(world: World, key: ApiKey, piece: bytes) -> Exchange:
     return exchange
 
 
+def with_slow_store(world: World) -> asyncio.Event:
+    """Have the look-up of new keys wait for the event that is returned."""
+    may_answer, records = asyncio.Event(), world.store.records
+
+    async def load(key_id: str) -> LoadedKey:
+        await may_answer.wait()
+        return LoadedKey(records[key_id])
+
+    world.store.load = load  # type: ignore[method-assign] # to answer later
+    return may_answer
+
+
+async def opened(world: World, key: ApiKey, piece: bytes) -> Exchange:
+    """Begin a request in full duplex, and send *piece*, while its key is looked up."""
+    exchange = world.exchange()
+    opening = message_of(RequestHeadersReceived(headers(key=key), end_of_stream=False))
+    with_modes(opening, ExchangeOpened(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.NONE))
+    exchange.stream.send(opening.SerializeToString())
+    if piece:
+        send_piece(exchange, piece)
+    assert await exchange.replies() == []
+    return exchange
+
+
 async def test_slow_uploads_of_one_organization_leave_room_for_those_of_another() -> None:
     """Of all its keys and teams together; the refusal is that of a worker without room."""
     world = shared_world()
@@ -232,27 +339,66 @@ async def test_slow_uploads_of_one_organization_leave_room_for_those_of_another(
     assert await (await begun(world, KEY, b"x" * 54)).replies() == []
 
 
+async def test_slow_requests_of_one_organization_leave_a_place_to_those_of_another() -> None:
+    """Of all its keys and teams together; the refusal is that of a worker without places."""
+    world = shared_world()
+    keys = (KEY, COLLEAGUES_KEY, KEY, COLLEAGUES_KEY, KEY, KEY, KEY)
+    slow = [await begun(world, key, b"x") for key in keys]
+    refused = world.exchange()
+    verdict = await refused.judge_headers(headers(key=COLLEAGUES_KEY), has_body=True)
+    status, told = error_of(verdict)
+    assert (status, told["error"]["code"]) == (503, "overloaded")  # type: ignore[index] # an object
+    assert isinstance(verdict, RequestRefused)
+    assert ("retry-after", b"2") in verdict.refusal.headers
+    kind = {"kind": "too_many_exchanges"}
+    assert world.registry.get_sample_value("egret_exchange_faults_total", kind) == 1
+    assert world.worker.guard.exchanges == 7
+    newcomer = await begun(world, OTHER_KEY, b"x")
+    assert await newcomer.replies() == []
+    for one in (*slow, refused, newcomer):
+        await one.end(is_cancelled=True)
+    assert world.worker.guard.exchanges == 0
+    for key in keys:
+        await begun(world, key, b"x")
+
+
+async def test_a_request_without_a_place_gives_back_the_bytes_that_came_before_its_key() -> None:
+    """They never count for its organization."""
+    world = shared_world()
+    slow = [await begun(world, KEY, b"x") for _ in range(7)]
+    may_answer = with_slow_store(world)
+    early = await opened(world, COLLEAGUES_KEY, b"x" * 9)
+    assert world.worker.guard.held_bytes == 16
+    may_answer.set()
+    (answer,) = await early.replies()
+    assert isinstance(answer, Refuse)
+    assert answer.refusal.status == 503
+    assert world.worker.guard.held_bytes == 7
+    for one in slow:
+        await one.end(is_cancelled=True)
+    assert world.worker.guard.hold(27, "others")
+    assert taken(world.worker.guard, "") == 31  # as if none had come
+
+
+async def test_judged_requests_of_an_organization_make_places_for_its_next_ones() -> None:
+    """A place is held until the verdict, whatever the answer takes."""
+    world = world_with_room(for_exchanges=8)
+    for _ in range(20):
+        exchange = world.exchange()
+        assert isinstance(await exchange.judge_headers(headers(), has_body=True), BodyRequired)
+        assert isinstance(await exchange.judge_body(CHAT), RequestCleared)
+    assert world.worker.guard.exchanges == 0
+
+
 @pytest.mark.parametrize("is_whole", [True, False], ids=["a whole message", "a part of one"])
 async def test_bytes_that_came_while_the_key_was_looked_up_count_for_its_organization(
     *, is_whole: bool
 ) -> None:
     """Many new keys of one organization do not make its share larger."""
-    world, may_answer = shared_world(), asyncio.Event()
+    world = shared_world()
     slow = await begun(world, KEY, b"x" * 50)
-    records = world.store.records
-
-    async def load(key_id: str) -> LoadedKey:
-        await may_answer.wait()
-        return LoadedKey(records[key_id])
-
-    world.store.load = load  # type: ignore[method-assign] # to answer later
-    early = world.exchange()
-    opening = message_of(RequestHeadersReceived(headers(key=COLLEAGUES_KEY), end_of_stream=False))
-    with_modes(opening, ExchangeOpened(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.NONE))
-    early.stream.send(opening.SerializeToString())
-    if is_whole:
-        send_piece(early, b"x" * 9)
-    assert await early.replies() == []
+    may_answer = with_slow_store(world)
+    early = await opened(world, COLLEAGUES_KEY, b"x" * 9 if is_whole else b"")
     room = early.stream.room
     assert room is not None
     assert is_whole or room.hold(9)
