@@ -183,7 +183,7 @@ async def list_keys(connection: Connection, listing: Listing) -> KeyPage:
         if row is None:
             raise InvalidValueError(
                 f"there is no key {listing.after} to go on after",
-                hint="begin again without --after",
+                hint="begin again without `after`",
             )
         after = row["team_id"], row["name"], row["public_id"]
     if within is not None:
@@ -424,7 +424,8 @@ async def rotate_key(
             if old.state is KeyState.EXPIRED:
                 raise ChangeRefusedError(
                     f"key {key_id} is expired",
-                    hint="say how long the new one lives: --expires 30d",
+                    hint="say how long the new one lives: --expires 30d,"
+                    " or `expires_at` in the API",
                 )
             expires_at = old.expires_at
         await connection.execute(
@@ -444,7 +445,7 @@ def _new(key: Key) -> Key:
     if key.state is KeyState.EXPIRED:
         raise InvalidValueError(
             f"key {key.name} would never be good: its expiry, {_shown(key.expires_at)}, is past",
-            hint="give one that is to come, such as --expires 30d",
+            hint="give one that is to come, such as in 30 days",
         )
     return _in_order(key)
 
@@ -459,7 +460,7 @@ def _in_order(key: Key) -> Key:
         raise InvalidValueError(
             f"key {key.name} would never be good: it begins at {_shown(begins)}, and expires at"
             f" {_shown(ends)}",
-            hint="give a later expiry, or an earlier --not-before",
+            hint="give a later expiry, or an earlier start",
         )
     return key
 

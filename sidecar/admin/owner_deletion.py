@@ -81,7 +81,7 @@ async def delete_owner(connection: Connection, owner_id: str, *, cascades: bool)
     if not found.are_none and not cascades:
         raise ChangeRefusedError(
             f"it still has {described(replace(found, alert_routes=0, tokens=0))}",
-            hint="delete them first, or pass --cascade",
+            hint="delete them first, or pass --cascade (`cascade=true` in the API)",
         )
     # Without cascade nothing but the owner: a foreign key holds what was made since the count.
     first = 0 if cascades else 1 if owner_id.startswith(TEAM_ID) else 2

@@ -187,7 +187,8 @@ async def existing_policy(
     stored = await stored_policy(connection, name, version)
     if stored is None:
         wanted = f"policy {name}" if version is None else f"version {version} of policy {name}"
-        raise ChangeRefusedError(f"there is no {wanted}", hint="see `egret policy list`")
+        command = "list" if version is None else f"history {name}"
+        raise ChangeRefusedError(f"there is no {wanted}", hint=f"see `egret policy {command}`")
     return stored
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import secrets
 from datetime import timedelta
 from http import HTTPStatus
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sidecar.admin import keys as administration
 from sidecar.admin.keys import CreatedKey, Expiry, Key, KeyChange, KeyState, Listing
@@ -31,18 +30,34 @@ from sidecar.admin_api.objects import (
 from sidecar.admin_api.problems import Problem
 from sidecar.admin_api.roles import Permission
 from sidecar.domain.limits import Priority
+from sidecar.domain.principal import Network
 from sidecar.domain.subject import Operation
 from sidecar.keys.credentials import ApiKey, generate
-from sidecar.keys.scopes import ScopeError, Scopes, parse_tags
+from sidecar.keys.scopes import ScopeError, Scopes, parse_sources, parse_tags
 
 router = APIRouter(route_class=AccessRoute, tags=["keys"])
 
 _MAX_GRACE_SECONDS: Final = 366 * 86400
 _MAX_NETWORKS: Final = 100
 
+
+def to_network(value: object) -> Network:
+    """Return the network that *value* names, as files and commands read it.
+
+    Raises:
+        ValueError: it names none, or is a number, which Python would take for an address.
+    """
+    try:
+        (network,) = parse_sources([value] if isinstance(value, str) else [])
+    except ValueError:
+        fault = "is no network, write for example 192.0.2.0/24 or 2001:db8::/32"
+        raise ValueError(fault) from None
+    return network
+
+
 Operations = Annotated[tuple[Operation, ...], Field(min_length=1)]
 Sources = Annotated[
-    tuple[IPv4Network | IPv6Network, ...],
+    tuple[Annotated[Network, BeforeValidator(to_network)], ...],
     Field(min_length=1, max_length=_MAX_NETWORKS, examples=[["192.0.2.0/24"]]),
 ]
 Tags = Annotated[list[Annotated[str, Field(max_length=63)]], Field(examples=[["env=prod"]])]

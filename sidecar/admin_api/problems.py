@@ -181,9 +181,12 @@ def _away() -> Problem:
 
 def _invalid(error: RequestValidationError | PolicyDocumentError | InstallationError) -> Problem:
     """Return places and faults; values of JSON are not repeated, since they may be secrets."""
+    hint: str | None = None
     match error:
         case RequestValidationError():
             detail = "the request is not valid"
+            if isinstance(error.body, bytes):  # the framework has parsed no JSON
+                hint = "send JSON with the header `content-type: application/json`"
             errors = [
                 {"in": ".".join(str(step) for step in fault["loc"]), "fault": plain_fault(fault)}
                 for fault in error.errors()[:MAX_ERRORS]
@@ -203,4 +206,4 @@ def _invalid(error: RequestValidationError | PolicyDocumentError | InstallationE
             ]
         case _:
             assert_never(error)
-    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, hint=hint, errors=errors)

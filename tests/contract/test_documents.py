@@ -9,6 +9,7 @@ import pytest
 
 from dashboards.boards import BOARDS
 from quality.links import DOCS, ROOT, dead_links, links, pages
+from sidecar import __version__
 
 INDEX = DOCS / "README.md"
 PAGES = pages()
@@ -73,3 +74,13 @@ def test_nobody_is_told_to_install_egret_by_its_name() -> None:
 def test_an_installation_by_name_would_be_found(line: str) -> None:
     """However it is quoted."""
     assert _BY_NAME.search(line)
+
+
+def test_every_wheel_that_a_page_installs_is_of_this_version() -> None:
+    """`make dist` builds no file of another version's name, and pip would not find it."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    named = {
+        name for text in texts for name in re.findall(r"(egret(?:_tools)?-\d[^-`' ]*)-py3", text)
+    }
+
+    assert named == {f"egret-{__version__}", f"egret_tools-{__version__}"}

@@ -123,7 +123,7 @@ def test_a_key_cannot_begin_after_it_expires(egret: Egret) -> None:
 
     assert (late.code, late.out) == (1, "")
     assert late.err.startswith("error: key laptop would never be good: it begins at 2")
-    assert late.err.endswith("; give a later expiry, or an earlier --not-before\n")
+    assert late.err.endswith("; give a later expiry, or an earlier start\n")
     assert (early.code, past.code) == (0, 0)
 
 
@@ -212,7 +212,7 @@ def test_lists_are_chosen_by_owner_state_and_tag(egret: Egret) -> None:
         pytest.param(
             ["--after", "AAAAAAAAAAAA"],
             1,
-            "error: there is no key AAAAAAAAAAAA to go on after; begin again without --after\n",
+            "error: there is no key AAAAAAAAAAAA to go on after; begin again without `after`\n",
             id="a place that is gone",
         ),
         pytest.param(

@@ -398,19 +398,19 @@ def test_a_revoked_key_can_be_neither_rotated_nor_given_more_time(egret: Egret) 
         pytest.param(
             ["--expires", "2020-01-01"],
             "key ci would never be good: its expiry, 2020-01-01 00:00:00Z, is past; give one that"
-            " is to come, such as --expires 30d",
+            " is to come, such as in 30 days",
             id="past",
         ),
         pytest.param(
             ["--expires", "2100-01-01", "--not-before", "2100-01-02"],
             "key ci would never be good: it begins at 2100-01-02 00:00:00Z, and expires at"
-            " 2100-01-01 00:00:00Z; give a later expiry, or an earlier --not-before",
+            " 2100-01-01 00:00:00Z; give a later expiry, or an earlier start",
             id="before it begins",
         ),
         pytest.param(
             ["--expires", "2100-01-01", "--not-before", "2100-01-01"],
             "key ci would never be good: it begins at 2100-01-01 00:00:00Z, and expires at"
-            " 2100-01-01 00:00:00Z; give a later expiry, or an earlier --not-before",
+            " 2100-01-01 00:00:00Z; give a later expiry, or an earlier start",
             id="as it begins",
         ),
     ],
@@ -456,6 +456,7 @@ def test_an_expired_key_is_rotated_only_with_a_new_expiry(egret: Egret) -> None:
     assert egret("keys", "rotate", key_id) == Ran(
         1,
         "",
-        f"error: key {key_id} is expired; say how long the new one lives: --expires 30d\n",
+        f"error: key {key_id} is expired; say how long the new one lives:"
+        " --expires 30d, or `expires_at` in the API\n",
     )
     assert egret("keys", "rotate", key_id, "--expires", "30d").code == 0

@@ -237,7 +237,7 @@ def test_an_owner_is_deleted_with_its_dependents_only_if_asked_to(egret: Egret) 
         1,
         "",
         "error: it still has 2 teams and 2 keys (1 active); delete them first,"
-        " or pass --cascade\n",
+        " or pass --cascade (`cascade=true` in the API)\n",
     )
     assert (unasked.code, "pass --yes" in unasked.err) == (2, True)
     assert (team.code, team.err) == (

@@ -266,7 +266,7 @@ def test_the_built_in_default_can_be_stored_as_it_is(egret: Egret, file: Path) -
         pytest.param(
             "show default --version 7",
             1,
-            "there is no version 7 of policy default; see `egret policy list`",
+            "there is no version 7 of policy default; see `egret policy history default`",
             id="no such version",
         ),
         pytest.param(

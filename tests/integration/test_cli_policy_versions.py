@@ -197,7 +197,7 @@ def test_what_is_in_the_wanted_mode_already_stays(egret: Egret, file: Path) -> N
         (
             "rollback cards --to 7",
             1,
-            "there is no version 7 of policy cards; see `egret policy list`",
+            "there is no version 7 of policy cards; see `egret policy history cards`",
         ),
         (
             "demote cards nope -y",

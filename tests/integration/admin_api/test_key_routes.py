@@ -250,6 +250,39 @@ async def test_values_out_of_range_are_faults_of_the_request(app: FastAPI) -> No
     assert [one.status_code for one in [*answers, rotated]] == [422] * 8
 
 
+async def test_networks_of_a_key_are_text_as_in_files_and_commands(app: FastAPI) -> None:
+    """A number is no network: JSON's 16909060 would allow 1.2.3.4."""
+    lead = await session_client(app, "team_lead:acme/search")
+    faulty: list[object] = [16909060, None, "192.0.2.1/24", "fe80::1%eth0", "10.0.0.0/99"]
+
+    answers = [
+        await lead.post(KEYS, json={"name": "ci", "allowed_sources": ["192.0.2.0/24", network]})
+        for network in faulty
+    ]
+
+    fault = "is no network, write for example 192.0.2.0/24 or 2001:db8::/32"
+    expected = [{"in": "body.allowed_sources.1", "fault": fault}]
+    assert [one.json().get("errors") for one in answers] == [expected] * 5
+
+
+async def test_json_that_is_not_declared_as_such_is_refused_with_the_header(app: FastAPI) -> None:
+    """As `curl -d` sends it, and a client that names another type."""
+    lead = await session_client(app, "team_lead:acme/search")
+    types = ("application/x-www-form-urlencoded", "text/plain")
+
+    answers = [
+        await lead.post(KEYS, content='{"name": "ci"}', headers={"content-type": one})
+        for one in types
+    ]
+    other = await lead.post(KEYS, json=["ci"])
+
+    assert [one.status_code for one in (*answers, other)] == [422] * 3
+    assert {one.json()["hint"] for one in answers} == {
+        "send JSON with the header `content-type: application/json`"
+    }
+    assert "hint" not in other.json()
+
+
 async def test_a_time_that_no_file_may_have_is_refused(app: FastAPI) -> None:
     """One key of one team with such a time would stop `egret apply` for everyone."""
     lead = await session_client(app, "team_lead:acme/search")
