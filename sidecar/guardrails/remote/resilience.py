@@ -47,59 +47,92 @@ class BreakerState(enum.IntEnum):
     """No requests pass."""
 
 
+class BreakerScope(enum.StrEnum):
+    """The checks that an open breaker refuses; the metric's label."""
+
+    ALL = "all"
+    ORGANIZATION = "organization"
+    """Those of one organization."""
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerPermit:
-    """Permission for one request, to be returned once with its result.
+    """Permission for one request of an organization, to be returned once with its result.
 
-    `is_probe`: the only request under way, whose result closes or opens the breaker.
+    `is_probe`: the only request under way that may close the breaker, or open it again.
     """
 
+    organization: str
     period: int
     is_probe: bool
 
 
 class Breaker:
-    """The state of one server. `now` is monotonic seconds."""
+    """The circuit breaker of one server, for all organizations and for one. `now` is in seconds.
+
+    Failures in a row, or a failed probe, of one organization open it for that one alone. It opens
+    for all if the row has failures of two, or if it is open for another organization already. So
+    it is open for one organization at most beside that for all, and its size is bounded.
+    """
 
     def __init__(self, *, failures: int, open_seconds: float) -> None:
         self._limit = failures
         self._open_seconds = open_seconds
-        self._failures = 0
-        self._open_until: float | None = None
+        # The organization of each failure since the last answer, shorter than the limit.
+        self._failures: list[str] = []
+        # By organization, None for all: the end of the pause, kept until a probe succeeds.
+        self._open_until: dict[str | None, float] = {}
         self._probe: BreakerPermit | None = None
         # Ends each time it opens: results of earlier requests say nothing about it.
         self._period = 0
 
-    def state(self, now: float) -> BreakerState:
-        """Return the state at *now*."""
-        if self._open_until is None:
-            return BreakerState.CLOSED
-        return BreakerState.OPEN if now < self._open_until else BreakerState.HALF_OPEN
+    def state(self, now: float, scope: BreakerScope) -> BreakerState:
+        """Return the state at *now* for all organizations, or for the one that failed last."""
+        is_for_all = scope is BreakerScope.ALL
+        for organization, until in self._open_until.items():
+            if (organization is None) is is_for_all:
+                return BreakerState.OPEN if now < until else BreakerState.HALF_OPEN
+        return BreakerState.CLOSED
 
-    def admit(self, now: float) -> BreakerPermit | None:
-        """Return a permit, or None if no request may pass now."""
-        if self._open_until is None:
-            return BreakerPermit(self._period, is_probe=False)
-        if now < self._open_until or self._probe is not None:
+    def admit(self, organization: str, now: float) -> BreakerPermit | None:
+        """Return a permit, or None if no request of *organization* may pass now."""
+        pauses = [self._open_until[key] for key in (None, organization) if key in self._open_until]
+        if not pauses:
+            return BreakerPermit(organization, self._period, is_probe=False)
+        if now < max(pauses) or self._probe is not None:
             return None
-        self._probe = BreakerPermit(self._period, is_probe=True)
+        self._probe = BreakerPermit(organization, self._period, is_probe=True)
         return self._probe
 
     def succeeded(self, permit: BreakerPermit) -> None:
         """Record that the server answered."""
-        if permit.period == self._period:
-            self._failures = 0
-            self._open_until = self._probe = None
+        if permit.period != self._period:
+            return
+        self._failures.clear()
+        if permit.is_probe:
+            self._probe = None
+            for key in (None, permit.organization):
+                self._open_until.pop(key, None)
 
     def failed(self, permit: BreakerPermit, now: float) -> None:
         """Record that the server did not answer, or failed."""
         if permit.period != self._period:
             return
-        self._failures += 1  # to the limit or beyond it until a probe succeeds
-        if self._failures >= self._limit:
-            self._open_until = now + self._open_seconds
-            self._probe = None
-            self._period += 1
+        failing = {permit.organization}
+        if not permit.is_probe:
+            self._failures.append(permit.organization)
+            if len(self._failures) < self._limit:
+                return
+            failing.update(self._failures)
+            self._failures.clear()
+        failing.update(
+            key for key, until in self._open_until.items() if key is not None and now < until
+        )
+        self._open_until = {key: end for key, end in self._open_until.items() if key is None}
+        scope = None if len(failing) > 1 else permit.organization
+        self._open_until[scope] = now + self._open_seconds
+        self._probe = None
+        self._period += 1
 
     def abandoned(self, permit: BreakerPermit) -> None:
         """Record that the request was cancelled before its result; another may probe."""
@@ -177,14 +210,14 @@ class ResilienceOptions:
     """A worker's own side of resilience. `clock` is monotonic, `jitter` returns 0 to 1.
 
     `longest_seconds` ends a check whose own limit is longer than the exchange may take: its
-    `on_error` then still decides. `on_breaker` receives the state of a guardrail's server after
+    `on_error` then still decides. `on_breaker` receives the states of a guardrail's server after
     each check.
     """
 
     clock: Callable[[], float]
     jitter: Callable[[], float]
     longest_seconds: float
-    on_breaker: Callable[[str, BreakerState], None]
+    on_breaker: Callable[[str, BreakerScope, BreakerState], None]
 
 
 class ResilientChecks:
@@ -222,7 +255,7 @@ class ResilientChecks:
         server = self._servers.of(settings)
         breaker = server.breaker
         with server.bulkhead():
-            permit = breaker.admit(clock())
+            permit = breaker.admit(request.about.organization_id, clock())
             if permit is None:
                 raise RemoteCheckError("breaker_open", RemoteFault.LOCAL)
             resilience = _PROBE if permit.is_probe else settings.resilience
@@ -244,7 +277,9 @@ class ResilientChecks:
                 return answer
             finally:
                 breaker.abandoned(permit)
-                self._options.on_breaker(request.guardrail.name, breaker.state(clock()))
+                for scope in BreakerScope:
+                    state = breaker.state(clock(), scope)
+                    self._options.on_breaker(request.guardrail.name, scope, state)
 
     async def _within_limit(
         self, request: RemoteRequest, server: Server, resilience: ResilienceSettings
