@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,13 +145,23 @@ MAX_SERVERS: Final = 1_000
 
 
 class Server:
-    """Bulkhead and breaker of one server, for one type of guardrail."""
+    """Bulkhead and breaker of one server, for one type of guardrail.
+
+    Once a second organization has asked, organizations share the places by a dynamic threshold, as
+    `OverloadGuard` shares bytes: the places of each may be a fixed multiple of the free ones. One
+    alone leaves an eighth free, at least one place. An organization with no more than that is
+    refused only if all are taken.
+    """
 
     def __init__(self, resilience: ResilienceSettings) -> None:
         self.breaker = Breaker(
             failures=resilience.breaker_failures, open_seconds=resilience.breaker_seconds
         )
         self._free = self._size = resilience.max_concurrent
+        self._reserve = min(max(self._size // 8, 1), self._size - 1)
+        self._taken: Counter[str] = Counter()
+        self._first_organization: str | None = None
+        self._is_shared = False
 
     @property
     def is_idle(self) -> bool:
@@ -159,19 +169,29 @@ class Server:
         return self._free == self._size
 
     @contextmanager
-    def bulkhead(self) -> Iterator[None]:
+    def bulkhead(self, organization: str) -> Iterator[None]:
         """Occupy one of `max_concurrent` places within the block.
 
         Raises:
-            RemoteCheckError: all are taken. At once: a queue would use up the time of all in it.
+            RemoteCheckError: all are taken, or the share of *organization*. At once: a queue would
+                use up the time of all in it.
         """
-        if self._free <= 0:
+        if self._first_organization is None:
+            self._first_organization = organization
+        self._is_shared = self._is_shared or organization != self._first_organization
+        free, own, reserve = self._free - 1, self._taken[organization] + 1, self._reserve
+        is_beyond_share = own > reserve and own * reserve > (self._size - reserve) * free
+        if free < 0 or (self._is_shared and is_beyond_share):
             raise RemoteCheckError("overloaded", RemoteFault.LOCAL)
         self._free -= 1
+        self._taken[organization] += 1
         try:
             yield
         finally:
             self._free += 1
+            self._taken[organization] -= 1
+            if not self._taken[organization]:
+                del self._taken[organization]
 
 
 class ServerTable:
@@ -253,9 +273,9 @@ class ResilientChecks:
         """Ask the server; a check that is cancelled leaves the breaker's count as it is."""
         clock = self._options.clock
         server = self._servers.of(settings)
-        breaker = server.breaker
-        with server.bulkhead():
-            permit = breaker.admit(request.about.organization_id, clock())
+        breaker, organization = server.breaker, request.about.organization_id
+        with server.bulkhead(organization):
+            permit = breaker.admit(organization, clock())
             if permit is None:
                 raise RemoteCheckError("breaker_open", RemoteFault.LOCAL)
             resilience = _PROBE if permit.is_probe else settings.resilience
@@ -308,7 +328,7 @@ class ResilientChecks:
             return await self._checks.check(request)
 
         async def once_more() -> RemoteAnswer:
-            with server.bulkhead():
+            with server.bulkhead(request.about.organization_id):
                 request.note(RemoteEvent.HEDGE)
                 return await self._checks.check(request)
 

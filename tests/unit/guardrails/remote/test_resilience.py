@@ -233,6 +233,22 @@ async def test_more_checks_than_the_server_has_places_are_an_error_at_once() -> 
     assert await world.ask(resilience, "b") == PASS
 
 
+async def test_slow_checks_of_one_organization_leave_places_to_another() -> None:
+    """Their hedges take places of the same share."""
+    world = World([PASS, hang])
+    resilience = ResilienceSettings(max_concurrent=4, hedge_after_seconds=0.005)
+    assert await world.ask(resilience, organization="o2") == PASS
+    slow = [asyncio.ensure_future(world.ask(resilience, organization="o1")) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    assert world.events == [RemoteEvent.HEDGE], "a second one would be beyond the share"
+    world.steps = [PASS]
+    assert await world.ask(resilience, organization="o1") == "overloaded"
+    assert await world.ask(resilience, organization="o2") == PASS
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
 BREAKING = ResilienceSettings(retries=0, breaker_failures=2, breaker_seconds=10)
 
 
