@@ -211,9 +211,9 @@ class ResilienceSettings:
     `retries` come within the guardrail's own time limit. After `hedge_after_seconds` without an
     answer a second request is sent, None never. `cache_seconds` keeps an answer for equal content,
     0 none: for all texts of a request or for each message, by `scope`. `max_concurrent` checks of
-    one server run in a worker at a time; more are an error at once. After `breaker_failures`
-    failures in a row the circuit breaker opens for `breaker_seconds`, then lets one request probe
-    the server.
+    one server, which organizations share, run in a worker at a time; more are an error at once.
+    After `breaker_failures` failures in a row the circuit breaker opens for `breaker_seconds`, for
+    one organization if all are of that one; then it lets one request probe the server.
     """
 
     retries: int = 1

@@ -44,11 +44,11 @@ class RemoteMetrics:
         self._breakers = Gauge(
             MetricName.REMOTE_BREAKER_STATE,
             "Circuit breaker: 0 closed, 1 half open, 2 open; the highest of all workers.",
-            ("guardrail",),
+            ("guardrail", "scope"),
             multiprocess_mode="livemax",
             registry=registry,
         )
-        self._shown: dict[str, int] = {}
+        self._shown: dict[tuple[str, str], int] = {}
 
     def count(self, result: GuardrailResult) -> None:
         """Count the events and the error of one result."""
@@ -59,24 +59,28 @@ class RemoteMetrics:
             error_type = self._error_label(sanitize.word(result.failure.error_type))
             self._errors.labels(name, error_type).inc()
 
-    def breaker_is(self, guardrail: str, state: int) -> None:
-        """Show the circuit breaker of a guardrail's server; log when it opens and closes."""
+    def breaker_is(self, guardrail: str, scope: str, state: int) -> None:
+        """Show the circuit breaker of a guardrail's server; log when it opens and closes.
+
+        *scope* says for whom: `all`, or one `organization`, which is not named.
+        """
         name = self._guardrail_label(guardrail)
-        before = self._shown.get(name)
+        before = self._shown.get((name, scope))
         # Beyond the cap many share a label, which would show the state of the last one called.
         if before == state or name == OVERFLOW:
             return
-        self._shown[name] = state
-        self._breakers.labels(name).set(state)
+        self._shown[name, scope] = state
+        self._breakers.labels(name, scope).set(state)
         if state == BREAKER_OPEN:
-            get_logger().warning(LogEvent.BREAKER_OPENED, guardrail=name)
+            get_logger().warning(LogEvent.BREAKER_OPENED, guardrail=name, scope=scope)
         elif before is not None and state == BREAKER_CLOSED:
-            get_logger().info(LogEvent.BREAKER_CLOSED, guardrail=name)
+            get_logger().info(LogEvent.BREAKER_CLOSED, guardrail=name, scope=scope)
 
     def guardrails_are(self, names: Iterable[str]) -> None:
         """Show no open circuit breaker of a guardrail that is in no policy any more."""
         if not self._shown:
             return
-        for gone in self._shown.keys() - frozenset(names):
+        present = frozenset(names)
+        for gone in [key for key in self._shown if key[0] not in present]:
             del self._shown[gone]
-            self._breakers.labels(gone).set(BREAKER_CLOSED)
+            self._breakers.labels(*gone).set(BREAKER_CLOSED)

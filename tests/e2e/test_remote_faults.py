@@ -295,4 +295,6 @@ async def test_a_server_that_fails_in_a_row_is_let_alone(
     assert errors["let-alone", "breaker_open"] == 12 - asked
     async with stack.client.get(stack.facts.metrics_url) as answer:
         exposition = await answer.text()
-    assert 'egret_remote_breaker_state{guardrail="let-alone"} 2.0' in exposition
+    assert (
+        'egret_remote_breaker_state{guardrail="let-alone",scope="organization"} 2.0' in exposition
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,59 +47,92 @@ class BreakerState(enum.IntEnum):
     """No requests pass."""
 
 
+class BreakerScope(enum.StrEnum):
+    """The checks that an open breaker refuses; the metric's label."""
+
+    ALL = "all"
+    ORGANIZATION = "organization"
+    """Those of one organization."""
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerPermit:
-    """Permission for one request, to be returned once with its result.
+    """Permission for one request of an organization, to be returned once with its result.
 
-    `is_probe`: the only request under way, whose result closes or opens the breaker.
+    `is_probe`: the only request under way that may close the breaker, or open it again.
     """
 
+    organization: str
     period: int
     is_probe: bool
 
 
 class Breaker:
-    """The state of one server. `now` is monotonic seconds."""
+    """The circuit breaker of one server, for all organizations and for one. `now` is in seconds.
+
+    Failures in a row, or a failed probe, of one organization open it for that one alone. It opens
+    for all if the row has failures of two, or if it is open for another organization already. So
+    it is open for one organization at most beside that for all, and its size is bounded.
+    """
 
     def __init__(self, *, failures: int, open_seconds: float) -> None:
         self._limit = failures
         self._open_seconds = open_seconds
-        self._failures = 0
-        self._open_until: float | None = None
+        # The organization of each failure since the last answer, shorter than the limit.
+        self._failures: list[str] = []
+        # By organization, None for all: the end of the pause, kept until a probe succeeds.
+        self._open_until: dict[str | None, float] = {}
         self._probe: BreakerPermit | None = None
         # Ends each time it opens: results of earlier requests say nothing about it.
         self._period = 0
 
-    def state(self, now: float) -> BreakerState:
-        """Return the state at *now*."""
-        if self._open_until is None:
-            return BreakerState.CLOSED
-        return BreakerState.OPEN if now < self._open_until else BreakerState.HALF_OPEN
+    def state(self, now: float, scope: BreakerScope) -> BreakerState:
+        """Return the state at *now* for all organizations, or for the one that failed last."""
+        is_for_all = scope is BreakerScope.ALL
+        for organization, until in self._open_until.items():
+            if (organization is None) is is_for_all:
+                return BreakerState.OPEN if now < until else BreakerState.HALF_OPEN
+        return BreakerState.CLOSED
 
-    def admit(self, now: float) -> BreakerPermit | None:
-        """Return a permit, or None if no request may pass now."""
-        if self._open_until is None:
-            return BreakerPermit(self._period, is_probe=False)
-        if now < self._open_until or self._probe is not None:
+    def admit(self, organization: str, now: float) -> BreakerPermit | None:
+        """Return a permit, or None if no request of *organization* may pass now."""
+        pauses = [self._open_until[key] for key in (None, organization) if key in self._open_until]
+        if not pauses:
+            return BreakerPermit(organization, self._period, is_probe=False)
+        if now < max(pauses) or self._probe is not None:
             return None
-        self._probe = BreakerPermit(self._period, is_probe=True)
+        self._probe = BreakerPermit(organization, self._period, is_probe=True)
         return self._probe
 
     def succeeded(self, permit: BreakerPermit) -> None:
         """Record that the server answered."""
-        if permit.period == self._period:
-            self._failures = 0
-            self._open_until = self._probe = None
+        if permit.period != self._period:
+            return
+        self._failures.clear()
+        if permit.is_probe:
+            self._probe = None
+            for key in (None, permit.organization):
+                self._open_until.pop(key, None)
 
     def failed(self, permit: BreakerPermit, now: float) -> None:
         """Record that the server did not answer, or failed."""
         if permit.period != self._period:
             return
-        self._failures += 1  # to the limit or beyond it until a probe succeeds
-        if self._failures >= self._limit:
-            self._open_until = now + self._open_seconds
-            self._probe = None
-            self._period += 1
+        failing = {permit.organization}
+        if not permit.is_probe:
+            self._failures.append(permit.organization)
+            if len(self._failures) < self._limit:
+                return
+            failing.update(self._failures)
+            self._failures.clear()
+        failing.update(
+            key for key, until in self._open_until.items() if key is not None and now < until
+        )
+        self._open_until = {key: end for key, end in self._open_until.items() if key is None}
+        scope = None if len(failing) > 1 else permit.organization
+        self._open_until[scope] = now + self._open_seconds
+        self._probe = None
+        self._period += 1
 
     def abandoned(self, permit: BreakerPermit) -> None:
         """Record that the request was cancelled before its result; another may probe."""
@@ -112,13 +145,23 @@ MAX_SERVERS: Final = 1_000
 
 
 class Server:
-    """Bulkhead and breaker of one server, for one type of guardrail."""
+    """Bulkhead and breaker of one server, for one type of guardrail.
+
+    Once a second organization has asked, organizations share the places by a dynamic threshold, as
+    `OverloadGuard` shares bytes: the places of each may be a fixed multiple of the free ones. One
+    alone leaves an eighth free, at least one place. An organization with no more than that is
+    refused only if all are taken.
+    """
 
     def __init__(self, resilience: ResilienceSettings) -> None:
         self.breaker = Breaker(
             failures=resilience.breaker_failures, open_seconds=resilience.breaker_seconds
         )
         self._free = self._size = resilience.max_concurrent
+        self._reserve = min(max(self._size // 8, 1), self._size - 1)
+        self._taken: Counter[str] = Counter()
+        self._first_organization: str | None = None
+        self._is_shared = False
 
     @property
     def is_idle(self) -> bool:
@@ -126,19 +169,29 @@ class Server:
         return self._free == self._size
 
     @contextmanager
-    def bulkhead(self) -> Iterator[None]:
+    def bulkhead(self, organization: str) -> Iterator[None]:
         """Occupy one of `max_concurrent` places within the block.
 
         Raises:
-            RemoteCheckError: all are taken. At once: a queue would use up the time of all in it.
+            RemoteCheckError: all are taken, or the share of *organization*. At once: a queue would
+                use up the time of all in it.
         """
-        if self._free <= 0:
+        if self._first_organization is None:
+            self._first_organization = organization
+        self._is_shared = self._is_shared or organization != self._first_organization
+        free, own, reserve = self._free - 1, self._taken[organization] + 1, self._reserve
+        is_beyond_share = own > reserve and own * reserve > (self._size - reserve) * free
+        if free < 0 or (self._is_shared and is_beyond_share):
             raise RemoteCheckError("overloaded", RemoteFault.LOCAL)
         self._free -= 1
+        self._taken[organization] += 1
         try:
             yield
         finally:
             self._free += 1
+            self._taken[organization] -= 1
+            if not self._taken[organization]:
+                del self._taken[organization]
 
 
 class ServerTable:
@@ -177,14 +230,14 @@ class ResilienceOptions:
     """A worker's own side of resilience. `clock` is monotonic, `jitter` returns 0 to 1.
 
     `longest_seconds` ends a check whose own limit is longer than the exchange may take: its
-    `on_error` then still decides. `on_breaker` receives the state of a guardrail's server after
+    `on_error` then still decides. `on_breaker` receives the states of a guardrail's server after
     each check.
     """
 
     clock: Callable[[], float]
     jitter: Callable[[], float]
     longest_seconds: float
-    on_breaker: Callable[[str, BreakerState], None]
+    on_breaker: Callable[[str, BreakerScope, BreakerState], None]
 
 
 class ResilientChecks:
@@ -220,9 +273,9 @@ class ResilientChecks:
         """Ask the server; a check that is cancelled leaves the breaker's count as it is."""
         clock = self._options.clock
         server = self._servers.of(settings)
-        breaker = server.breaker
-        with server.bulkhead():
-            permit = breaker.admit(clock())
+        breaker, organization = server.breaker, request.about.organization_id
+        with server.bulkhead(organization):
+            permit = breaker.admit(organization, clock())
             if permit is None:
                 raise RemoteCheckError("breaker_open", RemoteFault.LOCAL)
             resilience = _PROBE if permit.is_probe else settings.resilience
@@ -244,7 +297,9 @@ class ResilientChecks:
                 return answer
             finally:
                 breaker.abandoned(permit)
-                self._options.on_breaker(request.guardrail.name, breaker.state(clock()))
+                for scope in BreakerScope:
+                    state = breaker.state(clock(), scope)
+                    self._options.on_breaker(request.guardrail.name, scope, state)
 
     async def _within_limit(
         self, request: RemoteRequest, server: Server, resilience: ResilienceSettings
@@ -273,7 +328,7 @@ class ResilientChecks:
             return await self._checks.check(request)
 
         async def once_more() -> RemoteAnswer:
-            with server.bulkhead():
+            with server.bulkhead(request.about.organization_id):
                 request.note(RemoteEvent.HEDGE)
                 return await self._checks.check(request)
 

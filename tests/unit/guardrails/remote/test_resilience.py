@@ -23,7 +23,12 @@ from sidecar.guardrails.remote.checks import (
     RemoteRequest,
     RemoteTimeoutError,
 )
-from sidecar.guardrails.remote.resilience import BreakerState, ResilienceOptions, ResilientChecks
+from sidecar.guardrails.remote.resilience import (
+    BreakerScope,
+    BreakerState,
+    ResilienceOptions,
+    ResilientChecks,
+)
 from sidecar.guardrails.remote.verdict_cache import VerdictCache
 from tests.support.guardrails import parts_of, subject_of
 from tests.support.remote_checks import ABOUT
@@ -48,7 +53,7 @@ class World:
     texts: list[list[str]] = field(default_factory=list)
     cancelled: int = 0
     events: list[RemoteEvent] = field(default_factory=list)
-    breaker: list[BreakerState] = field(default_factory=list)
+    breaker: list[tuple[BreakerScope, BreakerState]] = field(default_factory=list)
     longest_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -59,7 +64,7 @@ class World:
                 clock=lambda: self.now,
                 jitter=lambda: 0.0,
                 longest_seconds=self.longest_seconds,
-                on_breaker=lambda _, state: self.breaker.append(state),
+                on_breaker=lambda _, scope, state: self.breaker.append((scope, state)),
             ),
         )
 
@@ -88,10 +93,14 @@ class World:
             guardrail, subject_of(text), ABOUT, stage=Stage.INPUT, note=self.events.append
         )
 
-    async def ask(self, resilience: ResilienceSettings, text: str = "text") -> RemoteAnswer | str:
+    async def ask(
+        self, resilience: ResilienceSettings, text: str = "text", *, organization: str = "o1"
+    ) -> RemoteAnswer | str:
         """Return the answer, or what was wrong."""
+        request = self.request(resilience, text)
+        about = replace(request.about, organization_id=organization)
         try:
-            return await self.checks.check(self.request(resilience, text))
+            return await self.checks.check(replace(request, about=about))
         except RemoteCheckError as error:
             return error.error_type
 
@@ -224,6 +233,22 @@ async def test_more_checks_than_the_server_has_places_are_an_error_at_once() -> 
     assert await world.ask(resilience, "b") == PASS
 
 
+async def test_slow_checks_of_one_organization_leave_places_to_another() -> None:
+    """Their hedges take places of the same share."""
+    world = World([PASS, hang])
+    resilience = ResilienceSettings(max_concurrent=4, hedge_after_seconds=0.005)
+    assert await world.ask(resilience, organization="o2") == PASS
+    slow = [asyncio.ensure_future(world.ask(resilience, organization="o1")) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    assert world.events == [RemoteEvent.HEDGE], "a second one would be beyond the share"
+    world.steps = [PASS]
+    assert await world.ask(resilience, organization="o1") == "overloaded"
+    assert await world.ask(resilience, organization="o2") == PASS
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
 BREAKING = ResilienceSettings(retries=0, breaker_failures=2, breaker_seconds=10)
 
 
@@ -236,7 +261,24 @@ async def test_a_server_that_fails_in_a_row_is_let_alone_then_tried_and_asked_ag
     assert await world.ask(BREAKING) == PASS
     assert await world.ask(BREAKING) == PASS
     closed, opened = BreakerState.CLOSED, BreakerState.OPEN
-    assert world.breaker == [closed, opened, closed, closed]
+    assert world.breaker[::2] == [(BreakerScope.ALL, closed)] * 4
+    assert [state for _, state in world.breaker[1::2]] == [closed, opened, closed, closed]
+
+
+async def test_an_organization_whose_texts_fail_the_server_keeps_no_other_from_it() -> None:
+    """With `on_error: allow` the texts of the others would pass unscanned."""
+    world = World([BROKEN, BROKEN, PASS])
+    first = [await world.ask(BREAKING, organization="o1") for _ in range(3)]
+    assert first == ["status_500", "status_500", "breaker_open"]
+    assert await world.ask(BREAKING, organization="o2") == PASS
+    assert await world.ask(BREAKING, organization="o1") == "breaker_open"
+
+
+async def test_a_server_that_fails_two_organizations_is_asked_by_none() -> None:
+    """Requests without an organization count as one more."""
+    world = World([BROKEN])
+    rows = [await world.ask(BREAKING, organization=one) for one in ("o1", "", "o3")]
+    assert rows == ["status_500", "status_500", "breaker_open"]
 
 
 async def test_a_server_is_tried_with_one_question() -> None:
@@ -254,7 +296,7 @@ async def test_answers_of_no_use_do_not_open_the_breaker(answer: RemoteCheckErro
     """Whoever writes the content can bring them about, and must not switch a guardrail off."""
     world = World([answer])
     assert [await world.ask(BREAKING) for _ in range(5)] == [answer.error_type] * 5
-    assert world.breaker == [BreakerState.CLOSED] * 5
+    assert {state for _, state in world.breaker} == {BreakerState.CLOSED}
 
 
 async def test_a_check_that_nobody_waits_for_says_nothing_about_the_server() -> None:

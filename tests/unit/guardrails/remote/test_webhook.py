@@ -405,3 +405,31 @@ def test_a_subject_without_text_has_no_span() -> None:
     body = b'{"verdict":"flag","findings":[{"text":0,"start":0,"end":1,"type":"X"}]}'
     with pytest.raises(RemoteCheckError, match="span_out_of_range"):
         read_answer(body, request)
+
+
+async def test_texts_of_one_organization_that_make_the_server_fail_leave_it_to_the_others() -> (
+    None
+):
+    """Its own next request is not sent; the others' are, and are judged."""
+
+    async def fails_at_some(request: web.Request) -> web.StreamResponse:
+        [text] = (await request.json())["texts"]
+        status = 500 if text["text"] == "trap" else 200
+        return web.json_response({"verdict": "pass"}, status=status)
+
+    async with webhook_server(fails_at_some) as server, remote_checks() as checks:
+        settings = WebhookSettings(
+            RemoteEndpoint(server.url), ResilienceSettings(breaker_failures=2)
+        )
+
+        async def ask_for(organization: str, text: str) -> RemoteAnswer | str:
+            about = replace(ABOUT, organization_id=organization)
+            try:
+                return await checks.check(replace(asking(settings, text), about=about))
+            except RemoteCheckError as error:
+                return error.error_type
+
+        answers = [await ask_for("o1", text) for text in ("trap", "trap", "hello")]
+        assert answers == ["status_500", "status_500", "breaker_open"]
+        assert await ask_for("o2", "hello") == RemoteAnswer("pass")
+        assert len(server.bodies) == 3
