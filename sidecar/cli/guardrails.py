@@ -93,11 +93,13 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
         typer.Option("--dialect-body", help="A request's body as a client sends it; - as above."),
     ] = None,
     path: Annotated[
-        str, typer.Option("--path", help="Of the request with --dialect-body.")
-    ] = _CHAT,
+        str | None,
+        typer.Option("--path", help=f"Of the request with --dialect-body; without, {_CHAT}."),
+    ] = None,
     role: Annotated[
-        TextRole, typer.Option("--role", help="Whose message the text is.")
-    ] = TextRole.USER,
+        TextRole | None,
+        typer.Option("--role", help="Whose message the text is; without, the user's."),
+    ] = None,
     answer: Annotated[
         bool,
         typer.Option("--answer", help="Take it for an answer: stages `output` and `both` judge."),
@@ -116,8 +118,14 @@ def try_out(  # noqa: PLR0913, PLR0917 - options of a command
     if answer and body is not None:
         hint = "give the text that the model said"
         fail("--dialect-body is a request, not an answer", hint=hint, code=WRONG_USAGE)
+    if path is not None and body is None:
+        fail("only a request has a --path", hint="give --dialect-body too", code=WRONG_USAGE)
+    if role is not None and (answer or body is not None):
+        hint = "leave --role out: an answer is the model's, and a request names its roles"
+        fail("only a text has a --role", hint=hint, code=WRONG_USAGE)
     document = chosen_document(policy, policy_file)
-    subject = _subject(text, file, body, path=path, role=TextRole.MODEL if answer else role)
+    own_role = TextRole.MODEL if answer else role or TextRole.USER
+    subject = _subject(text, file, body, path=path or _CHAT, role=own_role)
     side = Stage.OUTPUT if answer else Stage.INPUT
     try:
         trial = asyncio.run(run_policy_test(document.text, subject, side=side))

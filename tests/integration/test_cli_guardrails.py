@@ -157,6 +157,21 @@ def test_a_policy_of_the_store_is_tried(database: Database, file: Path) -> None:
         ),
         (["-f", "nope"], None, 2, "nope: No such file or directory; name a file that can be read"),
         (
+            ["a", "--path", "/v1/messages"],
+            None,
+            2,
+            "only a request has a --path; give --dialect-body too",
+        ),
+        (
+            ["a", "--answer", "--role", "system"],
+            None,
+            2,
+            (
+                "only a text has a --role;"
+                " leave --role out: an answer is the model's, and a request names its roles"
+            ),
+        ),
+        (
             ["--dialect-body", "-", "--path", "/x"],
             "{}",
             2,
