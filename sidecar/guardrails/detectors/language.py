@@ -183,12 +183,14 @@ class LanguageModel:
             )
         lanes = len(joined) // _LANE_BYTES + 1
         padded = _NO_TEXT * _FEATURE_BYTES + joined.ljust(lanes * _LANE_BYTES, _NO_TEXT)
-        pieces = np.lib.stride_tricks.sliding_window_view(
-            np.frombuffer(padded, np.uint8), _FEATURE_BYTES + _LANE_BYTES
-        )[::_LANE_BYTES]
+        # A column for each piece, which overlap. `sliding_window_view` takes three times as long,
+        # which is a fifth of the work on one message.
+        columns = np.ndarray(
+            (_FEATURE_BYTES + _LANE_BYTES, lanes), np.uint8, padded, strides=(1, _LANE_BYTES)
+        )
         state = np.zeros(lanes, np.intp)
         states = []
-        for letters in pieces.T.astype(np.intp):
+        for letters in columns.astype(np.intp, order="C"):
             state = self._moves.take(self._rows.take(state) + letters)
             states.append(state)
         # A state depends on the last bytes only, as many as the longest feature has.
