@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
 import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from sidecar import __version__
 from sidecar.admin.owners import (
@@ -117,6 +117,22 @@ def owner_address(level: Level, name: str) -> str:
     return address("keys" if level is Level.KEY else "organizations", name)
 
 
+class _Fault(BaseModel):
+    """A part of the request, and its fault."""
+
+    place: str = Field(alias="in")
+    fault: str
+
+
+class _Refusal(BaseModel):
+    """An answer that is an error (RFC 9457), as far as it is read."""
+
+    detail: str
+    type: str = ""
+    hint: str = ""
+    errors: tuple[_Fault, ...] = ()
+
+
 class AdminServer:
     """Sends requests to `egret admin`, with the token of `EGRET_SERVER_TOKEN`."""
 
@@ -174,19 +190,24 @@ class AdminServer:
             if may_change and not isinstance(error, self._unsent):
                 hint = f"{hint}; {_LOOK_FIRST}"
             fail(f"the server gave no answer ({problem})", hint=hint)
+        foreign = "check that the address of --server is that of `egret admin`"
+        if may_change:
+            foreign = f"{foreign}; {_LOOK_FIRST}"
         try:
             document = answer.json()
         except ValueError:
-            hint = "check that the address of --server is that of `egret admin`"
             fail(
-                f"the answer of the server is not JSON (status {answer.status_code})",
-                hint=f"{hint}; {_LOOK_FIRST}" if may_change else hint,
+                f"the answer of the server is not JSON (status {answer.status_code})", hint=foreign
             )
         if answer.status_code >= _REFUSED or not answer.is_success:
-            refusal: dict[str, Any] = document if isinstance(document, dict) else {}
-            for one in refusal.get("errors", ()):
-                if one["in"].startswith("query.") and one["fault"] == UNKNOWN_PARAMETER:
-                    self._fail_by_version(f"the server does not know `{one['in'][6:]}`")
+            try:
+                refusal = _Refusal.model_validate(document)
+            except ValidationError:  # a proxy's before it, for one
+                problem = "the answer of the server has no `detail` of an error"
+                fail(f"{problem} (status {answer.status_code})", hint=foreign)
+            for one in refusal.errors:
+                if one.place.startswith("query.") and one.fault == UNKNOWN_PARAMETER:
+                    self._fail_by_version(f"the server does not know `{one.place[6:]}`")
             _refuse(refusal, answer.status_code)
         self.etag = answer.headers.get("etag")
         _STATE.set(answer.headers.get("egret-in-force", ""))
@@ -229,16 +250,15 @@ class AdminServer:
             left -= len(items)
 
 
-def _refuse(problem: Mapping[str, Any], status: int) -> None:
-    detail = str(problem.get("detail", f"the server answered {status}"))
+def _refuse(refusal: _Refusal, status: int) -> NoReturn:
     hints: dict[int, str] = {
         HTTPStatus.UNAUTHORIZED: f"check {TOKEN}",
         HTTPStatus.NOT_FOUND: "correct the name or the number",
     }
-    hint = str(problem.get("hint", hints.get(status, "correct the request")))
-    faults = "; ".join(f"{one['in']}: {one['fault']}" for one in problem.get("errors", ()))
-    detail = f"{detail} ({faults})" if faults else detail
-    if problem.get("type") == EXISTS:
+    hint = refusal.hint or hints.get(status, "correct the request")
+    faults = "; ".join(f"{one.place}: {one.fault}" for one in refusal.errors)
+    detail = f"{refusal.detail} ({faults})" if faults else refusal.detail
+    if refusal.type == EXISTS:
         raise ExistsAlreadyError(detail, hint=hint)
     if status == HTTPStatus.UNPROCESSABLE_ENTITY and not faults:  # they are of the request's form
         raise InvalidValueError(detail, hint=hint)
@@ -249,7 +269,8 @@ def admin_server() -> AdminServer:
     """Return the server of `--server`, or exit: without a token, or over plain http."""
     url = SERVER.get() or ""
     parts = http_url(url)
-    if parts is None or not (parts.scheme == "https" or is_loopback(parts.hostname or "")):
+    is_safe = parts is not None and (parts.scheme == "https" or is_loopback(parts.hostname or ""))
+    if parts is None or not is_safe or parts.query or parts.fragment:
         fail(
             "--server is no https address",
             hint="write for example https://egret.example.com",

@@ -229,7 +229,12 @@ async def test_what_the_server_does_not_do_is_refused_before_anything(
     tokenless = await by_server("orgs", "list")
     unfit = [
         await asyncio.to_thread(Egret(NO_DATABASE), "--server", url, "orgs", "list")
-        for url in ("http://egret.example.com", "https://[egret", "https://user@egret.example.com")
+        for url in (
+            "http://egret.example.com",
+            "https://[egret",
+            "https://user@egret.example.com",
+            "https://egret.example.com?team=acme",
+        )
     ]
 
     assert unsupported.code == 2
@@ -279,6 +284,15 @@ async def test_a_server_that_is_away_is_named_as_such(
             (
                 "the answer of the server is not JSON (status 404); check that the address of"
                 " --server is that of `egret admin`"
+            ),
+        ),
+        (
+            b'HTTP/1.1 502 Bad Gateway\r\ncontent-length: 20\r\n\r\n{"errors": ["down"]}',
+            ("orgs", "create", "acme"),
+            (
+                "the answer of the server has no `detail` of an error (status 502); check that the"
+                " address of --server is that of `egret admin`; a change may have been made: look"
+                " first"
             ),
         ),
     ],
