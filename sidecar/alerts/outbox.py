@@ -91,7 +91,7 @@ WITH due AS (
     WHERE delivered_at IS NULL AND gave_up_at IS NULL AND next_try_at <= now() AND id IN (
         SELECT DISTINCT ON (route) id FROM alert_messages
         WHERE delivered_at IS NULL AND gave_up_at IS NULL AND next_try_at <= now()
-            AND route IN (SELECT name FROM alert_routes WHERE enabled)
+            AND route IN (SELECT name FROM alert_routes WHERE enabled) AND route <> ALL($3)
         ORDER BY route, next_try_at
     )
     ORDER BY next_try_at LIMIT $1 FOR UPDATE SKIP LOCKED
@@ -144,18 +144,32 @@ async def alert_routes(connection: Connection) -> tuple[AlertRouteDocument, ...]
     Raises:
         ChangeRefusedError: this version cannot read a route.
     """
+    routes, unreadable = await readable_routes(connection)
+    for name in unreadable:
+        raise ChangeRefusedError(
+            f"alert route {name} is not one this Egret can read",
+            hint="apply it anew, or use the Egret that wrote it",
+        )
+    return routes
+
+
+async def readable_routes(
+    connection: Connection,
+) -> tuple[tuple[AlertRouteDocument, ...], tuple[str, ...]]:
+    """Return the routes by name, and the names of those that this version cannot read.
+
+    A newer version may have stored a field before a rollback.
+    """
     rows = await connection.fetch(f"{TABLES[Kind.ALERT_ROUTE].load} ORDER BY a.name")
     found: list[AlertRouteDocument] = []
+    unreadable: list[str] = []
     for row in rows:
         fields = orjson.loads(row[1])
         try:
             found.append(AlertRouteDocument.model_validate(fields))
         except ValidationError:
-            raise ChangeRefusedError(
-                f"alert route {fields['name']} is not one this Egret can read",
-                hint="apply it anew, or use the Egret that wrote it",
-            ) from None
-    return tuple(found)
+            unreadable.append(fields["name"])
+    return tuple(found), tuple(unreadable)
 
 
 async def raise_alerts(
@@ -218,10 +232,17 @@ async def raise_test(connection: Connection, route: str, *, now: datetime) -> st
 
 
 async def claim_messages(
-    connection: Connection, *, limit: int, lease_seconds: float = LEASE_SECONDS
+    connection: Connection,
+    *,
+    limit: int,
+    lease_seconds: float = LEASE_SECONDS,
+    unreadable: Sequence[str] = (),
 ) -> list[AlertMessage]:
-    """Take up to *limit* messages that are due, one of a route, for *lease_seconds*."""
-    rows = await connection.fetch(_CLAIM, limit, lease_seconds)
+    """Take up to *limit* messages that are due, one of a route, for *lease_seconds*.
+
+    Messages of the routes *unreadable* wait, and lose no attempt.
+    """
+    rows = await connection.fetch(_CLAIM, limit, lease_seconds, unreadable)
     wanted = [alert_id for row in rows for alert_id in row["alerts"]]
     found = {row["id"]: RaisedAlert(**row) for row in await connection.fetch(_ALERTS, wanted)}
     return [

@@ -73,8 +73,9 @@ RULES: Final[Mapping[AlertRule, SqlRule]] = {
     AlertRule.GUARDRAIL_SPIKE: SqlRule(
         Severity.WARNING,
         "Guardrail {guardrail} of policy {policy} found {type} in at least {requests} requests"
-        " of this hour; the mean of the last seven days is {mean} an hour",
-        # A guardrail of less than a day has no usual count yet. A request is counted in each role
+        " of this hour; the mean of the {hours} hours before is {mean} an hour",
+        # The mean is of the hours since the first finding, at most seven days. A guardrail of less
+        # than a day has no usual count yet. A request is counted in each role
         # in which it has a finding: no fewer requests have one than the role with the most.
         f"""
 WITH by_role AS (
@@ -88,17 +89,23 @@ WITH by_role AS (
 ), recent AS (
     SELECT policy, guardrail, type, requests FROM by_hour WHERE began_at = {_SPIKE_HOUR}
 ), before AS (
-    SELECT policy, guardrail, type, sum(requests) / (7 * 24) AS mean FROM by_hour
+    SELECT policy, guardrail, type, sum(requests) AS requests FROM by_hour
     WHERE began_at < {_SPIKE_HOUR} GROUP BY policy, guardrail, type
 ), known AS (
-    SELECT policy, guardrail FROM findings_by_hour
+    SELECT policy, guardrail,
+        LEAST(7 * 24, extract(epoch FROM {_SPIKE_HOUR} - min(began_at)) / 3600) AS hours
+    FROM findings_by_hour
     WHERE began_at < {_SPIKE_HOUR} - interval '1 day' GROUP BY policy, guardrail
+), compared AS (
+    SELECT policy, guardrail, type, recent.requests, hours,
+        COALESCE(before.requests, 0) / hours AS mean
+    FROM recent JOIN known USING (policy, guardrail)
+    LEFT JOIN before USING (policy, guardrail, type)
 )
 SELECT concat_ws(' ', policy, guardrail, type) AS object, NULL AS organization_id,
     date_trunc('day', {_SPIKE_HOUR}, 'UTC') AS period_began, policy, guardrail, type, requests,
-    round(COALESCE(mean, 0), 1) AS mean
-FROM recent JOIN known USING (policy, guardrail) LEFT JOIN before USING (policy, guardrail, type)
-WHERE requests >= {SPIKE_REQUESTS} AND requests > {SPIKE_FACTOR} * COALESCE(mean, 0)
+    round(mean, 1) AS mean, round(hours) AS hours
+FROM compared WHERE requests >= {SPIKE_REQUESTS} AND requests > {SPIKE_FACTOR} * mean
 """,
     ),
     AlertRule.FAIL_OPEN: SqlRule(

@@ -15,12 +15,12 @@ from sidecar.alerts.channels import NotDeliveredError, send_message
 from sidecar.alerts.outbox import (
     LEASE_SECONDS,
     AlertMessage,
-    alert_routes,
     claim_messages,
     forget_old_alerts,
     mark_delivered,
     mark_failed,
     raise_alerts,
+    readable_routes,
 )
 from sidecar.alerts.rules import CHECK_SECONDS, Alert, alerts_by_rule, budget_alerts
 from sidecar.alerts.schedule import retry_delay
@@ -102,18 +102,21 @@ class AlertService:
         """Raise the alerts of all rules in one transaction, and return the number of new ones.
 
         Does nothing while another replica does it, and raises nothing while there is no route: an
-        alert is raised once, and the first route would not have it.
+        alert is raised once, and the first route would not have it. A route that this version
+        cannot read is logged each time, and left out.
 
         Raises:
-            ChangeRefusedError: this version cannot read a route.
             One of `UNAVAILABLE`.
         """
+        checked_at: dict[AlertRule, float] = {}
         async with connection.transaction():
             ((is_ours, now),) = await connection.fetch(_LOCK)
             if not is_ours:
                 return 0
             await forget_old_alerts(connection)
-            routes = await alert_routes(connection)
+            routes, unreadable = await readable_routes(connection)
+            for name in unreadable:
+                get_logger().warning("alerts.route_unreadable", route=name)
             if not routes:
                 return 0
             alerts: list[Alert] = []
@@ -121,8 +124,9 @@ class AlertService:
                 began = time.monotonic()
                 if began - self._checked_at.get(rule, -seconds) >= seconds:
                     alerts += await self._found(connection, rule, now.timestamp())
-                    self._checked_at[rule] = began
+                    checked_at[rule] = began
             raised = await raise_alerts(connection, alerts, routes, now=now)
+        self._checked_at |= checked_at  # once it is committed: else they are checked again
         if raised:
             get_logger().info("alerts.raised", alerts=raised)
         return raised
@@ -147,18 +151,21 @@ class AlertService:
         """Send the messages that are due, some at the same time, and return their number.
 
         Raises:
-            ChangeRefusedError: this version cannot read a route.
             One of `UNAVAILABLE`: a message whose outcome is not stored is sent again.
         """
         count = 0
         for _ in range(_BATCHES):
             if self._stopping.is_set():
                 break
+            readable, unreadable = await readable_routes(connection)
+            routes = {one.name: one for one in readable}
             messages = await claim_messages(
-                connection, limit=AT_ONCE, lease_seconds=self._lease_seconds
+                connection,
+                limit=AT_ONCE,
+                lease_seconds=self._lease_seconds,
+                unreadable=unreadable,
             )
-            routes = {one.name: one for one in await alert_routes(connection)} if messages else {}
-            # A route that was deleted since the claim has taken its messages with it.
+            # One of a route that came since then is taken again when its lease has ended.
             sending = [
                 self._send(one, routes[one.route]) for one in messages if one.route in routes
             ]

@@ -129,6 +129,8 @@ SPIKES: Final[tuple[tuple[dict[int, int], bool], ...]] = (
     ({0: 100, 20: 1}, False),  # not a day old
     ({0: 100, **dict.fromkeys(range(1, 169), 21)}, False),  # under five times the mean
     ({0: 106, **dict.fromkeys(range(1, 169), 21)}, True),
+    (dict.fromkeys(range(27), 30), False),  # the second day of a steady guardrail
+    ({**dict.fromkeys(range(27), 30), 0: 151}, True),
 )
 """Requests with a finding by age in hours, and whether that is a spike."""
 

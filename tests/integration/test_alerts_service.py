@@ -4,8 +4,10 @@ import asyncio
 import itertools
 from pathlib import Path
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from sidecar.alerts.outbox import alert_history, raise_test
 from sidecar.storage.pool import Connection
@@ -20,6 +22,12 @@ from tests.support.alerts import (
 from tests.support.installation import apply_text, joined
 from tests.support.postgres import Database
 
+EXPIRING = """
+INSERT INTO organizations (id, name) VALUES ('org_1', 'acme');
+INSERT INTO teams (id, organization_id, name) VALUES ('team_1', 'org_1', 'search');
+INSERT INTO api_keys (public_id, secret_sha256, team_id, name, expires_at)
+VALUES ('AAAAAAAAAAA1', sha256('secret'), 'team_1', 'ci', now() + interval '13 days');
+"""
 FACTS = 12
 KILLS = 3
 REPLICAS = 3
@@ -177,6 +185,48 @@ async def test_a_rule_that_fails_and_a_secret_that_is_missing_hold_up_nothing_el
         ("lost", "retried", "secret_missing"),
         ("ops", "delivered", None),
     ]
+
+
+async def test_a_route_that_cannot_be_read_stops_only_itself_and_is_logged_each_time(
+    database: Database, tmp_path: Path
+) -> None:
+    """As after a rollback from a version that stored a new field; its messages lose no attempt."""
+    receiver = AlertReceiver()
+    alerts = service(database.settings, secrets_of(tmp_path, "newer", "ops"))
+    async with receiver.listening(), database.connect() as connection:
+        routes = joined(route_text(url=receiver.url), route_text("newer", receiver.url))
+        await apply_text(connection, routes)
+        await leak(connection, "strict")
+        assert await alerts.check(connection) == 1
+        await connection.execute("UPDATE alert_routes SET rules = '{x}' WHERE name = 'newer'")
+        assert await alerts.deliver(connection) == 1
+        await leak(connection, "lax")
+        with capture_logs() as logs:
+            assert [await alerts.check(connection) for _ in range(2)] == [1, 0]
+        assert await alerts.deliver(connection) == 1
+        history = await alert_history(connection)
+
+    assert {(one.route, one.state, one.attempts) for one in history} == {
+        ("newer", "waiting", 0),
+        ("ops", "delivered", 1),
+    }
+    unreadable = [one["route"] for one in logs if one["event"] == "alerts.route_unreadable"]
+    assert unreadable == ["newer", "newer"]
+
+
+async def test_a_rule_whose_alerts_were_not_stored_is_checked_again_at_once(
+    database: Database, tmp_path: Path
+) -> None:
+    alerts = service(database.settings, tmp_path)
+    async with database.connect() as connection:
+        await apply_text(connection, route_text())
+        await connection.execute(EXPIRING)
+        await connection.execute("ALTER TABLE alerts ADD CONSTRAINT none CHECK (rule = 'none')")
+        with pytest.raises(asyncpg.CheckViolationError):
+            await alerts.check(connection)
+        await connection.execute("ALTER TABLE alerts DROP CONSTRAINT none")
+
+        assert await alerts.check(connection) == 1
 
 
 async def test_alerts_from_before_the_first_route_are_raised_for_it(
