@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
@@ -34,7 +35,7 @@ from sidecar.admin.in_force import (
 from sidecar.admin_api import idempotency
 from sidecar.admin_api.idempotency import Change
 from sidecar.admin_api.problems import Problem, check_query, not_found
-from sidecar.admin_api.rates import Rates, check_rate
+from sidecar.admin_api.rates import Rates, check_rate, too_many
 from sidecar.admin_api.roles import (
     INSTALLATION_WIDE,
     Grant,
@@ -331,7 +332,7 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
     identity = await _identity_of(request, services, secret)
     if "authorization" in request.headers:
         if identity is None:
-            check_login_rate(request, services)
+            check_rate(services.rates.guesses, _address(request))
             raise Problem(
                 HTTPStatus.UNAUTHORIZED,
                 "the token is not known, expired or revoked",
@@ -353,27 +354,34 @@ async def _authenticated(request: Request, services: Services) -> tuple[Identity
 async def _identity_of(
     request: Request, services: Services, secret: str | None
 ) -> Identity | None:
-    """Find the header's token, or else the session; a refused one counts for the address."""
+    """Find the header's token, or else the session; a refused one counts for the address.
+
+    Raises:
+        Problem: 429, it is refused, and so were too many of the address.
+    """
     header, address, is_refused = request.headers.get("authorization"), _address(request), False
     scheme, _, text = (header or "").partition(" ")
     if not secret if header is None else scheme.lower() != "bearer":
         return None
     # Taken before the query and given back, since many that arrive at once would all pass.
-    check_rate(services.rates.refused, address)
+    wait = services.rates.refused.wait_seconds(address, now=time.monotonic())
     try:
-        if header is not None:
-            identity = await find_token(services.pool, text.strip(), postgres=services.postgres)
-        else:
-            identity = await find_session(
-                services.pool,
-                secret or "",
-                postgres=services.postgres,
-                idle_seconds=services.settings.admin.session_idle_seconds,
-            )
+        # A good one may come from the same proxy. Others of the address cost one query at a time.
+        async with services.rates.suspects if wait else nullcontext():
+            pool, postgres = services.pool, services.postgres
+            if header is not None:
+                identity = await find_token(pool, text.strip(), postgres=postgres)
+            else:
+                idle_seconds = services.settings.admin.session_idle_seconds
+                identity = await find_session(
+                    pool, secret or "", postgres=postgres, idle_seconds=idle_seconds
+                )
         is_refused = identity is None
     finally:
-        if not is_refused:
+        if not is_refused and not wait:
             services.rates.refused.give_back(address)
+    if is_refused and wait:
+        raise too_many(wait)
     return identity
 
 
@@ -414,7 +422,7 @@ def check_form_rate(request: Request, services: Services) -> None:
 
 
 def check_login_rate(request: Request, services: Services) -> None:
-    """Count a login, or a refused credential, of the client's address.
+    """Count a login of the client's address.
 
     Raises:
         Problem: 429.

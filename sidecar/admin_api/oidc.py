@@ -62,7 +62,7 @@ async def begin(settings: AdminSettings, *, state: str, browser: str, next_path:
     """Return the address of the provider's login, and the details to store under *state*.
 
     Raises:
-        Problem: 503, the provider gives no answer.
+        Problem: 503, the provider gives no answer, or an incomplete one.
     """
     nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
     async with _client() as client:
@@ -196,6 +196,13 @@ async def _metadata(client: httpx.AsyncClient, settings: AdminSettings) -> Mappi
             "the identity provider names another issuer",
             hint="write EGRET_ADMIN__OIDC_ISSUER exactly as the provider does",
         )
+    for field in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+        if not isinstance(metadata.get(field), str):
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the discovery document of the identity provider has no `{field}`",
+                hint=f"look at {_DISCOVERY} below EGRET_ADMIN__OIDC_ISSUER",
+            )
     return metadata
 
 

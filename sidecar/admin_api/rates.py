@@ -56,11 +56,15 @@ class Rates:
 
     requests: RateLimiter
     logins: RateLimiter
-    """By address: logins, and refused tokens."""
+    """By address: logins."""
+    guesses: RateLimiter
+    """By address: refused tokens, which stop no login from the same proxy."""
     forms: RateLimiter
     """By address: forms that an error page gives back, which may be of no session."""
     refused: RateLimiter
     """By address: queries for tokens and sessions that are not good."""
+    suspects: asyncio.Semaphore
+    """One query at a time for credentials of addresses that sent too many bad ones."""
     barriers: RateLimiter
     """Repeated barriers, by person: each makes every worker report."""
     at_once: int
@@ -79,8 +83,10 @@ class Rates:
         return cls(
             requests=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
             logins=RateLimiter(per_second=minute / 60, burst=minute),
+            guesses=RateLimiter(per_second=minute / 60, burst=minute),
             forms=RateLimiter(per_second=minute / 60, burst=minute),
             refused=RateLimiter(per_second=second, burst=second * BURST_SECONDS),
+            suspects=asyncio.Semaphore(1),
             barriers=RateLimiter(per_second=1, burst=BARRIERS_AT_ONCE),
             at_once=(at_once := (admin.pool_size + 1) // 2),
             reports=asyncio.Semaphore(max(1, at_once - 1)),
@@ -125,8 +131,13 @@ def check_rate(limiter: RateLimiter, name: str) -> None:
     """
     wait = limiter.wait_seconds(name, now=time.monotonic())
     if wait:
-        raise Problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "too many requests",
-            headers={"retry-after": str(int(wait) + 1)},
-        )
+        raise too_many(wait)
+
+
+def too_many(wait: float) -> Problem:
+    """Return the answer to one request too many, with the seconds to *wait*."""
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too many requests",
+        headers={"retry-after": str(int(wait) + 1)},
+    )

@@ -99,6 +99,9 @@ def serve(context: typer.Context) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             get_logger().info(LogEvent.ADMIN_STARTED, url=own.origin)
+            if own.hides_addresses:
+                hint = "set EGRET_ADMIN__PROXIES to the addresses of the proxy"
+                get_logger().warning(LogEvent.ADMIN_PROXIES_UNSET, url=own.origin, hint=hint)
 
     settings = settings_or_exit()
     own = settings.admin

@@ -204,8 +204,7 @@ def check_certificates(files: tuple[Path, Path, Path]) -> Checked:
 
 def check_proxies(settings: AdminSettings) -> Checked:
     """Look whether `egret admin` can tell the people behind its proxy apart."""
-    # It serves no TLS itself: a public address by https is that of a proxy.
-    if not settings.is_encrypted or settings.proxies:
+    if not settings.hides_addresses:
         return ok(PROXIES, settings.proxies or "none needed")
     return warning(
         PROXIES,

@@ -81,6 +81,14 @@ class AdminSettings(Section):
         """Return whether browsers reach it by https, so that cookies are `Secure`."""
         return self.origin.startswith("https://")
 
+    @property
+    def hides_addresses(self) -> bool:
+        """Return whether all people have the address of a proxy, since none is trusted.
+
+        `egret admin` serves no TLS itself: a public address by https is that of a proxy.
+        """
+        return self.is_encrypted and not self.proxies
+
     @field_validator("public_url")
     @classmethod
     def _is_an_origin(cls, url: str | None) -> str | None:

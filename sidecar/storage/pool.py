@@ -110,7 +110,7 @@ async def open_pool(settings: PostgresSettings) -> AsyncGenerator[Pool]:
 async def fetch(
     pool: Pool, statement: str, *arguments: object, settings: PostgresSettings
 ) -> list[asyncpg.Record]:
-    """Run a statement that only reads, within its budgets.
+    """Run a statement that may run twice, within its budgets: it reads, or writes the same again.
 
     A server that restarts leaves dead connections in the pool; the statement goes on to the next
     connection, so that no client pays for it.

@@ -184,6 +184,7 @@ class LogEvent:
     PUSH_FAILED: Final = "metrics.push_failed"
     LIBRARY: Final = "library.log"
     ADMIN_STARTED: Final = "admin.started"
+    ADMIN_PROXIES_UNSET: Final = "admin.proxies_unset"
     ADMIN_LOGIN: Final = "admin.login"
     ADMIN_LOGIN_REFUSED: Final = "admin.login_refused"
     ADMIN_FAILED: Final = "admin.failed"

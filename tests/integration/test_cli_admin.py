@@ -61,6 +61,28 @@ async def test_the_process_serves_a_first_login_and_ends_gracefully(database: Da
     assert await process.wait() == 0
 
 
+async def test_a_start_behind_an_unnamed_proxy_warns(database: Database) -> None:
+    """All people would share the bounds of one address."""
+    settings = {
+        "EGRET_ADMIN__PORT": str(free_port()),
+        "EGRET_ADMIN__PUBLIC_URL": "https://egret.example.com",
+        "EGRET_POSTGRES__DSN": database.dsn,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sidecar", "admin", env=inherited_environment() | settings,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        lines = [await process.stderr.readline() for _ in range(2)]
+    process.send_signal(signal.SIGTERM)
+
+    assert b"admin.started" in lines[0]
+    assert b"admin.proxies_unset" in lines[1]
+    assert b"EGRET_ADMIN__PROXIES" in lines[1]
+    assert await process.wait() == 0
+
+
 def test_a_port_in_use_is_named_and_nothing_is_logged_as_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from sidecar.admin_api import installation_routes
-from tests.support.admin_api import API, session_client
+from tests.support.admin_api import API, admin_settings, running_app, session_client, token_client
 from tests.support.postgres import Database
 from tests.support.reporting_worker import reporting_worker
 
@@ -83,6 +83,32 @@ async def test_of_two_who_apply_at_once_one_gets_the_new_plan_to_look_at(
     )
 
     assert sorted((first.status_code, second.status_code)) in ([200, 409], [200, 412])
+
+
+async def test_two_who_apply_at_once_need_no_more_connections_than_a_small_pool_has(
+    database: Database,
+) -> None:
+    """Each stores a new policy before all else, by a connection beside its own.
+
+    Reports and applies together have fewer than half of the connections, so each finds a second.
+    """
+    settings = admin_settings(database, pool_size=2)
+    hasty = settings.postgres.model_copy(update={"acquire_seconds": 2})
+    async with running_app(settings.model_copy(update={"postgres": hasty})) as app:
+        programs = [await token_client(app, "admin", name=name) for name in ("ci", "cd")]
+        answers = await asyncio.gather(
+            *(
+                one.post(f"{API}/installation/apply", json={"files": _new_policy(name)})
+                for one, name in zip(programs, ("red", "blue"), strict=True)
+            )
+        )
+
+    assert [one.status_code for one in answers] == [200, 200], [one.text for one in answers]
+
+
+def _new_policy(name: str) -> dict[str, str]:
+    policy = f"kind: Policy\nname: {name}\nunscanned: allow\n"
+    return {f"{name}.yaml": f"{policy}---\nkind: Organization\nname: {name}\npolicy: {name}\n"}
 
 
 async def test_files_with_faults_change_nothing(app: FastAPI) -> None:

@@ -11,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
@@ -144,6 +146,29 @@ async def test_without_the_provider_there_is_a_problem_to_try_again(database: Da
         answer = await client_of(app).get("/login/oidc")
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.parametrize("field", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
+async def test_an_incomplete_discovery_document_is_a_problem_that_names_the_field(
+    database: Database, field: str
+) -> None:
+    async def discovery(_: web.Request) -> web.Response:
+        known = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        document = {one: f"{issuer}/{one}" for one in known if one != field}
+        return web.json_response({"issuer": issuer, **document})
+
+    application = web.Application()
+    application.router.add_get("/.well-known/openid-configuration", discovery)
+    async with TestServer(application) as server:
+        issuer = str(server.make_url("")).rstrip("/")
+        settings = admin_settings(
+            database, oidc_issuer=issuer, oidc_client_id="egret", oidc_roles=ROLES
+        )
+        async with running_app(settings) as app:
+            answer = await client_of(app).get("/login/oidc")
+
+    assert answer.status_code == 503
+    assert f"has no `{field}`" in answer.text
 
 
 KEY = RSAKey.generate_key(2048, {"kid": "1", "alg": "RS256", "use": "sig"})
