@@ -208,11 +208,17 @@ OVERRIDING: Final = frozenset(
 Azure draws with the model that the first one names, despite the allowed models; Google obeys the
 second instead of the method, and with the third leaves the token counts out of its answer."""
 
-_REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING
+ACCOUNTS: Final = frozenset(
+    {"openai-organization", "openai-project", "chatgpt-account-id", "x-goog-user-project"}
+)
+"""Headers by which a client chooses which account of the provider pays for its request, among those
+that the gateway's credential may use."""
+
+_REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING | ACCOUNTS
 
 
 def strip(headers: Headers) -> tuple[str, ...]:
-    """Return the names to remove: credentials, overrides, and every client-sent `x-egret-*`."""
+    """Return the names to remove: credentials, overrides, accounts, every client's `x-egret-*`."""
     names = headers.by_name
     removed = _REMOVED.intersection(names)
     if EGRET_HEADER_PREFIX in "\n".join(names):

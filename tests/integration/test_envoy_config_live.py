@@ -197,6 +197,7 @@ async def test_the_provider_sees_its_own_key_and_nothing_of_the_client_or_of_us(
             "x-goog-fieldmask": "candidates",
             "openai-organization": "org-of-the-clients-choice",
             "openai-project": "proj_of_the_clients_choice",
+            "chatgpt-account-id": "account-of-the-clients-choice",
             "x-goog-user-project": "project-of-the-clients-choice",
             "cookie": f"session={CLIENT_KEY}",
             "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",

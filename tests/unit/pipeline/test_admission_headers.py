@@ -14,7 +14,7 @@ KEPT = (
     ("content-type", b"application/json"),
     ("x-api-key-id", b"1"),
     ("egret-x", b"1"),
-    ("openai-organization", b"o"),
+    ("openai-beta", b"o"),
 )
 
 
@@ -29,12 +29,16 @@ KEPT = (
         "x-ms-oai-image-generation-deployment",
         "x-http-method-override",
         "x-goog-fieldmask",
+        "openai-organization",
+        "openai-project",
+        "chatgpt-account-id",
+        "x-goog-user-project",
         "x-egret-a",
         "x-egret-",
     ],
 )
 def test_what_a_client_proves_itself_with_never_leaves(name: str) -> None:
-    """Nor does what only we may say, or what overrides the rest; everything else stays."""
+    """Nor what only we may say, overrides the rest or names who pays; everything else stays."""
     headers = Headers((*KEPT, (name, b"secret"), (name, b"again")))
     assert strip(headers) == (name,)
 
