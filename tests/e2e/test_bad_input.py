@@ -290,42 +290,52 @@ async def test_what_cannot_be_read_is_refused_and_counted_as_unscanned(
 async def test_20_megabytes_are_refused_before_they_have_come(stack: Stack, path: str) -> None:
     """413 as soon as the limit is passed."""
     async with stack.counting() as counted:
-        status, body, sent = await _upload(stack, path, size=20 * 1024 * 1024)
-    assert status == 413
-    error = json.loads(body)["error"]
-    if path == MESSAGES:
-        assert error["type"] == "request_too_large"
-    else:
-        assert (error["type"], error["code"]) == ("invalid_request_error", "body_too_large")
+        sent = await _upload(stack, path, "transfer-encoding: chunked")
     assert 10 * 1024 * 1024 <= sent < 20 * 1024 * 1024
     assert counted.outcomes == {("refused", "chat", "body_too_large"): 1}
     assert await stack.received_count() == 0
 
 
-async def _upload(stack: Stack, path: str, *, size: int) -> tuple[int, bytes, int]:
-    """Send until there is an answer; return its status and body, and how much was sent."""
+@DIALECTS
+async def test_a_body_declared_too_large_is_refused_on_its_headers(
+    stack: Stack, path: str
+) -> None:
+    """Even if none of it ever comes."""
+    sent = await _upload(stack, path, "content-length: 100000000000", size=0)
+    assert sent == 0
+    assert await stack.received_count() == 0
+
+
+async def _upload(stack: Stack, path: str, framing: str, *, size: int = 20 * 1024 * 1024) -> int:
+    """Send until there is an answer, which must be 413; return how much was sent."""
     port = int(stack.facts.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     lines = (
         *(f"POST {path} HTTP/1.1", "host: localhost", f"x-api-key: {stack.keys['block']}"),
-        *("content-type: application/json", f"content-length: {size}", "", ""),
+        *("content-type: application/json", framing, "", ""),
     )
     writer.write("\r\n".join(lines).encode())
     answer = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
     sent = 0
     try:
         while sent < size and not answer.done():
-            writer.write(b" " * 65536)
+            writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
             sent += 65536
             drained = asyncio.ensure_future(writer.drain())
             await asyncio.wait({drained, answer}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0.002)  # a client as fast as ours would be done before anybody
         status, *fields = (await answer).decode().lower().splitlines()
         length = next(int(line[15:]) for line in fields if line.startswith("content-length:"))
-        return int(status.split()[1]), await reader.readexactly(length), sent
+        error = json.loads(await reader.readexactly(length))["error"]
     finally:
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    assert status.split()[1] == "413"
+    if path == MESSAGES:
+        assert error["type"] == "request_too_large"
+    else:
+        assert (error["type"], error["code"]) == ("invalid_request_error", "body_too_large")
+    return sent
 
 
 @DIALECTS
