@@ -50,8 +50,8 @@ MESSAGES_AT_ONCE: Final = 64
 send its body in frames of one byte, each of which Envoy passes on as a message."""
 
 PLACES_FOR_A_FREE_ONE: Final = 7
-"""The most places of one organization for each place that is free: one alone leaves an eighth. It
-may take all of fewer than eight places."""
+"""The most places of one organization among several for each place that is free: it leaves an
+eighth. It may take all of fewer than eight places."""
 
 
 class StreamEnd(enum.Enum):
@@ -389,11 +389,13 @@ class OverloadGuard:
     `reserved_bytes`, is refused only if the room is full.
 
     They share the places of requests in the same way. A place has an owner once the key is known;
-    places without an owner count as free, as their requests leave them or get an owner at once.
+    places without an owner count as free: their requests get an owner, or leave them, within the
+    budget of the wait. While a worker has seen one owner only, nothing is left to others.
     """
 
     __slots__ = (
         "_free_exchanges",
+        "_known_owners",
         "_max_exchanges",
         "_max_held_bytes",
         "_owned_bytes",
@@ -414,6 +416,7 @@ class OverloadGuard:
         self._owned_bytes: defaultdict[str, int] = defaultdict(int)
         self._owned_exchanges: defaultdict[str, int] = defaultdict(int)
         self._free_exchanges = max_exchanges
+        self._known_owners: set[str] = set()  # two at most
         self.exchanges = 0
         self.held_bytes = 0
 
@@ -426,10 +429,12 @@ class OverloadGuard:
 
     def assign_place(self, owner: str) -> bool:
         """Count a request as one of *owner*; return whether that is within the owner's share."""
-        free = self._free_exchanges
+        free, known = self._free_exchanges, self._known_owners
+        if len(known) <= 1:
+            known.add(owner)
         self._free_exchanges = free - 1
         self._owned_exchanges[owner] = own = self._owned_exchanges[owner] + 1
-        return own <= PLACES_FOR_A_FREE_ONE * free
+        return own <= PLACES_FOR_A_FREE_ONE * free or len(known) == 1
 
     def end(self, owner: str = "") -> None:
         """Stop counting a request, of *owner*: it has its answer, or its client has left."""
@@ -459,7 +464,8 @@ class OverloadGuard:
         """Count *size* bytes more if *owner* has a share of *room* for them."""
         if not size:
             return True
-        free, reserve = room - self.held_bytes - size, self._reserved_bytes
+        is_alone = owner and len(self._known_owners) <= 1
+        free, reserve = room - self.held_bytes - size, 0 if is_alone else self._reserved_bytes
         own = self._owned_bytes[owner] + size
         if free < 0 or (own > reserve and own * reserve > (room - reserve) * free):
             return False

@@ -121,6 +121,10 @@ def test_a_body_takes_of_the_share_of_its_organization(
 ) -> None:
     """The first byte beyond it is refused, and another organization still has room."""
     guard = OverloadGuard(max_exchanges=2, max_held_bytes=20, reserved_bytes=5)
+    for owner in ("greedy", "other"):
+        guard.begin()
+        guard.assign_place(owner)
+        guard.end(owner)
     greedy, other = Talk(*before, guard=guard), Talk(*before, guard=guard)
     greedy.protocol.owner, other.protocol.owner = "greedy", "other"
     piece = body if before[-1] is NEEDS_BODY else response_body

@@ -499,6 +499,7 @@ async def test_counting_takes_of_the_share_of_the_organization() -> None:
     world.worker = replace(world.worker, guard=guard)
     exchange = await asked(world)
     await exchange.judge_response_headers(answer())
+    assert guard.assign_place("another")
     assert guard.hold_spare(1 << 18, "another")
     await exchange.judge_response_piece(b"{" * (1 << 17), is_last=False)
     assert guard.held_bytes == (1 << 18) + (1 << 17)
