@@ -21,8 +21,9 @@ from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks, window_of
 from sidecar.limits.limiter import Granted, LimitDecision, Limiter
+from sidecar.limits.local_shares import SharingWorker
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
-from sidecar.limits.shared_counters import SharedCounts, SharingWorker
+from sidecar.limits.shared_counters import SharedCounts
 from sidecar.limits.store import (
     Acquire,
     Acquired,

@@ -13,7 +13,8 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import Exceeded, RequestCost, limit_checks
 from sidecar.limits.limiter import Granted, Limited, Limiter
-from sidecar.limits.shared_counters import SharedCounts, SharingWorker
+from sidecar.limits.local_shares import SharingWorker
+from sidecar.limits.shared_counters import SharedCounts
 from sidecar.limits.store import Acquire, Acquired, Adjustment, State
 from sidecar.usage.prices import Price, PriceList
 

@@ -116,7 +116,7 @@ class Limiter:
         self._shared = shared
         self._totals = totals
         self._clocks = clocks
-        self._local = LocalShares(shares=shared.worker.shares)
+        self._local = LocalShares(shared.worker)
         self._leases = LeaseTable()
         self._denials = RecentDenials()
         self._refills: set[asyncio.Task[None]] = set()

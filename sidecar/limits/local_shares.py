@@ -41,6 +41,14 @@ class _Count:
     slots: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class SharingWorker:
+    """One of `shares` workers that share limits now; `instance` was never another's before."""
+
+    instance: str
+    shares: int
+
+
 class LocalShares:
     """A worker's share of the units that were left of every limit before the outage.
 
@@ -48,8 +56,8 @@ class LocalShares:
     are reported to the shared counters when they are back, and remembered until they are counted.
     """
 
-    def __init__(self, *, shares: int) -> None:
-        self._shares = shares
+    def __init__(self, worker: SharingWorker) -> None:
+        self._worker = worker
         self._counts: dict[str, _Count] = {}
 
     def take(
@@ -63,7 +71,7 @@ class LocalShares:
         """Take all claims, or none; return the index of the one without room, else None."""
         for index, check in enumerate(checks):
             left = self.state(check, now=now, known=known.get(check.limit.id)).remaining
-            if left < check.cost + check.reserve // self._shares:
+            if left < check.cost + check.reserve // self._worker.shares:
                 return index
         for check in checks:
             count, window = self._counts[check.limit.id], check.window
@@ -145,7 +153,7 @@ class LocalShares:
         }
 
     def _share(self, amount: int) -> int:
-        return 0 if amount == 0 else max(1, amount // self._shares)
+        return 0 if amount == 0 else max(1, amount // self._worker.shares)
 
 
 def period_start(borders: tuple[int, ...], now: float) -> int:

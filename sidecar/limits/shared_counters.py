@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from sidecar.domain.limits import Limit, sliding_seconds
 from sidecar.limits.limit_check import ConcurrencyWindow, LimitCheck
+from sidecar.limits.local_shares import SharingWorker
 from sidecar.limits.store import (
     Acquire,
     Adjustment,
@@ -135,13 +136,10 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Adjustments:
-    """The adjustments of a worker. A batch is sent, unchanged, until it is acknowledged.
+    """The adjustments of a worker. A batch is sent, unchanged, until it is acknowledged."""
 
-    *shares* is the number of workers that share the limits.
-    """
-
-    def __init__(self, *, shares: int) -> None:
-        self._shares = shares
+    def __init__(self, worker: SharingWorker) -> None:
+        self._worker = worker
         self._waiting: dict[str, dict[_Key, _Sum]] = {}
         self._releases = 0
         self._uncounted = 0
@@ -186,7 +184,7 @@ class Adjustments:
                 del waiting[oldest]
                 self._releases -= 1
             return
-        began_at = now - known.change.amount * _unit_seconds(change.limit) * self._shares
+        began_at = now - known.change.amount * _unit_seconds(change.limit) * self._worker.shares
         total = known.change.amount + change.amount
         taken_at = min(known.change.taken_at, change.taken_at)
         at = min(known.at, at) if is_return else max(known.at, began_at)
@@ -291,14 +289,6 @@ QUEUE_SECONDS: Final = 0.25
 """How long a request waits for its turn to call."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharingWorker:
-    """One of `shares` workers that share limits; `instance` was never another's before."""
-
-    instance: str
-    shares: int
-
-
 class _End(msgspec.Struct, frozen=True, gc=False):
     changes: Sequence[Adjustment]
     at: float
@@ -320,7 +310,7 @@ class SharedCounts:
         self._sending = asyncio.Lock()
         self._takes = 0
         self._away_until = 0.0
-        self._adjustments = Adjustments(shares=worker.shares)
+        self._adjustments = Adjustments(worker)
         self._ended: OrderedDict[tuple[str, str, str], _End] = OrderedDict()
         self._unacknowledged = UnacknowledgedTakes()
 

@@ -211,8 +211,8 @@ second instead of the method, and with the third leaves the token counts out of 
 ACCOUNTS: Final = frozenset(
     {"openai-organization", "openai-project", "chatgpt-account-id", "x-goog-user-project"}
 )
-"""Headers by which a client chooses which account of the provider pays for its request, among those
-that the gateway's credential may use."""
+"""Headers by which a client chooses which account of the provider, of those that the credential of
+the gateway may use, pays for its request."""
 
 _REMOVED: Final = CLIENT_CREDENTIALS | OVERRIDING | ACCOUNTS
 

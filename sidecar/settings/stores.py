@@ -180,8 +180,8 @@ class LimitSettings(Section):
     """Limits and budgets of keys, teams and organizations."""
 
     shares: Annotated[int, Field(ge=0, le=100_000)] = 0
-    """Number of parts a limit is divided into while Valkey is away: the workers of the whole
-    fleet. 0: those of this process."""
+    """Number of parts a limit is divided into while Valkey is away. 0: the live workers of the
+    whole fleet, as PostgreSQL last said."""
     default_output_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 1_024
     """Output tokens reserved for a request that sets no bound itself."""
     in_metadata: bool = False

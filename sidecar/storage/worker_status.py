@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Never
 
+import asyncpg
 import orjson
 
 from sidecar import __version__
@@ -42,6 +43,9 @@ _END: Final = """
 DELETE FROM workers
 WHERE process = $1 OR seen_at < clock_timestamp() - make_interval(secs => 2 * $2::float8)
 """
+_COUNT: Final = """
+SELECT count(*) FROM workers WHERE seen_at > clock_timestamp() - make_interval(secs => $1::float8)
+"""
 _READ: Final = """
 SELECT host, socket, version, acknowledged, CASE WHEN $2::text[] IS NULL THEN policies::text
     ELSE (SELECT COALESCE(jsonb_object_agg(name, policies -> name), '{}')::text
@@ -56,8 +60,18 @@ ORDER BY host, socket
 class WorkerStatus:
     """Writes the row of one worker: every few seconds, and at once if it has changed."""
 
-    def __init__(self, pool: Pool, settings: PostgresSettings, *, host: str, socket: str) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        settings: PostgresSettings,
+        *,
+        host: str,
+        socket: str,
+        counted: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Each report gives *counted* the number of live workers, this one among them."""
         self._pool = pool
+        self._counted = counted
         self._settings = settings
         self._place = (host, socket)
         self._process = secrets.token_hex(8)
@@ -87,10 +101,13 @@ class WorkerStatus:
             self._changed.clear()
             policies, acknowledged = self._policies, list(self._acknowledged)
             row = (*self._place, self._process)
-            if self._stored is policies and await self._execute(_REPORT_AGAIN, *row, acknowledged):
-                return
-            values = (__version__, orjson.dumps(policies).decode(), acknowledged)
-            self._stored = policies if await self._execute(_REPORT, *row, *values) else None
+            is_stored = self._stored is policies
+            if not (is_stored and await self._execute(_REPORT_AGAIN, *row, acknowledged)):
+                values = (__version__, orjson.dumps(policies).decode(), acknowledged)
+                is_stored = bool(await self._execute(_REPORT, *row, *values))
+            self._stored = policies if is_stored else None
+            for (live,) in await self._execute(_COUNT, LIVE_SECONDS):
+                self._counted(live)
 
     async def run(self) -> Never:
         """Report until cancelled."""
@@ -104,11 +121,11 @@ class WorkerStatus:
         """Delete the row, unless another process has taken it over, and those long gone."""
         await self._execute(_END, self._process, GONE_SECONDS)
 
-    async def _execute(self, statement: str, *values: object) -> bool:
-        """Return whether the database has taken the statement, and it has changed a row."""
+    async def _execute(self, statement: str, *values: object) -> Sequence[asyncpg.Record]:
+        """Return the rows of the statement; none if the database has not taken it."""
         with contextlib.suppress(*UNAVAILABLE):
-            return bool(await fetch(self._pool, statement, *values, settings=self._settings))
-        return False
+            return await fetch(self._pool, statement, *values, settings=self._settings)
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

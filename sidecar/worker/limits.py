@@ -14,8 +14,9 @@ from sidecar.domain.limits import Limit
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import Limiter
+from sidecar.limits.local_shares import SharingWorker
 from sidecar.limits.serialization import owner_of
-from sidecar.limits.shared_counters import SharedCounts, SharingWorker
+from sidecar.limits.shared_counters import SharedCounts
 from sidecar.limits.store import Acquire, Adjustment, LimitStore, NotSentError, Reply
 from sidecar.settings.process import Settings
 from sidecar.storage.pool import Pool
@@ -77,6 +78,7 @@ class WorkerLimits:
     """The limiter and the prices, and the background work that keeps them right, once started."""
 
     limiter: Limiter
+    sharing: SharingWorker
     prices: PriceCache
     metrics: LimitMetrics
 
@@ -112,11 +114,12 @@ async def open_limits(
 
         client = await stack.enter_async_context(open_valkey(settings.valkey))
         store = ValkeyLimits(client, operation_seconds=settings.valkey.operation_seconds)
+    sharing = SharingWorker(
+        secrets.token_hex(8), settings.limits.shares or settings.server.workers
+    )
     shared = SharedCounts(
         store,
-        worker=SharingWorker(
-            secrets.token_hex(8), settings.limits.shares or settings.server.workers
-        ),
+        worker=sharing,
         calls=settings.valkey.pool_size,
         clock=time.monotonic,
     )
@@ -127,6 +130,6 @@ async def open_limits(
         thresholds=ThresholdReports(metrics),
     )
     usage = PostgresUsage(pool, settings.postgres, batch_seconds=settings.usage.batch_seconds)
-    limits = WorkerLimits(limiter, PriceCache(usage.load_prices), metrics)
+    limits = WorkerLimits(limiter, sharing, PriceCache(usage.load_prices), metrics)
     stack.push_async_callback(limits.aclose)
     return limits

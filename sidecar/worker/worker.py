@@ -96,7 +96,14 @@ async def run_worker(settings: Settings, index: int, *, ready_pipe: int) -> None
     recorder.metrics.build(__version__)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, recorder, stack, instance=f"worker-{index}")
-        status = WorkerStatus(stores.pool, settings.postgres, host=host, socket=socket)
+
+        def fleet_counted(workers: int) -> None:
+            if not settings.limits.shares:
+                stores.limits.sharing.shares = workers
+
+        status = WorkerStatus(
+            stores.pool, settings.postgres, host=host, socket=socket, counted=fleet_counted
+        )
 
         def policies_loaded(versions: Mapping[str, int], documents: Iterable[str]) -> None:
             status.policies_loaded(versions)

@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,10 @@ BEFORE: Final = 20
 ASKED: Final = 60
 """More than is left, and more than the whole."""
 LONG_PAUSE_MS: Final = 2_500
+_DAY: Final = f'[{{"measure": "requests", "window": "day", "amount": {AMOUNT}}}]'
+_ALL_REPORTED: Final = """
+SELECT count(*) = $1 AND min(seen_at) > $2 FROM workers
+"""
 
 
 def is_local(answer: Answer | aiohttp.ClientResponse) -> bool:
@@ -114,7 +118,7 @@ async def world() -> AsyncIterator[World]:
 
 async def half_used(world: World) -> ApiKey:
     """Return a key that has used half of its day."""
-    key = await world.new_key(f'[{{"measure": "requests", "window": "day", "amount": {AMOUNT}}}]')
+    key = await world.new_key(_DAY)
     assert await world.ask(key, BEFORE) == (BEFORE, 0)
     return key
 
@@ -132,6 +136,34 @@ async def recorded(world: World, key: ApiKey, count: int) -> None:
         )
 
     await world.until(is_so)
+
+
+async def test_two_hosts_without_valkey_let_through_no_more_than_was_left(world: World) -> None:
+    """Each of their four workers has a quarter of what it last heard was left."""
+    settings = {
+        "EGRET_POSTGRES__DSN": world.servers.postgres_settings.dsn.get_secret_value(),
+        "EGRET_VALKEY__URL": f"unix://{world.address}",
+    }
+    async with whole_stack(settings=settings, workers=WORKERS) as second:
+        began = await world.servers.fetchval("SELECT clock_timestamp()")
+        hosts = (world, replace(world, stack=second))
+
+        async def know_each_other() -> bool:
+            return bool(await world.servers.fetchval(_ALL_REPORTED, 2 * WORKERS, began))
+
+        await world.until(know_each_other)
+        key = await world.new_key(_DAY)
+        for _ in range(BEFORE // 2):
+            assert [await host.ask(key, 1) for host in hosts] == [(1, 0), (1, 0)]
+        await world.servers.valkey.kill()
+        try:
+            granted = [(await host.ask(key, ASKED))[0] for host in hosts]
+        finally:
+            await world.servers.valkey.start()
+        # A worker may last have heard of the count a few requests before the outage.
+        assert 2 * WORKERS <= sum(granted) <= AMOUNT - BEFORE + 2 * WORKERS
+        for host in hosts:
+            await host.until_shared(key)
 
 
 async def test_a_slow_valkey_leaves_shares_of_the_rest_and_no_drift(world: World) -> None:
@@ -248,7 +280,7 @@ async def test_a_flushed_valkey_without_records_leaves_shares_of_the_rest(world:
 
 async def test_many_requests_at_once_do_not_overspend(world: World) -> None:
     """Ten times as many as the day has, all at the same time."""
-    key = await world.new_key(f'[{{"measure": "requests", "window": "day", "amount": {AMOUNT}}}]')
+    key = await world.new_key(_DAY)
     assert await world.ask(key, 4 * WORKERS) == (4 * WORKERS, 0)
     answers = await asyncio.gather(
         *(world.stack.post(chat("hello"), key=key.reveal()) for _ in range(10 * AMOUNT))

@@ -17,7 +17,8 @@ from sidecar.domain.principal import Principal
 from sidecar.domain.report import Clocks
 from sidecar.limits.limit_check import LimitCheck, RequestCost, limit_checks
 from sidecar.limits.limiter import Limiter
-from sidecar.limits.shared_counters import SharedCounts, SharingWorker
+from sidecar.limits.local_shares import SharingWorker
+from sidecar.limits.shared_counters import SharedCounts
 from sidecar.settings.stores import ValkeySettings
 from sidecar.storage.valkey import open_valkey
 from sidecar.storage.valkey_limits import ValkeyLimits

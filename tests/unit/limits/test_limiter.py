@@ -23,8 +23,9 @@ from sidecar.limits.limiter import (
     Limited,
     Limiter,
 )
+from sidecar.limits.local_shares import SharingWorker
 from sidecar.limits.settlement import FinishedRequest, adjustments_of
-from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts, SharingWorker
+from sidecar.limits.shared_counters import AWAY_SECONDS, MAX_ENDED, SharedCounts
 from sidecar.limits.store import Adjustment, LimitsUnavailableError
 from tests.support.counted_limits import CountedLimits, Fault, Server
 

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.domain.limits import Level, Limit, Measure, Window
 from sidecar.limits.limiter import Limiter
-from sidecar.limits.shared_counters import SharedCounts, SharingWorker
+from sidecar.limits.local_shares import SharingWorker
+from sidecar.limits.shared_counters import SharedCounts
 from sidecar.limits.store import Adjustment
 from sidecar.telemetry.key_metrics import LimitMetrics
 from sidecar.telemetry.logs import configure_logs
@@ -71,6 +72,8 @@ async def test_a_worker_that_stops_says_which_adjustments_are_lost(
     async def prices() -> PriceList:
         return PriceList()
 
-    await WorkerLimits(limiter, PriceCache(prices), LimitMetrics(CollectorRegistry())).aclose()
+    await WorkerLimits(
+        limiter, shared.worker, PriceCache(prices), LimitMetrics(CollectorRegistry())
+    ).aclose()
     lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
     assert [(line["event"], line["count"]) for line in lines] == logged

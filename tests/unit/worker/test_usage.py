@@ -25,7 +25,8 @@ from sidecar.keys.ports import (
 )
 from sidecar.limits.limit_check import LimitCheck
 from sidecar.limits.limiter import LimitDecision, Limiter
-from sidecar.limits.shared_counters import SharedCounts, SharingWorker
+from sidecar.limits.local_shares import SharingWorker
+from sidecar.limits.shared_counters import SharedCounts
 from sidecar.limits.store import Adjustment
 from sidecar.pipeline.dependencies import Limits
 from sidecar.telemetry.usage_metrics import UsageMetrics
