@@ -104,6 +104,7 @@ class MetricName:
     TIME_PER_OUTPUT_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 - no password
     OUTPUT_TOKENS_PER_SECOND: Final = "egret_output_tokens_per_second"
     USAGE_RECORDS: Final = "egret_usage_records"
+    USAGE_RECORDS_REFUSED: Final = "egret_usage_records_refused"
     USAGE_DUPLICATES: Final = "egret_usage_duplicates"
     USAGE_REQUESTS: Final = "egret_usage_requests"
     USAGE_ESTIMATED: Final = "egret_usage_estimated"

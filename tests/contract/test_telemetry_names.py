@@ -152,6 +152,7 @@ def test_metric_names_are_what_dashboards_query() -> None:
         "egret_usage_lost",
         "egret_usage_orphaned_verdicts",
         "egret_usage_records",
+        "egret_usage_records_refused",
         "egret_usage_requests",
         "egret_usage_spool_bytes",
         "egret_usage_spool_oldest_seconds",
