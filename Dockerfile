@@ -49,7 +49,6 @@ ENV PATH=/opt/egret/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     USER=egret \
-    EGRET_SERVER__SOCKET_DIRECTORY=/run/egret \
     EGRET_USAGE__SPOOL_DIRECTORY=/var/lib/egret/usage \
     EGRET_TELEMETRY__METRICS_HOST=0.0.0.0
 WORKDIR /tmp

@@ -151,7 +151,7 @@ image-test: $(DEV_STAMP) ## Run the image as a cluster would, before a real Envo
 kube-play: $(DEV_STAMP) $(HELM_STAMP) ## Run the chart's sidecar pod by Podman; ENVOY_IMAGE is Envoy's
 	$(PY) -m deploy.kube_play $(IMAGE) $(ENVOY_IMAGE) $(KUBE_PLAY_OPTIONS)
 
-sbom: ## Write build/sbom.cdx.json: what is in the image, from the pinned requirements
+sbom: ## Write build/sbom.cdx.json: the pinned Python packages of the image, without its base
 	$(PYTHON) -m venv build/sbom
 	build/sbom/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/sbom.txt
 	build/sbom/bin/cyclonedx-py requirements requirements/$(REQUIREMENTS).txt --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json

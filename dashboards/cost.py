@@ -122,8 +122,11 @@ _RECORDS_ROW: Final = Row(
         ),
         Panel(
             title="Lost",
-            description="Lost usage, by reason. Should be 0.",
-            queries=(Query(rate("egret_usage_lost_total", "reason"), "{{reason}}"),),
+            description="Lost usage, by reason, and refused records, to try again. Should be 0.",
+            queries=(
+                Query(rate("egret_usage_lost_total", "reason"), "{{reason}}"),
+                Query(rate("egret_usage_records_refused_total"), "refused"),
+            ),
             width=6,
         ),
     ),

@@ -160,7 +160,7 @@ def _running(tool: Tool, image: str, sockets: Path) -> Iterator[tuple[str, float
         "--security-opt", "no-new-privileges",
         "--tmpfs", "/tmp",  # noqa: S108 - the container's
         "--tmpfs", "/var/lib/egret:mode=1777",
-        "--volume", f"{sockets}:/run/egret",
+        "--volume", f"{sockets}:/run/egret/sockets",
         "--env", "EGRET_POSTGRES__DSN=postgresql://nobody@127.0.0.1:1/none",
         "--env", "EGRET_SERVER__WORKERS=1",
         "--env", "EGRET_SERVER__SOCKET_MODE=438",

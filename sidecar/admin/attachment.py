@@ -18,10 +18,12 @@ from typing import Final
 import aiohttp
 import msgspec
 import orjson
+from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.admin.diagnostics import Checked, CheckState, failed, ok, skipped, warning
 from sidecar.domain.errors import ErrorKind
 from sidecar.domain.http import HeaderName
+from sidecar.telemetry.admin_metrics import attachment_gauges
 
 ATTACHED: Final = "attached"
 KEY: Final = "canary key"
@@ -33,9 +35,6 @@ TIMING: Final = "timing headers"
 CHECKS: Final = (ATTACHED, KEY, BODIES, REDACTION, UNCHANGED, CREDENTIALS, TIMING)
 
 CANARY_SECONDS: Final = 60.0
-METRIC: Final = "egret_attached"
-"""1 or 0 for each check, in the file for node exporter that `textfile` writes."""
-METRIC_TIME: Final = "egret_attached_timestamp_seconds"
 _REFUSED_KEYS: Final = {
     ErrorKind.REVOKED_API_KEY: "revoked",
     ErrorKind.EXPIRED_API_KEY: "expired",
@@ -343,21 +342,10 @@ def _code(body: bytes) -> str:
 
 def textfile(gateway: str, found: Iterable[Checked], *, now: float) -> str:
     """Return the checks as metrics; skipped ones are left out, and a warning counts as passed."""
-    label = gateway.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    rows = [
-        f'{METRIC}{{gateway="{label}",check="{one.check}"}} {int(passed)}'
-        for one in found
-        for passed in (one.state is not CheckState.FAILED,)
-        if one.state is not CheckState.SKIPPED
-    ]
-    return "\n".join(
-        (
-            f"# HELP {METRIC} Whether a canary through this gateway had the result that it must.",
-            f"# TYPE {METRIC} gauge",
-            *rows,
-            f"# HELP {METRIC_TIME} When the canaries were last sent.",
-            f"# TYPE {METRIC_TIME} gauge",
-            f'{METRIC_TIME}{{gateway="{label}"}} {now:.0f}',
-            "",
-        )
-    )
+    registry = CollectorRegistry()
+    attached, sent_at = attachment_gauges(registry)
+    for one in found:
+        if one.state is not CheckState.SKIPPED:
+            attached.labels(gateway, one.check).set(one.state is not CheckState.FAILED)
+    sent_at.labels(gateway).set(now)
+    return generate_latest(registry).decode()

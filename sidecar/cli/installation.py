@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
 import typer
+from prometheus_client import CollectorRegistry, generate_latest
 
 from sidecar.admin.installation.export import (
     SEPARATOR,
@@ -78,11 +79,10 @@ from sidecar.cli.terminal import (
 from sidecar.policy.parse import PolicyDocument
 from sidecar.policy.policy_lint import no_longer_hold
 from sidecar.storage.pool import Connection
+from sidecar.telemetry.admin_metrics import installation_gauges
+from sidecar.telemetry.names import MetricName
 
 DRIFT: Final = 2
-DRIFT_METRIC: Final = "egret_installation_drift"
-CHECKED_METRIC: Final = "egret_installation_checked_timestamp_seconds"
-APPLIED_METRIC: Final = "egret_installation_applied_timestamp_seconds"
 _SHOWN_FAULTS: Final = 50
 _SUFFIXES: Final = frozenset({".yaml", ".yml"})
 _SET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -149,7 +149,7 @@ def apply(  # noqa: PLR0913, PLR0917 - options of a command
     if output is Output.TABLE:
         show_plan(plan_document(plan), file_set=file_set, lost=_lost(plan))
     _check_policies(plan, wanted)
-    applied = {APPLIED_METRIC: time.time()}
+    applied = {MetricName.INSTALLATION_APPLIED: time.time()}
     if dry_run or not (plan.changes or plan.adopted):
         _write_metrics(None if dry_run else metrics_file, file_set, applied)
         if output is Output.JSON:
@@ -221,7 +221,10 @@ def diff(
         print_plan(shown, applied=False)
     else:
         show_plan(shown, file_set=file_set, lost=lost)
-    checked = {DRIFT_METRIC: float(shown["is_drift"]), CHECKED_METRIC: time.time()}
+    checked = {
+        MetricName.INSTALLATION_DRIFT: float(shown["is_drift"]),
+        MetricName.INSTALLATION_CHECKED: time.time(),
+    }
     _write_metrics(metrics_file, file_set, checked)
     if shown["is_drift"]:
         raise typer.Exit(DRIFT)
@@ -229,10 +232,11 @@ def diff(
 
 def _write_metrics(file: Path | None, file_set: str, values: Mapping[str, float]) -> None:
     if file is not None:
-        text = "".join(
-            f'{name}{{set="{file_set}"}} {value:.0f}\n' for name, value in values.items()
-        )
-        write_metrics(file, text)
+        registry = CollectorRegistry()
+        gauges = installation_gauges(registry)
+        for name, value in values.items():
+            gauges[name].labels(file_set).set(value)
+        write_metrics(file, generate_latest(registry).decode())
 
 
 def export(

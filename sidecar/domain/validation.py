@@ -97,10 +97,16 @@ def fault_of_models(globs: Iterable[str]) -> str | None:
 def compile_glob(glob: str) -> re.Pattern[str]:
     """Return a pattern for whole names; every character but `*` and `?` stands for itself.
 
-    fnmatch builds atomic groups: a long name cannot make a glob of many stars backtrack. A
-    bracket would open a character class; within one it stands for itself.
+    ASCII letters match in any case, others in their own: `k` is no Kelvin sign. fnmatch builds
+    atomic groups: a long name cannot make a glob of many stars backtrack. A bracket would open a
+    character class; within one it stands for itself.
     """
-    return re.compile(fnmatch.translate(glob.replace("[", "[[]")))
+    return re.compile(fnmatch.translate(glob.replace("[", "[[]")), re.IGNORECASE | re.ASCII)
+
+
+def is_model_of(globs: Iterable[str], model: str) -> bool:
+    """Return whether one of *globs* matches all of *model*."""
+    return any(compile_glob(glob).match(model) is not None for glob in globs)
 
 
 _PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
@@ -110,12 +116,9 @@ _PLAIN_MODEL: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
 def may_be_model(model: str, globs: Iterable[str]) -> bool:
     """Return whether a server could read *model* as a name that one of *globs* matches.
 
-    In any case, and any name that is not plain: a client must not escape by its spelling.
+    Any name that is not plain is one: a client must not escape by its spelling.
     """
-    if _PLAIN_MODEL.fullmatch(model) is None:
-        return True
-    folded = model.lower()
-    return any(compile_glob(glob.lower()).match(folded) is not None for glob in globs)
+    return _PLAIN_MODEL.fullmatch(model) is None or is_model_of(globs, model)
 
 
 def is_glob_within(glob: str, globs: Iterable[str]) -> bool:

@@ -24,7 +24,7 @@ from sidecar.domain.http import (
 )
 from sidecar.domain.principal import KeyRecord, Network
 from sidecar.domain.subject import Operation
-from sidecar.domain.validation import compile_glob
+from sidecar.domain.validation import is_model_of
 
 PREFIX: Final = "egk_"
 KEY_ID_LENGTH: Final = 12
@@ -207,14 +207,9 @@ def authorize(
 def is_model_allowed(model: str | None, patterns: Iterable[str] | None) -> bool:
     """Return whether a glob of *patterns* matches all of *model*; None allows every model.
 
-    `*` is any run of characters, `?` exactly one; all else stands for itself, in its own case.
     No list allows a request that names no model.
     """
-    if patterns is None:
-        return True
-    if model is None:
-        return False
-    return any(compile_glob(pattern).match(model) is not None for pattern in patterns)
+    return patterns is None or (model is not None and is_model_of(patterns, model))
 
 
 def is_operation_allowed(operation: Operation | None, names: Iterable[str] | None) -> bool:

@@ -30,7 +30,7 @@ from sidecar.domain.policy import (
     name_beside,
 )
 from sidecar.domain.subject import Operation
-from sidecar.domain.validation import compile_glob
+from sidecar.domain.validation import is_model_of
 from sidecar.guardrails.matching.database import author_expression
 from sidecar.policy.parse import DEFAULT_POLICY_NAME, default_policy
 
@@ -109,7 +109,7 @@ def lint(
             problem = "its `allowed_models` is empty: no request may name a model"
             of_policy.append(("no-models", problem, "list models, or leave it out to allow all"))
         for alias, model in policy.aliases if allowed else ():
-            if not any(compile_glob(glob).match(model) for glob in allowed or ()):
+            if not is_model_of(allowed or (), model):
                 problem = f"its alias {alias} leads to {model}, which `allowed_models` refuses"
                 hint = f"add {model} to `allowed_models`"
                 of_policy.append(("alias-not-allowed", problem, hint))

@@ -90,7 +90,8 @@ def check_socket_path(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
         raise SocketError(
-            f"cannot make folder {path.parent} for the socket: {error.strerror}"
+            f"cannot make folder {path.parent} for the socket: {error.strerror}; set"
+            " EGRET_SERVER__SOCKET_DIRECTORY to another"
         ) from None
 
 

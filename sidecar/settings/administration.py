@@ -30,7 +30,7 @@ class AdminSettings(Section):
     """The process of `egret admin`; no worker reads any of it."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 9465
+    port: Annotated[int, Field(ge=1, le=65535)] = 9466
     public_url: str | None = None
     """The address in a browser, `https://egret.example.com`; by default that of host and port."""
     proxies: str = ""

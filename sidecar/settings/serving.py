@@ -24,7 +24,7 @@ class ServerSettings(Section):
     engine: Literal["auto", "grpcio", "h2corn", "http2"] | None = None
     """Without effect: a worker has one gRPC server. Configurations of older versions name it."""
     workers: Annotated[int, Field(ge=1, le=256)] = 2
-    socket_directory: Path = Path("run/sockets")
+    socket_directory: Path = Path("/run/egret/sockets")
     """One socket a worker: `worker-0.sock`, …; a path is at most 107 bytes (sockaddr_un)."""
     socket_mode: Annotated[int, Field(ge=0, le=MAX_SOCKET_MODE)] = 0o660
     max_message_bytes: Annotated[int, Field(ge=65536)] = 64 * 1024 * 1024

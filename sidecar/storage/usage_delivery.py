@@ -52,6 +52,10 @@ class DeliveryMetrics(Protocol):
         """Count records that cannot be delivered."""
         ...
 
+    def refused(self, count: int) -> None:
+        """Count records that cannot be kept now."""
+        ...
+
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
         """Show the size and age of the records on the disk."""
         ...
@@ -96,7 +100,7 @@ class UsageDelivery:
             try:
                 await self._add(records)
             except UNAVAILABLE as error:
-                self._metrics.lost("refused", len(records))
+                self._metrics.refused(len(records))
                 raise NotKeptError from error
 
     async def run(self) -> Never:

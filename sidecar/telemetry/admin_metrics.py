@@ -1,10 +1,10 @@
-"""The metrics of `egret admin`, in its memory: each process has its own."""
+"""The metrics of `egret admin`, in its memory, and those that commands write to a file."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from sidecar.telemetry.names import MetricName
 
@@ -50,3 +50,30 @@ class AdminMetrics:
     def alert_sent(self, *, is_delivered: bool) -> None:
         """Count an attempt to send a message."""
         self._alerts.labels("delivered" if is_delivered else "failed").inc()
+
+
+def attachment_gauges(registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
+    """Return the gauges that `egret doctor` writes of a gateway: its checks, and their time."""
+    attached = Gauge(
+        MetricName.ATTACHED,
+        "Whether a canary through this gateway had the result that it must.",
+        ("gateway", "check"),
+        registry=registry,
+    )
+    sent_at = Gauge(
+        MetricName.ATTACHED_TIMESTAMP,
+        "When the canaries were last sent.",
+        ("gateway",),
+        registry=registry,
+    )
+    return attached, sent_at
+
+
+def installation_gauges(registry: CollectorRegistry) -> dict[str, Gauge]:
+    """Return the gauges that `egret diff` and `egret apply` write of a set of files, by name."""
+    told = {
+        MetricName.INSTALLATION_DRIFT: "Whether files and database differ.",
+        MetricName.INSTALLATION_CHECKED: "When egret diff last compared them.",
+        MetricName.INSTALLATION_APPLIED: "When egret apply last ended with both alike.",
+    }
+    return {name: Gauge(name, text, ("set",), registry=registry) for name, text in told.items()}

@@ -34,8 +34,7 @@ TOKENS_PER_SECOND_BUCKETS: Final = (
 )  # fmt: skip
 
 LOST_REASONS: Final = (
-    "damaged", "not_kept", "note", "refused", "rejected", "unreadable", "unreadable_log",
-    "unsettled",
+    "damaged", "not_kept", "note", "rejected", "unreadable", "unreadable_log", "unsettled",
 )  # fmt: skip
 
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
@@ -109,6 +108,10 @@ class UsageMetrics:
         )
         for reason in LOST_REASONS:  # an alert on a rate needs the zero before the first loss
             self._lost.labels(reason)
+        self._refused = counter(
+            MetricName.USAGE_RECORDS_REFUSED,
+            "Usage records that neither disk nor database accepted; they are tried again.",
+        )
         self._duplicates = counter(
             MetricName.USAGE_DUPLICATES, "Usage records that were in the database already."
         )
@@ -275,6 +278,10 @@ class UsageMetrics:
     def lost(self, reason: str, count: int = 1) -> None:
         """Count lost usage."""
         self._lost.labels(reason).inc(count)
+
+    def refused(self, count: int) -> None:
+        """Count records that are tried again, by Envoy at another worker."""
+        self._refused.inc(count)
 
     def requests_ended(self, source: str, count: int) -> None:
         """Count requests whose end came by *source*."""

@@ -96,10 +96,12 @@ class PriceList:
         """*is_known* is False until the prices have been read."""
         self.is_known = is_known
         by_glob: dict[tuple[str, str], list[Price]] = {}
-        for price in sorted(prices, key=lambda price: price.valid_from, reverse=True):
+        newest_first = sorted(prices, key=lambda one: (one.valid_from, one.model), reverse=True)
+        for price in newest_first:
             glob, _, tier = price.model.rpartition(":")
-            key = (glob, tier) if glob and tier in SERVICE_TIERS else (price.model, "")
-            by_glob.setdefault(key, []).append(price)
+            glob, tier = (glob, tier) if glob and tier in SERVICE_TIERS else (price.model, "")
+            # A glob in another case matches the same models.
+            by_glob.setdefault((glob.lower(), tier), []).append(price)
 
         def specific_first(key: tuple[str, str]) -> tuple[bool, int, str, bool]:
             glob, tier = key

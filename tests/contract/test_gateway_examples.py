@@ -14,6 +14,7 @@ from egret_tools.envoy_lint.config import EXT_PROC
 from egret_tools.envoy_lint.lint import lint
 
 from sidecar.domain.usage import LOG_FORMAT
+from sidecar.settings.serving import ServerSettings
 from sidecar.settings.stores import UsageSettings
 from tests.support.helm import CHART, environment, program
 from tests.support.own_envoy import own_text
@@ -116,7 +117,7 @@ def test_egret_in_the_pod_of_the_gateway_writes_to_volumes_alone() -> None:
     variables = environment(egret)
     written = {
         "/tmp",  # noqa: S108 - of a container
-        variables["EGRET_SERVER__SOCKET_DIRECTORY"].rpartition("/")[0],
+        str(ServerSettings().socket_directory.parent),
         variables["EGRET_USAGE__SPOOL_DIRECTORY"].rpartition("/")[0],
     }
     volumes = {one["name"]: one for one in pod["volumes"]}
@@ -200,7 +201,7 @@ def test_compose_has_egret_and_envoy_agree_on_their_sockets() -> None:
     config = yaml.safe_load((DEPLOY / "compose" / "envoy.yaml").read_text())
     (cluster,) = (one for one in config["static_resources"]["clusters"] if one["name"] == "egret")
     endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    folder, workers = told["EGRET_SERVER__SOCKET_DIRECTORY"], int(told["EGRET_SERVER__WORKERS"])
+    folder, workers = ServerSettings().socket_directory, int(told["EGRET_SERVER__WORKERS"])
     assert [one["endpoint"]["address"]["pipe"]["path"] for one in endpoints] == [
         f"{folder}/worker-{index}.sock" for index in range(workers)
     ]

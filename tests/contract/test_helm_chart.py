@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from deploy.chart_envoy import WRITTEN
 from sidecar.cli.doctor import doctor
-from sidecar.settings.serving import ExchangeSettings
+from sidecar.settings.serving import ExchangeSettings, ServerSettings
 from sidecar.settings.stores import UsageSettings
 from tests.support.helm import (
     CASES,
@@ -514,6 +514,7 @@ def test_envoy_balances_over_the_sockets_of_all_workers() -> None:
     resources = rendered("helm4", "sidecar-full")
     egret = one(resources, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
     folder = environment(egret)["EGRET_SERVER__SOCKET_DIRECTORY"]
+    assert folder == str(ServerSettings().socket_directory)
     cluster = _clusters(_envoy_config(resources))["egret"]
     found = [
         each["endpoint"]["address"]["pipe"]["path"]

@@ -9,8 +9,13 @@ from typing import Final, NamedTuple
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from sidecar.telemetry.admin_metrics import AdminMetrics
+from sidecar.telemetry.admin_metrics import (
+    AdminMetrics,
+    attachment_gauges,
+    installation_gauges,
+)
 from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.names import MetricName
 from sidecar.telemetry.process_metrics import SupervisorMetrics
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -29,6 +34,8 @@ def _of_code() -> dict[str, Told]:
     Metrics(registry)
     SupervisorMetrics(registry, wanted=1)
     AdminMetrics(registry)
+    attachment_gauges(registry)
+    installation_gauges(registry)
     return {
         f"{metric._name}_total" if metric._type == "counter" else str(metric._name): Told(
             str(metric._type), metric._labelnames
@@ -47,3 +54,5 @@ def test_the_page_has_each_metric_with_its_type_and_labels() -> None:
 
     assert told == _of_code()
     assert len(rows) == len(told)
+    names = {value for name, value in vars(MetricName).items() if name.isupper()}
+    assert {name.removesuffix("_total") for name in told} == names

@@ -11,9 +11,11 @@ from typing import Final
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from deploy.chart_envoy import METRICS_PORT
 from sidecar.settings.process import ENV_PREFIX, FORMER_SETTINGS, Settings
 
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = ROOT / "docs" / "deploy.md"
 ROW: Final = re.compile(r"^\| (`EGRET_[^|]+) \| ([^|]+) \|", re.MULTILINE)
 
 
@@ -49,6 +51,7 @@ def _as_told(default: object) -> str:
 
 CODE: Final = dict(_of_code())
 TOLD: Final = dict(_of_page())
+SOCKETS: Final = str(CODE["EGRET_SERVER__SOCKET_DIRECTORY"])
 
 
 def test_every_setting_has_a_row_and_every_row_is_a_setting() -> None:
@@ -64,3 +67,34 @@ def test_the_default_is_the_one_that_holds(name: str) -> None:
         told = str(int(told, 8))
 
     assert told in {_as_told(CODE[name]), "the system's"}
+
+
+@pytest.mark.parametrize(
+    ("named", "place"),
+    [
+        (r"[\w./-]+(?=/worker-[^/\s]*\.sock)", SOCKETS),
+        (r"EGRET_SERVER__SOCKET_DIRECTORY\W+(?:value\W+)?(/[\w/]+)", SOCKETS),
+        (r"[\w./-]+admin\.sock", "/run/envoy/admin.sock"),
+        (r"(?<=127\.0\.0\.1:)\d+(?=/(?:api|login))", str(CODE["EGRET_ADMIN__PORT"])),
+    ],
+    ids=["sockets", "their folder", "Envoy's admin", "egret admin"],
+)
+def test_examples_and_deployments_name_the_same_places(named: str, place: str) -> None:
+    """So a configuration from one page fits the workers that another page starts."""
+    found = {
+        (match, path)
+        for folder in ("deploy", "docs", "sidecar/cli", "tools/egret_tools/cli")
+        for path in (ROOT / "Dockerfile", *(ROOT / folder).rglob("*"))
+        if path.suffix in {"", ".md", ".json", ".py", ".tpl", ".yaml"} and path.is_file()
+        for match in re.findall(named, path.read_text(encoding="utf-8"))
+    }
+
+    assert found
+    assert {(match, path) for match, path in found if match != place} == set()
+
+
+def test_what_listens_on_one_machine_has_ports_of_its_own() -> None:
+    """Workers, the Envoy of the shipped configurations and `egret admin` by default."""
+    ports = (CODE["EGRET_TELEMETRY__METRICS_PORT"], CODE["EGRET_ADMIN__PORT"], METRICS_PORT)
+
+    assert len(set(ports)) == 3

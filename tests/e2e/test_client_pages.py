@@ -175,12 +175,13 @@ async def test_a_base_url_without_its_root_raises_not_found_with_the_path_that_w
 
 
 def test_configurations_of_coding_agents_can_be_read_and_lead_to_known_paths() -> None:
-    """Claude Code adds `/v1/messages` to its URL, Codex `/responses`."""
+    """Claude Code adds `/v1/messages` to its URL, Codex `/responses`, without a WebSocket."""
     (claude,) = blocks(SECTIONS["Coding agents"], "json")
     environment = json.loads(claude)["env"]
     assert set(environment) == {"ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"}
     (codex,) = blocks(SECTIONS["Coding agents"], "toml")
     provider = tomllib.loads(codex)["model_providers"]["egret"]
+    assert provider["supports_websockets"] is False
     for url in (
         f"{environment['ANTHROPIC_BASE_URL']}/v1/messages?beta=true",
         f"{provider['base_url']}/{provider['wire_api']}",

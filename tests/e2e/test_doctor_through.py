@@ -24,8 +24,6 @@ from sidecar.admin.attachment import (
     CHECKS,
     CREDENTIALS,
     KEY,
-    METRIC,
-    METRIC_TIME,
     REDACTION,
     UNCHANGED,
     Gateway,
@@ -37,6 +35,7 @@ from sidecar.cli.doctor import BLOCKED, REDACTED
 from sidecar.settings.sections import inherited_environment
 from sidecar.settings.stores import PostgresSettings
 from sidecar.storage.pool import connect
+from sidecar.telemetry.names import MetricName
 from tests.support.scripted_processor import Side, scripted_processor
 from tests.support.second_gateway import (
     Adapt,
@@ -193,10 +192,10 @@ async def test_a_revoked_canary_key_is_named_by_the_command(stack: Stack, tmp_pa
         for family in text_string_to_metric_families(metrics.read_text())
         for sample in family.samples
     }
-    assert samples[METRIC, ATTACHED] == 1
-    assert samples[METRIC, KEY] == 0
-    assert (METRIC, BODIES) not in samples
-    assert samples[METRIC_TIME, None] > 0
+    assert samples[MetricName.ATTACHED, ATTACHED] == 1
+    assert samples[MetricName.ATTACHED, KEY] == 0
+    assert (MetricName.ATTACHED, BODIES) not in samples
+    assert samples[MetricName.ATTACHED_TIMESTAMP, None] > 0
 
 
 @asynccontextmanager

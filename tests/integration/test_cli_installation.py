@@ -400,7 +400,7 @@ def test_the_outcome_is_written_for_node_exporter(egret: Egret, tmp_path: Path) 
     dry = egret("apply", "-f", "-", "--dry-run", "--metrics-file", str(file), stdin=TREE)
     assert (dry.code, file.exists()) == (0, False)
     drift = egret("diff", "-f", "-", "--metrics-file", str(file), stdin=TREE)
-    found = file.read_text(encoding="ascii").splitlines()
+    drifted = file.read_text(encoding="ascii")
     applied(egret, TREE, "--metrics-file", str(file))
     first = file.read_text(encoding="ascii")
     file.unlink()
@@ -409,10 +409,11 @@ def test_the_outcome_is_written_for_node_exporter(egret: Egret, tmp_path: Path) 
     same = egret("diff", "-f", "-", "--metrics-file", str(file), stdin=TREE)
 
     assert (drift.code, same.code) == (2, 0)
-    assert found[0] == 'egret_installation_drift{set="default"} 1'
-    assert found[1].startswith('egret_installation_checked_timestamp_seconds{set="default"} 1')
+    assert 'egret_installation_drift{set="default"} 1.0' in drifted
+    assert 'egret_installation_checked_timestamp_seconds{set="default"} 1' in drifted
     for text in (first, again):
-        assert text.startswith('egret_installation_applied_timestamp_seconds{set="default"} 1')
+        assert 'egret_installation_applied_timestamp_seconds{set="default"} 1' in text
+        assert "egret_installation_drift{" not in text
     assert 'egret_installation_drift{set="default"} 0' in file.read_text(encoding="ascii")
     assert [path.name for path in tmp_path.iterdir()] == ["egret.prom"]
     nowhere = egret("diff", "-f", "-", "--metrics-file", str(tmp_path / "no/file"), stdin=TREE)

@@ -42,6 +42,7 @@ class Counts:
     def __init__(self) -> None:
         self.new = 0
         self.gone: Counter[str] = Counter()
+        self.refusals = 0
         self.size = 0
         self.oldest = 0.0
 
@@ -53,6 +54,10 @@ class Counts:
     def lost(self, reason: str, count: int = 1) -> None:
         """Count by reason."""
         self.gone[reason] += count
+
+    def refused(self, count: int) -> None:
+        """Add them up."""
+        self.refusals += count
 
     def spool_holds(self, size: int, *, oldest_seconds: float) -> None:
         """Keep the last."""
@@ -391,7 +396,7 @@ async def test_with_a_full_disk_and_no_database_records_are_refused_and_counted(
             with pytest.raises(NotKeptError):
                 await one.delivery.keep([record(1), record(2)])
 
-        assert one.counts.gone == {"refused": 2}
+        assert (one.counts.gone, one.counts.refusals) == ({}, 2)
 
 
 async def test_a_request_whose_end_was_told_is_settled(database: Database, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_the_tools_bring_envoy_s_template_and_its_schema(installed: Path, tmp_pa
     """A rendered configuration passes the lint, from anywhere."""
     parameters = tmp_path / "parameters.yaml"
     parameters.write_text(
-        "worker_sockets: [/run/egret/worker-0.sock]\nsds_directory: /etc/egret/sds\n"
+        "worker_sockets: [/run/egret/sockets/worker-0.sock]\nsds_directory: /etc/egret/sds\n"
         "admin_socket: /run/envoy/admin.sock\n"
     )
 

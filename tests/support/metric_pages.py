@@ -7,6 +7,7 @@ from decimal import Decimal
 from msgspec import structs
 from prometheus_client import CollectorRegistry, generate_latest
 
+from sidecar.telemetry.admin_metrics import attachment_gauges, installation_gauges
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.process_metrics import SupervisorMetrics
 from sidecar.telemetry.traffic_stats import MetricsSnapshot, parse_snapshot
@@ -34,10 +35,12 @@ class MetricPages:
 
 
 def sample_names() -> set[str]:
-    """Return the names of all samples that a worker and its supervisor may have."""
+    """Return the names of all samples of a worker, its supervisor, and commands."""
     registry = CollectorRegistry()
     Metrics(registry)
     SupervisorMetrics(registry, wanted=1)
+    attachment_gauges(registry)
+    installation_gauges(registry)
     return {
         name + suffix
         for name in registry._names_to_collectors

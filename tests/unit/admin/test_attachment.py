@@ -205,7 +205,7 @@ def test_the_file_for_node_exporter_has_a_sample_for_each_check_that_was_made() 
         line for line in textfile('http://x/"\n', found, now=7).splitlines() if line[0] != "#"
     ]
     assert lines == [
-        r'egret_attached{gateway="http://x/\"\n",check="a"} 1',
-        r'egret_attached{gateway="http://x/\"\n",check="b"} 0',
-        r'egret_attached_timestamp_seconds{gateway="http://x/\"\n"} 7',
+        r'egret_attached{check="a",gateway="http://x/\"\n"} 1.0',
+        r'egret_attached{check="b",gateway="http://x/\"\n"} 0.0',
+        r'egret_attached_timestamp_seconds{gateway="http://x/\"\n"} 7.0',
     ]

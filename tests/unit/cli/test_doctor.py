@@ -58,7 +58,7 @@ def test_canaries_need_no_database_and_a_file_that_cannot_be_written_is_named(
     ran = NO_DATABASE("doctor", *arguments, "--metrics-file", str(metrics))
     assert ran.code == 1
     assert [row["state"] for row in ran.json] == ["failed", *["skipped"] * 6]
-    assert 'check="attached"} 0' in metrics.read_text()
+    assert 'gateway="http://127.0.0.1:9"} 0.0' in metrics.read_text()
     assert [one.name for one in tmp_path.iterdir()] == ["egret.prom"]
     ran = NO_DATABASE("doctor", *arguments, "--metrics-file", str(tmp_path / "none" / "x.prom"))
     assert "cannot write" in ran.err

@@ -30,9 +30,23 @@ from sidecar.domain.validation import (
         ("[ab]", "a", False),
         ("[ab]", "[ab]", True),
         ("a.c", "abc", False),
+        ("Qwen/*", "qwen/QWEN3", True),
+        ("\u212a*", "kimi", False),
+        ("k*", "\u212aimi", False),
         ("*" * 40 + "x", "a" * 4_000, False),
     ],
-    ids=["prefix", "whole name", "one character", "no class", "a bracket", "a dot", "many stars"],
+    ids=[
+        "prefix",
+        "whole name",
+        "one character",
+        "no class",
+        "a bracket",
+        "a dot",
+        "any case",
+        "a Kelvin sign is no k",
+        "nor k one",
+        "many stars",
+    ],
 )
 def test_a_glob_matches_whole_names_by_its_two_wildcards(
     glob: str, name: str, *, matches: bool
@@ -144,6 +158,7 @@ def test_a_time_that_no_part_of_egret_can_hold_is_refused(year: int) -> None:
         ("gpt-*", ["gpt-*"], True),
         ("gpt-5*", ["gpt-*"], True),
         ("gpt-?", ["gpt-*"], True),
+        ("GPT-5", ["gpt-*"], True),
         ("gpt-*", ["gpt-?"], False),
         ("gpt-*", ["gpt-?*"], False),
         ("gpt-*", ["gpt-??????????"], False),

@@ -16,8 +16,8 @@ def test_on_this_machine_alone_plain_http_is_enough() -> None:
     """Both of its names may send changes."""
     local = settings()
 
-    assert (local.origin, local.is_encrypted) == ("http://127.0.0.1:9465", False)
-    assert "http://localhost:9465" in local.origins
+    assert (local.origin, local.is_encrypted) == ("http://127.0.0.1:9466", False)
+    assert "http://localhost:9466" in local.origins
 
 
 def test_a_public_address_is_https_and_the_only_origin() -> None:

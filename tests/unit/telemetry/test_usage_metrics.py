@@ -217,6 +217,15 @@ def test_every_kind_of_loss_is_shown_before_it_happens() -> None:
     assert found == {**dict.fromkeys(LOST_REASONS, 0), "rejected": 3}
 
 
+def test_records_that_are_tried_again_are_not_among_the_lost() -> None:
+    """Envoy sends their entries to another worker."""
+    counted = Counted()
+    counted.metrics.refused(2)
+
+    assert counted.sample("egret_usage_records_refused_total") == 2
+    assert counted.sample("egret_usage_lost_total", reason="refused") is None
+
+
 def test_what_tokens_cost_is_counted_by_model_and_what_has_no_price_is_counted_apart() -> None:
     """An answer without tokens costs nothing and makes no series."""
     counted = Counted()

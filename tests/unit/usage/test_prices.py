@@ -96,11 +96,13 @@ def test_no_count_makes_a_cost_negative(tokens: TokenCounts) -> None:
         ("gpt-5", "gpt-*"),
         ("claude", "*"),
         ("[x]", "[x]"),
+        ("GPT-4O", "gpt-4o"),
+        ("O3", "o3"),
     ],
 )
 def test_the_glob_that_says_most_about_a_model_counts(model: str, found: str) -> None:
     """Whatever the order they were set in."""
-    globs = ["*", "gpt-*", "gpt-4*", "gpt-4o-*", "gpt-4o", "[x]"]
+    globs = ["*", "gpt-*", "gpt-4*", "gpt-4o-*", "gpt-4o", "[x]", "O3", "o3"]
     for order in (globs, globs[::-1]):
         chosen = PriceList([price(glob) for glob in order]).price_of(model, at=LATER)
         assert chosen is not None

@@ -66,7 +66,7 @@ def conformance(  # noqa: PLR0913, PLR0917 - one option each
     Starts Envoy and an upstream here; only the server must be running. Exits 0 when every case
     conforms, 1 when one does not, and says what differed.
 
-    Example: egret conformance --target unix:run/sockets/worker-0.sock --key egk_…
+    Example: egret conformance --target unix:/run/egret/sockets/worker-0.sock --key egk_…
     """
     session = session_module("conformance")
     try:

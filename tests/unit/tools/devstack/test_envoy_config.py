@@ -57,7 +57,7 @@ globs = st.text("ab*?.:/+-", min_size=1, max_size=6).filter(lambda glob: glob[0]
 
 @given(glob=globs, model=st.text("ab.:/+-", min_size=1, max_size=6))
 def test_a_glob_means_what_it_means_in_a_keys_list(glob: str, model: str) -> None:
-    """Whoever may use a model by one is led by the other."""
+    """Whoever may use a model by one is led by the other, but for its case."""
     route = ModelRoute(models=(glob,), provider="openai")
     assert route.problem is None
     for _, match in route.matches():
