@@ -199,6 +199,7 @@ ACTIONS: Final[dict[str, dict[Phase, tuple[Phase, ...]]]] = {
 """The calls of the pipeline that each phase allows, and the phases they lead to."""
 
 LATE: Final = {
+    Phase.AWAIT_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
     Phase.JUDGING_HEADERS: ErrorKind.AUTHORIZATION_UNAVAILABLE,
     Phase.AWAIT_BODY: ErrorKind.BODY_TIMEOUT,
     Phase.JUDGING_BODY: ErrorKind.GUARDRAIL_UNAVAILABLE,

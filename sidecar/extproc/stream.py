@@ -151,6 +151,7 @@ class Budgets:
 
 
 _BUDGETS: Final = {
+    Phase.AWAIT_HEADERS: "authorize_seconds",
     Phase.JUDGING_HEADERS: "authorize_seconds",
     Phase.AWAIT_BODY: "body_seconds",
     Phase.JUDGING_BODY: "inspect_seconds",
@@ -183,7 +184,7 @@ class ExtProcStream:
         self._call = call
         self._budgets = budgets
         self._is_half_closed = False
-        self._timed_phase: Phase | None = protocol.phase
+        self._timed_phase: Phase | None = None
         self._deadline: float | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._due: float | None = None

@@ -389,13 +389,11 @@ def test_a_wait_that_takes_too_long_is_refused(name: str, kind: ErrorKind) -> No
 @pytest.mark.parametrize(
     "before",
     [
-        (),
-        (opened(),),
         (opened(BUFFERED), headers(), cleared()),
         (opened(response=BodyMode.STREAMED), headers(), cleared()),
         (opened(), headers(), cleared()),
     ],
-    ids=["opening", "no-headers", "passing", "responding", "ended"],
+    ids=["passing", "responding", "ended"],
 )
 def test_a_deadline_means_nothing_where_nothing_of_ours_is_waited_for(
     before: tuple[on.Event, ...],

@@ -240,6 +240,15 @@ async def test_a_check_that_takes_too_long_is_cancelled_and_refused(phase: str) 
     assert (judge.faults, judge.closed) == ([(FaultKind.DEADLINE, None)], ANSWERED)
 
 
+async def test_a_stream_without_a_message_is_ended() -> None:
+    """A peer that is no Envoy could hold all slots by streams on which nothing comes."""
+    held = Held(judging(), budgets=HURRIED)
+    async with asyncio.timeout(10):
+        assert await held.run() is StreamEnd.COMPLETED
+    assert held.wrote(do.Refuse(refusal_of(ErrorKind.AUTHORIZATION_UNAVAILABLE)))
+    assert held.judge.faults == [(FaultKind.DEADLINE, None)]
+
+
 async def test_a_body_that_takes_too_long_is_refused() -> None:
     """A client that stops sending cannot hold the request: no timer of Envoy covers this."""
     held = Held(judging(), HEADERS, PIECE, budgets=HURRIED)
@@ -382,7 +391,7 @@ async def test_an_empty_piece_needs_no_room() -> None:
         (Phase.AWAIT_BODY, 2.0),
         (Phase.JUDGING_BODY, 3.0),
         (Phase.JUDGING_PIECE, 3.0),
-        (Phase.AWAIT_HEADERS, None),
+        (Phase.AWAIT_HEADERS, 1.0),
         (Phase.AWAIT_ANSWER, None),
         (Phase.PASSING_ANSWER, None),
     ],
