@@ -74,7 +74,6 @@ class GrpcCall:
         "_held_bytes",
         "_is_finished",
         "_messages",
-        "_opening",
         "_reader",
         "_stream",
         "has_ended",
@@ -87,7 +86,6 @@ class GrpcCall:
         self._held_bytes = 0
         self._reader = MessageReader(max_message_bytes=max_message_bytes)
         self._messages: deque[bytes | memoryview] = deque()
-        self._opening = _OPENING
         self._is_finished = self.has_ended = False
 
     def take(self) -> bytes | memoryview | None:
@@ -155,12 +153,12 @@ class GrpcCall:
         Raises:
             StreamGoneError: the peer has reset the stream.
         """
-        self._is_finished = ends
-        opening, self._opening = self._opening, b""
+        opening = b"" if self._stream.has_begun else _OPENING
         try:
             await self._stream.write(opening, framed(messages), trailers if ends else b"")
         except StreamResetError as error:
             raise StreamGoneError from error
+        self._is_finished = ends  # a deadline that ended the wait has left the end to `end`
 
     async def end(self, status: GrpcStatus, problem: str = "") -> None:
         """End the call, unless it has ended."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
@@ -19,11 +20,13 @@ from typing_extensions import override
 
 from sidecar.server.hpack import HpackDecoder, HpackError
 from sidecar.server.http2_streams import (
+    AT_ONCE,
     CONNECTION_WINDOW,
     DATA,
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
+    FEW_BYTES,
     FRAME_HEADER,
     HEADERS,
     MAX_FRAME_BYTES,
@@ -42,6 +45,16 @@ from sidecar.server.http2_streams import (
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_BLOCK_BYTES: Final = 64 * 1024
 """Of the headers of a stream, encoded."""
+MAX_CONTINUATIONS: Final = 64
+"""Of a block: in frames of a byte, or of none, it would cost far more than its size."""
+MAX_RESETS: Final = 4_096
+"""By the peer, a second: more than a worker serves requests. Each begins and ends a stream."""
+MAX_BLOCKED: Final = 2_048
+"""Streams that wait for the peer's windows at once: of a peer that reads, a few do."""
+MAX_CONTROL_FRAMES: Final = 2_048
+"""In one read: a peer that sends bodies, or reads them, has far fewer. Resets do not count."""
+MAX_CONNECTIONS: Final = 4_096
+"""Of a worker; an Envoy has one for each of its threads."""
 MAX_STREAMS: Final = 65_536
 """Open at once on a connection; the bound of Envoy's circuit breaker in our configuration."""
 MAX_WINDOW: Final = (1 << 31) - 1
@@ -113,6 +126,9 @@ class Http2Connection(Http2Sender):
         self._decoder = HpackDecoder()
         self._rest = b""
         self._block: tuple[int, int, bytes] | None = None
+        self._continuations = self._controls = 0
+        self._resets, self._resets_until = 0, 0.0
+        self._has_grown = self._has_raised = False
         self._expects_preface = True
         self._handshake: asyncio.TimerHandle | None = None
         self._data_left = 0
@@ -124,6 +140,9 @@ class Http2Connection(Http2Sender):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, for uvloop's transports have no common class with asyncio's.
         self.transport = transport = cast("asyncio.Transport", transport)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            transport.abort()
+            return
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self.is_encrypted = transport.get_extra_info("sslcontext") is not None
         connected = transport.get_extra_info("socket")
@@ -146,10 +165,7 @@ class Http2Connection(Http2Sender):
         self.closed.set()
         self.away_read.set()
         self.resume_writing()
-        for stream in list(self.streams.values()):
-            stream.reset()
-        self.streams.clear()
-        self.blocked.clear()
+        self._reset_all()
 
     @override
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -166,12 +182,27 @@ class Http2Connection(Http2Sender):
             at = self._read_preface(data) if self._expects_preface else 0
             if not self._expects_preface:
                 at = self._read_frames(data, at)
+                self._look_at_windows()
         except Http2Error as error:
             self.close(error.code)
         except HpackError:
             self.close(ErrorCode.COMPRESSION_ERROR)
         else:
             self._rest = bytes(data[at:]) if at < len(data) else b""
+
+    def _look_at_windows(self) -> None:
+        """Do once for all frames of a read what takes a step for each stream."""
+        self._controls = 0
+        if len(self.blocked) > MAX_BLOCKED:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
+        if self._has_raised:
+            self._has_raised = False
+            highest = max((one.send_window for one in self.streams.values()), default=0)
+            if highest + self.initial_window > MAX_WINDOW:  # section 6.9.2
+                raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+        if self._has_grown:
+            self._has_grown = False
+            self.wake_blocked()
 
     def go_away(self) -> None:
         """Ask the peer for no new streams; those under way, and those it has begun, are served."""
@@ -194,9 +225,22 @@ class Http2Connection(Http2Sender):
         self.flush()
         self.transport.close()
         self.loop.call_later(CLOSE_SECONDS, self.abort)
-        for stream in list(self.streams.values()):
-            stream.reset()
+        self._reset_all()
+
+    def _reset_all(self) -> None:
+        doomed = deque(self.streams.values())
         self.streams.clear()
+        self.blocked.clear()
+        for stream in doomed:
+            stream.is_reset = True
+        self._reset_some(doomed)
+
+    def _reset_some(self, doomed: deque[Http2Stream]) -> None:
+        """End the tasks of a few streams in each turn of the loop: others wait meanwhile."""
+        for _ in range(min(AT_ONCE, len(doomed))):
+            doomed.popleft().reset()
+        if doomed:
+            self.loop.call_soon(self._reset_some, doomed)
 
     # Frames.
 
@@ -289,6 +333,16 @@ class Http2Connection(Http2Sender):
             return None
         if stream.debt + size > STREAM_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+        if (
+            self.unread > FEW_BYTES
+            and sum(x.unread for x in self._connections) > CONNECTION_WINDOW
+        ):
+            self.credit(size)
+            self.forget(stream)
+            stream.reset()
+            reset = UINT32.pack(ErrorCode.ENHANCE_YOUR_CALM)
+            self.send(frame(RST_STREAM, 0, number, reset))
+            return None
         self.unanswered.add(number)
         return stream
 
@@ -299,12 +353,13 @@ class Http2Connection(Http2Sender):
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR)
             _, first_flags, block = self._block
             block += payload
-            if len(block) > MAX_BLOCK_BYTES:
+            self._continuations += 1
+            if len(block) > MAX_BLOCK_BYTES or self._continuations > MAX_CONTINUATIONS:
                 raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         else:
             if not number % 2:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-            first_flags = flags
+            first_flags, self._continuations = flags, 0
             block = payload[_unpadded(payload)] if flags & _PADDED else payload
             if flags & _WITH_PRIORITY:
                 block = block[_PRIORITY_BYTES:]
@@ -345,6 +400,9 @@ class Http2Connection(Http2Sender):
                 self.send(frame(RST_STREAM, 0, stream.number, reset))
 
     def _on_other(self, kind: int, number: int, flags: int, payload: bytes) -> None:
+        self._controls += kind != RST_STREAM
+        if self._controls > MAX_CONTROL_FRAMES:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         if kind == WINDOW_UPDATE:
             self._on_window_update(number, payload)
         elif kind == RST_STREAM:
@@ -353,6 +411,7 @@ class Http2Connection(Http2Sender):
             if (stream := self.streams.get(number)) is not None:
                 self.forget(stream)
                 stream.reset()
+                self._count_reset()
         elif kind == _SETTINGS:
             if not flags & _ACK:
                 self._on_settings(payload)
@@ -368,6 +427,14 @@ class Http2Connection(Http2Sender):
         # Others are ignored: priorities, GOAWAY (the peer opens no more streams), unknown ones
         # (section 4.1).
 
+    def _count_reset(self) -> None:
+        self._resets += 1
+        if self._resets > MAX_RESETS:
+            now = self.loop.time()
+            if now < self._resets_until:
+                raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
+            self._resets, self._resets_until = 1, now + 1
+
     def _on_settings(self, payload: bytes) -> None:
         if len(payload) % _SETTING.size:
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
@@ -375,8 +442,9 @@ class Http2Connection(Http2Sender):
             if name == _INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW:
                     raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
+                if value > self.initial_window:
+                    self._has_grown = self._has_raised = True
                 self.initial_window = value
-        self.wake_blocked()
         self.reply(_SETTINGS_ACK)
 
     def _on_window_update(self, number: int, payload: bytes) -> None:
@@ -384,6 +452,7 @@ class Http2Connection(Http2Sender):
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
         more = UINT32.unpack(payload)[0] & MAX_WINDOW
         if not number:
+            self._has_grown = self._has_grown or self.send_window <= 0
             self.send_window += more
             if not more or self.send_window > MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
@@ -392,8 +461,6 @@ class Http2Connection(Http2Sender):
             if not more or stream.room > MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
             stream.wake_writer()
-            return
-        self.wake_blocked()
 
 
 def _unpadded(payload: bytes) -> slice:

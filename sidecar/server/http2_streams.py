@@ -24,8 +24,10 @@ MAX_FRAME_BYTES: Final = 16_384
 """HTTP/2's default, of both sides: a larger frame is refused, and none is sent."""
 STREAM_WINDOW: Final = 1 << 20
 CONNECTION_WINDOW: Final = 256 << 20
-"""Bytes that the peer may send ahead of the application. One stream that is not read fills its
-own window, and leaves the connection's to the others."""
+"""Bytes that the peer may send ahead of the application, by all of its connections together. One
+stream that is not read fills its own window, and leaves the connection's to the others."""
+FEW_BYTES: Final = CONNECTION_WINDOW // 16
+"""A connection may have so many unread whatever the others have."""
 GIVE_BACK_BYTES: Final = 3 * STREAM_WINDOW // 4
 """From here on the peer gets back what was read of a stream's window; each time wakes it."""
 DEFAULT_WINDOW: Final = 65_535
@@ -34,6 +36,8 @@ MAX_CONTROL_BYTES: Final = 1 << 20
 """Of answers to pings and settings that a peer does not read; then its connection is closed."""
 FLUSH_BYTES: Final = 1 << 18
 """Written at once, before the end of the loop's turn."""
+AT_ONCE: Final = 64
+"""Streams that are woken or ended in one turn of the loop, so that other connections have theirs."""
 ANSWERS_AT_ONCE: Final = 4
 """Answers that leave in one write. If all that were read together left together, all requests of
 a busy client would go back and forth as one, and Envoy and the worker take turns at being idle."""
@@ -92,6 +96,7 @@ class Http2Stream:
         "_writer",
         "debt",
         "fields",
+        "has_begun",
         "is_half_closed",
         "is_reset",
         "number",
@@ -104,7 +109,7 @@ class Http2Stream:
         self.number = number
         self.send_window = 0  # beside the connection's initial one, which may change
         self.task: asyncio.Task[None] | None = None
-        self.is_half_closed = self.is_reset = False
+        self.is_half_closed = self.is_reset = self.has_begun = False
         self.debt = 0
         self._connection = connection
         self._pieces: deque[bytes] = deque()
@@ -141,7 +146,7 @@ class Http2Stream:
     async def write(self, before: bytes, body: Sequence[Bytes], after: bytes) -> None:
         """Send a block of headers *before* the pieces of *body*, and trailers *after* them.
 
-        An empty one is not sent. Trailers end the stream. Waits for the peer's windows, while the
+        An empty one is not sent; `has_begun` once one has been. Trailers end the stream. Waits for the peer's windows, while the
         peer reads too slowly, and behind trailers for the answers to the other streams of a read.
 
         Raises:
@@ -151,6 +156,7 @@ class Http2Stream:
         while connection.resumed is not None and not self.is_reset:
             await connection.resumed.wait()
         out: list[Bytes] = [frame(HEADERS, END_HEADERS, number, before)] if before else []
+        self.has_begun = self.has_begun or bool(before)  # it is sent before any further wait
         size = sum(map(len, body))
         if size and not self.is_reset:
             if size <= min(MAX_FRAME_BYTES, self.room, connection.send_window):
@@ -184,10 +190,10 @@ class Http2Stream:
             if room <= 0:
                 connection.send(*out)
                 out = []
-                connection.blocked.add(self)
+                connection.blocked[self] = None
                 self._writer = connection.loop.create_future()
                 await self._writer
-                connection.blocked.discard(self)
+                connection.blocked.pop(self, None)
                 continue
             size -= room
             self.send_window -= room
@@ -260,7 +266,8 @@ class Http2Sender(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.send_window = self.initial_window = DEFAULT_WINDOW
-        self.blocked: set[Http2Stream] = set()
+        self.blocked: dict[Http2Stream, None] = {}
+        self._to_look: deque[Http2Stream] = deque()
         self.unanswered: set[int] = set()
         self.resumed: asyncio.Event | None = None
         self.transport: asyncio.Transport | None = None
@@ -322,7 +329,7 @@ class Http2Sender(asyncio.BufferedProtocol):
     def forget(self, stream: Http2Stream) -> None:
         """Let go of a stream that has ended; its unread bytes count as read."""
         if self.streams.pop(stream.number, None) is not None:
-            self.blocked.discard(stream)
+            self.blocked.pop(stream, None)
             self.unanswered.discard(stream.number)
             self.credit(stream.debt)
 
@@ -343,9 +350,22 @@ class Http2Sender(asyncio.BufferedProtocol):
             self.outstanding -= self._consumed
             self._consumed = 0
 
+    @property
+    def unread(self) -> int:
+        """Return how many bytes of bodies the application has not read yet."""
+        return self.outstanding - self._consumed
+
     def wake_blocked(self) -> None:
-        """Let the streams that wait for the connection's window look again."""
-        if self.send_window > 0:
-            for stream in [one for one in self.blocked if one.room > 0]:
-                self.blocked.discard(stream)
+        """Let the streams that wait for a window look again, a few in each turn of the loop."""
+        if not self._to_look and self.blocked:
+            self.loop.call_soon(self._look)
+        self._to_look = deque(self.blocked)
+
+    def _look(self) -> None:
+        for _ in range(min(AT_ONCE, len(self._to_look))):
+            stream = self._to_look.popleft()
+            if self.send_window > 0 and stream.room > 0 and stream in self.blocked:
+                del self.blocked[stream]
                 stream.wake_writer()
+        if self._to_look:
+            self.loop.call_soon(self._look)

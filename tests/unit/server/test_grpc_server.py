@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import h2.events
+import h2.settings
 
 from sidecar.extproc.phases import RefusedError
 from sidecar.extproc.stream import Call, OverloadGuard, StreamEnd
@@ -10,7 +12,7 @@ from sidecar.server.grpc_server import HEALTH_CHECK_METHOD, GrpcApplication
 from sidecar.server.grpc_wire import GrpcStatus, GrpcWireError, framed
 from sidecar.server.http2_streams import STREAM_WINDOW
 from sidecar.server.options import PROCESS_METHOD, Serve
-from tests.support.http2_peer import REQUEST, Http2Peer
+from tests.support.http2_peer import REQUEST, Http2Peer, upload
 from tests.support.scripted import next_message
 
 
@@ -100,6 +102,24 @@ async def test_a_deadline_nobody_can_read_fails_the_call() -> None:
     """It must not count as none."""
     _, trailers = await talk(b"".join(framed([b"a"])), more=(("grpc-timeout", "soon"),))
     assert trailers["grpc-status"] == "3"
+
+
+async def test_a_deadline_while_the_first_bytes_wait_ends_the_call_with_its_headers() -> None:
+    """The peer's window blocks the answer: trailers alone would be no response at all."""
+    peer = Http2Peer(GrpcApplication(fail, max_message_bytes=100).answer)
+    peer.start()
+    peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    await peer.settle()
+    headers = dict(REQUEST) | {":path": HEALTH_CHECK_METHOD, "grpc-timeout": "100m"}
+    upload(peer, peer.request(tuple(headers.items())), b"".join(framed([b""])))
+    await peer.settle()
+    await asyncio.sleep(0.2)
+    await peer.settle()
+
+    (opening,) = peer.of(h2.events.ResponseReceived)
+    (trailers,) = peer.of(h2.events.TrailersReceived)
+    assert (":status", "200") in opening.headers  # type: ignore[attr-defined]
+    assert ("grpc-status", "4") in trailers.headers  # type: ignore[attr-defined]
 
 
 async def test_a_health_check_that_is_no_message_fails() -> None:

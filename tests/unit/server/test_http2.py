@@ -11,9 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.server.http2 import AWAY_PING, CLOSE_SECONDS, HANDSHAKE_SECONDS, Http2Connection
+from sidecar.server import http2
+from sidecar.server.http2 import (
+    AWAY_PING,
+    CLOSE_SECONDS,
+    HANDSHAKE_SECONDS,
+    MAX_BLOCKED,
+    MAX_CONTINUATIONS,
+    MAX_CONTROL_FRAMES,
+    MAX_RESETS,
+    Http2Connection,
+)
 from sidecar.server.http2_streams import (
+    AT_ONCE,
     CONNECTION_WINDOW,
+    FEW_BYTES,
     MAX_FRAME_BYTES,
     STREAM_WINDOW,
     ErrorCode,
@@ -207,6 +219,29 @@ BROKEN = {
         HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0, 1, b"\0" * MAX_FRAME_BYTES) * 5,
         ErrorCode.ENHANCE_YOUR_CALM,
     ),
+    "a block in frames of nothing": (
+        HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0, 1) * (MAX_CONTINUATIONS + 1),
+        ErrorCode.ENHANCE_YOUR_CALM,
+    ),
+    "settings without an end": (
+        HELLO + raw(0x4, 0, 0) * (MAX_CONTROL_FRAMES + 1), ErrorCode.ENHANCE_YOUR_CALM,
+    ),
+    "windows that grow by a byte": (
+        HELLO + raw(0x8, 0, 0, b"\0\0\0\1") * (MAX_CONTROL_FRAMES + 1),
+        ErrorCode.ENHANCE_YOUR_CALM,
+    ),
+    "streams that are reset at once": (
+        HELLO + b"".join(
+            raw(0x1, 0x4, number, POST) + raw(0x3, 0, number, b"\0\0\0\x08")
+            for number in range(1, 4 * MAX_RESETS + 5, 2)
+        ),
+        ErrorCode.ENHANCE_YOUR_CALM,
+    ),
+    "settings that lift a stream's window beyond all bounds": (
+        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\x7f\xff\0\0")
+        + raw(0x4, 0, 0, b"\0\x04\0\1\0\0"),
+        ErrorCode.FLOW_CONTROL_ERROR,
+    ),
     "a damaged block": (HELLO + raw(0x1, 0x4, 1, b"\x80"), ErrorCode.COMPRESSION_ERROR),
     "headers twice": (
         HELLO + raw(0x1, 0x4, 1, POST) * 2, ErrorCode.PROTOCOL_ERROR,
@@ -293,6 +328,63 @@ async def test_a_peer_that_ignores_the_connections_window_loses_its_connection()
     assert closed_with(peer) is None
     peer.receive(raw(0x0, 0, 1, b"x"))
     assert closed_with(peer) is ErrorCode.FLOW_CONTROL_ERROR
+
+
+async def test_bodies_that_nobody_reads_have_a_bound_over_all_connections() -> None:
+    """The stream that would pass it is reset; the others, and other connections, go on."""
+    full, peer = Http2Peer(wait), await started(collect)
+    full.connection.outstanding = CONNECTION_WINDOW - FEW_BYTES
+    peer.connections.add(full.connection)
+    peer.connection.outstanding = FEW_BYTES  # of other streams
+    first, second = peer.request(), peer.request()
+    upload(peer, first, b"x")
+    await peer.settle()
+    full.connection.outstanding = 0
+    upload(peer, second, b"y")
+    await peer.settle()
+
+    (reset,) = peer.of(h2.events.StreamReset)
+    assert (reset.stream_id, reset.error_code) == (first, ErrorCode.ENHANCE_YOUR_CALM)  # type: ignore[attr-defined]
+    assert peer.body(second) == b"y"
+
+
+async def test_a_connection_too_many_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "MAX_CONNECTIONS", 0)
+    peer = Http2Peer(echo)
+    assert (peer.transport.is_aborted, peer.connections) == (True, set())
+
+
+async def test_streams_that_wait_for_a_window_are_woken_a_few_in_each_turn() -> None:
+    """However many wait, another connection has its turn in between; a reader's own have room."""
+    peer = await started(collect)
+    peer.client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    await peer.settle()
+    for _ in range(3 * AT_ONCE):
+        upload(peer, peer.request(), b"x")
+    await peer.settle()
+    assert len(peer.connection.blocked) == 3 * AT_ONCE
+    # Neither a repeated setting nor a larger window of the connection makes room for them.
+    peer.receive(raw(0x4, 0, 0) * 1000 + raw(0x8, 0, 0, b"\0\0\0\1") * 1000)
+    await asyncio.sleep(0)
+    assert len(peer.connection.blocked) == 3 * AT_ONCE
+    peer.receive(raw(0x4, 0, 0, b"\0\x04\0\0\0\1"))
+    left = []
+    for _ in range(4):
+        await asyncio.sleep(0)
+        left.append(len(peer.connection.blocked))
+    assert left == [2 * AT_ONCE, AT_ONCE, 0, 0]
+
+
+async def test_a_peer_of_which_too_many_streams_wait_for_a_window_loses_its_connection() -> None:
+    """A peer that reads has a few; the end of each would take others' time."""
+    peer = Http2Peer(collect)
+    peer.receive(HELLO + raw(0x4, 0, 0, b"\0\x04\0\0\0\0"))
+    for number in range(1, 2 * MAX_BLOCKED + 3, 2):
+        peer.receive(raw(0x1, 0x4, number, POST) + raw(0x0, 0x1, number, b"x"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    peer.receive(raw(0x6, 0, 0, bytes(8)))
+    assert closed_with(peer) is ErrorCode.ENHANCE_YOUR_CALM
 
 
 async def test_streams_are_served_after_go_away_until_the_connection_closes() -> None:
