@@ -182,7 +182,9 @@ class Http2Connection(Http2Sender):
             at = self._read_preface(data) if self._expects_preface else 0
             if not self._expects_preface:
                 at = self._read_frames(data, at)
-                self._look_at_windows()
+                self._controls = 0
+                if self._has_grown or len(self.blocked) > MAX_BLOCKED:
+                    self._look_at_windows()
         except Http2Error as error:
             self.close(error.code)
         except HpackError:
@@ -192,7 +194,6 @@ class Http2Connection(Http2Sender):
 
     def _look_at_windows(self) -> None:
         """Do once for all frames of a read what takes a step for each stream."""
-        self._controls = 0
         if len(self.blocked) > MAX_BLOCKED:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         if self._has_raised:
@@ -200,9 +201,8 @@ class Http2Connection(Http2Sender):
             highest = max((one.send_window for one in self.streams.values()), default=0)
             if highest + self.initial_window > MAX_WINDOW:  # section 6.9.2
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
-        if self._has_grown:
-            self._has_grown = False
-            self.wake_blocked()
+        self._has_grown = False
+        self.wake_blocked()
 
     def go_away(self) -> None:
         """Ask the peer for no new streams; those under way, and those it has begun, are served."""
@@ -286,6 +286,9 @@ class Http2Connection(Http2Sender):
             elif kind in _BLOCKS:
                 self._on_headers(kind, number, flags, bytes(data[start:at]))
             else:
+                self._controls += kind != RST_STREAM
+                if self._controls > MAX_CONTROL_FRAMES:
+                    raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
                 self._on_other(kind, number, flags, bytes(data[start:at]))
         return at
 
@@ -333,10 +336,7 @@ class Http2Connection(Http2Sender):
             return None
         if stream.debt + size > STREAM_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
-        if (
-            self.unread > FEW_BYTES
-            and sum(x.unread for x in self._connections) > CONNECTION_WINDOW
-        ):
+        if self.unread > FEW_BYTES and self._are_all_full():
             self.credit(size)
             self.forget(stream)
             stream.reset()
@@ -345,6 +345,9 @@ class Http2Connection(Http2Sender):
             return None
         self.unanswered.add(number)
         return stream
+
+    def _are_all_full(self) -> bool:
+        return sum(one.unread for one in self._connections) > CONNECTION_WINDOW
 
     def _on_headers(self, kind: int, number: int, flags: int, payload: bytes) -> None:
         """Take a block of headers, which may come in a frame and continuations of it."""
@@ -400,9 +403,6 @@ class Http2Connection(Http2Sender):
                 self.send(frame(RST_STREAM, 0, stream.number, reset))
 
     def _on_other(self, kind: int, number: int, flags: int, payload: bytes) -> None:
-        self._controls += kind != RST_STREAM
-        if self._controls > MAX_CONTROL_FRAMES:
-            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         if kind == WINDOW_UPDATE:
             self._on_window_update(number, payload)
         elif kind == RST_STREAM:

@@ -37,7 +37,7 @@ MAX_CONTROL_BYTES: Final = 1 << 20
 FLUSH_BYTES: Final = 1 << 18
 """Written at once, before the end of the loop's turn."""
 AT_ONCE: Final = 64
-"""Streams that are woken or ended in one turn of the loop, so that other connections have theirs."""
+"""Streams that are woken or ended in one turn of the loop: other connections have theirs."""
 ANSWERS_AT_ONCE: Final = 4
 """Answers that leave in one write. If all that were read together left together, all requests of
 a busy client would go back and forth as one, and Envoy and the worker take turns at being idle."""
@@ -146,8 +146,9 @@ class Http2Stream:
     async def write(self, before: bytes, body: Sequence[Bytes], after: bytes) -> None:
         """Send a block of headers *before* the pieces of *body*, and trailers *after* them.
 
-        An empty one is not sent; `has_begun` once one has been. Trailers end the stream. Waits for the peer's windows, while the
-        peer reads too slowly, and behind trailers for the answers to the other streams of a read.
+        An empty one is not sent; `has_begun` once headers were. Trailers end the stream. Waits for
+        the peer's windows, while the peer reads too slowly, and behind trailers for the answers to
+        the other streams of a read.
 
         Raises:
             StreamResetError: the stream is gone.
