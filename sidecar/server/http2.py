@@ -336,7 +336,7 @@ class Http2Connection(Http2Sender):
             return None
         if stream.debt + size > STREAM_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
-        if self.unread > FEW_BYTES and self._are_all_full():
+        if self.outstanding - self.consumed > FEW_BYTES and self._are_all_full():
             self.credit(size)
             self.forget(stream)
             stream.reset()
@@ -347,7 +347,8 @@ class Http2Connection(Http2Sender):
         return stream
 
     def _are_all_full(self) -> bool:
-        return sum(one.unread for one in self._connections) > CONNECTION_WINDOW
+        unread = sum(one.outstanding - one.consumed for one in self._connections)
+        return unread > CONNECTION_WINDOW
 
     def _on_headers(self, kind: int, number: int, flags: int, payload: bytes) -> None:
         """Take a block of headers, which may come in a frame and continuations of it."""

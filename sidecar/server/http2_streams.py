@@ -261,7 +261,7 @@ class Http2Sender(asyncio.BufferedProtocol):
     `send_window` is the peer's for all streams together, `initial_window` that of a new stream.
     `blocked` wait for a window; `resumed` is an event while the peer reads too slowly.
     `unanswered` are the numbers of streams that were read and may write in this turn. The peer has
-    used `outstanding` bytes of the connection's window.
+    used `outstanding` bytes of the connection's window, of which `consumed` were read.
     """
 
     def __init__(self) -> None:
@@ -274,7 +274,7 @@ class Http2Sender(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self.is_encrypted = False
         self.streams: dict[int, Http2Stream] = {}
-        self.outstanding = self._consumed = self._control_bytes = 0
+        self.outstanding = self.consumed = self._control_bytes = 0
         self._outgoing: list[Bytes] = []
         self._outgoing_bytes = self._answers = 0
 
@@ -345,16 +345,11 @@ class Http2Sender(asyncio.BufferedProtocol):
 
     def credit(self, size: int) -> None:
         """Count bytes as read; the peer gets half of the connection's window back at a time."""
-        self._consumed += size
-        if self._consumed >= CONNECTION_WINDOW // 2:
-            self.send(frame(WINDOW_UPDATE, 0, 0, UINT32.pack(self._consumed)))
-            self.outstanding -= self._consumed
-            self._consumed = 0
-
-    @property
-    def unread(self) -> int:
-        """Return how many bytes of bodies the application has not read yet."""
-        return self.outstanding - self._consumed
+        self.consumed += size
+        if self.consumed >= CONNECTION_WINDOW // 2:
+            self.send(frame(WINDOW_UPDATE, 0, 0, UINT32.pack(self.consumed)))
+            self.outstanding -= self.consumed
+            self.consumed = 0
 
     def wake_blocked(self) -> None:
         """Let the streams that wait for a window look again, a few in each turn of the loop."""
