@@ -332,7 +332,7 @@ proto-publish: $(DEV_STAMP) ## Keep our own messages, as they are now, as what l
 lock: | $(VENV)/bin/python ## Resolve and pin the requirements anew, with hashes
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra admin --group render pyproject.toml -o requirements/runtime.txt
-	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --extra admin --group backend -c requirements/runtime.txt pyproject.toml -o requirements/tools.txt
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --extra admin --extra tokens --extra language --group backend -c requirements/runtime.txt pyproject.toml -o requirements/tools.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --extra tools --extra admin --group dev --group build -c requirements/tools.txt pyproject.toml -o requirements/dev.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group build -c requirements/dev.txt -o requirements/build.txt
 	$(VENV)/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --group training -c requirements/dev.txt -o requirements/training.txt

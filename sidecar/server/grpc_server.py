@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, assert_never
 
-import hpack
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
@@ -27,6 +26,7 @@ from sidecar.server.grpc_wire import (
     status_headers,
     timeout_seconds,
 )
+from sidecar.server.hpack import never_indexed
 from sidecar.server.http2 import HANDSHAKE_SECONDS, Http2Connection
 from sidecar.server.http2_streams import STREAM_WINDOW, Http2Stream, StreamResetError
 from sidecar.server.options import (
@@ -56,15 +56,8 @@ _CLOSE_SECONDS: Final = 1.0
 """A peer that does not read its last bytes by then loses them."""
 
 
-def _block(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Encode *headers* as literals that join no table (RFC 7541 section 6.2.3)."""
-    return hpack.Encoder().encode(
-        [hpack.NeverIndexedHeaderTuple(name, value) for name, value in headers], huffman=False
-    )
-
-
-_OPENING: Final = _block([(b":status", b"200"), (b"content-type", CONTENT_TYPE)])
-_OK_TRAILERS: Final = _block(status_headers(GrpcStatus.OK))
+_OPENING: Final = never_indexed([(b":status", b"200"), (b"content-type", CONTENT_TYPE)])
+_OK_TRAILERS: Final = never_indexed(status_headers(GrpcStatus.OK))
 
 
 class GrpcCall:
@@ -163,7 +156,9 @@ class GrpcCall:
     async def end(self, status: GrpcStatus, problem: str = "") -> None:
         """End the call, unless it has ended."""
         if not self._is_finished:
-            await self.write((), ends=True, trailers=_block(status_headers(status, problem)))
+            await self.write(
+                (), ends=True, trailers=never_indexed(status_headers(status, problem))
+            )
 
 
 class GrpcApplication:

@@ -1,18 +1,15 @@
 """Decodes the header blocks of HTTP/2 (HPACK, RFC 7541); one decoder a connection.
 
-The tables of the standard are those of the `hpack` package. Its decoder builds an object for each
-field, and a request's block has about ten.
+The decoder of the `hpack` package builds an object for each field, and a request's block has about
+ten. A test compares both, and the tables.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
-
-from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
-from hpack.table import HeaderTable
 
 MAX_TABLE_BYTES: Final = 4096
 """HTTP/2's default size of the dynamic table, which is not raised here."""
@@ -22,8 +19,26 @@ ENTRY_BYTES: Final = 32
 
 Field = tuple[bytes, bytes]
 
-_STATIC: Final[tuple[Field, ...]] = ((b"", b""), *HeaderTable.STATIC_TABLE)
-_DYNAMIC_START: Final = len(_STATIC)
+_STATIC_WORDS: Final = """
+:authority :method=GET :method=POST :path=/ :path=/index.html :scheme=http :scheme=https
+:status=200 :status=204 :status=206 :status=304 :status=400 :status=404 :status=500
+accept-charset accept-encoding=gzip,_deflate accept-language accept-ranges accept
+access-control-allow-origin age allow authorization cache-control content-disposition
+content-encoding content-language content-length content-location content-range content-type
+cookie date etag expect expires from host if-match if-modified-since if-none-match if-range
+if-unmodified-since last-modified link location max-forwards proxy-authenticate
+proxy-authorization range referer refresh retry-after server set-cookie
+strict-transport-security transfer-encoding user-agent vary via www-authenticate
+"""
+"""The fields of RFC 7541 appendix A in their order, each as `name` or `name=value`."""
+STATIC: Final[tuple[Field, ...]] = (
+    (b"", b""),
+    *(
+        (name, value.replace(b"_", b" "))
+        for name, _, value in (word.partition(b"=") for word in _STATIC_WORDS.encode().split())
+    ),
+)
+_DYNAMIC_START: Final = len(STATIC)
 _MAX_INTEGER_BYTES: Final = 4
 
 
@@ -58,7 +73,7 @@ class HpackDecoder:
                     if index == 0x7F:  # noqa: PLR2004 - seven bits
                         index, at = _integer(block, at - 1, 0x7F)
                     if 0 < index < _DYNAMIC_START:
-                        fields.append(_STATIC[index])
+                        fields.append(STATIC[index])
                     else:
                         # Index 0 is none.
                         fields.append(dynamic[index - _DYNAMIC_START if index else len(dynamic)])
@@ -90,7 +105,7 @@ class HpackDecoder:
         if not index:
             name, at = _string(block, at, decode)
         elif index < _DYNAMIC_START:
-            name = _STATIC[index][0]
+            name = STATIC[index][0]
         else:
             name = self._dynamic[index - _DYNAMIC_START][0]
         value, at = _string(block, at, decode)
@@ -145,6 +160,45 @@ Not for those that it marks as never to be kept, which may be credentials.
 """
 
 
+def never_indexed(fields: Iterable[Field]) -> bytes:
+    """Return a block of *fields* as literals that join no table (6.2.3)."""
+    return b"".join(b"\x10" + _sized(name) + _sized(value) for name, value in fields)
+
+
+def _sized(text: bytes) -> bytes:
+    """Return *text* behind its length, without Huffman code (5.2)."""
+    length = len(text)
+    if length < 0x7F:  # noqa: PLR2004 - seven bits
+        return bytes((length,)) + text
+    length, size = length - 0x7F, bytearray(b"\x7f")
+    while length >= 0x80:  # noqa: PLR2004 - seven bits of each byte
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes(size) + bytes((length,)) + text
+
+
+_CODE_LENGTHS: Final = (
+    "dnsssssssoussussssssssusssssssss6aacd68baa8b8666555666666678f6cad"
+    "67777777777777777777777878djde6f56565666577666567655677777fbedskm"
+    "kkmmmnmnnnnnonoomnonnnnlmnmnnomlkmmnnlnmmolmnnllmlnmnnkmmmnmmnqqk"
+    "jmnmpqqqrrqopjlqrrqrollqqsrrrkoklmllnmmppooqnqrqqrrrrrsrrrrrqu"
+)
+"""Bits of each symbol's Huffman code (RFC 7541 appendix B) as a digit of base 36. The codes follow
+from them: they ascend with the length, and among those of one length with the symbol."""
+
+
+def huffman_codes() -> dict[int, tuple[int, int]]:
+    """Return the code and its length in bits of each symbol."""
+    lengths = [int(digit, 36) for digit in _CODE_LENGTHS]
+    codes: dict[int, tuple[int, int]] = {}
+    code = before = 0
+    for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths)):
+        code <<= length - before
+        codes[symbol] = code, length
+        code, before = code + 1, length
+    return codes
+
+
 _END: Final = 256
 """The symbol that ends a string; it is never sent (5.2)."""
 _MAX_PADDING_BITS: Final = 7
@@ -153,7 +207,7 @@ _MAX_PADDING_BITS: Final = 7
 _NODES: Final[list[list[int]]] = [[0, 0]]
 """The code as nodes of two branches: another node, or `~symbol`."""
 
-for _symbol, (_code, _length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
+for _symbol, (_code, _length) in huffman_codes().items():
     _node = 0
     for _bit in range(_length - 1, 0, -1):
         _branch = _code >> _bit & 1

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hpack
 import pytest
+from hpack import huffman_constants
+from hpack.table import HeaderTable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.server.hpack import HpackDecoder, HpackError
+from sidecar.server.hpack import STATIC, HpackDecoder, HpackError, huffman_codes, never_indexed
 
 names = st.sampled_from([b":path", b"te", b"content-type", b"x-egret-stream", b"a", b"cookie"])
 fields = st.lists(st.tuples(names, st.binary(max_size=300)), max_size=8)
@@ -44,6 +46,24 @@ def test_any_bytes_are_read_or_refused_as_another_decoder_does(blocks: list[byte
                 decoder.decode(block)
             return
         assert decoder.decode(block) == wanted
+
+
+def test_the_tables_are_those_of_the_standard_as_another_package_has_them() -> None:
+    codes = zip(
+        huffman_constants.REQUEST_CODES, huffman_constants.REQUEST_CODES_LENGTH, strict=True
+    )
+    assert STATIC[1:] == HeaderTable.STATIC_TABLE
+    assert huffman_codes() == dict(enumerate(codes))
+
+
+@given(fields)
+def test_fields_that_are_sent_are_read_by_another_decoder(
+    sent: list[tuple[bytes, bytes]],
+) -> None:
+    """And none of them is kept in a table."""
+    decoder = hpack.Decoder()
+    assert read_by_the_package(decoder, never_indexed(sent)) == sent
+    assert not decoder.header_table.dynamic_entries
 
 
 def test_a_few_bytes_do_not_become_megabytes() -> None:
