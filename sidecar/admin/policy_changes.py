@@ -28,6 +28,7 @@ from sidecar.policy.parse import (
     parse_documents,
     parse_policies,
 )
+from sidecar.policy.policy_lint import missing_extras
 from sidecar.policy.text import (
     MASK,
     NoSuchGuardrailError,
@@ -103,10 +104,32 @@ async def check_expressions(documents: Sequence[PolicyDocument]) -> None:
 
     Raises:
         PolicyDocumentError: with each fault at its place.
-        ChangeRefusedError: together they cannot be compiled, or the check failed.
+        ChangeRefusedError: together they cannot be compiled, or the check failed; or as
+            `check_packages` does.
     """
+    check_packages(documents)
     await check_alone(documents, advance=lambda _done: None)
     await check_together(documents)
+
+
+def check_packages(documents: Sequence[PolicyDocument]) -> None:
+    """Check that each guardrail of *documents* could judge in this installation.
+
+    Workers without its package would refuse every request, or let it pass unjudged.
+
+    Raises:
+        InvalidValueError: an extra is not installed.
+    """
+    missing = missing_extras()
+    for document in documents:
+        for guardrail in document.policy.guardrails:
+            kind = guardrail.settings.guardrail_type
+            if extra := missing.get(kind):
+                raise InvalidValueError(
+                    f"guardrail {guardrail.name} of policy {document.policy.name} needs the extra"
+                    f" {extra}, which is not installed here",
+                    hint=f"install Egret's wheel with its extra {extra}, as where workers run",
+                )
 
 
 async def check_alone(

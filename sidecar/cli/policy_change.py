@@ -12,7 +12,13 @@ import typer
 from rich.syntax import Syntax
 
 from sidecar.admin.owners import ChangeRefusedError
-from sidecar.admin.policy_changes import apply_plan, check_alone, check_together, compare
+from sidecar.admin.policy_changes import (
+    apply_plan,
+    check_alone,
+    check_packages,
+    check_together,
+    compare,
+)
 from sidecar.admin.policy_plan import Change, PlannedPolicy
 from sidecar.cli.arguments import SERVER, STANDARD_STREAM, read_text
 from sidecar.cli.connection import ChangeNotice, on_connection, on_server
@@ -174,9 +180,10 @@ def check_expressions(by_source: Mapping[str, Sequence[PolicyDocument]]) -> None
     Exits with the documents that do not compile. Each runs in a process of its own.
     """
     documents = [one for each in by_source.values() for one in each]
-    if not any(one.expressions for one in documents):
-        return
     try:
+        check_packages(documents)
+        if not any(one.expressions for one in documents):
+            return
         for source, some in by_source.items():
             total = sum(len(one.expressions) for one in some)
             try:
