@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -137,7 +138,12 @@ def doctor(  # noqa: PLR0913, PLR0917 - one option each
             write_metrics(metrics_file, textfile(through, found, now=time.time()))
     # `mend` is the former name of `hint`, for one more version.
     rows = [asdict(one) | {"state": one.state.value, "mend": one.hint} for one in found]
-    print_rows(rows, columns=_COLUMNS, output=output)
+    if output is Output.TABLE and not sys.stdout.isatty():
+        for one in found:
+            hint = f" (hint: {one.hint})" if one.hint else ""
+            typer.echo(f"{one.state.value}: {one.check}: {one.found}{hint}")
+    else:
+        print_rows(rows, columns=_COLUMNS, output=output)
     broken = sum(one.state is CheckState.FAILED for one in found)
     if broken:
         note(f"{broken} of {len(found)} checks failed")

@@ -72,6 +72,7 @@ def key_row(key: Key) -> Row:
 Parsed = TypeVar("Parsed")
 
 MOMENT_HELP: Final = "30d, 12h, 2027-01-31T12:00:00Z, now or never."
+EXPIRY_HELP: Final = "30d, 12h, 2027-01-31T12:00:00Z or never."
 
 OperationOption = Annotated[
     list[str] | None,
@@ -217,7 +218,7 @@ _COLUMNS: Final = (
 def create(  # noqa: PLR0913, PLR0917 - options of a command
     team: Annotated[str, typer.Option("--team", help=TEAM_HELP)],
     name: Annotated[str, typer.Option("--name", help="Its purpose; unique in its team.")],
-    expires: Annotated[str, typer.Option("--expires", help=MOMENT_HELP)] = "never",
+    expires: Annotated[str, typer.Option("--expires", help=EXPIRY_HELP)] = "never",
     model: ModelOption = None,
     policy: PolicyOption = None,
     operation: OperationOption = None,
@@ -365,7 +366,7 @@ def rotate(
     ] = "24h",
     expires: Annotated[
         str | None,
-        typer.Option("--expires", help=f"For the new one (else as it was): {MOMENT_HELP}"),
+        typer.Option("--expires", help=f"For the new one (else as it was): {EXPIRY_HELP}"),
     ] = None,
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,

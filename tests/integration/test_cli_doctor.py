@@ -116,23 +116,22 @@ def test_a_setting_of_an_older_version_is_a_warning(
 
 
 def test_a_whole_set_up_passes_every_check(database: Database, folder: Path) -> None:
-    """With a login that is a worker's and no more; the table tells the same as JSON."""
+    """With a login that is a worker's and no more; piped lines tell the same as JSON."""
     login = f"worker_{database.name}"
     execute(database, f"CREATE ROLE {login} LOGIN IN ROLE egret_sidecar")
     try:
         egret = Egret(database.dsn.replace("//postgres@", f"//{login}@"))
-        ran, table = doctor(egret), egret("doctor")
+        ran, piped = doctor(egret), egret("doctor")
     finally:
         execute(database, f"DROP OWNED BY {login}; DROP ROLE {login}")
 
     version = rows(ran)["postgres connection"][1].split(",")[0]
-    assert (ran.code, ran.err, table.code) == (0, "", 0)
-    assert [line.split("|")[:2] for line in table.lines] == [
-        ["check", "state"],
-        *([check, "ok"] for check in POSTGRES),
-        [REST[0], "ok"],
-        *([check, "skipped"] for check in REST[1:3]),
-        *([check, "ok"] for check in REST[3:]),
+    assert (ran.code, ran.err, piped.code) == (0, "", 0)
+    assert [line.split(": ")[:2] for line in piped.out.splitlines()] == [
+        *(["ok", check] for check in POSTGRES),
+        ["ok", REST[0]],
+        *(["skipped", check] for check in REST[1:3]),
+        *(["ok", check] for check in REST[3:]),
     ]
     assert rows(ran) == {
         "postgres connection": ("ok", f"{version}, database {database.name} as {login}", None),

@@ -460,3 +460,12 @@ def test_an_expired_key_is_rotated_only_with_a_new_expiry(egret: Egret) -> None:
         " --expires 30d, or `expires_at` in the API\n",
     )
     assert egret("keys", "rotate", key_id, "--expires", "30d").code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "offers"), [("create", False), ("rotate", False), ("revoke", True)]
+)
+def test_help_offers_now_where_it_is_taken(egret: Egret, command: str, offers: bool) -> None:
+    """A key that is to expire now would never be good; one can be revoked now."""
+    shown = " ".join(egret("keys", command, "--help").out.split())
+    assert ("Z, now or never." in shown.split("--not-before")[0]) is offers
