@@ -274,7 +274,8 @@ class Http2Sender(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self.is_encrypted = False
         self.streams: dict[int, Http2Stream] = {}
-        self.outstanding = self.consumed = self._control_bytes = 0
+        self.outstanding: int = 0
+        self.consumed = self._control_bytes = 0
         self._outgoing: list[Bytes] = []
         self._outgoing_bytes = self._answers = 0
 
