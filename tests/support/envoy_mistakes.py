@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.support.configurations.build import web
 from tests.support.envoy_forms import TAP, with_shared_injector
 from tests.support.envoy_routes import EARLY, by_choice, by_cluster_header, by_model
 from tests.support.own_envoy import (
@@ -13,6 +14,7 @@ from tests.support.own_envoy import (
     FILTERS,
     Config,
     Mistake,
+    beside,
     cluster_of,
     ext_proc_filter_of,
     ext_proc_of,
@@ -424,6 +426,7 @@ MISTAKES: Final[dict[str, Mistake]] = {
     "EGR534": _put(host_of, "response_headers_to_add", value=[
         {"header": {"key": "x-copy", "value": "%REQ(authorization)%"}}
     ]),
+    "EGR535": beside(web()),
     "EGR532": with_filter("cache", 0, {
         "@type": f"{FILTERS}.cache.v3.CacheConfig",
         "typed_config": {"@type": "type.googleapis.com/"

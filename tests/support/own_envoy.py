@@ -132,6 +132,16 @@ def per_route(config: Config, value: Config) -> None:
     }
 
 
+def beside(other: Config) -> Mistake:
+    """Return a change that has Egret's Envoy serve another configuration as well."""
+
+    def serve(config: Config) -> None:
+        for kind, parts in copy.deepcopy(other["static_resources"]).items():
+            config["static_resources"].setdefault(kind, []).extend(parts)
+
+    return serve
+
+
 FILTERS: Final = "type.googleapis.com/envoy.extensions.filters.http"
 
 

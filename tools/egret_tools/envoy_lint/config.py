@@ -171,7 +171,8 @@ class EnvoyConfig:
 
     `whole` tells that this is all of an Envoy's configuration, so that what is not here is
     nowhere; a resource for a gateway is a part. `envoy` is the version that runs it, where it is
-    known: a config dump says it.
+    known: a config dump says it. `nodes` are all listeners of any protocol; `elsewhere` are those,
+    and the route configurations, that `scope` has left out of the others.
     """
 
     listeners: tuple[Listener, ...] = ()
@@ -184,6 +185,8 @@ class EnvoyConfig:
     whole: bool = True
     place: Node | None = field(default=None)
     envoy: EnvoyVersion | None = None
+    nodes: tuple[Node, ...] = ()
+    elsewhere: tuple[Node, ...] = ()
 
     def filters(self) -> Iterator[Node]:
         """Yield the settings of every ext_proc filter that asks Egret."""
@@ -333,6 +336,13 @@ class EnvoyConfig:
         named = _reached(named, {one.name: one.members for one in self.clusters}) - self.egret
         return tuple(one for one in self.clusters if one.name in named and not one.members)
 
+    def reached(self) -> Iterator[Cluster]:
+        """Yield the clusters that requests and their copies are sent to; of a patch, all."""
+        if self.whole:
+            yield from (*self.providers(), *self.mirrors(), *self.workers())
+        else:
+            yield from self.clusters
+
     def leading_to(self, names: set[str]) -> set[str]:
         """Return *names* and those of aggregates that have one of them as a member."""
         holders = {one.name: set[str]() for one in self.clusters}
@@ -344,7 +354,7 @@ class EnvoyConfig:
     def _named_nowhere(self) -> set[str]:
         """Return the names of the clusters that only a header or a plugin can choose."""
         found: set[str] = set()
-        pending: list[JsonValue] = [one.value for one in self.route_configs]
+        pending: list[JsonValue] = [one.value for one in (*self.route_configs, *self.elsewhere)]
         pending += [one.node.value for one in (*self.listeners, *self.tcp_listeners)]
         for name, one in self.bootstrap.entries() if self.bootstrap else ():
             parts = one.entries() if name == "static_resources" else ((name, one),)
@@ -446,6 +456,7 @@ def of_bootstrap(root: Node) -> EnvoyConfig:
         bootstrap=root,
         place=root,
         envoy=_version_of(root),
+        nodes=tuple(nodes),
     )
 
 
@@ -473,6 +484,7 @@ def of_config_dump(root: Node) -> EnvoyConfig:
         bootstrap=bootstrap,
         place=root,
         envoy=None if bootstrap is None else _version_of(bootstrap),
+        nodes=tuple(nodes),
     )
 
 

@@ -42,6 +42,7 @@ from egret_tools.envoy_lint.rules import (
     TOO_NEW,
     UNKNOWN_EXTENSION,
 )
+from egret_tools.envoy_lint.rules.edge import NO_FILTER, lacks_egret
 from egret_tools.envoy_lint.rules.gateways import READ
 from egret_tools.envoy_lint.rules.versions import OUTDATED
 from egret_tools.envoy_lint.schema import (
@@ -52,6 +53,7 @@ from egret_tools.envoy_lint.schema import (
     has_field_of,
     settle,
 )
+from egret_tools.envoy_lint.scope import scoped
 from egret_tools.envoy_lint.source import (
     JsonValue,
     Mark,
@@ -182,7 +184,9 @@ class _Pass:
 
     def _rules(self, config: EnvoyConfig, left_out: list[Path]) -> Iterator[Finding]:
         """Apply all rules; a value that was left out is reported already."""
-        for rule in CONFIG_RULES:
+        if config.whole:
+            config = scoped(config)
+        for rule in (NO_FILTER,) if lacks_egret(config) else CONFIG_RULES:
             for hit in rule.look(config):
                 if not any(hit.node.path[: len(path)] == path for path in left_out):
                     yield Finding(rule, hit)

@@ -8,7 +8,11 @@ import pytest
 import yaml
 from egret_tools.envoy_lint.lint import lint
 
-from tests.support.own_envoy import own_text
+from tests.support.configurations.accepted import ACCEPTED
+from tests.support.configurations.build import cluster, hosts, listener, manager, static
+from tests.support.own_envoy import beside, own_text, with_mistake
+
+WITHOUT_EGRET = [text for text in ACCEPTED.values() if "xternalProcessor" not in text]
 
 GET = {"name": ":method", "string_match": {"exact": "GET"}}
 STATS = "/stats/prometheus"
@@ -21,7 +25,12 @@ def rules(match: dict[str, Any], **action: Any) -> set[str]:
     route = manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"][0]
     route["match"] = match
     route["route"] = action or route["route"]
-    return {one.rule.id for one in lint("envoy.yaml", yaml.safe_dump(config)).findings}
+    return found(yaml.safe_dump(config))
+
+
+def found(text: str) -> set[str]:
+    """Return the ids of the rules that *text* breaks."""
+    return {one.rule.id for one in lint("envoy.yaml", text).findings}
 
 
 @pytest.mark.parametrize("path", [STATS, "/stats", "/ready"])
@@ -55,3 +64,47 @@ def test_a_route_that_may_also_reach_a_provider_is_looked_at_as_both() -> None:
     assert {"EGR401", "EGR407", "EGR523"} <= rules(
         {"prefix": "/"}, weighted_clusters={"clusters": clusters}
     )
+
+
+def test_a_configuration_without_egret_breaks_one_rule() -> None:
+    """And none, if its listeners come from elsewhere."""
+    verdicts: dict[bool, set[tuple[str, ...]]] = {True: set(), False: set()}
+    for text in WITHOUT_EGRET:
+        here = yaml.safe_load(text).get("static_resources", yaml.safe_load(text))
+        ids = tuple(one.rule.id for one in lint("envoy.yaml", text).findings)
+        verdicts["isteners': [{" in repr(here)].add(ids)
+    assert verdicts == {True: {("EGR501",)}, False: {()}}
+
+
+def test_a_listener_that_has_nothing_to_do_with_models_is_noted_and_no_more() -> None:
+    """An Envoy serves websites, databases and much else beside Egret."""
+    configs = [yaml.safe_load(text) for text in WITHOUT_EGRET]
+    sites = [one for one in configs if one.get("static_resources", {}).get("listeners")]
+    assert len(sites) >= 25
+    for site in sites:
+        own = lint("envoy.yaml", with_mistake(beside(site))).findings
+        assert {one.rule.id for one in own} == {"EGR535"}, site
+        assert len(own) == len(site["static_resources"]["listeners"])
+
+
+@pytest.mark.parametrize(
+    ("host", "is_found"),
+    [
+        ("api.openai.com", True),
+        ("my-account.openai.azure.com", True),
+        ("europe-west4-aiplatform.googleapis.com", True),
+        ("bedrock-runtime.eu-central-1.amazonaws.com", True),
+        ("storage.googleapis.com", False),
+        ("www.example.com", False),
+    ],
+)
+def test_a_listener_beside_egrets_is_unguarded_if_a_provider_is_behind_it(
+    host: str, *, is_found: bool
+) -> None:
+    """By the host's name: no route of Egret's listeners leads there."""
+    routes = hosts({"match": {"prefix": "/"}, "route": {"cluster": "behind"}})
+    beside_it = static(
+        listener(manager(route_config=routes)), clusters=(cluster("behind", host=host),)
+    )
+    rules_ = found(with_mistake(beside(beside_it)))
+    assert ("EGR502" in rules_, "EGR535" in rules_) == (is_found, not is_found)

@@ -199,7 +199,7 @@ def test_a_listener_of_tcp_that_leads_to_a_provider_is_one_without_egret(form: s
 )
 def test_a_listener_of_tcp_may_lead_elsewhere(mistake: Mistake) -> None:
     """Clients do not reach a provider by it."""
-    assert found(with_mistake(mistake)) == set()
+    assert found(with_mistake(mistake)) <= {"EGR535"}
 
 
 def test_replies_that_egret_does_not_send_may_be_changed() -> None:

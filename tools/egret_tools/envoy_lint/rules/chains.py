@@ -143,7 +143,7 @@ def _forged_metadata(config: EnvoyConfig) -> Iterator[Hit]:
             is_other = typed.type_name == EXT_PROC and not config.asks_egret(typed)
             if is_other and any(True for _ in config.filters()):
                 yield from _receives(typed, name)
-    for cluster in config.clusters:
+    for cluster in config.reached():
         for one in config.upstream_filters(cluster):
             about = f"cluster {cluster.name}"
             yield from (*_writes(one, about), *_receives(one, about))

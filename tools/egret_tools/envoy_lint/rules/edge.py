@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener, settings_of
-from egret_tools.envoy_lint.routing import is_open, routes_of, targets
+from egret_tools.envoy_lint.config import Endpoint, EnvoyConfig, Listener
+from egret_tools.envoy_lint.routing import targets
 from egret_tools.envoy_lint.rule import (
     Broken,
     ConfigRule,
@@ -21,6 +21,7 @@ from egret_tools.envoy_lint.rule import (
     off,
     on,
 )
+from egret_tools.envoy_lint.scope import asks, leads_to
 from egret_tools.envoy_lint.source import Node
 
 CERTIFICATE_HEADER: Final = "x-forwarded-client-cert"
@@ -32,10 +33,10 @@ HARMLESS: Final = ("/stats/prometheus", "/stats", "/ready")
 def _guarded(broken: Callable[[Listener], Node | None], replacement: str | None = None) -> Look:
     """Look at the listeners that ask Egret."""
     return in_each(
-        lambda config: (one for one in config.listeners if _asks(config, one)),
+        lambda config: (one for one in config.listeners if asks(config, one)),
         broken,
         replacement,
-        about=lambda listener: f"listener {listener.node.at('name').text}",
+        about=lambda listener: _named(listener.node),
     )
 
 
@@ -44,18 +45,15 @@ def _manager(broken: Broken, replacement: str | None = None) -> Look:
     return _guarded(lambda listener: broken(listener.hcm), replacement)
 
 
-def _asks(config: EnvoyConfig, listener: Listener) -> bool:
-    """Return whether a listener asks Egret; a patch of one without filters may be of that one."""
-    is_patch = not config.whole and not any(True for _ in listener.hcm.at("http_filters"))
-    asking = (config.asks_egret(settings_of(one)) for one in listener.ext_procs())
-    return is_patch or any(asking)
+def lacks_egret(config: EnvoyConfig) -> bool:
+    """Return whether no filter of a whole configuration asks Egret, or may once discovered."""
+    filters = (one for listener in config.listeners for one in listener.hcm.at("http_filters"))
+    is_open = any(one.at("config_discovery").exists for one in filters)  # named as not checked
+    return config.whole and not is_open and not any(config.filters())
 
 
 def _no_filter(config: EnvoyConfig) -> Iterator[Hit]:
-    filters = (one for listener in config.listeners for one in listener.hcm.at("http_filters"))
-    is_open = any(one.at("config_discovery").exists for one in filters)  # named as not checked
-    is_none = bool(config.listeners) and not is_open and not any(config.filters())
-    if config.whole and config.place and is_none:
+    if config.nodes and config.place and lacks_egret(config):
         yield Hit(config.place)
 
 
@@ -64,20 +62,23 @@ def _unguarded(config: EnvoyConfig) -> Iterator[Hit]:
         return
     providers = config.leading_to({cluster.name for cluster in config.providers()})
     for listener in config.listeners:
-        if _asks(config, listener):
-            continue
-        hosts = (one.at("virtual_hosts") for one in config.route_configs_of(listener))
-        routes = (route for one in hosts for host in one for route in routes_of(host))
-        actions = [route.at("route") for route in routes]
-        if any(is_open(one) or not providers.isdisjoint(targets(one)) for one in actions):
-            name = listener.node.at("name").text
-            yield Hit(listener.hcm.at("http_filters"), f"listener {name}")
+        if not asks(config, listener) and leads_to(config, listener, providers):
+            yield Hit(listener.hcm.at("http_filters"), _named(listener.node))
     for tcp in config.tcp_listeners:
         # Only this Envoy itself connects to an internal listener.
         is_internal = tcp.node.at("internal_listener").exists
         if not is_internal and not providers.isdisjoint(targets(tcp.proxy)):
             hint = "an HTTP connection manager with Egret's ext_proc filter, not tcp_proxy"
-            yield Hit(tcp.proxy, f"listener {tcp.node.at('name').text}", hint=hint)
+            yield Hit(tcp.proxy, _named(tcp.node), hint=hint)
+
+
+def _elsewhere(config: EnvoyConfig) -> Iterator[Hit]:
+    at = {one.path for one in config.nodes}
+    return (Hit(one, _named(one)) for one in config.elsewhere if one.path in at)
+
+
+def _named(listener: Node) -> str:
+    return f"listener {listener.at('name').text}"
 
 
 _NOT_EGRETS: Final = re.compile(
@@ -235,11 +236,15 @@ def _is_get(header: Node) -> bool:
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
+NO_FILTER: Final = ConfigRule(
+    "EGR501", "no-ext-proc", _E,
+    "no filter in this configuration calls Egret",
+    "the ext_proc filter of docs/envoy.md; or name its cluster with --cluster",
+    _no_filter,
+)  # fmt: skip
+"""Where no filter calls Egret no other rule applies."""
 RULES: Final = (
-    ConfigRule("EGR501", "no-ext-proc", _E,
-         "no filter in this configuration calls Egret",
-         "the ext_proc filter of docs/envoy.md; or name its cluster with --cluster",
-         _no_filter),
+    NO_FILTER,
     ConfigRule("EGR502", "listener-unguarded", _E,
          "this listener routes to a provider without calling Egret",
          "the same ext_proc filter", _unguarded),
@@ -301,6 +306,9 @@ RULES: Final = (
          "in each mapper a response_flag_filter, or details that begin with ext_proc_error or are "
          "direct_response, which Egret's refusals do not match; no body_format for all",
          _manager(_rewritten)),
+    ConfigRule("EGR535", "listener-elsewhere", _N,
+         "it leads neither to Egret nor to a provider of models; no rule was applied to it",
+         "nothing, if it serves something else", _elsewhere),
     ConfigRule("EGR523", "admin-routed", Severity.ERROR,
          "every client with access to this route reaches Envoy's admin, which can stop Envoy and "
          "show its configuration",

@@ -103,7 +103,7 @@ def _copied(config: EnvoyConfig) -> Iterator[Hit]:
     for holder in (
         *(listener.hcm.at("early_header_mutation_extensions") for listener in config.listeners),
         *(listener.hcm.at("http_filters") for listener in config.listeners),
-        *(one for cluster in config.clusters for one in config.upstream_filters(cluster)),
+        *(one for cluster in config.reached() for one in config.upstream_filters(cluster)),
         *config.route_configs,
     ):
         for one in holder.tree():

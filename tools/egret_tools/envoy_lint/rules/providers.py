@@ -260,15 +260,23 @@ def _shared_injector(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _inline_secret(config: EnvoyConfig) -> Iterator[Hit]:
+    nodes = [one.node for one in (*config.listeners, *config.reached())]
     if config.bootstrap is not None:
+        paths = {node.path for node in nodes}
+        others = [one.node for one in config.clusters if one.node.path not in paths]
+        named, elsewhere = map(_texts, (nodes, [*others, *config.elsewhere]))
         for one in config.bootstrap.at("static_resources", "secrets"):
-            yield from (Hit(place, f"secret {one.at('name').text}") for place in _inlined(one))
-    nodes = [one.node for one in config.listeners] + [one.node for one in config.clusters]
+            if (name := one.at("name").text) not in elsewhere - named:
+                yield from (Hit(place, f"secret {name}") for place in _inlined(one))
     for node in nodes:
         for place in _inlined(node):
             # Of an inline secret that a control plane has sent, a config dump shows nothing.
             if place.text not in _REDACTED:
                 yield Hit(place, node.at("name").text)
+
+
+def _texts(nodes: list[Node]) -> set[str]:
+    return {one.text for node in nodes for one in node.tree()}
 
 
 def _inlined(node: Node) -> Iterator[Node]:
