@@ -138,6 +138,8 @@ async def test_slow_uploads_of_one_organization_leave_room_for_the_longest_body_
     }
     newcomer = (await session_stack.new_key(None, organization="newcomers")).reveal()
     async with more_workers(session_stack, workers=1, settings=settings) as stack:
+        # Of an organization that is the only one so far, nothing is kept for others.
+        assert (await stack.post(chat("hello"), key=newcomer)).status == 200
         async with stack.counting() as counted:
             body = as_json(chat("word " * (MEGABYTE * 3 // 50)))  # three fit into a share
             slow = [Sender(stack, body[:-2], rest=body[-2:]) for _ in range(4)]
@@ -163,6 +165,7 @@ async def test_slow_uploads_of_one_organization_leave_a_place_to_another(
     }
     newcomer = (await session_stack.new_key(None, organization="latecomers")).reveal()
     async with more_workers(session_stack, workers=1, settings=settings) as stack:
+        assert (await stack.post(chat("hello"), key=newcomer)).status == 200
         body = as_json(chat("hello"))
         slow = [Sender(stack, body[:20], rest=body[20:]) for _ in range(7)]
         await in_flight(stack, 7)
