@@ -70,7 +70,8 @@ async def test_answers_are_counted_behind_the_filter_for_istio(session_stack: St
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def trailers(session_stack: Stack) -> AsyncIterator[Stack]:
     """A worker that gets Envoy's counts with the trailers of an answer."""
-    settings = {"EGRET_USAGE__SOURCE": "ai_protocol_manager"}
+    # Without Valkey: the limits of its keys are shared with no other worker of the database.
+    settings = {"EGRET_USAGE__SOURCE": "ai_protocol_manager", "EGRET_LIMITS__SHARES": "1"}
     async with more_workers(
         session_stack, counted_by_envoy, workers=1, settings=settings
     ) as stack:
