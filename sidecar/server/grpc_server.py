@@ -178,7 +178,7 @@ class GrpcApplication:
 
     async def answer(self, stream: Http2Stream) -> None:
         """Answer one call; any error ends it with a status other than OK."""
-        fields = dict(stream.fields)
+        fields = stream.fields
         path = fields.get(b":path")
         call = GrpcCall(stream, max_message_bytes=self._max_message_bytes)
         try:

@@ -10,6 +10,8 @@ the protocol loses its connection (section 5.4.1).
 from __future__ import annotations
 
 import asyncio
+import functools
+import re
 import socket
 import struct
 from collections import deque
@@ -45,6 +47,9 @@ from sidecar.server.http2_streams import (
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_BLOCK_BYTES: Final = 64 * 1024
 """Of the headers of a stream, encoded."""
+MAX_FIELDS: Final = 256
+"""Of a block; Envoy sends about ten."""
+MAX_LENGTH_DIGITS: Final = 18
 MAX_CONTINUATIONS: Final = 64
 """Of a block: in frames of a byte, or of none, it would cost far more than its size."""
 MAX_RESETS: Final = 4_096
@@ -82,18 +87,28 @@ _READ: Final = memoryview(bytearray(1 << 18))
 is parsed at once, and what is kept of it is copied."""
 
 # Types of frames (section 6), beside those that a stream sends.
-_SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _CONTINUATION = 0x4, 0x5, 0x6, 0x7, 0x9
+_PRIORITY, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _CONTINUATION = 0x2, 0x4, 0x5, 0x6, 0x7, 0x9
 _BLOCKS: Final = (HEADERS, _CONTINUATION)
+_RULES: Final[dict[int, tuple[bool | None, int, int]]] = {
+    _PRIORITY: (True, 5, 5),
+    RST_STREAM: (True, 4, 4),
+    _SETTINGS: (False, 0, MAX_FRAME_BYTES),
+    _PING: (False, 8, 8),
+    _GOAWAY: (False, 8, MAX_FRAME_BYTES),
+    WINDOW_UPDATE: (None, 4, 4),
+}
+"""Of each type whether it is of a stream, None for either, and the least and most bytes it has."""
 
 _ACK = 0x1
 _PADDED = 0x8
 _WITH_PRIORITY = 0x20
 _PRIORITY_BYTES: Final = 5
-_PING_BYTES: Final = 8
 
 # Settings (section 6.5.2).
 _SETTING: Final = struct.Struct(">HL")
-_MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 0x3, 0x4
+_ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 0x2, 0x3, 0x4, 0x5
+_ANY: Final = 0, (1 << 32) - 1
+_VALUES: Final = {_ENABLE_PUSH: (0, 1), _MAX_FRAME_SIZE: (MAX_FRAME_BYTES, (1 << 24) - 1)}
 _HELLO: Final = frame(
     _SETTINGS,
     0,
@@ -325,15 +340,17 @@ class Http2Connection(Http2Sender):
 
     def _receiver(self, number: int, size: int) -> Http2Stream | None:
         """Count *size* bytes of a body; return its stream unless that ignores them."""
-        if not number or number > self._last:
+        if not number % 2 or number > self._last:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         self.outstanding += size
         if self.outstanding > CONNECTION_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
         stream = self.streams.get(number)
-        if stream is None or stream.is_half_closed:  # it was ended here, or is refused
+        if stream is None:  # it was ended here, or is refused
             self.credit(size)
             return None
+        if stream.is_half_closed:
+            raise Http2Error(ErrorCode.STREAM_CLOSED)
         if stream.debt + size > STREAM_WINDOW:
             raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
         if self.outstanding - self.consumed > FEW_BYTES and self._are_all_full():
@@ -375,18 +392,34 @@ class Http2Connection(Http2Sender):
 
     def _on_block(self, number: int, block: bytes, *, ends: bool) -> None:
         fields = self._decoder.decode(block)  # of a refused stream as well: it changes the table
-        if number <= self._last:
+        if len(fields) > MAX_FIELDS:
+            raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
+        names = next(zip(*fields, strict=True), ())
+        if number <= self._last:  # trailers, which gRPC gives no meaning in requests
             stream = self.streams.get(number)
-            if stream is not None:  # trailers, which gRPC gives no meaning in requests
-                if not ends or stream.is_half_closed:
-                    raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+            if stream is not None and stream.is_half_closed:
+                raise Http2Error(ErrorCode.STREAM_CLOSED)
+            if not ends or not _are_of(names, is_request=False):
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+            if stream is not None:
                 stream.feed(b"", 0, ends=True)
             return
+        held = dict(fields)
+        length = held.get(b"content-length", b"0")
+        if not (
+            _are_of(names, is_request=True)
+            and held[b":path"]
+            and held.get(b"te", b"trailers") == b"trailers"
+            and length.isdigit()
+            and len(length) <= MAX_LENGTH_DIGITS
+        ):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         self._last = number
         if len(self.streams) >= MAX_STREAMS:
             self.reply(frame(RST_STREAM, 0, number, UINT32.pack(ErrorCode.REFUSED_STREAM)))
             return
-        stream = Http2Stream(self, number, fields)
+        left = int(length) if b"content-length" in held else None
+        stream = Http2Stream(self, number, held, left)
         self.streams[number] = stream
         if ends:
             stream.feed(b"", 0, ends=True)
@@ -404,21 +437,21 @@ class Http2Connection(Http2Sender):
                 self.send(frame(RST_STREAM, 0, stream.number, reset))
 
     def _on_other(self, kind: int, number: int, flags: int, payload: bytes) -> None:
+        is_of_stream, least, most = _RULES.get(kind, (None, 0, MAX_FRAME_BYTES))
+        if not least <= len(payload) <= most:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+        if is_of_stream is not None and is_of_stream != bool(number):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         if kind == WINDOW_UPDATE:
             self._on_window_update(number, payload)
         elif kind == RST_STREAM:
-            if not number or number > self._last or len(payload) != UINT32.size:
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
-            if (stream := self.streams.get(number)) is not None:
-                self.forget(stream)
-                stream.reset()
-                self._count_reset()
+            self._on_reset(number)
         elif kind == _SETTINGS:
             if not flags & _ACK:
                 self._on_settings(payload)
-        elif kind == _PING:
-            if len(payload) != _PING_BYTES or number:
+            elif payload:
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
+        elif kind == _PING:
             if not flags & _ACK:
                 self.reply(frame(_PING, _ACK, 0, payload))
             elif payload == AWAY_PING:
@@ -428,7 +461,17 @@ class Http2Connection(Http2Sender):
         # Others are ignored: priorities, GOAWAY (the peer opens no more streams), unknown ones
         # (section 4.1).
 
-    def _count_reset(self) -> None:
+    def _check_begun(self, number: int) -> None:
+        if not number % 2 or number > self._last:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)  # the stream is idle (section 5.1)
+
+    def _on_reset(self, number: int) -> None:
+        self._check_begun(number)
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        self.forget(stream)
+        stream.reset()
         self._resets += 1
         if self._resets > MAX_RESETS:
             now = self.loop.time()
@@ -446,22 +489,50 @@ class Http2Connection(Http2Sender):
                 if value > self.initial_window:
                     self._has_grown = self._has_raised = True
                 self.initial_window = value
+            elif not _VALUES.get(name, _ANY)[0] <= value <= _VALUES.get(name, _ANY)[1]:
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         self.reply(_SETTINGS_ACK)
 
     def _on_window_update(self, number: int, payload: bytes) -> None:
-        if len(payload) != UINT32.size:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR)
         more = UINT32.unpack(payload)[0] & MAX_WINDOW
+        if number:
+            self._check_begun(number)
+        if not more:
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         if not number:
             self._has_grown = self._has_grown or self.send_window <= 0
             self.send_window += more
-            if not more or self.send_window > MAX_WINDOW:
+            if self.send_window > MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
         elif (stream := self.streams.get(number)) is not None:
             stream.send_window += more
-            if not more or stream.room > MAX_WINDOW:
+            if stream.room > MAX_WINDOW:
                 raise Http2Error(ErrorCode.FLOW_CONTROL_ERROR)
             stream.wake_writer()
+
+
+_PSEUDO: Final = {b":method", b":scheme", b":path", b":authority"}
+_OF_CONNECTIONS: Final = {
+    b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade",
+}  # fmt: skip
+_NAME: Final = re.compile(rb":?[!-9;-@\[-~]+")
+
+
+@functools.lru_cache(maxsize=64)
+def _are_of(names: tuple[bytes, ...], *, is_request: bool) -> bool:
+    """Return whether a request, or its trailers, may have fields of these names (section 8).
+
+    A peer sends the same few lists again and again.
+    """
+    pseudo = [one for one in names if one.startswith(b":")]
+    needed = _PSEUDO - {b":authority"} if is_request else set[bytes]()
+    return (
+        names[: len(pseudo)] == tuple(pseudo)
+        and len(pseudo) == len(set(pseudo))
+        and needed <= set(pseudo) <= (_PSEUDO if is_request else needed)
+        and _OF_CONNECTIONS.isdisjoint(names)
+        and all(map(_NAME.fullmatch, names))
+    )
 
 
 def _unpadded(payload: bytes) -> slice:

@@ -15,8 +15,6 @@ from typing import Final, TypeAlias
 
 from typing_extensions import override
 
-from sidecar.server.hpack import Field
-
 Bytes: TypeAlias = bytes | memoryview
 """Bytes that were read, or are to be sent; many of them are a view, so that none is copied."""
 
@@ -58,6 +56,7 @@ class ErrorCode(enum.IntEnum):
     PROTOCOL_ERROR = 0x1
     INTERNAL_ERROR = 0x2
     FLOW_CONTROL_ERROR = 0x3
+    STREAM_CLOSED = 0x5
     FRAME_SIZE_ERROR = 0x6
     REFUSED_STREAM = 0x7
     COMPRESSION_ERROR = 0x9
@@ -85,7 +84,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 class Http2Stream:
     """One stream: pieces of the peer's body in, header blocks and bytes out.
 
-    `fields` are the headers of the request.
+    `fields` are the headers of the request. `left` are the bytes of its body that are still to
+    come, if it has said how many.
     """
 
     __slots__ = (
@@ -99,13 +99,17 @@ class Http2Stream:
         "has_begun",
         "is_half_closed",
         "is_reset",
+        "left",
         "number",
         "send_window",
         "task",
     )
 
-    def __init__(self, connection: Http2Sender, number: int, fields: list[Field]) -> None:
+    def __init__(
+        self, connection: Http2Sender, number: int, fields: dict[bytes, bytes], left: int | None
+    ) -> None:
         self.fields = fields
+        self.left = left
         self.number = number
         self.send_window = 0  # beside the connection's initial one, which may change
         self.task: asyncio.Task[None] | None = None
@@ -222,7 +226,15 @@ class Http2Stream:
         return out
 
     def feed(self, piece: bytes, size: int, *, ends: bool) -> None:
-        """Take a *piece* of the body, for which the peer has used *size* bytes of its window."""
+        """Take a *piece* of the body, for which the peer has used *size* bytes of its window.
+
+        Raises:
+            Http2Error: the body is not as long as its headers say (section 8.1.1).
+        """
+        if self.left is not None:
+            self.left -= len(piece)
+            if self.left < 0 or (ends and self.left):
+                raise Http2Error(ErrorCode.PROTOCOL_ERROR)
         self.debt += size
         self._read_bytes += size - len(piece)
         if piece:

@@ -17,9 +17,6 @@ from sidecar.server.http2 import (
     CLOSE_SECONDS,
     HANDSHAKE_SECONDS,
     MAX_BLOCKED,
-    MAX_CONTINUATIONS,
-    MAX_CONTROL_FRAMES,
-    MAX_RESETS,
     Http2Connection,
 )
 from sidecar.server.http2_streams import (
@@ -195,97 +192,6 @@ async def test_a_block_of_headers_may_come_in_pieces() -> None:
     await asyncio.sleep(0.01)
     assert closed_with(peer) is None
     assert peer.transport.written.count(TRAILERS) == 2
-
-
-BROKEN = {
-    "no preface": (b"GET / HTTP/1.1\r\n", ErrorCode.PROTOCOL_ERROR),
-    "half a preface": (b"PRI * HTTP/1", ErrorCode.PROTOCOL_ERROR),
-    "a huge frame": (HELLO + raw(0x0, 0, 1, bytes(16_385)), ErrorCode.FRAME_SIZE_ERROR),
-    "headers on stream 0": (HELLO + raw(0x1, 0x4, 0, POST), ErrorCode.PROTOCOL_ERROR),
-    "headers on an even stream": (HELLO + raw(0x1, 0x4, 2, POST), ErrorCode.PROTOCOL_ERROR),
-    "a body without headers": (HELLO + raw(0x0, 0, 1, b"x"), ErrorCode.PROTOCOL_ERROR),
-    "a reset without headers": (HELLO + raw(0x3, 0, 1, b"\0" * 4), ErrorCode.PROTOCOL_ERROR),
-    "padding longer than its frame": (
-        HELLO + raw(0x1, 0x4 | 0x8, 1, b"\x09" + POST[:8]), ErrorCode.PROTOCOL_ERROR,
-    ),
-    "a block that is interrupted": (
-        HELLO + raw(0x1, 0, 1, POST) + raw(0x6, 0, 0, b"\0" * 8), ErrorCode.PROTOCOL_ERROR,
-    ),
-    "a continuation of nothing": (HELLO + raw(0x9, 0x4, 1, POST), ErrorCode.PROTOCOL_ERROR),
-    "a continuation of another stream": (
-        HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0x4, 3, POST), ErrorCode.PROTOCOL_ERROR,
-    ),
-    "a block without an end": (
-        HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0, 1, b"\0" * MAX_FRAME_BYTES) * 5,
-        ErrorCode.ENHANCE_YOUR_CALM,
-    ),
-    "a block in frames of nothing": (
-        HELLO + raw(0x1, 0, 1, POST) + raw(0x9, 0, 1) * (MAX_CONTINUATIONS + 1),
-        ErrorCode.ENHANCE_YOUR_CALM,
-    ),
-    "settings without an end": (
-        HELLO + raw(0x4, 0, 0) * (MAX_CONTROL_FRAMES + 1), ErrorCode.ENHANCE_YOUR_CALM,
-    ),
-    "windows that grow by a byte": (
-        HELLO + raw(0x8, 0, 0, b"\0\0\0\1") * (MAX_CONTROL_FRAMES + 1),
-        ErrorCode.ENHANCE_YOUR_CALM,
-    ),
-    "streams that are reset at once": (
-        HELLO + b"".join(
-            raw(0x1, 0x4, number, POST) + raw(0x3, 0, number, b"\0\0\0\x08")
-            for number in range(1, 4 * MAX_RESETS + 5, 2)
-        ),
-        ErrorCode.ENHANCE_YOUR_CALM,
-    ),
-    "settings that lift a stream's window beyond all bounds": (
-        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\x7f\xff\0\0")
-        + raw(0x4, 0, 0, b"\0\x04\0\1\0\0"),
-        ErrorCode.FLOW_CONTROL_ERROR,
-    ),
-    "a damaged block": (HELLO + raw(0x1, 0x4, 1, b"\x80"), ErrorCode.COMPRESSION_ERROR),
-    "headers twice": (
-        HELLO + raw(0x1, 0x4, 1, POST) * 2, ErrorCode.PROTOCOL_ERROR,
-    ),
-    "a pushed promise": (HELLO + raw(0x5, 0x4, 1, b"\0" * 4), ErrorCode.PROTOCOL_ERROR),
-    "a short ping": (HELLO + raw(0x6, 0, 0, b"\0"), ErrorCode.FRAME_SIZE_ERROR),
-    "half a setting": (HELLO + raw(0x4, 0, 0, b"\0" * 5), ErrorCode.FRAME_SIZE_ERROR),
-    "a window beyond all bounds": (
-        HELLO + raw(0x8, 0, 0, b"\x7f\xff\xff\xff"), ErrorCode.FLOW_CONTROL_ERROR,
-    ),
-    "an initial window beyond all bounds": (
-        HELLO + raw(0x4, 0, 0, b"\0\x04\xff\xff\xff\xff"), ErrorCode.FLOW_CONTROL_ERROR,
-    ),
-    "a window that grows by nothing": (
-        HELLO + raw(0x8, 0, 0, b"\0" * 4), ErrorCode.FLOW_CONTROL_ERROR,
-    ),
-    "a stream's window that grows by nothing": (
-        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\0" * 4), ErrorCode.FLOW_CONTROL_ERROR,
-    ),
-    "a stream's window that grows too far": (
-        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x8, 0, 1, b"\x7f\xff\xff\xff"),
-        ErrorCode.FLOW_CONTROL_ERROR,
-    ),
-    "a reset of the connection": (HELLO + raw(0x3, 0, 0, b"\0" * 4), ErrorCode.PROTOCOL_ERROR),
-    "half a reset": (
-        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x3, 0, 1, b"\0"), ErrorCode.PROTOCOL_ERROR,
-    ),
-    "a ping of a stream": (HELLO + raw(0x6, 0, 1, b"\0" * 8), ErrorCode.FRAME_SIZE_ERROR),
-    "trailers behind the end": (
-        HELLO + raw(0x1, 0x5, 1, POST) + raw(0x1, 0x5, 1, POST), ErrorCode.PROTOCOL_ERROR,
-    ),
-    "padding without its length": (
-        HELLO + raw(0x1, 0x4, 1, POST) + raw(0x0, 0x8, 1), ErrorCode.PROTOCOL_ERROR,
-    ),
-    "half a window": (HELLO + raw(0x8, 0, 0, b"\0"), ErrorCode.FRAME_SIZE_ERROR),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BROKEN)
-async def test_a_peer_that_breaks_the_protocol_loses_its_connection(name: str) -> None:
-    sent, code = BROKEN[name]
-    peer = Http2Peer(wait)
-    peer.receive(sent)
-    assert closed_with(peer) is code
 
 
 async def test_a_peer_that_ignores_a_streams_window_loses_its_connection() -> None:
