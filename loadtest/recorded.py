@@ -84,11 +84,14 @@ def body_message(body: bytes = BODY) -> bytes:
 
 
 class RecordedStream:
-    """A stream whose messages are all there already; answers are counted and let go."""
+    """A stream whose messages are all there already; answers are counted and let go.
+
+    The first comes with the headers of the stream, in one read, as Envoy sends it.
+    """
 
     def __init__(self, messages: tuple[bytes, ...]) -> None:
         self._messages = iter(messages)
-        self._next: bytes | None = None
+        self._next: bytes | None = next(self._messages)
         self._arrival = asyncio.get_running_loop().create_future()
         self._arrival.set_result(None)
         self.has_ended = False
@@ -96,7 +99,7 @@ class RecordedStream:
         self.written = 0
 
     def take(self) -> bytes | None:
-        """Return the next message once it was waited for, as on a connection."""
+        """Return the next message once it is here, as on a connection."""
         message, self._next = self._next, None
         return message
 

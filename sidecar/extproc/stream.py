@@ -395,8 +395,9 @@ class OverloadGuard:
     """
 
     __slots__ = (
+        "_first_owner",
         "_free_exchanges",
-        "_known_owners",
+        "_has_several_owners",
         "_max_exchanges",
         "_max_held_bytes",
         "_owned_bytes",
@@ -417,7 +418,8 @@ class OverloadGuard:
         self._owned_bytes: defaultdict[str, int] = defaultdict(int)
         self._owned_exchanges: defaultdict[str, int] = defaultdict(int)
         self._free_exchanges = max_exchanges
-        self._known_owners: set[str] = set()  # two at most
+        self._first_owner = ""
+        self._has_several_owners = False
         self.exchanges = 0
         self.held_bytes = 0
 
@@ -430,12 +432,12 @@ class OverloadGuard:
 
     def assign_place(self, owner: str) -> bool:
         """Count a request as one of *owner*; return whether that is within the owner's share."""
-        free, known = self._free_exchanges, self._known_owners
-        if len(known) <= 1:
-            known.add(owner)
+        free, self._first_owner = self._free_exchanges, self._first_owner or owner
+        if owner != self._first_owner:
+            self._has_several_owners = True
         self._free_exchanges = free - 1
         self._owned_exchanges[owner] = own = self._owned_exchanges[owner] + 1
-        return own <= PLACES_FOR_A_FREE_ONE * free or len(known) == 1
+        return own <= PLACES_FOR_A_FREE_ONE * free or not self._has_several_owners
 
     def end(self, owner: str = "") -> None:
         """Stop counting a request, of *owner*: it has its answer, or its client has left."""
@@ -465,7 +467,7 @@ class OverloadGuard:
         """Count *size* bytes more if *owner* has a share of *room* for them."""
         if not size:
             return True
-        is_alone = owner and len(self._known_owners) <= 1
+        is_alone = owner and not self._has_several_owners
         free, reserve = room - self.held_bytes - size, 0 if is_alone else self._reserved_bytes
         own = self._owned_bytes[owner] + size
         if free < 0 or (own > reserve and own * reserve > (room - reserve) * free):

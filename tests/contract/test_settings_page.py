@@ -43,6 +43,8 @@ def _as_told(default: object) -> str:
             return str(default.value)
         case SecretStr():
             return default.get_secret_value()
+        case bool():
+            return str(default).lower()
         case float():
             return f"{default:g}"
         case _:

@@ -222,7 +222,7 @@ CASES = [
     ),
     Case("latest alerts", "idx_alerts_raised_at", outbox._HISTORY, (HOUR_AGO, None, 10)),
     Case("messages of alerts", "idx_alert_messages_alerts", outbox._HISTORY, (HOUR_AGO, None, 10)),
-    Case("messages that are due", "idx_alert_messages_next_try_at", outbox._CLAIM, (10, 60.0)),
+    Case("messages that are due", "idx_alert_messages_next_try_at", outbox._CLAIM, (10, 60.0, [])),
     Case(
         "requests that a failed guardrail let pass",
         "idx_usage_failed_open",

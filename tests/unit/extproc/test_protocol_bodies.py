@@ -3,11 +3,13 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain.errors import ErrorKind
+from sidecar.domain.http import Headers
 from sidecar.extproc.codec import MAX_CHUNK_BYTES
 from sidecar.extproc.phases import BodyMode, Phase, ProtocolViolationError
 from tests.support import events as on
 from tests.support import replies as do
 from tests.support.conversation import (
+    REQUEST_HEADERS,
     TIMED,
     Talk,
     body,
@@ -34,6 +36,16 @@ def test_the_limit_counts_all_pieces_and_is_inclusive() -> None:
     talk = Talk(opened(), headers(), on.BodyRequired(), body(b"ab"), max_body_bytes=3)
     assert talk.tell(body(b"c")) == []
     assert talk.tell(body(b"d")) == [do.OweRefusal(ErrorKind.BODY_TOO_LARGE)]
+
+
+@pytest.mark.parametrize("declared", [b"4", b"9" * 5_000])
+def test_a_declared_length_over_the_limit_is_refused_on_the_headers(declared: bytes) -> None:
+    """The body is not waited for."""
+    declaring = Headers((*REQUEST_HEADERS.fields, ("content-length", declared)))
+    talk = Talk(
+        opened(), on.RequestHeadersReceived(declaring, end_of_stream=False), max_body_bytes=3
+    )
+    assert talk.tell(on.BodyRequired()) == [do.OweRefusal(ErrorKind.BODY_TOO_LARGE)]
 
 
 @pytest.mark.parametrize(

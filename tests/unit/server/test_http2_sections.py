@@ -12,11 +12,11 @@ from typing import Final
 import hpack
 import pytest
 
+from sidecar.server import http2
 from sidecar.server.http2 import (
     MAX_CONTINUATIONS,
     MAX_CONTROL_FRAMES,
     MAX_FIELDS,
-    MAX_RESETS,
     PREFACE,
 )
 from sidecar.server.http2_streams import MAX_FRAME_BYTES, ErrorCode
@@ -324,13 +324,6 @@ CASES: Final[dict[str, tuple[bytes, ErrorCode | None]]] = {
     "10.5 windows that grow by a byte": (
         HELLO + raw(WINDOW_UPDATE, 0, 0, number(1)) * (MAX_CONTROL_FRAMES + 1), CALM,
     ),
-    "10.5 streams that are reset at once": (
-        HELLO + b"".join(
-            raw(HEADERS, END_HEADERS, one, POST) + raw(RST_STREAM, 0, one, number(8))
-            for one in range(1, 4 * MAX_RESETS + 5, 2)
-        ),
-        CALM,
-    ),
     # RFC 7541.
     "HPACK 2.3.3 an index beyond the table": (
         HELLO + raw(HEADERS, WHOLE, 1, b"\xff\x00"), COMPRESSION,
@@ -398,3 +391,19 @@ async def test_a_peer_is_served_or_loses_its_connection_as_the_standard_says(cas
     peer.receive(raw(HEADERS, WHOLE, LATER, POST))
     await asyncio.sleep(0.01)
     assert raw(HEADERS, WHOLE, LATER, TRAILERS) in peer.transport.written
+
+
+async def test_a_peer_that_resets_too_many_streams_at_once_loses_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each begins and ends a stream."""
+    monkeypatch.setattr(http2, "MAX_RESETS", 4)
+    frames = [
+        raw(HEADERS, END_HEADERS, one, POST) + raw(RST_STREAM, 0, one, number(8))
+        for one in range(1, 19, 2)
+    ]
+    peer = Http2Peer(collect)
+    peer.receive(HELLO + b"".join(frames[:-1]))
+    assert closed_with(peer) is None
+    peer.receive(frames[-1])
+    assert closed_with(peer) is CALM

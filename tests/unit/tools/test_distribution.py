@@ -15,7 +15,6 @@ def test_the_extra_names_the_dependencies_of_the_tools() -> None:
     extras = EGRET["optional-dependencies"]
 
     assert ["egret", *extras["tools"]] == TOOLS["dependencies"]
-    assert extras["embedded"] == ["egret[tools]"]
 
 
 def test_the_tools_run_on_the_pythons_of_egret() -> None:

@@ -286,8 +286,12 @@ class EnvoyConfig:
         """Yield the routes that may go to Envoy's own admin, alone or among others."""
         for host in self.virtual_hosts():
             for route in routes_of(host):
-                if any(self._admin_ends(route)):
+                if self.may_reach_admin(route):
                     yield route
+
+    def may_reach_admin(self, route: Node) -> bool:
+        """Return whether a route may go to Envoy's own admin, alone or among others."""
+        return any(self._admin_ends(route))
 
     def is_to_admin(self, route: Node) -> bool:
         """Return whether a route leads to Envoy's own admin and nowhere else."""

@@ -50,12 +50,10 @@ def scoped(config: EnvoyConfig) -> EnvoyConfig:
     names = {one.name for one in through.providers()} - config.egret
     names = config.leading_to(names | _of_providers(config))
 
-    to_admin = {one.path for one in config.admin_routes()}
-
     def stays(one: Listener | TcpListener) -> bool:
         if isinstance(one, TcpListener):
             return not names.isdisjoint(targets(one.proxy))
-        is_admin = any(route.path in to_admin for route in _routes(config, one))
+        is_admin = any(map(config.may_reach_admin, _routes(config, one)))
         return one in asking or is_admin or leads_to(config, one, names)
 
     listeners = tuple(filter(stays, config.listeners))
