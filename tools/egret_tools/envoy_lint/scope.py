@@ -58,7 +58,7 @@ def scoped(config: EnvoyConfig) -> EnvoyConfig:
 
     listeners = tuple(filter(stays, config.listeners))
     tcp_listeners = tuple(filter(stays, config.tcp_listeners))
-    kept = {one.node.path for one in (*listeners, *tcp_listeners)}
+    kept = {one.node.path for one in listeners} | {one.node.path for one in tcp_listeners}
     # A dump repeats the routes that stand within a listener, at another place.
     routes = [held.at("virtual_hosts").value
               for one in listeners for held in config.route_configs_of(one)]  # fmt: skip

@@ -260,7 +260,7 @@ def _shared_injector(config: EnvoyConfig) -> Iterator[Hit]:
 
 
 def _inline_secret(config: EnvoyConfig) -> Iterator[Hit]:
-    nodes = [one.node for one in (*config.listeners, *config.reached())]
+    nodes = [one.node for one in config.listeners] + [one.node for one in config.reached()]
     if config.bootstrap is not None:
         paths = {node.path for node in nodes}
         others = [one.node for one in config.clusters if one.node.path not in paths]
