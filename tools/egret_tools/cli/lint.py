@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import enum
+import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Final, assert_never
 
@@ -149,8 +151,10 @@ def _print(findings: list[Finding], output: LintOutput) -> None:
         case LintOutput.TABLE if rows and console().width >= _TABLE_COLUMNS:
             print_rows(rows, columns=_COLUMNS, output=Rows.TABLE)
         case LintOutput.TEXT | LintOutput.TABLE:
+            # Editors and CI read a pipe line by line.
+            width = console().width if sys.stdout.isatty() else None
             for row in rows:
-                typer.echo(_line(row))
+                typer.echo(_line(row) if width is None else _wrapped(_line(row), width))
         case LintOutput.JSON:
             print_json(rows)
         case LintOutput.SARIF:
@@ -163,6 +167,12 @@ def _line(row: Row) -> str:
     """Return a finding as compilers print them, so that editors find the place."""
     text = "{place}: {severity} {rule} {risk} (fix: {hint})".format_map(row)
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _wrapped(line: str, width: int) -> str:
+    return textwrap.fill(
+        line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _row(finding: Finding) -> Row:

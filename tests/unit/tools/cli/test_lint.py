@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -173,6 +177,28 @@ def test_each_finding_is_one_line_at_every_width(
         f"{file}:{row['line']}:{row['column']}: error EGR101 while Egret is down, every request "
         "passes unchecked and without a key (fix: failure_mode_allow: false)\n"
     )
+
+
+def test_a_finding_wraps_at_the_width_of_a_terminal(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words are the same, and none is cut."""
+    file.write_text(with_mistake(MISTAKES["EGR101"]))
+    piped = lint(file)[1]
+    monkeypatch.setenv("COLUMNS", "60")
+    master, slave = pty.openpty()
+    ran = subprocess.run(
+        [sys.executable, "-m", "sidecar", "lint", file], stdout=slave, check=False, timeout=60
+    )
+    os.close(slave)
+    shown = os.read(master, 65_536).decode()
+    os.close(master)
+
+    lines = shown.splitlines()
+    assert ran.returncode == 1
+    assert shown.split() == piped.split()
+    assert len(lines) > 2
+    assert all(len(line) <= 60 for line in lines if len(line.split()) > 1)
 
 
 def test_a_table_is_printed_on_request(file: Path) -> None:
