@@ -478,7 +478,8 @@ async def test_a_stream_that_begins_before_its_peer_has_read_the_end_is_served(p
         tasks.create_task(server.drain())
         while AWAY_PING not in received:
             received += await reader.read(1 << 16)
-        block = hpack.Encoder().encode([(":method", "POST"), (":path", HEALTH_CHECK_METHOD)])
+        fields = [(":method", "POST"), (":scheme", "http"), (":path", HEALTH_CHECK_METHOD)]
+        block = hpack.Encoder().encode(fields)
         writer.write(raw(0x1, 0x4, 1, block) + raw(0x0, 0x1, 1, bytes(5)))
         while b"grpc-status" not in received:
             piece = await reader.read(1 << 16)
