@@ -311,9 +311,12 @@ class ExtProcProtocol(ProtocolState, eq=False):
             return
         if self._is_half_closed:
             raise RefusedError(ErrorKind.INVALID_BODY)  # the rest can no longer come
-        declared = self.headers.by_name.get(HeaderName.CONTENT_LENGTH, b"")
-        # Of far more digits Python makes no number.
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > self.max_body_bytes):  # noqa: PLR2004
+        declared = self.headers.by_name.get(HeaderName.CONTENT_LENGTH, b"0")
+        try:
+            is_too_large = int(declared) > self.max_body_bytes
+        except ValueError:  # no number, or one of more digits than Python takes
+            is_too_large = declared.isdigit()
+        if is_too_large:
             raise RefusedError(ErrorKind.BODY_TOO_LARGE)
         self.phase = Phase.AWAIT_BODY
         if self.request_mode is BodyMode.BUFFERED:
