@@ -53,15 +53,21 @@ class HpackDecoder:
         self._dynamic: deque[Field] = deque()
         self._size = 0
         self._max_size = MAX_TABLE_BYTES
+        self._last_block: bytes | None = None
+        self._last_fields: list[Field] = []
 
     def decode(self, block: bytes) -> list[Field]:
         """Return the fields of *block*, names as they were sent.
 
-        Many references to a large field take no memory: they are one object.
+        Many references to a large field take no memory: they are one object. A block that comes
+        again gives the same list, if the table is as it was and each of its fields may be kept.
 
         Raises:
             HpackError: it is damaged.
         """
+        if block == self._last_block:
+            return self._last_fields
+        self._last_block, may_repeat = None, True
         fields: list[Field] = []
         dynamic = self._dynamic
         at = 0
@@ -80,6 +86,7 @@ class HpackDecoder:
                 elif first & 0x40:  # a literal that joins the table (6.2.1)
                     field, at = self._literal(block, at, 0x3F, _coded_text)
                     fields.append(field)
+                    may_repeat = False
                     size = len(field[0]) + len(field[1]) + ENTRY_BYTES
                     self._evict(size)
                     if size <= self._max_size:  # a larger one only empties the table (4.4)
@@ -90,12 +97,16 @@ class HpackDecoder:
                     if fields or self._max_size > MAX_TABLE_BYTES:
                         raise HpackError("a size of the table that is not allowed")
                     self._evict(0)
+                    may_repeat = False
                 else:  # a literal that does not: as Envoy sends each path, or never may (6.2.3)
+                    may_repeat = may_repeat and not first & 0x10  # never kept: a credential
                     decode = _coded_text if first & 0x10 else _remembered_text
                     field, at = self._literal(block, at, 0x0F, decode)
                     fields.append(field)
         except IndexError:
             raise HpackError("a cut header block, or an index that is not in the table") from None
+        if may_repeat:
+            self._last_block, self._last_fields = block, fields
         return fields
 
     def _literal(

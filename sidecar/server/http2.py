@@ -20,7 +20,7 @@ from typing import Final, cast
 
 from typing_extensions import override
 
-from sidecar.server.hpack import HpackDecoder, HpackError
+from sidecar.server.hpack import Field, HpackDecoder, HpackError
 from sidecar.server.http2_streams import (
     AT_ONCE,
     CONNECTION_WINDOW,
@@ -139,6 +139,9 @@ class Http2Connection(Http2Sender):
         self.tasks: set[asyncio.Task[None]] = set()
         self._last = 0
         self._decoder = HpackDecoder()
+        self._checked_fields: list[Field] | None = None
+        self._held: dict[bytes, bytes] = {}
+        self._left: int | None = None
         self._rest = b""
         self._block: tuple[int, int, bytes] | None = None
         self._continuations = self._controls = 0
@@ -392,6 +395,9 @@ class Http2Connection(Http2Sender):
 
     def _on_block(self, number: int, block: bytes, *, ends: bool) -> None:
         fields = self._decoder.decode(block)  # of a refused stream as well: it changes the table
+        if number > self._last and fields is self._checked_fields:
+            self._open(number, ends=ends)
+            return
         if len(fields) > MAX_FIELDS:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM)
         names = next(zip(*fields, strict=True), ())
@@ -414,12 +420,17 @@ class Http2Connection(Http2Sender):
             and len(length) <= MAX_LENGTH_DIGITS
         ):
             raise Http2Error(ErrorCode.PROTOCOL_ERROR)
+        self._checked_fields, self._held = fields, held
+        self._left = int(length) if b"content-length" in held else None
+        self._open(number, ends=ends)
+
+    def _open(self, number: int, *, ends: bool) -> None:
+        """Begin a stream with the fields that were checked last, which Envoy repeats."""
         self._last = number
         if len(self.streams) >= MAX_STREAMS:
             self.reply(frame(RST_STREAM, 0, number, UINT32.pack(ErrorCode.REFUSED_STREAM)))
             return
-        left = int(length) if b"content-length" in held else None
-        stream = Http2Stream(self, number, held, left)
+        stream = Http2Stream(self, number, self._held, self._left)
         self.streams[number] = stream
         if ends:
             stream.feed(b"", 0, ends=True)

@@ -48,6 +48,45 @@ def test_any_bytes_are_read_or_refused_as_another_decoder_does(blocks: list[byte
         assert decoder.decode(block) == wanted
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"\xbe",
+                b"\xbe\xbf",
+                b"\x40\x01a\x01b",
+                b"\x40\x01c\x01d",
+                b"\x20",
+                b"\x3f\x21",
+                b"\x10\x01e\x01f",
+                b"\x00\x01e\x01f\xbe",
+                b"\x86",
+                b"",
+            ]
+        ),
+        max_size=12,
+    )
+)
+def test_a_block_that_comes_again_is_read_by_the_table_as_it_then_is(blocks: list[bytes]) -> None:
+    """The reference reads each of them anew; ours keeps one that changes nothing."""
+    reference, decoder = hpack.Decoder(), HpackDecoder()
+    for block in blocks:
+        for _ in range(2):
+            wanted = read_by_the_package(reference, block)
+            if wanted is None:
+                with pytest.raises(HpackError):
+                    decoder.decode(block)
+                return
+            assert decoder.decode(block) == wanted
+
+
+def test_only_a_block_without_a_field_never_indexed_is_kept() -> None:
+    decoder = HpackDecoder()
+    kept, secret = b"\x00\x01e\x01f", b"\x10\x01e\x01f"
+    assert decoder.decode(kept) is decoder.decode(kept)
+    assert decoder.decode(secret) is not decoder.decode(secret)
+
+
 def test_the_tables_are_those_of_the_standard_as_another_package_has_them() -> None:
     codes = zip(
         huffman_constants.REQUEST_CODES, huffman_constants.REQUEST_CODES_LENGTH, strict=True

@@ -278,6 +278,11 @@ CASES: Final[dict[str, tuple[bytes, ErrorCode | None]]] = {
         HELLO + asking(*FIELDS, ("content-length", "1"), flags=END_HEADERS)
         + raw(DATA, 0, 1, b"1") + raw(DATA, 0, 1, b"2"), PROTOCOL,
     ),
+    "8.1.1 a shorter body behind headers that were sent before": (
+        HELLO + asking(*FIELDS, ("content-length", "1"), flags=END_HEADERS)
+        + raw(DATA, END_STREAM, 1, b"1")
+        + raw(HEADERS, WHOLE, 3, block(*FIELDS, ("content-length", "1"))), PROTOCOL,
+    ),
     "8.1.1 no body": (HELLO + asking(*FIELDS, ("content-length", "1")), PROTOCOL),
     "8.1.1 a length that is none": (HELLO + asking(*FIELDS, ("content-length", "x")), PROTOCOL),
     "8.1.1 a length of many digits": (
